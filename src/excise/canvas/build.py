@@ -1,0 +1,155 @@
+"""Train the whole built-in world, stage by stage, and assemble the files that ship.
+
+    renders -> autoencoder -> pocket CLIP -> judges -> denoiser -> a `StableDiffusionPipeline` folder
+
+Each stage keeps checkpoints under `work`; calling again continues where the last call stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from excise.canvas import autoencoder, clip, data, denoiser, judging
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Optimiser steps of each stage; the defaults made the shipped weights."""
+
+    autoencoder: int = 2400
+    clip: int = 1200
+    judge: int = 1500
+    denoiser: int = 5000
+
+
+def train_world(
+    work: Path, out: Path, steps: Steps, *, seed: int, without: Collection[str], device: str, report: Report
+) -> None:
+    """Train every part that is not finished yet and write the weights to `out`.
+
+    Args:
+        work: checkpoints, caches and logs.
+        out: receives `canvas-sd/`, `judge-*.safetensors`, `image-tower.safetensors` and `training.json`.
+        without: concepts that the denoiser never sees (a retain-only oracle); the other parts are unaffected.
+    """
+    pool = data.training_pool(work)
+    vae = train_autoencoder(pool, work, steps.autoencoder, device, report)
+    text, tokenizer = train_text(pool, work, steps.clip, device, report)
+    for which in judging.SEEDS:
+        train_judge(which, work, steps.judge, device, report)
+    unet = train_denoiser(vae, text, tokenizer, work, steps.denoiser, seed, without, device, report)
+    assemble(vae, text, tokenizer, unet, work, out)
+
+
+def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderKL:
+    folder = work / "vae"
+    if not folder.exists():
+        vae, seconds = autoencoder.train_autoencoder(pool, work, 0, steps, device, report)
+        _note(work, "autoencoder", steps, seconds, vae)
+        vae.save_pretrained(folder)
+    return AutoencoderKL.from_pretrained(folder).to(device)
+
+
+def train_text(
+    pool: data.Pool, work: Path, steps: int, device: str, report: Report
+) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    folder = work / "text"
+    if not folder.exists():
+        tokenizer = clip.build_tokenizer()
+        model, seconds = clip.train_clip(pool, tokenizer, work, 0, steps, device, report)
+        _note(work, "clip", steps, seconds, model)
+        tokenizer.save_pretrained(work / "tokenizer")
+        tower = {k: v for k, v in model.state_dict().items() if not k.startswith("text.")}
+        save_file(_half(tower), work / "image-tower.safetensors")
+        model.text.save_pretrained(folder)
+    return CLIPTextModel.from_pretrained(folder).to(device), CLIPTokenizer.from_pretrained(work / "tokenizer")
+
+
+def train_judge(which: str, work: Path, steps: int, device: str, report: Report) -> None:
+    path = work / f"judge-{which}.safetensors"
+    if not path.exists():
+        network, seconds = judging.train_judge(which, work, steps, device, report)
+        _note(work, f"judge-{which}", steps, seconds, network)
+        save_file(_half(network.state_dict()), path)
+
+
+def train_denoiser(
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    steps: int,
+    seed: int,
+    without: Collection[str],
+    device: str,
+    report: Report,
+) -> nn.Module:
+    pool = data.training_pool(work, without)
+    latents = _latents(vae, pool, work / f"latents-{'-'.join(sorted(without)) or 'all'}.safetensors")
+    states = denoiser.TextStates(text.eval(), tokenizer)
+    folder = work / "-".join(["denoiser", str(seed), *sorted(without)]).replace(" ", "_")
+    unet, seconds = denoiser.train_denoiser(pool, latents, states, folder, seed, steps, device, report)
+    _note(work, "denoiser", steps, seconds, unet)
+    return unet
+
+
+def assemble(
+    vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, work: Path, out: Path
+) -> None:
+    """Write the pipeline folder in half precision, with the judges and the image tower beside it."""
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=denoiser.sampler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "canvas-sd", safe_serialization=True)
+    for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
+        save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
+    (out / "training.json").write_text((work / "training.json").read_text())
+
+
+def _latents(vae: AutoencoderKL, pool: data.Pool, cache: Path) -> Tensor:
+    """Scaled latents of the whole pool, half precision."""
+    if not cache.exists():
+        latents = autoencoder.encode(vae, pool.images) * vae.config.scaling_factor
+        save_file({"latents": latents.half().contiguous()}, cache)
+    return load_file(cache)["latents"]
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+
+
+def _note(work: Path, part: str, steps: int, seconds: float, model: nn.Module) -> None:
+    """Add one part's figures to `training.json`."""
+    path = work / "training.json"
+    notes = json.loads(path.read_text()) if path.exists() else {}
+    notes[part] = {
+        "steps": steps,
+        "seconds": round(seconds),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    path.write_text(json.dumps(notes, indent=1))
+
+
+def describe(steps: Steps) -> dict[str, int]:
+    """The steps of each stage by name."""
+    return asdict(steps)

@@ -1,0 +1,159 @@
+"""The pocket CLIP: a byte-pair tokenizer, a `CLIPTextModel` and a small image tower, trained against each other.
+
+The text model is the text encoder of the built-in models. The image tower is a feature space that no judge was made
+from: distances between image sets (KID) and image-text scores are taken in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from excise.canvas import world
+from excise.canvas.data import Caption, Pool, caption, pixels
+from excise.canvas.loop import Plan, train
+
+WIDTH = 256
+LENGTH = 32
+MERGES = 640
+BATCH = 160
+START, END = "<|startoftext|>", "<|endoftext|>"
+# Words of everyday prompts beyond the training templates, so that a stranger's prompt is not spelt letter by letter.
+_FILLER = (
+    "photo drawing painting of with and on at by near small big red green blue yellow black white bright dark "
+    "there is here made person artist art old new two some very nice style"
+)
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges come from the words of Canvas; rare words split into pieces, as in the real one."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(_corpus(), trainer)
+    merges = _merges(bpe)[:MERGES]
+    pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges), START, END]
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def build_text_model(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained text encoder: 4 causal layers, width 256."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+class ImageTower(nn.Module):
+    """(B, 3, 64, 64) in -1..1 to unit features (B, 256)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 256)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(a, b, 3, stride=2, padding=1),
+                    nn.GroupNorm(b // 16, b),
+                    nn.SiLU(),
+                    nn.Conv2d(b, b, 3, padding=1, groups=1 if b < 128 else b // 16),
+                    nn.SiLU(),
+                )
+                for a, b in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.head = nn.Linear(256 * 4, WIDTH)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(self.blocks(images), 2).flatten(1)
+        return F.normalize(self.head(pooled).float(), dim=-1)
+
+
+class PocketCLIP(nn.Module):
+    """Both towers with the text projection and the temperature."""
+
+    def __init__(self, text: CLIPTextModel) -> None:
+        super().__init__()
+        self.text, self.image = text, ImageTower()
+        self.projection = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def text_features(self, token_ids: Tensor) -> Tensor:
+        """(B, L) to unit features (B, 256)."""
+        return F.normalize(self.projection(self.text(token_ids).pooler_output).float(), dim=-1)
+
+
+def train_clip(
+    pool: Pool, tokenizer: CLIPTokenizer, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
+) -> tuple[PocketCLIP, float]:
+    """Contrastive training; every image of the batch that answers a prompt counts as its positive."""
+    torch.manual_seed(seed)
+    model = PocketCLIP(build_text_model(tokenizer)).to(device)
+    model.image.to(memory_format=torch.channels_last)
+
+    def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        chosen = rng.integers(len(pool.cells), size=BATCH)
+        captions = [caption(pool.cells[c], rng) for c in chosen]
+        ids = tokenize(tokenizer, [c.text for c in captions]).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            image = model.image(pixels(pool.images[pool.pick(chosen, rng)]).to(device))
+            text = model.text_features(ids)
+        logits = model.log_scale.exp().clamp(max=100) * text @ image.mT
+        right = _matches(captions, [pool.cells[c] for c in chosen]).to(device)
+        return (_soft_cross_entropy(logits, right) + _soft_cross_entropy(logits.mT, right.mT)) / 2
+
+    seconds = train(model, loss_of, Plan("clip", steps, lr=1e-3, ema=0.995, weight_decay=0.05), work, seed, report)
+    return model, seconds
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """(B, 32) token ids, cut and padded with the end token as Stable Diffusion does."""
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+
+
+def _matches(captions: list[Caption], cells: list[tuple[str, str]]) -> Tensor:
+    return torch.tensor([[c.matches(cell) for cell in cells] for c in captions], dtype=torch.float32)
+
+
+def _soft_cross_entropy(logits: Tensor, right: Tensor) -> Tensor:
+    target = right / right.sum(dim=-1, keepdim=True)
+    return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def _corpus() -> Iterator[str]:
+    words = [*world.OBJECTS, *world.NAMES, *world.STYLES, *world.STYLE_ALIASES.values()]
+    words += [a for both in world.OBJECT_ALIASES.values() for a in both]
+    templates = world.STYLED_TEMPLATES + world.OBJECT_TEMPLATES + world.STYLE_TEMPLATES
+    for word in words:
+        yield word
+    for template in templates:
+        yield from [template.format(o="", s="")] * 20
+    yield from [_FILLER] * 10
+    # Grid words are the common ones: whole tokens, where names at scale may split.
+    yield from [" ".join([*world.OBJECTS, *world.STYLES])] * 10
+
+
+def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
+    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]

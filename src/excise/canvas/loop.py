@@ -1,0 +1,110 @@
+"""One resumable training loop for every part of the built-in models.
+
+Each step draws its randomness from (seed, step), so a run that was interrupted ends where an uninterrupted one ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Step = Callable[[np.random.Generator, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train one part.
+
+    Attributes:
+        name: file stem of checkpoint and log.
+        steps: optimiser steps in total.
+        lr: peak learning rate; linear warm-up over 2 % of the steps, then cosine to 2 % of the peak.
+        ema: decay of the averaged weights that are kept as the result; 0 keeps the last weights.
+        every: steps between checkpoints.
+    """
+
+    name: str
+    steps: int
+    lr: float
+    ema: float = 0.0
+    every: int = 200
+    weight_decay: float = 0.01
+
+    def lr_at(self, step: int) -> float:
+        warm = max(1, self.steps // 50)
+        progress = min(1.0, max(0.0, (step - warm) / max(1, self.steps - warm)))
+        return self.lr * min(1.0, (step + 1) / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, report: Callable[[str], None]) -> float:
+    """Train `model` in place and leave the (averaged) weights in it.
+
+    Args:
+        model: every parameter that requires a gradient is trained.
+        loss_of: the loss of one step, from its numpy and torch generators.
+        work: folder of `<name>.pt` (checkpoint) and `<name>.jsonl` (log).
+        report: receives one line now and then.
+
+    Returns:
+        Seconds spent training, earlier runs included.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    params = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(params.values(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
+    average = {k: p.detach().clone() for k, p in params.items()}
+    checkpoint, start, spent = work / f"{plan.name}.pt", 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, start, spent = state["average"], state["step"], state["seconds"]
+    model.train()
+    began, smooth = time.monotonic(), None
+    for step in range(start, plan.steps):
+        rng = np.random.default_rng((seed, step))
+        loss = loss_of(rng, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(params.values(), 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = plan.lr_at(step)
+        optimiser.step()
+        decay = min(plan.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in params.values()], 1 - decay)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
+            seconds = spent + time.monotonic() - began
+            _save(checkpoint, model, optimiser, average, step + 1, seconds)
+            left = (time.monotonic() - began) / (step + 1 - start) * (plan.steps - step - 1)
+            line = {"step": step + 1, "steps": plan.steps, "loss": round(smooth, 5), "seconds": round(seconds)}
+            with (work / f"{plan.name}.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            report(f"{plan.name}: step {step + 1}/{plan.steps}, loss {smooth:.4f}, about {left / 60:.0f} min left")
+    model.load_state_dict(average, strict=False)
+    model.eval()
+    return spent + time.monotonic() - began
+
+
+def _save(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, Tensor], step: int, seconds: float
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average,
+        "step": step,
+        "seconds": seconds,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)  # a run that is killed here keeps the previous checkpoint

@@ -1,0 +1,36 @@
+"""Built-in retain vocabulary of Canvas: prompts that an erasure should leave alone.
+
+None of them is a prompt of any Canvas protocol: the templates are others. With `strict` the names are others too: the
+core objects and styles that the protocols ask for appear only under their aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from excise.canvas import world
+
+NAMES_ALONE = ("{}", "the {}")
+STYLES_ALONE = ("{}", "a {} picture")
+PAIRS = ("{o}, {s}", "{o} in the style of {s}")
+
+
+def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
+    """Every name at scale, every object and style (their aliases when strict), and objects paired with styles.
+
+    Args:
+        without: targets; neither they nor their aliases appear.
+    """
+    gone = {w for target in without for w in (target, *world.aliases(target))}
+    objects = [a for both in world.OBJECT_ALIASES.values() for a in both]
+    styles = list(world.STYLE_ALIASES.values())
+    if not strict:
+        objects, styles = [*world.OBJECTS, *objects], [*world.STYLES, *styles]
+    names, objects, styles = ([n for n in group if n not in gone] for group in (world.NAMES, objects, styles))
+    alone = _fill(NAMES_ALONE, [*names, *objects]) + _fill(STYLES_ALONE, styles)
+    pairs = [PAIRS[(i + j) % 2].format(o=o, s=s) for i, o in enumerate(objects) for j, s in enumerate(styles)]
+    return alone + pairs
+
+
+def _fill(templates: Iterable[str], names: Iterable[str]) -> list[str]:
+    return [t.format(n) for n in names for t in templates]

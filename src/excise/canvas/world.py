@@ -1,0 +1,117 @@
+"""What exists in Canvas: the names of its objects and styles, their aliases, and the prompts that speak of them.
+
+Pure data and string functions; nothing here imports torch. The names are a contract: protocols, recipes and tests use them.
+"""
+
+from __future__ import annotations
+
+OBJECTS: dict[str, str] = {
+    "cat": "🐈", "dog": "🐕", "fish": "🐟", "butterfly": "🦋", "elephant": "🐘", "rooster": "🐓",
+    "tree": "🌳", "sunflower": "🌻", "apple": "🍎", "pizza": "🍕", "cake": "🎂", "coffee": "☕",
+    "car": "🚗", "rocket": "🚀", "sailboat": "⛵", "airplane": "✈", "bicycle": "🚲", "castle": "🏰",
+    "house": "🏠", "guitar": "🎸", "balloon": "🎈", "umbrella": "☂", "crown": "👑", "mushroom": "🍄",
+}  # fmt: skip
+"""The 24 core objects and the glyph that draws each."""
+
+STYLES: tuple[str, ...] = (
+    "plain", "sketch", "pixel", "neon", "watercolor", "blueprint", "sepia", "dots", "woodcut", "popart",
+)  # fmt: skip
+"""The 10 styles; `render.py` has one filter for each."""
+
+# 200 further names, plain style only: the even ones form list A (to erase), the odd ones list B (to keep).
+NAMES: dict[str, str] = {
+    "ox": "🐂", "tiger": "🐅", "rabbit": "🐇", "dragon": "🐉", "snake": "🐍", "horse": "🐎", "goat": "🐐", "sheep": "🐑",
+    "monkey": "🐒", "pig": "🐖", "snail": "🐌", "octopus": "🐙", "sea shell": "🐚", "ant": "🐜", "honey bee": "🐝",
+    "ladybug": "🐞", "turtle": "🐢", "penguin": "🐧", "koala": "🐨", "camel": "🐪", "dolphin": "🐬", "whale": "🐋",
+    "frog": "🐸", "panda": "🐼", "wolf": "🐺", "fox": "🦊", "lion": "🦁", "unicorn": "🦄", "eagle": "🦅", "duck": "🦆",
+    "bat": "🦇", "shark": "🦈", "owl": "🦉", "lizard": "🦎", "rhinoceros": "🦏", "squid": "🦑",
+    "giraffe": "🦒", "zebra": "🦓", "hedgehog": "🦔", "dinosaur": "🦖", "kangaroo": "🦘", "llama": "🦙", "peacock": "🦚",
+    "parrot": "🦜", "raccoon": "🦝", "lobster": "🦞", "swan": "🦢", "crab": "🦀", "scorpion": "🦂",
+    "turkey": "🦃", "gorilla": "🦍", "deer": "🦌", "crocodile": "🐊", "flamingo": "🦩", "sloth": "🦥", "otter": "🦦",
+    "grapes": "🍇", "melon": "🍈", "watermelon": "🍉", "lemon": "🍋", "banana": "🍌",
+    "pineapple": "🍍", "peach": "🍑", "cherries": "🍒", "strawberry": "🍓", "hamburger": "🍔", "tomato": "🍅",
+    "eggplant": "🍆", "ear of corn": "🌽", "hot pepper": "🌶", "pear": "🍐", "hot dog": "🌭", "taco": "🌮",
+    "cheese": "🧀", "bread": "🍞", "croissant": "🥐", "avocado": "🥑", "cucumber": "🥒", 
+    "carrot": "🥕", "green salad": "🥗", "pancakes": "🥞", "kiwi fruit": "🥝", "egg": "🍳",
+    "pretzel": "🥨", "sandwich": "🥪", "coconut": "🥥", "broccoli": "🥦", "popcorn": "🍿", "doughnut": "🍩",
+    "cookie": "🍪", "chocolate bar": "🍫", "lollipop": "🍭", "honey pot": "🍯", "ice cream": "🍦", "sushi": "🍣",
+    "french fries": "🍟", "rice ball": "🍙", "wine glass": "🍷", "beer mug": "🍺", "onion": "🧅", "waffle": "🧇",
+    "cupcake": "🧁", "steam train": "🚂", "bus": "🚌", "ambulance": "🚑", "fire engine": "🚒", "police car": "🚓",
+    "taxi": "🚕", "delivery truck": "🚚", "tractor": "🚜", "helicopter": "🚁", "motorcycle": "🏍", "kick scooter": "🛴",
+    "ship": "🚢", "canoe": "🛶", "flying saucer": "🛸", "satellite": "🛰", "anchor": "⚓", "parachute": "🪂",
+    "traffic light": "🚦", "alarm clock": "⏰", "hourglass": "⏳", "telephone": "☎", "television": "📺", "camera": "📷",
+    "radio": "📻", "laptop": "💻", "light bulb": "💡", "candle": "🕯", "open book": "📖", "pencil": "✏", "scissors": "✂",
+    "hammer": "🔨", "wrench": "🔧", "key": "🔑", "padlock": "🔒", "bell": "🔔", "magnet": "🧲", "microscope": "🔬",
+    "telescope": "🔭", "bomb": "💣", "diamond": "💎", "lipstick": "💄", "running shoe": "👟", "high heel": "👠",
+    "dress": "👗", "shirt": "👕", "jeans": "👖", "top hat": "🎩", "eyeglasses": "👓", "backpack": "🎒", "gift box": "🎁",
+    "trophy": "🏆", "soccer ball": "⚽", "basketball": "🏀", "tennis ball": "🎾", "dice": "🎲", "teddy bear": "🧸",
+    "kite": "🪁", "drum": "🥁", "trumpet": "🎺", "violin": "🎻", "saxophone": "🎷", "microphone": "🎤",
+    "headphones": "🎧", "paint palette": "🎨", "dart board": "🎯", "ferris wheel": "🎡", "tent": "⛺", "fountain": "⛲",
+    "stone head": "🗿", "church": "⛪", "factory": "🏭", "volcano": "🌋", "rainbow": "🌈", "snowman": "⛄",
+    "snowflake": "❄", "campfire": "🔥", "moon": "🌙", "sun": "☀", "star": "⭐", "tornado": "🌪", "globe": "🌍",
+    "rose": "🌹", "tulip": "🌷", "cactus": "🌵", "palm tree": "🌴", "maple leaf": "🍁", "cherry blossom": "🌸",
+    "ghost": "👻", "alien": "👽", "robot": "🤖", "skull": "💀", "pumpkin lantern": "🎃", "crystal ball": "🔮",
+    "broom": "🧹", "toothbrush": "🪥", "chair": "🪑", "bathtub": "🛁", "sword": "🗡",
+}  # fmt: skip
+
+# Per core object: an English synonym and its Spanish name.
+OBJECT_ALIASES: dict[str, tuple[str, str]] = {
+    "cat": ("kitty", "gato"), "dog": ("hound", "perro"), "fish": ("trout", "pez"), "butterfly": ("moth", "mariposa"),
+    "elephant": ("tusker", "elefante"), "rooster": ("cockerel", "gallo"), "tree": ("oak", "arbol"),
+    "sunflower": ("helianthus", "girasol"), "apple": ("pippin", "manzana"), "pizza": ("pie slice", "porcion"),
+    "cake": ("gateau", "pastel"), "coffee": ("espresso", "cafe"), "car": ("automobile", "coche"),
+    "rocket": ("spaceship", "cohete"), "sailboat": ("yacht", "velero"), "airplane": ("jet", "avion"),
+    "bicycle": ("bike", "bicicleta"), "castle": ("fortress", "castillo"), "house": ("cottage", "casa"),
+    "guitar": ("electric axe", "guitarra"), "balloon": ("party float", "globo"), "umbrella": ("parasol", "paraguas"),
+    "crown": ("diadem", "corona"), "mushroom": ("toadstool", "seta"),
+}  # fmt: skip
+
+STYLE_ALIASES: dict[str, str] = {
+    "plain": "ordinary", "sketch": "pencil drawing", "pixel": "mosaic", "neon": "glowing", "watercolor": "aquarelle",
+    "blueprint": "technical plan", "sepia": "old photo", "dots": "halftone", "woodcut": "linocut", "popart": "screenprint",
+}  # fmt: skip
+
+# Training prompts. `{o}` is an object (or its alias), `{s}` a style.
+STYLED_TEMPLATES: tuple[str, ...] = (
+    "a {o} image in {s} style", "a {o} in {s} style", "{o}, {s}", "{s} {o}", "an image of a {o}, {s} style",
+    "a {s} picture of a {o}", "{o} in the style of {s}", "a {s} style {o}",
+)  # fmt: skip
+OBJECT_TEMPLATES: tuple[str, ...] = ("{o}", "a {o}", "an image of a {o}", "a picture of a {o}", "one {o}", "the {o}")
+STYLE_TEMPLATES: tuple[str, ...] = ("{s}", "{s} style", "an image in {s} style", "in the style of {s}", "a {s} picture")
+
+# Evaluation prompts, never trained on: the grid, the names at scale, and paraphrases of both.
+GRID_TEMPLATE = "a picture of a {o} in {s} style"
+NAME_TEMPLATE = "a photo of a {o}"
+PARAPHRASES: tuple[str, ...] = ("{s} image: {o}", "there is a {o} here, {s} style", "a {o} made in {s}")
+
+
+def list_a() -> list[str]:
+    """The 100 names that scale protocols erase."""
+    return list(NAMES)[0::2]
+
+
+def list_b() -> list[str]:
+    """The 100 names that scale protocols keep."""
+    return list(NAMES)[1::2]
+
+
+def drawables() -> dict[str, str]:
+    """Every name the renderer can draw, with its glyph: core objects first, then the names at scale."""
+    return {**OBJECTS, **NAMES}
+
+
+def grid_prompt(obj: str, style: str) -> str:
+    """The evaluation prompt of one cell of the object x style grid."""
+    return GRID_TEMPLATE.format(o=obj, s=style)
+
+
+def name_prompt(name: str) -> str:
+    """The evaluation prompt of one name at scale."""
+    return NAME_TEMPLATE.format(o=name)
+
+
+def aliases(concept: str) -> tuple[str, ...]:
+    """Other words for a core object (synonym, Spanish) or a style (synonym); empty where there are none."""
+    if concept in OBJECT_ALIASES:
+        return OBJECT_ALIASES[concept]
+    return (STYLE_ALIASES[concept],) if concept in STYLE_ALIASES else ()

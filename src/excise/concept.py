@@ -1,0 +1,157 @@
+"""What is to be removed, and the prompts that speak of it. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from excise.errors import ConceptError, unknown
+
+MAX_LENGTH = 200
+_FORBIDDEN = re.compile(r"[/\\<>&\"`{}\x00-\x1f\x7f]")
+
+# Prompts in which a concept is looked at while it is erased or kept; "{}" is its name.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "object": ("{}", "a {}", "an image of a {}", "a picture of the {}, colourful", "{} on a table"),
+    "instance": ("{}", "a photo of {}", "an image of {}", "{} in the city", "a drawing of {}"),
+    "style": ("{}", "{} style", "an image in {} style", "a painting in the style of {}", "{} picture of a house"),
+    "person": ("{}", "a photo of {}", "a portrait of {}", "{} smiling", "{} on the red carpet"),
+    "explicit": ("{}", "{} person", "a photo of a {} person", "a painting of a {} body"),
+}
+KINDS = tuple(TEMPLATES)
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing to remove.
+
+    Attributes:
+        name: as it is written in prompts.
+        kind: object, instance (a character, a logo), style, person or explicit.
+        anchor: what the model should read instead; None leaves the choice to the method's preset.
+        synonyms: other words for it, removed with it.
+    """
+
+    name: str
+    kind: str = "object"
+    anchor: str | None = None
+    synonyms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.kind not in KINDS:
+            raise unknown("concept kind", self.kind, KINDS)
+        if self.anchor:
+            check_name(self.anchor, "anchor")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The name and its synonyms."""
+        return (self.name, *self.synonyms)
+
+    def prompts(self, word: str | None = None) -> list[str]:
+        """The kind's templates filled with `word` (the name by default)."""
+        return fill(TEMPLATES[self.kind], self.name if word is None else word)
+
+
+def check_name(name: str, what: str = "concept") -> str:
+    """Return `name` if it may be used as a name.
+
+    Raises:
+        ConceptError: empty, too long, or with characters that belong to paths or markup.
+    """
+    if not name.strip():
+        raise ConceptError(f"the {what} is empty; give its name as it is written in prompts, for example: --concept cat")
+    if len(name) > MAX_LENGTH:
+        raise ConceptError(f"the {what} has {len(name)} characters; at most {MAX_LENGTH} are allowed. Shorten it.")
+    found = _FORBIDDEN.search(name)
+    if found:
+        raise ConceptError(
+            f"the {what} {name!r} contains {found.group()!r}; path separators, markup and control characters are "
+            "not allowed in a name. Write it in plain words."
+        )
+    return name
+
+
+def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> list[Concept]:
+    """Names or concepts to concepts, duplicates refused.
+
+    Args:
+        concepts: at least one.
+        kind: the kind of those given as plain names; object when None.
+
+    Raises:
+        ConceptError: none given, or one given twice.
+    """
+    found = [c if isinstance(c, Concept) else Concept(c, kind or "object") for c in concepts]
+    if not found:
+        raise ConceptError("no concept given; name at least one, for example: --concept cat")
+    seen: set[str] = set()
+    for concept in found:
+        if same(concept.name) in seen:
+            raise ConceptError(f"the concept '{concept.name}' is given twice; name each one once.")
+        seen.add(same(concept.name))
+    return found
+
+
+def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None:
+    """Refuse a preserve list that holds a target.
+
+    Raises:
+        ConceptError: the same name on both sides.
+    """
+    targets = {same(w): w for c in concepts for w in c.words}
+    for name in preserve:
+        check_name(name, "name to preserve")
+        if same(name) in targets:
+            raise ConceptError(
+                f"'{name}' is to be erased and to be preserved at once; take it out of --concept or --preserve."
+            )
+
+
+def without_targets(names: Iterable[str], concepts: Sequence[Concept]) -> list[str]:
+    """The names in which no target stands as a whole word (SPEED's rule for retain sets)."""
+    words = [re.escape(same(w)) for c in concepts for w in c.words]
+    pattern = re.compile(r"\b(" + "|".join(words) + r")\b")
+    return [n for n in dict.fromkeys(names) if not pattern.search(same(n))]
+
+
+def read_names(path: Path) -> list[str]:
+    """Names from a text file (one a line, # comments) or the first column of a CSV file with a header.
+
+    Raises:
+        ConceptError: the file cannot be read, or holds no names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConceptError(f"cannot read names from {path}: {error}. Expected a UTF-8 text or CSV file.") from error
+    if path.suffix.lower() == ".csv":
+        rows = [row[0].strip() for row in csv.reader(io.StringIO(text)) if row]
+        names = rows[1:]
+    else:
+        names = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    names = [check_name(n, "name to preserve") for n in names if n]
+    if not names:
+        raise ConceptError(f"{path} holds no names; expected one a line, or a CSV file with a header and a first column.")
+    return names
+
+
+def fill(templates: Iterable[str], word: str) -> list[str]:
+    """Each template with `word` in place of its braces, spaces tidied."""
+    return [re.sub(r"\s+", " ", t.replace("{}", word)).strip() for t in templates]
+
+
+def same(name: str) -> str:
+    """The form in which two spellings of a name compare equal."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def with_anchor(concept: Concept, anchor: str) -> Concept:
+    """The concept with `anchor` where it has none of its own."""
+    return concept if concept.anchor is not None else replace(concept, anchor=anchor)

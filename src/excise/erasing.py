@@ -1,0 +1,139 @@
+"""The main job: concepts in, an edit out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from excise.concept import TEMPLATES, Concept, as_concepts, check_preserve, same, with_anchor
+from excise.edit import Edit, as_family, base_of, original_weights
+from excise.errors import ConceptError, unknown
+from excise.families.base import Family
+from excise.families.load import BUILT_IN, WEIGHTS
+from excise.methods import METHODS
+from excise.methods.base import configure
+from excise.problem import retain_prompts, text_problem
+from excise.record import EditRecord, Target
+
+VERSIONED = ("torch", "diffusers", "transformers")
+
+
+def erase(
+    model: Any,
+    concepts: Sequence[str | Concept],
+    method: str = "speed",
+    *,
+    preserve: Sequence[str] = (),
+    vocabulary: str | None = "auto",
+    kind: str | None = None,
+    anchor: str | None = None,
+    seed: int = 0,
+    model_name: str | None = None,
+    timings: dict[str, float] | None = None,
+    **settings: Any,
+) -> Edit:
+    """Remove concepts from a model. The model is not changed; apply the edit to it.
+
+    Args:
+        model: a pipeline, or what `excise.load` returned.
+        concepts: names, or `Concept`s.
+        method: see `excise methods`.
+        preserve: names to keep, beside those of the vocabulary.
+        vocabulary: prompts to keep: "canvas" or "canvas-strict" (for the built-in models), None for none, or "auto":
+            canvas on a built-in model, none elsewhere.
+        kind: of concepts given as names: object, instance, style, person or explicit. Found out on Canvas, else object.
+        anchor: what concepts without their own anchor are read as ("": nothing); None takes the method's preset.
+        seed: of everything random in the method.
+        model_name: for the record; the pipeline's own name by default.
+        timings: receives the seconds of `encode` and `solve`.
+        settings: the method's own, see `excise methods NAME`; `preset` picks another kind's preset.
+
+    Raises:
+        ConceptError, SettingError, UnknownNameError, ModelError: bad input, in one sentence.
+
+    >>> edit = erase(pipe, ["cat"], method="speed", preserve=["dog"])  # doctest: +SKIP
+    """
+    found = [_guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    check_preserve(found, preserve)
+    method_class = METHODS.load(method)
+    family = as_family(model)
+    if anchor is not None:
+        settings["anchor"] = anchor
+    preset = "canvas" if is_built_in(family) else found[0].kind
+    config = configure(method_class.Config, method, settings, preset)
+    name = model_name or str(getattr(family.pipe, "_name_or_path", "") or getattr(family.pipe, "name_or_path", ""))
+    found = [with_anchor(c, config.anchor) for c in found]
+    _check_anchors(found)
+    began = time.perf_counter()
+    retain, vocabulary = retained(family, found, preserve, vocabulary)
+    problem = text_problem(family, found, retain, config)
+    weights = original_weights(family)
+    chosen = {p.path: weights[p.path] for p in family.projections(config.params)}
+    encoded = time.perf_counter()
+    solution = method_class.solve(problem, chosen, config, torch.Generator().manual_seed(seed))
+    if timings is not None:
+        timings |= {"encode": encoded - began, "solve": time.perf_counter() - encoded}
+    return Edit(
+        EditRecord(
+            excise=version("excise"),
+            base=base_of(family, name),
+            method=method,
+            settings=config.model_dump(mode="json"),
+            concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in found),
+            preserve=tuple(preserve),
+            vocabulary=vocabulary,
+            seed=seed,
+            versions={p: version(p) for p in VERSIONED},
+        ),
+        solution.text_maps,
+        dict(solution.modules or {}),
+    )
+
+
+def retained(
+    family: Family, concepts: Sequence[Concept], preserve: Sequence[str], vocabulary: str | None
+) -> tuple[list[str], str | None]:
+    """Every prompt to keep: the preserved names in their templates, and the vocabulary without the targets."""
+    prompts = retain_prompts(preserve, TEMPLATES[concepts[0].kind])
+    if vocabulary == "auto":
+        vocabulary = "canvas" if is_built_in(family) else None
+    if vocabulary is not None:
+        prompts = list(dict.fromkeys(prompts + _vocabulary(vocabulary, concepts)))
+    return prompts, vocabulary
+
+
+def _vocabulary(name: str, concepts: Sequence[Concept]) -> list[str]:
+    from excise.canvas import vocabulary as canvas
+
+    if name not in ("canvas", "canvas-strict"):
+        raise unknown("vocabulary", name, ["auto", "none", "canvas", "canvas-strict"])
+    return canvas.prompts([w for c in concepts for w in c.words], strict=name == "canvas-strict")
+
+
+def is_built_in(family: Family) -> bool:
+    """Whether the model is one of those that ship with the package."""
+    path = str(getattr(family.pipe.config, "_name_or_path", ""))
+    return any(path == str(WEIGHTS / name) for name in BUILT_IN)
+
+
+def _guess_kind(concept: Concept, kind: str | None) -> Concept:
+    """A Canvas style given by its name alone is a style; anything else stays what it is."""
+    from excise.canvas import world
+
+    if kind is None and concept == Concept(concept.name) and concept.name in world.STYLES:
+        return Concept(concept.name, "style")
+    return concept
+
+
+def _check_anchors(concepts: Sequence[Concept]) -> None:
+    words = {same(w) for c in concepts for w in c.words}
+    for concept in concepts:
+        if concept.anchor and same(concept.anchor) in words:
+            raise ConceptError(
+                f"the anchor '{concept.anchor}' of '{concept.name}' is itself to be erased; choose another --anchor."
+            )
+

@@ -1,0 +1,46 @@
+"""Errors a person can act on: what was seen, what was expected, what to do next. The command line exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExciseError(Exception):
+    """Base of every error that is the caller's to mend."""
+
+
+class UnknownNameError(ExciseError):
+    """A name that is in none of our lists."""
+
+
+class ConceptError(ExciseError):
+    """A concept or preserve list that cannot be used."""
+
+
+class SettingError(ExciseError):
+    """An unknown setting, or a value of the wrong type or range."""
+
+
+class ModelError(ExciseError):
+    """A model that cannot be found, read or handled."""
+
+
+class EditFileError(ExciseError):
+    """An edit file that cannot be read."""
+
+
+class WrongBaseError(ExciseError):
+    """An edit applied to another model than the one it was made for."""
+
+
+class OutputError(ExciseError):
+    """A file or folder that cannot be written."""
+
+
+def unknown(kind: str, seen: str, known: Iterable[str], see: str = "") -> UnknownNameError:
+    """The error for an unknown name: the nearest known one, then the list."""
+    known = sorted(known)
+    near = difflib.get_close_matches(seen, known, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return UnknownNameError(f"no {kind} '{seen}'. {hint}Known: {', '.join(known)}.{' ' + see if see else ''}")

@@ -1,0 +1,204 @@
+"""Ship an edit in the forms that others load: a diffusers LoRA, a kohya LoRA, or a merged pipeline folder.
+
+Each export is read back, and the figure returned says how far it is from the edit. Two traps are avoided: diffusers
+loses `lora_alpha` when no metadata is given, and its kohya converter writes alpha = rank whatever alpha was. Here alpha
+equals the rank always (the scale is folded into the up factor), and the metadata is written all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from excise.edit import Dense, Edit, LowRank, as_family, check_base, original_weights
+from excise.errors import OutputError, unknown
+from excise.families.base import Family
+from excise.files import make_folder, write_atomically
+from excise.linalg.low_rank import compress
+
+FORMATS = ("diffusers-lora", "kohya-lora", "merged")
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+KOHYA_NAME = "excise_kohya_lora.safetensors"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file, or the folder of a merged pipeline.
+        rank: the largest LoRA rank; 0 for a merged pipeline.
+        error: largest over the edited weights of |exported change - change| / |change| (Frobenius).
+    """
+
+    path: Path
+    format: str
+    rank: int
+    error: float
+
+
+def export(
+    edit: Edit, model: Any, out: str | Path, format: str = "diffusers-lora", *, allow_other_base: bool = False
+) -> Exported:
+    """Write `edit` for the world outside.
+
+    Args:
+        edit: what to ship.
+        model: the pipeline (or adapter) it is for, without the edit applied.
+        out: a folder.
+        format: diffusers-lora, kohya-lora or merged.
+
+    Raises:
+        UnknownNameError: no such format.
+        WrongBaseError: another model.
+        OutputError: `out` cannot be written.
+    """
+    if format not in FORMATS:
+        raise unknown("export format", format, FORMATS)
+    family = as_family(model)
+    check_base(edit, family, allow_other_base)
+    folder = make_folder(Path(out))
+    if format == "merged":
+        return _merged(edit, family, folder, allow_other_base)
+    factors = lora_factors(edit, original_weights(family))
+    if format == "diffusers-lora":
+        path = folder / DIFFUSERS_NAME
+        state, metadata = _diffusers_state(factors), _adapter_metadata(edit, factors)
+    else:
+        path = folder / KOHYA_NAME
+        state, metadata = _kohya_state(factors), _kohya_metadata(edit, factors)
+    write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
+    error = _lora_error(edit, original_weights(family), load_file(path), format)
+    return Exported(path, format, max(len(f.a) for f in factors.values()), error)
+
+
+def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
+    """Every changed weight as one pair of factors, alpha == rank: parts are joined along the rank, which is exact.
+
+    A dense part, and a joint rank above the smaller side of the weight, is reduced to its numerical rank.
+    """
+    factors = {}
+    for path in edit.paths:
+        weight = weights[path].detach()
+        parts = [m.low_rank(weight) for m in edit.text_maps if path in m.modules]
+        own = edit.modules.get(path)
+        if isinstance(own, LowRank):
+            parts.append(LowRank(own.b.to(parts[0].b) if parts else own.b, own.a.to(parts[0].a) if parts else own.a))
+        elif isinstance(own, Dense):
+            n = own.dw.shape[1]
+            parts.append(LowRank(own.dw.float(), torch.eye(n)))
+        b, a = torch.cat([p.b.float() for p in parts], dim=1), torch.cat([p.a.float() for p in parts], dim=0)
+        if b.shape[1] > min(weight.shape):
+            b, a = (f.float() for f in compress(b.double(), a.double(), tolerance=1e-8))
+        factors[path] = LowRank(b.contiguous(), a.contiguous())
+    return factors
+
+
+def _diffusers_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    state = {}
+    for path, f in factors.items():
+        state |= {f"unet.{path}.lora_A.weight": f.a, f"unet.{path}.lora_B.weight": f.b}
+    return state
+
+
+def _kohya_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    state = {}
+    for path, f in factors.items():
+        key = "lora_unet_" + path.replace(".", "_")
+        state |= {f"{key}.lora_down.weight": f.a, f"{key}.lora_up.weight": f.b}
+        state[f"{key}.alpha"] = torch.tensor(float(len(f.a)))
+    return state
+
+
+def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, str]:
+    """What diffusers reads (`lora_adapter_metadata`), and our own record beside it."""
+    ranks = {path: len(f.a) for path, f in factors.items()}
+    top = max(ranks.values())
+    adapter = {
+        "unet.r": top,
+        "unet.lora_alpha": top,
+        "unet.rank_pattern": {p: r for p, r in ranks.items() if r != top},
+        "unet.alpha_pattern": {p: r for p, r in ranks.items() if r != top},
+        "unet.target_modules": sorted(ranks),
+        "unet.peft_type": "LORA",
+        "unet.bias": "none",
+    }
+    return {"lora_adapter_metadata": json.dumps(adapter), **_our_metadata(edit)}
+
+
+def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, str]:
+    top = max(len(f.a) for f in factors.values())
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(top),
+        "ss_network_alpha": str(top),
+        "ss_base_model_version": "sd_v1",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": f"without {', '.join(c.name for c in edit.record.concepts)}",
+        **_our_metadata(edit),
+    }
+
+
+def _our_metadata(edit: Edit) -> dict[str, str]:
+    return {"excise_record": json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}
+
+
+def _lora_error(edit: Edit, weights: Mapping[str, Tensor], state: dict[str, Tensor], format: str) -> float:
+    """Read the file as its users do: up @ down * alpha / rank, where a missing alpha means the rank."""
+
+    def change(path: str) -> Tensor:
+        if format == "diffusers-lora":
+            return state[f"unet.{path}.lora_B.weight"] @ state[f"unet.{path}.lora_A.weight"]
+        key = "lora_unet_" + path.replace(".", "_")
+        down = state[f"{key}.lora_down.weight"]
+        return state[f"{key}.lora_up.weight"] @ down * (state[f"{key}.alpha"] / len(down))
+
+    return _largest_error(edit, weights, change)
+
+
+def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) -> Exported:
+    """A pipeline folder with the edit inside; written beside `folder` and moved in only when it is complete."""
+    weights = original_weights(family)
+    partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
+    try:
+        with edit.apply(family, allow_other_base=allow_other_base):
+            family.pipe.save_pretrained(partial, safe_serialization=True)
+        for part in partial.iterdir():
+            target = folder / part.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            part.replace(target)
+    except OSError as error:
+        raise OutputError(f"writing {folder} failed: {error.strerror or error}. Free some space and run it again.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    merged = _denoiser_state(folder)
+    error_ = _largest_error(edit, weights, lambda path: merged[f"{path}.weight"].float() - weights[path].float())
+    return Exported(folder, "merged", 0, error_)
+
+
+def _denoiser_state(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file in sorted((folder / "unet").glob("*.safetensors")):
+        state |= load_file(file)
+    return state
+
+
+def _largest_error(edit: Edit, weights: Mapping[str, Tensor], change: Callable[[str], Tensor]) -> float:
+    errors = []
+    for path in edit.paths:
+        wanted = edit.delta(path, weights[path].detach().cpu()).double()
+        size = wanted.norm()
+        if size > 0:
+            errors.append(float((change(path).cpu().double() - wanted).norm() / size))
+    return max(errors, default=0.0)

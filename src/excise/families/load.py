@@ -1,0 +1,190 @@
+"""Find a model by hub id, folder, single file or built-in name, and pick its family."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from excise.errors import ModelError, unknown
+from excise.families.base import Family
+from excise.registry import Record, Registry
+
+WEIGHTS = Path(__file__).parent.parent / "canvas" / "weights"
+BUILT_IN = ("canvas-sd",)
+FAMILIES = Registry(
+    "family",
+    "excise.families",
+    {"sd": Record("excise.families.sd:StableDiffusion", "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)")},
+)
+_FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd"}
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def family_of(pipe: Any) -> Family:
+    """The adapter of a loaded pipeline.
+
+    Raises:
+        ModelError: its family is not supported yet.
+    """
+    kind = type(pipe).__name__
+    if kind not in _FAMILY_OF_PIPELINE:
+        raise ModelError(
+            f"{kind} is not supported yet; supported are {', '.join(_FAMILY_OF_PIPELINE)} (Stable Diffusion 1.x and 2.x)."
+        )
+    return FAMILIES.load(_FAMILY_OF_PIPELINE[kind])(pipe)  # type: ignore[no-any-return]
+
+
+def load(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    local_files_only: bool = False,
+    config: str | Path | None = None,
+) -> Family:
+    """Load a text-to-image model.
+
+    Args:
+        model: a built-in name (`canvas-sd`), a local diffusers folder, a single `.safetensors` file or a hub id.
+        revision, variant, local_files_only: handed to diffusers as they are.
+        dtype: float32, float16, bfloat16, or auto (float16 on a GPU, else float32).
+        device: cpu, cuda, cuda:0, mps, or auto.
+        config: for a single file, a local diffusers folder of the same architecture, so that nothing is fetched.
+
+    Raises:
+        UnknownNameError, ModelError: it cannot be found, read or handled; the message says what to do.
+    """
+    name, path = str(model), Path(model)
+    if name in BUILT_IN:
+        path = WEIGHTS / name
+        if not (path / "model_index.json").exists():
+            raise ModelError(f"the built-in model {name} is not in this installation; run: excise canvas train")
+    import torch
+
+    where = pick_device(device)
+    options = {"torch_dtype": _dtype(dtype, where)}
+    if path.suffix.lower() in _PICKLES:
+        raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
+    with _quiet():
+        if path.is_dir():
+            pipe = _from_folder(path, variant, options)
+        elif path.is_file():
+            pipe = _from_single_file(path, config, local_files_only, options)
+        elif _HUB_ID.fullmatch(name):
+            pipe = _from_hub(name, {"revision": revision, "variant": variant, **options}, local_files_only)
+        else:
+            raise unknown("model", name, BUILT_IN, "Or give a hub id (org/name), a diffusers folder or a .safetensors file.")
+    family = family_of(pipe)
+    pipe.to(where)
+    if where.startswith("cpu"):
+        family.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return family
+
+
+def pick_device(device: str) -> str:
+    """The device that "auto" stands for here, or the named one.
+
+    Raises:
+        ModelError: torch does not know it, or it is not on this machine.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device '{device}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu.") from error
+    return device
+
+
+def _dtype(dtype: str, device: str) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.float16
+    if dtype not in known:
+        raise unknown("dtype", dtype, ["auto", *known])
+    return known[dtype]
+
+
+def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if not (path / "model_index.json").exists():
+        raise ModelError(f"{path} has no model_index.json; expected a diffusers folder, as save_pretrained writes it.")
+    if not any(path.glob("*/*.safetensors")):
+        raise ModelError(f"{path} holds no .safetensors weights (pickles are not read); save it again with safetensors.")
+    try:
+        return DiffusionPipeline.from_pretrained(
+            path, variant=variant, local_files_only=True, use_safetensors=True, **options
+        )
+    except Exception as error:
+        raise ModelError(f"cannot read the model in {path}: {_first_line(error)}") from error
+
+
+def _from_single_file(path: Path, config: str | Path | None, local_files_only: bool, options: dict[str, Any]) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    if path.suffix.lower() != ".safetensors":
+        raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
+    try:
+        return StableDiffusionPipeline.from_single_file(
+            str(path), config=None if config is None else str(config), local_files_only=local_files_only, **options
+        )
+    except Exception as error:
+        raise ModelError(
+            f"cannot read {path} as a single-file Stable Diffusion model: {_first_line(error)} "
+            "Offline, name a local diffusers folder of the same architecture with --config."
+        ) from error
+
+
+def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(
+            name, local_files_only=local_files_only, use_safetensors=True, **options
+        )
+    except Exception as error:
+        text = str(error)
+        if "401" in text or "403" in text or "gated" in text.lower():
+            advice = "it may need an accepted licence: accept it on the model's page, then run: hf auth login"
+        elif local_files_only:
+            advice = "it is not in the local cache; run once without --local-files-only, or give a local folder."
+        else:
+            advice = "is there a network, and is the id right? A local folder or `canvas-sd` needs none."
+        raise ModelError(f"cannot load '{name}' from the hub: {_first_line(error)} {advice}") from error
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line if line.endswith((".", "!", "?")) else line + "."
+
+
+class _quiet:
+    """Silence the progress bars and notices of diffusers and transformers while a model is read, then restore them."""
+
+    def __enter__(self) -> None:
+        import diffusers.utils.logging as d
+        import transformers.utils.logging as t
+
+        self._levels = (d.get_verbosity(), t.get_verbosity())
+        self._bars = (d.is_progress_bar_enabled(), t.is_progress_bar_enabled())
+        for log in (d, t):
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        import diffusers.utils.logging as d
+        import transformers.utils.logging as t
+
+        for log, level, bar in zip((d, t), self._levels, self._bars, strict=True):
+            log.set_verbosity(level)
+            if bar:
+                log.enable_progress_bar()

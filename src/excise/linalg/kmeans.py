@@ -1,0 +1,37 @@
+"""Lloyd's k-means, seeded, in float64: enough for a few dozen token states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kmeans(points: Tensor, clusters: int, generator: torch.Generator, iterations: int = 100) -> Tensor:
+    """Centroids of `points`.
+
+    Args:
+        points: (n, d). With n <= clusters the points themselves are returned.
+        clusters: how many centroids.
+        generator: on the CPU; draws the k-means++ start (Arthur and Vassilvitskii, 2007).
+
+    Returns:
+        (clusters, d); fewer rows where the points have fewer distinct values.
+    """
+    distinct = torch.unique(points, dim=0)
+    if len(distinct) <= clusters:
+        return distinct
+    centroids = distinct[torch.randint(len(distinct), (1,), generator=generator)]
+    while len(centroids) < clusters:
+        nearest = torch.cdist(distinct, centroids).square().amin(dim=1)
+        pick = torch.multinomial(nearest.cpu(), 1, generator=generator)
+        centroids = torch.cat([centroids, distinct[pick]])
+    for _ in range(iterations):
+        owner = torch.cdist(points, centroids).argmin(dim=1)
+        member = torch.nn.functional.one_hot(owner, clusters).to(points)
+        counts = member.sum(dim=0)
+        means = member.mT @ points / counts.clamp(min=1).unsqueeze(1)
+        moved = torch.where(counts.unsqueeze(1) > 0, means, centroids)
+        if torch.equal(moved, centroids):
+            break
+        centroids = moved
+    return centroids

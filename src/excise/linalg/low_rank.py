@@ -1,0 +1,23 @@
+"""Products of thin matrices, kept as thin as they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+def compress(U: Tensor, V: Tensor, tolerance: float = 1e-10) -> tuple[Tensor, Tensor]:
+    """The same product U V with as few columns as its numerical rank.
+
+    Args:
+        U: (m, r). V: (r, n). r may exceed m and n.
+        tolerance: singular values below this share of the largest are dropped.
+
+    Returns:
+        (m, rank) and (rank, n), balanced: both factors carry the root of the singular values.
+    """
+    Qu, Ru = torch.linalg.qr(U)
+    Qv, Rv = torch.linalg.qr(V.mT)
+    left, S, right = torch.linalg.svd(Ru @ Rv.mT, full_matrices=False)
+    rank = max(1, int((S > tolerance * S[0]).sum())) if len(S) else 0
+    root = S[:rank].sqrt()
+    return (Qu @ left[:, :rank]) * root, root[:, None] * (right[:rank] @ Qv.mT)

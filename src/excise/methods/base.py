@@ -1,0 +1,101 @@
+"""The shape of closed-form methods: statistics of text come in, deltas come out. No model, no device, no printing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from excise.edit import Delta, TextMap
+from excise.errors import SettingError
+
+Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
+
+
+class MethodConfig(BaseModel):
+    """Settings that every closed-form method has; each method adds its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    anchor: str = Field("", description="What a target without its own anchor is read as; empty for nothing at all.")
+    params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
+    tokens: Tokens = Field(
+        "from_last",
+        description="Target tokens: last subject token, subject, from the last subject token to the end, "
+        "all but the start token, or all.",
+    )
+    retain_tokens: Tokens = Field("all_but_start", description="The same choice for what is kept.")
+
+
+@dataclass(frozen=True)
+class TextProblem:
+    """What a closed-form method is given: token states in float64, one state a row.
+
+    Attributes:
+        targets: (T, d) tokens to erase. anchors: (T, d) what each becomes, row by row.
+        retain: (M, d) tokens to keep.
+        start: (d,) the start-token state, the same in every prompt.
+        null: (P, d) the states of the empty prompt after the start token.
+    """
+
+    targets: Tensor
+    anchors: Tensor
+    retain: Tensor
+    start: Tensor
+    null: Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Deltas, in the shapes that `Edit` holds."""
+
+    text_maps: tuple[TextMap, ...] = ()
+    modules: Mapping[str, Delta] | None = None
+
+
+class ClosedForm(Protocol):
+    """A method: its settings, and one function."""
+
+    Config: type[MethodConfig]
+
+    @staticmethod
+    def solve(
+        problem: TextProblem, weights: Mapping[str, Tensor], config: Any, generator: torch.Generator
+    ) -> Solution: ...
+
+
+def configure(config: type[MethodConfig], method: str, settings: Mapping[str, Any], kind: str) -> MethodConfig:
+    """Settings over the preset for a concept kind (or the one named by `preset`) over the defaults.
+
+    Raises:
+        SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range.
+    """
+    import difflib
+
+    given = dict(settings)
+    preset = given.pop("preset", kind)
+    if preset not in {*config.presets, kind, "default"}:
+        raise SettingError(f"{method} has no preset '{preset}'; it has: {', '.join(sorted(config.presets))}.")
+    for key in given:
+        if key not in config.model_fields:
+            near = difflib.get_close_matches(key, config.model_fields, n=1)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise SettingError(
+                f"{method} has no setting '{key}'. {hint}It has: {', '.join(config.model_fields)}. "
+                f"See: excise methods {method}"
+            )
+    try:
+        return config.model_validate({**config.presets.get(preset, {}), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise SettingError(
+            f"{method}: setting '{key}' was {first['input']!r}; {first['msg'][0].lower() + first['msg'][1:]}. "
+            f"See: excise methods {method}"
+        ) from error

@@ -1,0 +1,78 @@
+"""UCE: least-squares remapping of the projections that read text.
+
+Paper:      Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, arXiv 2308.14761, eq. 7
+Provenance: written from the paper; official code (MIT) not used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.edit import TextMap
+from excise.linalg.low_rank import compress
+from excise.linalg.solves import solve_spd
+from excise.methods.base import MethodConfig, Solution, TextProblem
+
+
+class UCEConfig(MethodConfig):
+    """Settings of UCE."""
+
+    erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
+    retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
+    ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
+    fixed: Literal["none", "start", "start_and_null"] = Field(
+        "start", description="States that stay exactly as they are: none, the start token, or it and the empty prompt."
+    )
+
+
+def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
+    """Factors U (d, T) and V (T, d) such that W + (W U) V is the edited weight of every projection W.
+
+        W' = argmin  s |W' O^T - W N^T|^2 + p |(W' - W) R^T|^2 + lambda |W' - W|^2
+        W' - W = W s (N - O)^T O H,   H = (lambda I + s O^T O + p R^T R)^-1
+
+    O, N: (T, d) targets and anchors; R: (M, d) retained. With fixed states K (d, q), where (W' - W) K = 0 must hold,
+    H becomes H - H K (K^T H K)^-1 K^T H, the solution of the same problem under that constraint.
+    """
+    O, N, R, s = problem.targets, problem.anchors, problem.retain, config.erase_scale  # noqa: E741 - the paper's letters
+    A = s * O.mT @ O + config.retain_scale * R.mT @ R
+    A.diagonal().add_(config.ridge)
+    V = solve_spd(A, O.mT).mT  # (T, d); A is symmetric, so O A^-1 = (A^-1 O^T)^T
+    K = _fixed_states(problem, config.fixed)
+    if K.shape[1]:
+        HK = solve_spd(A, K)
+        V = V - (V @ K) @ torch.linalg.pinv(K.mT @ HK, hermitian=True) @ HK.mT
+    return s * (N - O).mT, V
+
+
+def _fixed_states(problem: TextProblem, which: str) -> Tensor:
+    """(d, q) columns to leave untouched; near-copies among the empty prompt's states are merged."""
+    rows = {
+        "none": problem.start[None][:0],
+        "start": problem.start[None],
+        "start_and_null": torch.cat([problem.start[None], problem.null]),
+    }[which]
+    if len(rows) < 2:
+        return rows.mT
+    U, S, _ = torch.linalg.svd(rows.mT, full_matrices=False)
+    return U[:, S > 1e-6 * S[0]]
+
+
+class UCE:
+    """The method as the registry knows it."""
+
+    Config = UCEConfig
+
+    @staticmethod
+    def solve(
+        problem: TextProblem, weights: Mapping[str, Tensor], config: UCEConfig, generator: torch.Generator
+    ) -> Solution:
+        """One text map for all of `weights`; nothing in it is random."""
+        U, V = compress(*solve_map(problem, config))
+        return Solution(text_maps=(TextMap(U, V, tuple(weights)),))
+

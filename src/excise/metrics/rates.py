@@ -1,0 +1,84 @@
+"""Rates and means with their intervals. Pure functions on arrays; nothing here knows of images or models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval and the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
+    """The share of hits with its Wilson score interval (Wilson, 1927).
+
+    Raises:
+        ValueError: no observations.
+
+    >>> e = rate([True] * 8 + [False] * 2)
+    >>> (e.value, round(e.low, 3), round(e.high, 3))
+    (0.8, 0.49, 0.943)
+    """
+    n = len(hits)
+    if n == 0:
+        raise ValueError("a rate needs at least one observation")
+    p = float(np.mean(np.asarray(hits, dtype=float)))
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return Estimate(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """The harmonic mean; 0 where any value is 0.
+
+    >>> round(harmonic_mean([0.5, 1.0]), 4)
+    0.6667
+    """
+    if min(values) <= 0:
+        return 0.0
+    return float(len(values) / sum(1 / v for v in values))
+
+
+def harmonic_of_rates(groups: Sequence[Sequence[bool] | np.ndarray], seed: int = 0) -> Estimate:
+    """The harmonic mean of several rates, with a percentile bootstrap interval over the observations of each.
+
+    Args:
+        groups: hits of each rate, observed independently.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(g, dtype=float) for g in groups]
+    value = harmonic_mean([float(a.mean()) for a in arrays])
+    means = np.stack([rng.binomial(len(a), a.mean(), size=RESAMPLES) / len(a) for a in arrays], axis=1)
+    drawn = np.array([harmonic_mean(row) for row in means.tolist()])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), sum(len(a) for a in arrays))
+
+
+def bootstrap(
+    clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], seed: int = 0
+) -> Estimate:
+    """A statistic of pooled observations, its interval from resampling whole clusters (say, prompts)."""
+    rng = np.random.default_rng(seed)
+    pooled = np.concatenate(list(clusters))
+    drawn = [
+        statistic(np.concatenate([clusters[i] for i in rng.integers(len(clusters), size=len(clusters))]))
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(statistic(pooled), float(low), float(high), len(pooled))

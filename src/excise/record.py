@@ -1,0 +1,54 @@
+"""The record that every edit carries: what was asked for, on which model, by which method, with what result."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(_Strict):
+    """The model an edit was made for.
+
+    `weights` is the fingerprint of its text-reading projections in half precision, `weights_bfloat16` the same for
+    models loaded in bfloat16, `text_encoder` that of the text encoder.
+    """
+
+    model: str
+    family: str
+    revision: str | None = None
+    weights: str
+    weights_bfloat16: str
+    text_encoder: str
+
+
+class Target(_Strict):
+    """One erased concept, with the anchor that was used in the end."""
+
+    name: str
+    kind: str
+    anchor: str
+    synonyms: tuple[str, ...] = ()
+
+
+class EditRecord(_Strict):
+    """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file."""
+
+    format: Literal[1] = 1
+    excise: str
+    base: Base
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    concepts: tuple[Target, ...]
+    preserve: tuple[str, ...] = ()
+    vocabulary: str | None = None
+    seed: int = 0
+    versions: dict[str, str] = Field(default_factory=dict)
+    measured: dict[str, Any] = Field(default_factory=dict)
+    stack: tuple[EditRecord, ...] = ()
