@@ -59,14 +59,14 @@ def load(
         UnknownNameError, ModelError: it cannot be found, read or handled; the message says what to do.
     """
     name, path = str(model), Path(model)
-    if name in BUILT_IN:
-        path = WEIGHTS / name
-        if not (path / "model_index.json").exists():
-            raise ModelError(f"the built-in model {name} is not in this installation; run: excise canvas train")
     import torch
 
     where = pick_device(device)
     options = {"torch_dtype": _dtype(dtype, where)}
+    if name in BUILT_IN:
+        path = WEIGHTS / name
+        if not (path / "model_index.json").exists():
+            raise ModelError(f"the built-in model {name} is not in this installation; run: excise canvas train")
     if path.suffix.lower() in _PICKLES:
         raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
     with _quiet():

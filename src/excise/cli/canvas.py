@@ -1,0 +1,48 @@
+"""excise canvas: train the built-in models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from excise.cli import options as o
+
+app = typer.Typer(no_args_is_help=True, help="The built-in world: train its models.")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("canvas-weights"),
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints and caches; training resumes from it.")] = Path(".canvas"),
+    without: Annotated[
+        Optional[list[str]], typer.Option(help="A concept the denoiser never sees (an oracle); repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the denoiser.")] = 0,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Denoiser steps; more than before continues.")] = None,
+    device: o.DeviceOption = "auto",
+) -> None:
+    """Train the built-in world, stage by stage; interrupt it whenever you like and call it again.
+
+    Example: excise canvas train --without cat --seed 1 --out oracle
+    """
+    from dataclasses import replace
+
+    from excise.canvas import world
+    from excise.cli import show
+    from excise.errors import unknown
+    from excise.families.load import pick_device
+    from excise.files import make_folder
+
+    known = [*world.drawables(), *world.STYLES]
+    for concept in without or []:
+        if concept not in known:
+            raise unknown("Canvas concept", concept, known)
+    make_folder(work)
+    make_folder(out)
+    from excise.canvas.build import Steps, train_world
+
+    plan = Steps() if steps is None else replace(Steps(), denoiser=steps)
+    train_world(work, out, plan, seed=seed, without=without or [], device=pick_device(device), report=show.say)
+    show.say(f"weights in {out}; check the gates: excise evaluate --model {out / 'canvas-sd'}")

@@ -1,0 +1,59 @@
+"""excise export: an edit in the forms that other tools load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from excise.cli import options as o
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="The edit file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    format: Annotated[str, typer.Option(help="diffusers-lora, kohya-lora or merged.")] = "diffusers-lora",
+    model: Annotated[
+        Optional[str], typer.Option("--model", "-m", help="The model it is for; the one it was made on by default.")
+    ] = None,
+    allow_other_base: o.OtherBaseOption = False,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = "auto",
+    revision: o.RevisionOption = None,
+    variant: o.VariantOption = None,
+    config: o.ConfigOption = None,
+    local_files_only: o.LocalOption = False,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Write an edit as a diffusers LoRA, a kohya LoRA or a merged pipeline folder, and say how exact that is.
+
+    Example: excise export runs/cat/edit.safetensors --format diffusers-lora --out shipped
+    """
+    from excise.cli import show
+    from excise.edit import Edit
+    from excise.errors import unknown
+    from excise.exporting import FORMATS
+    from excise.exporting import export as export_edit
+
+    if format not in FORMATS:
+        raise unknown("export format", format, FORMATS)
+    edit = Edit.load(file)
+    family = o.load_model(
+        model or edit.record.base.model,
+        revision=revision or edit.record.base.revision,
+        variant=variant,
+        dtype=dtype,
+        device=device,
+        local_files_only=local_files_only,
+        config=config,
+    )
+    done = export_edit(edit, family, out, format, allow_other_base=allow_other_base)
+    result = {"path": str(done.path), "format": done.format, "rank": done.rank, "relative_error": done.error}
+    if as_json:
+        show.print_json(result)
+        return
+    rank = f"rank {done.rank}, " if done.rank else ""
+    show.say(f"{done.path}: {rank}off from the edit by {done.error:.1e} of its size")
+    if format == "diffusers-lora":
+        show.say(f"load it: pipe.load_lora_weights('{done.path.parent}', weight_name='{done.path.name}')")

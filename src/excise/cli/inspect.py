@@ -1,0 +1,47 @@
+"""excise inspect: what an edit does, to which model, with what result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from excise.cli import options as o
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="The edit file.")],
+    as_json: o.JsonOption = False,
+) -> None:
+    """Show what is in an edit file. Needs no model."""
+    from excise.cli import show
+    from excise.edit import Edit, LowRank, total_bytes
+
+    edit = Edit.load(file)
+    ranks = [d.a.shape[0] for d in edit.modules.values() if isinstance(d, LowRank)] + [
+        m.v.shape[0] for m in edit.text_maps
+    ]
+    delta = {
+        "text_maps": len(edit.text_maps),
+        "modules": edit.paths,
+        "rank": max(ranks, default=0),
+        "bytes": total_bytes(edit.tensors().values()),
+    }
+    if as_json:
+        show.print_json({"record": edit.record.model_dump(mode="json"), "delta": delta})
+        return
+    r = edit.record
+    rows = [
+        ("removes", "; ".join(f"{c.name} ({c.kind}, read as '{c.anchor}')" for c in r.concepts)),
+        ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
+        ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
+        ("settings", ", ".join(f"{k}={v}" for k, v in r.settings.items())),
+        ("keeps", ", ".join(r.preserve) or "-"),
+        ("vocabulary", r.vocabulary or "-"),
+        ("changes", f"{len(edit.paths)} weights, rank up to {delta['rank']}, {delta['bytes'] / 1024:.0f} kB"),
+        ("measured", ", ".join(f"{k} {v}" for k, v in r.measured.items()) or "nothing yet: excise evaluate"),
+    ]
+    if r.stack:
+        rows.append(("stack of", ", ".join(f"{p.method} ({', '.join(c.name for c in p.concepts)})" for p in r.stack)))
+    show.table(rows, ("", str(file)))

@@ -1,0 +1,45 @@
+"""The command line: one verb a file, errors as one sentence with exit status 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from excise.cli import canvas
+from excise.cli.demo import demo
+from excise.cli.doctor import doctor
+from excise.cli.erase import erase
+from excise.cli.evaluate import evaluate
+from excise.cli.export import export
+from excise.cli.generate import generate
+from excise.cli.inspect import inspect
+from excise.cli.methods import methods
+from excise.errors import ExciseError
+
+app = typer.Typer(
+    name="excise",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
+)
+for verb in (demo, erase, generate, evaluate, export, inspect, methods, doctor):
+    app.command()(verb)
+app.add_typer(canvas.app, name="canvas")
+
+
+def run() -> None:
+    """Entry point of the `excise` command."""
+    try:
+        app()
+    except ExciseError as error:
+        print(f"excise: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("excise: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

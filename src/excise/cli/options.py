@@ -1,0 +1,64 @@
+"""Options that several verbs share, written once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import typer
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Hub id, local diffusers folder, single .safetensors file, or canvas-sd."),
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+DtypeOption = Annotated[str, typer.Option(help="float32, float16, bfloat16 or auto.")]
+RevisionOption = Annotated[Optional[str], typer.Option(help="Branch, tag or commit of a hub model.")]
+VariantOption = Annotated[Optional[str], typer.Option(help="Weight variant of a folder or hub model, for example fp16.")]
+LocalOption = Annotated[bool, typer.Option("--local-files-only", help="Never use the network.")]
+ConfigOption = Annotated[
+    Optional[str], typer.Option(help="For a single file: a local diffusers folder of the same architecture.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply; repeatable.")]
+OtherBaseOption = Annotated[
+    bool, typer.Option("--allow-other-base", help="Use an edit on a fine-tune of the model it was made for.")
+]
+
+
+def load_model(model: str, **options: Any) -> Any:
+    """The family adapter of `--model` and its companions."""
+    from excise.families import load
+
+    return load(model, **options)
+
+
+def load_edits(paths: list[str] | None) -> list[Any]:
+    """The edits of every `--edit`."""
+    from excise.edit import Edit
+
+    return [Edit.load(p) for p in paths or []]
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` texts to settings; numbers, true, false and null are read as such.
+
+    Raises:
+        SettingError: no "=", or one key twice.
+    """
+    import json
+
+    from excise.errors import SettingError
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        key = key.strip()
+        if not sign or not key:
+            raise SettingError(f"--set got '{pair}'; expected key=value, for example: --set ridge=0.5")
+        if key in settings:
+            raise SettingError(f"--set names '{key}' twice; give it once.")
+        try:
+            settings[key] = json.loads(text)
+        except ValueError:
+            settings[key] = text
+    return settings

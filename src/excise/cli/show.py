@@ -1,0 +1,59 @@
+"""What the verbs print: progress with time left on a terminal, plain lines elsewhere; JSON alone on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int, int], None]
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line for a person, on standard error; names in it are never read as markup."""
+    errors.print(text, markup=False)
+
+
+def print_json(data: Any) -> None:
+    """The one document of `--json`."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Advance]:
+    """A callback (done, total) that draws a bar with the time left, or prints a line every ten seconds."""
+    if errors.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=errors, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    began, last = time.monotonic(), [0.0]
+
+    def line(done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - last[0] > 10:
+            last[0] = now
+            left = (now - began) / max(1, done) * (total - done)
+            say(f"{what}: {done}/{total}, about {left:.0f} s left" if done < total else f"{what}: {total}/{total}")
+
+    yield line
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """A plain table on standard output."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(grid)

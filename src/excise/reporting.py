@@ -1,0 +1,199 @@
+"""From results to report pages: which pictures, figures and commands a page shows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from excise.canvas import world
+from excise.concept import TEMPLATES, fill
+from excise.edit import Edit
+from excise.evaluation import Evaluated, Evaluation, measure
+from excise.families.base import Family, Progress
+from excise.metrics.unlearning import Seen
+from excise.report.html import Figure, Heat, Page, Pair, Section, write
+from excise.runs import EDIT_NAME
+
+PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
+MOST_PAIRS = 12
+MEANINGS = {
+    "ua": ("UA, unlearning accuracy", "share of target prompts whose image no longer shows the target"),
+    "ira": ("IRA, in-domain retain accuracy", "other prompts: the target's own attribute (object or style) is right"),
+    "cra": ("CRA, cross-domain retain accuracy", "other prompts: the other attribute is right"),
+    "h": ("H", "harmonic mean of the three"),
+    "object_accuracy": ("object accuracy", "all prompts of the grid: the object is right"),
+    "style_accuracy": ("style accuracy", "all prompts of the grid: the style is right"),
+    "names_accuracy": ("names at scale", "the 200 further names: the object is right"),
+    "alias_rate": ("alias rate", "asked for by synonym or in Spanish, the target still appears (lower is better)"),
+    "abstain": ("abstentions", "images in which the judge sees no object it knows"),
+    "judges_disagree": ("judges disagree", "images in which a second, differently built judge sees another object"),
+}
+
+
+def erase_page(
+    family: Family, edit: Edit, model: str, out: Path, preserve: Sequence[str], advance: Progress | None
+) -> list[Pair]:
+    """Write the report of `excise erase`; with `advance`, draw a few images before and after and show them.
+
+    Returns:
+        The pairs that were drawn.
+    """
+    targets, kept = _preview_prompts(edit, preserve) if advance else ([], [])
+    pairs = preview(family, edit, targets + kept, advance) if advance else []
+    record = edit.record
+    names = [c.name for c in record.concepts]
+    section = Section(
+        title=", ".join(names),
+        summary=f"Removed with {record.method} from {model}: {len(edit.paths)} weight matrices change.",
+        targets=pairs[: len(targets)],
+        kept=pairs[len(targets) :],
+        record=record.model_dump(mode="json"),
+        commands=commands(model, out / EDIT_NAME, names[0]),
+    )
+    lead = "What was asked for, and how to look further. Nothing on this page has been judged yet."
+    write(Page(f"Without {', '.join(names)}", lead, [section], _facts(record.versions)), out / "report.html")
+    return pairs
+
+
+def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progress | None) -> list[Pair]:
+    """The same prompts and seeds without and with the edit."""
+    seeds = list(range(len(prompts)))
+    total = 2 * len(prompts)
+
+    def draw(done_before: int) -> list[Image.Image]:
+        def step(done: int, _: int) -> None:
+            if advance:
+                advance(done_before + done, total)
+
+        return family.sample(
+            prompts, seeds, steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=8, progress=step
+        )
+
+    before = draw(0)
+    with edit.apply(family):
+        after = draw(len(prompts))
+    return [Pair(p, b, a) for p, b, a in zip(prompts, before, after, strict=True)]
+
+
+def evaluation_section(
+    title: str, before: Evaluated | None, after: Evaluated, edit: Edit | None, commands_: list[tuple[str, str]]
+) -> Section:
+    """One evaluated concept; `before` is the untouched model on the same protocol, where it was run."""
+    result = after.result
+    targets = [("style" if c in world.STYLES else "object", c) for c in result.concepts]
+    base = measure(before.result, targets) if before else {}
+    figures = [
+        Figure(*MEANINGS[name], base.get(name), result.metrics.get(name))
+        for name in MEANINGS
+        if name in result.metrics or (name in base and not targets)
+    ]
+    target_pairs, kept_pairs = _pairs(before, after, targets) if before else ([], [])
+    heats = [_heat("before", before.result)] if before else []
+    became: dict[str, int] = {}
+    for counts in result.became.values():
+        for label, count in counts.items():
+            became[label] = became.get(label, 0) + count
+    return Section(
+        title=title,
+        summary=_summary(result),
+        targets=target_pairs,
+        kept=kept_pairs,
+        figures=figures,
+        heats=[*heats, _heat("after" if edit else "this model", result)],
+        became=became,
+        record=edit.record.model_dump(mode="json") if edit else {},
+        commands=commands_,
+    )
+
+
+def write_page(title: str, lead: str, sections: list[Section], result: Evaluation, path: Path) -> Path:
+    """Write a page of evaluated sections with the protocol in full."""
+    facts = [
+        ("model", result.model),
+        ("protocol", f"{result.protocol}, hash {result.hash}"),
+        ("sampler", f"{result.steps} steps of the model's own scheduler, guidance {result.guidance}"),
+        ("seeds", "one a prompt, from SHA-256 of protocol, prompt and index"),
+        ("judge", f"{result.judge}; a second judge, built and seeded differently, is asked beside it"),
+        ("intervals", "Wilson score for rates, bootstrap for H, 95 %"),
+        (
+            "what this cannot tell",
+            "Canvas is a small built-in world. It ranks mechanisms and catches bugs; it does not say how a method "
+            "scores on Stable Diffusion itself.",
+        ),
+    ]
+    return write(Page(title, lead, sections, facts), path)
+
+
+def commands(model: str, edit: Path, concept: str) -> list[tuple[str, str]]:
+    """The lines that undo, check and ship an edit."""
+    file, name = shlex.quote(str(edit)), shlex.quote(model)
+    return [
+        ("undo: the edit is a file beside the model, generate without it", f"excise generate --model {name} --prompt "
+         f"{shlex.quote(concept)} --out without-edit"),
+        ("use it", f"excise generate --model {name} --edit {file} --prompt {shlex.quote(concept)} --out with-edit"),
+        ("ship it: a LoRA that stock diffusers loads", f"excise export {file} --format diffusers-lora --out shipped"),
+    ]  # fmt: skip
+
+
+def _preview_prompts(edit: Edit, preserve: Sequence[str]) -> tuple[list[str], list[str]]:
+    targets = [p for c in edit.record.concepts[:4] for p in fill(TEMPLATES[c.kind][1:3], c.name)]
+    names = list(preserve[:4])
+    if not names and edit.record.vocabulary:
+        names = [o for o in world.OBJECTS if o not in {c.name for c in edit.record.concepts}][:4]
+    return targets, [f"a {n}" for n in names]
+
+
+def _pairs(
+    before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str]]
+) -> tuple[list[Pair], list[Pair]]:
+    """Target prompts and evenly chosen others, matched by prompt and seed."""
+    old = {(s.prompt, s.seed): image for s, image in zip(before.result.shown, before.images, strict=True)}
+    asked, others = [], []
+    for shown, image in zip(after.result.shown, after.images, strict=True):
+        if shown.group != "grid" or (shown.prompt, shown.seed) not in old:
+            continue
+        hit = any(getattr(shown, attribute) == label for attribute, label in targets)
+        note = f"judge: {shown.saw_object}, {shown.saw_style}"
+        (asked if hit else others).append(Pair(shown.prompt, old[(shown.prompt, shown.seed)], image, note))
+    return _spread(asked, MOST_PAIRS), _spread(others, MOST_PAIRS)
+
+
+def _spread(pairs: list[Pair], most: int) -> list[Pair]:
+    """At most `most`, evenly over the list (a stride prime to the grid's width, so that styles vary too)."""
+    if len(pairs) <= most:
+        return pairs
+    return [pairs[i * len(pairs) // most + i % 3] for i in range(most)]
+
+
+def _heat(title: str, result: Evaluation) -> Heat:
+    seen = result.seen("grid")
+    objects, styles = list(world.OBJECTS), list(world.STYLES)
+    return Heat(title, objects, styles, [[_state(seen, o, s) for s in styles] for o in objects])
+
+
+def _state(seen: Seen, obj: str, style: str) -> str:
+    cell = seen.asks("object", obj) & seen.asks("style", style)
+    if not cell.any():
+        return "none"
+    o, s = seen.right("object")[cell].mean() > 0.5, seen.right("style")[cell].mean() > 0.5
+    return "both" if o and s else "object" if o else "style" if s else "neither"
+
+
+def _summary(result: Evaluation) -> str:
+    images = f"{len(result.shown)} images, {result.seconds:.0f} s"
+    if not result.concepts:
+        return f"The model as it is: {images}."
+    m = result.metrics
+    return (
+        f"Of the prompts that ask for {', '.join(result.concepts)}, {100 * m['ua']['value']:.0f} % no longer show it; "
+        f"of all others {100 * m['ira']['value']:.0f} % and {100 * m['cra']['value']:.0f} % still show what they "
+        f"should (same attribute, other attribute). {images}."
+    )
+
+
+def _facts(versions: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in versions.items()]

@@ -1,0 +1,128 @@
+"""The Stable Diffusion adapter: projections by role, token positions, noise of either prediction, seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import WIDTH, tiny_pipe
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch.testing import assert_close
+
+from excise.errors import ConceptError, ModelError, UnknownNameError
+from excise.families import family_of, load
+
+
+@pytest.fixture
+def family(pipe):
+    return family_of(pipe)
+
+
+def test_projections_are_those_that_read_text(family):
+    found = family.projections()
+    assert {p.path.split(".")[-2] for p in found} == {"attn2"}
+    assert {p.module.in_features for p in found} == {WIDTH}
+    assert len(found) == 2 * len(family.projections("v"))
+    assert all(p.path.endswith(f"to_{p.role}") for p in found)
+
+
+def test_no_text_reading_projection_is_an_error(pipe):
+    pipe.text_encoder.config.hidden_size = 77
+    with pytest.raises(ModelError, match="no cross-attention that reads text of width 77"):
+        family_of(pipe).projections()
+
+
+def test_encode_gives_what_the_pipeline_hands_to_its_unet(family, pipe):
+    texts = ["a cat", "a fire engine in neon style", ""]
+    ours = family.encode(texts).states
+    theirs, _ = pipe.encode_prompt(texts, "cpu", 1, False)
+    assert_close(ours, theirs, rtol=0, atol=0)
+    one_by_one = torch.cat([family.encode([t]).states for t in texts])
+    assert_close(ours, one_by_one, rtol=1e-5, atol=1e-6)
+
+
+def test_token_positions(family):
+    # <start> a fire engine in neon style <end>; "engine" is two tokens or one, "fire" at 2
+    ids = family.pipe.tokenizer("a fire engine in neon style").input_ids
+    states = family.encode(["a fire engine in neon style", "cat", ""], ["fire engine", "cat", None])
+    length = len(family.pipe.tokenizer("fire engine", add_special_tokens=False).input_ids)
+    assert states.first.tolist() == [2, 1, 0]
+    assert states.last.tolist() == [1 + length, 1, 0]
+    assert states.end.tolist() == [len(ids) - 1, 2, 1]
+    sizes = {t: len(states.span(0, t)) for t in ("last", "subject", "from_last", "all_but_start", "all")}
+    assert sizes == {"last": 1, "subject": length, "from_last": 32 - 1 - length, "all_but_start": 31, "all": 32}
+
+
+def test_an_empty_subject_stands_before_what_follows(family):
+    states = family.encode(["on a table", "an image of"], [0, len("an image of")])
+    assert states.last.tolist() == [0, 3]
+
+
+def test_subject_must_stand_in_the_prompt(family):
+    with pytest.raises(ConceptError, match="does not stand as words"):
+        family.encode(["a cathedral"], ["cat"])
+
+
+def test_prompt_that_does_not_fit_is_refused(family):
+    with pytest.raises(ConceptError, match="tokens; 32 fit"):
+        family.encode(["cat " * 40])
+
+
+def test_v_prediction_is_turned_into_noise(tokenizer):
+    epsilon, v = tiny_pipe(tokenizer), tiny_pipe(tokenizer, prediction="v_prediction")
+    latents, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 900])
+    states = family_of(epsilon).encode(["cat", "dog"]).states
+    raw = epsilon.unet(latents, t, states).sample
+    assert_close(family_of(epsilon).predict_noise(latents, t, states), raw)
+    noise = family_of(v).predict_noise(latents, t, states)
+    alpha = v.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    # x0 recovered from v, then the noise that x_t holds beside it
+    x0 = alpha.sqrt() * latents - (1 - alpha).sqrt() * raw
+    assert_close(noise, (latents - alpha.sqrt() * x0) / (1 - alpha).sqrt(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_does_not_depend_on_its_batch(family):
+    def draw(batch: int) -> list[np.ndarray]:
+        images = family.sample(["a cat", "a dog", "a car"], [3, 4, 5], steps=3, guidance=2.0, batch=batch)
+        return [np.asarray(i).astype(int) for i in images]
+
+    alone, together = draw(1), draw(3)
+    assert max(np.abs(a - b).max() for a, b in zip(alone, together, strict=True)) <= 1  # rounding of one grey level
+    assert np.abs(alone[0] - alone[1]).max() > 1
+
+
+def test_folder_round_trip_and_other_names(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    for ours, theirs in zip(loaded.projections(), family_of(pipe).projections(), strict=True):
+        assert torch.equal(ours.module.weight, theirs.module.weight)
+    assert load(tmp_path / "model", device="cpu", dtype="bfloat16").projections()[0].module.weight.dtype == torch.bfloat16
+
+
+def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path):
+    with pytest.raises(UnknownNameError, match="Did you mean 'canvas-sd'"):
+        load("canvas-sdd")
+    (tmp_path / "m.ckpt").write_bytes(b"x")
+    with pytest.raises(ModelError, match="is a pickle"):
+        load(tmp_path / "m.ckpt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no model_index.json"):
+        load(tmp_path / "empty")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="cannot read .*single-file"):
+        load(tmp_path / "broken.safetensors", local_files_only=True)
+    with pytest.raises(UnknownNameError, match="no dtype 'float8'"):
+        load("canvas-sd", dtype="float8")
+    with pytest.raises(ModelError, match="cannot be used here"):
+        load("canvas-sd", device="nonsense")
+
+
+def test_hub_id_without_network_is_refused_in_one_sentence(monkeypatch):
+    with pytest.raises(ModelError, match="cannot load 'nobody/nothing' from the hub: .*local cache"):
+        load("nobody/nothing", local_files_only=True)
+
+
+def test_unsupported_family_names_the_supported_ones():
+    unet = UNet2DModel(sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    with pytest.raises(ModelError, match="DDPMPipeline is not supported yet; supported are StableDiffusionPipeline"):
+        family_of(DDPMPipeline(unet, DDPMScheduler()))
