@@ -33,6 +33,7 @@ def erase(
     anchor: str | None = None,
     seed: int = 0,
     model_name: str | None = None,
+    revision: str | None = None,
     timings: dict[str, float] | None = None,
     **settings: Any,
 ) -> Edit:
@@ -48,7 +49,7 @@ def erase(
         kind: of concepts given as names: object, instance, style, person or explicit. Found out on Canvas, else object.
         anchor: what concepts without their own anchor are read as ("": nothing); None takes the method's preset.
         seed: of everything random in the method.
-        model_name: for the record; the pipeline's own name by default.
+        model_name, revision: for the record; by default the pipeline's own name.
         timings: receives the seconds of `encode` and `solve`.
         settings: the method's own, see `excise methods NAME`; `preset` picks another kind's preset.
 
@@ -65,7 +66,7 @@ def erase(
         settings["anchor"] = anchor
     preset = "canvas" if is_built_in(family) else found[0].kind
     config = configure(method_class.Config, method, settings, preset)
-    name = model_name or str(getattr(family.pipe, "_name_or_path", "") or getattr(family.pipe, "name_or_path", ""))
+    name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
     found = [with_anchor(c, config.anchor) for c in found]
     _check_anchors(found)
     began = time.perf_counter()
@@ -80,7 +81,7 @@ def erase(
     return Edit(
         EditRecord(
             excise=version("excise"),
-            base=base_of(family, name),
+            base=base_of(family, name, revision),
             method=method,
             settings=config.model_dump(mode="json"),
             concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in found),
@@ -116,7 +117,7 @@ def _vocabulary(name: str, concepts: Sequence[Concept]) -> list[str]:
 
 def is_built_in(family: Family) -> bool:
     """Whether the model is one of those that ship with the package."""
-    path = str(getattr(family.pipe.config, "_name_or_path", ""))
+    path = str(family.pipe.config.get("_name_or_path"))
     return any(path == str(WEIGHTS / name) for name in BUILT_IN)
 
 

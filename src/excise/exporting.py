@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -78,11 +79,11 @@ def export(
         state, metadata = _kohya_state(factors), _kohya_metadata(edit, factors)
     write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
     error = _lora_error(edit, original_weights(family), load_file(path), format)
-    return Exported(path, format, max(len(f.a) for f in factors.values()), error)
+    return Exported(path, format, _rank(factors), error)
 
 
 def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """Every changed weight as one pair of factors, alpha == rank: parts are joined along the rank, which is exact.
+    """Every changed weight as one pair of factors of one common rank: parts are joined along the rank, which is exact.
 
     A dense part, and a joint rank above the smaller side of the weight, is reduced to its numerical rank.
     """
@@ -99,8 +100,15 @@ def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank
         b, a = torch.cat([p.b.float() for p in parts], dim=1), torch.cat([p.a.float() for p in parts], dim=0)
         if b.shape[1] > min(weight.shape):
             b, a = (f.float() for f in compress(b.double(), a.double(), tolerance=1e-8))
-        factors[path] = LowRank(b.contiguous(), a.contiguous())
-    return factors
+        factors[path] = LowRank(b, a)
+    top = max(len(f.a) for f in factors.values())
+    return {path: _padded(f, top) for path, f in factors.items()}
+
+
+def _padded(factors: LowRank, rank: int) -> LowRank:
+    """The same product at `rank`, with zeros: one rank for all modules, since loaders mix up alphas that differ."""
+    missing = rank - len(factors.a)
+    return LowRank(F.pad(factors.b, (0, missing)).contiguous(), F.pad(factors.a, (0, 0, 0, missing)).contiguous())
 
 
 def _diffusers_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
@@ -121,14 +129,11 @@ def _kohya_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
 
 def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, str]:
     """What diffusers reads (`lora_adapter_metadata`), and our own record beside it."""
-    ranks = {path: len(f.a) for path, f in factors.items()}
-    top = max(ranks.values())
+    rank = _rank(factors)
     adapter = {
-        "unet.r": top,
-        "unet.lora_alpha": top,
-        "unet.rank_pattern": {p: r for p, r in ranks.items() if r != top},
-        "unet.alpha_pattern": {p: r for p, r in ranks.items() if r != top},
-        "unet.target_modules": sorted(ranks),
+        "unet.r": rank,
+        "unet.lora_alpha": rank,
+        "unet.target_modules": sorted(factors),
         "unet.peft_type": "LORA",
         "unet.bias": "none",
     }
@@ -136,17 +141,22 @@ def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, s
 
 
 def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, str]:
-    top = max(len(f.a) for f in factors.values())
+    rank = str(_rank(factors))
+    generation = "v2" if next(iter(factors.values())).a.shape[1] == 1024 else "v1"  # by text width
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(top),
-        "ss_network_alpha": str(top),
-        "ss_base_model_version": "sd_v1",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_base_model_version": f"sd_{generation}",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": f"stable-diffusion-{generation}/lora",
         "modelspec.title": f"without {', '.join(c.name for c in edit.record.concepts)}",
         **_our_metadata(edit),
     }
+
+
+def _rank(factors: Mapping[str, LowRank]) -> int:
+    return len(next(iter(factors.values())).a)
 
 
 def _our_metadata(edit: Edit) -> dict[str, str]:

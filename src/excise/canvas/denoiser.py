@@ -46,7 +46,7 @@ def build() -> UNet2DConditionModel:
 
 def sampler() -> DPMSolverMultistepScheduler:
     """The scheduler that ships with the pipeline."""
-    return DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing")
+    return DPMSolverMultistepScheduler(**SCHEDULE, timestep_spacing="trailing", steps_offset=1)
 
 
 class TextStates:

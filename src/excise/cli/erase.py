@@ -50,15 +50,17 @@ def erase(
         names += read_names(preserve_file)
     concepts = as_concepts(concept, kind)  # cheap checks first, the model later
     check_preserve(concepts, names)
-    METHODS.record(method)
+    method_class = METHODS.load(method)
 
     from excise.cli import show
     from excise.erasing import erase as erase_concepts
     from excise.erasing import is_built_in
     from excise.files import make_folder
+    from excise.methods.base import configure
     from excise.reporting import erase_page
     from excise.runs import EDIT_NAME, write_images, write_run
 
+    configure(method_class.Config, method, settings, concepts[0].kind)
     make_folder(out)
     family = o.load_model(
         model,

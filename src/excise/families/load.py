@@ -62,7 +62,7 @@ def load(
     import torch
 
     where = pick_device(device)
-    options = {"torch_dtype": _dtype(dtype, where)}
+    options = {"dtype": _dtype(dtype, where)}
     if name in BUILT_IN:
         path = WEIGHTS / name
         if not (path / "model_index.json").exists():

@@ -1,0 +1,239 @@
+"""The command line as a person meets it: bad input is one sentence and exit status 2, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from excise.cli.main import run
+
+
+@pytest.fixture
+def excise(capsys, monkeypatch):
+    """Run the command in this process; returns (status, stdout, stderr)."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["excise", *map(str, args)])
+        capsys.readouterr()
+        status = 0
+        try:
+            run()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def model(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def edit(excise, model, tmp_path):
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--preserve", "dog", "--out", tmp_path / "run")
+    assert status == 0, err
+    return tmp_path / "run" / "edit.safetensors"
+
+
+def sentence(err: str) -> str:
+    """Standard error of a refusal: exactly one line."""
+    lines = [line for line in err.strip().splitlines() if line]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+BAD_ERASE = [
+    (["--model", "canvas-sdd", "-c", "cat"], "no model 'canvas-sdd'. Did you mean 'canvas-sd'?"),
+    (["--method", "sped", "-c", "cat"], "no method 'sped'. Did you mean 'speed'?"),
+    (["-c", ""], "the concept is empty"),
+    (["-c", "a/b"], "path separators, markup"),
+    (["-c", "<script>"], "path separators, markup"),
+    (["-c", "cat", "-c", "Cat"], "given twice"),
+    (["-c", "cat", "-p", "cat"], "to be erased and to be preserved at once"),
+    (["-c", "cat", "--kind", "thing"], "no concept kind 'thing'"),
+    (["-c", "cat", "--set", "rigde=1"], "no setting 'rigde'. Did you mean 'ridge'?"),
+    (["-c", "cat", "--set", "ridge=strong"], "setting 'ridge' was 'strong'"),
+    (["-c", "cat", "--set", "ridge=-1"], "setting 'ridge' was -1"),
+    (["-c", "cat", "--set", "ridge"], "expected key=value"),
+    (["-c", "cat", "--set", "ridge=1", "--set", "ridge=2"], "names 'ridge' twice"),
+    (["-c", "cat", "--set", "preset=celebrity"], "no preset 'celebrity'"),
+    (["-c", "cat", "--vocabulary", "wordnet"], "no vocabulary 'wordnet'"),
+    (["-c", "cat", "--anchor", "cat"], "itself to be erased"),
+    (["-c", "cat " * 40], "tokens; 32 fit"),
+    (["-c", "cat", "--preserve-file", "missing.txt"], "cannot read names from missing.txt"),
+    (["-c", "cat", "--dtype", "float8"], "no dtype 'float8'"),
+    (["-c", "cat", "--device", "abacus"], "device 'abacus' cannot be used here"),
+    (["--model", "nobody/nothing", "--local-files-only", "-c", "cat"], "cannot load 'nobody/nothing' from the hub"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD_ERASE, ids=[m for _, m in BAD_ERASE])
+def test_bad_requests(excise, model, tmp_path, args, message):
+    if "--model" not in args:
+        args = ["--model", model, *args]
+    status, out, err = excise("erase", *args, "--out", tmp_path / "out")
+    assert status == 2
+    assert message in sentence(err)
+    assert out == ""
+    assert not (tmp_path / "out" / "edit.safetensors").exists()
+
+
+def test_a_hub_id_without_network(excise, tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    status, _, err = excise("erase", "--model", "nobody/nothing", "-c", "cat", "--out", tmp_path)
+    assert status == 2
+    assert "is there a network" in sentence(err)
+
+
+def test_bad_edit_files(excise, model, edit, tmp_path, tokenizer):
+    from conftest import tiny_pipe
+
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(edit.read_bytes()[:200])
+    pickle = tmp_path / "edit.pt"
+    pickle.write_bytes(b"PK\x03\x04")
+    tiny_pipe(tokenizer, seed=9).save_pretrained(tmp_path / "other")
+    for file, to, message in (
+        (cut, model, "damaged or cut short"),
+        (pickle, model, "is a pickle"),
+        (tmp_path / "none.safetensors", model, "there is no edit file"),
+        (edit, tmp_path / "other", "was made for"),
+    ):
+        status, _, err = excise("generate", "--model", to, "--edit", file, "-p", "x", "--out", tmp_path / "g")
+        assert (status, message in err) == (2, True), err
+    status, _, err = excise("inspect", cut)
+    assert (status, "damaged" in sentence(err)) == (2, True)
+
+
+def test_pickled_model_and_unsupported_family(excise, tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x02")
+    status, _, err = excise("erase", "--model", tmp_path / "model.ckpt", "-c", "cat", "--out", tmp_path / "o")
+    assert (status, "is a pickle" in sentence(err)) == (2, True)
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
+    status, _, err = excise("erase", "--model", tmp_path / "ddpm", "-c", "cat", "--out", tmp_path / "o")
+    assert (status, "DDPMPipeline is not supported yet; supported are" in err) == (2, True), err
+
+
+def test_no_place_to_write(excise, model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", tmp_path / "file")
+    assert (status, "cannot write to" in sentence(err)) == (2, True)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self") or os.geteuid() != 0, reason="root writes anywhere but in /proc")
+def test_no_permission(excise, model):
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", "/proc/excise")
+    assert (status, "cannot write to /proc/excise" in sentence(err)) == (2, True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_leaves_nothing(excise, model, tmp_path, monkeypatch):
+    import excise.edit_file as edit_file
+
+    def to_full_disk(tensors, path, metadata):
+        path.write_bytes(b"x" * 1000)
+        with open("/dev/full", "wb", buffering=0) as disk:
+            disk.write(b"x")
+
+    monkeypatch.setattr(edit_file, "save_file", to_full_disk)
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", tmp_path / "run")
+    assert (status, "No space left on device" in err) == (2, True)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_erase_json_is_one_document_of_the_agreed_shape(excise, model, tmp_path):
+    status, out, _ = excise(
+        "erase", "--model", model, "-c", "cat", "--method", "speed", "--set", "threshold=5", "-p", "dog",
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    document = json.loads(out)
+    assert status == 0
+    assert set(document) >= {"edit", "method", "concepts", "seconds", "delta"}
+    assert set(document["seconds"]) == {"encode", "solve", "total"}
+    assert document["delta"]["kinds"] == ["LowRank"]
+    assert document["delta"]["modules"] > 0
+    run_file = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run_file["record"]["concepts"][0]["name"] == "cat"
+    assert run_file["schema_version"] == 1
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_preserve_file_and_preview(excise, model, tmp_path):
+    (tmp_path / "keep.csv").write_text("name\ndog\ntree\n")
+    status, _, err = excise(
+        "erase", "--model", model, "-c", "cat", "--method", "uce", "--preserve-file", tmp_path / "keep.csv",
+        "--preview", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert status == 0, err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["record"]
+    assert record["preserve"] == ["dog", "tree"]
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 2 * (2 + 2)
+    assert "data:image/webp" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_generate_inspect_export(excise, model, edit, tmp_path):
+    status, out, _ = excise("generate", "--model", model, "-p", "a cat", "--count", 2, "--seed", 5, "--out", tmp_path / "g", "--json")
+    assert status == 0
+    made = json.loads(out)["images"]
+    assert [m["seed"] for m in made] == [5, 6]
+    assert all(os.path.exists(m["file"]) for m in made)
+    status, out, _ = excise("inspect", edit, "--json")
+    assert json.loads(out)["record"]["method"] == "uce"
+    status, out, _ = excise("inspect", edit)
+    assert "cat (object" in out
+    for format in ("diffusers-lora", "kohya-lora", "merged"):
+        status, out, err = excise("export", edit, "--format", format, "--out", tmp_path / format, "--json")
+        assert status == 0, err
+        assert json.loads(out)["relative_error"] < 1e-4
+    status, _, err = excise("export", edit, "--format", "zip", "--out", tmp_path / "z")
+    assert (status, "no export format 'zip'" in sentence(err)) == (2, True)
+
+
+def test_methods_and_doctor(excise, model):
+    status, out, _ = excise("methods", "--json")
+    assert {"speed", "uce"} <= {m["name"] for m in json.loads(out)}
+    status, out, _ = excise("methods", "speed", "--json")
+    assert "threshold" in {k["name"] for k in json.loads(out)["settings"]}
+    status, out, _ = excise("methods", "spee")
+    assert status == 2
+    status, out, _ = excise("doctor", "--model", model, "--json")
+    assert json.loads(out)["model"]["methods"] == "speed, uce"
+
+
+def test_gates():
+    from excise.cli.gates import parse
+    from excise.errors import SettingError, UnknownNameError
+
+    metrics = {"ua": {"value": 0.9}}
+    assert parse("ua >= 0.9").holds(metrics)
+    assert not parse("ua>0.9").holds(metrics)
+    with pytest.raises(UnknownNameError, match="no metric 'uaa'"):
+        parse("uaa>=0.9").holds(metrics)
+    for bad in ("ua", "ua=1", "ua>=high", "ua>=1.2.3"):
+        with pytest.raises(SettingError, match="expected for example"):
+            parse(bad)
+
+
+@pytest.mark.parametrize("args", [["--help"], ["methods"], ["methods", "uce", "--help"]])
+def test_light_verbs_do_not_import_torch(args):
+    code = (
+        "import sys; sys.argv = ['excise', *%r]\n"
+        "from excise.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    ) % args
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
