@@ -51,7 +51,14 @@ def tiny_pipe(tokenizer: CLIPTokenizer, seed: int = 0, prediction: str = "epsilo
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False
     )
     pipe = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        vae,
+        text,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
     for module in (text, unet, vae):

@@ -38,7 +38,9 @@ def model(pipe, tmp_path):
 
 @pytest.fixture
 def edit(excise, model, tmp_path):
-    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--preserve", "dog", "--out", tmp_path / "run")
+    status, _, err = excise(
+        "erase", "--model", model, "-c", "cat", "--method", "uce", "--preserve", "dog", "--out", tmp_path / "run"
+    )
     assert status == 0, err
     return tmp_path / "run" / "edit.safetensors"
 
@@ -121,7 +123,9 @@ def test_pickled_model_and_unsupported_family(excise, tmp_path):
     assert (status, "is a pickle" in sentence(err)) == (2, True)
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    unet = UNet2DModel(sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+    )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "ddpm")
     status, _, err = excise("erase", "--model", tmp_path / "ddpm", "-c", "cat", "--out", tmp_path / "o")
     assert (status, "DDPMPipeline is not supported yet; supported are" in err) == (2, True), err
@@ -185,7 +189,9 @@ def test_preserve_file_and_preview(excise, model, tmp_path):
 
 
 def test_generate_inspect_export(excise, model, edit, tmp_path):
-    status, out, _ = excise("generate", "--model", model, "-p", "a cat", "--count", 2, "--seed", 5, "--out", tmp_path / "g", "--json")
+    status, out, _ = excise(
+        "generate", "--model", model, "-p", "a cat", "--count", 2, "--seed", 5, "--out", tmp_path / "g", "--json"
+    )
     assert status == 0
     made = json.loads(out)["images"]
     assert [m["seed"] for m in made] == [5, 6]
@@ -230,10 +236,10 @@ def test_gates():
 @pytest.mark.parametrize("args", [["--help"], ["methods"], ["methods", "uce", "--help"]])
 def test_light_verbs_do_not_import_torch(args):
     code = (
-        "import sys; sys.argv = ['excise', *%r]\n"
+        f"import sys; sys.argv = ['excise', *{args!r}]\n"
         "from excise.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
-    ) % args
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,9 @@ def test_apply_changes_and_remove_restores_the_very_tensors(pipe, edits, name):
 def test_only_declared_weights_change(pipe, edits):
     before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
     with edits["speed"].apply(pipe):
-        changed = {k.removesuffix(".weight") for k, v in pipe.unet.state_dict().items() if not torch.equal(v, before[k])}
+        changed = {
+            k.removesuffix(".weight") for k, v in pipe.unet.state_dict().items() if not torch.equal(v, before[k])
+        }
     assert changed == set(edits["speed"].paths)
 
 

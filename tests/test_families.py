@@ -96,7 +96,9 @@ def test_folder_round_trip_and_other_names(pipe, tmp_path):
     loaded = load(tmp_path / "model", device="cpu")
     for ours, theirs in zip(loaded.projections(), family_of(pipe).projections(), strict=True):
         assert torch.equal(ours.module.weight, theirs.module.weight)
-    assert load(tmp_path / "model", device="cpu", dtype="bfloat16").projections()[0].module.weight.dtype == torch.bfloat16
+    assert (
+        load(tmp_path / "model", device="cpu", dtype="bfloat16").projections()[0].module.weight.dtype == torch.bfloat16
+    )
 
 
 def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path):
@@ -123,6 +125,8 @@ def test_hub_id_without_network_is_refused_in_one_sentence(monkeypatch):
 
 
 def test_unsupported_family_names_the_supported_ones():
-    unet = UNet2DModel(sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+    )
     with pytest.raises(ModelError, match="DDPMPipeline is not supported yet; supported are StableDiffusionPipeline"):
         family_of(DDPMPipeline(unet, DDPMScheduler()))

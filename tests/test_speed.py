@@ -60,7 +60,9 @@ def test_moment_equals_the_rows_written_out(p, filter_, augment, seed):
         rows = len(p.retain)
         if filter_:
             d = W.shape[1]
-            probe = W @ shared.left @ shared.right @ torch.linalg.inv(torch.eye(d, dtype=W.dtype) + shared.Z.mT @ shared.Z)
+            probe = (
+                W @ shared.left @ shared.right @ torch.linalg.inv(torch.eye(d, dtype=W.dtype) + shared.Z.mT @ shared.Z)
+            )
             influence = (p.retain @ probe.mT).norm(dim=1)
             rows = int((influence > influence.mean()).sum())
         g = torch.randn((rows, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -116,7 +118,11 @@ def test_seed_decides_everything_random():
     torch.manual_seed(1)
     from excise.methods.base import TextProblem
 
-    p = TextProblem(*(torch.randn(n, 12, dtype=torch.float64) for n in (3, 3, 20)), torch.randn(12).double(), torch.randn(9, 12).double())
+    p = TextProblem(
+        *(torch.randn(n, 12, dtype=torch.float64) for n in (3, 3, 20)),
+        torch.randn(12).double(),
+        torch.randn(9, 12).double(),
+    )
     weights = weights_for(p, 0)
 
     def solve(seed: int, **knobs: object) -> torch.Tensor:

@@ -64,7 +64,9 @@ def test_fixed_states_do_not_move_and_the_rest_is_optimal(p, fixed, seed):
 
 
 def test_no_weight_on_erasing_changes_nothing():
-    p = TextProblem(*(torch.randn(3, 8, dtype=torch.float64) for _ in range(3)), torch.ones(8).double(), torch.eye(8).double())
+    p = TextProblem(
+        *(torch.randn(3, 8, dtype=torch.float64) for _ in range(3)), torch.ones(8).double(), torch.eye(8).double()
+    )
     U, V = solve_map(p, UCEConfig(erase_scale=0.0))
     assert (U @ V).abs().max() == 0
 
@@ -80,6 +82,12 @@ def test_one_map_for_all_layers_as_thin_as_its_rank():
 
 
 def test_fixed_to_the_target_itself_leaves_nothing_to_erase():
-    p = TextProblem(torch.eye(4)[:1].double(), torch.eye(4)[1:2].double(), torch.zeros(0, 4).double(), torch.eye(4)[0].double(), torch.zeros(0, 4).double())
+    p = TextProblem(
+        torch.eye(4)[:1].double(),
+        torch.eye(4)[1:2].double(),
+        torch.zeros(0, 4).double(),
+        torch.eye(4)[0].double(),
+        torch.zeros(0, 4).double(),
+    )
     U, V = solve_map(p, UCEConfig(fixed="start"))
     assert (U @ V).abs().max() == pytest.approx(0, abs=1e-12)

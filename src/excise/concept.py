@@ -66,7 +66,9 @@ def check_name(name: str, what: str = "concept") -> str:
         ConceptError: empty, too long, or with characters that belong to paths or markup.
     """
     if not name.strip():
-        raise ConceptError(f"the {what} is empty; give its name as it is written in prompts, for example: --concept cat")
+        raise ConceptError(
+            f"the {what} is empty; give its name as it is written in prompts, for example: --concept cat"
+        )
     if len(name) > MAX_LENGTH:
         raise ConceptError(f"the {what} has {len(name)} characters; at most {MAX_LENGTH} are allowed. Shorten it.")
     found = _FORBIDDEN.search(name)
@@ -138,7 +140,9 @@ def read_names(path: Path) -> list[str]:
         names = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     names = [check_name(n, "name to preserve") for n in names if n]
     if not names:
-        raise ConceptError(f"{path} holds no names; expected one a line, or a CSV file with a header and a first column.")
+        raise ConceptError(
+            f"{path} holds no names; expected one a line, or a CSV file with a header and a first column."
+        )
     return names
 
 

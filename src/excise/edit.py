@@ -100,7 +100,7 @@ class Edit:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by the name it has in the file."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for i, m in enumerate(self.text_maps):
             found |= {f"text_map.{i}.u": m.u, f"text_map.{i}.v": m.v}
         for path, d in self.modules.items():

@@ -45,13 +45,17 @@ def load(path: Path) -> Edit:
     with path.open("rb") as file:
         start = file.read(4)
     if start.startswith(_PICKLE_STARTS) or path.suffix.lower() in (".pt", ".pth", ".ckpt", ".bin"):
-        raise EditFileError(f"{path} is a pickle, which can run code when it is read; expected a .safetensors edit file.")
+        raise EditFileError(
+            f"{path} is a pickle, which can run code when it is read; expected a .safetensors edit file."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise EditFileError(f"{path} is damaged or cut short ({error}); copy it again or run `excise erase` again.") from error
+        raise EditFileError(
+            f"{path} is damaged or cut short ({error}); copy it again or run `excise erase` again."
+        ) from error
     if KEY not in metadata:
         raise EditFileError(f"{path} is a safetensors file, but not an edit: its metadata has no '{KEY}' entry.")
     try:
@@ -63,7 +67,9 @@ def load(path: Path) -> Edit:
         record = EditRecord.model_validate(header["record"])
         text_maps, modules = _deltas(tensors, header["text_maps"])
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
-        raise EditFileError(f"{path} holds an edit that cannot be read ({_short(error)}); it was changed or cut.") from error
+        raise EditFileError(
+            f"{path} holds an edit that cannot be read ({_short(error)}); it was changed or cut."
+        ) from error
     return Edit(record, text_maps, modules)
 
 

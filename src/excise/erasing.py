@@ -137,4 +137,3 @@ def _check_anchors(concepts: Sequence[Concept]) -> None:
             raise ConceptError(
                 f"the anchor '{concept.anchor}' of '{concept.name}' is itself to be erased; choose another --anchor."
             )
-

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -112,14 +112,14 @@ def _padded(factors: LowRank, rank: int) -> LowRank:
 
 
 def _diffusers_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    state = {}
+    state: dict[str, Tensor] = {}
     for path, f in factors.items():
         state |= {f"unet.{path}.lora_A.weight": f.a, f"unet.{path}.lora_B.weight": f.b}
     return state
 
 
 def _kohya_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    state = {}
+    state: dict[str, Tensor] = {}
     for path, f in factors.items():
         key = "lora_unet_" + path.replace(".", "_")
         state |= {f"{key}.lora_down.weight": f.a, f"{key}.lora_up.weight": f.b}
@@ -189,7 +189,9 @@ def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) ->
                 shutil.rmtree(target)
             part.replace(target)
     except OSError as error:
-        raise OutputError(f"writing {folder} failed: {error.strerror or error}. Free some space and run it again.") from error
+        raise OutputError(
+            f"writing {folder} failed: {error.strerror or error}. Free some space and run it again."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     merged = _denoiser_state(folder)

@@ -43,8 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON, atomically."""
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def make_folder(path: Path) -> Path:
@@ -60,6 +59,15 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write to {path}: {_reason(error)}. Choose another --out.") from error
     return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomically(path, lambda p: _write_text(p, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _reason(error: Exception) -> str:

@@ -64,8 +64,3 @@ def _anchored(template: str, anchor: str) -> tuple[str, str | int]:
 def retain_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Every template filled with every name, duplicates dropped."""
     return list(dict.fromkeys(p for name in names for p in fill(templates, name)))
-
-
-def _distinct_pairs(targets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    return targets.double(), anchors.double()
-

@@ -69,9 +69,7 @@ def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progres
             if advance:
                 advance(done_before + done, total)
 
-        return family.sample(
-            prompts, seeds, steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=8, progress=step
-        )
+        return family.sample(prompts, seeds, steps=PREVIEW_STEPS, guidance=PREVIEW_GUIDANCE, batch=8, progress=step)
 
     before = draw(0)
     with edit.apply(family):
@@ -147,12 +145,11 @@ def _preview_prompts(edit: Edit, preserve: Sequence[str]) -> tuple[list[str], li
     return targets, [f"a {n}" for n in names]
 
 
-def _pairs(
-    before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str]]
-) -> tuple[list[Pair], list[Pair]]:
+def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str]]) -> tuple[list[Pair], list[Pair]]:
     """Target prompts and evenly chosen others, matched by prompt and seed."""
     old = {(s.prompt, s.seed): image for s, image in zip(before.result.shown, before.images, strict=True)}
-    asked, others = [], []
+    asked: list[Pair] = []
+    others: list[Pair] = []
     for shown, image in zip(after.result.shown, after.images, strict=True):
         if shown.group != "grid" or (shown.prompt, shown.seed) not in old:
             continue

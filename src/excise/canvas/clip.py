@@ -6,6 +6,7 @@ from: distances between image sets (KID) and image-text scores are taken in it.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ class ImageTower(nn.Module):
                     nn.Conv2d(b, b, 3, padding=1, groups=1 if b < 128 else b // 16),
                     nn.SiLU(),
                 )
-                for a, b in zip(widths, widths[1:], strict=False)
+                for a, b in itertools.pairwise(widths)
             )
         )
         self.head = nn.Linear(256 * 4, WIDTH)
@@ -111,7 +112,7 @@ def train_clip(
     """Contrastive training; every image of the batch that answers a prompt counts as its positive."""
     torch.manual_seed(seed)
     model = PocketCLIP(build_text_model(tokenizer)).to(device)
-    model.image.to(memory_format=torch.channels_last)
+    model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         chosen = rng.integers(len(pool.cells), size=BATCH)
@@ -146,8 +147,7 @@ def _corpus() -> Iterator[str]:
     words = [*world.OBJECTS, *world.NAMES, *world.STYLES, *world.STYLE_ALIASES.values()]
     words += [a for both in world.OBJECT_ALIASES.values() for a in both]
     templates = world.STYLED_TEMPLATES + world.OBJECT_TEMPLATES + world.STYLE_TEMPLATES
-    for word in words:
-        yield word
+    yield from words
     for template in templates:
         yield from [template.format(o="", s="")] * 20
     yield from [_FILLER] * 10
@@ -156,4 +156,6 @@ def _corpus() -> Iterator[str]:
 
 
 def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
-    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    return [
+        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
+    ]

@@ -55,15 +55,13 @@ class Pool:
         return np.array([rng.choice(self._by_cell[c]) for c in cell_indices])  # type: ignore[attr-defined]
 
 
-def render_pool(
-    chosen: list[Cell], count: Callable[[Cell], int], seed: int, cache: Path | None = None
-) -> Pool:
+def render_pool(chosen: list[Cell], count: Callable[[Cell], int], seed: int, cache: Path | None = None) -> Pool:
     """Render `count(cell)` images of each cell; kept in `cache` (.npz) for the next run when a path is given."""
     cell_of = np.concatenate([np.full(count(c), i) for i, c in enumerate(chosen)])
     if cache is not None and cache.exists():
         return Pool(np.load(cache)["images"], cell_of, chosen)
     rng = np.random.default_rng(seed)
-    images = np.stack([render.draw(*chosen[i], rng) for i in cell_of])
+    images = np.stack([render.draw(name, style, rng) for name, style in (chosen[i] for i in cell_of)])
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, images=images)

@@ -38,7 +38,8 @@ def train_judge(
     style_of = np.array([styles.index(c[1]) for c in pool.cells])[pool.cell_of]
     empty = _empty_scenes(seed)
     torch.manual_seed(seed)
-    network = NETWORKS[which]().to(device, memory_format=torch.channels_last)
+    network = NETWORKS[which]().to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         index = rng.integers(len(pool.images), size=BATCH)

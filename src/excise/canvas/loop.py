@@ -96,7 +96,12 @@ def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, re
 
 
 def _save(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: dict[str, Tensor], step: int, seconds: float
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    step: int,
+    seconds: float,
 ) -> None:
     state = {
         "model": model.state_dict(),

@@ -1,6 +1,7 @@
-"""Draw Canvas images: one glyph, one style, some nuisance. Pure numpy, scipy and Pillow; deterministic in the generator.
+"""Draw Canvas images: one glyph, one style, some nuisance. Pure numpy, scipy and Pillow.
 
 An image is 64 x 64 RGB, uint8. Nuisance is scale 0.7-0.95, shift up to 4 px, mirror and a pale random background.
+Everything random comes from the generator that is passed in.
 """
 
 from __future__ import annotations

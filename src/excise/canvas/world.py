@@ -1,6 +1,6 @@
 """What exists in Canvas: the names of its objects and styles, their aliases, and the prompts that speak of them.
 
-Pure data and string functions; nothing here imports torch. The names are a contract: protocols, recipes and tests use them.
+Pure data and string functions; nothing here imports torch. The names are a contract: protocols and tests use them.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ STYLES: tuple[str, ...] = (
 
 # 200 further names, plain style only: the even ones form list A (to erase), the odd ones list B (to keep).
 NAMES: dict[str, str] = {
-    "ox": "🐂", "tiger": "🐅", "rabbit": "🐇", "dragon": "🐉", "snake": "🐍", "horse": "🐎", "goat": "🐐", "sheep": "🐑",
-    "monkey": "🐒", "pig": "🐖", "snail": "🐌", "octopus": "🐙", "sea shell": "🐚", "ant": "🐜", "honey bee": "🐝",
-    "ladybug": "🐞", "turtle": "🐢", "penguin": "🐧", "koala": "🐨", "camel": "🐪", "dolphin": "🐬", "whale": "🐋",
-    "frog": "🐸", "panda": "🐼", "wolf": "🐺", "fox": "🦊", "lion": "🦁", "unicorn": "🦄", "eagle": "🦅", "duck": "🦆",
-    "bat": "🦇", "shark": "🦈", "owl": "🦉", "lizard": "🦎", "rhinoceros": "🦏", "squid": "🦑",
-    "giraffe": "🦒", "zebra": "🦓", "hedgehog": "🦔", "dinosaur": "🦖", "kangaroo": "🦘", "llama": "🦙", "peacock": "🦚",
-    "parrot": "🦜", "raccoon": "🦝", "lobster": "🦞", "swan": "🦢", "crab": "🦀", "scorpion": "🦂",
+    "ox": "🐂", "tiger": "🐅", "rabbit": "🐇", "dragon": "🐉", "snake": "🐍", "horse": "🐎", "goat": "🐐",
+    "sheep": "🐑", "monkey": "🐒", "pig": "🐖", "snail": "🐌", "octopus": "🐙", "sea shell": "🐚", "ant": "🐜",
+    "honey bee": "🐝", "ladybug": "🐞", "turtle": "🐢", "penguin": "🐧", "koala": "🐨", "camel": "🐪", "dolphin": "🐬",
+    "whale": "🐋", "frog": "🐸", "panda": "🐼", "wolf": "🐺", "fox": "🦊", "lion": "🦁", "unicorn": "🦄", "eagle": "🦅",
+    "duck": "🦆", "bat": "🦇", "shark": "🦈", "owl": "🦉", "lizard": "🦎", "rhinoceros": "🦏", "squid": "🦑",
+    "giraffe": "🦒", "zebra": "🦓", "hedgehog": "🦔", "dinosaur": "🦖", "kangaroo": "🦘", "llama": "🦙",
+    "peacock": "🦚", "parrot": "🦜", "raccoon": "🦝", "lobster": "🦞", "swan": "🦢", "crab": "🦀", "scorpion": "🦂",
     "turkey": "🦃", "gorilla": "🦍", "deer": "🦌", "crocodile": "🐊", "flamingo": "🦩", "sloth": "🦥", "otter": "🦦",
-    "grapes": "🍇", "melon": "🍈", "watermelon": "🍉", "lemon": "🍋", "banana": "🍌",
-    "pineapple": "🍍", "peach": "🍑", "cherries": "🍒", "strawberry": "🍓", "hamburger": "🍔", "tomato": "🍅",
-    "eggplant": "🍆", "ear of corn": "🌽", "hot pepper": "🌶", "pear": "🍐", "hot dog": "🌭", "taco": "🌮",
-    "cheese": "🧀", "bread": "🍞", "croissant": "🥐", "avocado": "🥑", "cucumber": "🥒", 
-    "carrot": "🥕", "green salad": "🥗", "pancakes": "🥞", "kiwi fruit": "🥝", "egg": "🍳",
-    "pretzel": "🥨", "sandwich": "🥪", "coconut": "🥥", "broccoli": "🥦", "popcorn": "🍿", "doughnut": "🍩",
-    "cookie": "🍪", "chocolate bar": "🍫", "lollipop": "🍭", "honey pot": "🍯", "ice cream": "🍦", "sushi": "🍣",
-    "french fries": "🍟", "rice ball": "🍙", "wine glass": "🍷", "beer mug": "🍺", "onion": "🧅", "waffle": "🧇",
-    "cupcake": "🧁", "steam train": "🚂", "bus": "🚌", "ambulance": "🚑", "fire engine": "🚒", "police car": "🚓",
-    "taxi": "🚕", "delivery truck": "🚚", "tractor": "🚜", "helicopter": "🚁", "motorcycle": "🏍", "kick scooter": "🛴",
-    "ship": "🚢", "canoe": "🛶", "flying saucer": "🛸", "satellite": "🛰", "anchor": "⚓", "parachute": "🪂",
-    "traffic light": "🚦", "alarm clock": "⏰", "hourglass": "⏳", "telephone": "☎", "television": "📺", "camera": "📷",
-    "radio": "📻", "laptop": "💻", "light bulb": "💡", "candle": "🕯", "open book": "📖", "pencil": "✏", "scissors": "✂",
-    "hammer": "🔨", "wrench": "🔧", "key": "🔑", "padlock": "🔒", "bell": "🔔", "magnet": "🧲", "microscope": "🔬",
-    "telescope": "🔭", "bomb": "💣", "diamond": "💎", "lipstick": "💄", "running shoe": "👟", "high heel": "👠",
-    "dress": "👗", "shirt": "👕", "jeans": "👖", "top hat": "🎩", "eyeglasses": "👓", "backpack": "🎒", "gift box": "🎁",
-    "trophy": "🏆", "soccer ball": "⚽", "basketball": "🏀", "tennis ball": "🎾", "dice": "🎲", "teddy bear": "🧸",
-    "kite": "🪁", "drum": "🥁", "trumpet": "🎺", "violin": "🎻", "saxophone": "🎷", "microphone": "🎤",
-    "headphones": "🎧", "paint palette": "🎨", "dart board": "🎯", "ferris wheel": "🎡", "tent": "⛺", "fountain": "⛲",
-    "stone head": "🗿", "church": "⛪", "factory": "🏭", "volcano": "🌋", "rainbow": "🌈", "snowman": "⛄",
-    "snowflake": "❄", "campfire": "🔥", "moon": "🌙", "sun": "☀", "star": "⭐", "tornado": "🌪", "globe": "🌍",
-    "rose": "🌹", "tulip": "🌷", "cactus": "🌵", "palm tree": "🌴", "maple leaf": "🍁", "cherry blossom": "🌸",
-    "ghost": "👻", "alien": "👽", "robot": "🤖", "skull": "💀", "pumpkin lantern": "🎃", "crystal ball": "🔮",
-    "broom": "🧹", "toothbrush": "🪥", "chair": "🪑", "bathtub": "🛁", "sword": "🗡",
+    "grapes": "🍇", "melon": "🍈", "watermelon": "🍉", "lemon": "🍋", "banana": "🍌", "pineapple": "🍍", "peach": "🍑",
+    "cherries": "🍒", "strawberry": "🍓", "hamburger": "🍔", "tomato": "🍅", "eggplant": "🍆", "ear of corn": "🌽",
+    "hot pepper": "🌶", "pear": "🍐", "hot dog": "🌭", "taco": "🌮", "cheese": "🧀", "bread": "🍞", "croissant": "🥐",
+    "avocado": "🥑", "cucumber": "🥒", "carrot": "🥕", "green salad": "🥗", "pancakes": "🥞", "kiwi fruit": "🥝",
+    "egg": "🍳", "pretzel": "🥨", "sandwich": "🥪", "coconut": "🥥", "broccoli": "🥦", "popcorn": "🍿",
+    "doughnut": "🍩", "cookie": "🍪", "chocolate bar": "🍫", "lollipop": "🍭", "honey pot": "🍯", "ice cream": "🍦",
+    "sushi": "🍣", "french fries": "🍟", "rice ball": "🍙", "wine glass": "🍷", "beer mug": "🍺", "onion": "🧅",
+    "waffle": "🧇", "cupcake": "🧁", "steam train": "🚂", "bus": "🚌", "ambulance": "🚑", "fire engine": "🚒",
+    "police car": "🚓", "taxi": "🚕", "delivery truck": "🚚", "tractor": "🚜", "helicopter": "🚁", "motorcycle": "🏍",
+    "kick scooter": "🛴", "ship": "🚢", "canoe": "🛶", "flying saucer": "🛸", "satellite": "🛰", "anchor": "⚓",
+    "parachute": "🪂", "traffic light": "🚦", "alarm clock": "⏰", "hourglass": "⏳", "telephone": "☎",
+    "television": "📺", "camera": "📷", "radio": "📻", "laptop": "💻", "light bulb": "💡", "candle": "🕯",
+    "open book": "📖", "pencil": "✏", "scissors": "✂", "hammer": "🔨", "wrench": "🔧", "key": "🔑", "padlock": "🔒",
+    "bell": "🔔", "magnet": "🧲", "microscope": "🔬", "telescope": "🔭", "bomb": "💣", "diamond": "💎",
+    "lipstick": "💄", "running shoe": "👟", "high heel": "👠", "dress": "👗", "shirt": "👕", "jeans": "👖",
+    "top hat": "🎩", "eyeglasses": "👓", "backpack": "🎒", "gift box": "🎁", "trophy": "🏆", "soccer ball": "⚽",
+    "basketball": "🏀", "tennis ball": "🎾", "dice": "🎲", "teddy bear": "🧸", "kite": "🪁", "drum": "🥁",
+    "trumpet": "🎺", "violin": "🎻", "saxophone": "🎷", "microphone": "🎤", "headphones": "🎧", "paint palette": "🎨",
+    "dart board": "🎯", "ferris wheel": "🎡", "tent": "⛺", "fountain": "⛲", "stone head": "🗿", "church": "⛪",
+    "factory": "🏭", "volcano": "🌋", "rainbow": "🌈", "snowman": "⛄", "snowflake": "❄", "campfire": "🔥",
+    "moon": "🌙", "sun": "☀", "star": "⭐", "tornado": "🌪", "globe": "🌍", "rose": "🌹", "tulip": "🌷",
+    "cactus": "🌵", "palm tree": "🌴", "maple leaf": "🍁", "cherry blossom": "🌸", "ghost": "👻", "alien": "👽",
+    "robot": "🤖", "skull": "💀", "pumpkin lantern": "🎃", "crystal ball": "🔮", "broom": "🧹", "toothbrush": "🪥",
+    "chair": "🪑", "bathtub": "🛁", "sword": "🗡",
 }  # fmt: skip
 
 # Per core object: an English synonym and its Spanish name.
@@ -67,8 +67,9 @@ OBJECT_ALIASES: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 STYLE_ALIASES: dict[str, str] = {
-    "plain": "ordinary", "sketch": "pencil drawing", "pixel": "mosaic", "neon": "glowing", "watercolor": "aquarelle",
-    "blueprint": "technical plan", "sepia": "old photo", "dots": "halftone", "woodcut": "linocut", "popart": "screenprint",
+    "plain": "ordinary", "sketch": "pencil drawing", "pixel": "mosaic", "neon": "glowing",
+    "watercolor": "aquarelle", "blueprint": "technical plan", "sepia": "old photo", "dots": "halftone",
+    "woodcut": "linocut", "popart": "screenprint",
 }  # fmt: skip
 
 # Training prompts. `{o}` is an object (or its alias), `{s}` a style.

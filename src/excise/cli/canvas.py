@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="The built-in world: train its mode
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("canvas-weights"),
-    work: Annotated[Path, typer.Option(help="Folder for checkpoints and caches; training resumes from it.")] = Path(".canvas"),
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints and caches; training resumes from it.")] = Path(
+        ".canvas"
+    ),
     without: Annotated[
         Optional[list[str]], typer.Option(help="A concept the denoiser never sees (an oracle); repeatable.")
     ] = None,

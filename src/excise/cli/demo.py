@@ -69,7 +69,15 @@ def demo(
     if as_json:
         show.print_json({"report": str(report), "seconds": seconds, "untouched": untouched, "erased": results})
         return
-    rows = [("untouched", "", "", "", f"{untouched['object_accuracy']['value']:.3f} / {untouched['style_accuracy']['value']:.3f}")]
+    rows: list[tuple[str, ...]] = [
+        (
+            "untouched",
+            "",
+            "",
+            "",
+            f"{untouched['object_accuracy']['value']:.3f} / {untouched['style_accuracy']['value']:.3f}",
+        )
+    ]
     for concept, r in results.items():
         m = r["metrics"]
         assert isinstance(m, dict)

@@ -15,7 +15,9 @@ def erase(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     model: o.ModelOption = "canvas-sd",
     method: Annotated[str, typer.Option(help="See: excise methods")] = "speed",
-    preserve: Annotated[Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")] = None,
+    preserve: Annotated[
+        Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")
+    ] = None,
     preserve_file: Annotated[
         Optional[Path], typer.Option(help="Names to keep: text (one a line) or CSV (first column).")
     ] = None,

@@ -62,7 +62,8 @@ def generate(
     names = [f"{i:04d}-seed{s}" for i, s in enumerate(seeds)]
     folder = write_images(out, names, images)
     made = [
-        {"file": str(folder / f"{n}.png"), "prompt": p, "seed": s} for n, p, s in zip(names, prompts, seeds, strict=True)
+        {"file": str(folder / f"{n}.png"), "prompt": p, "seed": s}
+        for n, p, s in zip(names, prompts, seeds, strict=True)
     ]
     result = {"model": model, "edits": edit or [], "strength": strength, "steps": steps, "guidance": guidance}
     write_run(out, "generate", {**result, "images": made})

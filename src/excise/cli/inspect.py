@@ -22,12 +22,8 @@ def inspect(
     ranks = [d.a.shape[0] for d in edit.modules.values() if isinstance(d, LowRank)] + [
         m.v.shape[0] for m in edit.text_maps
     ]
-    delta = {
-        "text_maps": len(edit.text_maps),
-        "modules": edit.paths,
-        "rank": max(ranks, default=0),
-        "bytes": total_bytes(edit.tensors().values()),
-    }
+    rank, size = max(ranks, default=0), total_bytes(edit.tensors().values())
+    delta = {"text_maps": len(edit.text_maps), "modules": edit.paths, "rank": rank, "bytes": size}
     if as_json:
         show.print_json({"record": edit.record.model_dump(mode="json"), "delta": delta})
         return
@@ -39,7 +35,7 @@ def inspect(
         ("settings", ", ".join(f"{k}={v}" for k, v in r.settings.items())),
         ("keeps", ", ".join(r.preserve) or "-"),
         ("vocabulary", r.vocabulary or "-"),
-        ("changes", f"{len(edit.paths)} weights, rank up to {delta['rank']}, {delta['bytes'] / 1024:.0f} kB"),
+        ("changes", f"{len(edit.paths)} weights, rank up to {rank}, {size / 1024:.0f} kB"),
         ("measured", ", ".join(f"{k} {v}" for k, v in r.measured.items()) or "nothing yet: excise evaluate"),
     ]
     if r.stack:

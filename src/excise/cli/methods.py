@@ -42,10 +42,16 @@ def methods(
         return
     show.table([(k, str(v)) for k, v in facts.items()], ("", name))
     print()
-    show.table([(k["name"], repr(k["default"]), k["values"], k["description"]) for k in knobs], ("setting", "default", "values", ""))
+    show.table(
+        [(k["name"], repr(k["default"]), k["values"], k["description"]) for k in knobs],
+        ("setting", "default", "values", ""),
+    )
     if presets:
         print()
-        rows = [(kind, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults") for kind, values in presets.items()]
+        rows = [
+            (kind, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults")
+            for kind, values in presets.items()
+        ]
         show.table(rows, ("preset", "sets"))
 
 

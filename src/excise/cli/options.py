@@ -13,7 +13,9 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, float16, bfloat16 or auto.")]
 RevisionOption = Annotated[Optional[str], typer.Option(help="Branch, tag or commit of a hub model.")]
-VariantOption = Annotated[Optional[str], typer.Option(help="Weight variant of a folder or hub model, for example fp16.")]
+VariantOption = Annotated[
+    Optional[str], typer.Option(help="Weight variant of a folder or hub model, for example fp16.")
+]
 LocalOption = Annotated[bool, typer.Option("--local-files-only", help="Never use the network.")]
 ConfigOption = Annotated[
     Optional[str], typer.Option(help="For a single file: a local diffusers folder of the same architecture.")

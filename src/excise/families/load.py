@@ -31,9 +31,9 @@ def family_of(pipe: Any) -> Family:
     kind = type(pipe).__name__
     if kind not in _FAMILY_OF_PIPELINE:
         raise ModelError(
-            f"{kind} is not supported yet; supported are {', '.join(_FAMILY_OF_PIPELINE)} (Stable Diffusion 1.x and 2.x)."
+            f"{kind} is not supported yet; supported are {', '.join(_FAMILY_OF_PIPELINE)} (SD 1.x and 2.x)."
         )
-    return FAMILIES.load(_FAMILY_OF_PIPELINE[kind])(pipe)  # type: ignore[no-any-return]
+    return FAMILIES.load(_FAMILY_OF_PIPELINE[kind])(pipe)
 
 
 def load(
@@ -69,7 +69,7 @@ def load(
             raise ModelError(f"the built-in model {name} is not in this installation; run: excise canvas train")
     if path.suffix.lower() in _PICKLES:
         raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
-    with _quiet():
+    with _Quiet():
         if path.is_dir():
             pipe = _from_folder(path, variant, options)
         elif path.is_file():
@@ -77,7 +77,9 @@ def load(
         elif _HUB_ID.fullmatch(name):
             pipe = _from_hub(name, {"revision": revision, "variant": variant, **options}, local_files_only)
         else:
-            raise unknown("model", name, BUILT_IN, "Or give a hub id (org/name), a diffusers folder or a .safetensors file.")
+            raise unknown(
+                "model", name, BUILT_IN, "Or give a hub id (org/name), a diffusers folder or a .safetensors file."
+            )
     family = family_of(pipe)
     pipe.to(where)
     if where.startswith("cpu"):
@@ -98,7 +100,9 @@ def pick_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device '{device}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu.") from error
+        raise ModelError(
+            f"device '{device}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu."
+        ) from error
     return device
 
 
@@ -119,7 +123,9 @@ def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> An
     if not (path / "model_index.json").exists():
         raise ModelError(f"{path} has no model_index.json; expected a diffusers folder, as save_pretrained writes it.")
     if not any(path.glob("*/*.safetensors")):
-        raise ModelError(f"{path} holds no .safetensors weights (pickles are not read); save it again with safetensors.")
+        raise ModelError(
+            f"{path} holds no .safetensors weights (pickles are not read); save it again with safetensors."
+        )
     try:
         return DiffusionPipeline.from_pretrained(
             path, variant=variant, local_files_only=True, use_safetensors=True, **options
@@ -167,7 +173,7 @@ def _first_line(error: Exception) -> str:
     return line if line.endswith((".", "!", "?")) else line + "."
 
 
-class _quiet:
+class _Quiet:
     """Silence the progress bars and notices of diffusers and transformers while a model is read, then restore them."""
 
     def __enter__(self) -> None:

@@ -51,7 +51,7 @@ class StableDiffusion:
         """
         width = self.pipe.text_encoder.config.hidden_size
         found = [
-            Projection(f"{path}.to_{role}", role, module.get_submodule(f"to_{role}"))  # type: ignore[arg-type]
+            Projection(f"{path}.to_{role}", role, module.get_submodule(f"to_{role}"))
             for path, module in self.denoiser.named_modules()
             if isinstance(module, Attention) and module.is_cross_attention and module.to_k.in_features == width
             for role in roles
@@ -89,7 +89,7 @@ class StableDiffusion:
         for i, (text, row, words) in enumerate(zip(texts, rows, inner, strict=True)):
             if len(row) > self.max_tokens:
                 raise ConceptError(
-                    f"'{text[:60]}' has {len(row)} tokens; {self.max_tokens} fit and the end would be ignored. Shorten it."
+                    f"'{text[:60]}' has {len(row)} tokens; {self.max_tokens} fit; the end would be ignored. Shorten it."
                 )
             end = len(row) - 1
             if subjects is not None and isinstance(subjects[i], str):
@@ -124,7 +124,7 @@ class StableDiffusion:
         batch: int,
         progress: Progress | None = None,
     ) -> list[Image.Image]:
-        """One image a prompt; image i starts from a CPU generator seeded with `seeds[i]`, in whatever batch it falls."""
+        """One image a prompt; image i starts from a CPU generator seeded with `seeds[i]`, whatever its batch."""
         self.pipe.set_progress_bar_config(disable=True)
         distinct = list(dict.fromkeys([*prompts, ""]))
         states = self._states(distinct)

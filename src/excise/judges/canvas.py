@@ -6,6 +6,7 @@ seeded differently, says where the verdict is in doubt. Neither is ever an objec
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +43,7 @@ class PlainNet(nn.Module):
                     nn.ReLU(),
                     nn.MaxPool2d(2) if a == 3 else nn.Identity(),
                 )
-                for a, b in zip(widths, widths[1:], strict=False)
+                for a, b in itertools.pairwise(widths)
             )
         )
         self.object = nn.Linear(192 * 16, len(LABELS["object"]))
@@ -125,5 +126,10 @@ class CanvasJudge:
 @lru_cache(maxsize=2)
 def _load(which: str) -> nn.Module:
     network = NETWORKS[which]()
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(WEIGHTS / f"judge-{which}.safetensors").items()})
+    network.load_state_dict(
+        {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(WEIGHTS / f"judge-{which}.safetensors").items()
+        }
+    )
     return network.eval()

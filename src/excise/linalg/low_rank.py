@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+
 def compress(U: Tensor, V: Tensor, tolerance: float = 1e-10) -> tuple[Tensor, Tensor]:
     """The same product U V with as few columns as its numerical rank.
 
@@ -18,6 +19,6 @@ def compress(U: Tensor, V: Tensor, tolerance: float = 1e-10) -> tuple[Tensor, Te
     Qu, Ru = torch.linalg.qr(U)
     Qv, Rv = torch.linalg.qr(V.mT)
     left, S, right = torch.linalg.svd(Ru @ Rv.mT, full_matrices=False)
-    rank = max(1, int((S > tolerance * S[0]).sum())) if len(S) else 0
+    rank = max(1, int((tolerance * S[0] < S).sum())) if len(S) else 0
     root = S[:rank].sqrt()
     return (Qu @ left[:, :rank]) * root, root[:, None] * (right[:rank] @ Qv.mT)

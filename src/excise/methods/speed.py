@@ -32,7 +32,6 @@ from excise.linalg.low_rank import compress
 from excise.linalg.solves import null_space, solve_spd, weakest_direction
 from excise.methods.base import MethodConfig, Solution, TextProblem
 
-
 # Values only, last subject token: what the paper's experiments edit.
 _PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
 
@@ -62,7 +61,9 @@ class SPEEDConfig(MethodConfig):
     )
     draws: int = Field(10, ge=1, description="Augmented copies of each retained state.")
     invariants: int = Field(
-        4, ge=0, description="States kept exactly: the start token and k-means centroids of the empty prompt; 0 for none."
+        4,
+        ge=0,
+        description="States kept exactly: the start token and k-means centroids of the empty prompt; 0 for none.",
     )
     chunk: int = Field(128, ge=1, description="Rows over which the mean influence of augmented states is taken.")
 

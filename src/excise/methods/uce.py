@@ -60,7 +60,7 @@ def _fixed_states(problem: TextProblem, which: str) -> Tensor:
     if len(rows) < 2:
         return rows.mT
     U, S, _ = torch.linalg.svd(rows.mT, full_matrices=False)
-    return U[:, S > 1e-6 * S[0]]
+    return U[:, 1e-6 * S[0] < S]
 
 
 class UCE:
@@ -75,4 +75,3 @@ class UCE:
         """One text map for all of `weights`; nothing in it is random."""
         U, V = compress(*solve_map(problem, config))
         return Solution(text_maps=(TextMap(U, V, tuple(weights)),))
-

@@ -70,9 +70,7 @@ def harmonic_of_rates(groups: Sequence[Sequence[bool] | np.ndarray], seed: int =
     return Estimate(value, float(low), float(high), sum(len(a) for a in arrays))
 
 
-def bootstrap(
-    clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], seed: int = 0
-) -> Estimate:
+def bootstrap(clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:
     """A statistic of pooled observations, its interval from resampling whole clusters (say, prompts)."""
     rng = np.random.default_rng(seed)
     pooled = np.concatenate(list(clusters))

@@ -16,7 +16,6 @@ import numpy as np
 
 from excise.metrics.rates import Estimate, harmonic_of_rates, rate
 
-
 OTHER = {"object": "style", "style": "object"}
 
 

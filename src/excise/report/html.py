@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from excise.files import write_atomically
+from excise.files import write_text
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write(page: Page, path: Path) -> Path:
     )
     environment.filters |= {"data_uri": data_uri, "percent": percent, "interval": interval}
     text = environment.get_template("run.html.j2").render(page=page)
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+    write_text(path, text)
     return path
 
 

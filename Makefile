@@ -1,0 +1,32 @@
+# `make demo` and `make test` are all a fresh machine with Python 3.10+ and make needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types check benchmark clean
+
+demo: $(VENV)/ready
+	$(BIN)/excise demo --out runs/demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+check: lint types test
+
+benchmark: $(VENV)/ready
+	$(BIN)/python -m benchmarks.closed_form --shape sd15 --concepts 100
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
