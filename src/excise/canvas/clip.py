@@ -40,7 +40,12 @@ def build_tokenizer() -> CLIPTokenizer:
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=100_000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=100_000,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        # Naming the final letters up front fixes their numbers, by which the trainer breaks ties.
+        special_tokens=[c + "</w>" for c in alphabet],
+        show_progress=False,
     )
     bpe.train_from_iterator(_corpus(), trainer)
     merges = _merges(bpe)[:MERGES]

@@ -22,9 +22,16 @@ SEEDS = {"a": 11, "b": 23}
 
 
 def judge_pool(work: Path, seed: int) -> Pool:
-    """12 renders of each of the 224 names in each of the 10 styles: an erased model may draw any of them."""
+    """Renders of each of the 224 names in each of the 10 styles: an erased model may draw any of them.
+
+    The grid and the plain names, which the protocols ask for, are most of it.
+    """
     every = [(n, s) for n in world.drawables() for s in world.STYLES]
-    return render_pool(every, lambda _: 12, seed, work / f"judge-pool-{seed}.npz")
+    return render_pool(every, _renders, seed, work / f"judge-pool-{seed}.npz")
+
+
+def _renders(cell: tuple[str, str]) -> int:
+    return 60 if cell[0] in world.OBJECTS else 30 if cell[1] == "plain" else 4
 
 
 def train_judge(

@@ -1,0 +1,66 @@
+"""Training of the built-in models: interrupted and resumed equals uninterrupted, stage by stage on toy sizes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from excise.canvas import clip, data
+from excise.canvas.loop import Plan, train
+
+
+def fit(work, steps: int, plan_steps: int, stop_at: int | None = None) -> torch.Tensor:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+
+    def loss_of(rng, generator):
+        if stop_at is not None and len(seen) == stop_at:
+            raise KeyboardInterrupt
+        seen.append(1)
+        x = torch.randn(8, 4, generator=generator)
+        return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+    seen: list[int] = []
+    plan = Plan("toy", plan_steps, lr=0.05, ema=0.9, every=5)
+    if stop_at is None:
+        train(model, loss_of, plan, work, 0, lambda _: None)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(model, loss_of, plan, work, 0, lambda _: None)
+    return model.weight.detach()
+
+
+def test_resumed_equals_uninterrupted_and_learns(tmp_path):
+    whole = fit(tmp_path / "whole", 40, 40)
+    fit(tmp_path / "parts", 40, 40, stop_at=17)
+    resumed = fit(tmp_path / "parts", 40, 40)
+    assert torch.equal(whole, resumed)
+    log = [json.loads(line) for line in (tmp_path / "whole" / "toy.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 40
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_schedule_warms_up_and_decays():
+    plan = Plan("p", 1000, lr=1.0)
+    assert plan.lr_at(0) == pytest.approx(1 / 20, rel=0.1)
+    assert plan.lr_at(20) == pytest.approx(1.0)
+    assert plan.lr_at(1000) == pytest.approx(0.02)
+
+
+def test_clip_stage_trains_on_a_toy_pool(tmp_path, tokenizer):
+    pool = data.render_pool([("cat", "plain"), ("dog", "neon"), ("car", "dots")], lambda _: 4, seed=0)
+    lines: list[str] = []
+    model, seconds = clip.train_clip(pool, tokenizer, tmp_path, 0, 6, "cpu", lines.append)
+    assert "clip: step 6/6" in lines[-1]
+    assert seconds > 0
+    features = model.text_features(clip.tokenize(tokenizer, ["cat", "dog"]))
+    assert torch.allclose(features.norm(dim=-1), torch.ones(2), atol=1e-3)
+
+
+def test_tokenizer_is_the_same_every_time_and_knows_every_word(tokenizer):
+    assert clip.build_tokenizer().get_vocab() == tokenizer.get_vocab()
+    assert tokenizer.decode(tokenizer("a fire engine in neon style").input_ids[1:-1]) == "a fire engine in neon style"
+    assert tokenizer.unk_token_id not in tokenizer("xyzzy Ünï 猫", add_special_tokens=False).input_ids
