@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -70,8 +71,10 @@ def erase(
     found = [with_anchor(c, config.anchor) for c in found]
     _check_anchors(found)
     began = time.perf_counter()
-    retain, vocabulary = retained(family, found, preserve, vocabulary)
-    problem = text_problem(family, found, retain, config)
+    words = vocabulary_of(vocabulary, family, found)
+    kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
+    retain = list(dict.fromkeys([*kept, *words.prompts]))
+    problem = text_problem(family, found, retain, config, words.templates)
     weights = original_weights(family)
     chosen = {p.path: weights[p.path] for p in family.projections(config.params)}
     encoded = time.perf_counter()
@@ -86,7 +89,7 @@ def erase(
             settings=config.model_dump(mode="json"),
             concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in found),
             preserve=tuple(preserve),
-            vocabulary=vocabulary,
+            vocabulary=words.name,
             seed=seed,
             versions={p: version(p) for p in VERSIONED},
         ),
@@ -95,24 +98,32 @@ def erase(
     )
 
 
-def retained(
-    family: Family, concepts: Sequence[Concept], preserve: Sequence[str], vocabulary: str | None
-) -> tuple[list[str], str | None]:
-    """Every prompt to keep: the preserved names in their templates, and the vocabulary without the targets."""
-    prompts = retain_prompts(preserve, TEMPLATES[concepts[0].kind])
-    if vocabulary == "auto":
-        vocabulary = "canvas" if is_built_in(family) else None
-    if vocabulary is not None:
-        prompts = list(dict.fromkeys(prompts + _vocabulary(vocabulary, concepts)))
-    return prompts, vocabulary
+@dataclass(frozen=True)
+class Vocabulary:
+    """What is known of a world beside the request: prompts to keep, and contexts to look at targets in."""
+
+    name: str | None
+    prompts: list[str]
+    templates: Mapping[str, Sequence[str]]
 
 
-def _vocabulary(name: str, concepts: Sequence[Concept]) -> list[str]:
-    from excise.canvas import vocabulary as canvas
+def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept]) -> Vocabulary:
+    """The vocabulary of that name, without anything that speaks of the targets.
 
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name == "auto":
+        name = "canvas" if is_built_in(family) else None
+    if name is None:
+        return Vocabulary(None, [], TEMPLATES)
     if name not in ("canvas", "canvas-strict"):
         raise unknown("vocabulary", name, ["auto", "none", "canvas", "canvas-strict"])
-    return canvas.prompts([w for c in concepts for w in c.words], strict=name == "canvas-strict")
+    from excise.canvas import vocabulary as canvas
+
+    strict = name == "canvas-strict"
+    templates = {kind: canvas.contexts(kind, strict) for kind in TEMPLATES}
+    return Vocabulary(name, canvas.prompts([w for c in concepts for w in c.words], strict), templates)
 
 
 def is_built_in(family: Family) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,7 +12,11 @@ from excise.methods.base import MethodConfig, TextProblem
 
 
 def text_problem(
-    family: Family, concepts: Sequence[Concept], retain: Sequence[str], config: MethodConfig
+    family: Family,
+    concepts: Sequence[Concept],
+    retain: Sequence[str],
+    config: MethodConfig,
+    templates: Mapping[str, Sequence[str]] = TEMPLATES,
 ) -> TextProblem:
     """Encode targets, anchors and retained prompts, all in one batch, and pick their tokens.
 
@@ -22,6 +26,7 @@ def text_problem(
     Args:
         concepts: with an anchor each; "" stands for nothing.
         retain: prompts to keep as they are.
+        templates: by concept kind, the prompts ("{}" is the target) in which a target is looked at.
 
     Raises:
         ConceptError: a prompt does not fit the text encoder.
@@ -30,7 +35,7 @@ def text_problem(
         (template.replace("{}", word), word, _anchored(template, concept.anchor or ""))
         for concept in concepts
         for word in concept.words
-        for template in TEMPLATES[concept.kind]
+        for template in templates[concept.kind]
     ]
     texts = [target for target, _, _ in pairs] + [anchor for _, _, (anchor, _) in pairs] + [*retain, ""]
     subjects: list[str | int | None] = [word for _, word, _ in pairs]

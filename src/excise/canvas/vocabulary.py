@@ -1,4 +1,4 @@
-"""Built-in retain vocabulary of Canvas: prompts that an erasure should leave alone.
+"""Built-in vocabulary of Canvas: prompts that an erasure should leave alone, and contexts to look at a target in.
 
 None of them is a prompt of any Canvas protocol: the templates are others. With `strict` the names are others too: the
 core objects and styles that the protocols ask for appear only under their aliases.
@@ -30,6 +30,19 @@ def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
     alone = _fill(NAMES_ALONE, [*names, *objects]) + _fill(STYLES_ALONE, styles)
     pairs = [PAIRS[(i + j) % 2].format(o=o, s=s) for i, o in enumerate(objects) for j, s in enumerate(styles)]
     return alone + pairs
+
+
+def contexts(kind: str, strict: bool = False) -> list[str]:
+    """Templates ("{}" is the target) in which an object meets every style, or a style every object."""
+    if kind == "style":
+        alone, others = STYLES_ALONE, list(world.OBJECTS)
+        if strict:
+            others = [a for both in world.OBJECT_ALIASES.values() for a in both]
+        pairs = [PAIRS[i % 2].format(o=o, s="{}") for i, o in enumerate(others)]
+    else:
+        alone, others = NAMES_ALONE, list(world.STYLE_ALIASES.values() if strict else world.STYLES)
+        pairs = [p.format(o="{}", s=s) for s in others for p in PAIRS]
+    return [*alone, *pairs]
 
 
 def _fill(templates: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -1,0 +1,108 @@
+"""Run the gates on the built-in model and write its card.
+
+Usage: python scripts/write_model_card.py [--weights src/excise/canvas/weights]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from excise import load
+from excise.canvas import render, world
+from excise.cli.show import progress, say
+from excise.evaluation import evaluate
+from excise.families import WEIGHTS
+from excise.files import write_text
+from excise.judges.canvas import CanvasJudge
+from excise.metrics.rates import rate
+
+GATES = {"object_accuracy": 0.95, "style_accuracy": 0.97, "names_accuracy": 0.90}
+RENDERS_PER_CELL = 4
+RENDER_SEED = 4242  # of no training pool
+
+
+def judge_accuracies() -> dict[str, dict[str, float]]:
+    """How often each judge is right on fresh renders: objects and styles of the grid, plain names, empty scenes."""
+    rng = np.random.default_rng(RENDER_SEED)
+    grid = [(o, s) for o in world.OBJECTS for s in world.STYLES for _ in range(RENDERS_PER_CELL)]
+    names = [(n, "plain") for n in world.NAMES for _ in range(RENDERS_PER_CELL)]
+    grid_images = [Image.fromarray(render.draw(*cell, rng)) for cell in grid]
+    name_images = [Image.fromarray(render.draw(*cell, rng)) for cell in names]
+    empty_images = [Image.fromarray(render.draw_empty(s, rng)) for s in world.STYLES for _ in range(20)]
+    found = {}
+    for which in ("a", "b"):
+        judge = CanvasJudge(which)
+        seen, named, empty = (judge.verdicts(i) for i in (grid_images, name_images, empty_images))
+        found[which] = {
+            "object": rate([a == c[0] for a, c in zip(seen["object"], grid, strict=True)]).value,
+            "style": rate([a == c[1] for a, c in zip(seen["style"], grid, strict=True)]).value,
+            "name": rate([a == c[0] for a, c in zip(named["object"], names, strict=True)]).value,
+            "nothing": rate([a == "none" for a in empty["object"]]).value,
+        }
+    return found
+
+
+def card(weights: Path) -> str:
+    """The card's text, from the gates run now and from the notes of training."""
+    with progress("gates") as advance:
+        result = evaluate(load("canvas-sd"), model_name="canvas-sd", progress=advance).result
+    training = json.loads((weights / "training.json").read_text())
+    megabytes = sum(f.stat().st_size for f in (weights / "canvas-sd").rglob("*") if f.is_file()) / 1e6
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+        "tags: [text-to-image, concept-erasure]",
+        "---",
+        "",
+        "# canvas-sd",
+        "",
+        f"A `StableDiffusionPipeline` of 64 x 64 pixels that draws {len(world.OBJECTS)} objects in {len(world.STYLES)} "
+        f"styles and {len(world.NAMES)} further names. {megabytes:.1f} MB in half precision. Trained from scratch on "
+        "renders of Noto Color Emoji glyphs (SIL OFL 1.1); it has seen nothing else.",
+        "",
+        "## Gates",
+        "",
+        f"`excise evaluate --model canvas-sd --protocol canvas-mini` (hash {result.hash}), 20 steps, guidance 4.",
+        "",
+        "| measure | value | 95 % interval | n | gate | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, bound in GATES.items():
+        m = result.metrics[name]
+        verdict = "met" if m["value"] >= bound else f"missed by {100 * (bound - m['value']):.1f} points"
+        lines.append(
+            f"| {name} | {m['value']:.3f} | {m['low']:.3f} - {m['high']:.3f} | {int(m['n'])} | >= {bound} | {verdict} |"
+        )
+    for name in ("abstain", "judges_disagree"):
+        m = result.metrics[name]
+        lines.append(f"| {name} | {m['value']:.3f} | {m['low']:.3f} - {m['high']:.3f} | {int(m['n'])} | | |")
+    lines += ["", "## Judges", "", "Share of right answers on fresh renders.", ""]
+    lines += ["| judge | object | style | plain name | empty scene abstained |", "|---|---|---|---|---|"]
+    for which, r in judge_accuracies().items():
+        lines.append(f"| {which} | {r['object']:.3f} | {r['style']:.3f} | {r['name']:.3f} | {r['nothing']:.3f} |")
+    lines += ["", "## Training", "", "| part | steps | minutes | parameters | machine |", "|---|---|---|---|---|"]
+    for part, note in training.items():
+        lines.append(
+            f"| {part} | {note['steps']} | {note['seconds'] / 60:.0f} | {note['parameters']:,} | {note['machine']} |"
+        )
+    lines += ["", "To train on: `excise canvas train --steps N` with N above the steps of the denoiser.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    weights = parser.parse_args().weights
+    write_text(weights / "README.md", card(weights))
+    say(f"wrote {weights / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()

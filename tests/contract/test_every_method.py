@@ -1,0 +1,118 @@
+"""What every registered method promises, on a tiny UNet."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from excise import Concept, Edit, erase
+from excise.errors import ConceptError, SettingError
+from excise.families import family_of
+from excise.methods import METHODS
+
+# A random text encoder has no near-empty directions: give null-space methods a looser threshold to work with.
+SETTINGS: dict[str, dict[str, object]] = {"speed": {"threshold": 5.0}}
+every_method = pytest.mark.parametrize("method", sorted(METHODS))
+
+
+def make(pipe, method: str, concepts=("cat",), **more) -> Edit:
+    return erase(pipe, list(concepts), method=method, preserve=["dog", "tree"], **{**SETTINGS.get(method, {}), **more})
+
+
+def weights(pipe) -> dict[str, torch.Tensor]:
+    return {p.path: p.module.weight for p in family_of(pipe).projections()}
+
+
+@every_method
+def test_same_request_same_tensors(pipe, method):
+    one, two = make(pipe, method).tensors(), make(pipe, method).tensors()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+@every_method
+def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    torch.manual_seed(5)
+    state = (torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads())
+    environment = dict(os.environ)
+    make(pipe, method)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == state[1:]
+    assert dict(os.environ) == environment
+    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in pipe.unet.modules())
+
+
+@every_method
+@pytest.mark.parametrize("params", ["v", "k", "kv"])
+def test_only_the_asked_projections_change(pipe, method, params):
+    edit = make(pipe, method, params=params)
+    assert {path[-1] for path in edit.paths} == set(params)
+    before = weights(pipe)
+    with edit.apply(pipe):
+        moved = {p for p, w in weights(pipe).items() if not torch.equal(w, before[p])}
+    assert moved == set(edit.paths)
+    assert all(w is before[p] for p, w in weights(pipe).items())
+
+
+@every_method
+def test_the_target_moves_and_moves_towards_its_anchor(pipe, method):
+    """Mean over layers: the edited reading of "cat" is nearer to the anchor's than the original reading was."""
+    edit = make(pipe, method, anchor="car", tokens="last")
+    states = family_of(pipe).encode(["cat", "car"], ["cat", "car"])
+    cat, car = states.span(0, "last")[0], states.span(1, "last")[0]
+    before = weights(pipe)
+    was = {p: (before[p] @ (cat - car)).norm() for p in edit.paths}
+    with edit.apply(pipe):
+        now = {p: (weights(pipe)[p] @ cat - before[p] @ car).norm() for p in edit.paths}
+    assert sum(now[p] / was[p] for p in was) / len(was) < 0.95
+
+
+@every_method
+def test_synonyms_are_erased_with_their_concept(pipe, method):
+    alone, both = make(pipe, method), make(pipe, method, [Concept("cat", synonyms=("kitty",))])
+    assert both.record.concepts[0].synonyms == ("kitty",)
+    path = alone.paths[0]
+    weight = weights(pipe)[path]
+    assert not torch.allclose(alone.delta(path, weight), both.delta(path, weight))
+
+
+@every_method
+def test_file_round_trip_keeps_every_delta(pipe, method, tmp_path):
+    edit = make(pipe, method)
+    loaded = Edit.load(edit.save(tmp_path / "e.safetensors"))
+    assert loaded.record == edit.record
+    for path, weight in weights(pipe).items():
+        if path in edit.paths:
+            assert_close(loaded.delta(path, weight), edit.delta(path, weight), rtol=1e-4, atol=1e-6)
+
+
+@every_method
+def test_the_record_tells_what_was_done(pipe, method):
+    record = make(pipe, method, seed=7).record
+    assert (record.method, record.seed, record.preserve) == (method, 7, ("dog", "tree"))
+    assert record.settings["params"]
+    assert {"torch", "diffusers", "transformers"} <= set(record.versions)
+    assert len(record.base.weights) == 64
+
+
+@every_method
+def test_bad_requests_are_refused(pipe, method):
+    with pytest.raises(SettingError, match="has no setting 'nonsense'"):
+        make(pipe, method, nonsense=1)
+    with pytest.raises(SettingError, match="setting 'params' was 'x'"):
+        make(pipe, method, params="x")
+    with pytest.raises(ConceptError, match="tokens; 32 fit"):
+        make(pipe, method, ["cat " * 40])
+    with pytest.raises(ConceptError, match="is empty"):
+        make(pipe, method, [""])
+
+
+@every_method
+def test_every_setting_is_described(method):
+    for name, field in METHODS.load(method).Config.model_fields.items():
+        assert field.description, name
