@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from compvis import single_file_state
 from conftest import WIDTH, tiny_pipe
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from excise.errors import ConceptError, ModelError, UnknownNameError
@@ -99,6 +101,17 @@ def test_folder_round_trip_and_other_names(pipe, tmp_path):
     assert (
         load(tmp_path / "model", device="cpu", dtype="bfloat16").projections()[0].module.weight.dtype == torch.bfloat16
     )
+
+
+def test_a_single_file_is_loaded_with_a_local_config(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "config")
+    save_file(single_file_state(pipe), tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors", config=tmp_path / "config", local_files_only=True, device="cpu")
+    for part in ("unet", "vae", "text_encoder"):
+        theirs = getattr(pipe, part).state_dict()
+        for name, weight in getattr(loaded.pipe, part).state_dict().items():
+            assert torch.equal(weight, theirs[name]), (part, name)
+    assert_close(loaded.encode(["a cat"]).states, family_of(pipe).encode(["a cat"]).states)
 
 
 def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path):
