@@ -1,4 +1,4 @@
-"""A diffusers pipeline written in the one-file layout of the original Stable Diffusion checkpoints, for loading tests."""
+"""A diffusers pipeline written in the one-file layout of the original Stable Diffusion, for loading tests."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ _ENDS = {
 def single_file_state(pipe: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
     """Every weight of `pipe` under its original name."""
     per_block = pipe.unet.config.layers_per_block + 1
-    state = {
-        f"model.diffusion_model.{_unet_name(k, per_block, pipe)}": v for k, v in pipe.unet.state_dict().items()
-    }
+    state = {f"model.diffusion_model.{_unet_name(k, per_block, pipe)}": v for k, v in pipe.unet.state_dict().items()}
     blocks = len(pipe.vae.config.block_out_channels)
     for k, v in pipe.vae.state_dict().items():
         name = _vae_name(k, blocks)

@@ -160,10 +160,10 @@ def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str
 
 
 def _spread(pairs: list[Pair], most: int) -> list[Pair]:
-    """At most `most`, evenly over the list (a stride prime to the grid's width, so that styles vary too)."""
+    """At most `most`, evenly over the list."""
     if len(pairs) <= most:
         return pairs
-    return [pairs[i * len(pairs) // most + i % 3] for i in range(most)]
+    return [pairs[i * len(pairs) // most] for i in range(most)]
 
 
 def _heat(title: str, result: Evaluation) -> Heat:

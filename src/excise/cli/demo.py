@@ -32,7 +32,7 @@ def demo(
     METHODS.record(method)
     make_folder(out)
     began = time.perf_counter()
-    family = o.load_model(MODEL)
+    family = o.Source().load(MODEL)
     with show.progress("the model as it is") as advance:
         before = evaluate(family, groups=["grid"], model_name=MODEL, progress=advance)
     sections, results, last = [], {}, before

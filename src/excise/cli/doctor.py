@@ -16,15 +16,12 @@ from excise.cli import options as o
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic", "pillow")
 
 
+@o.with_source
 def doctor(
     model: Annotated[Optional[str], typer.Option("--model", "-m", help="Also load this model and look inside.")] = None,
-    device: o.DeviceOption = "auto",
-    dtype: o.DtypeOption = "auto",
-    revision: o.RevisionOption = None,
-    variant: o.VariantOption = None,
-    config: o.ConfigOption = None,
-    local_files_only: o.LocalOption = False,
     as_json: o.JsonOption = False,
+    *,
+    source: o.Source,
 ) -> None:
     """Check versions, memory, disk, the built-in models and, with --model, whether a model can be erased from."""
     from excise.cli import show
@@ -45,15 +42,7 @@ def doctor(
         found = (WEIGHTS / name / "model_index.json").exists()
         checks[name] = "ready" if found else "not in this installation; run: excise canvas train"
     if model is not None:
-        family = o.load_model(
-            model,
-            revision=revision,
-            variant=variant,
-            dtype=dtype,
-            device=device,
-            local_files_only=local_files_only,
-            config=config,
-        )
+        family = source.load(model)
         checks["model"] = _look_inside(family, model)
     if as_json:
         show.print_json(checks)

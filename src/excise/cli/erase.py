@@ -10,6 +10,7 @@ import typer
 from excise.cli import options as o
 
 
+@o.with_source
 def erase(
     concept: Annotated[list[str], typer.Option("--concept", "-c", help="What to remove; repeatable.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
@@ -31,13 +32,9 @@ def erase(
     preview: Annotated[
         Optional[bool], typer.Option(help="Draw a few images before and after; on by default for built-in models.")
     ] = None,
-    device: o.DeviceOption = "auto",
-    dtype: o.DtypeOption = "auto",
-    revision: o.RevisionOption = None,
-    variant: o.VariantOption = None,
-    config: o.ConfigOption = None,
-    local_files_only: o.LocalOption = False,
     as_json: o.JsonOption = False,
+    *,
+    source: o.Source,
 ) -> None:
     """Remove concepts from a model and write the edit as a small file.
 
@@ -64,15 +61,7 @@ def erase(
 
     configure(method_class.Config, method, settings, concepts[0].kind)
     make_folder(out)
-    family = o.load_model(
-        model,
-        revision=revision,
-        variant=variant,
-        dtype=dtype,
-        device=device,
-        local_files_only=local_files_only,
-        config=config,
-    )
+    family = source.load(model)
     timings: dict[str, float] = {}
     edit = erase_concepts(
         family,
@@ -84,7 +73,7 @@ def erase(
         anchor=anchor,
         seed=seed,
         model_name=model,
-        revision=revision,
+        revision=source.revision,
         timings=timings,
         **settings,
     )

@@ -10,6 +10,7 @@ import typer
 from excise.cli import options as o
 
 
+@o.with_source
 def evaluate(
     model: o.ModelOption = "canvas-sd",
     edit: o.EditsOption = None,
@@ -24,13 +25,9 @@ def evaluate(
     ] = None,
     allow_other_base: o.OtherBaseOption = False,
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 40,
-    device: o.DeviceOption = "auto",
-    dtype: o.DtypeOption = "auto",
-    revision: o.RevisionOption = None,
-    variant: o.VariantOption = None,
-    config: o.ConfigOption = None,
-    local_files_only: o.LocalOption = False,
     as_json: o.JsonOption = False,
+    *,
+    source: o.Source,
 ) -> None:
     """Measure what a model draws: with --concept how well it is gone and the rest is kept.
 
@@ -48,15 +45,7 @@ def evaluate(
     edits = o.load_edits(edit)
     if out is not None:
         make_folder(out)
-    family = o.load_model(
-        model,
-        revision=revision,
-        variant=variant,
-        dtype=dtype,
-        device=device,
-        local_files_only=local_files_only,
-        config=config,
-    )
+    family = source.load(model)
     with show.progress("drawing") as advance:
         evaluated = run_protocol(
             family,

@@ -10,6 +10,7 @@ import typer
 from excise.cli import options as o
 
 
+@o.with_source
 def export(
     file: Annotated[Path, typer.Argument(help="The edit file.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
@@ -18,13 +19,9 @@ def export(
         Optional[str], typer.Option("--model", "-m", help="The model it is for; the one it was made on by default.")
     ] = None,
     allow_other_base: o.OtherBaseOption = False,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "auto",
-    revision: o.RevisionOption = None,
-    variant: o.VariantOption = None,
-    config: o.ConfigOption = None,
-    local_files_only: o.LocalOption = False,
     as_json: o.JsonOption = False,
+    *,
+    source: o.Source,
 ) -> None:
     """Write an edit as a diffusers LoRA, a kohya LoRA or a merged pipeline folder, and say how exact that is.
 
@@ -39,15 +36,7 @@ def export(
     if format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     edit = Edit.load(file)
-    family = o.load_model(
-        model or edit.record.base.model,
-        revision=revision or edit.record.base.revision,
-        variant=variant,
-        dtype=dtype,
-        device=device,
-        local_files_only=local_files_only,
-        config=config,
-    )
+    family = source.load(model or edit.record.base.model, edit.record.base.revision)
     done = export_edit(edit, family, out, format, allow_other_base=allow_other_base)
     result = {"path": str(done.path), "format": done.format, "rank": done.rank, "relative_error": done.error}
     if as_json:

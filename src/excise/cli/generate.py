@@ -10,6 +10,7 @@ import typer
 from excise.cli import options as o
 
 
+@o.with_source
 def generate(
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder to write the images to.")],
@@ -21,13 +22,9 @@ def generate(
     guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 1 is off.")] = 4.0,
     strength: Annotated[float, typer.Option(help="How much of the edits to apply; 0 none, 1 all.")] = 1.0,
     allow_other_base: o.OtherBaseOption = False,
-    device: o.DeviceOption = "auto",
-    dtype: o.DtypeOption = "auto",
-    revision: o.RevisionOption = None,
-    variant: o.VariantOption = None,
-    config: o.ConfigOption = None,
-    local_files_only: o.LocalOption = False,
     as_json: o.JsonOption = False,
+    *,
+    source: o.Source,
 ) -> None:
     """Draw images; the same seed gives the same image, alone or in a batch.
 
@@ -44,15 +41,7 @@ def generate(
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
     make_folder(out)
     edits = o.load_edits(edit)
-    family = o.load_model(
-        model,
-        revision=revision,
-        variant=variant,
-        dtype=dtype,
-        device=device,
-        local_files_only=local_files_only,
-        config=config,
-    )
+    family = source.load(model)
     prompts = [p for p in prompt for _ in range(count)]
     seeds = [seed + i for _ in prompt for i in range(count)]
     with ExitStack() as stack, show.progress("drawing") as advance:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Optional
 
 import typer
@@ -27,11 +31,51 @@ OtherBaseOption = Annotated[
 ]
 
 
-def load_model(model: str, **options: Any) -> Any:
-    """The family adapter of `--model` and its companions."""
-    from excise.families import load
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from and how it is loaded: what the model options of a verb say together."""
 
-    return load(model, **options)
+    device: str = "auto"
+    dtype: str = "auto"
+    revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    local_files_only: bool = False
+
+    def load(self, model: str, revision: str | None = None) -> Any:
+        """The family adapter of `model`; `revision` is used where the option is not given."""
+        from excise.families import load
+
+        options = {**self.__dict__, "revision": self.revision or revision}
+        return load(model, **options)
+
+
+_SOURCE_OPTIONS: dict[str, Any] = {
+    "device": DeviceOption,
+    "dtype": DtypeOption,
+    "revision": RevisionOption,
+    "variant": VariantOption,
+    "config": ConfigOption,
+    "local_files_only": LocalOption,
+}
+
+
+def with_source(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of `Source` in place of its keyword-only `source` parameter."""
+
+    @functools.wraps(verb)
+    def command(**given: Any) -> None:
+        source = Source(**{name: given.pop(name) for name in _SOURCE_OPTIONS})
+        verb(**given, source=source)
+
+    own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "source"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Source, name), annotation=annotation)
+        for name, annotation in _SOURCE_OPTIONS.items()
+    ]
+    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    command.__annotations__ = {**{p.name: p.annotation for p in own}, **_SOURCE_OPTIONS}
+    return command
 
 
 def load_edits(paths: list[str] | None) -> list[Any]:
