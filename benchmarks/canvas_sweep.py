@@ -13,8 +13,11 @@ import argparse
 import json
 import subprocess
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from excise import erase, load
 from excise.canvas import world
@@ -28,9 +31,17 @@ COLUMNS = ("ua", "ira", "cra", "h", "alias_rate")
 TARGETS = (*world.OBJECTS, *world.STYLES)
 
 
-def sweep(out: Path, method: str, vocabulary: str, settings: dict[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+def sweep(
+    out: Path, method: str, vocabulary: str, settings: dict[str, Any], targets: Sequence[str], precision: str
+) -> dict[str, Any]:
     """Run what `out` does not hold yet; returns its whole content."""
-    request = {"model": MODEL, "method": method, "vocabulary": vocabulary, "settings": settings}
+    request = {
+        "model": MODEL,
+        "method": method,
+        "vocabulary": vocabulary,
+        "settings": settings,
+        "precision": precision,
+    }
     content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {**request, "targets": {}}
     if {k: content[k] for k in request} != request:
         raise SystemExit(
@@ -39,7 +50,7 @@ def sweep(out: Path, method: str, vocabulary: str, settings: dict[str, Any], tar
     content["commit"] = _commit()
     family = load(MODEL)
     if "untouched" not in content:
-        with progress("untouched") as advance:
+        with progress("untouched") as advance, drawing_in(precision):
             base = evaluate(family, model_name=MODEL, progress=advance).result
         content |= {"protocol": base.protocol, "hash": base.hash, "untouched": base.metrics}
         write_json(out, content)
@@ -47,7 +58,7 @@ def sweep(out: Path, method: str, vocabulary: str, settings: dict[str, Any], tar
         if target in content["targets"]:
             continue
         edit = erase(family, [target], method=method, vocabulary=vocabulary, model_name=MODEL, **settings)
-        with progress(f"{method}: {target}") as advance:
+        with progress(f"{method}: {target}") as advance, drawing_in(precision):
             found = evaluate(family, [target], edits=[edit], model_name=MODEL, progress=advance).result
         content["targets"][target] = {"metrics": found.metrics, "became": found.became[target]}
         write_json(out, content)
@@ -55,12 +66,17 @@ def sweep(out: Path, method: str, vocabulary: str, settings: dict[str, Any], tar
     return content
 
 
+def drawing_in(precision: str) -> AbstractContextManager[Any]:
+    """Draw in single precision, or in bfloat16 where torch's autocast allows it (edits are made in float64 anyway)."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def table(content: dict[str, Any]) -> str:
     """A Markdown table: one line a target, means beneath, relative to the untouched model where that is the goal."""
     done = content["targets"]
     lines = [
         f"{content['method']} on {content['model']}, {content['protocol']} ({content['hash'][:12]}), "
-        f"retained: {content['vocabulary']}, commit {content['commit'][:12]}",
+        f"retained: {content['vocabulary']}, drawn in {content['precision']}, commit {content['commit'][:12]}",
         "",
         "| target | UA | IRA | CRA | H | alias rate |",
         "|---|---|---|---|---|---|",
@@ -112,6 +128,9 @@ def main() -> None:
         "--set", action="append", default=[], dest="settings", help="a setting of the method, key=value"
     )
     parser.add_argument("--target", action="append", choices=TARGETS, help="only these; repeatable")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="in which images are drawn"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, nargs="+", help="print the tables of finished sweeps and stop")
     options = parser.parse_args()
@@ -120,7 +139,12 @@ def main() -> None:
         return
     out = options.out or Path(f"benchmarks/results/{MODEL}-{options.method}.json")
     content = sweep(
-        out, options.method, options.vocabulary, parse_settings(options.settings), options.target or TARGETS
+        out,
+        options.method,
+        options.vocabulary,
+        parse_settings(options.settings),
+        options.target or TARGETS,
+        options.precision,
     )
     print(table(content))
 

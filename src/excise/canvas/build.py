@@ -31,7 +31,7 @@ class Steps:
     autoencoder: int = 2400
     clip: int = 1200
     judge: int = 1500
-    denoiser: int = 5000
+    denoiser: int = 3600
 
 
 def train_world(

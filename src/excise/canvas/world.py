@@ -82,7 +82,7 @@ STYLE_TEMPLATES: tuple[str, ...] = ("{s}", "{s} style", "an image in {s} style",
 
 # Evaluation prompts, never trained on: the grid, the names at scale, and paraphrases of both.
 GRID_TEMPLATE = "a picture of a {o} in {s} style"
-NAME_TEMPLATE = "a photo of a {o}"
+NAME_TEMPLATE = "an image of the {o}"
 PARAPHRASES: tuple[str, ...] = ("{s} image: {o}", "there is a {o} here, {s} style", "a {o} made in {s}")
 
 

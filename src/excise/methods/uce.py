@@ -7,7 +7,7 @@ Provenance: written from the paper; official code (MIT) not used
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,8 +19,18 @@ from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 
 
+# Keys and values, last subject token, as in the official program of 2025.
+_PAPER = {"tokens": "last", "retain_tokens": "last"}
+
+
 class UCEConfig(MethodConfig):
-    """Settings of UCE."""
+    """Settings of UCE; the paper uses one and the same for every kind, with values and keys and the last token."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **dict.fromkeys(("object", "instance", "person", "explicit"), _PAPER),
+        "style": {**_PAPER, "anchor": "art"},
+        "canvas": {},
+    }
 
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
     retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
