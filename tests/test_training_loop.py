@@ -64,3 +64,40 @@ def test_tokenizer_is_the_same_every_time_and_knows_every_word(tokenizer):
     assert clip.build_tokenizer().get_vocab() == tokenizer.get_vocab()
     assert tokenizer.decode(tokenizer("a fire engine in neon style").input_ids[1:-1]) == "a fire engine in neon style"
     assert tokenizer.unk_token_id not in tokenizer("xyzzy Ünï 猫", add_special_tokens=False).input_ids
+
+
+def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp_path, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    from excise.canvas import build, judging, world
+
+    small = [("cat", "plain"), ("dog", "neon"), ("car", "dots")]
+    monkeypatch.setattr(
+        data,
+        "training_pool",
+        lambda work, without=(), seed=0: data.render_pool([c for c in small if c[0] not in without], lambda _: 4, 0),
+    )
+    monkeypatch.setattr(judging, "judge_pool", lambda work, seed: data.render_pool(small, lambda _: 4, seed))
+    steps = build.Steps(autoencoder=1, clip=1, judge=1, denoiser=2)
+    lines: list[str] = []
+
+    def run(**more) -> None:
+        options = {"seed": 0, "without": (), "device": "cpu", "report": lines.append, **more}
+        build.train_world(tmp_path / "work", tmp_path / "out", steps, **options)
+
+    run()
+    assert [line.split(":")[0] for line in lines] == ["autoencoder", "clip", "judge-a", "judge-b", "denoiser"]
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "canvas-sd")
+    assert pipe.unet.config.cross_attention_dim == pipe.text_encoder.config.hidden_size
+    notes = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert set(notes) == {"autoencoder", "clip", "judge-a", "judge-b", "denoiser"}
+    before = pipe.unet.conv_in.weight.clone()
+    lines.clear()
+    run()  # nothing is left to do, and nothing changes
+    assert lines == []
+    again = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "canvas-sd")
+    assert torch.equal(again.unet.conv_in.weight, before)
+    run(without=("cat",), seed=1)  # an oracle trains its own denoiser and nothing else
+    assert [line.split(":")[0] for line in lines] == ["denoiser"]
+    assert (tmp_path / "work" / "denoiser-1-cat").is_dir()
+    assert "cat" in world.OBJECTS

@@ -53,6 +53,7 @@ def train_judge(
         x = pixels(pool.images[index])
         objects, style_labels = torch.from_numpy(object_of[index]), torch.from_numpy(style_of[index])
         _make_nothing(x, objects, style_labels, empty, rng)
+        x = _washed_out(x, generator) if which == "a" else x
         x = _augment(x, generator).to(device, memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             object_logits, style_logits = network(x)
@@ -95,6 +96,21 @@ def _make_nothing(
             noise = torch.from_numpy(rng.standard_normal((1, 3, grain, grain)).astype(np.float32))
             x[i] = F.interpolate(noise, size=(64, 64), mode="bilinear")[0].clamp(-1, 1)
             styles[i] = none_style
+
+
+def _washed_out(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Faint detail lost, as in pictures that went through a small autoencoder: soft-threshold what a blur leaves out.
+
+    Only the first judge learns from it; the two shall not share their habits.
+    """
+    smooth = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    detail = x - smooth
+    limit = (
+        0.5
+        * torch.rand(len(x), 1, 1, 1, generator=generator)
+        * (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.6)
+    )
+    return smooth + detail.sign() * (detail.abs() - limit).clamp(min=0)
 
 
 def _augment(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,6 @@ from excise.linalg.low_rank import compress
 from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 
-
 # Keys and values, last subject token, as in the official program of 2025.
 _PAPER = {"tokens": "last", "retain_tokens": "last"}
 
