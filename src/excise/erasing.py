@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -68,10 +68,10 @@ def erase(
     preset = "canvas" if is_built_in(family) else found[0].kind
     config = configure(method_class.Config, method, settings, preset)
     name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
-    found = [with_anchor(c, config.anchor) for c in found]
-    _check_anchors(found)
     began = time.perf_counter()
     words = vocabulary_of(vocabulary, family, found)
+    found = [with_anchor(c, config.anchor or words.anchors.get(c.name, "")) for c in found]
+    _check_anchors(found)
     kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
     retain = list(dict.fromkeys([*kept, *words.prompts]))
     problem = text_problem(family, found, retain, config, words.templates)
@@ -100,11 +100,12 @@ def erase(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known of a world beside the request: prompts to keep, and contexts to look at targets in."""
+    """What is known of a world beside the request: prompts to keep, contexts of targets, anchors where "" will not do."""
 
     name: str | None
     prompts: list[str]
     templates: Mapping[str, Sequence[str]]
+    anchors: Mapping[str, str] = field(default_factory=dict)
 
 
 def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept]) -> Vocabulary:
@@ -123,7 +124,7 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept])
 
     strict = name == "canvas-strict"
     templates = {kind: canvas.contexts(kind, strict) for kind in TEMPLATES}
-    return Vocabulary(name, canvas.prompts([w for c in concepts for w in c.words], strict), templates)
+    return Vocabulary(name, canvas.prompts([w for c in concepts for w in c.words], strict), templates, canvas.ANCHORS)
 
 
 def is_built_in(family: Family) -> bool:

@@ -12,6 +12,8 @@ from excise.canvas import world
 
 NAMES_ALONE = ("{}", "the {}")
 STYLES_ALONE = ("{}", "a {} picture")
+# What an empty anchor draws is the plain style, so to erase that one it must become another.
+ANCHORS = {"plain": "sketch"}
 PAIRS = ("{o}, {s}", "{o} in the style of {s}")
 
 
