@@ -100,7 +100,7 @@ def erase(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known of a world beside the request: prompts to keep, contexts of targets, anchors where "" will not do."""
+    """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do."""
 
     name: str | None
     prompts: list[str]

@@ -29,7 +29,9 @@ def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
     if not strict:
         objects, styles = [*world.OBJECTS, *objects], [*world.STYLES, *styles]
     names, objects, styles = ([n for n in group if n not in gone] for group in (world.NAMES, objects, styles))
-    alone = _fill(NAMES_ALONE, [*names, *objects]) + _fill(STYLES_ALONE, styles)
+    # A name without a style word asks for the plain style, so it speaks of that target too.
+    unstyled = [] if "plain" in gone else _fill(NAMES_ALONE, [*names, *objects])
+    alone = unstyled + _fill(STYLES_ALONE, styles)
     pairs = [PAIRS[(i + j) % 2].format(o=o, s=s) for i, o in enumerate(objects) for j, s in enumerate(styles)]
     return alone + pairs
 

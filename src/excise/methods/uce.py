@@ -28,7 +28,7 @@ class UCEConfig(MethodConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person", "explicit"), _PAPER),
         "style": {**_PAPER, "anchor": "art"},
-        "canvas": {},
+        "canvas": {"retain_scale": 0.5},
     }
 
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
