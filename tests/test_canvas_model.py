@@ -36,8 +36,7 @@ def arrays(images) -> np.ndarray:
 def edits(canvas_family):
     return {
         (target, method): erase(canvas_family, [target], method=method, model_name="canvas-sd")
-        for target in ("cat", "neon")
-        for method in ("speed", "uce")
+        for target, method in (("cat", "speed"), ("cat", "uce"), ("neon", "speed"))
     }
 
 

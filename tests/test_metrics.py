@@ -67,6 +67,8 @@ def test_unlearning_of_a_style_and_of_both():
 
 def test_replacements_and_grid():
     assert replacements(SEEN, "object", "cat") == {"dog": 1, "cat": 1}
+    nothing: dict[str, list[str]] = {"object": [], "style": []}
+    assert replacements(Seen(nothing, nothing), "object", "cat") == {}
     grid = accuracy_grid(SEEN, "object", ["cat", "car"], ["neon", "dots"])
     assert grid[0].tolist() == [0, 1]
     assert np.isnan(grid[1, 0])

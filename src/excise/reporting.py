@@ -182,9 +182,9 @@ def _state(seen: Seen, obj: str, style: str) -> str:
 
 def _summary(result: Evaluation) -> str:
     images = f"{len(result.shown)} images, {result.seconds:.0f} s"
-    if not result.concepts:
-        return f"The model as it is: {images}."
     m = result.metrics
+    if "ua" not in m:
+        return f"The model as it is: {images}." if not result.concepts else f"Only a part of the protocol: {images}."
     return (
         f"Of the prompts that ask for {', '.join(result.concepts)}, {100 * m['ua']['value']:.0f} % no longer show it; "
         f"of all others {100 * m['ira']['value']:.0f} % and {100 * m['cra']['value']:.0f} % still show what they "

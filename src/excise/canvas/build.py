@@ -120,9 +120,16 @@ def assemble(
         requires_safety_checker=False,
     )
     pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "canvas-sd", safe_serialization=True)
+    _load_in_single_precision(out / "canvas-sd" / "text_encoder" / "config.json")
     for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
         save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
     (out / "training.json").write_text((work / "training.json").read_text())
+
+
+def _load_in_single_precision(config: Path) -> None:
+    """Without a dtype transformers would load the halves as they are, and diffusers the rest in single: they clash."""
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "dtype": "float32"}, indent=2) + "\n")
 
 
 def _latents(vae: AutoencoderKL, pool: data.Pool, cache: Path) -> Tensor:

@@ -32,11 +32,12 @@ class Seen:
 
     def right(self, attribute: str) -> np.ndarray:
         """(n,) whether the judge saw what was asked for."""
-        return np.array([a == s for a, s in zip(self.asked[attribute], self.seen[attribute], strict=True)])
+        pairs = zip(self.asked[attribute], self.seen[attribute], strict=True)
+        return np.array([a == s for a, s in pairs], dtype=bool)
 
     def asks(self, attribute: str, label: str) -> np.ndarray:
         """(n,) whether `label` was asked for."""
-        return np.array([a == label for a in self.asked[attribute]])
+        return np.array([a == label for a in self.asked[attribute]], dtype=bool)
 
 
 def unlearning(seen: Seen, targets: Sequence[tuple[str, str]]) -> dict[str, Estimate]:
