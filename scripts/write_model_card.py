@@ -92,7 +92,8 @@ def card(weights: Path) -> str:
         lines.append(
             f"| {part} | {note['steps']} | {note['seconds'] / 60:.0f} | {note['parameters']:,} | {note['machine']} |"
         )
-    lines += ["", "To train on: `excise canvas train --steps N` with N above the steps of the denoiser.", ""]
+    remarks = [f"- {part}: {note['note']}." for part, note in training.items() if "note" in note]
+    lines += ["", *remarks, "", "To train on: `excise canvas train --steps N` with N above the steps of the denoiser.", ""]
     return "\n".join(lines)
 
 
