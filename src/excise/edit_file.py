@@ -29,7 +29,8 @@ def save(edit: Edit, path: Path) -> Path:
     tensors = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in edit.tensors().items()}
     maps = [list(m.modules) for m in edit.text_maps]
     header = {"record": edit.record.model_dump(mode="json"), "text_maps": maps}
-    metadata = {"format": "pt", KEY: json.dumps(header, ensure_ascii=False, sort_keys=True)}
+    # One key alone: safetensors writes several in an order that changes from run to run.
+    metadata = {KEY: json.dumps(header, ensure_ascii=False, sort_keys=True)}
     write_atomically(path, lambda p: save_file(tensors, p, metadata=metadata))
     return path
 
