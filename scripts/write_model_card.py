@@ -93,7 +93,13 @@ def card(weights: Path) -> str:
             f"| {part} | {note['steps']} | {note['seconds'] / 60:.0f} | {note['parameters']:,} | {note['machine']} |"
         )
     remarks = [f"- {part}: {note['note']}." for part, note in training.items() if "note" in note]
-    lines += ["", *remarks, "", "To train on: `excise canvas train --steps N` with N above the steps of the denoiser.", ""]
+    lines += [
+        "",
+        *remarks,
+        "",
+        "To train on: `excise canvas train --steps N` with N above the steps of the denoiser.",
+        "",
+    ]
     return "\n".join(lines)
 
 
