@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -155,8 +155,3 @@ def _note(work: Path, part: str, steps: int, seconds: float, model: nn.Module) -
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
     path.write_text(json.dumps(notes, indent=1))
-
-
-def describe(steps: Steps) -> dict[str, int]:
-    """The steps of each stage by name."""
-    return asdict(steps)
