@@ -51,6 +51,7 @@ def card(weights: Path) -> str:
     """The card's text, from the gates run now and from the notes of training."""
     with progress("gates") as advance:
         result = evaluate(load("canvas-sd"), model_name="canvas-sd", progress=advance).result
+    plan = result.protocol_summary
     training = json.loads((weights / "training.json").read_text())
     megabytes = sum(f.stat().st_size for f in (weights / "canvas-sd").rglob("*") if f.is_file()) / 1e6
     lines = [
@@ -69,7 +70,8 @@ def card(weights: Path) -> str:
         "",
         "## Gates",
         "",
-        f"`excise evaluate --model canvas-sd --protocol canvas-mini` (hash {result.hash}), 20 steps, guidance 4.",
+        f"`excise evaluate --model canvas-sd --protocol canvas-mini` (hash {result.hash}), {plan['steps']} steps, "
+        f"guidance {plan['guidance']:g}.",
         "",
         "| measure | value | 95 % interval | n | gate | |",
         "|---|---|---|---|---|---|",

@@ -13,6 +13,13 @@ from excise.families import WEIGHTS
 WIDTH = 32
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path, monkeypatch):
+    """No test reads or fills the cache of the person who runs it."""
+    monkeypatch.delenv("EXCISE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> CLIPTokenizer:
     return build_tokenizer()

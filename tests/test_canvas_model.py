@@ -21,7 +21,7 @@ from excise.judges.canvas import CanvasJudge
 from excise.metrics.rates import rate
 
 pytestmark = pytest.mark.canvas
-STEPS, GUIDANCE = 20, 4.0
+STEPS, GUIDANCE = 12, 4.0
 
 
 def draw(family, prompts, batch: int = 24) -> list[Image.Image]:
@@ -162,7 +162,7 @@ def test_evaluate_of_one_group_and_its_document(canvas_family, edits):
     found = evaluate(
         canvas_family, ["cat"], edits=[edits["cat", "speed"]], groups=["aliases"], model_name="canvas-sd"
     ).result
-    assert {s.object for s in found.shown} == {"cat"}
+    assert {s.asked["object"] for s in found.shown} == {"cat"}
     assert len(found.shown) == 20
     assert set(found.metrics) == {"abstain", "judges_disagree", "alias_rate"}
     assert measure(found, [("object", "cat")]) == found.metrics
@@ -172,7 +172,7 @@ def test_evaluate_of_one_group_and_its_document(canvas_family, edits):
 
 
 def test_canvas_protocol_refuses_other_models(pipe):
-    with pytest.raises(ModelError, match="judges the 64 x 64 pictures"):
+    with pytest.raises(ModelError, match="judges pictures of 64 x 64; this model draws 8 x 8"):
         evaluate(pipe, ["cat"])
 
 

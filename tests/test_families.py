@@ -132,6 +132,18 @@ def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path):
         load("canvas-sd", device="nonsense")
 
 
+def test_hub_options_reach_diffusers(monkeypatch, pipe):
+    from diffusers import DiffusionPipeline
+
+    asked = {}
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", lambda name, **options: asked.update(options) or pipe)
+    load("org/name", revision="abc", variant="fp16", dtype="float32", device="cpu", local_files_only=True)
+    assert asked["revision"] == "abc"
+    assert asked["variant"] == "fp16"
+    assert asked["local_files_only"] is True
+    assert asked["use_safetensors"] is True
+
+
 def test_hub_id_without_network_is_refused_in_one_sentence(monkeypatch):
     with pytest.raises(ModelError, match="cannot load 'nobody/nothing' from the hub: .*local cache"):
         load("nobody/nothing", local_files_only=True)

@@ -116,13 +116,6 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
             )
 
 
-def without_targets(names: Iterable[str], concepts: Sequence[Concept]) -> list[str]:
-    """The names in which no target stands as a whole word (SPEED's rule for retain sets)."""
-    words = [re.escape(same(w)) for c in concepts for w in c.words]
-    pattern = re.compile(r"\b(" + "|".join(words) + r")\b")
-    return [n for n in dict.fromkeys(names) if not pattern.search(same(n))]
-
-
 def read_names(path: Path) -> list[str]:
     """Names from a text file (one a line, # comments) or the first column of a CSV file with a header.
 

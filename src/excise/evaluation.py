@@ -5,41 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from excise.canvas import world
 from excise.concept import Concept, as_concepts
+from excise.drawing import BATCH, Images, Workers, draw
 from excise.edit import Edit, as_family
-from excise.erasing import is_built_in
-from excise.errors import ConceptError, ModelError
+from excise.errors import ModelError
 from excise.families.base import Family, Progress
-from excise.judges.canvas import NONE, CanvasJudge
-from excise.metrics.rates import rate
-from excise.metrics.unlearning import Seen, replacements, unlearning
-from excise.protocols import PROTOCOLS
-from excise.protocols.base import Item, Protocol
+from excise.judges import JUDGES, Judge
+from excise.metrics.unlearning import Seen
+from excise.protocols import PROTOCOLS, summary
+from excise.protocols.base import Item, Protocol, Target
+from excise.scoring import Shown, as_document, became, score, seen
 
-BATCH = 40
-
-
-class Shown(BaseModel):
-    """One image: what was asked for, what the judges saw."""
-
-    model_config = ConfigDict(frozen=True)
-
-    group: str
-    prompt: str
-    seed: int
-    object: str | None
-    style: str | None
-    saw_object: str
-    saw_style: str
-    second_object: str
-    second_style: str
+SCHEMA = 2
 
 
 class Evaluation(BaseModel):
@@ -47,26 +30,20 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA
     protocol: str
     hash: str
-    steps: int
-    guidance: float
-    judge: str
+    protocol_summary: dict[str, Any]
     model: str
     concepts: list[str]
     metrics: dict[str, dict[str, float]]
     became: dict[str, dict[str, int]]
     shown: list[Shown]
-    seconds: float
+    seconds: dict[str, float]
 
     def seen(self, *groups: str) -> Seen:
         """Asked and seen labels of some groups, as the metrics take them."""
-        chosen = [s for s in self.shown if s.group in groups]
-        return Seen(
-            {"object": [s.object or "" for s in chosen], "style": [s.style or "" for s in chosen]},
-            {"object": [s.saw_object for s in chosen], "style": [s.saw_style for s in chosen]},
-        )
+        return seen(self.shown, *groups)
 
 
 @dataclass(frozen=True)
@@ -74,7 +51,8 @@ class Evaluated:
     """An evaluation with its images, in the order of `result.shown`."""
 
     result: Evaluation
-    images: list[Image.Image]
+    images: Images
+    targets: tuple[Target, ...] = ()
 
 
 def evaluate(
@@ -86,136 +64,110 @@ def evaluate(
     groups: Sequence[str] | None = None,
     allow_other_base: bool = False,
     model_name: str = "",
+    judge: Judge | None = None,
+    judge_weights: Path | None = None,
     batch: int = BATCH,
+    cache: Path | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> Evaluated:
     """Run a protocol. The model is left as it was found.
 
     Args:
         model: a pipeline, or what `excise.load` returned.
-        concepts: the targets; with none, the model's own accuracies are measured.
+        concepts: the targets; with none, the model's own accuracies are measured (or the protocol's fixed targets).
         edits: applied together for the time of the evaluation.
-        groups: parts of the protocol to run; by default the grid, and the aliases of the targets or, without targets,
-            the names at scale.
+        groups: parts of the protocol to run; by default those that it names for the case.
+        judge: takes the place of the protocol's judge, whose name then stands in the result; no second judge is asked.
+        judge_weights: folder of the judge's weights, where they do not ship with this package.
+        cache: folder in which drawn images are kept by content, so that none is drawn twice.
+        workers: this process among several that share the drawing.
 
     Raises:
         UnknownNameError, ConceptError, ModelError: bad input, in one sentence.
     """
     plan: Protocol = PROTOCOLS.load(protocol)()
-    targets = [_as_target(c) for c in as_concepts(concepts)] if concepts else []
+    names = [c.name for c in as_concepts(concepts)] if concepts else list(plan.fixed_targets if edits else ())
+    targets = tuple(plan.target_of(name) for name in names)
+    judges = _judges(plan, judge, judge_weights)
+    if judge is not None:
+        plan = replace(plan, judge=judge.name, second=None)
     family = as_family(model)
-    if not (is_built_in(family) or model_name.startswith("canvas")):
-        _check_speaks_canvas(family)
-    items = _items(plan, targets, groups)
-    seeds = [plan.seed(i) for i in items]
+    _check_size(plan, family)
+    items = plan.select(targets, groups)
+    requests = [(i.prompt, plan.seed(i)) for i in items]
     began = time.perf_counter()
     with ExitStack() as stack:
         for edit in edits:
             stack.enter_context(edit.apply(family, allow_other_base=allow_other_base))
-        images = family.sample(
-            [i.prompt for i in items],
-            seeds,
+        images = draw(
+            family,
+            requests,
             steps=plan.steps,
             guidance=plan.guidance,
+            sampler=plan.sampler,
             batch=batch,
+            cache=cache,
+            workers=workers,
             progress=progress,
         )
-    shown = _judge(items, seeds, images)
+    drawn = time.perf_counter()
+    shown = judged(items, requests, images, judges)
     result = Evaluation(
         protocol=plan.name,
         hash=plan.hash,
-        steps=plan.steps,
-        guidance=plan.guidance,
-        judge=plan.judge,
+        protocol_summary=summary(plan),
         model=model_name,
-        concepts=[label for _, label in targets],
-        metrics={},
-        became={},
+        concepts=names,
+        metrics=as_document(score(plan.score, shown, targets)),
+        became=became(shown, targets),
         shown=shown,
-        seconds=round(time.perf_counter() - began, 2),
+        seconds={"draw": round(drawn - began, 3), "judge": round(time.perf_counter() - drawn, 3)},
     )
-    became = {label: replacements(result.seen("grid"), a, label) for a, label in targets}
-    return Evaluated(result.model_copy(update={"metrics": measure(result, targets), "became": became}), images)
+    return Evaluated(result, images, targets)
 
 
-def measure(result: Evaluation, targets: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
-    """Every metric the shown images yield. Also serves to look at an untouched model through a target's eyes."""
-    grid, names = result.seen("grid"), result.seen("names")
-    found = {"abstain": rate([s.saw_object == NONE for s in result.shown])}
-    found["judges_disagree"] = rate([s.saw_object != s.second_object for s in result.shown])
-    if grid.asked["object"]:
-        found |= {"object_accuracy": rate(grid.right("object")), "style_accuracy": rate(grid.right("style"))}
-        if targets:
-            found |= unlearning(grid, targets)
-    if names.asked["object"]:
-        found["names_accuracy"] = rate(names.right("object"))
-    if any(s.group == "aliases" for s in result.shown):
-        aliases = result.seen("aliases")
-        hits = [aliases.right(a)[aliases.asks(a, label)].tolist() for a, label in targets]
-        found["alias_rate"] = rate([hit for part in hits for hit in part])
-    return {name: estimate.as_dict() for name, estimate in found.items()}
+def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, float]]:
+    """The metrics of a finished evaluation through the eyes of other targets."""
+    return as_document(score(result.protocol_summary["score"], result.shown, targets))
 
 
-def _as_target(concept: Concept) -> tuple[str, str]:
-    """(attribute, label) of a concept of Canvas.
-
-    Raises:
-        ConceptError: Canvas has no such object or style.
-    """
-    if concept.name in world.STYLES:
-        return "style", concept.name
-    if concept.name in world.OBJECTS:
-        return "object", concept.name
-    raise ConceptError(
-        f"canvas-mini cannot judge '{concept.name}'; it knows the objects {', '.join(world.OBJECTS)} "
-        f"and the styles {', '.join(world.STYLES)}."
-    )
-
-
-def _items(plan: Protocol, targets: Sequence[tuple[str, str]], groups: Sequence[str] | None) -> list[Item]:
-    if groups is None:
-        groups = ("grid", "aliases") if targets else ("grid", "names")
-    items = plan.group(*groups)
-    own = {label: set(world.aliases(label)) for _, label in targets}
-    return [i for i in items if i.group != "aliases" or _speaks_of(i, own)]
-
-
-def _speaks_of(item: Item, own: dict[str, set[str]]) -> bool:
-    """Whether an alias item uses an alias of a target."""
-    return any(
-        label in (item.object, item.style) and any(alias in item.prompt for alias in words)
-        for label, words in own.items()
-    )
-
-
-def _judge(items: Sequence[Item], seeds: Sequence[int], images: Sequence[Image.Image]) -> list[Shown]:
-    first, second = (CanvasJudge(which).verdicts(images) for which in ("a", "b"))
+def judged(
+    items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge]
+) -> list[Shown]:
+    """What was asked for beside what one judge, or two, saw."""
+    verdicts = [judge.verdicts(images) for judge in judges] if any(i.asked for i in items) else []
+    by_image = [[{a: v[a][i] for a in v} for v in verdicts] for i in range(len(items))]
     return [
         Shown(
             group=item.group,
             prompt=item.prompt,
-            seed=seeds[i],
-            object=item.object,
-            style=item.style,
-            saw_object=first["object"][i],
-            saw_style=first["style"][i],
-            second_object=second["object"][i],
-            second_style=second["style"][i],
+            seed=seed,
+            asked=dict(item.asked),
+            saw=views[0] if views else {},
+            second=views[1] if len(views) > 1 else {},
+            target=item.target,
         )
-        for i, item in enumerate(items)
+        for item, (_, seed), views in zip(items, requests, by_image, strict=True)
     ]
 
 
-def _check_speaks_canvas(family: Family) -> None:
-    """Canvas protocols judge Canvas pictures only.
+def _judges(plan: Protocol, judge: Judge | None, weights: Path | None) -> list[Judge]:
+    """The judges to ask, loaded before anything is drawn: what is missing is said at once."""
+    if judge is not None:
+        return [judge]
+    return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
+
+
+def _check_size(plan: Protocol, family: Family) -> None:
+    """A judge knows pictures of one kind only.
 
     Raises:
-        ModelError: the model draws pictures of another size, so it cannot be a Canvas model.
+        ModelError: the model draws pictures of another size.
     """
-    scale = 2 ** (len(family.pipe.vae.config.block_out_channels) - 1)
-    side = family.pipe.unet.config.sample_size * scale
-    if side != 64:
+    side = family.image_size
+    if plan.image_size not in (None, side):
         raise ModelError(
-            f"canvas-mini judges the 64 x 64 pictures of the built-in models; this one draws {side} x {side}. "
-            "Protocols for real models are not there yet; look at its pictures with: excise generate"
+            f"{plan.name} judges pictures of {plan.image_size} x {plan.image_size}; this model draws {side} x {side}. "
+            "Choose a protocol made for it, see: excise protocols"
         )

@@ -12,8 +12,11 @@ from typing import Any
 from excise.errors import OutputError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place; on failure leave what was there.
+
+    Args:
+        durable: wait until the disk has it; not needed for what can be made again.
 
     Raises:
         OutputError: no permission, a full disk, or any other failure of the file system.
@@ -27,8 +30,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = Path(name)
     try:
         write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
         os.replace(partial, path)
     except Exception as error:

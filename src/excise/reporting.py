@@ -82,15 +82,15 @@ def evaluation_section(
 ) -> Section:
     """One evaluated concept; `before` is the untouched model on the same protocol, where it was run."""
     result = after.result
-    targets = [("style" if c in world.STYLES else "object", c) for c in result.concepts]
-    base = measure(before.result, targets) if before else {}
+    base = measure(before.result, after.targets) if before else {}
     figures = [
         Figure(*MEANINGS[name], base.get(name), result.metrics.get(name))
         for name in MEANINGS
-        if name in result.metrics or (name in base and not targets)
+        if name in result.metrics or (name in base and not after.targets)
     ]
-    target_pairs, kept_pairs = _pairs(before, after, targets) if before else ([], [])
+    target_pairs, kept_pairs = _pairs(before, after, after.targets) if before else ([], [])
     heats = [_heat("before", before.result)] if before else []
+    heats.append(_heat("after" if edit else "this model", result))
     became: dict[str, int] = {}
     for counts in result.became.values():
         for label, count in counts.items():
@@ -101,7 +101,7 @@ def evaluation_section(
         targets=target_pairs,
         kept=kept_pairs,
         figures=figures,
-        heats=[*heats, _heat("after" if edit else "this model", result)],
+        heats=[h for h in heats if h.objects],
         became=became,
         record=edit.record.model_dump(mode="json") if edit else {},
         commands=commands_,
@@ -110,12 +110,14 @@ def evaluation_section(
 
 def write_page(title: str, lead: str, sections: list[Section], result: Evaluation, path: Path) -> Path:
     """Write a page of evaluated sections with the protocol in full."""
+    plan = result.protocol_summary
+    second = f"; {plan['second']}, built and seeded differently, beside it" if plan["second"] else ""
     facts = [
         ("model", result.model),
         ("protocol", f"{result.protocol}, hash {result.hash}"),
-        ("sampler", f"{result.steps} steps of the model's own scheduler, guidance {result.guidance}"),
+        ("sampler", f"{plan['steps']} steps, {plan['sampler']} scheduler, guidance {plan['guidance']}"),
         ("seeds", "one a prompt, from SHA-256 of protocol, prompt and index"),
-        ("judge", f"{result.judge}; a second judge, built and seeded differently, is asked beside it"),
+        ("judge", plan["judge"] + second),
         ("intervals", "Wilson score for rates, bootstrap for H, 95 %"),
         (
             "what this cannot tell",
@@ -147,28 +149,31 @@ def _preview_prompts(edit: Edit, preserve: Sequence[str]) -> tuple[list[str], li
 
 def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str]]) -> tuple[list[Pair], list[Pair]]:
     """Target prompts and evenly chosen others, matched by prompt and seed."""
-    old = {(s.prompt, s.seed): image for s, image in zip(before.result.shown, before.images, strict=True)}
-    asked: list[Pair] = []
-    others: list[Pair] = []
-    for shown, image in zip(after.result.shown, after.images, strict=True):
-        if shown.group != "grid" or (shown.prompt, shown.seed) not in old:
-            continue
-        hit = any(getattr(shown, attribute) == label for attribute, label in targets)
-        note = f"judge: {shown.saw_object}, {shown.saw_style}"
-        (asked if hit else others).append(Pair(shown.prompt, old[(shown.prompt, shown.seed)], image, note))
-    return _spread(asked, MOST_PAIRS), _spread(others, MOST_PAIRS)
+    old = {(s.prompt, s.seed): i for i, s in enumerate(before.result.shown)}
+    asked: list[int] = []
+    others: list[int] = []
+    for i, shown in enumerate(after.result.shown):
+        if shown.group in ("grid", "erased", "kept") and (shown.prompt, shown.seed) in old:
+            hit = any(shown.asked.get(attribute) == label for attribute, label in targets)
+            (asked if hit else others).append(i)
+
+    def pair(i: int) -> Pair:
+        shown = after.result.shown[i]
+        note = f"judge: {', '.join(shown.saw.values())}"
+        return Pair(shown.prompt, before.images[old[shown.prompt, shown.seed]], after.images[i], note)
+
+    return [pair(i) for i in _spread(asked)], [pair(i) for i in _spread(others)]
 
 
-def _spread(pairs: list[Pair], most: int) -> list[Pair]:
-    """At most `most`, evenly over the list."""
-    if len(pairs) <= most:
-        return pairs
-    return [pairs[i * len(pairs) // most] for i in range(most)]
+def _spread(rows: list[int]) -> list[int]:
+    """At most `MOST_PAIRS`, evenly over the list."""
+    most = min(MOST_PAIRS, len(rows))
+    return [rows[i * len(rows) // most] for i in range(most)]
 
 
 def _heat(title: str, result: Evaluation) -> Heat:
     seen = result.seen("grid")
-    objects, styles = list(world.OBJECTS), list(world.STYLES)
+    objects, styles = (list(dict.fromkeys(seen.asked[a])) for a in ("object", "style"))
     return Heat(title, objects, styles, [[_state(seen, o, s) for s in styles] for o in objects])
 
 
@@ -181,7 +186,7 @@ def _state(seen: Seen, obj: str, style: str) -> str:
 
 
 def _summary(result: Evaluation) -> str:
-    images = f"{len(result.shown)} images, {result.seconds:.0f} s"
+    images = f"{len(result.shown)} images, {sum(result.seconds.values()):.0f} s"
     m = result.metrics
     if "ua" not in m:
         return f"The model as it is: {images}." if not result.concepts else f"Only a part of the protocol: {images}."

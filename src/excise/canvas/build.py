@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from excise.canvas import autoencoder, clip, data, denoiser, judging
+from excise.families.load import load
 
 Report = Callable[[str], None]
 
@@ -34,23 +35,36 @@ class Steps:
     denoiser: int = 3600
 
 
-def train_world(
-    work: Path, out: Path, steps: Steps, *, seed: int, without: Collection[str], device: str, report: Report
-) -> None:
+def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
     """Train every part that is not finished yet and write the weights to `out`.
 
     Args:
         work: checkpoints, caches and logs.
         out: receives `canvas-sd/`, `judge-*.safetensors`, `image-tower.safetensors` and `training.json`.
-        without: concepts that the denoiser never sees (a retain-only oracle); the other parts are unaffected.
     """
     pool = data.training_pool(work)
     vae = train_autoencoder(pool, work, steps.autoencoder, device, report)
     text, tokenizer = train_text(pool, work, steps.clip, device, report)
     for which in judging.SEEDS:
         train_judge(which, work, steps.judge, device, report)
-    unet = train_denoiser(vae, text, tokenizer, work, steps.denoiser, seed, without, device, report)
-    assemble(vae, text, tokenizer, unet, work, out)
+    unet = train_denoiser(vae, text, tokenizer, work, steps.denoiser, seed, (), device, report)
+    assemble(vae, text, tokenizer, unet, out)
+    for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
+        save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
+    (out / "training.json").write_text((work / "training.json").read_text())
+
+
+def train_oracle(
+    work: Path, out: Path, steps: int, *, seed: int, without: Collection[str], device: str, report: Report
+) -> None:
+    """Train a denoiser that never sees `without`, beside the autoencoder and the text encoder that ship.
+
+    What an erasure should come close to: the same model, budget and data, less what is to be forgotten.
+    """
+    family = load("canvas-sd", device=device, dtype="float32")
+    pipe = family.pipe
+    unet = train_denoiser(pipe.vae, pipe.text_encoder, pipe.tokenizer, work, steps, seed, without, device, report)
+    assemble(pipe.vae, pipe.text_encoder, pipe.tokenizer, unet, out)
 
 
 def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderKL:
@@ -105,10 +119,8 @@ def train_denoiser(
     return unet
 
 
-def assemble(
-    vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, work: Path, out: Path
-) -> None:
-    """Write the pipeline folder in half precision, with the judges and the image tower beside it."""
+def assemble(vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, out: Path) -> None:
+    """Write the pipeline folder in half precision."""
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
@@ -121,9 +133,6 @@ def assemble(
     )
     pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "canvas-sd", safe_serialization=True)
     _load_in_single_precision(out / "canvas-sd" / "text_encoder" / "config.json")
-    for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
-        save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
-    (out / "training.json").write_text((work / "training.json").read_text())
 
 
 def _load_in_single_precision(config: Path) -> None:

@@ -25,7 +25,9 @@ def train(
     steps: Annotated[Optional[int], typer.Option(min=1, help="Denoiser steps; more than before continues.")] = None,
     device: o.DeviceOption = "auto",
 ) -> None:
-    """Train the built-in world, stage by stage; interrupt it whenever you like and call it again.
+    """Train the built-in world, stage by stage, or with --without an oracle: the model as it were without a concept.
+
+    Interrupt it whenever you like and call it again.
 
     Example: excise canvas train --without cat --seed 1 --out oracle
     """
@@ -43,8 +45,12 @@ def train(
             raise unknown("Canvas concept", concept, known)
     make_folder(work)
     make_folder(out)
-    from excise.canvas.build import Steps, train_world
+    from excise.canvas.build import Steps, train_oracle, train_world
 
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps)
-    train_world(work, out, plan, seed=seed, without=without or [], device=pick_device(device), report=show.say)
+    where = pick_device(device)
+    if without:
+        train_oracle(work, out, plan.denoiser, seed=seed, without=without, device=where, report=show.say)
+    else:
+        train_world(work, out, plan, seed=seed, device=where, report=show.say)
     show.say(f"weights in {out}; check the gates: excise evaluate --model {out / 'canvas-sd'}")

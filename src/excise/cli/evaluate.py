@@ -17,7 +17,7 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="Which prompts, seeds, sampler and judge.")] = "canvas-mini",
     concept: Annotated[Optional[list[str]], typer.Option("--concept", "-c", help="The target; repeatable.")] = None,
     group: Annotated[
-        Optional[list[str]], typer.Option(help="Parts of the protocol to run: grid, names, aliases; repeatable.")
+        Optional[list[str]], typer.Option(help="Parts of the protocol to run, for example grid; repeatable.")
     ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder to write: run.json, report.html, images/.")] = None,
     require: Annotated[
@@ -25,6 +25,8 @@ def evaluate(
     ] = None,
     allow_other_base: o.OtherBaseOption = False,
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 40,
+    cache: o.CacheOption = None,
+    no_cache: o.NoCacheOption = False,
     as_json: o.JsonOption = False,
     *,
     source: o.Source,
@@ -56,6 +58,7 @@ def evaluate(
             allow_other_base=allow_other_base,
             model_name=model,
             batch=batch,
+            cache=o.image_cache(cache, no_cache),
             progress=advance,
         )
     result = evaluated.result

@@ -15,6 +15,7 @@ from excise.cli.export import export
 from excise.cli.generate import generate
 from excise.cli.inspect import inspect
 from excise.cli.methods import methods
+from excise.cli.protocols import protocols
 from excise.errors import ExciseError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-for verb in (demo, erase, generate, evaluate, export, inspect, methods, doctor):
+for verb in (demo, erase, generate, evaluate, export, inspect, methods, protocols, doctor):
     app.command()(verb)
 app.add_typer(canvas.app, name="canvas")
 

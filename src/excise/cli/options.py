@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -29,6 +31,21 @@ EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="
 OtherBaseOption = Annotated[
     bool, typer.Option("--allow-other-base", help="Use an edit on a fine-tune of the model it was made for.")
 ]
+
+
+CacheOption = Annotated[
+    Optional[Path],
+    typer.Option(envvar="EXCISE_CACHE", help="Folder of drawn images, kept so that none is drawn twice."),
+]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Draw everything anew and keep nothing.")]
+
+
+def image_cache(cache: Path | None, no_cache: bool) -> Path | None:
+    """Where drawn images are kept: as asked for, or in the user's cache folder."""
+    if no_cache:
+        return None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache or home / "excise" / "images"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from excise.errors import ConceptError
 
 Progress = Callable[[int, int], None]
+Request = tuple[str, int]
+"""A prompt and its seed."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Family(Protocol):
     def max_tokens(self) -> int: ...
 
     @property
+    def image_size(self) -> int: ...
+
+    @property
     def text_encoder_weights(self) -> Mapping[str, Tensor]: ...
 
     def projections(self, roles: str = "kv") -> list[Projection]: ...
@@ -76,6 +82,10 @@ class Family(Protocol):
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates: ...
 
     def predict_noise(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor: ...
+
+    def batches(
+        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float
+    ) -> Iterator[list[Image.Image]]: ...
 
     def sample(
         self,
@@ -87,6 +97,15 @@ class Family(Protocol):
         batch: int,
         progress: Progress | None = None,
     ) -> list[Image.Image]: ...
+
+
+def split(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Consecutive parts of `size`, the last one shorter.
+
+    >>> split([1, 2, 3], 2)
+    [[1, 2], [3]]
+    """
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from excise.errors import ConceptError, ModelError
-from excise.families.base import Progress, Projection, TextStates, find_subject
+from excise.families.base import Progress, Projection, Request, TextStates, find_subject, split
 
 ENCODE_BATCH = 256
 
@@ -32,6 +32,11 @@ class StableDiffusion:
     @property
     def device(self) -> torch.device:
         return self.pipe.unet.device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures it draws, in pixels."""
+        return int(self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
@@ -114,6 +119,27 @@ class StableDiffusion:
         return (alpha.sqrt() * output + (1 - alpha).sqrt() * latents).to(output.dtype)
 
     @torch.no_grad()
+    def batches(
+        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float
+    ) -> Iterator[list[Image.Image]]:
+        """Draw batch after batch; every distinct prompt is encoded once for all of them.
+
+        Args:
+            requests: batches of (prompt, seed). An image starts from a CPU generator of its own, whatever its batch.
+        """
+        self.pipe.set_progress_bar_config(disable=True)
+        distinct = list(dict.fromkeys([*(prompt for batch in requests for prompt, _ in batch), ""]))
+        states = self._states(distinct)
+        row = {prompt: i for i, prompt in enumerate(distinct)}
+        for batch in requests:
+            yield self.pipe(
+                prompt_embeds=states[[row[prompt] for prompt, _ in batch]],
+                negative_prompt_embeds=states[[row[""]] * len(batch)],
+                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            ).images
+
     def sample(
         self,
         prompts: Sequence[str],
@@ -124,22 +150,11 @@ class StableDiffusion:
         batch: int,
         progress: Progress | None = None,
     ) -> list[Image.Image]:
-        """One image a prompt; image i starts from a CPU generator seeded with `seeds[i]`, whatever its batch."""
-        self.pipe.set_progress_bar_config(disable=True)
-        distinct = list(dict.fromkeys([*prompts, ""]))
-        states = self._states(distinct)
-        row = {prompt: i for i, prompt in enumerate(distinct)}
+        """One image a prompt, all in memory; image i has the seed `seeds[i]`."""
+        asked = list(zip(prompts, seeds, strict=True))
         images: list[Image.Image] = []
-        for start in range(0, len(prompts), batch):
-            chosen = prompts[start : start + batch]
-            generators = [torch.Generator("cpu").manual_seed(s) for s in seeds[start : start + batch]]
-            images += self.pipe(
-                prompt_embeds=states[[row[p] for p in chosen]],
-                negative_prompt_embeds=states[[row[""]] * len(chosen)],
-                generator=generators,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-            ).images
+        for drawn in self.batches(split(asked, batch), steps=steps, guidance=guidance):
+            images += drawn
             if progress:
                 progress(len(images), len(prompts))
         return images

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from excise.canvas import world
+from excise.judges.base import NONE, chunks
 
-NONE = "none"
 LABELS: dict[str, tuple[str, ...]] = {
     "object": (*world.drawables(), NONE),
     "style": (*world.STYLES, NONE),
@@ -107,9 +107,8 @@ class CanvasJudge:
     def probabilities(self, images: Sequence[Image.Image], batch: int = 256) -> dict[str, Tensor]:
         """Per head, (B, labels) probabilities; the last label is "none"."""
         parts = []
-        for start in range(0, len(images), batch):
-            pixels = [np.asarray(i.convert("RGB").resize((64, 64))) for i in images[start : start + batch]]
-            x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        for part in chunks(images, batch):
+            x = as_tensor(part)
             parts.append([logits.softmax(dim=-1) for logits in self.network(x)])
         return {head: torch.cat(p) for head, p in zip(LABELS, zip(*parts, strict=True), strict=True)}
 
@@ -121,6 +120,22 @@ class CanvasJudge:
             sure = (top >= ABSTAIN_BELOW).tolist()
             found[head] = [LABELS[head][i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
         return found
+
+
+def judge_a(weights: Path | None = None) -> CanvasJudge:
+    """The verdict; its weights ship with the package."""
+    return CanvasJudge("a")
+
+
+def judge_b(weights: Path | None = None) -> CanvasJudge:
+    """The second opinion; its weights ship with the package."""
+    return CanvasJudge("b")
+
+
+def as_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """(B, 3, 64, 64) in -1..1."""
+    pixels = [np.asarray(i.convert("RGB").resize((64, 64))) for i in images]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @lru_cache(maxsize=2)

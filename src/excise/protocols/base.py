@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from excise.errors import ConceptError, ExciseError
+
+Target = tuple[str, str]
+"""(attribute, label): what a concept is to a judge, for example ("object", "cat")."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image to make: its prompt, what it should show (None: not asked), its group and its number."""
+    """One image to make.
+
+    Attributes:
+        group: the part of the protocol it belongs to.
+        prompt: its text.
+        asked: what it should show, by attribute of the judge; empty where nothing is judged.
+        index: its number among images of the same prompt.
+        target: the label it is about where only an evaluation of that target draws it (aliases).
+        seed: fixed by the protocol; None derives it from protocol, prompt and index.
+    """
 
     group: str
     prompt: str
-    object: str | None
-    style: str | None
-    index: int
+    asked: Mapping[str, str]
+    index: int = 0
+    target: str | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -24,8 +42,15 @@ class Protocol:
 
     Attributes:
         items: everything the protocol may ask for, by group.
-        steps, guidance: of the sampler that ships with the model.
-        judge: name of the judge whose verdict counts.
+        steps, guidance: of the sampler.
+        judge, second: names of the judge whose verdict counts and of the one that says where it is in doubt.
+        score: the name of the metrics that its images yield (see `excise.scoring`).
+        labels: by attribute, the labels that may be targets.
+        groups: what is drawn without targets. target_groups: what is drawn with targets.
+        fixed_targets: the concepts a protocol erases always; empty where the user chooses.
+        sampler: "model" for the scheduler that ships with the model, or "ddim".
+        features: name of the feature space for distances between image sets; None where there is none.
+        image_size: side of the pictures the judge was made for; None takes any.
     """
 
     name: str
@@ -33,18 +58,102 @@ class Protocol:
     steps: int
     guidance: float
     judge: str
+    score: str
+    labels: Mapping[str, Sequence[str]]
+    groups: tuple[str, ...]
+    target_groups: tuple[str, ...]
+    second: str | None = None
+    fixed_targets: tuple[str, ...] = ()
+    sampler: str = "model"
+    features: str | None = None
+    image_size: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Everything a number may depend on, by field.
+
+        Fields at their default are left out, so that a later version may add some and old hashes stay.
+        """
+        values = asdict(self)
+        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(self)}
+        return {k: v for k, v in values.items() if v != defaults[k]}
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 over the content; two results may be compared only when it agrees."""
-        content = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        text = json.dumps(self.content, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def seed(self, item: Item) -> int:
-        """The seed of one image: a function of (protocol, prompt, index) alone, so batches do not matter."""
+        """The seed of one image: fixed, or a function of (protocol, prompt, index) alone, so batches do not matter."""
+        if item.seed is not None:
+            return item.seed
         text = f"{self.name}\x00{item.prompt}\x00{item.index}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
-    def group(self, *names: str) -> list[Item]:
-        """The items of the named groups, in order."""
-        return [i for i in self.items if i.group in names]
+    def select(self, targets: Sequence[Target], groups: Sequence[str] | None = None) -> list[Item]:
+        """The items an evaluation draws, in order; those about other targets are left out.
+
+        Raises:
+            ConceptError: a group that the protocol does not have.
+        """
+        chosen = groups or (self.target_groups if targets else self.groups)
+        known = dict.fromkeys(i.group for i in self.items)
+        for group in chosen:
+            if group not in known:
+                raise ConceptError(f"{self.name} has no group '{group}'; it has: {', '.join(known)}.")
+        labels = {label for _, label in targets}
+        return [i for i in self.items if i.group in chosen and (i.target is None or i.target in labels)]
+
+    def target_of(self, concept: str) -> Target:
+        """What a concept is to the judge of this protocol.
+
+        Raises:
+            ConceptError: the protocol does not know it.
+        """
+        for attribute, labels in self.labels.items():
+            if concept in labels:
+                return attribute, concept
+        known = "; ".join(
+            f"{attribute}: {', '.join(list(labels)[:30])}{' ...' if len(labels) > 30 else ''}"
+            for attribute, labels in self.labels.items()
+        )
+        raise ConceptError(f"{self.name} cannot judge '{concept}'; it knows {known or 'no concepts'}.")
+
+
+class IncomparableError(ExciseError):
+    """Results of different protocols asked to stand in one table."""
+
+
+def check_comparable(results: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse results whose protocol hashes differ, and say in which field they do.
+
+    Args:
+        results: mappings with `protocol`, `hash` and, where known, `protocol_summary`.
+
+    Raises:
+        IncomparableError: naming both protocols and what differs.
+    """
+    first = results[0]
+    for other in results[1:]:
+        if other["hash"] == first["hash"]:
+            continue
+        a, b = first.get("protocol_summary") or {}, other.get("protocol_summary") or {}
+        differs = [f"{k}: {a.get(k)!r} and {b.get(k)!r}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+        raise IncomparableError(
+            f"these results are of different protocols, {first['protocol']} ({first['hash'][:12]}) and "
+            f"{other['protocol']} ({other['hash'][:12]}); they differ in "
+            f"{'; '.join(differs) or 'prompts or seeds'}. Compare runs of one protocol hash only."
+        )
+
+
+def summary(protocol: Protocol) -> dict[str, Any]:
+    """The protocol's fields with the items as counts by group and a hash: what an error or a report names."""
+    content = {k: v for k, v in asdict(protocol).items() if k not in ("items", "labels", "notes")}
+    counts: dict[str, int] = {}
+    for item in protocol.items:
+        counts[item.group] = counts.get(item.group, 0) + 1
+    prompts = json.dumps([asdict(i) for i in protocol.items], sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(prompts.encode()).hexdigest()[:12]
+    return json.loads(json.dumps({**content, "items": counts, "prompts_and_seeds": digest}))

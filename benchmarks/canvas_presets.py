@@ -1,0 +1,99 @@
+"""Compare settings of a method on Canvas, on prompts and seeds that no protocol uses: how the presets were chosen.
+
+    python -m benchmarks.canvas_presets --method speed --set ridge=0.05 --set ridge=0.02,threshold=0.2
+
+Each `--set` is one candidate (none: the preset as it is). Every object and style is erased alone; ten images of the
+target and ten of other cells are drawn (template "a {o} in {s} style", seeds of this script).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from excise import erase, load
+from excise.canvas import world
+from excise.cli.options import parse_settings
+from excise.families.base import Family
+from excise.judges.canvas import CanvasJudge
+from excise.protocols.canvas import GUIDANCE, STEPS
+
+TEMPLATE = "a {o} in {s} style"
+IMAGES = 10
+Cell = tuple[str, str]
+
+
+def chosen_cells(target: str) -> tuple[list[Cell], list[Cell]]:
+    """Ten cells that ask for the target and ten that do not, the same for every candidate."""
+    cells = [(o, s) for o in world.OBJECTS for s in world.STYLES]
+    random.Random(f"canvas-presets {target}").shuffle(cells)
+    asking = [c for c in cells if target in c]
+    return asking[:IMAGES], [c for c in cells if target not in c][:IMAGES]
+
+
+def seed_of(cell: Cell) -> int:
+    """A seed that no protocol derives."""
+    return int.from_bytes(hashlib.sha256(f"canvas-presets\x00{cell}".encode()).digest()[:8], "big") >> 1
+
+
+def measure(family: Family, target: str) -> dict[str, float]:
+    """UA, IRA and CRA over the target's twenty cells."""
+    asking, others = chosen_cells(target)
+    cells = asking + others
+    with torch.autocast("cpu", torch.bfloat16):
+        images = family.sample(
+            [TEMPLATE.format(o=o, s=s) for o, s in cells],
+            [seed_of(c) for c in cells],
+            steps=STEPS,
+            guidance=GUIDANCE,
+            batch=len(cells),
+        )
+    seen = CanvasJudge("a").verdicts(images)
+    own, other = ("object", "style") if target in world.OBJECTS else ("style", "object")
+    at = {"object": 0, "style": 1}
+
+    def share(head: str, rows: range) -> float:
+        return sum(seen[head][i] == cells[i][at[head]] for i in rows) / len(rows)
+
+    kept = range(len(asking), len(cells))
+    return {"ua": 1 - share(own, range(len(asking))), "ira": share(own, kept), "cra": share(other, kept)}
+
+
+def candidate(family: Family, method: str, settings: dict[str, Any], targets: Sequence[str]) -> dict[str, Any]:
+    """Means over the targets, and the targets that did not go wholly."""
+    began = time.perf_counter()
+    found = {}
+    for target in targets:
+        edit = erase(family, [target], method=method, vocabulary="canvas-strict", **settings)
+        with edit.apply(family):
+            found[target] = measure(family, target)
+    means = {k: sum(f[k] for f in found.values()) / len(found) for k in ("ua", "ira", "cra")}
+    left = {t: f["ua"] for t, f in found.items() if f["ua"] < 1}
+    return {**means, "left": left, "seconds": time.perf_counter() - began}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--method", default="speed")
+    parser.add_argument("--set", action="append", dest="candidates", help="settings of one candidate, key=value,...")
+    parser.add_argument("--target", action="append", choices=(*world.OBJECTS, *world.STYLES))
+    options = parser.parse_args()
+    family = load("canvas-sd")
+    targets = options.target or (*world.OBJECTS, *world.STYLES)
+    for text in options.candidates or [""]:
+        found = candidate(family, options.method, parse_settings(text.split(",") if text else []), targets)
+        print(
+            f"{options.method} {text or 'preset'}: UA {found['ua']:.3f}, IRA {found['ira']:.3f}, "
+            f"CRA {found['cra']:.3f}, {found['seconds']:.0f} s; not wholly gone: {found['left']}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""How far two sets of images lie apart: KID, CMMD, and same-seed drift. Features come from whoever calls."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from excise.metrics.rates import Estimate
+
+CMMD_BANDWIDTH = 10.0
+CMMD_SCALE = 1000.0
+
+
+def kid(
+    features_a: np.ndarray,
+    features_b: np.ndarray,
+    subsets: int = 100,
+    subset_size: int | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Kernel distance (KID; Binkowski et al., arXiv 1801.01401): unbiased MMD^2 under (x . y / d + 1)^3.
+
+    It is 0 on average when both sets are of one distribution, at any n, so it may come out below 0.
+
+    Args:
+        features_a, features_b: (n, d) and (m, d), computed in float64.
+        subsets: how many random subsets are compared.
+        subset_size: images of each set in one of them; by default half of the smaller set, 1000 at most.
+        seed: of the drawing.
+
+    Returns:
+        The mean over subsets; low and high are the 2.5 and 97.5 percentiles of the subsets, a spread at `subset_size`
+        images and so wider than the interval of the mean; n is the number of images of the smaller set.
+
+    Raises:
+        ValueError: widths differ, or too few images.
+    """
+    import torch  # here, because the other metrics must not wait for it
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = _features(features_a, features_b)
+    n = min(len(a), len(b))
+    size = min(1000, n // 2) if subset_size is None else subset_size
+    if not 2 <= size <= n:
+        raise ValueError(f"subsets of {size} images; needs at least 2 and at most the {n} of the smaller set")
+    if subsets < 1:
+        raise ValueError(f"{subsets} subsets; needs at least 1")
+    rng = np.random.default_rng(seed)
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    values = [
+        float(poly_mmd(x[rng.choice(len(a), size, replace=False)], y[rng.choice(len(b), size, replace=False)]))
+        for _ in range(subsets)
+    ]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(np.mean(values)), float(low), float(high), n)
+
+
+def cmmd(x: np.ndarray, y: np.ndarray) -> float:
+    """CMMD (Jayasumana et al., arXiv 2401.09603): 1000 MMD^2 under exp(-|x - y|^2 / (2 10^2)).
+
+    The biased estimator: never negative, and above 0 also for two samples of one distribution.
+
+    Args:
+        x, y: (n, d), (m, d) embeddings; each is scaled to length 1. The published figures are of CLIP ViT-L/14-336.
+
+    Raises:
+        ValueError: widths differ, a set is empty, or an embedding is zero.
+    """
+    a, b = _features(x, y)
+    lengths = [np.linalg.norm(f, axis=1, keepdims=True) for f in (a, b)]
+    if any((length == 0).any() for length in lengths):
+        raise ValueError("an embedding is all zeros; it has no direction")
+    a, b = a / lengths[0], b / lengths[1]
+
+    def kernel(p: np.ndarray, q: np.ndarray) -> float:
+        # all values are close to 1, which the three terms cancel: expm1 leaves it out and keeps the digits behind it
+        return float(np.mean(np.expm1((p @ q.T - 1) / CMMD_BANDWIDTH**2)))
+
+    return max(0.0, CMMD_SCALE * (kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)))
+
+
+def drift(images_a: np.ndarray, images_b: np.ndarray) -> np.ndarray:
+    """(n,) mean absolute pixel difference, 0..1, of images drawn from the same prompts and seeds.
+
+    Args:
+        images_a, images_b: (n, ...) of one shape, uint8, or floating point within 0..1.
+
+    Raises:
+        ValueError: shapes differ, no images, or floating point outside 0..1.
+    """
+    a, b = _pixels(images_a), _pixels(images_b)
+    if a.shape != b.shape or a.ndim < 2 or len(a) == 0:
+        raise ValueError(f"images of shapes {a.shape} and {b.shape}; both must be (n, ...) and the same")
+    return np.abs(a - b).reshape(len(a), -1).mean(axis=1)
+
+
+def _features(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
+        raise ValueError(f"features of shapes {a.shape} and {b.shape}; they must be (n, d) and (m, d) of one width")
+    return a, b
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    array = np.asarray(images)
+    if array.dtype == np.uint8:
+        return array / 255.0
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"images of type {array.dtype}; pass uint8, or floating point within 0..1")
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"pixels from {array.min()} to {array.max()}; floating point must lie within 0..1")
+    return array.astype(np.float64)

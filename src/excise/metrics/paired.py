@@ -1,0 +1,69 @@
+"""Two models on the same prompts and seeds: is the difference more than chance?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from excise.metrics.rates import Estimate, bootstrap
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """p value, and the images in which one was right: b only the first, c only the second."""
+
+    p: float
+    b: int
+    c: int
+
+
+def mcnemar(a_right: Sequence[bool] | np.ndarray, b_right: Sequence[bool] | np.ndarray) -> McNemar:
+    """The exact two-sided test that two models are right equally often (McNemar, 1947). p is 1 if they never differ.
+
+    Args:
+        a_right, b_right: (n,) of the same prompts and seeds.
+
+    Raises:
+        ValueError: nothing to compare, or lengths differ.
+    """
+    a, b = _pair(a_right, b_right)
+    only_a, only_b = int(np.sum((a == 1) & (b == 0))), int(np.sum((a == 0) & (b == 1)))
+    p = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+    return McNemar(p, only_a, only_b)
+
+
+def paired_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of a - b, its 95 % interval from resampling whole clusters.
+
+    Args:
+        a, b: (n,) scores of the same prompts and seeds.
+        clusters: (n,) what the observations share: the prompt, or (prompt, seed).
+        seed: of the resampling.
+
+    Raises:
+        ValueError: lengths differ, or fewer than two clusters.
+    """
+    x, y = _pair(a, b)
+    if len(clusters) != len(x):
+        raise ValueError(f"{len(x)} observations and {len(clusters)} cluster ids; each observation needs one")
+    members: dict[Hashable, list[float]] = {}
+    for key, difference in zip(clusters, (x - y).tolist(), strict=True):
+        members.setdefault(key, []).append(difference)
+    if len(members) < 2:
+        raise ValueError("all observations are of one cluster; an interval needs at least two")
+    return bootstrap([np.array(m) for m in members.values()], lambda pooled: float(np.mean(pooled)), seed)
+
+
+def _pair(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+        raise ValueError(f"shapes {x.shape} and {y.shape}; both must be (n,) of the same images, n at least 1")
+    return x, y

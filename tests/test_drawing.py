@@ -1,0 +1,101 @@
+"""Images kept by content: nothing twice, damage repaired, several processes sharing the work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from excise.drawing import Workers, draw, model_key
+from excise.edit import Edit, LowRank, base_of
+from excise.errors import UnknownNameError
+from excise.families import family_of
+from excise.record import EditRecord
+
+ASKED = [(p, seed) for seed in range(3) for p in ("a cat", "a dog")]
+
+
+@pytest.fixture
+def family(pipe):
+    return family_of(pipe)
+
+
+class Counting:
+    """A family that counts the images it draws."""
+
+    def __init__(self, family):
+        self._family, self.drawn = family, 0
+
+    def __getattr__(self, name):
+        return getattr(self._family, name)
+
+    def batches(self, requests, **options):
+        for images in self._family.batches(requests, **options):
+            self.drawn += len(images)
+            yield images
+
+
+def run(family, cache=None, **options):
+    return draw(family, ASKED, steps=2, guidance=2.0, batch=4, cache=cache, **options)
+
+
+def bytes_of(images):
+    return [i.tobytes() for i in images]
+
+
+def test_nothing_is_drawn_twice_and_damage_is_repaired(family, tmp_path, caplog):
+    counting = Counting(family)
+    first = run(counting, tmp_path)
+    wanted, files = bytes_of(first), [p.read_bytes() for p in first.paths]
+    assert counting.drawn == 6
+    assert bytes_of(run(counting, tmp_path)) == wanted
+    assert counting.drawn == 6
+    first.paths[1].write_bytes(files[1][:40])
+    again = run(counting, tmp_path)
+    assert counting.drawn == 10  # the whole batch, so that its bytes are those of an uninterrupted run
+    assert [p.read_bytes() for p in again.paths] == files
+    assert "damaged" in caplog.text
+
+
+def test_without_a_cache_the_images_live_as_long_as_they_are_held(family):
+    images = run(family)
+    folder = images.paths[0].parent
+    assert isinstance(images[0], Image.Image)
+    assert len(images[1:3]) == 2
+    del images
+    assert not folder.exists()
+
+
+def test_the_key_follows_the_weights_in_force(family, tmp_path):
+    before = model_key(family)
+    path = family.projections("v")[0].path
+    weight = family.denoiser.get_submodule(path).weight
+    delta = LowRank(torch.ones(weight.shape[0], 1), torch.arange(float(weight.shape[1]))[None])
+    record = EditRecord(excise="0", base=base_of(family, "tiny"), method="test", concepts=())
+    plain = run(family, tmp_path)
+    with Edit(record, (), {path: delta}).apply(family):
+        assert model_key(family) != before
+        edited = run(family, tmp_path)
+    assert model_key(family) == before
+    assert not set(plain.paths) & set(edited.paths)
+    assert bytes_of(plain) != bytes_of(edited)
+
+
+def test_two_workers_make_the_bytes_of_one(family, tmp_path):
+    one = run(family, tmp_path / "one")
+    counts = []
+    for rank in range(2):
+        counting = Counting(family)
+        draw(counting, ASKED, steps=2, guidance=2.0, batch=4, cache=tmp_path / "two", workers=Workers(rank, 2))
+        counts.append(counting.drawn)
+    two = run(family, tmp_path / "two")
+    assert counts == [4, 2]
+    assert [p.read_bytes() for p in one.paths] == [p.read_bytes() for p in two.paths]
+
+
+def test_other_samplers(family, tmp_path):
+    own = family.pipe.scheduler
+    assert bytes_of(run(family, sampler="ddim")) == bytes_of(run(family, sampler="ddim"))
+    assert family.pipe.scheduler is own
+    with pytest.raises(UnknownNameError, match="no sampler 'dimm'. Did you mean 'ddim'"):
+        run(family, sampler="dimm")
