@@ -12,8 +12,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from excise import Edit, erase, evaluate, export
+from excise import Edit, controls, erase, evaluate, export
 from excise.canvas import render, world
+from excise.cli.gates import parse
 from excise.errors import ConceptError, ModelError, WrongBaseError
 from excise.evaluation import measure
 from excise.families import WEIGHTS
@@ -169,6 +170,17 @@ def test_evaluate_of_one_group_and_its_document(canvas_family, edits):
     assert not canvas_family.denoiser.training
     with pytest.raises(ConceptError, match="canvas-mini cannot judge 'Monet'"):
         evaluate(canvas_family, ["Monet"])
+
+
+def test_destroying_everything_is_no_success(canvas_family):
+    """The noise control: the target is gone, and so is all that a gate on what is kept would look at."""
+    noise = controls.noise(canvas_family, "canvas-sd")
+    asked = [(o, s) for i, o in enumerate(world.OBJECTS) for s in (world.STYLES[i % 10],)]
+    with noise.apply(canvas_family):
+        seen = CanvasJudge("a").verdicts(draw(canvas_family, [world.grid_prompt(*cell) for cell in asked]))
+    right = rate([a == o for a, (o, _) in zip(seen["object"], asked, strict=True)])
+    assert right.value <= 0.15
+    assert not parse("ira>=0.5").holds({"ira": right.as_dict()})
 
 
 def test_canvas_protocol_refuses_other_models(pipe):

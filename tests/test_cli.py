@@ -220,14 +220,21 @@ def test_methods_and_doctor(excise, model):
 
 
 def test_gates():
-    from excise.cli.gates import parse
+    from excise.cli.gates import parse, parse_all
     from excise.errors import SettingError, UnknownNameError
 
-    metrics = {"ua": {"value": 0.9}}
+    metrics = {"ua": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 30}, "kid": {"value": 0.1, "low": 0, "high": 0.2}}
     assert parse("ua >= 0.9").holds(metrics)
-    assert not parse("ua>0.9").holds(metrics)
-    with pytest.raises(UnknownNameError, match="no metric 'uaa'"):
-        parse("uaa>=0.9").holds(metrics)
+    assert not parse("ua>0.9").holds(metrics)  # the lower end of the interval counts
+    assert parse("kid<=0.2").holds(metrics)
+    assert not parse("kid<=0.15").holds(metrics)  # and of what should be low the upper end
+    said = parse("ua>=0.95").explain(metrics)
+    assert "low end 0.9000 (n = 30), required >= 0.95: short by 0.0500; the value itself passes" in said
+    assert [g.metric for g in parse_all(["ua>=0.9,kid<=0.2", "ira>0"])] == ["ua", "kid", "ira"]
+    with pytest.raises(UnknownNameError, match="no metric 'uaa'. Did you mean 'ua'"):
+        parse("uaa>=0.9")
+    with pytest.raises(UnknownNameError, match="no metric 'ira'. Known: kid, ua"):
+        parse("ira>=0.9").holds(metrics)  # a metric, but not one of this protocol
     for bad in ("ua", "ua=1", "ua>=high", "ua>=1.2.3"):
         with pytest.raises(SettingError, match="expected for example"):
             parse(bad)

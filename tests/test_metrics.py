@@ -13,7 +13,7 @@ from scipy.stats import binomtest, entropy
 from excise.metrics.correction import corrected_ua, relative_ua, rogan_gladen
 from excise.metrics.neighbours import neighbour_damage
 from excise.metrics.paired import McNemar, mcnemar, paired_difference
-from excise.metrics.rates import Estimate, bootstrap, harmonic_mean, harmonic_of_rates, rate
+from excise.metrics.rates import Estimate, any_of_n, bootstrap, harmonic_mean, harmonic_of_rates, rate
 from excise.metrics.unlearning import (
     Seen,
     finer_scale,
@@ -48,6 +48,22 @@ def test_harmonic_mean():
     assert found.value == pytest.approx(2 / (1 / 0.9 + 1 / 0.5))
     assert found.low < found.value < found.high
     assert found == harmonic_of_rates([[True] * 9 + [False], [True] * 50 + [False] * 50])
+
+
+@given(st.integers(0, 1000))
+def test_any_of_n_grows_with_the_budget(seed):
+    hits = np.random.default_rng(seed).random((30, 12)) < 0.1
+    rates = [any_of_n(hits, n).value for n in range(1, 13)]
+    assert rates == sorted(rates)
+    assert rates[0] == hits[:, 0].mean()
+
+
+def test_any_of_n_is_what_chance_gives_and_refuses_more_tries_than_there_are():
+    hits = np.random.default_rng(0).random((4000, 50)) < 0.01
+    found = any_of_n(hits, 50)
+    assert found.low < 1 - (1 - 0.01) ** 50 < found.high
+    with pytest.raises(ValueError, match="a budget of 51 tries; there are 50"):
+        any_of_n(hits, 51)
 
 
 def test_bootstrap_resamples_clusters_not_observations():

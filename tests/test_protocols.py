@@ -19,7 +19,17 @@ def plan(request):
     return PROTOCOLS.load(request.param)()
 
 
-def test_a_protocol_is_the_same_every_time_and_unlike_every_other():
+@pytest.fixture
+def local_data(tmp_path, monkeypatch):
+    """What the protocols over the user's own names and captions read."""
+    (tmp_path / "erased.txt").write_text("Ada Lovelace\n")
+    (tmp_path / "kept.txt").write_text("Alan Turing\n")
+    (tmp_path / "captions.csv").write_text("caption,seed\na cat on a mat,1\n")
+    monkeypatch.setenv("EXCISE_CELEBRITY", str(tmp_path))
+    monkeypatch.setenv("EXCISE_COCO", str(tmp_path / "captions.csv"))
+
+
+def test_a_protocol_is_the_same_every_time_and_unlike_every_other(local_data):
     hashes = {name: PROTOCOLS.load(name)().hash for name in PROTOCOLS}
     assert hashes == {name: PROTOCOLS.load(name)().hash for name in PROTOCOLS}
     assert len(set(hashes.values())) == len(hashes)
@@ -63,6 +73,10 @@ def test_a_selection_holds_what_speaks_of_the_target():
     assert len(items) == 240 + 20
     assert {i.target for i in items if i.group == "aliases"} == {"cat"}
     assert len(plan.select([])) == 240 + 200
+    held_out = PROTOCOLS.load("canvas-aliases")()
+    assert len(held_out.select([])) == 3 * 240  # every paraphrase of every cell, once
+    assert len(held_out.select([("object", "cat")])) == 10 + 10 + 30
+    assert len(held_out.select([("style", "neon")])) == 24 + 3 * 24
     with pytest.raises(ConceptError, match="has no group 'gird'; it has: grid, names, aliases"):
         plan.select([], ["gird"])
 

@@ -53,6 +53,10 @@ class Images(Sequence[Image.Image]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def at(self, rows: Sequence[int]) -> Images:
+        """Those images alone, still on disk."""
+        return Images([self.paths[i] for i in rows], self._owner)
+
     @overload
     def __getitem__(self, at: int) -> Image.Image: ...
 
@@ -177,3 +181,14 @@ def _scheduler(family: Family, sampler: str) -> Iterator[None]:
         yield
     finally:
         family.pipe.scheduler = own
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process (or, on a GPU, torch) has held so far."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    try:
+        import resource
+    except ImportError:  # not on this platform
+        return 0.0
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from excise.built_in import BUILT_IN, WEIGHTS
 from excise.concept import TEMPLATES, Concept, as_concepts, check_preserve, same, with_anchor
 from excise.edit import Edit, as_family, base_of, original_weights
 from excise.errors import ConceptError, unknown
 from excise.families.base import Family
-from excise.families.load import BUILT_IN, WEIGHTS
 from excise.methods import METHODS
 from excise.methods.base import configure
 from excise.problem import retain_prompts, text_problem

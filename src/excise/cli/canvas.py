@@ -36,7 +36,7 @@ def train(
     from excise.canvas import world
     from excise.cli import show
     from excise.errors import unknown
-    from excise.families.load import pick_device
+    from excise.families.load import pick_device, quiet
     from excise.files import make_folder
 
     known = [*world.drawables(), *world.STYLES]
@@ -45,7 +45,8 @@ def train(
             raise unknown("Canvas concept", concept, known)
     make_folder(work)
     make_folder(out)
-    from excise.canvas.build import Steps, train_oracle, train_world
+    with quiet():  # importing pipelines brings notices of libraries that are not needed here
+        from excise.canvas.build import Steps, train_oracle, train_world
 
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps)
     where = pick_device(device)

@@ -24,8 +24,8 @@ def doctor(
     source: o.Source,
 ) -> None:
     """Check versions, memory, disk, the built-in models and, with --model, whether a model can be erased from."""
+    from excise.built_in import BUILT_IN, WEIGHTS
     from excise.cli import show
-    from excise.families.load import BUILT_IN, WEIGHTS
 
     checks: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     missing = []

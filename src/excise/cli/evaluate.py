@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from excise.cli import options as o
+
+if TYPE_CHECKING:
+    from excise.edit import Edit
+    from excise.evaluation import Evaluated
 
 
 @o.with_source
@@ -21,7 +25,18 @@ def evaluate(
     ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder to write: run.json, report.html, images/.")] = None,
     require: Annotated[
-        Optional[list[str]], typer.Option(help="A gate such as 'ua>=0.95'; exit status 1 when it fails; repeatable.")
+        Optional[list[str]],
+        typer.Option(
+            help="Gates such as 'ua>=0.95,ira>=0.95', held against the lower end of the 95 % interval; exit status 1 "
+            "when one fails; repeatable."
+        ),
+    ] = None,
+    untouched: Annotated[
+        Optional[bool],
+        typer.Option(help="Draw the same without the edits too, for what only the pair can tell; on with --edit."),
+    ] = None,
+    judge_weights: Annotated[
+        Optional[Path], typer.Option(help="Folder of the judge's weights, for protocols of real models.")
     ] = None,
     allow_other_base: o.OtherBaseOption = False,
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 40,
@@ -35,53 +50,72 @@ def evaluate(
 
     Example: excise evaluate --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-evaluation
     """
+    from excise import recall
     from excise.cli import gates, show
-    from excise.evaluation import evaluate as run_protocol
-    from excise.files import make_folder
     from excise.protocols import PROTOCOLS
-    from excise.reporting import evaluation_section, write_page
-    from excise.runs import write_images, write_run
 
-    PROTOCOLS.record(protocol)
-    wanted = [gates.parse(text) for text in require or []]
-    edits = o.load_edits(edit)
-    if out is not None:
-        make_folder(out)
-    family = source.load(model)
-    with show.progress("drawing") as advance:
-        evaluated = run_protocol(
-            family,
-            concept or [],
-            edits=edits,
-            protocol=protocol,
-            groups=group,
-            allow_other_base=allow_other_base,
-            model_name=model,
-            batch=batch,
-            cache=o.image_cache(cache, no_cache),
-            progress=advance,
-        )
-    result = evaluated.result
-    document = result.model_dump(mode="json", exclude={"shown"})
-    if out is not None:
-        names = [f"{i:04d}" for i in range(len(evaluated.images))]
-        write_images(out, names, evaluated.images)
-        write_run(out, "evaluate", {**result.model_dump(mode="json"), "edits": edit or []})
-        title = f"{model} without {', '.join(result.concepts)}" if result.concepts else model
-        section = evaluation_section("Results", None, evaluated, edits[0] if edits else None, [])
-        write_page(title, "Measured by excise evaluate.", [section], result, out / "report.html")
+    plan = PROTOCOLS.load(protocol)()
+    wanted = gates.parse_all(require or [])
+    images = o.image_cache(cache, no_cache)
+    beside = bool(edit) if untouched is None else untouched
+    options = {
+        **{"concepts": concept, "groups": group, "untouched": beside, "weights": str(judge_weights), "batch": batch},
+        **{"device": source.device, "dtype": source.dtype, "variant": source.variant},
+    }
+    key = recall.request_key(model, edit or [], plan.hash, options)
+    document = recall.find(images, key, out)
+    if document is None:
+        from excise.evaluation import evaluate as run_protocol
+        from excise.files import make_folder
+
+        edits = o.load_edits(edit)
+        if out is not None:
+            make_folder(out)
+        family = source.load(model)
+        with show.progress("drawing") as advance:
+            evaluated = run_protocol(
+                family,
+                concept or [],
+                edits=edits,
+                protocol=protocol,
+                groups=group,
+                untouched=beside,
+                judge_weights=judge_weights,
+                allow_other_base=allow_other_base,
+                model_name=model,
+                batch=batch,
+                cache=images,
+                progress=advance,
+            )
+        document = evaluated.result.model_dump(mode="json", exclude={"shown"})
+        if out is not None:
+            _write(out, evaluated, edits, edit or [], key)
+        recall.keep(images, key, document)
     if as_json:
         show.print_json(document)
     else:
         rows = [
             (name, f"{m['value']:.3f}", f"{m['low']:.3f} - {m['high']:.3f}", str(int(m["n"])))
-            for name, m in result.metrics.items()
+            for name, m in document["metrics"].items()
         ]
         show.table(rows, ("metric", "value", "95 % interval", "n"))
         if out is not None:
             show.say(f"see it: {out / 'report.html'}")
-    failed = [g for g in wanted if not g.holds(result.metrics)]
+    failed = [g for g in wanted if not g.holds(document["metrics"])]
     for gate in failed:
-        show.say(f"gate failed: {gate.explain(result.metrics)}")
+        show.say(f"gate failed: {gate.explain(document['metrics'])}")
     if failed:
         raise typer.Exit(1)
+
+
+def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str], key: str | None) -> None:
+    """The run folder: images, report, and last of all run.json, which says that it is whole."""
+    from excise.reporting import evaluation_section, write_page
+    from excise.runs import write_images, write_run
+
+    result = evaluated.result
+    write_images(out, [f"{i:04d}" for i in range(len(evaluated.images))], evaluated.images)
+    title = f"{result.model} without {', '.join(result.concepts)}" if result.concepts else result.model
+    section = evaluation_section("Results", evaluated.before, evaluated, edits[0] if edits else None, [])
+    write_page(title, "Measured by excise evaluate.", [section], result, out / "report.html")
+    write_run(out, "evaluate", {**result.model_dump(mode="json"), "edits": files, "request": key})

@@ -7,6 +7,8 @@ import sys
 import typer
 
 from excise.cli import canvas
+from excise.cli.bench import bench
+from excise.cli.compare import compare
 from excise.cli.demo import demo
 from excise.cli.doctor import doctor
 from excise.cli.erase import erase
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-for verb in (demo, erase, generate, evaluate, export, inspect, methods, protocols, doctor):
+for verb in (demo, erase, generate, evaluate, bench, compare, export, inspect, methods, protocols, doctor):
     app.command()(verb)
 app.add_typer(canvas.app, name="canvas")
 

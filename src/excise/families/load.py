@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from excise.built_in import BUILT_IN, WEIGHTS
 from excise.errors import ModelError, unknown
 from excise.families.base import Family
 from excise.registry import Record, Registry
 
-WEIGHTS = Path(__file__).parent.parent / "canvas" / "weights"
-BUILT_IN = ("canvas-sd",)
 FAMILIES = Registry(
     "family",
     "excise.families",
@@ -69,7 +70,7 @@ def load(
             raise ModelError(f"the built-in model {name} is not in this installation; run: excise canvas train")
     if path.suffix.lower() in _PICKLES:
         raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
-    with _Quiet():
+    with quiet():
         if path.is_dir():
             pipe = _from_folder(path, variant, options)
         elif path.is_file():
@@ -173,24 +174,21 @@ def _first_line(error: Exception) -> str:
     return line if line.endswith((".", "!", "?")) else line + "."
 
 
-class _Quiet:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silence the progress bars and notices of diffusers and transformers while a model is read, then restore them."""
+    import diffusers.utils.logging as d
+    import transformers.utils.logging as t
 
-    def __enter__(self) -> None:
-        import diffusers.utils.logging as d
-        import transformers.utils.logging as t
-
-        self._levels = (d.get_verbosity(), t.get_verbosity())
-        self._bars = (d.is_progress_bar_enabled(), t.is_progress_bar_enabled())
-        for log in (d, t):
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        import diffusers.utils.logging as d
-        import transformers.utils.logging as t
-
-        for log, level, bar in zip((d, t), self._levels, self._bars, strict=True):
+    logs = (d, t)
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, (level, bar) in zip(logs, before, strict=True):
             log.set_verbosity(level)
             if bar:
                 log.enable_progress_bar()

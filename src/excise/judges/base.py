@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -18,6 +18,15 @@ class Judge(Protocol):
 
     def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
         """By attribute, one label an image; `NONE` where the judge sees nothing it knows."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A judge that also gives numbers: a CLIP score, a distance."""
+
+    def values(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float]]:
+        """By name, one number an image."""
         ...
 
 

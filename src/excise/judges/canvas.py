@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from excise.built_in import WEIGHTS
 from excise.canvas import world
 from excise.judges.base import NONE, chunks
 
@@ -25,7 +26,6 @@ LABELS: dict[str, tuple[str, ...]] = {
     "object": (*world.drawables(), NONE),
     "style": (*world.STYLES, NONE),
 }
-WEIGHTS = Path(__file__).parent.parent / "canvas" / "weights"
 ABSTAIN_BELOW = 0.5  # a verdict less likely than this is an abstention
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,16 +12,23 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from excise.built_in import WEIGHTS
 from excise.canvas.clip import ImageTower
 from excise.judges.base import chunks
-from excise.judges.canvas import WEIGHTS, as_tensor
+from excise.judges.canvas import as_tensor
+
+Features = Callable[[Sequence[Image.Image]], np.ndarray]
 
 
-@torch.no_grad()
-def canvas_image_tower(images: Sequence[Image.Image]) -> np.ndarray:
-    """(B, 256) float64 unit features of the pocket CLIP's image tower."""
+def canvas_image_tower(weights: Path | None = None) -> Features:
+    """(B, 256) float64 unit features of the pocket CLIP's image tower; its weights ship with the package."""
     tower = _tower()
-    return torch.cat([tower(as_tensor(part)) for part in chunks(images)]).double().numpy()
+
+    @torch.no_grad()
+    def features(images: Sequence[Image.Image]) -> np.ndarray:
+        return torch.cat([tower(as_tensor(part)) for part in chunks(images)]).double().numpy()
+
+    return features
 
 
 @lru_cache(maxsize=1)

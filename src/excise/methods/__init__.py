@@ -27,4 +27,7 @@ METHODS = Registry(
     },
 )
 
-__all__ = ["METHODS"]
+CONTROLS = ("identity", "noise", "oracle")
+"""What a benchmark sets beside the methods; see `excise.controls`."""
+
+__all__ = ["CONTROLS", "METHODS"]

@@ -43,6 +43,24 @@ def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
     return Estimate(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
 
 
+def any_of_n(hits: np.ndarray, n: int) -> Estimate:
+    """The share of prompts of which any of the first `n` images is a hit: what a budget of n tries makes of a rate.
+
+    With a rate p an image, independent tries give 1 - (1 - p)^n: 1 % an image is 39 % with fifty tries. So such a
+    figure says nothing without its budget and the same budget spent elsewhere.
+
+    Args:
+        hits: (prompts, tries) booleans.
+
+    Raises:
+        ValueError: fewer tries than n, or n below 1.
+    """
+    tries = np.asarray(hits, dtype=bool)
+    if not 1 <= n <= tries.shape[1]:
+        raise ValueError(f"a budget of {n} tries; there are {tries.shape[1]}")
+    return rate(np.asarray(tries[:, :n].any(axis=1)))
+
+
 def harmonic_mean(values: Sequence[float]) -> float:
     """The harmonic mean; 0 where any value is 0.
 

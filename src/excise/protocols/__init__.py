@@ -17,6 +17,20 @@ PROTOCOLS = Registry(
         "canvas-names-10": Record(_CANVAS + "canvas_names_10", "10 names erased, 100 kept"),
         "canvas-names-50": Record(_CANVAS + "canvas_names_50", "50 names erased, 100 kept"),
         "canvas-names-100": Record(_CANVAS + "canvas_names_100", "100 names erased, 100 kept"),
+        "unlearncanvas": Record(
+            "excise.protocols.unlearncanvas:unlearncanvas",
+            "20 objects in 50 styles, for UnlearnCanvas' own fine-tuned model",
+            "arXiv 2402.11846",
+        ),
+        "celebrity": Record(
+            "excise.protocols.celebrity:celebrity",
+            "people erased and kept, names from the folder EXCISE_CELEBRITY",
+            "arXiv 2403.06135, 2503.07392",
+        ),
+        "imagenette": Record(
+            "excise.protocols.imagenette:imagenette", "the ten Imagenette classes, 130 images each", "arXiv 2601.06162"
+        ),
+        "coco": Record("excise.protocols.coco:coco", "CLIP score on captions from the file EXCISE_COCO"),
     },
 )
 

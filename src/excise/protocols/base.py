@@ -93,7 +93,7 @@ class Protocol:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def select(self, targets: Sequence[Target], groups: Sequence[str] | None = None) -> list[Item]:
-        """The items an evaluation draws, in order; those about other targets are left out.
+        """The items an evaluation draws, in order, each image once; those about other targets are left out.
 
         Raises:
             ConceptError: a group that the protocol does not have.
@@ -104,7 +104,8 @@ class Protocol:
             if group not in known:
                 raise ConceptError(f"{self.name} has no group '{group}'; it has: {', '.join(known)}.")
         labels = {label for _, label in targets}
-        return [i for i in self.items if i.group in chosen and (i.target is None or i.target in labels)]
+        found = [i for i in self.items if i.group in chosen and (not labels or i.target is None or i.target in labels)]
+        return list({(i.group, i.prompt, i.index, None if not labels else i.target): i for i in found}.values())
 
     def target_of(self, concept: str) -> Target:
         """What a concept is to the judge of this protocol.

@@ -1,0 +1,270 @@
+"""Running a recipe: every cell once, kept as soon as it is done, so that a killed run goes on where it stopped.
+
+A result folder holds `recipe.json`, `cells/<key>.json` (one whole evaluation each), `edits/<key>.safetensors`,
+`images/` (drawn images by content) and `results.jsonl`: one line a cell, in the order of the recipe. Lines are made
+from the cells each time, so an interrupted run ends with the very lines of an uninterrupted one, seconds aside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from excise import controls
+from excise.drawing import Workers
+from excise.edit import Edit
+from excise.erasing import erase
+from excise.errors import OutputError
+from excise.evaluation import Evaluated, Evaluation, evaluate
+from excise.fade import fade
+from excise.families import load
+from excise.families.base import Family, Progress
+from excise.files import make_folder, write_json, write_text
+from excise.protocols import PROTOCOLS
+from excise.recipe import Cell, Recipe, cells
+from excise.scoring import as_document
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+FADE_PROMPTS = 24  # of each side, spread evenly
+LINE = (
+    "metrics",
+    "untouched",
+    "became",
+    "entropy",
+    "neighbours",
+    "sequence",
+    "seconds",
+    "peak_memory_mb",
+    "edit_bytes",
+)
+Bar = Callable[[str], Any]  # a context manager that yields a Progress
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished cell: its evaluation, and the files of its images in the order of `result.shown`."""
+
+    cell: Cell
+    result: Evaluation
+    images: list[str]
+
+    def line(self) -> dict[str, Any]:
+        """What stands in `results.jsonl`."""
+        found = self.result.model_dump(mode="json")
+        return {
+            "schema": SCHEMA,
+            "key": self.cell.key,
+            "model": self.cell.model,
+            "method": self.cell.method.title,
+            "name": self.cell.method.name,
+            "settings": self.cell.method.settings,
+            "concepts": list(self.cell.concepts),
+            "seed": self.cell.seed,
+            "protocol": self.result.protocol,
+            "hash": self.result.hash,
+            "protocol_summary": self.result.protocol_summary,
+            **{k: found[k] for k in LINE},
+        }
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    workers: Workers | None = None,
+    bar: Bar | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Done]:
+    """Run every cell that `out` does not hold yet; one process at a time may use a folder (several as `workers`).
+
+    Raises:
+        OutputError: another process is at work in `out`, or it cannot be written.
+    """
+    workers = workers or Workers()
+    planned = list(cells(recipe))
+    make_folder(out)
+    with locked(out) if workers.rank == 0 else _nothing():
+        if workers.rank == 0:
+            write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
+        done = []
+        for number, cell in enumerate(planned, 1):
+            kept = read_cell(out, cell)
+            if kept is None:
+                say(f"{number}/{len(planned)} {cell.title}")
+                kept = run_cell(cell, out, workers, bar)
+                if workers.rank == 0:
+                    keep(out, kept)
+            done.append(kept)
+            workers.wait()
+        if workers.rank == 0:
+            write_results(out, done)
+    return done
+
+
+def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | None = None) -> Done:
+    """Erase, draw, judge: one cell. Writes its edit and its images, not its result."""
+    family = _loaded(_model_of(cell))
+    with (bar or _silent)(cell.title) as progress, _precision(cell.precision):
+        began = time.perf_counter()
+        edits = _edits(cell, family, out)
+        erased = time.perf_counter() - began
+        options: dict[str, Any] = {
+            "protocol": cell.protocol,
+            "groups": cell.groups,
+            "cache": out / "images",
+            "workers": workers,
+            "progress": progress,
+        }
+        found = evaluate(
+            family, cell.concepts, edits=edits, untouched=cell.method.name != "oracle", model_name=cell.model, **options
+        )
+        metrics = {**found.result.metrics, **_fade(cell, found, edits, options)}
+        seconds = {"erase": round(erased, 3), **found.result.seconds}
+        result = found.result.model_copy(update={"metrics": metrics, "seconds": seconds})
+    return Done(cell, result, [str(p.relative_to(out)) for p in found.images.paths])
+
+
+def keep(out: Path, done: Done) -> None:
+    """Write a finished cell."""
+    content = {
+        "schema": SCHEMA,
+        "cell": done.cell.model_dump(mode="json"),
+        "result": done.result.model_dump(mode="json"),
+        "images": done.images,
+    }
+    write_json(_path(out, done.cell), content)
+
+
+def read_cell(out: Path, cell: Cell) -> Done | None:
+    """A finished cell, or None when there is none or it is damaged (said, and run again)."""
+    path = _path(out, cell)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Done(cell, Evaluation.model_validate(content["result"]), list(content["images"]))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        log.warning("the kept result %s is damaged (%s); it is computed again.", path.name, type(error).__name__)
+        return None
+
+
+def write_results(out: Path, done: Sequence[Done]) -> Path:
+    """Write `results.jsonl` from finished cells."""
+    path = out / "results.jsonl"
+    write_text(path, "".join(json.dumps(d.line(), ensure_ascii=False) + "\n" for d in done))
+    return path
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a second process out of a run folder.
+
+    Raises:
+        OutputError: one is already in it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"another process is at work in {out}; wait for it, or choose another --out.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def processes() -> Workers:
+    """The processes that `accelerate launch` started, or this one alone."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Workers(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
+    """The cell's edit: read where it is kept, else made."""
+    name = cell.method.name
+    # A sequence is erased one concept after another, anything else at once.
+    one_by_one = PROTOCOLS.load(cell.protocol)().score == "sequence"
+    if name == "oracle":
+        return []
+    if name in controls.EDITS:
+        return [controls.EDITS[name](family, cell.model, cell.seed) for _ in (cell.concepts if one_by_one else (1,))]
+    found = []
+    for i, names in enumerate([[c] for c in cell.concepts] if one_by_one else [list(cell.concepts)]):
+        edit = erase(
+            family,
+            names,
+            method=name,
+            vocabulary=None if cell.vocabulary == "none" else cell.vocabulary,
+            preserve=cell.preserve,
+            seed=cell.seed,
+            model_name=cell.model,
+            **cell.method.settings,
+        )
+        edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
+        found.append(edit)
+    return found
+
+
+def _fade(cell: Cell, found: Evaluated, edits: Sequence[Edit], options: dict[str, Any]) -> dict[str, Any]:
+    """FADE to the oracle on prompts with and without the target, where the recipe has an oracle for the concepts."""
+    if cell.oracle is None or cell.oracle.model == _model_of(cell):
+        return {}
+    family, oracle = _loaded(_model_of(cell)), _loaded(cell.oracle.model or "")
+    theirs = evaluate(oracle, cell.concepts, model_name=cell.oracle.model or "", **options)
+    unknown = set(cell.oracle.without) - set(cell.concepts)
+    rows: dict[str, list[int]] = {"fade_forget": [], "fade_retain": []}
+    for i, shown in enumerate(found.result.shown):
+        if shown.target is None and not unknown & set(shown.asked.values()):
+            hit = any(shown.asked.get(a) == label for a, label in found.targets)
+            rows["fade_forget" if hit else "fade_retain"].append(i)
+    measured = {}
+    for name, chosen in rows.items():
+        chosen = chosen[:: max(1, len(chosen) // FADE_PROMPTS)][:FADE_PROMPTS]
+        if chosen:
+            prompts = [found.result.shown[i].prompt for i in chosen]
+            images = (found.images.at(chosen), theirs.images.at(chosen))
+            measured[name] = fade(family, edits, oracle, prompts, images, seed=cell.seed)
+    return as_document(measured)
+
+
+def _model_of(cell: Cell) -> str:
+    return cell.method.model or cell.model if cell.method.name == "oracle" else cell.model
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str) -> Family:
+    return load(model)
+
+
+def _path(out: Path, cell: Cell) -> Path:
+    return out / "cells" / f"{cell.key}.json"
+
+
+def _precision(name: str) -> Any:
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(kind, torch.bfloat16, enabled=name == "bfloat16")
+
+
+@contextmanager
+def _silent(_: str) -> Iterator[Progress | None]:
+    yield None
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

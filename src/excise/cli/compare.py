@@ -1,0 +1,65 @@
+"""excise compare: finished runs of one protocol in one page or table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from excise.cli import options as o
+
+FORMATS = {"html": ".html", "markdown": ".md", "csv": ".csv"}
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of excise bench or excise evaluate --out.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    format: Annotated[
+        Optional[str], typer.Option(help="html, markdown or csv; by default what the file's ending says, else html.")
+    ] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Set finished runs beside each other: one page with tables, chart and pictures, or one table.
+
+    Example: excise compare runs/bench runs/cat-evaluation --out compare.html
+    """
+    from excise.cli import show
+    from excise.errors import unknown
+
+    ending = {suffix: name for name, suffix in FORMATS.items()}.get(out.suffix.lower(), "html")
+    if (chosen := format or ending) not in FORMATS:
+        raise unknown("format", chosen, FORMATS)
+
+    from excise import tables
+    from excise.cli import results
+    from excise.files import write_text
+    from excise.joining import read_runs
+    from excise.report import bench_page
+
+    done = read_runs(runs)
+    lines = bench_page.lines_of(done)
+    if chosen == "html":
+        command = results.command_line("compare", *runs, "--out", out)
+        about = bench_page.About(
+            name=f"Comparison of {', '.join(r.resolve().name for r in runs)}",
+            date=results.today(),
+            commands=[("this page again", command)],
+            versions=results.versions(),
+        )
+        bench_page.write(done, Path(), out, about)
+    else:
+        write_text(out, tables.to_markdown(lines) if chosen == "markdown" else tables.to_csv(lines))
+    if as_json:
+        show.print_json(
+            {
+                "out": str(out),
+                "protocol": lines[0]["protocol"],
+                "hash": lines[0]["hash"],
+                "means": results.mean_records(lines),
+                "cells": [{k: v for k, v in line.items() if k != "protocol_summary"} for line in lines],
+            }
+        )
+    else:
+        results.mean_table(lines)
+        show.say(f"see it: {out}")

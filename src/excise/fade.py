@@ -1,0 +1,93 @@
+"""FADE: how far an erased model lies from one that never knew the concept, by their predictions of each other's images.
+
+Idea: arXiv 2510.12981. For images of p and the same noised latents for both models, the path between their samplers
+bounds the divergence of what they draw:
+
+    K(p | q) = E_{x0 ~ p, t, noise}  w(t) |e_p(x_t, t, c) - e_q(x_t, t, c)|^2 / elements,    w = 1
+    FADE     = K(u | r) + K(r | u)
+
+It needs no classifier. Print it beside its floor (two models without the concept, trained with different seeds) and
+its ceiling (the untouched model against one without the concept). The weights w(t) are our choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from excise.edit import Edit
+from excise.families.base import Family, split
+from excise.metrics.rates import Estimate, bootstrap
+
+TIMES = 8  # noise levels an image, one in each slice of the schedule
+BATCH = 64
+
+
+def fade(
+    erased: Family,
+    edits: Sequence[Edit],
+    oracle: Family,
+    prompts: Sequence[str],
+    images: tuple[Sequence[Image.Image], Sequence[Image.Image]],
+    seed: int = 0,
+) -> Estimate:
+    """FADE over prompts, with a bootstrap interval over them.
+
+    Args:
+        erased, edits: the model to judge, its edits applied for the time of the call.
+        oracle: a model of the same family that shares the autoencoder and the text encoder.
+        images: what the erased model and the oracle draw for `prompts`, in their order.
+    """
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(edit.apply(erased))
+        stack.enter_context(torch.autocast(next(erased.denoiser.parameters()).device.type, enabled=False))
+        both = np.add(*(distance(erased, oracle, prompts, own, seed) for own in images))
+    return bootstrap(list(both[:, None]), lambda pooled: float(pooled.mean()))
+
+
+@torch.no_grad()
+def distance(
+    one: Family, other: Family, prompts: Sequence[str], images: Sequence[Image.Image], seed: int
+) -> np.ndarray:
+    """(n,) mean squared difference of the two models' noise predictions on noised `images`, by image."""
+    scheduler = one.pipe.scheduler
+    generator = torch.Generator().manual_seed(seed)
+    clean = _latents(one, images)
+    levels = scheduler.config.num_train_timesteps
+    slices = torch.arange(TIMES) + torch.rand(len(clean), TIMES, generator=generator)
+    times = (slices * (levels / TIMES)).long()
+    noise = torch.randn(len(clean), TIMES, *clean.shape[1:], generator=generator)
+    states = one.encode(list(prompts)).states.cpu()
+    rows = [(i, j) for i in range(len(clean)) for j in range(TIMES)]
+    found = torch.zeros(len(clean), TIMES, dtype=torch.float64)
+    for part in split(rows, BATCH):
+        i, j = (torch.tensor(column) for column in zip(*part, strict=True))
+        t = times[i, j]
+        alpha = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+        noised = alpha.sqrt() * clean[i] + (1 - alpha).sqrt() * noise[i, j]
+        guesses = [_predict(family, noised, t, states[i]) for family in (one, other)]
+        found[i, j] = (guesses[0] - guesses[1]).square().mean(dim=(1, 2, 3)).double()
+    return found.mean(dim=1).numpy()
+
+
+def _predict(family: Family, latents: Tensor, t: Tensor, states: Tensor) -> Tensor:
+    weight = next(family.denoiser.parameters())
+    noised, text = (x.to(weight.device, weight.dtype) for x in (latents, states))
+    return family.predict_noise(noised, t.to(weight.device), text).float().cpu()
+
+
+def _latents(family: Family, images: Sequence[Image.Image]) -> Tensor:
+    """(n, c, h, w) scaled latents of images, the mean of the autoencoder's posterior."""
+    vae, parts = family.pipe.vae, []
+    weight = next(vae.parameters())
+    for chunk in split(images, BATCH):
+        pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        parts.append(vae.encode(x.to(weight.device, weight.dtype)).latent_dist.mean.float().cpu())
+    return torch.cat(parts) * vae.config.scaling_factor

@@ -1,0 +1,251 @@
+"""What judges with weights of the user's own share: finding the files, reading them, top-1 labels with abstention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from excise.errors import ModelError
+from excise.families.load import pick_device, quiet
+from excise.judges.base import NONE, chunks
+
+BATCH = 32  # images through a network at once
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of the channels
+
+Network = Callable[[Tensor], Tensor]
+"""(B, 3, H, W) pixels to (B, labels) logits."""
+Prepare = Callable[[Sequence[Image.Image]], Tensor]
+"""Images to (B, 3, H, W) pixels, as a network was trained on them."""
+
+
+class MissingFilesError(ModelError):
+    """Files that a judge or a feature space needs and that are not where they were looked for."""
+
+
+class Classifier:
+    """A judge of one network for each attribute: the likeliest label, or `NONE` where none is likely enough.
+
+    Args:
+        heads: by attribute, a network and its labels in the order of its outputs.
+        prepare: images to what the networks take.
+        abstain_below: a verdict less likely than this is an abstention; 0 never abstains.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        heads: Mapping[str, tuple[Network, Sequence[str]]],
+        prepare: Prepare,
+        abstain_below: float = 0.0,
+    ) -> None:
+        self.name, self.prepare, self.abstain_below = name, prepare, abstain_below
+        self.networks = {attribute: network for attribute, (network, _) in heads.items()}
+        self.labels = {attribute: tuple(labels) for attribute, (_, labels) in heads.items()}
+
+    @torch.no_grad()
+    def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
+        """By attribute, one label an image; an image without a verdict has the label `NONE` and still counts."""
+        found: dict[str, list[str]] = {attribute: [] for attribute in self.networks}
+        for part in chunks(images, BATCH):
+            x = self.prepare(part).to(device())
+            for attribute, network in self.networks.items():
+                top, index = network(x).softmax(dim=-1).max(dim=-1)
+                sure = (top >= self.abstain_below).tolist()  # a NaN is never sure
+                names = self.labels[attribute]
+                found[attribute] += [names[i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
+        return found
+
+
+def device() -> str:
+    """Where judges run: on the accelerator if there is one."""
+    return pick_device("auto")
+
+
+def squashed(side: int, mean: Sequence[float], std: Sequence[float]) -> Prepare:
+    """Pixels of images resized to a square whatever their shape, bilinear."""
+
+    def prepare(images: Sequence[Image.Image]) -> Tensor:
+        resized = [i.convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for i in images]
+        return _normalised(resized, mean, std)
+
+    return prepare
+
+
+def cropped(
+    shorter: int,
+    side: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Prepare:
+    """Pixels of the central square of images whose shorter side was resized to `shorter`."""
+
+    def crop(image: Image.Image) -> Image.Image:
+        image = image.convert("RGB")
+        least = min(image.size)
+        width, height = (shorter * length // least for length in image.size)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        return image.resize((width, height), resample).crop((left, top, left + side, top + side))
+
+    return lambda images: _normalised([crop(i) for i in images], mean, std)
+
+
+def find(who: str, folder: Path | None, needed: Sequence[str]) -> list[Path]:
+    """The file that meets each need, in their order.
+
+    Args:
+        who: the judge or the feature space, for messages.
+        folder: where to look; None where the caller named none.
+        needed: for each file the names that will do, best first, "|" between them; "*" stands for any text.
+
+    Raises:
+        MissingFilesError: naming every file that is missing and where it was looked for.
+        ModelError: two files fit one name.
+    """
+    options = [names.split("|") for names in needed]
+    if folder is None:
+        raise MissingFilesError(
+            f"{who} needs a local folder with {_listed(options)}, and none was named; "
+            "pass it as judge_weights (--judge-weights). Its layout is in docs/protocols.md."
+        )
+    folder = Path(folder).expanduser()
+    hits = [next((h for h in (sorted(folder.glob(n)) for n in names) if h), []) for names in options]
+    missing = [names for names, found in zip(options, hits, strict=True) if not found]
+    if missing:
+        raise MissingFilesError(
+            f"{who} does not find {_listed(missing)} in {folder}{'' if folder.is_dir() else ', which is no folder'}; "
+            "put the files there, or name the folder that holds them as judge_weights (--judge-weights)."
+        )
+    for found in hits:
+        if len(found) > 1:
+            raise ModelError(
+                f"{who} finds {' and '.join(f.name for f in found)} in {folder} and needs one; remove the others."
+            )
+    return [found[0] for found in hits]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint in single precision; pickles only as far as they hold nothing but data.
+
+    Looks inside `model_state_dict` and `state_dict`, and drops the `module.` of parallel training.
+
+    Raises:
+        ModelError: the file cannot be read, or holds no state dict.
+    """
+    try:
+        pickled = path.suffix.lower() != ".safetensors"
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    except Exception as error:  # torch, pickle, zip and safetensors each have their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"cannot read {path} ({reason}); expected a state dict of tensors, best as .safetensors."
+        ) from error
+    for wrapper in ("model_state_dict", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} holds no state dict; expected tensors by name, as state_dict() gives them.")
+    return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def entry(state: Mapping[str, Tensor], key: str, path: Path, layout: str) -> Tensor:
+    """One tensor of a checkpoint.
+
+    Raises:
+        ModelError: it is not there, so the file is of another architecture.
+    """
+    if key not in state:
+        raise ModelError(f"{path} has no '{key}'; expected {layout}. Save the network's state_dict() again.")
+    return state[key]
+
+
+def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path, layout: str) -> None:
+    """Refuse a checkpoint that has not exactly these tensors.
+
+    Raises:
+        ModelError: one is missing, one is too many or one has another shape, with its name in the checkpoint.
+    """
+    wrong = [f"{k} is missing" for k in shapes if k not in state]
+    wrong += [f"{k} is not part of it" for k in state if k not in shapes]
+    wrong += [
+        f"{k} has the shape {tuple(state[k].shape)} for {shape}"
+        for k, shape in shapes.items()
+        if k in state and tuple(state[k].shape) != shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ModelError(
+            f"{path} is not {layout}: {', '.join(wrong[:3])}{more}. Save the network's state_dict() again."
+        )
+
+
+def loaded(architecture: Any, config: Any, state: Mapping[str, Tensor], path: Path) -> Network:
+    """An image classifier of transformers, ready to judge.
+
+    Args:
+        architecture: the class in transformers.
+        config: its sizes.
+        state: the weights, named as in the model's files on the hub; modules are named otherwise in some versions.
+        path: where they came from, for the message.
+
+    Raises:
+        ModelError: transformers does not know these names.
+    """
+    with quiet():
+        model, found = architecture.from_pretrained(
+            None, config=config, state_dict=dict(state), output_loading_info=True, dtype=torch.float32
+        )
+    odd = sorted(str(k) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for k in found[kind])
+    if odd:  # transformers would leave them random
+        raise ModelError(
+            f"this version of transformers cannot hold the weights of {path} ({', '.join(odd[:3])}); "
+            "install the version in constraints.txt."
+        )
+    model.eval().requires_grad_(False).to(device())
+    return lambda x: model(x).logits
+
+
+def check_head(outputs: int, labels: Sequence[str], path: Path, who: str) -> None:
+    """Refuse a classifier with another number of outputs than there are labels.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    if outputs != len(labels):
+        raise ModelError(
+            f"{path} tells {outputs} labels apart; {who} has {len(labels)}. Use the checkpoint made for these labels."
+        )
+
+
+def optional(module: str, extra: str, who: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+        ModelError: it is not installed, or does not fit the installed torch.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError, OSError) as error:  # torchvision built for another torch: RuntimeError
+        package = module.split(".")[0]
+        raise ModelError(
+            f"{who} needs {package}, which cannot be imported ({str(error).splitlines()[0]}); run: "
+            f"pip install 'excise[{extra}]', with a torchvision of the same source as torch {torch.__version__}."
+        ) from error
+
+
+def _normalised(images: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    pixels = torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2).float() / 255
+    centre, spread = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+    return (pixels - centre) / spread
+
+
+def _listed(options: Sequence[Sequence[str]]) -> str:
+    return ", ".join(" or ".join(names) for names in options)

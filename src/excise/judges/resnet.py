@@ -1,0 +1,154 @@
+"""Judges that are ResNets in torchvision's layout: ImageNet classes, and people, by a classifier of the user's."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.concept import read_names
+from excise.errors import ModelError
+from excise.judges.local import (
+    IMAGENET,
+    Classifier,
+    Network,
+    check_head,
+    check_shapes,
+    cropped,
+    entry,
+    find,
+    loaded,
+    read_state,
+)
+from excise.protocols import celebrity
+from excise.protocols.imagenette import CLASSES
+
+NAME = "imagenet-resnet50"
+PEOPLE = "celebrity-classifier"
+LAYOUT = "a ResNet in the layout of torchvision"
+SHORTER, SIDE = 232, 224  # what torchvision does before the second version of its weights
+ABSTAIN_BELOW = 0.5
+STAGES = (1, 2, 3, 4)
+COUNTER = "num_batches_tracked"
+STATISTICS = ("weight", "bias", "running_mean", "running_var", COUNTER)
+
+
+def imagenet_resnet50(weights: Path | None = None) -> Classifier:
+    """Top-1 of ImageNet's 1000 classes; one that is not of Imagenette is called `imagenet-` and its index.
+
+    A class is known by its index alone: no name is compared with part of another, so that a garbage truck is not hit
+    by "truck".
+
+    Args:
+        weights: folder with `resnet50.safetensors` or torchvision's `resnet50-*.pth`.
+
+    Raises:
+        ModelError: the file is missing or is of another architecture.
+    """
+    (path,) = find(NAME, weights, ["resnet50.safetensors|resnet50-*.pth|resnet50.pth"])
+    labels = [CLASSES.get(i, f"imagenet-{i}") for i in range(1000)]
+    return Classifier(NAME, {"class": (_network(path, labels, NAME), labels)}, cropped(SHORTER, SIDE, *IMAGENET))
+
+
+def celebrity_classifier(weights: Path | None = None) -> Classifier:
+    """A local classifier of people over the whole picture; abstains below one half.
+
+    Args:
+        weights: folder with `labels.txt`, one name a line in the order of the outputs, and `classifier.safetensors`.
+
+    Raises:
+        ModelError: a file is missing or is of another architecture, or a name of the protocol is not among the
+            labels (it could never be seen, and would count as erased).
+    """
+    listed, path = find(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
+    labels = read_names(listed)
+    _check_known(labels, listed)
+    network = _network(path, labels, PEOPLE)
+    return Classifier(PEOPLE, {"person": (network, labels)}, cropped(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
+
+
+def network(state: dict[str, Tensor], path: Path) -> Network:
+    """A ResNet with the blocks and widths of the checkpoint, (B, 3, 224, 224) to (B, labels).
+
+    Raises:
+        ModelError: the checkpoint is of another architecture.
+    """
+    from transformers import ResNetForImageClassification
+
+    config = config_of(state, path)
+    names = {"fc.weight": "classifier.1.weight", "fc.bias": "classifier.1.bias"}
+    shapes: dict[str, tuple[int, ...]] = {
+        "fc.weight": (config.num_labels, config.hidden_sizes[-1]),
+        "fc.bias": (config.num_labels,),
+    }
+    for convolution, normalization, name, shape in _rows(config):
+        names[f"{convolution}.weight"] = f"resnet.{name}.convolution.weight"
+        shapes[f"{convolution}.weight"] = shape
+        for part in STATISTICS:
+            names[f"{normalization}.{part}"] = f"resnet.{name}.normalization.{part}"
+            shapes[f"{normalization}.{part}"] = () if part == COUNTER else shape[:1]
+    state = {k: torch.tensor(0) for k in shapes if k.endswith(COUNTER)} | state  # old files have no counters
+    check_shapes(state, shapes, path, LAYOUT)
+    return loaded(ResNetForImageClassification, config, {names[k]: v for k, v in state.items()}, path)
+
+
+def config_of(state: dict[str, Tensor], path: Path) -> Any:
+    """The ResNetConfig with the sizes of a checkpoint.
+
+    Raises:
+        ModelError: a tensor that tells one is missing.
+    """
+    from transformers import ResNetConfig
+
+    deep = "layer1.0.conv3.weight" in state
+    last = "conv3" if deep else "conv2"
+    return ResNetConfig(
+        embedding_size=len(entry(state, "conv1.weight", path, LAYOUT)),
+        hidden_sizes=[len(entry(state, f"layer{n}.0.{last}.weight", path, LAYOUT)) for n in STAGES],
+        depths=[len({m.group() for k in state if (m := re.match(rf"layer{n}\.\d+\.", k))}) for n in STAGES],
+        layer_type="bottleneck" if deep else "basic",
+        downsample_in_bottleneck=False,  # torchvision halves in the 3x3 convolution
+        num_labels=len(entry(state, "fc.weight", path, LAYOUT)),
+    )
+
+
+def _rows(config: Any) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+    """Convolutions: torchvision's names of it and its normalization, the name on the hub, the weight's shape."""
+    yield "conv1", "bn1", "embedder.embedder", (config.embedding_size, 3, 7, 7)
+    before = config.embedding_size
+    for n, width, depth in zip(STAGES, config.hidden_sizes, config.depths, strict=True):
+        inner = width // 4
+        for block in range(depth):
+            theirs, ours = f"layer{n}.{block}", f"encoder.stages.{n - 1}.layers.{block}"
+            shapes = (
+                [(inner, before, 1, 1), (inner, inner, 3, 3), (width, inner, 1, 1)]
+                if config.layer_type == "bottleneck"
+                else [(width, before, 3, 3), (width, width, 3, 3)]
+            )
+            for i, shape in enumerate(shapes):
+                yield f"{theirs}.conv{i + 1}", f"{theirs}.bn{i + 1}", f"{ours}.layer.{i}", shape
+            if block == 0 and (n > 1 or before != width):
+                yield f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}.shortcut", (width, before, 1, 1)
+            before = width
+
+
+def _network(path: Path, labels: Sequence[str], who: str) -> Network:
+    state = read_state(path)
+    check_head(len(entry(state, "fc.weight", path, LAYOUT)), labels, path, who)
+    return network(state, path)
+
+
+def _check_known(labels: Sequence[str], listed: Path) -> None:
+    if not os.environ.get(celebrity.FOLDER):
+        return
+    unknown = [name for names in celebrity.names() for name in names if name not in labels]
+    if unknown:
+        raise ModelError(
+            f"{listed} lacks {', '.join(unknown[:10])}{' ...' if len(unknown) > 10 else ''}, named in the lists of "
+            f"{celebrity.FOLDER}; a name that the judge cannot say would count as erased. Spell them alike."
+        )

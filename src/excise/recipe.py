@@ -1,0 +1,214 @@
+"""A benchmark recipe: methods x concepts x models x protocols in one YAML file, read strictly. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from excise.concept import as_concepts, read_names
+from excise.errors import ExciseError
+from excise.methods import CONTROLS, METHODS
+from excise.protocols import PROTOCOLS
+
+SCHEMA = 1
+
+
+class RecipeError(ExciseError):
+    """A recipe that cannot be read or run."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodEntry(_Strict):
+    """One method or control of a recipe.
+
+    Attributes:
+        name: a method, or identity, noise or oracle. label: how tables call it; the name by default.
+        settings: of the method, over its preset.
+        model, without: for an oracle, the model to draw with and the concepts it never saw.
+    """
+
+    name: str
+    label: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    model: str | None = None
+    without: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+
+class NamesFile(_Strict):
+    """Concepts from a text or CSV file, erased together."""
+
+    file: Path
+
+
+class Recipe(_Strict):
+    """What `excise bench` runs.
+
+    Attributes:
+        concepts: each entry is one cell's request: a name, several names erased together, or a file of names.
+            Protocols with fixed targets take their own.
+        vocabulary, preserve: as `excise erase`. seeds: of the methods; images have the protocol's.
+        groups: parts of the protocols; by default those they name.
+        precision: of drawing; edits are made in float64 anyway.
+    """
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str = "bench"
+    models: tuple[str, ...] = ("canvas-sd",)
+    protocols: tuple[str, ...] = ("canvas-mini",)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    concepts: tuple[str | tuple[str, ...] | NamesFile, ...] = ()
+    vocabulary: str = "auto"
+    preserve: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    groups: tuple[str, ...] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Cell(_Strict):
+    """One run of a recipe: everything its result depends on, beside the versions.
+
+    `oracle` is the recipe's model that never saw these concepts, for the distance to it.
+    """
+
+    model: str
+    protocol: str
+    hash: str
+    method: MethodEntry
+    concepts: tuple[str, ...]
+    vocabulary: str
+    preserve: tuple[str, ...]
+    seed: int
+    groups: tuple[str, ...] | None
+    precision: str
+    oracle: MethodEntry | None = None
+
+    @property
+    def key(self) -> str:
+        """Content key: names its files in the result folder."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    @property
+    def title(self) -> str:
+        return f"{self.method.title}: {', '.join(self.concepts[:3])}{' ...' if len(self.concepts) > 3 else ''}"
+
+
+def read(path: Path) -> Recipe:
+    """A recipe from its file.
+
+    Raises:
+        RecipeError: it cannot be read, is no YAML, or holds unknown keys, methods or protocols.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {str(error).splitlines()[0]}. Expected YAML.") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"the recipe {path} is no mapping; expected keys such as methods and concepts.")
+    entries = content.get("methods")
+    if isinstance(entries, list):
+        content["methods"] = [{"name": e} if isinstance(e, str) else e for e in entries]
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"the recipe {path}: {_explain(error)}") from error
+    return _checked(recipe, path.parent)
+
+
+def cells(recipe: Recipe) -> Iterator[Cell]:
+    """Every cell in the order of the recipe; the same cell is never given twice."""
+    seen: set[str] = set()
+    for model in recipe.models:
+        for protocol in recipe.protocols:
+            plan = PROTOCOLS.load(protocol)()
+            requests = [plan.fixed_targets] if plan.fixed_targets else [_names(entry) for entry in recipe.concepts]
+            for names in requests:
+                for name in names:
+                    plan.target_of(name)
+                for method in recipe.methods:
+                    if method.name == "oracle" and (plan.score == "sequence" or not set(names) <= set(method.without)):
+                        continue  # it says nothing of these concepts, or of the order they went in
+                    for seed in recipe.seeds:
+                        cell = Cell(
+                            model=model,
+                            protocol=protocol,
+                            hash=plan.hash,
+                            method=method,
+                            concepts=tuple(names),
+                            vocabulary=recipe.vocabulary,
+                            preserve=recipe.preserve,
+                            seed=seed,
+                            groups=recipe.groups,
+                            precision=recipe.precision,
+                            oracle=_oracle(recipe, names),
+                        )
+                        if cell.key not in seen:
+                            seen.add(cell.key)
+                            yield cell
+
+
+def _checked(recipe: Recipe, home: Path) -> Recipe:
+    """The recipe with its files found beside it and its names known."""
+    for protocol in recipe.protocols:
+        PROTOCOLS.record(protocol)
+    for method in recipe.methods:
+        if method.name not in CONTROLS:
+            METHODS.record(method.name)
+        if method.name == "oracle" and not (method.model and method.without):
+            raise RecipeError(
+                "an oracle needs `model`, the folder of a model trained without the concepts, and `without`, their "
+                "names; train one with: excise canvas train --without cat --seed 1 --out oracle"
+            )
+    titles = [m.title for m in recipe.methods]
+    twice = next((t for t in titles if titles.count(t) > 1), None)
+    if twice:
+        raise RecipeError(f"two methods are called '{twice}'; give them different labels.")
+
+    def at_home(entry: Any) -> Any:
+        return NamesFile(file=home / entry.file) if isinstance(entry, NamesFile) else entry
+
+    def beside(method: MethodEntry) -> MethodEntry:
+        near = home / method.model if method.model else None
+        return method.model_copy(update={"model": str(near)}) if near and near.is_dir() else method
+
+    return recipe.model_copy(
+        update={
+            "concepts": tuple(map(at_home, recipe.concepts)),
+            "methods": tuple(map(beside, recipe.methods)),
+        }
+    )
+
+
+def _oracle(recipe: Recipe, names: Sequence[str]) -> MethodEntry | None:
+    """The first oracle of the recipe that never saw any of the names."""
+    return next((m for m in recipe.methods if m.name == "oracle" and set(names) <= set(m.without)), None)
+
+
+def _names(entry: str | tuple[str, ...] | NamesFile) -> tuple[str, ...]:
+    names = [entry] if isinstance(entry, str) else read_names(entry.file) if isinstance(entry, NamesFile) else entry
+    return tuple(c.name for c in as_concepts(names))
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = [*Recipe.model_fields, *MethodEntry.model_fields, "file"]
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        return f"unknown key '{where}'.{f' Did you mean {near[0]!r}?' if near else ''}"
+    return f"'{where}': {first['msg'][0].lower() + first['msg'][1:]}."

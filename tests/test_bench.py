@@ -1,0 +1,132 @@
+"""The benchmark engine: recipes read strictly, cells run once, interrupted runs ending like uninterrupted ones."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+import worlds
+
+from excise import bench
+from excise.errors import ConceptError, OutputError, UnknownNameError
+from excise.families import family_of
+from excise.recipe import MethodEntry, RecipeError, cells, read
+
+RECIPE = """
+schema: 1
+name: small
+models: [tiny]
+protocols: [small-world]
+methods:
+  - uce
+  - {name: uce, label: gentle, settings: {ridge: 5.0}}
+  - identity
+  - noise
+concepts: [cat, [dog, neon]]
+vocabulary: none
+preserve: [car]
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch, pipe):
+    worlds.register(monkeypatch)
+    monkeypatch.setattr(bench, "_loaded", lambda model: family_of(pipe))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return read(write(tmp_path, RECIPE))
+
+
+def write(folder, text):
+    path = folder / "recipe.yaml"
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path
+
+
+def lines_of(folder):
+    """Result lines less what may differ from run to run."""
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "peak_memory_mb")} for line in lines]
+
+
+def test_every_cell_once_in_the_order_of_the_recipe(recipe, tmp_path):
+    done = bench.run(recipe, tmp_path / "out")
+    lines = lines_of(tmp_path / "out")
+    assert [(x["method"], x["concepts"]) for x in lines] == [
+        (m, c) for c in (["cat"], ["dog", "neon"]) for m in ("uce", "gentle", "identity", "noise")
+    ]
+    assert {"model", "method", "concepts", "protocol", "hash", "metrics"} <= set(lines[0])
+    assert all((tmp_path / "out" / name).exists() for d in done for name in d.images)
+    assert len(list((tmp_path / "out" / "edits").iterdir())) == 4
+    identity = lines[2]
+    assert identity["metrics"]["drift"]["value"] == 0
+    assert lines[3]["metrics"]["drift"]["value"] > lines[0]["metrics"]["drift"]["value"]
+
+
+def test_a_run_that_is_cut_off_goes_on_and_ends_the_same(recipe, tmp_path, monkeypatch):
+    bench.run(recipe, tmp_path / "whole")
+    real, ran = bench.run_cell, []
+
+    def failing(cell, *rest):
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        ran.append(cell.title)
+        return real(cell, *rest)
+
+    monkeypatch.setattr(bench, "run_cell", failing)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(recipe, tmp_path / "cut")
+    kept = sorted((tmp_path / "cut" / "cells").iterdir())
+    kept[0].write_text(kept[0].read_text()[:200])  # and one result is damaged
+    ran.clear()
+    monkeypatch.setattr(bench, "run_cell", lambda cell, *rest: ran.append(cell.title) or real(cell, *rest))
+    bench.run(recipe, tmp_path / "cut")
+    assert len(ran) == 8 - 3 + 1
+    assert lines_of(tmp_path / "cut") == lines_of(tmp_path / "whole")
+    assert images_of(tmp_path / "cut") == images_of(tmp_path / "whole")
+
+
+def images_of(folder):
+    return {p.name: p.read_bytes() for p in (folder / "images").rglob("*.png")}
+
+
+def test_two_processes_do_not_share_a_folder(recipe, tmp_path):
+    with bench.locked(tmp_path), pytest.raises(OutputError, match="another process is at work"):
+        bench.run(recipe, tmp_path)
+
+
+def test_an_oracle_stands_only_beside_what_it_never_saw(recipe, tmp_path):
+    oracle = MethodEntry(name="oracle", model="somewhere", without=("cat", "car"))
+    with_oracle = recipe.model_copy(update={"methods": (*recipe.methods, oracle)})
+    found = list(cells(with_oracle))
+    assert [c.concepts for c in found if c.method.name == "oracle"] == [("cat",)]
+    assert {c.concepts for c in found if c.oracle is not None} == {("cat",)}
+    assert len({c.key for c in found}) == len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (("preserve:", "perserve:"), RecipeError, "unknown key 'perserve'. Did you mean 'preserve'"),
+        (("settings:", "setings:"), RecipeError, "unknown key 'methods.1.setings'. Did you mean 'settings'"),
+        (("- uce\n", "- uec\n"), UnknownNameError, "no method 'uec'. Did you mean 'uce'"),
+        (("small-world", "small-word"), UnknownNameError, "no protocol 'small-word'"),
+        (("label: gentle", "label: uce"), RecipeError, "two methods are called 'uce'"),
+        (("schema: 1", "schema: 2"), RecipeError, "'schema': input should be 1"),
+        (("- noise", "- oracle"), RecipeError, "an oracle needs `model`"),
+        (("name: small", "name: [small"), RecipeError, "cannot read the recipe"),
+        (("concepts: [cat,", "concepts: [Monet,"), ConceptError, "small-world cannot judge 'Monet'"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_sentence(tmp_path, change, error, message):
+    with pytest.raises(error, match=message.replace("[", r"\[")):
+        list(cells(read(write(tmp_path, RECIPE.replace(*change)))))
+
+
+def test_a_file_of_names(tmp_path):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    text = RECIPE.replace("concepts: [cat, [dog, neon]]", "concepts: [{file: names.txt}]")
+    assert {c.concepts for c in cells(read(write(tmp_path, text)))} == {("cat", "dog")}
