@@ -117,6 +117,11 @@ def test_an_oracle_stands_only_beside_what_it_never_saw(recipe, tmp_path):
         (("label: gentle", "label: uce"), RecipeError, "two methods are called 'uce'"),
         (("schema: 1", "schema: 2"), RecipeError, "'schema': input should be 1"),
         (("- noise", "- oracle"), RecipeError, "an oracle needs `model`"),
+        (
+            ("- noise", "- {name: oracle, model: gone/canvas-sd, without: [cat]}"),
+            RecipeError,
+            "the oracle of the recipe is not there: no folder .*excise canvas train --without 'cat' --seed 1 --out",
+        ),
         (("name: small", "name: [small"), RecipeError, "cannot read the recipe"),
         (("concepts: [cat,", "concepts: [Monet,"), ConceptError, "small-world cannot judge 'Monet'"),
     ],

@@ -183,8 +183,16 @@ def _checked(recipe: Recipe, home: Path) -> Recipe:
         return NamesFile(file=home / entry.file) if isinstance(entry, NamesFile) else entry
 
     def beside(method: MethodEntry) -> MethodEntry:
-        near = home / method.model if method.model else None
-        return method.model_copy(update={"model": str(near)}) if near and near.is_dir() else method
+        if method.model is None:
+            return method
+        found = next((p for p in (home / method.model, Path(method.model)) if p.is_dir()), None)
+        if found is None:
+            options = " ".join(f"--without '{name}'" for name in method.without)
+            raise RecipeError(
+                f"the {method.title} of the recipe is not there: no folder {home / method.model}. Train it with: "
+                f"excise canvas train {options} --seed 1 --out {(home / method.model).parent}"
+            )
+        return method.model_copy(update={"model": str(found)})
 
     return recipe.model_copy(
         update={
