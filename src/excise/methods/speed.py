@@ -78,6 +78,7 @@ class _Shared:
     right: Tensor  # (r, d)
     Z: Tensor  # (k, d), rows c / sqrt(k)
     probe_right: Tensor  # (r, d)
+    image: Tensor  # (M, r), the retained states through probe_right, the same for every layer
     K: Tensor  # (d, q)
 
 
@@ -114,7 +115,8 @@ def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generat
     T1 = Z.mT @ Z
     T1.diagonal().add_(1.0)
     K = invariant_states(problem, config.invariants, generator)
-    return _Shared(left, right, compress_rows(Z), solve_spd(T1, right.mT).mT, K)
+    probe_right = solve_spd(T1, right.mT).mT
+    return _Shared(left, right, compress_rows(Z), probe_right, problem.retain @ probe_right.mT, K)
 
 
 def compress_rows(Z: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ def retain_moment(
     """
     probe = W @ shared.left  # influence of c is |probe (probe_right c)|, the change an unconstrained erasure makes
     gram = probe.mT @ probe
-    image = retain @ shared.probe_right.mT  # (M, r)
+    image = shared.image
     norms = _quadratic(image, gram)
     R = retain
     if config.filter and len(retain):
