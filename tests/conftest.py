@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -76,6 +78,25 @@ def tiny_pipe(tokenizer: CLIPTokenizer, seed: int = 0, prediction: str = "epsilo
 @pytest.fixture
 def pipe(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     return tiny_pipe(tokenizer)
+
+
+@pytest.fixture
+def excise(capsys, monkeypatch):
+    """Run the command in this process; returns (status, stdout, stderr)."""
+    from excise.cli.main import run
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["excise", *map(str, args)])
+        capsys.readouterr()
+        status = 0
+        try:
+            run()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
 
 
 @pytest.fixture(scope="session")

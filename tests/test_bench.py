@@ -12,6 +12,7 @@ from excise import bench
 from excise.errors import ConceptError, OutputError, UnknownNameError
 from excise.families import family_of
 from excise.recipe import MethodEntry, RecipeError, cells, read
+from excise.runs import locked
 
 RECIPE = """
 schema: 1
@@ -94,7 +95,7 @@ def images_of(folder):
 
 
 def test_two_processes_do_not_share_a_folder(recipe, tmp_path):
-    with bench.locked(tmp_path), pytest.raises(OutputError, match="another process is at work"):
+    with locked(tmp_path), pytest.raises(OutputError, match="another process is at work"):
         bench.run(recipe, tmp_path)
 
 

@@ -84,9 +84,9 @@ def test_ray_gives_the_numbers_of_one_process(recipe, whole, tmp_path):
 
 
 def test_a_second_process_is_refused(recipe, whole, tmp_path):
-    from excise import bench
+    from excise.runs import locked
 
-    with bench.locked(tmp_path):
+    with locked(tmp_path):
         command = [sys.executable, *BENCH, str(recipe), "--out", str(tmp_path)]
         done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 2

@@ -9,26 +9,6 @@ import sys
 
 import pytest
 
-from excise.cli.main import run
-
-
-@pytest.fixture
-def excise(capsys, monkeypatch):
-    """Run the command in this process; returns (status, stdout, stderr)."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["excise", *map(str, args)])
-        capsys.readouterr()
-        status = 0
-        try:
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
 
 @pytest.fixture
 def model(pipe, tmp_path):
@@ -217,6 +197,16 @@ def test_methods_and_doctor(excise, model):
     assert status == 2
     status, out, _ = excise("doctor", "--model", model, "--json")
     assert json.loads(out)["model"]["methods"] == "speed, uce"
+
+
+def test_two_evaluations_do_not_share_a_folder(excise, tmp_path):
+    from excise.runs import locked
+
+    with locked(tmp_path):
+        status, out, err = excise("evaluate", "--concept", "cat", "--out", tmp_path)
+    assert (status, out) == (2, "")
+    assert "another process is at work" in err
+    assert list(tmp_path.glob("*.json")) == []
 
 
 def test_gates():

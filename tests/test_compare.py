@@ -16,25 +16,6 @@ from excise.joining import RunError, read_run, read_runs
 from excise.runs import write_run
 
 
-@pytest.fixture
-def excise(capsys, monkeypatch):
-    """Run the command in this process; returns (status, stdout, stderr)."""
-    from excise.cli.main import run
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["excise", *map(str, args)])
-        capsys.readouterr()
-        status = 0
-        try:
-            run()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
 def keep(folder, done) -> None:
     """A finished bench folder."""
     for d in done:

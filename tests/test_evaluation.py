@@ -47,6 +47,7 @@ def test_identity_changes_nothing(family):
     )
     if "ua_relative" in found.metrics:
         assert found.metrics["ua_relative"]["value"] == 0.0
+    assert '"n":8}' in found.model_dump_json()  # a count stays a whole number
     assert all(b["damage"]["value"] == 0 for bins in found.neighbours.values() for b in bins)
 
 

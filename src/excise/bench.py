@@ -24,7 +24,6 @@ from excise import controls
 from excise.drawing import Workers
 from excise.edit import Edit
 from excise.erasing import erase
-from excise.errors import OutputError
 from excise.evaluation import Evaluated, Evaluation, evaluate
 from excise.fade import fade
 from excise.families import load
@@ -32,6 +31,7 @@ from excise.families.base import Family, Progress
 from excise.files import make_folder, write_json, write_text
 from excise.protocols import PROTOCOLS
 from excise.recipe import Cell, Recipe, cells
+from excise.runs import locked
 from excise.scoring import as_document
 
 log = logging.getLogger(__name__)
@@ -164,26 +164,6 @@ def write_results(out: Path, done: Sequence[Done]) -> Path:
     path = out / "results.jsonl"
     write_text(path, "".join(json.dumps(d.line(), ensure_ascii=False) + "\n" for d in done))
     return path
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keep a second process out of a run folder.
-
-    Raises:
-        OutputError: one is already in it.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(f"another process is at work in {out}; wait for it, or choose another --out.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def processes() -> Workers:

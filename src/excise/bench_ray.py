@@ -15,6 +15,7 @@ from excise import bench
 from excise.errors import ModelError
 from excise.files import make_folder, write_json
 from excise.recipe import Cell, Recipe, cells
+from excise.runs import locked
 
 
 def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: None) -> list[bench.Done]:
@@ -30,7 +31,7 @@ def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: Non
         raise ModelError("--engine ray needs Ray; install it with: pip install 'excise[ray]'") from error
     planned = list(cells(recipe))
     make_folder(out)
-    with bench.locked(out):
+    with locked(out):
         write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
         done = {c.key: kept for c in planned if (kept := bench.read_cell(out, c)) is not None}
         missing = [c for c in planned if c.key not in done]

@@ -48,8 +48,8 @@ class Evaluation(BaseModel):
     protocol_summary: dict[str, Any]
     model: str
     concepts: list[str]
-    metrics: dict[str, dict[str, float]]
-    untouched: dict[str, dict[str, float]] | None = None
+    metrics: dict[str, dict[str, int | float]]
+    untouched: dict[str, dict[str, int | float]] | None = None
     became: dict[str, dict[str, int]]
     entropy: dict[str, float] = {}
     neighbours: dict[str, list[dict[str, Any]]] = {}
@@ -173,7 +173,7 @@ def evaluate(
     return _beside(after, job, judge_weights) if untouched else after
 
 
-def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, float]]:
+def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, int | float]]:
     """The metrics of a finished evaluation through the eyes of other targets."""
     return as_document(score(result.protocol_summary["score"], result.shown, targets))
 

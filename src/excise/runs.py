@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from excise.errors import OutputError
 from excise.files import make_folder, write_atomically, write_json
 
 EDIT_NAME = "edit.safetensors"
@@ -44,3 +46,23 @@ def write_images(folder: Path, names: Sequence[str], images: Sequence[Image.Imag
     for name, image in zip(names, images, strict=True):
         write_atomically(target / f"{name}.png", lambda p, image=image: image.save(p, "PNG"))  # type: ignore[misc]
     return target
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a second process out of a run folder.
+
+    Raises:
+        OutputError: one is already in it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"another process is at work in {out}; wait for it, or choose another --out.") from error
+    try:
+        yield
+    finally:
+        lock.release()

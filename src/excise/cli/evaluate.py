@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -60,36 +61,40 @@ def evaluate(
     beside = bool(edit) if untouched is None else untouched
     options = {
         **{"concepts": concept, "groups": group, "untouched": beside, "weights": str(judge_weights), "batch": batch},
-        **{"device": source.device, "dtype": source.dtype, "variant": source.variant},
+        **{"device": source.device, "dtype": source.dtype, "variant": source.variant, "config": source.config},
+        "other_base": allow_other_base,
     }
     key = recall.request_key(model, edit or [], plan.hash, options)
     document = recall.find(images, key, out)
     if document is None:
         from excise.evaluation import evaluate as run_protocol
         from excise.files import make_folder
+        from excise.runs import locked
 
         edits = o.load_edits(edit)
-        if out is not None:
-            make_folder(out)
-        family = source.load(model)
-        with show.progress("drawing") as advance:
-            evaluated = run_protocol(
-                family,
-                concept or [],
-                edits=edits,
-                protocol=protocol,
-                groups=group,
-                untouched=beside,
-                judge_weights=judge_weights,
-                allow_other_base=allow_other_base,
-                model_name=model,
-                batch=batch,
-                cache=images,
-                progress=advance,
-            )
-        document = evaluated.result.model_dump(mode="json", exclude={"shown"})
-        if out is not None:
-            _write(out, evaluated, edits, edit or [], key)
+        with ExitStack() as held:
+            if out is not None:
+                make_folder(out)
+                held.enter_context(locked(out))
+            family = source.load(model)
+            with show.progress("drawing") as advance:
+                evaluated = run_protocol(
+                    family,
+                    concept or [],
+                    edits=edits,
+                    protocol=protocol,
+                    groups=group,
+                    untouched=beside,
+                    judge_weights=judge_weights,
+                    allow_other_base=allow_other_base,
+                    model_name=model,
+                    batch=batch,
+                    cache=images,
+                    progress=advance,
+                )
+            document = evaluated.result.model_dump(mode="json", exclude={"shown"})
+            if out is not None:
+                _write(out, evaluated, edits, edit or [], key)
         recall.keep(images, key, document)
     if as_json:
         show.print_json(document)
