@@ -28,7 +28,7 @@ class UCEConfig(MethodConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person", "explicit"), _PAPER),
         "style": {**_PAPER, "anchor": "art"},
-        "canvas": {"retain_scale": 0.2, "ridge": 0.1},  # chosen by benchmarks/canvas_presets.py
+        "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # chosen by benchmarks/canvas_presets.py
     }
 
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
