@@ -74,7 +74,9 @@ def erase(
     _check_anchors(found)
     kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
     retain = list(dict.fromkeys([*kept, *words.prompts]))
-    problem = text_problem(family, found, retain, config, words.templates)
+    # A caller who draws in half precision must not get an edit made from half-precise text states.
+    with torch.autocast(next(family.denoiser.parameters()).device.type, enabled=False):
+        problem = text_problem(family, found, retain, config, words.templates)
     weights = original_weights(family)
     chosen = {p.path: weights[p.path] for p in family.projections(config.params)}
     encoded = time.perf_counter()

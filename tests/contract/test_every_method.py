@@ -116,3 +116,12 @@ def test_bad_requests_are_refused(pipe, method):
 def test_every_setting_is_described(method):
     for name, field in METHODS.load(method).Config.model_fields.items():
         assert field.description, name
+
+
+@every_method
+def test_an_edit_is_as_exact_under_autocast(pipe, method):
+    """Drawing in half precision around it must not reach the text states an edit is made from."""
+    wanted = make(pipe, method)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = make(pipe, method)
+    assert all(torch.equal(found.tensors()[name], tensor) for name, tensor in wanted.tensors().items())
