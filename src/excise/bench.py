@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +27,10 @@ from excise.erasing import erase
 from excise.evaluation import Evaluated, Evaluation, evaluate
 from excise.fade import fade
 from excise.families import load
-from excise.families.base import Family, Progress
+from excise.families.base import Family
 from excise.files import make_folder, write_json, write_text
 from excise.protocols import PROTOCOLS
+from excise.protocols.base import asks
 from excise.recipe import Cell, Recipe, cells
 from excise.runs import locked
 from excise.scoring import as_document
@@ -94,7 +95,7 @@ def run(
     workers = workers or Workers()
     planned = list(cells(recipe))
     make_folder(out)
-    with locked(out) if workers.rank == 0 else _nothing():
+    with locked(out) if workers.rank == 0 else nullcontext():
         if workers.rank == 0:
             write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
         done = []
@@ -115,7 +116,7 @@ def run(
 def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | None = None) -> Done:
     """Erase, draw, judge: one cell. Writes its edit and its images, not its result."""
     family = _loaded(_model_of(cell))
-    with (bar or _silent)(cell.title) as progress, _precision(cell.precision):
+    with bar(cell.title) if bar else nullcontext() as progress, _precision(cell.precision):
         began = time.perf_counter()
         edits = _edits(cell, family, out)
         erased = time.perf_counter() - began
@@ -175,7 +176,7 @@ def processes() -> Workers:
 
 
 def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
-    """The cell's edit: read where it is kept, else made."""
+    """The cell's edits, none for an oracle; those of a method are kept beside the results."""
     name = cell.method.name
     # A sequence is erased one concept after another, anything else at once.
     one_by_one = PROTOCOLS.load(cell.protocol)().score == "sequence"
@@ -210,8 +211,7 @@ def _fade(cell: Cell, found: Evaluated, edits: Sequence[Edit], options: dict[str
     rows: dict[str, list[int]] = {"fade_forget": [], "fade_retain": []}
     for i, shown in enumerate(found.result.shown):
         if shown.target is None and not unknown & set(shown.asked.values()):
-            hit = any(shown.asked.get(a) == label for a, label in found.targets)
-            rows["fade_forget" if hit else "fade_retain"].append(i)
+            rows["fade_forget" if asks(shown.asked, found.targets) else "fade_retain"].append(i)
     measured = {}
     for name, chosen in rows.items():
         chosen = chosen[:: max(1, len(chosen) // FADE_PROMPTS)][:FADE_PROMPTS]
@@ -238,13 +238,3 @@ def _path(out: Path, cell: Cell) -> Path:
 def _precision(name: str) -> Any:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.autocast(kind, torch.bfloat16, enabled=name == "bfloat16")
-
-
-@contextmanager
-def _silent(_: str) -> Iterator[Progress | None]:
-    yield None
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

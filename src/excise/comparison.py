@@ -13,7 +13,7 @@ from excise.drawing import Images
 from excise.families.base import Family
 from excise.metrics.images import drift
 from excise.metrics.neighbours import neighbour_damage
-from excise.metrics.rates import Estimate, bootstrap
+from excise.metrics.rates import Estimate, clustered_mean
 from excise.protocols.base import Target
 from excise.scoring import Shown
 
@@ -22,10 +22,8 @@ BINS = 5  # of distance, where there are names enough
 
 def drift_by_prompt(before: Images, after: Images, prompts: Sequence[str]) -> Estimate:
     """Mean same-seed pixel difference, 0..1, its interval from resampling prompts."""
-    by_prompt: dict[str, list[float]] = {}
-    for a, b, prompt in zip(before, after, prompts, strict=True):
-        by_prompt.setdefault(prompt, []).append(float(drift(np.asarray(a)[None], np.asarray(b)[None])[0]))
-    return bootstrap([np.array(values) for values in by_prompt.values()], lambda pooled: float(np.mean(pooled)))
+    pairs = zip(before, after, strict=True)
+    return clustered_mean([float(drift(np.asarray(a)[None], np.asarray(b)[None])[0]) for a, b in pairs], prompts)
 
 
 def damage_by_distance(

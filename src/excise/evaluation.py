@@ -22,7 +22,7 @@ from excise.judges import FEATURES, JUDGES, Judge, Measuring
 from excise.metrics.images import kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix
 from excise.protocols import PROTOCOLS, summary
-from excise.protocols.base import Item, Protocol, Target
+from excise.protocols.base import Item, Protocol, Target, asks
 from excise.scoring import Shown, as_document, became, compared, score, seen
 
 SCHEMA = 2
@@ -186,7 +186,7 @@ def _beside(after: Evaluated, job: _Job, weights: Path | None) -> Evaluated:
         update={"metrics": own, "became": became(shown, after.targets), "shown": shown, "seconds": seconds}
     )
     found = compared(shown, after.result.shown, after.targets)
-    kept = [i for i, item in enumerate(job.items) if not _asks(item, after.targets) and item.target is None]
+    kept = [i for i, item in enumerate(job.items) if not asks(item.asked, after.targets) and item.target is None]
     if len(kept) > 1:
         old, new = images.at(kept), after.images.at(kept)
         found["drift"] = drift_by_prompt(old, new, [job.items[i].prompt for i in kept])
@@ -217,7 +217,7 @@ def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last:
         )
     steps = []
     for k in range(1, len(targets) + 1):
-        asking = replace(job, items=[i for i in job.items if _asks(i, targets[:k])])
+        asking = replace(job, items=[i for i in job.items if asks(i.asked, targets[:k])])
         shown = last if k == len(targets) else asking.run(edits[:k])[1]
         steps.append([1 - _share(shown, a, label) for a, label in targets[:k]])
     matrix, rebound = sequence_matrix(steps)
@@ -229,10 +229,6 @@ def _share(shown: Sequence[Shown], attribute: str, label: str) -> float:
     """Of the images that ask for a label, the share that shows it."""
     hits = [s.right(attribute) for s in shown if s.asked.get(attribute) == label]
     return sum(hits) / len(hits)
-
-
-def _asks(item: Item, targets: Sequence[Target]) -> bool:
-    return any(item.asked.get(attribute) == label for attribute, label in targets)
 
 
 def judged(

@@ -17,7 +17,6 @@ from excise.errors import ExciseError
 from excise.evaluation import Evaluation
 from excise.protocols import check_comparable
 from excise.recipe import Cell, MethodEntry
-from excise.report.bench_page import lines_of
 
 
 class RunError(ExciseError):
@@ -33,7 +32,7 @@ def read_runs(folders: Sequence[Path]) -> list[Done]:
     """
     runs = list(dict.fromkeys(folder.resolve() for folder in folders))
     found = [(folder, d) for folder in runs for d in read_run(folder)]
-    check_comparable(lines_of([d for _, d in found]))
+    check_comparable([d.line() for _, d in found])
     count = Counter(_place(d) for _, d in found)
     doubled = {d.cell.method.title for _, d in found if count[_place(d)] > 1}
     short = len({folder.name for folder in runs}) == len(runs)

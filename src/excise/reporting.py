@@ -14,8 +14,9 @@ from excise.concept import TEMPLATES, fill
 from excise.edit import Edit
 from excise.evaluation import Evaluated, Evaluation, measure
 from excise.families.base import Family, Progress
-from excise.metrics.unlearning import Seen
-from excise.report.html import Figure, Heat, Page, Pair, Section, write
+from excise.protocols.base import asks
+from excise.report.grid import evenly, heat
+from excise.report.html import Figure, Page, Pair, Section, write
 from excise.runs import EDIT_NAME
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
@@ -104,8 +105,8 @@ def evaluation_section(
         if name in result.metrics or (name in base and not after.targets)
     ]
     target_pairs, kept_pairs = _pairs(before, after, after.targets) if before else ([], [])
-    heats = [_heat("before", before.result)] if before else []
-    heats.append(_heat("after" if edit else "this model", result))
+    sides = [("before", before.result)] if before else []
+    sides.append(("after" if edit else "this model", result))
     became: dict[str, int] = {}
     for counts in result.became.values():
         for label, count in counts.items():
@@ -116,7 +117,7 @@ def evaluation_section(
         targets=target_pairs,
         kept=kept_pairs,
         figures=figures,
-        heats=[h for h in heats if h.objects],
+        heats=[h for title, side in sides if (h := heat(side.shown, title))],
         became=became,
         record=edit.record.model_dump(mode="json") if edit else {},
         commands=commands_,
@@ -169,7 +170,7 @@ def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str
     others: list[int] = []
     for i, shown in enumerate(after.result.shown):
         if shown.group in ("grid", "erased", "kept") and (shown.prompt, shown.seed) in old:
-            hit = any(shown.asked.get(attribute) == label for attribute, label in targets)
+            hit = asks(shown.asked, targets)
             (asked if hit else others).append(i)
 
     def pair(i: int) -> Pair:
@@ -177,27 +178,7 @@ def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[tuple[str, str
         note = f"judge: {', '.join(shown.saw.values())}"
         return Pair(shown.prompt, before.images[old[shown.prompt, shown.seed]], after.images[i], note)
 
-    return [pair(i) for i in _spread(asked)], [pair(i) for i in _spread(others)]
-
-
-def _spread(rows: list[int]) -> list[int]:
-    """At most `MOST_PAIRS`, evenly over the list."""
-    most = min(MOST_PAIRS, len(rows))
-    return [rows[i * len(rows) // most] for i in range(most)]
-
-
-def _heat(title: str, result: Evaluation) -> Heat:
-    seen = result.seen("grid")
-    objects, styles = (list(dict.fromkeys(seen.asked[a])) for a in ("object", "style"))
-    return Heat(title, objects, styles, [[_state(seen, o, s) for s in styles] for o in objects])
-
-
-def _state(seen: Seen, obj: str, style: str) -> str:
-    cell = seen.asks("object", obj) & seen.asks("style", style)
-    if not cell.any():
-        return "none"
-    o, s = seen.right("object")[cell].mean() > 0.5, seen.right("style")[cell].mean() > 0.5
-    return "both" if o and s else "object" if o else "style" if s else "neither"
+    return [pair(i) for i in evenly(asked, MOST_PAIRS)], [pair(i) for i in evenly(others, MOST_PAIRS)]
 
 
 def _summary(result: Evaluation) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from excise.errors import ModelError
 from excise.judges.base import NONE
 from excise.metrics.correction import corrected_ua, relative_ua
-from excise.metrics.rates import Estimate, bootstrap, rate
+from excise.metrics.rates import Estimate, clustered_mean, rate
 from excise.metrics.unlearning import (
     Seen,
     finer_scale,
@@ -128,17 +127,14 @@ def captions(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     Raises:
         ModelError: the judge gave no `clip_score` for an image.
     """
-    by_prompt: dict[str, list[float]] = {}
-    for s in shown:
-        if "clip_score" not in s.values:
-            raise ModelError(
-                "the judge gave no clip_score for an image, and captions have no other metric; "
-                "use one that has values(), such as clip-score."
-            )
-        by_prompt.setdefault(s.prompt, []).append(s.values["clip_score"])
-    if not by_prompt:
+    if any("clip_score" not in s.values for s in shown):
+        raise ModelError(
+            "the judge gave no clip_score for an image, and captions have no other metric; "
+            "use one that has values(), such as clip-score."
+        )
+    if not shown:
         return {}
-    return {"clip_score": bootstrap([np.array(v) for v in by_prompt.values()], lambda pooled: float(np.mean(pooled)))}
+    return {"clip_score": clustered_mean([s.values["clip_score"] for s in shown], [s.prompt for s in shown])}
 
 
 SCORES: dict[str, Callable[[Sequence[Shown], Sequence[Target]], Metrics]] = {

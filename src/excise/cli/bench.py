@@ -33,12 +33,11 @@ def bench(
     wanted = read(recipe)
 
     from excise.cli import results, show
-    from excise.report import bench_page
 
     done, first = _run(engine, wanted, out)
     if not first:
         return
-    lines = bench_page.lines_of(done)
+    lines = [d.line() for d in done]
     command = results.command_line("bench", recipe, "--out", out, *(["--engine", engine] if engine != "local" else []))
     page = _write(wanted, done, lines, out, command)
     if as_json:

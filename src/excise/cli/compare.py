@@ -38,7 +38,7 @@ def compare(
     from excise.report import bench_page
 
     done = read_runs(runs)
-    lines = bench_page.lines_of(done)
+    lines = [d.line() for d in done]
     if chosen == "html":
         command = results.command_line("compare", *runs, "--out", out)
         about = bench_page.About(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from excise.metrics.rates import Estimate, bootstrap
+from excise.metrics.rates import Estimate, clustered_mean
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,9 @@ def paired_difference(
     x, y = _pair(a, b)
     if len(clusters) != len(x):
         raise ValueError(f"{len(x)} observations and {len(clusters)} cluster ids; each observation needs one")
-    members: dict[Hashable, list[float]] = {}
-    for key, difference in zip(clusters, (x - y).tolist(), strict=True):
-        members.setdefault(key, []).append(difference)
-    if len(members) < 2:
+    if len(set(clusters)) < 2:
         raise ValueError("all observations are of one cluster; an interval needs at least two")
-    return bootstrap([np.array(m) for m in members.values()], lambda pooled: float(np.mean(pooled)), seed)
+    return clustered_mean((x - y).tolist(), list(clusters), seed)
 
 
 def _pair(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -86,6 +86,14 @@ def harmonic_of_rates(groups: Sequence[Sequence[bool] | np.ndarray], seed: int =
     drawn = np.array([harmonic_mean(row) for row in means.tolist()])
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value, float(low), float(high), sum(len(a) for a in arrays))
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -> Estimate:
+    """The mean of `values` (n,), its interval from resampling whole clusters; `clusters` (n,) says what they share."""
+    members: dict[Hashable, list[float]] = {}
+    for key, value in zip(clusters, values, strict=True):
+        members.setdefault(key, []).append(value)
+    return bootstrap([np.array(m) for m in members.values()], lambda pooled: float(np.mean(pooled)), seed)
 
 
 def bootstrap(clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:

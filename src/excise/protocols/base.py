@@ -123,6 +123,11 @@ class Protocol:
         raise ConceptError(f"{self.name} cannot judge '{concept}'; it knows {known or 'no concepts'}.")
 
 
+def asks(asked: Mapping[str, str], targets: Sequence[Target]) -> bool:
+    """Whether an image that was asked to show `asked` is about one of the targets."""
+    return any(asked.get(attribute) == label for attribute, label in targets)
+
+
 class IncomparableError(ExciseError):
     """Results of different protocols asked to stand in one table."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.report.bench_html import Bar, Bars, Concept, Damage, Figure, Matrix, Name, Shot, Strip
-from excise.report.html import Heat
+from excise.report.grid import evenly, heat
 from excise.tables import concepts_text
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _strips(members: Sequence[Done], out: Path, names: Mapping[str, Name]) -> li
             [(name, [_shot(d, at.get((s.prompt, s.seed)), wanted, out) for s in chosen]) for name, d, at in rows],
         )
         for title, found in sides
-        if (chosen := _spread(found))
+        if (chosen := evenly(found, MOST_PROMPTS))
     ]
 
 
@@ -106,32 +106,6 @@ def _shot(done: Done, at: int | None, wanted: Sequence[Wanted], out: Path) -> Sh
         good = kept_right(shown, done.result.protocol_summary["score"])
     saw = ", ".join("nothing known" if label == "none" else label for label in shown.saw.values())
     return Shot(file if file and file.is_file() else None, saw, good if shown.saw else None)
-
-
-def _spread(found: Sequence[Shown]) -> list[Shown]:
-    """At most `MOST_PROMPTS`, evenly over the list."""
-    most = min(MOST_PROMPTS, len(found))
-    return [found[i * len(found) // most] for i in range(most)]
-
-
-def heat(shown: Sequence[Shown], title: str) -> Heat | None:
-    """Which cells of the object x style grid come out right, by majority of their images."""
-    cells: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
-    for s in shown:
-        if s.group == "grid":
-            right = (s.right("object"), s.right("style"))
-            cells.setdefault((s.asked["object"], s.asked["style"]), []).append(right)
-    if not cells:
-        return None
-    objects, styles = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
-    return Heat(title, objects, styles, [[_state(cells.get((o, s), [])) for s in styles] for o in objects])
-
-
-def _state(found: Sequence[tuple[bool, bool]]) -> str:
-    if not found:
-        return "none"
-    o, s = (2 * sum(f[i] for f in found) > len(found) for i in (0, 1))
-    return "both" if o and s else "object" if o else "style" if s else "neither"
 
 
 def _bars(name: Name, result: Evaluation) -> Bars | None:

@@ -95,13 +95,8 @@ def commands(done: Sequence[Done], first: str) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def lines_of(done: Sequence[Done]) -> list[dict[str, Any]]:
-    """Result lines that know the method's name beside its label."""
-    return [{**d.line(), "name": d.cell.method.name} for d in done]
-
-
 def _part(id: str, done: Sequence[Done], out: Path, about: About) -> Part:
-    single = tables.rows(lines_of(done))
+    single = tables.rows([d.line() for d in done])
     averaged = tables.means(single)
     names = {d.cell.key: _name(row, single) for d, row in zip(done, single, strict=True)}
     groups: dict[tuple[str, tuple[str, ...]], list[Done]] = {}

@@ -1,0 +1,43 @@
+"""What both kinds of page choose of a protocol's images: an even choice of them, and the object x style map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from excise.report.html import Heat
+
+if TYPE_CHECKING:
+    from excise.scoring import Shown
+
+T = TypeVar("T")
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, spread over the whole list.
+
+    >>> evenly("abcdef", 3)
+    ['a', 'c', 'e']
+    """
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def heat(shown: Sequence[Shown], title: str) -> Heat | None:
+    """Which cells of the object x style grid come out right, by majority of their images."""
+    cells: dict[tuple[str, str], list[tuple[bool, bool]]] = {}
+    for s in shown:
+        if s.group == "grid":
+            right = (s.right("object"), s.right("style"))
+            cells.setdefault((s.asked["object"], s.asked["style"]), []).append(right)
+    if not cells:
+        return None
+    objects, styles = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    return Heat(title, objects, styles, [[_state(cells.get((o, s), [])) for s in styles] for o in objects])
+
+
+def _state(found: Sequence[tuple[bool, bool]]) -> str:
+    if not found:
+        return "none"
+    o, s = (2 * sum(f[i] for f in found) > len(found) for i in (0, 1))
+    return "both" if o and s else "object" if o else "style" if s else "neither"
