@@ -9,7 +9,8 @@ import pytest
 from excise.canvas import vocabulary, world
 from excise.errors import ConceptError
 from excise.protocols import PROTOCOLS, check_comparable, summary
-from excise.protocols.base import IncomparableError
+from excise.protocols.base import IncomparableError, asks
+from excise.scoring import Shown, compared
 
 CANVAS = [name for name in PROTOCOLS if name.startswith("canvas")]
 
@@ -86,6 +87,26 @@ def test_targets_of_a_protocol():
     assert PROTOCOLS.load("canvas-pairs")().target_of("cat in neon style") == ("pair", "cat in neon style")
     with pytest.raises(ConceptError, match="canvas-mini cannot judge 'Monet'; it knows object: cat"):
         PROTOCOLS.load("canvas-mini")().target_of("Monet")
+
+
+def test_a_pair_is_asked_for_by_its_own_prompts_alone():
+    plan = PROTOCOLS.load("canvas-pairs")()
+    target = plan.target_of("cat in neon style")
+    asking = [i for i in plan.items if asks(i.asked, [target])]
+    assert len(asking) == 5
+    assert {tuple(i.asked.values()) for i in asking} == {("cat", "neon")}
+
+
+def test_ua_of_a_pair_seen_from_the_untouched_model():
+    shown = [
+        Shown(group="grid", prompt=f"{o} {s}", seed=0, asked={"object": o, "style": s}, saw={"object": o, "style": s})
+        for o in ("cat", "dog")
+        for s in ("neon", "sepia")
+    ]
+    after = [shown[0].model_copy(update={"saw": {"object": "cat", "style": "plain"}}), *shown[1:]]
+    found = compared(shown, after, [("pair", "cat in neon style")])
+    assert found["ua_relative"].value == 1.0
+    assert found["ua_relative"].n == 1
 
 
 def test_counts():

@@ -34,6 +34,7 @@ from excise.protocols.base import asks
 from excise.recipe import Cell, Recipe, cells
 from excise.runs import locked
 from excise.scoring import as_document
+from excise.selection import evenly
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -62,7 +63,7 @@ class Done:
 
     def line(self) -> dict[str, Any]:
         """What stands in `results.jsonl`."""
-        found = self.result.model_dump(mode="json")
+        found = self.result.model_dump(mode="json", include=set(LINE))
         return {
             "schema": SCHEMA,
             "key": self.cell.key,
@@ -214,7 +215,7 @@ def _fade(cell: Cell, found: Evaluated, edits: Sequence[Edit], options: dict[str
             rows["fade_forget" if asks(shown.asked, found.targets) else "fade_retain"].append(i)
     measured = {}
     for name, chosen in rows.items():
-        chosen = chosen[:: max(1, len(chosen) // FADE_PROMPTS)][:FADE_PROMPTS]
+        chosen = evenly(chosen, FADE_PROMPTS)
         if chosen:
             prompts = [found.result.shown[i].prompt for i in chosen]
             images = (found.images.at(chosen), theirs.images.at(chosen))

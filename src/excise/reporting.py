@@ -15,9 +15,10 @@ from excise.edit import Edit
 from excise.evaluation import Evaluated, Evaluation, measure
 from excise.families.base import Family, Progress
 from excise.protocols.base import asks
-from excise.report.grid import evenly, heat
+from excise.report.grid import heat
 from excise.report.html import Figure, Page, Pair, Section, write
 from excise.runs import EDIT_NAME
+from excise.selection import evenly
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12

@@ -19,7 +19,7 @@ from excise.metrics.unlearning import (
     selective_alignment,
     unlearning,
 )
-from excise.protocols.base import Target
+from excise.protocols.base import Target, parts
 
 Metrics = dict[str, Estimate]
 
@@ -103,8 +103,8 @@ def pairs(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     cells = seen(shown, "grid")
     if not targets:
         return {f"{a}_accuracy": rate(cells.right(a)) for a in cells.asked}
-    obj, style = targets[0][1].removesuffix(" style").rsplit(" in ", 1)
-    return finer_scale(cells, obj, style)
+    pair = parts(targets[0])
+    return finer_scale(cells, pair["object"], pair["style"])
 
 
 def classes(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
@@ -167,8 +167,8 @@ def compared(before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[
     a coin there, no corrected figure is given.
     """
     before, after = ([s for s in side if s.target is None] for side in (before, after))
-    asks = [[s.asked.get(a) == label for s in after] for a, label in targets]
-    shows = [[[s.saw.get(a) == label for s in side] for a, label in targets] for side in (before, after)]
+    asks = [[parts(target).items() <= s.asked.items() for s in after] for target in targets]
+    shows = [[[parts(target).items() <= s.saw.items() for s in side] for target in targets] for side in (before, after)]
     at = [(t, i) for t, row in enumerate(asks) for i, hit in enumerate(row) if hit]
     was, now = ([side[t][i] for t, i in at] for side in shows)
     if not any(was):

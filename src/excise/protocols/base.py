@@ -123,9 +123,22 @@ class Protocol:
         raise ConceptError(f"{self.name} cannot judge '{concept}'; it knows {known or 'no concepts'}.")
 
 
+def parts(target: Target) -> dict[str, str]:
+    """What an image of the target shows, by attribute: one label, or both of a pair.
+
+    >>> parts(("pair", "cat in neon style"))
+    {'object': 'cat', 'style': 'neon'}
+    """
+    attribute, label = target
+    if attribute != "pair":
+        return {attribute: label}
+    obj, style = label.removesuffix(" style").rsplit(" in ", 1)
+    return {"object": obj, "style": style}
+
+
 def asks(asked: Mapping[str, str], targets: Sequence[Target]) -> bool:
     """Whether an image that was asked to show `asked` is about one of the targets."""
-    return any(asked.get(attribute) == label for attribute, label in targets)
+    return any(parts(target).items() <= asked.items() for target in targets)
 
 
 class IncomparableError(ExciseError):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.report.bench_html import Bar, Bars, Concept, Damage, Figure, Matrix, Name, Shot, Strip
-from excise.report.grid import evenly, heat
+from excise.report.grid import heat
+from excise.selection import evenly
 from excise.tables import concepts_text
 
 if TYPE_CHECKING:

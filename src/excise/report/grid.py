@@ -1,26 +1,14 @@
-"""What both kinds of page choose of a protocol's images: an even choice of them, and the object x style map."""
+"""The object x style map of a protocol's images, for both kinds of page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from excise.report.html import Heat
 
 if TYPE_CHECKING:
     from excise.scoring import Shown
-
-T = TypeVar("T")
-
-
-def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of them, spread over the whole list.
-
-    >>> evenly("abcdef", 3)
-    ['a', 'c', 'e']
-    """
-    count = min(most, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def heat(shown: Sequence[Shown], title: str) -> Heat | None:
