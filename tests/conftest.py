@@ -6,9 +6,20 @@ import sys
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from excise.canvas import gemma
 from excise.canvas.clip import build_tokenizer
 from excise.families import WEIGHTS
 
@@ -27,51 +38,124 @@ def tokenizer() -> CLIPTokenizer:
     return build_tokenizer()
 
 
+@pytest.fixture(scope="session")
+def gemma_tokenizer():
+    return gemma.build_tokenizer()
+
+
+@pytest.fixture(params=["sd", "sdxl", "sana"])
+def any_pipe(request, tokenizer, gemma_tokenizer):
+    """A tiny random model of every family."""
+    if request.param == "sana":
+        return tiny_sana(gemma_tokenizer)
+    return {"sd": tiny_pipe, "sdxl": tiny_sdxl}[request.param](tokenizer)
+
+
 def tiny_pipe(tokenizer: CLIPTokenizer, seed: int = 0, prediction: str = "epsilon") -> StableDiffusionPipeline:
     """A complete Stable Diffusion pipeline of some ten thousand random weights."""
     torch.manual_seed(seed)
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 48),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8, layers_per_block=1
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False
-    )
+    text = CLIPTextModel(_clip_config(tokenizer))
+    unet = UNet2DConditionModel(**UNET, cross_attention_dim=WIDTH)
     pipe = StableDiffusionPipeline(
-        vae,
+        AutoencoderKL(**VAE),
         text,
         tokenizer,
         unet,
-        scheduler,
+        DDIMScheduler(**SCHEDULE, prediction_type=prediction, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    return _ready(pipe)
+
+
+def tiny_sdxl(tokenizer: CLIPTokenizer, seed: int = 0) -> StableDiffusionXLPipeline:
+    """The same of Stable Diffusion XL: a second encoder half as wide, the pooled prompt, v-prediction."""
+    torch.manual_seed(seed)
+    half = WIDTH // 2
+    unet = UNet2DConditionModel(
+        **UNET,
+        cross_attention_dim=WIDTH + half,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=half + 48,
+    )
+    pipe = StableDiffusionXLPipeline(
+        AutoencoderKL(**VAE),
+        CLIPTextModel(_clip_config(tokenizer)),
+        CLIPTextModelWithProjection(_clip_config(tokenizer, half)),
+        tokenizer,
+        tokenizer,
+        unet,
+        DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False),
+        add_watermarker=False,
+    )
+    return _ready(pipe)
+
+
+def tiny_sana(tokenizer, seed: int = 0) -> SanaPipeline:
+    """The same of SANA: Gemma, a linear transformer of two blocks, a deep-compression autoencoder, flow."""
+    torch.manual_seed(seed)
+    text = gemma.build_text_model(tokenizer, WIDTH, layers=2)
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=WIDTH,
+        mlp_ratio=1.0,
+        sample_size=8,
+    )
+    vae = AutoencoderDC(
+        latent_channels=4,
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()),
+        decoder_qkv_multiscales=((), (), ()),
+    )
+    return _ready(SanaPipeline(tokenizer, text, vae, transformer, FlowMatchEulerDiscreteScheduler(shift=3.0)))
+
+
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (16, 48),
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+VAE = {"block_out_channels": (8,), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 8, "layers_per_block": 1}
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def _clip_config(tokenizer: CLIPTokenizer, width: int = WIDTH) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _ready(pipe):
     pipe.set_progress_bar_config(disable=True)
-    for module in (text, unet, vae):
-        module.eval().requires_grad_(False)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
     return pipe
 
 

@@ -172,6 +172,17 @@ def test_files_that_are_no_edits_are_refused(edits, tmp_path):
         Edit.load(tmp_path / "missing.safetensors")
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(edits, tmp_path):
+    """The file starts with the header's length: 0x0280 + n 65536 reads like the start of a pickle."""
+    good = edits["uce"].save(tmp_path / "good.safetensors").read_bytes()
+    length = int.from_bytes(good[:8], "little")
+    wanted = next(n for n in range(length, length + 2**17) if n % 65536 == 0x0280)
+    padded = good[8 : 8 + length] + b" " * (wanted - length)
+    (tmp_path / "long.safetensors").write_bytes(wanted.to_bytes(8, "little") + padded + good[8 + length :])
+    assert (tmp_path / "long.safetensors").read_bytes().startswith(b"\x80\x02")
+    assert Edit.load(tmp_path / "long.safetensors").paths == edits["uce"].paths
+
+
 def test_tampered_content_is_refused(edits, tmp_path):
     path = edits["uce"].save(tmp_path / "e.safetensors")
     tensors = load_file(path)

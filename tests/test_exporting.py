@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_pipe
-from diffusers import StableDiffusionPipeline
+from conftest import tiny_pipe, tiny_sana
+from diffusers import SanaPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from excise import erase, export, stack
-from excise.edit import Dense, Edit
+from excise.edit import Dense, Edit, as_family
 from excise.errors import UnknownNameError, WrongBaseError
 
 
@@ -51,6 +51,39 @@ def test_stock_diffusers_loads_the_lora_and_draws_the_same(edit, pipe, tokenizer
     assert miss < 1e-4 * max(1, float(effect))
     stock.unload_lora_weights()
     assert torch.equal(image(stock), base)
+
+
+@pytest.mark.parametrize("method", ["uce", "speed"])
+def test_the_lora_of_every_family_draws_the_same_in_its_stock_pipeline(any_pipe, tmp_path, method):
+    family = as_family(any_pipe)
+    settings = {"threshold": 5.0} if method == "speed" else {}
+    made = erase(any_pipe, ["cat"], method=method, preserve=["dog"], **settings)
+
+    latents, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+
+    def predict() -> torch.Tensor:
+        return family.predict(latents, t, family.condition(["a cat"]))
+
+    base = predict()
+    with made.apply(any_pipe):
+        wanted = predict()
+    done = export(made, any_pipe, tmp_path)
+    any_pipe.load_lora_weights(str(done.path.parent), weight_name=done.path.name)
+    effect, miss = (wanted - base).abs().max(), (predict() - wanted).abs().max()
+    assert effect > 1e-4
+    assert miss < 1e-3 * effect
+    any_pipe.unload_lora_weights()
+    assert torch.equal(predict(), base)
+
+
+def test_no_kohya_lora_of_sana(gemma_tokenizer, tmp_path):
+    pipe = tiny_sana(gemma_tokenizer)
+    made = erase(pipe, ["cat"], method="uce", preserve=["dog"])
+    with pytest.raises(WrongBaseError, match="no tool reads a kohya LoRA for the family 'sana'"):
+        export(made, pipe, tmp_path, "kohya-lora")
+    merged = export(made, pipe, tmp_path / "merged", "merged")
+    assert merged.error < 1e-5
+    assert as_family(SanaPipeline.from_pretrained(merged.path)).name == "sana"
 
 
 def test_alpha_is_the_rank_in_both_dialects(edit, pipe, tmp_path):

@@ -53,7 +53,7 @@ def test_schedule_warms_up_and_decays():
 def test_clip_stage_trains_on_a_toy_pool(tmp_path, tokenizer):
     pool = data.render_pool([("cat", "plain"), ("dog", "neon"), ("car", "dots")], lambda _: 4, seed=0)
     lines: list[str] = []
-    model, seconds = clip.train_clip(pool, tokenizer, tmp_path, 0, 6, "cpu", lines.append)
+    model, seconds = clip.train_clip(pool, tokenizer, clip.build_text_model, tmp_path, 0, 6, "cpu", lines.append)
     assert "clip: step 6/6" in lines[-1]
     assert seconds > 0
     features = model.text_features(clip.tokenize(tokenizer, ["cat", "dog"]))
@@ -66,11 +66,10 @@ def test_tokenizer_is_the_same_every_time_and_knows_every_word(tokenizer):
     assert tokenizer.unk_token_id not in tokenizer("xyzzy Ünï 猫", add_special_tokens=False).input_ids
 
 
-def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp_path, monkeypatch):
-    from diffusers import StableDiffusionPipeline
-
-    from excise.canvas import build, judging
-    from excise.families import WEIGHTS
+@pytest.fixture
+def small_pools(monkeypatch):
+    """Three cells of four images instead of the whole world."""
+    from excise.canvas import judging
 
     small = [("cat", "plain"), ("dog", "neon"), ("car", "dots")]
     monkeypatch.setattr(
@@ -79,6 +78,14 @@ def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp
         lambda work, without=(), seed=0: data.render_pool([c for c in small if c[0] not in without], lambda _: 4, 0),
     )
     monkeypatch.setattr(judging, "judge_pool", lambda work, seed: data.render_pool(small, lambda _: 4, seed))
+
+
+def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp_path, small_pools):
+    from diffusers import StableDiffusionPipeline
+
+    from excise.canvas import build
+    from excise.families import WEIGHTS
+
     steps = build.Steps(autoencoder=1, clip=1, judge=1, denoiser=2)
     lines: list[str] = []
 
@@ -108,3 +115,19 @@ def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp
     for name in ("text_encoder", "vae"):
         own, other = getattr(oracle, name).state_dict(), getattr(shipped, name).state_dict()
         assert all(torch.equal(own[key], other[key]) for key in other)
+
+
+def test_canvas_sdxl_trains_beside_the_parts_that_ship(tmp_path, small_pools):
+    from excise import load
+    from excise.canvas import build
+
+    lines: list[str] = []
+    steps = build.Steps(denoiser=2, second_clip=1)
+    build.train_sdxl(tmp_path / "work", tmp_path / "out", steps, seed=0, device="cpu", report=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["clip", "denoiser"]
+    family, sd = load(tmp_path / "out" / "canvas-sdxl", device="cpu"), load("canvas-sd", device="cpu")
+    assert family.prediction == "v_prediction"
+    assert family.text_width == 256 + 128
+    assert sum(p.numel() for p in family.denoiser.parameters()) <= 10_000_000
+    for key, weight in sd.pipe.text_encoder.state_dict().items():
+        assert torch.equal(family.pipe.text_encoder.state_dict()[key], weight)

@@ -222,10 +222,17 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
     )
 
 
-def original_weights(family: Family) -> dict[str, Tensor]:
-    """The text-reading weights by path as they are without any edit."""
+def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Weights by module path as they are without any edit; by default those that read text."""
     kept = _stack_of(family.denoiser).originals
-    return {p.path: kept.get(p.path, p.module.weight).detach() for p in family.projections()}
+    modules = {p.path: p.module for p in family.projections()} if paths is None else _modules(family.denoiser, paths)
+    return {path: kept.get(path, module.weight).detach() for path, module in modules.items()}
+
+
+def _modules(denoiser: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
+    """The denoiser's modules at `paths`; what it does not have is left out."""
+    known = dict(denoiser.named_modules())
+    return {path: known[path] for path in paths if path in known}
 
 
 def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> None:
@@ -235,6 +242,11 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
         WrongBaseError: other weights (unless allowed), another text encoder, or other shapes.
     """
     base, weights = edit.record.base, original_weights(family)
+    if family.name != base.family:
+        raise WrongBaseError(
+            f"this edit was made for a model of the family '{base.family}' ({base.model}); the model given is of the "
+            f"family '{family.name}'. Erase again on this model."
+        )
     dtype = next(iter(weights.values())).dtype
     print_ = fingerprint(weights, torch.bfloat16 if dtype == torch.bfloat16 else torch.float16)
     if print_ == (base.weights_bfloat16 if dtype == torch.bfloat16 else base.weights):
@@ -249,6 +261,7 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
             f"this edit was made for {base.model}; the model given has another text encoder, so the edit would mean "
             "nothing to it. Erase again on this model."
         )
+    weights = original_weights(family, edit.paths)
     for path in edit.paths:
         shape = _shape(edit, path)
         if path not in weights or shape != tuple(weights[path].shape)[-len(shape) :]:

@@ -44,8 +44,14 @@ def load(path: Path) -> Edit:
     if not path.is_file():
         raise EditFileError(f"there is no edit file {path}; give the edit.safetensors that `excise erase` wrote.")
     with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(_PICKLE_STARTS) or path.suffix.lower() in (".pt", ".pth", ".ckpt", ".bin"):
+        start = file.read(9)
+    # The length of a safetensors header may look like the start of a pickle; the header itself opens with a brace.
+    if (start.startswith(_PICKLE_STARTS) and start[8:] != b"{") or path.suffix.lower() in (
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".bin",
+    ):
         raise EditFileError(
             f"{path} is a pickle, which can run code when it is read; expected a .safetensors edit file."
         )

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from excise.edit import Dense, Edit, LowRank, as_family, check_base, original_weights
-from excise.errors import OutputError, unknown
+from excise.errors import OutputError, WrongBaseError, unknown
 from excise.families.base import Family
 from excise.files import make_folder, write_atomically
 from excise.linalg.low_rank import compress
@@ -29,6 +29,12 @@ from excise.linalg.low_rank import compress
 FORMATS = ("diffusers-lora", "kohya-lora", "merged")
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "excise_kohya_lora.safetensors"
+# What kohya's scripts call a base model, and what ModelSpec does.
+KOHYA = {
+    "sd": ("sd_v1", "stable-diffusion-v1"),
+    "sd2": ("sd_v2", "stable-diffusion-v2"),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def export(
 
     Raises:
         UnknownNameError: no such format.
-        WrongBaseError: another model.
+        WrongBaseError: another model, or a family that the format is not made for.
         OutputError: `out` cannot be written.
     """
     if format not in FORMATS:
@@ -70,15 +76,22 @@ def export(
     folder = make_folder(Path(out))
     if format == "merged":
         return _merged(edit, family, folder, allow_other_base)
-    factors = lora_factors(edit, original_weights(family))
+    if format == "kohya-lora" and family.name not in KOHYA:
+        raise WrongBaseError(
+            f"no tool reads a kohya LoRA for the family '{family.name}' (it exists for {', '.join(KOHYA)}); "
+            "use --format diffusers-lora or merged."
+        )
+    weights = original_weights(family, edit.paths)
+    factors = lora_factors(edit, weights)
     if format == "diffusers-lora":
         path = folder / DIFFUSERS_NAME
-        state, metadata = _diffusers_state(factors), _adapter_metadata(edit, factors)
+        prefix = family.denoiser_name
+        state, metadata = _diffusers_state(factors, prefix), _adapter_metadata(edit, factors, prefix)
     else:
         path = folder / KOHYA_NAME
-        state, metadata = _kohya_state(factors), _kohya_metadata(edit, factors)
+        state, metadata = _kohya_state(factors), _kohya_metadata(edit, factors, family.name)
     write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
-    error = _lora_error(edit, original_weights(family), load_file(path), format)
+    error = _lora_error(edit, weights, load_file(path), family.denoiser_name if format == "diffusers-lora" else None)
     return Exported(path, format, _rank(factors), error)
 
 
@@ -111,10 +124,10 @@ def _padded(factors: LowRank, rank: int) -> LowRank:
     return LowRank(F.pad(factors.b, (0, missing)).contiguous(), F.pad(factors.a, (0, 0, 0, missing)).contiguous())
 
 
-def _diffusers_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
+def _diffusers_state(factors: Mapping[str, LowRank], prefix: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path, f in factors.items():
-        state |= {f"unet.{path}.lora_A.weight": f.a, f"unet.{path}.lora_B.weight": f.b}
+        state |= {f"{prefix}.{path}.lora_A.weight": f.a, f"{prefix}.{path}.lora_B.weight": f.b}
     return state
 
 
@@ -127,29 +140,30 @@ def _kohya_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
     return state
 
 
-def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, str]:
+def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], prefix: str) -> dict[str, str]:
     """What diffusers reads (`lora_adapter_metadata`), and our own record beside it."""
     rank = _rank(factors)
     adapter = {
-        "unet.r": rank,
-        "unet.lora_alpha": rank,
-        "unet.target_modules": sorted(factors),
-        "unet.peft_type": "LORA",
-        "unet.bias": "none",
+        f"{prefix}.r": rank,
+        f"{prefix}.lora_alpha": rank,
+        f"{prefix}.target_modules": sorted(factors),
+        f"{prefix}.peft_type": "LORA",
+        f"{prefix}.bias": "none",
     }
     return {"lora_adapter_metadata": json.dumps(adapter), **_our_metadata(edit)}
 
 
-def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank]) -> dict[str, str]:
+def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: str) -> dict[str, str]:
     rank = str(_rank(factors))
-    generation = "v2" if next(iter(factors.values())).a.shape[1] == 1024 else "v1"  # by text width
+    text_width = max(f.a.shape[1] for path, f in factors.items())
+    version, architecture = KOHYA["sd2" if family == "sd" and text_width == 1024 else family]
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
-        "ss_base_model_version": f"sd_{generation}",
+        "ss_base_model_version": version,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"stable-diffusion-{generation}/lora",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.title": f"without {', '.join(c.name for c in edit.record.concepts)}",
         **_our_metadata(edit),
     }
@@ -163,12 +177,16 @@ def _our_metadata(edit: Edit) -> dict[str, str]:
     return {"excise_record": json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}
 
 
-def _lora_error(edit: Edit, weights: Mapping[str, Tensor], state: dict[str, Tensor], format: str) -> float:
-    """Read the file as its users do: up @ down * alpha / rank, where a missing alpha means the rank."""
+def _lora_error(edit: Edit, weights: Mapping[str, Tensor], state: dict[str, Tensor], prefix: str | None) -> float:
+    """Read the file as its users do: up @ down * alpha / rank, where a missing alpha means the rank.
+
+    Args:
+        prefix: of the keys in the dialect of diffusers; None for that of kohya.
+    """
 
     def change(path: str) -> Tensor:
-        if format == "diffusers-lora":
-            return state[f"unet.{path}.lora_B.weight"] @ state[f"unet.{path}.lora_A.weight"]
+        if prefix is not None:
+            return state[f"{prefix}.{path}.lora_B.weight"] @ state[f"{prefix}.{path}.lora_A.weight"]
         key = "lora_unet_" + path.replace(".", "_")
         down = state[f"{key}.lora_down.weight"]
         return state[f"{key}.lora_up.weight"] @ down * (state[f"{key}.alpha"] / len(down))
@@ -178,7 +196,7 @@ def _lora_error(edit: Edit, weights: Mapping[str, Tensor], state: dict[str, Tens
 
 def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) -> Exported:
     """A pipeline folder with the edit inside; written beside `folder` and moved in only when it is complete."""
-    weights = original_weights(family)
+    weights = original_weights(family, edit.paths)
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
         with edit.apply(family, allow_other_base=allow_other_base):
@@ -194,14 +212,14 @@ def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) ->
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    merged = _denoiser_state(folder)
+    merged = _denoiser_state(folder / family.denoiser_name)
     error_ = _largest_error(edit, weights, lambda path: merged[f"{path}.weight"].float() - weights[path].float())
     return Exported(folder, "merged", 0, error_)
 
 
 def _denoiser_state(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    for file in sorted((folder / "unet").glob("*.safetensors")):
+    for file in sorted(folder.glob("*.safetensors")):
         state |= load_file(file)
     return state
 

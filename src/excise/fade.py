@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from excise.edit import Edit
-from excise.families.base import Family, split
+from excise.families.base import Condition, Family, split
 from excise.metrics.rates import Estimate, bootstrap
+from excise.noising import noising
 
 TIMES = 8  # noise levels an image, one in each slice of the schedule
 BATCH = 64
@@ -56,38 +57,24 @@ def distance(
     one: Family, other: Family, prompts: Sequence[str], images: Sequence[Image.Image], seed: int
 ) -> np.ndarray:
     """(n,) mean squared difference of the two models' noise predictions on noised `images`, by image."""
-    scheduler = one.pipe.scheduler
+    plan = noising(one.pipe.scheduler)
     generator = torch.Generator().manual_seed(seed)
-    clean = _latents(one, images)
-    levels = scheduler.config.num_train_timesteps
-    slices = torch.arange(TIMES) + torch.rand(len(clean), TIMES, generator=generator)
-    times = (slices * (levels / TIMES)).long()
+    clean = one.latents(images)
+    times = plan.times(len(clean), TIMES, generator=generator)
     noise = torch.randn(len(clean), TIMES, *clean.shape[1:], generator=generator)
-    states = one.encode(list(prompts)).states.cpu()
+    condition = one.condition(list(prompts))
     rows = [(i, j) for i in range(len(clean)) for j in range(TIMES)]
     found = torch.zeros(len(clean), TIMES, dtype=torch.float64)
     for part in split(rows, BATCH):
         i, j = (torch.tensor(column) for column in zip(*part, strict=True))
         t = times[i, j]
-        alpha = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-        noised = alpha.sqrt() * clean[i] + (1 - alpha).sqrt() * noise[i, j]
-        guesses = [_predict(family, noised, t, states[i]) for family in (one, other)]
+        noised = plan.add(clean[i], noise[i, j], t)
+        guesses = [plan.noise(_predict(family, noised, t, condition[i]), noised, t) for family in (one, other)]
         found[i, j] = (guesses[0] - guesses[1]).square().mean(dim=(1, 2, 3)).double()
     return found.mean(dim=1).numpy()
 
 
-def _predict(family: Family, latents: Tensor, t: Tensor, states: Tensor) -> Tensor:
-    weight = next(family.denoiser.parameters())
-    noised, text = (x.to(weight.device, weight.dtype) for x in (latents, states))
-    return family.predict_noise(noised, t.to(weight.device), text).float().cpu()
-
-
-def _latents(family: Family, images: Sequence[Image.Image]) -> Tensor:
-    """(n, c, h, w) scaled latents of images, the mean of the autoencoder's posterior."""
-    vae, parts = family.pipe.vae, []
-    weight = next(vae.parameters())
-    for chunk in split(images, BATCH):
-        pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
-        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        parts.append(vae.encode(x.to(weight.device, weight.dtype)).latent_dist.mean.float().cpu())
-    return torch.cat(parts) * vae.config.scaling_factor
+def _predict(family: Family, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    where = next(family.denoiser.parameters())
+    inputs = condition.to(where.device, where.dtype)
+    return family.predict(latents.to(where.device, where.dtype), t.to(where.device), inputs).float().cpu()

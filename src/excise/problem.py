@@ -48,7 +48,7 @@ def text_problem(
         targets.append(target[:length])
         anchors.append(anchor[:length])
     kept = [states.span(2 * len(pairs) + i, config.retain_tokens) for i in range(len(retain))]
-    null = states.states[-1].double()
+    null = states.span(len(texts) - 1, "all").double()
     return TextProblem(
         targets=torch.cat(targets).double(),
         anchors=torch.cat(anchors).double(),

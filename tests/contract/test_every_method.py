@@ -1,4 +1,4 @@
-"""What every registered method promises, on a tiny UNet."""
+"""What every registered method promises, on a tiny model of every family."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ SETTINGS: dict[str, dict[str, object]] = {"speed": {"threshold": 5.0}}
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
 
 
+@pytest.fixture
+def pipe(any_pipe):
+    return any_pipe
+
+
 def make(pipe, method: str, concepts=("cat",), **more) -> Edit:
     return erase(pipe, list(concepts), method=method, preserve=["dog", "tree"], **{**SETTINGS.get(method, {}), **more})
 
@@ -35,7 +40,7 @@ def test_same_request_same_tensors(pipe, method):
 
 @every_method
 def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
-    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    before = {k: v.clone() for k, v in family_of(pipe).denoiser.state_dict().items()}
     torch.manual_seed(5)
     state = (torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads())
     environment = dict(os.environ)
@@ -43,8 +48,8 @@ def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
     assert torch.equal(torch.get_rng_state(), state[0])
     assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == state[1:]
     assert dict(os.environ) == environment
-    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in pipe.unet.modules())
+    assert all(torch.equal(v, before[k]) for k, v in family_of(pipe).denoiser.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in family_of(pipe).denoiser.modules())
 
 
 @every_method

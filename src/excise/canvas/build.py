@@ -11,16 +11,20 @@ import json
 import platform
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from excise.canvas import autoencoder, clip, data, denoiser, judging
+from excise.canvas import autoencoder, clip, data, denoiser, judging, sd, sdxl
 from excise.families.load import load
+from excise.families.pipeline import PipelineFamily
+from excise.families.sd import StableDiffusion
+from excise.families.sdxl import StableDiffusionXL
 
 Report = Callable[[str], None]
 
@@ -33,6 +37,7 @@ class Steps:
     clip: int = 1200
     judge: int = 1500
     denoiser: int = 3600
+    second_clip: int = 1000
 
 
 def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
@@ -47,8 +52,10 @@ def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, 
     text, tokenizer = train_text(pool, work, steps.clip, device, report)
     for which in judging.SEEDS:
         train_judge(which, work, steps.judge, device, report)
-    unet = train_denoiser(vae, text, tokenizer, work, steps.denoiser, seed, (), device, report)
-    assemble(vae, text, tokenizer, unet, out)
+    torch.manual_seed(seed)
+    family = StableDiffusion(sd.pipeline(vae, text, tokenizer))
+    train_denoiser(family, work, steps.denoiser, seed, (), device, report)
+    assemble(family, out / "canvas-sd")
     for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
         save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
     (out / "training.json").write_text((work / "training.json").read_text())
@@ -61,10 +68,21 @@ def train_oracle(
 
     What an erasure should come close to: the same model, budget and data, less what is to be forgotten.
     """
-    family = load("canvas-sd", device=device, dtype="float32")
-    pipe = family.pipe
-    unet = train_denoiser(pipe.vae, pipe.text_encoder, pipe.tokenizer, work, steps, seed, without, device, report)
-    assemble(pipe.vae, pipe.text_encoder, pipe.tokenizer, unet, out)
+    own = load("canvas-sd", device=device, dtype="float32").pipe
+    torch.manual_seed(seed)
+    family = StableDiffusion(sd.pipeline(own.vae, own.text_encoder, own.tokenizer))
+    train_denoiser(family, work, steps, seed, without, device, report)
+    assemble(family, out / "canvas-sd")
+
+
+def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
+    """Train `canvas-sdxl` beside the autoencoder and the first text encoder of `canvas-sd`: the rest is its own."""
+    own = load("canvas-sd", device=device, dtype="float32").pipe
+    second = train_second_text(data.training_pool(work), own.tokenizer, work, steps.second_clip, device, report)
+    torch.manual_seed(seed)
+    family = StableDiffusionXL(sdxl.pipeline(own.vae, own.text_encoder, second, own.tokenizer))
+    train_denoiser(family, work, steps.denoiser, seed, (), device, report)
+    assemble(family, out / "canvas-sdxl")
 
 
 def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderKL:
@@ -82,13 +100,25 @@ def train_text(
     folder = work / "text"
     if not folder.exists():
         tokenizer = clip.build_tokenizer()
-        model, seconds = clip.train_clip(pool, tokenizer, work, 0, steps, device, report)
+        model, seconds = clip.train_clip(pool, tokenizer, clip.build_text_model, work, 0, steps, device, report)
         _note(work, "clip", steps, seconds, model)
         tokenizer.save_pretrained(work / "tokenizer")
         tower = {k: v for k, v in model.state_dict().items() if not k.startswith("text.")}
         save_file(_half(tower), work / "image-tower.safetensors")
         model.text.save_pretrained(folder)
     return CLIPTextModel.from_pretrained(folder).to(device), CLIPTokenizer.from_pretrained(work / "tokenizer")
+
+
+def train_second_text(
+    pool: data.Pool, tokenizer: CLIPTokenizer, work: Path, steps: int, device: str, report: Report
+) -> CLIPTextModelWithProjection:
+    folder = work / "text-2"
+    if not folder.exists():
+        build = partial(clip.build_projected_text_model, width=sdxl.SECOND_WIDTH)
+        model, seconds = clip.train_clip(pool, tokenizer, build, work / "clip-2", 1, steps, device, report)
+        _note(work, "second clip", steps, seconds, model)
+        model.text.save_pretrained(folder)
+    return CLIPTextModelWithProjection.from_pretrained(folder).to(device).eval().requires_grad_(False)
 
 
 def train_judge(which: str, work: Path, steps: int, device: str, report: Report) -> None:
@@ -100,39 +130,21 @@ def train_judge(which: str, work: Path, steps: int, device: str, report: Report)
 
 
 def train_denoiser(
-    vae: AutoencoderKL,
-    text: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    work: Path,
-    steps: int,
-    seed: int,
-    without: Collection[str],
-    device: str,
-    report: Report,
-) -> nn.Module:
-    pool = data.training_pool(work, without)
-    latents = _latents(vae, pool, work / f"latents-{'-'.join(sorted(without)) or 'all'}.safetensors")
-    states = denoiser.TextStates(text.eval(), tokenizer)
-    folder = work / "-".join(["denoiser", str(seed), *sorted(without)]).replace(" ", "_")
-    unet, seconds = denoiser.train_denoiser(pool, latents, states, folder, seed, steps, device, report)
-    _note(work, "denoiser", steps, seconds, unet)
-    return unet
+    family: PipelineFamily, work: Path, steps: int, seed: int, without: Collection[str], device: str, report: Report
+) -> None:
+    pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
+    vae = "-dc" if family.name == "sana" else ""
+    latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
+    folder = work / "-".join([f"denoiser{family_name}", str(seed), *sorted(without)]).replace(" ", "_")
+    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report)
+    _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
 
-def assemble(vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, out: Path) -> None:
+def assemble(family: PipelineFamily, out: Path) -> None:
     """Write the pipeline folder in half precision."""
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=denoiser.sampler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "canvas-sd", safe_serialization=True)
-    _load_in_single_precision(out / "canvas-sd" / "text_encoder" / "config.json")
+    family.pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    for config in out.glob("text_encoder*/config.json"):
+        _load_in_single_precision(config)
 
 
 def _load_in_single_precision(config: Path) -> None:

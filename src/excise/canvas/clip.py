@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from excise.canvas import world
 from excise.canvas.data import Caption, Pool, caption, pixels
@@ -47,7 +47,7 @@ def build_tokenizer() -> CLIPTokenizer:
         special_tokens=[c + "</w>" for c in alphabet],
         show_progress=False,
     )
-    bpe.train_from_iterator(_corpus(), trainer)
+    bpe.train_from_iterator(corpus(), trainer)
     merges = _merges(bpe)[:MERGES]
     pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges), START, END]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
@@ -56,26 +56,33 @@ def build_tokenizer() -> CLIPTokenizer:
 
 def build_text_model(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """An untrained text encoder: 4 causal layers, width 256."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=WIDTH,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return CLIPTextModel(_text_config(tokenizer, WIDTH))
+
+
+def build_projected_text_model(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
+    """An untrained text encoder with a pooled prompt of its own, as the second one of Stable Diffusion XL."""
+    return CLIPTextModelWithProjection(_text_config(tokenizer, width))
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
 class ImageTower(nn.Module):
-    """(B, 3, 64, 64) in -1..1 to unit features (B, 256)."""
+    """(B, 3, 64, 64) in -1..1 to unit features (B, width)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         widths = (3, 32, 64, 128, 256)
         self.blocks = nn.Sequential(
@@ -90,7 +97,7 @@ class ImageTower(nn.Module):
                 for a, b in itertools.pairwise(widths)
             )
         )
-        self.head = nn.Linear(256 * 4, WIDTH)
+        self.head = nn.Linear(256 * 4, width)
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(self.blocks(images), 2).flatten(1)
@@ -98,25 +105,37 @@ class ImageTower(nn.Module):
 
 
 class PocketCLIP(nn.Module):
-    """Both towers with the text projection and the temperature."""
+    """Both towers with the text projection (unless the text model has its own) and the temperature."""
 
-    def __init__(self, text: CLIPTextModel) -> None:
+    def __init__(self, text: CLIPTextModel | CLIPTextModelWithProjection) -> None:
         super().__init__()
-        self.text, self.image = text, ImageTower()
-        self.projection = nn.Linear(WIDTH, WIDTH, bias=False)
+        width = text.config.hidden_size
+        self.text, self.image = text, ImageTower(width)
+        self.projected = isinstance(text, CLIPTextModelWithProjection)
+        if not self.projected:
+            self.projection = nn.Linear(width, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
     def text_features(self, token_ids: Tensor) -> Tensor:
-        """(B, L) to unit features (B, 256)."""
-        return F.normalize(self.projection(self.text(token_ids).pooler_output).float(), dim=-1)
+        """(B, L) to unit features (B, width)."""
+        found = self.text(token_ids)
+        pooled = found.text_embeds if self.projected else self.projection(found.pooler_output)
+        return F.normalize(pooled.float(), dim=-1)
 
 
 def train_clip(
-    pool: Pool, tokenizer: CLIPTokenizer, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
+    pool: Pool,
+    tokenizer: CLIPTokenizer,
+    text: Callable[[CLIPTokenizer], CLIPTextModel | CLIPTextModelWithProjection],
+    work: Path,
+    seed: int,
+    steps: int,
+    device: str,
+    report: Callable[[str], None],
 ) -> tuple[PocketCLIP, float]:
-    """Contrastive training; every image of the batch that answers a prompt counts as its positive."""
+    """Contrastive training of a text model that `text` builds; every image that answers a prompt is its positive."""
     torch.manual_seed(seed)
-    model = PocketCLIP(build_text_model(tokenizer)).to(device)
+    model = PocketCLIP(text(tokenizer)).to(device)
     model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -148,7 +167,8 @@ def _soft_cross_entropy(logits: Tensor, right: Tensor) -> Tensor:
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def _corpus() -> Iterator[str]:
+def corpus() -> Iterator[str]:
+    """Every word of Canvas and of its templates, the common ones often: what a tokenizer learns its merges from."""
     words = [*world.OBJECTS, *world.NAMES, *world.STYLES, *world.STYLE_ALIASES.values()]
     words += [a for both in world.OBJECT_ALIASES.values() for a in both]
     templates = world.STYLED_TEMPLATES + world.OBJECT_TEMPLATES + world.STYLE_TEMPLATES

@@ -21,6 +21,7 @@ def train(
     without: Annotated[
         Optional[list[str]], typer.Option(help="A concept the denoiser never sees (an oracle); repeatable.")
     ] = None,
+    model: Annotated[str, typer.Option(help="canvas-sd with its judges, or canvas-sdxl beside them.")] = "canvas-sd",
     seed: Annotated[int, typer.Option(help="Of the denoiser.")] = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Denoiser steps; more than before continues.")] = None,
     device: o.DeviceOption = "auto",
@@ -33,9 +34,10 @@ def train(
     """
     from dataclasses import replace
 
+    from excise.built_in import BUILT_IN
     from excise.canvas import world
     from excise.cli import show
-    from excise.errors import unknown
+    from excise.errors import ConceptError, unknown
     from excise.families.load import pick_device, quiet
     from excise.files import make_folder
 
@@ -43,15 +45,23 @@ def train(
     for concept in without or []:
         if concept not in known:
             raise unknown("Canvas concept", concept, known)
+    if model not in BUILT_IN:
+        raise unknown("built-in model", model, BUILT_IN)
+    if without and model != "canvas-sd":
+        raise ConceptError(
+            f"an oracle of {model} cannot be trained yet; leave --without out, or train one of canvas-sd."
+        )
     make_folder(work)
     make_folder(out)
     with quiet():  # importing pipelines brings notices of libraries that are not needed here
-        from excise.canvas.build import Steps, train_oracle, train_world
+        from excise.canvas.build import Steps, train_oracle, train_sdxl, train_world
 
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps)
     where = pick_device(device)
-    if without:
+    if model == "canvas-sdxl":
+        train_sdxl(work, out, plan, seed=seed, device=where, report=show.say)
+    elif without:
         train_oracle(work, out, plan.denoiser, seed=seed, without=without, device=where, report=show.say)
     else:
         train_world(work, out, plan, seed=seed, device=where, report=show.say)
-    show.say(f"weights in {out}; check the gates: excise evaluate --model {out / 'canvas-sd'}")
+    show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")

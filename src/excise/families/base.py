@@ -26,21 +26,28 @@ class TextStates:
     Attributes:
         states: (B, L, d), what the text-reading projections read.
         first, last: (B,) first and last token of the subject.
-        end: (B,) the end token; everything after it is padding.
+        end: (B,) the end token, or the last one where the model has none; everything after it is padding.
+        pads: whether padding is read too (CLIP), or masked (Gemma).
+        pooled: (B, p) what the projections of the whole prompt read, where a family has them.
     """
 
     states: Tensor
     first: Tensor
     last: Tensor
     end: Tensor
+    pads: bool = True
+    pooled: Tensor | None = None
 
     def span(self, index: int, tokens: str) -> Tensor:
         """(n, d): the states of prompt `index` that a token choice selects.
 
         `last`: the last subject token; `subject`: all of the subject; `from_last`: from there to the very end, end
-        token and padding included; `all_but_start`: everything but the start token; `all`: everything.
+        token and padding included; `all_but_start`: everything but the start token; `all`: everything. Padding that
+        is masked is never part of it.
         """
         row, last = self.states[index], int(self.last[index])
+        if not self.pads:
+            row = row[: int(self.end[index]) + 1]
         return {
             "last": row[last : last + 1],
             "subject": row[int(self.first[index]) : last + 1],
@@ -52,11 +59,37 @@ class TextStates:
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear map that reads text: its module path in the denoiser, its role and the module itself."""
+    """One linear map that reads text: its module path in the denoiser, its role and the module itself.
+
+    Role "k" or "v" reads token states, "p" the pooled prompt (with its first columns; the others read no text).
+    """
 
     path: str
-    role: str  # "k" or "v"
+    role: str
     module: nn.Linear
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Prompts as the denoiser takes them: by the name of its argument, a tensor with one row a prompt."""
+
+    inputs: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def __getitem__(self, rows: Sequence[int] | Tensor) -> Condition:
+        """Some rows, in any order, repeated at will."""
+        return Condition({name: t[rows] for name, t in self.inputs.items()})
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
+        """On a device, and what is of floats in a precision."""
+        return Condition({n: t.to(device, dtype if t.is_floating_point() else t.dtype) for n, t in self.inputs.items()})
+
+
+def join(parts: Sequence[Condition]) -> Condition:
+    """Rows after rows."""
+    return Condition({name: torch.cat([p.inputs[name] for p in parts]) for name in parts[0].inputs})
 
 
 class Family(Protocol):
@@ -64,6 +97,7 @@ class Family(Protocol):
 
     name: str
     pipe: Any
+    denoiser_name: str  # of the denoiser among the parts of the pipeline
 
     @property
     def denoiser(self) -> nn.Module: ...
@@ -77,11 +111,18 @@ class Family(Protocol):
     @property
     def text_encoder_weights(self) -> Mapping[str, Tensor]: ...
 
+    @property
+    def prediction(self) -> str: ...
+
     def projections(self, roles: str = "kv") -> list[Projection]: ...
 
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates: ...
 
-    def predict_noise(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor: ...
+    def condition(self, texts: Sequence[str]) -> Condition: ...
+
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor: ...
+
+    def latents(self, images: Sequence[Image.Image]) -> Tensor: ...
 
     def batches(
         self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float

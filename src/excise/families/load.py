@@ -16,9 +16,13 @@ from excise.registry import Record, Registry
 FAMILIES = Registry(
     "family",
     "excise.families",
-    {"sd": Record("excise.families.sd:StableDiffusion", "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)")},
+    {
+        "sd": Record("excise.families.sd:StableDiffusion", "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)"),
+        "sdxl": Record("excise.families.sdxl:StableDiffusionXL", "Stable Diffusion XL (StableDiffusionXLPipeline)"),
+        "sana": Record("excise.families.sana:Sana", "SANA 0.6B to 4.8B (SanaPipeline)"),
+    },
 )
-_FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd"}
+_FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl", "SanaPipeline": "sana"}
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -31,9 +35,7 @@ def family_of(pipe: Any) -> Family:
     """
     kind = type(pipe).__name__
     if kind not in _FAMILY_OF_PIPELINE:
-        raise ModelError(
-            f"{kind} is not supported yet; supported are {', '.join(_FAMILY_OF_PIPELINE)} (SD 1.x and 2.x)."
-        )
+        raise ModelError(f"{kind} is not supported yet; supported are {', '.join(_FAMILY_OF_PIPELINE)}.")
     return FAMILIES.load(_FAMILY_OF_PIPELINE[kind])(pipe)
 
 
@@ -67,7 +69,7 @@ def load(
     if name in BUILT_IN:
         path = WEIGHTS / name
         if not (path / "model_index.json").exists():
-            raise ModelError(f"the built-in model {name} is not in this installation; run: excise canvas train")
+            raise ModelError(f"{name} is not in this installation; run: excise canvas train --model {name}")
     if path.suffix.lower() in _PICKLES:
         raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
     with quiet():
@@ -136,12 +138,13 @@ def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> An
 
 
 def _from_single_file(path: Path, config: str | Path | None, local_files_only: bool, options: dict[str, Any]) -> Any:
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
     try:
-        return StableDiffusionPipeline.from_single_file(
+        pipeline = diffusers.StableDiffusionXLPipeline if _is_sdxl(path) else diffusers.StableDiffusionPipeline
+        return pipeline.from_single_file(
             str(path), config=None if config is None else str(config), local_files_only=local_files_only, **options
         )
     except Exception as error:
@@ -149,6 +152,14 @@ def _from_single_file(path: Path, config: str | Path | None, local_files_only: b
             f"cannot read {path} as a single-file Stable Diffusion model: {_first_line(error)} "
             "Offline, name a local diffusers folder of the same architecture with --config."
         ) from error
+
+
+def _is_sdxl(path: Path) -> bool:
+    """Whether a single file has the two text encoders of Stable Diffusion XL."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return any(key.startswith("conditioner.embedders.1.") for key in file.keys())  # noqa: SIM118 - not a dict
 
 
 def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any:

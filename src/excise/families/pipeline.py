@@ -1,0 +1,208 @@
+"""What the adapters of diffusers pipelines share: drawing in batches, latents, finding subjects in token rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import Attention
+from PIL import Image
+from torch import Tensor
+
+from excise.errors import ConceptError, ModelError
+from excise.families.base import Condition, Progress, Projection, Request, TextStates, find_subject, join, split
+from excise.noising import noising
+
+ENCODE_BATCH = 256
+IMAGE_BATCH = 32
+
+
+class PipelineFamily(ABC):
+    """Adapter of a text-to-image pipeline of diffusers; holds it, never changes it."""
+
+    name: str
+    denoiser_name = "unet"
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe: Any = pipe
+
+    @property
+    def denoiser(self) -> Any:
+        return getattr(self.pipe, self.denoiser_name)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures it draws, in pixels."""
+        return int(self.denoiser.config.sample_size * self.pipe.vae_scale_factor)
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Tokens of a prompt, special ones included."""
+
+    @property
+    @abstractmethod
+    def text_width(self) -> int:
+        """Width of the states that keys and values read."""
+
+    @property
+    @abstractmethod
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        """What decides the text states: the weights of everything between the words and the projections, by name."""
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser predicts: epsilon, v_prediction or flow."""
+        return noising(self.pipe.scheduler).kind
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+        """Encode prompts in one batch and find their subjects.
+
+        Args:
+            texts: B prompts.
+            subjects: for each prompt the words to look for; None means all of the prompt; a number n an empty subject
+                after the first n characters, standing at the token before it (at the very front: the start token).
+
+        Returns:
+            States (B, L, d) in the dtype of the text encoder, with token positions.
+
+        Raises:
+            ConceptError: a prompt does not fit, or does not contain its subject.
+        """
+
+    @abstractmethod
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """What the denoiser says of `latents` (B, C, H, W) at `timestep` (B,), in its own parameterisation."""
+
+    @abstractmethod
+    def unconditional(self) -> Condition:
+        """The one row that guidance moves away from."""
+
+    @abstractmethod
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        """A part of `condition`."""
+
+    @abstractmethod
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        """Both as the arguments of the pipeline."""
+
+    @torch.no_grad()
+    def condition(self, texts: Sequence[str]) -> Condition:
+        """Exactly what the pipeline hands to its denoiser for each prompt."""
+        return join([self._condition(part) for part in split(list(texts), ENCODE_BATCH)])
+
+    def projections(self, roles: str = "kv") -> list[Projection]:
+        """The maps that read text, found by role: keys and values of every cross-attention as wide as the text.
+
+        Raises:
+            ModelError: there are none.
+        """
+        width = self.text_width
+        found = [
+            Projection(f"{path}.to_{role}", role, module.get_submodule(f"to_{role}"))
+            for path, module in self.denoiser.named_modules()
+            if isinstance(module, Attention) and module.is_cross_attention and module.to_k.in_features == width
+            for role in roles
+            if role in "kv"
+        ]
+        if not found:
+            raise ModelError(
+                f"{type(self.denoiser).__name__} has no cross-attention that reads text of width {width}; expected a "
+                "model whose cross-attention reads its own text encoder. See: excise doctor --model M"
+            )
+        return found
+
+    @torch.no_grad()
+    def batches(
+        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float
+    ) -> Iterator[list[Image.Image]]:
+        """Draw batch after batch; every distinct prompt is encoded once for all of them.
+
+        Args:
+            requests: batches of (prompt, seed). An image starts from a CPU generator of its own, whatever its batch.
+        """
+        self.pipe.set_progress_bar_config(disable=True)
+        distinct = list(dict.fromkeys(prompt for batch in requests for prompt, _ in batch))
+        if not distinct:
+            return
+        known, unconditional = self.condition(distinct), self.unconditional()
+        row = {prompt: i for i, prompt in enumerate(distinct)}
+        for batch in requests:
+            yield self.pipe(
+                **self._call(known[[row[prompt] for prompt, _ in batch]], unconditional[[0] * len(batch)]),
+                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            ).images
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        batch: int,
+        progress: Progress | None = None,
+    ) -> list[Image.Image]:
+        """One image a prompt, all in memory; image i has the seed `seeds[i]`."""
+        asked = list(zip(prompts, seeds, strict=True))
+        images: list[Image.Image] = []
+        for drawn in self.batches(split(asked, batch), steps=steps, guidance=guidance):
+            images += drawn
+            if progress:
+                progress(len(images), len(prompts))
+        return images
+
+    @torch.no_grad()
+    def latents(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, c, h, w) scaled latents of images on the CPU in single precision; of a posterior its mean."""
+        vae, parts = self.pipe.vae, []
+        weight = next(vae.parameters())
+        for chunk in split(images, IMAGE_BATCH):
+            pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
+            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+            encoded = vae.encode(x.to(weight.device, weight.dtype))
+            latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+            parts.append(latent.float().cpu())
+        return torch.cat(parts) * vae.config.scaling_factor
+
+
+def subject_spans(
+    tokenizer: Any, texts: Sequence[str], subjects: Sequence[str | int | None] | None, limit: int, ends: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B,) first, last and end positions of each prompt's subject; arguments as `encode`.
+
+    Args:
+        limit: tokens that fit. ends: whether the tokenizer closes a prompt with an end token.
+
+    Raises:
+        ConceptError: a prompt does not fit, or does not contain its subject.
+    """
+    rows = tokenizer(list(texts)).input_ids
+    looked_for = [
+        t if s is None else t[:s] if isinstance(s, int) else s
+        for t, s in zip(texts, subjects or [None] * len(texts), strict=True)
+    ]
+    inner = tokenizer(looked_for, add_special_tokens=False).input_ids
+    spans = []
+    for i, (text, row, words) in enumerate(zip(texts, rows, inner, strict=True)):
+        if len(row) > limit:
+            raise ConceptError(
+                f"'{text[:60]}' has {len(row)} tokens; {limit} fit; the end would be ignored. Shorten it."
+            )
+        end = len(row) - 1
+        if subjects is not None and isinstance(subjects[i], str):
+            spans.append((*find_subject(row[: end if ends else end + 1], words, text, looked_for[i]), end))
+        else:  # the whole prompt, or what stands before an empty subject
+            spans.append((min(1, len(words)), len(words), end))
+    first, last, ends_at = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
+    return first, last, ends_at

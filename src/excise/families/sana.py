@@ -1,0 +1,136 @@
+"""SANA: a Gemma text encoder, projected and normed once, read by the cross-attention of a linear transformer; flow.
+
+What `attn2.to_k` and `attn2.to_v` read is `caption_norm(caption_projection(states))`, one fixed map of the encoder's
+states for all blocks (arXiv 2410.10629, section 2.3); `TextStates` holds that, padding masked. The pipeline puts a long
+instruction before every prompt and hands on the start token and the prompt's own tokens; the adapter does the same,
+and leaves the instruction out where the tokenizer has no room for it (as in the built-in model).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.errors import ConceptError
+from excise.families.base import Condition, TextStates
+from excise.families.pipeline import PipelineFamily
+
+LONGEST = 300  # tokens of a prompt, the pipeline's own default
+
+
+class Sana(PipelineFamily):
+    """Adapter of a `SanaPipeline`."""
+
+    name = "sana"
+    denoiser_name = "transformer"
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(pipe)
+        asked: list[str] = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+        fits = len(pipe.tokenizer("\n".join(asked), verbose=False).input_ids) < pipe.tokenizer.model_max_length
+        self.instruction: list[str] | None = asked if fits else None
+
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.cross_attention_dim)
+
+    @property
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        encoder = dict(self.pipe.text_encoder.named_parameters())
+        between = {
+            f"{part}.{name}": w
+            for part in ("caption_projection", "caption_norm")
+            for name, w in self.denoiser.get_submodule(part).named_parameters()
+        }
+        return encoder | between
+
+    @property
+    def max_tokens(self) -> int:
+        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+        spans = [self._span(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
+        first, last, end = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
+        states = self.condition(texts).inputs["encoder_hidden_states"]
+        read = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(self.denoiser.dtype)))
+        return TextStates(read, first, last, end, pads=False)
+
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        scaled = timestep * self.denoiser.config.timestep_scale
+        output: Tensor = self.denoiser(latents, timestep=scaled, **condition.inputs).sample
+        # Some models tell their uncertainty in further channels; the sampler ignores them.
+        return output[:, : latents.shape[1]]
+
+    @torch.no_grad()
+    def unconditional(self) -> Condition:
+        """The empty prompt, without the instruction, as the pipeline has it."""
+        return self._encoded([""], None)
+
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        return self._encoded(texts, self.instruction)
+
+    def _encoded(self, texts: Sequence[str], instruction: list[str] | None) -> Condition:
+        states, mask, _, _ = self.pipe.encode_prompt(
+            list(texts),
+            do_classifier_free_guidance=False,
+            device=self.device,
+            max_sequence_length=self.max_tokens,
+            complex_human_instruction=instruction,
+        )
+        return Condition({"encoder_hidden_states": states, "encoder_attention_mask": mask})
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        side = self.image_size
+        return {
+            "prompt_embeds": condition.inputs["encoder_hidden_states"],
+            "negative_prompt": None,
+            "prompt_attention_mask": condition.inputs["encoder_attention_mask"],
+            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
+            "negative_prompt_attention_mask": unconditional.inputs["encoder_attention_mask"],
+            "height": side,
+            "width": side,
+            "use_resolution_binning": False,
+        }
+
+    def _span(self, text: str, subject: str | int | None) -> tuple[int, int, int]:
+        """First, last and end position of a subject among the tokens that the denoiser sees."""
+        before = "\n".join(self.instruction) if self.instruction else ""
+        prompt = text.lower().strip()  # as the pipeline does
+        found = self.pipe.tokenizer(before + prompt, return_offsets_mapping=True)
+        # With an instruction of n tokens the pipeline keeps the start token and everything from token n - 1 on.
+        cut = max(0, len(self.pipe.tokenizer(before).input_ids) - 2) if before else 0
+        end = len(found.input_ids) - 1 - cut
+        if end >= self.max_tokens:
+            raise ConceptError(
+                f"'{text[:60]}' has {end + 1} tokens; {self.max_tokens} fit; the end would be ignored. Shorten it."
+            )
+        begin, stop = _place(prompt, subject, text)
+        at = [
+            i - cut
+            for i, (a, b) in enumerate(found.offset_mapping)
+            if a < stop + len(before) and b > begin + len(before) and b > a
+        ]
+        if not at:  # an empty subject: the token before it, at the very front the start token
+            earlier = [i - cut for i, (a, b) in enumerate(found.offset_mapping) if b > a and b <= stop + len(before)]
+            at = [max([0, *(i for i in earlier if i > 0)])]
+        return min(at), max(at), end
+
+
+def _place(prompt: str, subject: str | int | None, text: str) -> tuple[int, int]:
+    """Where the subject stands in the prompt, in characters; an empty one ends where it begins."""
+    if subject is None:
+        return 0, len(prompt)
+    if isinstance(subject, int):
+        return subject, subject
+    found = list(re.finditer(rf"(?<!\w){re.escape(subject.lower().strip())}(?!\w)", prompt))
+    if not found:
+        raise ConceptError(
+            f"'{subject}' does not stand as words of its own in the prompt '{text}'; put spaces around it."
+        )
+    return found[-1].start(), found[-1].end()

@@ -1,0 +1,90 @@
+"""Stable Diffusion XL: two CLIP text encoders side by side in cross-attention, and the pooled prompt in every block.
+
+Text reaches the UNet on two roads: token states (penultimate layers of both encoders, 768 + 1280 wide) through
+`attn2.to_k` and `attn2.to_v`, and the second encoder's pooled prompt, joined with the picture's size and crop, through
+`add_embedding.linear_1` into the time embedding (arXiv 2307.01952, section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.families.base import Condition, Projection, TextStates
+from excise.families.pipeline import PipelineFamily, subject_spans
+
+
+class StableDiffusionXL(PipelineFamily):
+    """Adapter of a `StableDiffusionXLPipeline`; pictures are square, as large as the model draws them, not cropped."""
+
+    name = "sdxl"
+
+    @property
+    def text_width(self) -> int:
+        return sum(int(e.config.hidden_size) for e in self._encoders)
+
+    @property
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        return {f"{i}.{name}": w for i, e in enumerate(self._encoders, 1) for name, w in e.named_parameters()}
+
+    @property
+    def max_tokens(self) -> int:
+        tokenizers = (self.pipe.tokenizer, self.pipe.tokenizer_2)
+        return min(
+            *(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in self._encoders)
+        )
+
+    def projections(self, roles: str = "kv") -> list[Projection]:
+        """As elsewhere; with role "p" also the map that reads the pooled prompt."""
+        found = super().projections(roles) if set(roles) & set("kv") else []
+        if "p" in roles:
+            found.append(Projection("add_embedding.linear_1", "p", self.denoiser.add_embedding.linear_1))
+        return found
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+        # Both tokenizers cut words alike; they differ in what they pad with.
+        spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, ends=True)
+        inputs = self.condition(texts).inputs
+        return TextStates(inputs["encoder_hidden_states"], *spans, pooled=inputs["text_embeds"])
+
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        side = self.image_size
+        sizes = torch.tensor([side, side, 0, 0, side, side], device=latents.device).expand(len(latents), 6)
+        added = {"text_embeds": condition.inputs["text_embeds"], "time_ids": sizes.to(latents.dtype)}
+        output: Tensor = self.denoiser(
+            latents,
+            timestep,
+            encoder_hidden_states=condition.inputs["encoder_hidden_states"],
+            added_cond_kwargs=added,
+        ).sample
+        return output
+
+    @torch.no_grad()
+    def unconditional(self) -> Condition:
+        """The empty prompt, or zeros where the model was trained with those."""
+        empty = self.condition([""])
+        if not self.pipe.config.force_zeros_for_empty_prompt:
+            return empty
+        return Condition({name: torch.zeros_like(t) for name, t in empty.inputs.items()})
+
+    @property
+    def _encoders(self) -> tuple[Any, Any]:
+        return self.pipe.text_encoder, self.pipe.text_encoder_2
+
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        states, _, pooled, _ = self.pipe.encode_prompt(
+            list(texts), device=self.device, do_classifier_free_guidance=False
+        )
+        return Condition({"encoder_hidden_states": states, "text_embeds": pooled})
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        return {
+            "prompt_embeds": condition.inputs["encoder_hidden_states"],
+            "pooled_prompt_embeds": condition.inputs["text_embeds"],
+            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
+            "negative_pooled_prompt_embeds": unconditional.inputs["text_embeds"],
+        }
