@@ -131,3 +131,19 @@ def test_canvas_sdxl_trains_beside_the_parts_that_ship(tmp_path, small_pools):
     assert sum(p.numel() for p in family.denoiser.parameters()) <= 10_000_000
     for key, weight in sd.pipe.text_encoder.state_dict().items():
         assert torch.equal(family.pipe.text_encoder.state_dict()[key], weight)
+
+
+def test_canvas_sana_trains_its_own_parts(tmp_path, small_pools):
+    from excise import load
+    from excise.canvas import build
+
+    lines: list[str] = []
+    steps = build.Steps(autoencoder=1, clip=1, denoiser=2)
+    build.train_sana(tmp_path / "work", tmp_path / "out", steps, seed=0, device="cpu", report=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["autoencoder-dc", "clip", "denoiser"]
+    family = load(tmp_path / "out" / "canvas-sana", device="cpu")
+    assert family.prediction == "flow"
+    assert family.image_size == 64
+    assert sum(p.numel() for p in family.denoiser.parameters()) <= 10_000_000
+    assert sum(f.stat().st_size for f in (tmp_path / "out").rglob("*") if f.is_file()) <= 30e6
+    assert len(family.sample(["a cat"], [0], steps=1, guidance=2.0, batch=1)) == 1

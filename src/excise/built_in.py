@@ -3,4 +3,4 @@
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "canvas" / "weights"
-BUILT_IN = ("canvas-sd", "canvas-sdxl")
+BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")

@@ -1,4 +1,4 @@
-"""The autoencoder of `canvas-sd`: a small `AutoencoderKL`, 64 x 64 pixels to 16 x 16 latents of 4 channels."""
+"""The autoencoders: a small `AutoencoderKL` (16 x 16 latents of 4 channels), the `AutoencoderDC` of `canvas-sana`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from excise.canvas.data import Pool, pixels
 from excise.canvas.loop import Plan, train
 
 BATCH = 32
+LATENT_NOISE = 0.05  # beside latents that are pulled towards unit size
 
 
 def build() -> AutoencoderKL:
@@ -46,21 +47,49 @@ def train_autoencoder(
             noise = torch.randn(latent.mean.shape, generator=generator).to(device)
             y = vae.decode(latent.mean + latent.std * noise).sample
         y, kl = y.float(), latent.kl().mean() / latent.mean[0].numel()
-        return F.l1_loss(y, x) + 0.5 * _gradient_error(y, x) + F.mse_loss(y, x) + 1e-5 * kl
+        return _error(y, x) + 1e-5 * kl
 
     seconds = train(vae, loss_of, Plan("autoencoder", steps, lr=1.5e-3, ema=0.995), work, seed, report)
     vae.register_to_config(scaling_factor=float(1 / encode(vae, pool.images[::37]).std()))
     return vae, seconds
 
 
+def train_deep(
+    vae: AutoencoderDC, pool: Pool, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
+) -> float:
+    """The same, in place, for an autoencoder without a posterior: faint noise on its latents takes that place.
+
+    Returns:
+        Seconds spent, earlier runs included.
+    """
+    vae.to(device).requires_grad_(True)
+
+    def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(device).contiguous()
+        with torch.autocast(device, torch.bfloat16):
+            latent = vae.encode(x).latent
+            noise = torch.randn(latent.shape, generator=generator).to(device)
+            y = vae.decode(latent + LATENT_NOISE * noise).sample
+        return _error(y.float(), x) + 1e-3 * latent.float().square().mean()
+
+    seconds = train(vae, loss_of, Plan("autoencoder-dc", steps, lr=1.5e-3, ema=0.995), work, seed, report)
+    vae.requires_grad_(False).register_to_config(scaling_factor=float(1 / encode(vae, pool.images[::37]).std()))
+    return seconds
+
+
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 128) -> Tensor:
-    """(N, 64, 64, 3) uint8 to (N, 4, 16, 16) latents (means), unscaled, float32 on the CPU."""
+def encode(vae: AutoencoderKL | AutoencoderDC, images: np.ndarray, batch: int = 128) -> Tensor:
+    """(N, 64, 64, 3) uint8 to (N, c, h, w) latents (of a posterior its mean), unscaled, float32 on the CPU."""
     out = []
     for part in np.array_split(images, max(1, len(images) // batch)):
         with torch.autocast(vae.device.type, torch.bfloat16):
-            out.append(vae.encode(pixels(part).to(vae.device)).latent_dist.mean.float().cpu())
+            found = vae.encode(pixels(part).to(vae.device))
+        out.append((found.latent_dist.mean if hasattr(found, "latent_dist") else found.latent).float().cpu())
     return torch.cat(out)
+
+
+def _error(y: Tensor, x: Tensor) -> Tensor:
+    return F.l1_loss(y, x) + 0.5 * _gradient_error(y, x) + F.mse_loss(y, x)
 
 
 def _gradient_error(y: Tensor, x: Tensor) -> Tensor:

@@ -15,14 +15,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Gemma2Model, GemmaTokenizer
 
-from excise.canvas import autoencoder, clip, data, denoiser, judging, sd, sdxl
+from excise.canvas import autoencoder, clip, data, denoiser, gemma, judging, sana, sd, sdxl
 from excise.families.load import load
 from excise.families.pipeline import PipelineFamily
+from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
 
@@ -85,6 +86,17 @@ def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, r
     assemble(family, out / "canvas-sdxl")
 
 
+def train_sana(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
+    """Train `canvas-sana`, which shares nothing with the others but its data."""
+    pool = data.training_pool(work)
+    vae = train_deep_autoencoder(pool, work, steps.autoencoder, device, report)
+    text, tokenizer = train_gemma(pool, work, steps.clip, device, report)
+    torch.manual_seed(seed)
+    family = Sana(sana.pipeline(vae, text, tokenizer))
+    train_denoiser(family, work, steps.denoiser, seed, (), device, report)
+    assemble(family, out / "canvas-sana")
+
+
 def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderKL:
     folder = work / "vae"
     if not folder.exists():
@@ -129,6 +141,30 @@ def train_judge(which: str, work: Path, steps: int, device: str, report: Report)
         save_file(_half(network.state_dict()), path)
 
 
+def train_deep_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderDC:
+    folder = work / "vae-dc"
+    if not folder.exists():
+        torch.manual_seed(0)
+        vae = sana.autoencoder()
+        seconds = autoencoder.train_deep(vae, pool, work, 0, steps, device, report)
+        _note(work, "autoencoder-dc", steps, seconds, vae)
+        vae.save_pretrained(folder)
+    return AutoencoderDC.from_pretrained(folder).to(device).requires_grad_(False)
+
+
+def train_gemma(
+    pool: data.Pool, work: Path, steps: int, device: str, report: Report
+) -> tuple[Gemma2Model, GemmaTokenizer]:
+    folder, tokenizer = work / "gemma", gemma.build_tokenizer()
+    if not folder.exists():
+        model, seconds = clip.train_clip(
+            pool, tokenizer, gemma.build_text_model, work / "clip-gemma", 2, steps, device, report
+        )
+        _note(work, "gemma", steps, seconds, model)
+        model.text.save_pretrained(folder)
+    return Gemma2Model.from_pretrained(folder).to(device).eval().requires_grad_(False), tokenizer
+
+
 def train_denoiser(
     family: PipelineFamily, work: Path, steps: int, seed: int, without: Collection[str], device: str, report: Report
 ) -> None:
@@ -153,7 +189,7 @@ def _load_in_single_precision(config: Path) -> None:
     config.write_text(json.dumps({**content, "dtype": "float32"}, indent=2) + "\n")
 
 
-def _latents(vae: AutoencoderKL, pool: data.Pool, cache: Path) -> Tensor:
+def _latents(vae: AutoencoderKL | AutoencoderDC, pool: data.Pool, cache: Path) -> Tensor:
     """Scaled latents of the whole pool, half precision."""
     if not cache.exists():
         latents = autoencoder.encode(vae, pool.images) * vae.config.scaling_factor

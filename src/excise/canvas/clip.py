@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,9 +106,12 @@ class ImageTower(nn.Module):
 
 
 class PocketCLIP(nn.Module):
-    """Both towers with the text projection (unless the text model has its own) and the temperature."""
+    """Both towers with the text projection (unless the text model has its own) and the temperature.
 
-    def __init__(self, text: CLIPTextModel | CLIPTextModelWithProjection) -> None:
+    A text model that pools nothing itself (Gemma) is read at the last token of each prompt.
+    """
+
+    def __init__(self, text: Any) -> None:
         super().__init__()
         width = text.config.hidden_size
         self.text, self.image = text, ImageTower(width)
@@ -118,15 +122,21 @@ class PocketCLIP(nn.Module):
 
     def text_features(self, token_ids: Tensor) -> Tensor:
         """(B, L) to unit features (B, width)."""
-        found = self.text(token_ids)
-        pooled = found.text_embeds if self.projected else self.projection(found.pooler_output)
+        if self.projected:
+            pooled = self.text(token_ids).text_embeds
+        elif isinstance(self.text, CLIPTextModel):
+            pooled = self.projection(self.text(token_ids).pooler_output)
+        else:
+            mask = token_ids != self.text.config.pad_token_id
+            states = self.text(token_ids, attention_mask=mask).last_hidden_state
+            pooled = self.projection(states[torch.arange(len(mask)), mask.sum(dim=1) - 1])
         return F.normalize(pooled.float(), dim=-1)
 
 
 def train_clip(
     pool: Pool,
-    tokenizer: CLIPTokenizer,
-    text: Callable[[CLIPTokenizer], CLIPTextModel | CLIPTextModelWithProjection],
+    tokenizer: Any,
+    text: Callable[[Any], nn.Module],
     work: Path,
     seed: int,
     steps: int,
@@ -153,8 +163,8 @@ def train_clip(
     return model, seconds
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(B, 32) token ids, cut and padded with the end token as Stable Diffusion does."""
+def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
+    """(B, 32) token ids, cut and padded as the pipelines do."""
     return tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
 
 

@@ -21,7 +21,9 @@ def train(
     without: Annotated[
         Optional[list[str]], typer.Option(help="A concept the denoiser never sees (an oracle); repeatable.")
     ] = None,
-    model: Annotated[str, typer.Option(help="canvas-sd with its judges, or canvas-sdxl beside them.")] = "canvas-sd",
+    model: Annotated[
+        str, typer.Option(help="canvas-sd with its judges, or canvas-sdxl or canvas-sana beside them.")
+    ] = "canvas-sd",
     seed: Annotated[int, typer.Option(help="Of the denoiser.")] = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Denoiser steps; more than before continues.")] = None,
     device: o.DeviceOption = "auto",
@@ -54,12 +56,13 @@ def train(
     make_folder(work)
     make_folder(out)
     with quiet():  # importing pipelines brings notices of libraries that are not needed here
-        from excise.canvas.build import Steps, train_oracle, train_sdxl, train_world
+        from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
 
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps)
     where = pick_device(device)
-    if model == "canvas-sdxl":
-        train_sdxl(work, out, plan, seed=seed, device=where, report=show.say)
+    beside = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}
+    if model in beside:
+        beside[model](work, out, plan, seed=seed, device=where, report=show.say)
     elif without:
         train_oracle(work, out, plan.denoiser, seed=seed, without=without, device=where, report=show.say)
     else:
