@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,9 +17,12 @@ from excise.edit import Edit, as_family, base_of, original_weights
 from excise.errors import ConceptError, unknown
 from excise.families.base import Family
 from excise.methods import METHODS
-from excise.methods.base import configure
+from excise.methods.base import Solution, configure
 from excise.problem import retain_prompts, text_problem
 from excise.record import EditRecord, Target
+
+if TYPE_CHECKING:
+    from excise.training.problem import Room
 
 VERSIONED = ("torch", "diffusers", "transformers")
 
@@ -35,6 +39,7 @@ def erase(
     seed: int = 0,
     model_name: str | None = None,
     revision: str | None = None,
+    room: Room | None = None,
     timings: dict[str, float] | None = None,
     **settings: Any,
 ) -> Edit:
@@ -51,7 +56,8 @@ def erase(
         anchor: what concepts without their own anchor are read as ("": nothing); None takes the method's preset.
         seed: of everything random in the method.
         model_name, revision: for the record; by default the pipeline's own name.
-        timings: receives the seconds of `encode` and `solve`.
+        room: what a trained method has around it: a judge, a folder for checkpoints, progress.
+        timings: receives the seconds of `encode` and `solve`, or of `train`.
         settings: the method's own, see `excise methods NAME`; `preset` picks another kind's preset.
 
     Raises:
@@ -68,21 +74,18 @@ def erase(
     preset = "canvas" if is_built_in(family) else found[0].kind
     config = configure(method_class.Config, method, settings, preset)
     name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
-    began = time.perf_counter()
     words = vocabulary_of(vocabulary, family, found)
     found = [with_anchor(c, config.anchor or words.anchors.get(c.name, "")) for c in found]
     _check_anchors(found)
     kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
     retain = list(dict.fromkeys([*kept, *words.prompts]))
+    request = Request(family, found, retain, preserve, words, seed)
     # A caller who draws in half precision must not get an edit made from half-precise text states.
     with torch.autocast(next(family.denoiser.parameters()).device.type, enabled=False):
-        problem = text_problem(family, found, retain, config, words.templates)
-    weights = original_weights(family)
-    chosen = {p.path: weights[p.path] for p in family.projections(config.params)}
-    encoded = time.perf_counter()
-    solution = method_class.solve(problem, chosen, config, torch.Generator().manual_seed(seed))
+        make = _trained if hasattr(method_class, "train") else _solved
+        solution, measured, spent = make(method_class, config, request, room)
     if timings is not None:
-        timings |= {"encode": encoded - began, "solve": time.perf_counter() - encoded}
+        timings |= spent
     return Edit(
         EditRecord(
             excise=version("excise"),
@@ -94,6 +97,7 @@ def erase(
             vocabulary=words.name,
             seed=seed,
             versions={p: version(p) for p in VERSIONED},
+            measured=measured,
         ),
         solution.text_maps,
         dict(solution.modules or {}),
@@ -102,12 +106,55 @@ def erase(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do."""
+    """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do.
+
+    `siblings` are names of each target's own level, `probes` prompts to watch it by, given its siblings by distance.
+    """
 
     name: str | None
     prompts: list[str]
     templates: Mapping[str, Sequence[str]]
     anchors: Mapping[str, str] = field(default_factory=dict)
+    siblings: Callable[[Concept], Sequence[str]] = lambda concept: ()
+    probes: Callable[[str, Sequence[str]], Sequence[tuple[str, str, str]]] = lambda target, others: ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked, with the vocabulary's prompts."""
+
+    family: Family
+    concepts: Sequence[Concept]
+    retain: Sequence[str]
+    preserve: Sequence[str]
+    words: Vocabulary
+    seed: int
+
+
+def _solved(
+    method: Any, config: Any, asked: Request, room: Room | None
+) -> tuple[Solution, dict[str, Any], dict[str, float]]:
+    """A closed form: encode, then solve."""
+    began = time.perf_counter()
+    problem = text_problem(asked.family, asked.concepts, asked.retain, config, asked.words.templates)
+    weights = original_weights(asked.family)
+    chosen = {p.path: weights[p.path] for p in asked.family.projections(config.params)}
+    encoded = time.perf_counter()
+    solution = method.solve(problem, chosen, config, torch.Generator().manual_seed(asked.seed))
+    return solution, {}, {"encode": encoded - began, "solve": time.perf_counter() - encoded}
+
+
+def _trained(
+    method: Any, config: Any, asked: Request, room: Room | None
+) -> tuple[Solution, dict[str, Any], dict[str, float]]:
+    """A trained method, with what it measured on the way."""
+    from excise.training.problem import Room, training_problem
+
+    began = time.perf_counter()
+    room = room or Room()
+    trained = method.train(training_problem(asked, room, is_built_in(asked.family)), config)
+    room.pictures.update(trained.pictures)
+    return Solution(modules=trained.modules), dict(trained.evidence), {"train": time.perf_counter() - began}
 
 
 def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept]) -> Vocabulary:
@@ -126,7 +173,14 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept])
 
     strict = name == "canvas-strict"
     templates = {kind: canvas.contexts(kind, strict) for kind in TEMPLATES}
-    return Vocabulary(name, canvas.prompts([w for c in concepts for w in c.words], strict), templates, canvas.ANCHORS)
+    return Vocabulary(
+        name,
+        canvas.prompts([w for c in concepts for w in c.words], strict),
+        templates,
+        canvas.ANCHORS,
+        lambda concept: canvas.siblings(concept.name),
+        partial(canvas.probes, strict=strict),
+    )
 
 
 def is_built_in(family: Family) -> bool:

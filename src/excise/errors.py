@@ -34,6 +34,10 @@ class WrongBaseError(ExciseError):
     """An edit applied to another model than the one it was made for."""
 
 
+class TrainingError(ExciseError):
+    """Training that cannot go on as it was asked for."""
+
+
 class OutputError(ExciseError):
     """A file or folder that cannot be written."""
 

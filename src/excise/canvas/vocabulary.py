@@ -6,7 +6,7 @@ core objects and styles that the protocols ask for appear only under their alias
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from excise.canvas import world
 
@@ -14,6 +14,7 @@ NAMES_ALONE = ("{}", "the {}")
 STYLES_ALONE = ("{}", "a {} picture")
 # What an empty anchor draws is the plain style, so to erase that one it must become another.
 ANCHORS = {"plain": "sketch"}
+MOST_PROBES = 10  # of a role
 PAIRS = ("{o}, {s}", "{o} in the style of {s}")
 
 
@@ -47,6 +48,39 @@ def contexts(kind: str, strict: bool = False) -> list[str]:
         alone, others = NAMES_ALONE, list(world.STYLE_ALIASES.values() if strict else world.STYLES)
         pairs = [p.format(o="{}", s=s) for s in others for p in PAIRS]
     return [*alone, *pairs]
+
+
+def siblings(target: str) -> list[str]:
+    """Names of the target's own level, itself included: styles for a style, core objects for anything else."""
+    return list(world.STYLES) if target in world.STYLES else list(world.OBJECTS)
+
+
+def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tuple[str, str, str]]:
+    """(prompt, name to be seen, role) to watch a model by while it is trained.
+
+    Args:
+        others: names of the target's level without it, the nearest first; the nearer half is "related".
+        strict: speak of what is kept by aliases alone.
+    """
+    styled = target in world.STYLES
+    partners = [n for n in (world.OBJECTS if styled else world.STYLES) if n != target]
+
+    def say(name: str) -> str:
+        return world.aliases(name)[0] if strict else name
+
+    def prompt(name: str, partner: str, i: int) -> str:
+        o, s = (partner, name) if styled else (name, partner)
+        return PAIRS[i % 2].format(o=o, s=s)
+
+    half = (len(others) + 1) // 2
+    # A fixed stride pairs every name with another partner.
+    paired = [(name, partners[(3 * i + 1) % len(partners)], i) for i, name in enumerate(others)]
+    found = [(prompt(target, say(p), i), target, "target") for i, p in enumerate(partners[:MOST_PROBES])]
+    for rows, role in ((paired[:half], "related"), (paired[half:], "unrelated")):
+        found += [(prompt(say(n), say(p), i), n, role) for n, p, i in rows[:MOST_PROBES]]
+    # The other attribute must survive as well.
+    found += [(prompt(say(n), say(p), i + 1), p, "unrelated") for n, p, i in paired[1::3][: MOST_PROBES // 2]]
+    return found
 
 
 def _fill(templates: Iterable[str], names: Iterable[str]) -> list[str]:

@@ -32,6 +32,10 @@ def erase(
     preview: Annotated[
         Optional[bool], typer.Option(help="Draw a few images before and after; on by default for built-in models.")
     ] = None,
+    judge: Annotated[
+        Optional[Path],
+        typer.Option(help="For trained methods: folder of a CLIP model that looks on; built-in models have their own."),
+    ] = None,
     as_json: o.JsonOption = False,
     *,
     source: o.Source,
@@ -58,25 +62,29 @@ def erase(
     from excise.methods.base import configure
     from excise.reporting import erase_page
     from excise.runs import EDIT_NAME, write_images, write_run
+    from excise.training.problem import Room
 
     configure(method_class.Config, method, settings, concepts[0].kind)
     make_folder(out)
     family = source.load(model)
     timings: dict[str, float] = {}
-    edit = erase_concepts(
-        family,
-        concept,
-        method,
-        preserve=names,
-        vocabulary=None if vocabulary == "none" else vocabulary,
-        kind=kind,
-        anchor=anchor,
-        seed=seed,
-        model_name=model,
-        revision=source.revision,
-        timings=timings,
-        **settings,
-    )
+    with show.stages() as say:
+        room = Room(judge, out / "training", say)
+        edit = erase_concepts(
+            family,
+            concept,
+            method,
+            preserve=names,
+            vocabulary=None if vocabulary == "none" else vocabulary,
+            kind=kind,
+            anchor=anchor,
+            seed=seed,
+            model_name=model,
+            revision=source.revision,
+            room=room,
+            timings=timings,
+            **settings,
+        )
     path = edit.save(out / EDIT_NAME)
     result = erase_result(edit, path, timings)
     if preview if preview is not None else is_built_in(family):
@@ -94,7 +102,7 @@ def erase(
         show.print_json(result)
         return
     show.say(
-        f"{', '.join(concept)} erased from {model} with {method} in {timings['encode'] + timings['solve']:.1f} s: "
+        f"{', '.join(concept)} erased from {model} with {method} in {sum(timings.values()):.1f} s: "
         f"{path} ({path.stat().st_size / 1024:.0f} kB)"
     )
     show.say(f"see it:   {out / 'report.html'}")

@@ -48,6 +48,36 @@ def progress(what: str) -> Iterator[Advance]:
     yield line
 
 
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (what, done, total) for work of several stages: one bar each, or lines every ten seconds."""
+    if errors.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=errors, transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def draw(what: str, done: int, total: int) -> None:
+                stage = what.split(",")[0]
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(what, total=total)
+                bar.update(tasks[stage], description=what, completed=done, total=total)
+
+            yield draw
+        return
+    began: dict[str, float] = {}
+    last: dict[str, float] = {}
+
+    def line(what: str, done: int, total: int) -> None:
+        stage, now = what.split(",")[0], time.monotonic()
+        start = began.setdefault(stage, now)
+        if done == total or now - last.get(stage, start) > 10:
+            last[stage] = now
+            left = (now - start) / max(1, done) * (total - done)
+            say(f"{what}: {done}/{total}, about {left:.0f} s left" if done < total else f"{what}: {total}/{total}")
+
+    yield line
+
+
 def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
     """A plain table on standard output."""
     from rich.table import Table

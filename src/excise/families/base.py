@@ -70,6 +70,23 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class AttentionMap:
+    """One linear map of an attention layer.
+
+    Attributes:
+        path: of the map in the denoiser.
+        block: path of the block it belongs to, the unit in which training is confined.
+        source: "cross" where the layer reads text, else "self".
+        part: "q", "k", "v" or "out".
+    """
+
+    path: str
+    block: str
+    source: str
+    part: str
+
+
+@dataclass(frozen=True)
 class Condition:
     """Prompts as the denoiser takes them: by the name of its argument, a tensor with one row a prompt."""
 
@@ -112,13 +129,20 @@ class Family(Protocol):
     def text_encoder_weights(self) -> Mapping[str, Tensor]: ...
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+
+    @property
     def prediction(self) -> str: ...
 
     def projections(self, roles: str = "kv") -> list[Projection]: ...
 
+    def attention_maps(self) -> list[AttentionMap]: ...
+
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates: ...
 
     def condition(self, texts: Sequence[str]) -> Condition: ...
+
+    def unconditional(self) -> Condition: ...
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor: ...
 

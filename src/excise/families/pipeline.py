@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from excise.errors import ConceptError, ModelError
-from excise.families.base import Condition, Progress, Projection, Request, TextStates, find_subject, join, split
+from excise.families.base import (
+    AttentionMap,
+    Condition,
+    Progress,
+    Projection,
+    Request,
+    TextStates,
+    find_subject,
+    join,
+    split,
+)
 from excise.noising import noising
 
 ENCODE_BATCH = 256
@@ -41,6 +52,12 @@ class PipelineFamily(ABC):
     def image_size(self) -> int:
         """Side of the pictures it draws, in pixels."""
         return int(self.denoiser.config.sample_size * self.pipe.vae_scale_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one picture's latents."""
+        config = self.denoiser.config
+        return int(config.in_channels), int(config.sample_size), int(config.sample_size)
 
     @property
     @abstractmethod
@@ -118,6 +135,20 @@ class PipelineFamily(ABC):
                 f"{type(self.denoiser).__name__} has no cross-attention that reads text of width {width}; expected a "
                 "model whose cross-attention reads its own text encoder. See: excise doctor --model M"
             )
+        return found
+
+    def attention_maps(self) -> list[AttentionMap]:
+        """Every linear map of every attention layer, in the order of the denoiser."""
+        width = self.text_width
+        found = []
+        for path, module in self.denoiser.named_modules():
+            if not isinstance(module, Attention):
+                continue
+            reads_text = module.is_cross_attention and module.to_k.in_features == width
+            block = re.match(r"(.*?attentions\.\d+|transformer_blocks\.\d+)", path)
+            for part, child in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("out", "to_out.0")):
+                where = block.group() if block else path
+                found.append(AttentionMap(f"{path}.{child}", where, "cross" if reads_text else "self", part))
         return found
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The shape of closed-form methods: statistics of text come in, deltas come out. No model, no device, no printing."""
+"""Settings of methods, and the shape of closed-form ones: statistics of text in, deltas out; no model, no device."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from excise.errors import SettingError
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
 
 
-class MethodConfig(BaseModel):
-    """Settings that every closed-form method has; each method adds its own."""
+class Settings(BaseModel):
+    """Settings that every method has; each method adds its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     anchor: str = Field("", description="What a target without its own anchor is read as; empty for nothing at all.")
+
+
+class MethodConfig(Settings):
+    """Settings that every closed-form method has."""
+
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
     tokens: Tokens = Field(
         "from_last",
@@ -70,7 +75,7 @@ class ClosedForm(Protocol):
     ) -> Solution: ...
 
 
-def configure(config: type[MethodConfig], method: str, settings: Mapping[str, Any], kind: str) -> MethodConfig:
+def configure(config: type[Settings], method: str, settings: Mapping[str, Any], kind: str) -> Any:
     """Settings over the preset for a concept kind (or the one named by `preset`) over the defaults.
 
     Raises:

@@ -1,0 +1,266 @@
+"""SurgUn: forgetting as competition. The target's prompts learn to yield several other things instead.
+
+Paper:      Ranjan et al., "Forgetting is Competition: Rethinking Unlearning as Representation Interference in Diffusion
+            Models", arXiv 2603.00975
+Provenance: written from the paper's abstracts; no official code is known. What they leave open (the exact contrast,
+            ranks, rates, how blocks are probed, the checkpoint rule) is our choice and a setting.
+
+For a target T with prompts c_T and K diverse distractors, pictures x_T and x_D that the model draws itself,
+
+    L_T = E |f(z_T, t, c_T) - y_T|^2,     L_D = (1/K) sum_k E |f(z_k, t, c_T) - y_k|^2      (both under c_T)
+    L   = w L_D + lambda C,               C = log(1 + L_D / (L_T + d))                      (contrast "ratio")
+
+Descent on L_D teaches the target's prompts several other outcomes, the contrast pushes the target's own denoising away
+and is bounded. Where to train is decided by pictures (training/localisation.py), or, with `confine`, by algebra: the
+keys and values that read text change in the null space of what is kept, so retained prompts stay as they are. Which
+checkpoint to keep is decided by pictures too (training/calibration.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.concept import Concept
+from excise.errors import SettingError
+from excise.families.base import Condition, Family, join
+from excise.linalg.solves import null_space
+from excise.noising import Noising, noising
+from excise.training import objectives
+from excise.training.adapters import Adapter, Weights, choose_maps
+from excise.training.config import TrainedConfig
+from excise.training.distractors import choose
+from excise.training.localisation import localise
+from excise.training.loop import Losses, Step
+from excise.training.pictures import Slots, draw_slots
+from excise.training.problem import Trained, TrainingProblem
+from excise.training.run import look_of, train
+
+GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
+
+
+class SurgUnConfig(TrainedConfig):
+    """Settings of SurgUn."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "canvas": {"rank": 8, "lr": 3e-3, "steps": 120, "save_every": 20, "batch": 16, "count": 4, "pictures": 24},
+    }
+
+    contrast: Literal["ratio", "logasc", "npo", "duo", "ga", "none"] = Field(
+        "ratio", description="The term that pushes the target's own denoising away."
+    )
+    weight: float = Field(0.1, ge=0, description="Weight of the contrast (lambda).")
+    descent: float = Field(1.0, ge=0, description="Weight of the distractors' own error (w); 0 leaves them out.")
+    floor: float = Field(1e-3, gt=0, description="Softening of the contrasts ratio and logasc (d).")
+    beta: float = Field(5.0, gt=0, description="Sharpness of the contrasts npo and duo.")
+    cap: float = Field(4.0, gt=0, description="Cap of the contrast ga, in units of the initial error; inf for none.")
+    distractors: str = Field("", description="Names that compete, separated by commas; empty to choose them.")
+    count: int = Field(8, ge=1, description="Number of distractors (K), where they are chosen.")
+    spread: Literal["far", "near"] = Field("far", description="Choose diverse distractors, or the nearest ones.")
+    pictures: int = Field(32, ge=2, description="Pictures of the target, and of each distractor.")
+    caption: Literal["target", "own"] = Field("target", description="Prompts that distractors are trained under.")
+    share_noise: bool = Field(True, description="One noise for a target and its distractor.")
+    retain_weight: float = Field(0.0, ge=0, description="Weight of an explicit retain loss on the prompts to keep.")
+    blocks: str = Field(
+        "auto",
+        description="Attention blocks to train: auto (localised; all when confined), all, random:n, worst:n, or their "
+        "names separated by commas.",
+    )
+    keep_blocks: int = Field(2, ge=1, description="Blocks that localisation keeps.")
+    confine: bool = Field(
+        True, description="Change text-reading keys and values alone, in the null space of what is kept."
+    )
+    threshold: float = Field(1e-2, gt=0, description="Eigenvalues of the mean retain moment below it count as null.")
+
+
+@dataclass(frozen=True)
+class Competition:
+    """One target's pictures, ready for training."""
+
+    slots: Slots
+    family: Family
+    plan: Noising
+    config: SurgUnConfig
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
+        """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
+        m, slots = self.config.batch, self.slots
+        pairs = [(k, s) for k in range(len(slots.names)) for s in self._filled(k)]
+        by_distractor = torch.randperm(len(slots.names), generator=generator).repeat(m)[:m].tolist()
+        chosen = []
+        for k in by_distractor:
+            own = [p for p in pairs if p[0] == k]
+            chosen.append(own[int(torch.randint(len(own), (1,), generator=generator))])
+        k, s = (torch.tensor(column) for column in zip(*chosen, strict=True))
+        clean = torch.cat([slots.target[s], slots.distractors[k, s]])
+        noise = torch.randn(len(clean), *clean.shape[1:], generator=generator)
+        if self.config.share_noise:
+            noise = noise[:m].repeat(2, 1, 1, 1)
+        t = self.plan.times(m, generator=generator).repeat(2)
+        theirs = slots.condition[s] if self.config.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
+        return clean, noise, t, join([slots.condition[s], theirs])
+
+    def errors(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> tuple[Tensor, Tensor]:
+        """(m,) errors of the targets, and of their distractors, by one pass of the model."""
+        where = next(self.family.denoiser.parameters())
+        clean, noise, t, condition = batch
+        inputs = condition.to(where.device, where.dtype)
+        clean, noise, t = (
+            x.to(where.device, where.dtype if x.is_floating_point() else x.dtype) for x in (clean, noise, t)
+        )
+        found = objectives.errors(self.family, self.plan, clean, noise, t, inputs)
+        target, distractor = found.chunk(2)
+        return target, distractor
+
+    def _filled(self, k: int) -> list[int]:
+        both = self.slots.filled[0] & self.slots.filled[1 + k]
+        return both.nonzero().flatten().tolist() or [0]
+
+
+def objective(
+    target: Tensor,
+    distractor: Tensor,
+    config: SurgUnConfig,
+    start: float,
+    reference: tuple[Tensor, Tensor] | None = None,
+) -> Losses:
+    """L = w L_D + lambda C from per-sample errors.
+
+    Args:
+        target, distractor: (m,) errors. start: the untouched model's L_T.
+        reference: the untouched model's errors on the same batch, for npo and duo.
+    """
+    L_T, L_D = target.mean(), distractor.mean()
+    C = _contrast(target, distractor, config, start, reference)
+    if float(L_T.detach()) > GUARD * start and config.contrast != "ga":
+        C = C.detach()
+    return {"loss": config.descent * L_D + config.weight * C, "target": L_T, "distractors": L_D, "contrast": C}
+
+
+def _contrast(
+    target: Tensor,
+    distractor: Tensor,
+    config: SurgUnConfig,
+    start: float,
+    reference: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    if config.contrast == "ratio":
+        return objectives.ratio(target, distractor, config.floor)
+    if config.contrast == "logasc":
+        return objectives.logasc(target, config.floor)
+    if config.contrast == "ga":
+        return objectives.capped_ascent(target, config.cap * start)
+    if config.contrast == "none":
+        return torch.zeros(())
+    assert reference is not None, "npo and duo compare with the untouched model"
+    if config.contrast == "npo":
+        return objectives.npo(target, reference[0], config.beta)
+    return objectives.duo(target, distractor, *reference, config.beta)
+
+
+def step_of(adapter: Weights, competitions: Sequence[Competition], config: SurgUnConfig) -> Step:
+    """One pass of training: the mean loss over the targets."""
+    starts = [_start(adapter, c) for c in competitions]
+
+    def step(generator: torch.Generator) -> Losses:
+        parts = []
+        for competition, start in zip(competitions, starts, strict=True):
+            batch = competition.batch(generator)
+            reference = None
+            if config.contrast in ("npo", "duo"):
+                with adapter.teacher(), torch.no_grad():
+                    reference = competition.errors(batch)
+            parts.append(objective(*competition.errors(batch), config, start, reference))
+        return {name: torch.stack([p[name] for p in parts]).mean() for name in parts[0]}
+
+    return step
+
+
+@torch.no_grad()
+def _start(adapter: Weights, competition: Competition) -> float:
+    """L_T of the untouched model, over a few batches."""
+    generator = torch.Generator().manual_seed(0)
+    with adapter.teacher():
+        return float(torch.stack([competition.errors(competition.batch(generator))[0].mean() for _ in range(4)]).mean())
+
+
+def null_span(family: Family, retain: Sequence[str], threshold: float) -> Tensor:
+    """(d, q) the directions of text space that no retained prompt uses, the empty prompt among them.
+
+    Eigenvectors of the mean moment R^T R / |R| of all retained token states with an eigenvalue below `threshold`.
+
+    Raises:
+        SettingError: nothing to keep was given, or nothing is left.
+    """
+    if not retain:
+        raise SettingError(
+            "confine needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or use "
+            "--set confine=false"
+        )
+    prompts = list(dict.fromkeys([*retain, ""]))
+    states = family.encode(prompts)
+    rows = torch.cat([states.span(i, "all") for i in range(len(prompts))]).double()
+    span = null_space(rows.mT @ rows / len(rows), threshold)
+    if not span.shape[1]:
+        raise SettingError(f"no direction of text space is free at threshold {threshold:g}; raise --set threshold=...")
+    return span
+
+
+class SurgUn:
+    """The method as the registry knows it."""
+
+    Config = SurgUnConfig
+
+    @staticmethod
+    def train(problem: TrainingProblem, config: SurgUnConfig) -> Trained:
+        """Distractors, pictures, where to train, training, and which checkpoint to keep."""
+        family = problem.family
+        plan = noising(family.pipe.scheduler)
+        competitions = [Competition(_slots(problem, c, config), family, plan, config) for c in problem.concepts]
+        look = look_of(problem)
+        evidence: dict[str, Any] = {
+            "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
+            "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
+        }
+        spans, blocks, table = {}, None, None
+        if config.confine:
+            maps = choose_maps(family, "cross_kv", None)
+            span = null_span(family, problem.retain, config.threshold)
+            spans = {m.path: span for m in maps}
+            evidence["null_space"] = {"width": len(span), "free": span.shape[1]}
+        else:
+            blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
+            maps = choose_maps(family, config.modules, blocks)
+            evidence["blocks"], evidence["localisation"] = blocks, table.rows if table else None
+        adapter = Adapter(family, [m.path for m in maps], config.rank, problem.seed, spans)
+        deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
+        return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
+
+
+def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:
+    others = [w for c in problem.concepts if c is not concept for w in c.words]
+    named = [n.strip() for n in config.distractors.split(",") if n.strip()]
+    names = choose(
+        problem.family,
+        concept.words,
+        named or problem.candidates,
+        len(named) or config.count,
+        excluded=[*others, *problem.preserve],
+        near=config.spread == "near",
+    )
+    return draw_slots(
+        problem.family,
+        concept.words,
+        names,
+        problem.templates[concept.kind],
+        config.pictures,
+        problem.sampling,
+        scorer=problem.scorer,
+        seed=problem.seed,
+        progress=lambda done, total: problem.say(f"drawing {concept.name} and its distractors", done, total),
+    )

@@ -1,0 +1,1 @@
+"""What trained methods share: adapters, data, objectives, the loop, localisation, calibration."""

@@ -1,0 +1,62 @@
+"""Which checkpoint to keep: the one whose pictures erase and retain best, on prompts and seeds that no test has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from excise.training.adapters import Weights
+from excise.training.loop import State
+from excise.training.probes import Look, Rates
+
+TIE = 0.01  # scores within it count as equal; the earlier step wins
+ENOUGH = 0.95  # erased, under the rule "constrained"
+Say = Callable[[str, int, int], None]
+Rule = Literal["hmean", "constrained", "last"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint of the calibration curve."""
+
+    step: int
+    rates: Rates
+
+
+def calibrate(
+    adapter: Weights, states: Mapping[int, State], look: Look, rule: Rule, say: Say = lambda *_: None
+) -> tuple[int, list[Point]]:
+    """Draw with every kept state and choose one.
+
+    Returns:
+        The step chosen, and the curve. The adapter holds the chosen state.
+    """
+    curve = []
+    for i, (step, state) in enumerate(sorted(states.items())):
+        say("calibrating", i, len(states))
+        adapter.load(state)
+        curve.append(Point(step, look.rates(look.draw())))
+    say("calibrating", len(states), len(states))
+    step = choose(curve, rule)
+    adapter.load(states[step])
+    return step, curve
+
+
+def choose(curve: Sequence[Point], rule: Rule) -> int:
+    """The step that a rule picks from a curve.
+
+    hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
+    erase enough, else as hmean. last: the last one.
+    """
+    if rule == "last":
+        return curve[-1].step
+    enough = [p for p in curve if p.rates.erase >= ENOUGH]
+    if rule == "constrained" and enough:
+        return _earliest(enough, [p.rates.retain for p in enough])
+    return _earliest(curve, [p.rates.score for p in curve])
+
+
+def _earliest(curve: Sequence[Point], scores: Sequence[float]) -> int:
+    best = max(scores)
+    return next(p.step for p, s in zip(curve, scores, strict=True) if s >= best - TIE)

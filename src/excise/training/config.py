@@ -1,0 +1,45 @@
+"""Settings that every trained method has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from excise.methods.base import Settings
+from excise.training.loop import Plan
+
+
+class TrainedConfig(Settings):
+    """How a LoRA is trained, and where."""
+
+    modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
+        "attention",
+        description="Which maps to train: keys and values that read text, all of cross-attention, all of "
+        "self-attention, or both.",
+    )
+    rank: int = Field(8, ge=1, description="Rank of the LoRA; its alpha is the same.")
+    lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
+    steps: int = Field(600, ge=1, description="Optimiser steps.")
+    save_every: int = Field(50, ge=1, description="Steps between checkpoints that calibration chooses from.")
+    batch: int = Field(4, ge=1, description="Target pictures in a pass (as many distractors beside them).")
+    accumulate: int = Field(1, ge=1, description="Passes whose gradients make one step; saves memory.")
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="Of the passes; the LoRA itself stays in single."
+    )
+
+    calibrate: Literal["hmean", "constrained", "last"] = Field(
+        "hmean",
+        description="How the checkpoint is chosen, where a judge looks: by the harmonic mean of erase and retain, by "
+        "retain among those that erase enough, or the last one.",
+    )
+
+    def plan(self, steps: int | None = None) -> Plan:
+        """The training plan; of `steps` steps where given, all kept at the end alone."""
+        return Plan(
+            steps=steps or self.steps,
+            lr=self.lr,
+            save_every=steps or self.save_every,
+            accumulate=self.accumulate,
+            precision=self.precision,
+        )

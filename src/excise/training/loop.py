@@ -1,0 +1,191 @@
+"""The loop of trained methods, on accelerate: mixed precision, accumulation, several processes, resumable.
+
+Each step draws its randomness from (seed, step), so an interrupted run ends where an uninterrupted one ends. A step
+whose loss is not finite is left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from excise.errors import TrainingError
+from excise.files import write_atomically, write_text
+from excise.training.adapters import Weights
+
+State = dict[str, Tensor]
+Losses = Mapping[str, Tensor]
+Step = Callable[[torch.Generator], Losses]
+Watch = Callable[[int, int, Mapping[str, float]], None]
+"""Receives steps done, steps in all, and the losses of the last step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimiser steps.
+        lr: learning rate after a linear warm-up over `warmup` of the steps.
+        save_every: steps between the states that are kept.
+        accumulate: passes whose gradients make one step.
+        clip: largest gradient norm.
+        patience: steps that may be left out before training ends.
+        precision: no, bf16 or fp16.
+    """
+
+    steps: int
+    lr: float
+    save_every: int
+    warmup: float = 0.05
+    accumulate: int = 1
+    clip: float = 1.0
+    weight_decay: float = 1e-2
+    patience: int = 10
+    precision: str = "no"
+
+
+@dataclass
+class Run:
+    """What training left: the adapter's state by step, the losses of every step, and how many were left out."""
+
+    states: dict[int, State] = field(default_factory=dict)
+    losses: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0
+
+
+def fit(
+    adapter: Weights,
+    step_of: Step,
+    plan: Plan,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    watch: Watch | None = None,
+) -> Run:
+    """Train what the adapter holds.
+
+    Args:
+        step_of: from a generator the losses of one pass, by name; "loss" is minimised, the others are logged.
+        folder: of `state.pt` (to go on from) and `losses.jsonl`; None keeps nothing on disk.
+
+    Raises:
+        TrainingError: the loss was not finite too often, or memory ran out; the message says which knob to turn.
+    """
+    accelerator = _accelerator(plan)
+    parameters = adapter.parameters
+    optimiser = torch.optim.AdamW(parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay)
+    run, start = _resume(folder, adapter, optimiser, plan, seed)
+    began = time.monotonic() - run.seconds
+    for step in range(start, plan.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = plan.lr * min(1.0, (step + 1) / max(1.0, plan.warmup * plan.steps))
+        found = _step(accelerator, optimiser, parameters, step_of, plan, seed, step)
+        run.skipped += found is None
+        if run.skipped > plan.patience:
+            raise TrainingError(
+                f"the loss was not finite in {run.skipped} steps (the last one {step + 1} of {plan.steps}); lower the "
+                "learning rate (--set lr=...) or choose a bounded contrast (--set contrast=ratio)."
+            )
+        run.losses.append({"step": step + 1, **(found or {"loss": float("nan")})})
+        run.seconds = time.monotonic() - began
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+            run.states[step + 1] = adapter.state()
+            if folder is not None and accelerator.is_main_process:
+                _keep(folder, run, optimiser, plan, seed, step + 1)
+        if watch:
+            watch(step + 1, plan.steps, run.losses[-1])
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _step(
+    accelerator: Accelerator,
+    optimiser: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    step_of: Step,
+    plan: Plan,
+    seed: int,
+    step: int,
+) -> dict[str, float] | None:
+    """One optimiser step; None where its loss or gradient was not finite and nothing was changed."""
+    optimiser.zero_grad(set_to_none=True)
+    total: dict[str, float] = {}
+    try:
+        for i in range(plan.accumulate):
+            part = (step * plan.accumulate + i) * accelerator.num_processes + accelerator.process_index
+            with accelerator.autocast():
+                losses = step_of(torch.Generator().manual_seed(_mixed(seed, part)))
+            accelerator.backward(losses["loss"] / plan.accumulate)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0.0) + float(value.detach()) / plan.accumulate
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the device ran out of memory in training; lower --set batch=..., raise --set accumulate=..., or lower "
+            "--set rank=..."
+        ) from error
+    for p in parameters.values():
+        if accelerator.num_processes > 1 and p.grad is not None:
+            p.grad = accelerator.reduce(p.grad, "mean")
+    norm = nn.utils.clip_grad_norm_(parameters.values(), plan.clip)
+    if not (torch.isfinite(norm) and all(map(_finite, total.values()))):
+        return None
+    optimiser.step()
+    return {**{name: round(v, 6) for name, v in total.items()}, "gradient": round(float(norm), 6)}
+
+
+def _accelerator(plan: Plan) -> Accelerator:
+    """An accelerator of the plan's precision; one process may train several methods one after another."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != plan.precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=plan.precision, cpu=not torch.cuda.is_available())
+
+
+def _resume(
+    folder: Path | None, adapter: Weights, optimiser: torch.optim.Optimizer, plan: Plan, seed: int
+) -> tuple[Run, int]:
+    """What an earlier run of the same plan left, or the beginning."""
+    path = folder / "state.pt" if folder is not None else None
+    if path is None or not path.exists():
+        return Run(), 0
+    state: Any = torch.load(path, weights_only=True)
+    if state["plan"] != [repr(plan), seed, sorted(adapter.parameters)]:
+        return Run(), 0
+    run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
+    adapter.load(run.states[state["step"]])
+    optimiser.load_state_dict(state["optimiser"])
+    return run, int(state["step"])
+
+
+def _keep(folder: Path, run: Run, optimiser: torch.optim.Optimizer, plan: Plan, seed: int, step: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "plan": [repr(plan), seed, sorted(run.states[step])],
+        "states": run.states,
+        "losses": run.losses,
+        "skipped": run.skipped,
+        "seconds": run.seconds,
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+    }
+    write_atomically(folder / "state.pt", lambda p: torch.save(state, p))
+    write_text(folder / "losses.jsonl", "".join(json.dumps(line) + "\n" for line in run.losses))
+
+
+def _mixed(seed: int, part: int) -> int:
+    """One seed for each part of each run, far from each other."""
+    return int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed * 1_000_003 + part)))
+
+
+def _finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,96 @@
+"""Looking at a model in training: is the target gone, is what is near and what is far still there?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import harmonic_mean
+from typing import Literal
+
+from PIL import Image
+
+from excise.errors import ConceptError
+from excise.families.base import Family, Progress
+from excise.training.pictures import Sampling, picture_seed
+from excise.training.scorers import Scorer
+
+Role = Literal["target", "related", "unrelated"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt, what its picture should show, and what it stands for."""
+
+    prompt: str
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a model in training shows, each between 0 and 1.
+
+    Attributes:
+        erase: target pictures that no longer show the target.
+        related, unrelated: of the pictures that were right before, the share still right, near to the target and far.
+    """
+
+    erase: float
+    related: float
+    unrelated: float
+
+    @property
+    def retain(self) -> float:
+        """Mean of both sides of what is kept."""
+        return (self.related + self.unrelated) / 2
+
+    @property
+    def score(self) -> float:
+        """Harmonic mean of the three."""
+        return harmonic_mean([self.erase, self.related, self.unrelated])
+
+
+class Look:
+    """The same prompts and seeds, drawn by the model as it is now.
+
+    Args:
+        probes: what to draw. seed: of the pictures; neither is any protocol's.
+
+    Raises:
+        ConceptError: the scorer never sees the target in the untouched model's pictures.
+    """
+
+    def __init__(self, family: Family, probes: Sequence[Probe], scorer: Scorer, sampling: Sampling, seed: int) -> None:
+        self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
+        self.before = self.draw()
+        self.right = self._sees(self.before)
+        if not any(r for r, p in zip(self.right, self.probes, strict=True) if p.role == "target"):
+            name = next(p.name for p in self.probes if p.role == "target")
+            raise ConceptError(
+                f"{scorer.name} never sees '{name}' in what the untouched model draws of it, so erasing it could not "
+                "be told from leaving it. Check the name, or give another judge."
+            )
+
+    def draw(self, progress: Progress | None = None) -> list[Image.Image]:
+        """One picture a probe."""
+        return self.family.sample(
+            [p.prompt for p in self.probes],
+            [picture_seed(self.seed, "probe", i) for i in range(len(self.probes))],
+            steps=self.sampling.steps,
+            guidance=self.sampling.guidance,
+            batch=self.sampling.batch,
+            progress=progress,
+        )
+
+    def rates(self, images: Sequence[Image.Image]) -> Rates:
+        """What the scorer makes of pictures drawn now."""
+        now = self._sees(images)
+
+        def share(role: Role) -> float:
+            rows = [n for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == role and r]
+            return sum(rows) / len(rows) if rows else 1.0
+
+        return Rates(1 - share("target"), share("related"), share("unrelated"))
+
+    def _sees(self, images: Sequence[Image.Image]) -> list[bool]:
+        return self.scorer.sees(images, [p.name for p in self.probes])

@@ -1,0 +1,57 @@
+"""Train an adapter and keep its best checkpoint: the second half of every trained method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from excise.edit import Delta
+from excise.training.adapters import Weights
+from excise.training.calibration import Point, calibrate
+from excise.training.config import TrainedConfig
+from excise.training.loop import Step, fit
+from excise.training.probes import Look
+from excise.training.problem import TrainingProblem
+
+UNSEEN = "none: training pictures were not filtered, the last checkpoint was kept"
+
+
+def look_of(problem: TrainingProblem) -> Look | None:
+    """The pictures to judge checkpoints and blocks by, drawn once from the untouched model; None without a judge."""
+    probes = [p for c in problem.concepts for p in problem.probes.get(c.name, ())]
+    if problem.scorer is None or not probes:
+        return None
+    return Look(problem.family, probes, problem.scorer, problem.sampling, problem.seed)
+
+
+def train(
+    problem: TrainingProblem,
+    config: TrainedConfig,
+    adapter: Weights,
+    step_of: Callable[[Weights], Step],
+    look: Look | None,
+) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+    """Train, calibrate, take the deltas; the model is left as it was.
+
+    Returns:
+        The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
+    """
+
+    def watch(done: int, total: int, losses: Mapping[str, float]) -> None:
+        problem.say(f"training, loss {losses['loss']:.3f}", done, total)
+
+    with adapter:
+        step = step_of(adapter)
+        run = fit(adapter, step, config.plan(), seed=problem.seed, folder=problem.folder, watch=watch)
+        chosen, curve = max(run.states), list[Point]()
+        if look is not None:
+            chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say)
+        adapter.load(run.states[chosen])
+        deltas = adapter.deltas()
+    return deltas, {
+        "judge": problem.scorer.name if problem.scorer else UNSEEN,
+        "step": chosen,
+        "calibration": [{"step": p.step, **vars(p.rates), "score": p.rates.score} for p in curve],
+        "losses": run.losses,
+        "skipped_steps": run.skipped,
+    }

@@ -1,0 +1,83 @@
+"""Whether a picture shows a thing: what picks distractor pictures, blocks and checkpoints. Never the judge of a result.
+
+On the built-in models the second, differently built Canvas judge serves, so that the one whose verdict counts stays out
+of training. Elsewhere a CLIP model of the user's, zero-shot, or any callable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+
+class Scorer(Protocol):
+    """Anything with a name that can say of each picture whether it shows the thing named."""
+
+    name: str
+
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]: ...
+
+
+class CanvasScorer:
+    """The second Canvas judge; knows objects, styles and their aliases."""
+
+    def __init__(self) -> None:
+        from excise.judges.canvas import CanvasJudge
+
+        self.judge = CanvasJudge("b")
+        self.name = self.judge.name
+
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
+        from excise.canvas import world
+
+        label_of = {a: label for label in (*world.OBJECTS, *world.STYLES) for a in world.aliases(label)}
+        found = self.judge.verdicts(images)
+        return [
+            label_of.get(name, name) in (obj, style)
+            for name, obj, style in zip(names, found["object"], found["style"], strict=True)
+        ]
+
+
+class ClipScorer:
+    """Zero-shot CLIP from a local folder: the named thing among all that are asked about, and more likely than not."""
+
+    def __init__(self, folder: Path, others: Sequence[str] = ()) -> None:
+        from excise.judges.clip import Clip
+
+        self.clip, self.others = Clip("clip-zero-shot", folder), list(others)
+        self.name = f"clip-zero-shot {self.clip.kind}"
+
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
+        import torch
+
+        labels = list(dict.fromkeys([*names, *self.others, "something else"]))
+        texts = self.clip.read([f"a photo of {label}" for label in labels])
+        found = []
+        for image, name in zip(images, names, strict=True):
+            p = (100 * self.clip.see(self.clip.prepare([image])) @ texts.mT).softmax(dim=-1)[0]
+            found.append(bool(p[labels.index(name)] > 0.5 or torch.argmax(p) == labels.index(name)))
+        return found
+
+
+class CallableScorer:
+    """A function of the user's: (images, names) to booleans."""
+
+    def __init__(self, function: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[bool]]) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
+        return [bool(x) for x in self.function(images, names)]
+
+
+def as_scorer(given: Any, built_in: bool, names: Sequence[str] = ()) -> Scorer | None:
+    """What the caller gave, as a scorer; on a built-in model its own; None where there is nothing to look with."""
+    if given is None:
+        return CanvasScorer() if built_in else None
+    if hasattr(given, "sees"):
+        scorer: Scorer = given
+        return scorer
+    return ClipScorer(Path(given), names) if isinstance(given, (str, Path)) else CallableScorer(given)

@@ -1,0 +1,280 @@
+"""The training room: adapters that leave no trace, a loop that resumes, objectives by hand, choices that are fixed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_pipe
+from torch.testing import assert_close
+
+from excise.edit import Edit
+from excise.errors import ConceptError, SettingError, TrainingError
+from excise.families import family_of
+from excise.methods.surgun import null_span
+from excise.training import objectives
+from excise.training.adapters import Adapter, blocks, choose_maps
+from excise.training.calibration import Point, calibrate, choose
+from excise.training.distractors import choose as choose_distractors
+from excise.training.localisation import choose as choose_blocks
+from excise.training.loop import Plan, fit
+from excise.training.probes import Rates
+
+
+@pytest.fixture
+def family(any_pipe):
+    return family_of(any_pipe)
+
+
+def predict(family, prompt: str = "a cat") -> torch.Tensor:
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return family.predict(latents, torch.tensor([500]), family.condition([prompt]))
+
+
+def push(family):
+    """A loss that moves every prediction."""
+
+    def step(generator: torch.Generator):
+        latents = torch.randn(2, 4, 8, 8, generator=generator)
+        guess = family.predict(latents, torch.tensor([300, 700]), family.condition(["a cat", "a dog"]))
+        loss = (guess - 1).square().mean()
+        return {"loss": loss, "target": loss}
+
+    return step
+
+
+def paths(family, modules: str = "attention", chosen=None) -> list[str]:
+    return [m.path for m in choose_maps(family, modules, chosen)]
+
+
+def test_an_adapter_changes_nothing_until_it_is_trained_and_leaves_no_trace(family):
+    before, modules = predict(family), dict(family.denoiser.named_modules())
+    weights = {k: v.clone() for k, v in family.denoiser.state_dict().items()}
+    with Adapter(family, paths(family), 2, seed=0) as adapter:
+        assert torch.equal(predict(family), before)
+        fit(adapter, push(family), Plan(steps=2, lr=1e-2, save_every=1), seed=0)
+        assert not torch.equal(predict(family), before)
+        with adapter.teacher():
+            assert torch.equal(predict(family), before)
+        deltas = adapter.deltas()
+        trained = predict(family)
+    assert torch.equal(predict(family), before)
+    assert all(a is b for a, b in zip(family.denoiser.modules(), modules.values(), strict=True))
+    assert all(torch.equal(v, weights[k]) for k, v in family.denoiser.state_dict().items())
+    assert not any(p.requires_grad for p in family.denoiser.parameters())
+    for path, delta in deltas.items():  # and what it taught is in the deltas
+        family.denoiser.get_submodule(path).weight.data += delta.b @ delta.a
+    assert_close(predict(family), trained, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_chosen_blocks_change(family):
+    first = blocks(family)[0]
+    with Adapter(family, paths(family, "cross", [first]), 2, seed=0) as adapter:
+        fit(adapter, push(family), Plan(steps=1, lr=1e-2, save_every=1), seed=0)
+        deltas = adapter.deltas()
+    assert set(deltas) == {m.path for m in family.attention_maps() if m.block == first and m.source == "cross"}
+    assert all(d.b.abs().max() > 0 for d in deltas.values())
+
+
+def test_blocks_and_roles_that_do_not_exist(family):
+    with pytest.raises(SettingError, match="no attention block 'nowhere'; it has:"):
+        choose_maps(family, "attention", ["nowhere"])
+    kinds = {(m.source, m.part) for m in family.attention_maps()}
+    assert kinds == {(s, p) for s in ("self", "cross") for p in ("q", "k", "v", "out")}
+
+
+def test_a_confined_adapter_leaves_all_but_its_span_exactly_alone(family):
+    chosen = paths(family, "cross_kv")
+    width = family.text_width
+    basis = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
+    span, rest = basis[:, :4], basis[:, 4:]
+    with Adapter(family, chosen, 2, seed=0, spans=dict.fromkeys(chosen, span)) as adapter:
+        fit(adapter, push(family), Plan(steps=3, lr=3e-2, save_every=3), seed=0)
+        for path in chosen:
+            layer = family.denoiser.get_submodule(path)
+            for states, moved in ((span.mT, True), (rest.mT, False)):
+                change = (layer(states) - layer.base_layer(states)).abs().max()
+                assert (change > 1e-4) == moved
+                assert moved or change < 1e-5
+        deltas = adapter.deltas()
+    for delta in deltas.values():  # and so does the edit that is made of it
+        assert delta.a.shape == (2, width)
+        assert (delta.b @ (delta.a @ rest)).abs().max() < 1e-5
+
+
+def test_the_null_span_is_what_retained_prompts_do_not_use(family):
+    kept = ["a dog", "a car in neon style"]
+    span = null_span(family, kept, 1e-2)
+    assert_close(span.mT @ span, torch.eye(span.shape[1], dtype=torch.float64), rtol=0, atol=1e-9)
+    states = family.encode([*kept, ""])
+    rows = torch.cat([states.span(i, "all") for i in range(3)]).double()
+    assert 0 < span.shape[1] < family.text_width
+    assert (rows @ span).square().mean(dim=0).max() < 1e-2
+    with pytest.raises(SettingError, match="confine needs prompts to keep"):
+        null_span(family, [], 1e-2)
+    with pytest.raises(SettingError, match="no direction of text space is free at threshold -1"):
+        null_span(family, kept, -1.0)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tokenizer, tmp_path):
+    plan = Plan(steps=6, lr=1e-2, save_every=2)
+
+    def train(folder, stop=None):
+        family = family_of(tiny_pipe(tokenizer))
+        step = push(family)
+
+        def maybe(generator):
+            done.append(1)
+            if stop is not None and len(done) > stop:
+                raise KeyboardInterrupt
+            return step(generator)
+
+        done: list[int] = []
+        with Adapter(family, paths(family), 2, seed=0) as adapter:
+            run = fit(adapter, maybe, plan, seed=3, folder=folder)
+        return run, len(done)
+
+    whole, _ = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, stop=5)
+    resumed, steps = train(tmp_path)
+    assert steps == 2  # steps 5 and 6; step 5 had not been kept
+    assert [x["loss"] for x in resumed.losses] == [x["loss"] for x in whole.losses]
+    assert sorted(resumed.states) == [2, 4, 6]
+    for step, state in whole.states.items():
+        assert all(torch.equal(state[k], resumed.states[step][k]) for k in state)
+    assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 6
+
+
+def test_accumulation_makes_one_step_of_several_passes(tokenizer):
+    def train(**knobs):
+        family = family_of(tiny_pipe(tokenizer))
+        passes = []
+
+        def step(generator):
+            passes.append(1)
+            return push(family)(torch.Generator().manual_seed(0))
+
+        with Adapter(family, paths(family), 2, seed=0) as adapter:
+            run = fit(adapter, step, Plan(steps=2, lr=1e-2, save_every=2, **knobs), seed=0)
+        return run.states[2], len(passes)
+
+    (one, passes_one), (three, passes_three) = train(), train(accumulate=3)
+    assert (passes_one, passes_three) == (2, 6)
+    for name in one:
+        assert_close(one[name], three[name], rtol=1e-3, atol=1e-4)  # Adam magnifies rounding
+
+
+def test_a_loss_that_is_not_finite_is_left_out_and_too_many_end_training(tokenizer):
+    family = family_of(tiny_pipe(tokenizer))
+
+    def train(bad, patience=10):
+        count = iter(range(100))
+
+        def step(generator):
+            losses = push(family)(generator)
+            return {"loss": losses["loss"] * float("nan")} if next(count) in bad else losses
+
+        with Adapter(family, paths(family), 2, seed=0) as adapter:
+            return fit(adapter, step, Plan(steps=6, lr=1e-2, save_every=6, patience=patience), seed=0)
+
+    run = train({1, 3})
+    assert run.skipped == 2
+    assert all(torch.isfinite(v).all() for v in run.states[6].values())
+    assert math.isnan(run.losses[1]["loss"])
+    with pytest.raises(TrainingError, match="not finite in 3 steps .*lower the learning rate"):
+        train({0, 1, 2, 3}, patience=2)
+
+
+def test_contrasts_by_hand_and_the_sign_of_their_gradients():
+    target, distractor = (torch.tensor([v], requires_grad=True) for v in (0.5, 2.0))
+    assert float(objectives.ratio(target, distractor, 1e-3)) == pytest.approx(math.log(1 + 2.0 / 0.501))
+    assert float(objectives.logasc(target, 1e-3)) == pytest.approx(-math.log(0.501))
+    assert float(objectives.npo(target, torch.tensor([0.4]), 5.0)) == pytest.approx(0.4 * math.log(1 + math.exp(-0.5)))
+    duo = objectives.duo(target, distractor, torch.tensor([0.4]), torch.tensor([1.0]), 5.0)
+    assert float(duo) == pytest.approx(math.log(1 + math.exp(5 * (1.0 - 0.1))))
+    assert float(objectives.capped_ascent(torch.tensor([0.5, 9.0]), 4.0)) == pytest.approx(-2.25)
+    for value in (objectives.ratio(target, distractor, 1e-3), duo):
+        down, up = torch.autograd.grad(value, (target, distractor), retain_graph=True)
+        assert down < 0 < up
+
+
+@pytest.mark.parametrize("error", [0.01, 0.4, 3.0])
+def test_npo_is_ascent_that_ends(error):
+    target = torch.tensor([error], requires_grad=True)
+    (gradient,) = torch.autograd.grad(objectives.npo(target, torch.tensor([0.4]), 5.0), target)
+    assert -2 < gradient < 0  # the weight of plain ascent lies in (0, 2)
+    (gentle,) = torch.autograd.grad(objectives.npo(target, torch.tensor([0.4]), 1e-6), target)
+    assert float(gentle) == pytest.approx(-1.0, rel=1e-4)
+
+
+def test_calibration_picks_the_planted_checkpoint_and_the_earlier_of_equals():
+    curve = [Point(s, Rates(*r)) for s, r in {
+        20: (0.2, 1.0, 1.0), 40: (0.9, 0.99, 1.0), 60: (0.905, 0.99, 1.0), 80: (1.0, 0.5, 0.9), 100: (1.0, 0.7, 0.7),
+    }.items()]  # fmt: skip
+    assert choose(curve, "hmean") == 40  # 60 is better by less than a tie
+    assert choose(curve, "constrained") == 80  # 0.7 on both sides, and earlier
+    assert choose(curve, "last") == 100
+    assert choose(curve[:3], "constrained") == 40  # none erases enough
+
+
+def test_calibration_leaves_the_chosen_state_in_the_adapter():
+    class Look:
+        def draw(self):
+            return held[0]
+
+        def rates(self, images):
+            return Rates(*((0.9,) * 3 if images == 2 else (0.1,) * 3))
+
+    class Held:
+        def load(self, state):
+            held[0] = state
+
+    held = [0]
+    step, curve = calibrate(Held(), {10: 1, 20: 2, 30: 3}, Look(), "hmean")
+    assert (step, held[0], [p.step for p in curve]) == (20, 2, [10, 20, 30])
+
+
+def test_localisation_ranks_the_planted_block_first():
+    rows = [
+        {"block": "a", "erase": 1.0, "retain": 0.5},
+        {"block": "b", "erase": 0.85, "retain": 0.95},
+        {"block": "c", "erase": 0.3, "retain": 1.0},
+        {"block": "d", "erase": 0.9, "retain": 0.95},
+    ]
+    assert choose_blocks(rows, 2) == ["b", "d"]
+    assert choose_blocks(rows, 1, worst=True) == ["a"]
+
+
+def test_distractors_are_fixed_diverse_and_never_what_is_kept(family):
+    names = ["dog", "car", "tree", "house", "guitar", "castle"]
+    chosen = choose_distractors(family, ["cat", "kitty"], [*names, "cat", "Kitty"], 3, excluded=["car", "dog"])
+    assert chosen == choose_distractors(family, ["cat", "kitty"], [*names, "cat", "Kitty"], 3, excluded=["car", "dog"])
+    assert set(chosen) <= {"tree", "house", "guitar", "castle"}
+    assert len(set(chosen)) == 3
+    near = choose_distractors(family, ["cat"], names, 2, near=True)
+    assert set(near) <= set(names)
+    with pytest.raises(ConceptError, match="1 distractors for 'cat' are left of 2 candidates .*3 are needed"):
+        choose_distractors(family, ["cat"], ["dog", "cat"], 3)
+
+
+def test_what_an_adapter_learnt_is_an_edit_of_any_module(family, tmp_path):
+    """Self-attention too: applied, removed and read back, bit for bit."""
+    from excise.edit import base_of
+    from excise.record import EditRecord, Target
+
+    before = predict(family)
+    with Adapter(family, paths(family), 2, seed=0) as adapter:
+        fit(adapter, push(family), Plan(steps=1, lr=1e-2, save_every=1), seed=0)
+        trained, deltas = predict(family), adapter.deltas()
+    record = EditRecord(
+        excise="0",
+        base=base_of(family, "tiny"),
+        method="surgun",
+        concepts=(Target(name="cat", kind="object", anchor=""),),
+    )
+    edit = Edit.load(Edit(record, modules=deltas).save(tmp_path / "e.safetensors"))
+    with edit.apply(family):
+        assert_close(predict(family), trained, rtol=1e-4, atol=1e-5)
+    assert torch.equal(predict(family), before)
