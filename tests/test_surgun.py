@@ -1,0 +1,306 @@
+"""SurgUn: the objective on a toy that can be seen through, the whole method on tiny models, and what it refuses."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipe
+from torch import nn
+from torch.testing import assert_close
+
+from excise import erase
+from excise.errors import ConceptError, SettingError
+from excise.families import family_of
+from excise.methods.surgun import Competition, SurgUnConfig, objective
+from excise.noising import noising
+from excise.training.pictures import Sampling, draw_slots
+from excise.training.probes import Look, Probe
+from excise.training.problem import Room
+
+CONCEPTS = 8  # clusters on a circle; 0 is the target, 1 its neighbour, 2 to 5 the distractors, 6 and 7 are far
+CENTRES = torch.tensor([[4 * math.cos(a), 4 * math.sin(a)] for a in torch.linspace(0, 2 * math.pi, CONCEPTS + 1)[:-1]])
+
+
+class Toy(nn.Module):
+    """A conditional denoiser in the plane, epsilon prediction on a cosine schedule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = nn.Embedding(CONCEPTS, 32)
+        self.body = nn.Sequential(
+            nn.Linear(2 + 2 + 32, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2)
+        )
+
+    def forward(self, z, t, concept):
+        return self.body(torch.cat([z, torch.cos(t), torch.sin(t), self.names(concept)], dim=-1))
+
+    def errors(self, x, concept, noise, t):
+        z = torch.cos(t) * x + torch.sin(t) * noise
+        return (self(z, t, concept) - noise).square().mean(dim=-1)
+
+    @torch.no_grad()
+    def sample(self, concept: int, count: int = 400, steps: int = 25):
+        g = torch.Generator().manual_seed(1)
+        z, c = torch.randn(count, 2, generator=g), torch.full((count,), concept)
+        times = torch.linspace(math.pi / 2 - 0.02, 0.02, steps + 1)
+        for now, then in itertools.pairwise(times):
+            e = self(z, now.expand(count, 1), c)
+            z = torch.cos(then) * (z - torch.sin(now) * e) / torch.cos(now) + torch.sin(then) * e
+        return z
+
+
+def draws(concept, g):
+    return CENTRES[concept] + 0.2 * torch.randn(len(concept), 2, generator=g)
+
+
+def times(n, g):
+    return 0.02 + (math.pi / 2 - 0.04) * torch.rand(n, 1, generator=g)
+
+
+@pytest.fixture(scope="module")
+def base():
+    torch.manual_seed(0)
+    toy, g = Toy(), torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(toy.parameters(), lr=2e-3)
+    for _ in range(2500):
+        c = torch.randint(CONCEPTS, (256,), generator=g)
+        x = draws(c, g)
+        loss = toy.errors(x, c, torch.randn(256, 2, generator=g), times(256, g)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return toy.state_dict()
+
+
+def unlearn(base, distractors, steps=600, **settings):
+    """The toy after competition for concept 0; with L_T relative to the start."""
+    toy, g = Toy(), torch.Generator().manual_seed(1)
+    toy.load_state_dict(base)
+    config = SurgUnConfig(**settings)
+    optimiser = torch.optim.Adam(toy.parameters(), lr=3e-3)
+
+    def errors(of, m=64):
+        target, k = torch.zeros(m, dtype=torch.long), torch.tensor(distractors)[torch.arange(m) % len(distractors)]
+        noise, t = torch.randn(m, 2, generator=g), times(m, g)
+        return of.errors(draws(target, g), target, noise, t), of.errors(draws(k, g), target, noise, t)
+
+    frozen = Toy()
+    frozen.load_state_dict(base)
+    with torch.no_grad():
+        start = float(torch.cat([errors(frozen)[0] for _ in range(8)]).mean())
+    for _ in range(steps):
+        state = g.get_state()
+        with torch.no_grad():
+            reference = errors(frozen)
+        g.set_state(state)  # the reference is of the same batch
+        loss = objective(*errors(toy), config, start, reference)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(toy.parameters(), 1.0)
+        optimiser.step()
+    with torch.no_grad():
+        end = float(torch.cat([errors(toy)[0] for _ in range(8)]).mean())
+    return toy, end / start
+
+
+def outcome(toy):
+    """Target rate of the target's prompt, and the entropy over the distractors it yields."""
+    distance = torch.cdist(toy.sample(0), CENTRES)
+    nearest = distance.argmin(dim=1)
+    near = distance.min(dim=1).values < 1.2
+    rate = float(((nearest == 0) & near).float().mean())
+    counts = torch.stack([((nearest == k) & near).float().sum() for k in range(2, 6)])
+    p = counts[counts > 0] / counts.sum().clamp(min=1)
+    return rate, float(-(p * p.log()).sum())
+
+
+def test_the_untouched_toy_draws_its_concepts(base):
+    toy = Toy()
+    toy.load_state_dict(base)
+    assert outcome(toy)[0] > 0.95
+
+
+@pytest.mark.parametrize("contrast", ["ratio", "npo"])
+def test_competition_spreads_the_target_over_several_distractors(base, contrast):
+    toy, growth = unlearn(base, [2, 3, 4, 5], contrast=contrast, weight=0.1 if contrast == "ratio" else 0.5)
+    rate, entropy = outcome(toy)
+    assert rate < 0.1
+    assert entropy > 1.0  # of at most log 4 = 1.386
+    assert growth < 100  # the contrast rests beyond 50; plain ascent passes 500, see below
+
+
+def test_a_single_distractor_is_a_single_proxy(base):
+    toy, _ = unlearn(base, [3], contrast="ratio")
+    rate, entropy = outcome(toy)
+    assert rate < 0.1
+    assert entropy < 0.1
+
+
+def test_raw_ascent_diverges(base):
+    _, growth = unlearn(base, [3], contrast="ga", cap=float("inf"), weight=1.0, descent=0.0)
+    assert growth > 500
+
+
+def test_the_contrast_rests_beyond_its_guard():
+    config = SurgUnConfig(contrast="ratio")
+    target, distractor = torch.tensor([60.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    objective(target, distractor, config, start=1.0)["loss"].backward()
+    assert target.grad is None or float(target.grad) == 0
+    assert float(distractor.grad) == pytest.approx(1.0)
+
+
+class Half:
+    """Sees every name in every second picture, or as told."""
+
+    name = "half"
+
+    def __init__(self, sees=lambda name, i: True):
+        self.answer, self.asked = sees, []
+
+    def sees(self, images, names):
+        self.asked += names
+        return [self.answer(n, i) for i, n in enumerate(names)]
+
+
+@pytest.fixture
+def family(tokenizer):
+    return family_of(tiny_pipe(tokenizer))
+
+
+def slots(family, **options):
+    options = {"scorer": Half(), "seed": 0, **options}
+    return draw_slots(family, ["cat", "kitty"], ["dog", "car"], ["a {}", "{} in neon"], 4, Sampling(2, 1.0), **options)
+
+
+def test_a_slot_holds_target_and_distractors_under_the_targets_prompt(family):
+    found = slots(family)
+    assert found.prompts == ["a cat", "kitty in neon", "a cat", "kitty in neon"]
+    assert found.target.shape == (4, 4, 8, 8)
+    assert found.distractors.shape == (2, 4, 4, 8, 8)
+    own = family.condition(["a dog", "dog in neon", "a dog", "dog in neon"]).inputs["encoder_hidden_states"]
+    assert_close(found.own[0].inputs["encoder_hidden_states"], own)
+    again = slots(family)
+    assert torch.equal(again.distractors, found.distractors)
+    assert not torch.equal(slots(family, seed=1).target, found.target)
+
+
+def test_pictures_that_the_scorer_does_not_accept_are_drawn_again_and_then_left_out(family):
+    found = slots(family, scorer=Half(lambda name, i: name != "car" or i == 8))
+    assert found.filled.tolist()[:2] == [[True] * 4] * 2
+    assert found.filled[2].sum() == 1
+    assert found.seen == {"cat": [4, 4], "dog": [4, 4], "car": [1, 4 + 3 + 3]}
+    with pytest.raises(ConceptError, match="half sees 'cat' in 0 of 4 pictures that the untouched model draws"):
+        slots(family, scorer=Half(lambda name, i: name != "cat"))
+    with pytest.raises(ConceptError, match="hardly sees the distractors dog, car"):
+        slots(family, scorer=Half(lambda name, i: name == "cat"))
+
+
+@pytest.mark.parametrize("caption", ["target", "own"])
+def test_a_batch_is_m_targets_then_their_distractors(family, caption):
+    config = SurgUnConfig(batch=6, caption=caption)
+    found = slots(family, scorer=Half(lambda name, i: name != "car" or i == 8))
+    competition = Competition(found, family, noising(family.pipe.scheduler), config)
+    clean, noise, t, condition = competition.batch(torch.Generator().manual_seed(0))
+    assert clean.shape == (12, 4, 8, 8)
+    assert torch.equal(noise[:6], noise[6:])
+    assert torch.equal(t[:6], t[6:])
+    states = condition.inputs["encoder_hidden_states"]
+    assert torch.equal(states[:6], states[6:]) == (caption == "target")
+    by_latent = {row.sum().item(): (k, s) for k in range(2) for s, row in enumerate(found.distractors[k])}
+    drawn = [by_latent[row.sum().item()] for row in clean[6:]]
+    assert {k for k, _ in drawn} == {0, 1}  # evenly over distractors, from filled slots alone
+    assert {s for k, s in drawn if k == 1} == {int(found.filled[2].nonzero())}
+
+
+def test_a_judge_that_never_sees_the_target_is_found_out_before_training(family):
+    probes = [Probe("a cat", "cat", "target"), Probe("a dog", "dog", "related"), Probe("a car", "car", "unrelated")]
+    with pytest.raises(ConceptError, match="never sees 'cat' in what the untouched model draws"):
+        Look(family, probes, Half(lambda name, i: name != "cat"), Sampling(2, 1.0), 0)
+
+
+def test_rates_count_what_was_right_before(family):
+    probes = [Probe("a cat", "cat", "target"), Probe("cat", "cat", "target")]
+    probes += [Probe(p, "dog", "related") for p in ("a dog", "dog", "the dog")] + [Probe("a car", "car", "unrelated")]
+    answers = {True: [True, True, True, True, False, True], False: [False, True, True, False, True, True]}
+    first = [True]
+
+    class Scripted:
+        name = "scripted"
+
+        def sees(self, images, names):
+            return answers[first.pop() if first else False]
+
+    look = Look(family, probes, Scripted(), Sampling(2, 1.0), 0)
+    rates = look.rates(look.before)
+    assert (rates.erase, rates.related, rates.unrelated) == (0.5, 0.5, 1.0)
+    assert rates.score == pytest.approx(3 / (2 + 2 + 1))
+
+
+SMALL = {"steps": 4, "save_every": 2, "lr": 3e-2, "batch": 2, "pictures": 4, "count": 2}
+
+
+def test_the_whole_method_with_a_judge_of_the_users(any_pipe):
+    seen: list[str] = []
+    room = Room(judge=lambda images, names: [True] * len(names), say=lambda what, done, total: seen.append(what))
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog", "car"], room=room, confine=False, keep_blocks=1, **SMALL)
+    measured = edit.record.measured
+    assert [p["step"] for p in measured["calibration"]] == [2, 4]
+    assert measured["step"] == 2  # the judge sees everything always: a tie, and the earlier wins
+    assert len(measured["distractors"]["cat"]) == 2
+    assert {row["block"] for row in measured["localisation"]} >= set(measured["blocks"])
+    assert {p.rsplit(".", 2)[0].split(".attn")[0] for p in edit.paths}
+    assert any(what.startswith("localising") for what in seen)
+    assert {len(p) for p in room.pictures["localisation"].values()} == {len(seen_probes(any_pipe))}
+
+
+def seen_probes(pipe) -> list[str]:
+    """Eight of the target and one of each name to keep."""
+    return ["cat"] * 8 + ["dog", "car"]
+
+
+def test_without_a_judge_training_is_blind_and_says_so(any_pipe):
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="all", **SMALL)
+    assert edit.record.measured["judge"].startswith("none: training pictures were not filtered")
+    assert edit.record.measured["step"] == 4
+    with pytest.raises(SettingError, match="without a judge no blocks can be localised"):
+        erase(any_pipe, ["cat"], "surgun", preserve=["dog"], confine=False, **SMALL)
+
+
+def test_confined_training_leaves_retained_prompts_alone(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    family = family_of(pipe)
+    latents, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    # A random text encoder leaves no direction free; a loose threshold shows the principle.
+    edit = erase(pipe, ["cat"], "surgun", preserve=["dog"], confine=True, threshold=0.5, **SMALL)
+    assert {p.rsplit(".", 1)[1] for p in edit.paths} == {"to_k", "to_v"}
+
+    def moved(prompt: str) -> float:
+        before = family.predict(latents, t, family.condition([prompt]))
+        with edit.apply(pipe):
+            return float((family.predict(latents, t, family.condition([prompt])) - before).abs().max())
+
+    assert moved("cat") > 3 * moved("a dog")
+
+
+def test_what_cannot_compete_is_refused(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    with pytest.raises(ConceptError, match="0 distractors for 'cat' are left of 1 candidates"):
+        erase(pipe, ["cat"], "surgun", preserve=["dog"], distractors="cat", **SMALL)
+    with pytest.raises(SettingError, match="no attention block 'nowhere'"):
+        erase(pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="nowhere", **SMALL)
+    with pytest.raises(SettingError, match="blocks was 'random:x'; expected a number"):
+        erase(pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="random:x", **SMALL)
+
+
+@pytest.mark.parametrize("contrast", ["ratio", "logasc", "npo", "duo", "ga", "none"])
+def test_every_contrast_trains(tokenizer, contrast):
+    pipe = tiny_pipe(tokenizer)
+    edit = erase(pipe, ["cat", "car"], "surgun", confine=False, blocks="all", contrast=contrast, **SMALL)
+    losses = edit.record.measured["losses"]
+    assert len(losses) == 4
+    assert all(np.isfinite(x["loss"]) for x in losses)
+    assert not set(edit.record.measured["distractors"]["cat"]) & {"car"}
