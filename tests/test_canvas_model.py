@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from excise import Edit, controls, erase, evaluate, export
+from excise import Edit, controls, erase, evaluate, export, load
 from excise.canvas import render, world
 from excise.cli.gates import parse
 from excise.errors import ConceptError, ModelError, WrongBaseError
@@ -23,6 +24,7 @@ from excise.metrics.rates import rate
 
 pytestmark = pytest.mark.canvas
 STEPS, GUIDANCE = 12, 4.0
+ORACLE = Path(__file__).parents[1] / "recipes" / "oracle-1" / "canvas-sd"
 
 
 def draw(family, prompts, batch: int = 24) -> list[Image.Image]:
@@ -181,6 +183,22 @@ def test_destroying_everything_is_no_success(canvas_family):
     right = rate([a == o for a, (o, _) in zip(seen["object"], asked, strict=True)])
     assert right.value <= 0.15
     assert not parse("ira>=0.5").holds({"ira": right.as_dict()})
+
+
+def test_a_model_that_never_knew_the_targets_passes_everything():
+    """The oracle control: trained without four concepts, it shows none of them and keeps the rest.
+
+    Of an object it never saw it draws a ghost: colours and outline that the text encoder tells of. The first judge
+    takes half of these for the object, both judges together hardly any.
+    """
+    oracle, targets = load(ORACLE, device="cpu"), ["cat", "car", "watercolor", "neon"]
+    found = evaluate(oracle, targets, groups=["grid"], model_name="oracle").result
+    assert found.metrics["ira"]["value"] >= 0.95
+    assert found.metrics["cra"]["value"] >= 0.95
+    for attribute, gone, least in (("style", targets[2:], 0.98), ("object", targets[:2], 0.8)):
+        asked = [s for s in found.shown if s.asked[attribute] in gone]
+        both = [s.saw[attribute] == s.second[attribute] == s.asked[attribute] for s in asked]
+        assert 1 - sum(both) / len(both) >= least
 
 
 def test_canvas_protocol_refuses_other_models(pipe):

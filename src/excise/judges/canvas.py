@@ -1,7 +1,8 @@
 """The judges of Canvas: what object and what style an image shows, or none of those they know.
 
 Two networks that share nothing but the labels: `CanvasJudge("a")` gives the verdict, `CanvasJudge("b")`, built and
-seeded differently, says where the verdict is in doubt. Neither is ever an objective of a method or an attack.
+seeded differently, says where the verdict is in doubt. Neither is ever an objective of a method or an attack; trained
+methods choose blocks and checkpoints by the second, never by the one whose verdict counts.
 """
 
 from __future__ import annotations
