@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -304,3 +305,38 @@ def test_every_contrast_trains(tokenizer, contrast):
     assert len(losses) == 4
     assert all(np.isfinite(x["loss"]) for x in losses)
     assert not set(edit.record.measured["distractors"]["cat"]) & {"car"}
+
+
+def test_the_command_trains_shows_its_losses_and_ships(any_pipe, excise, tmp_path):
+    any_pipe.save_pretrained(tmp_path / "model")
+    knobs = {**SMALL, "confine": "false", "blocks": "all"}
+    settings = [part for k, v in knobs.items() for part in ("--set", f"{k}={v}")]
+    run = tmp_path / "run"
+    status, out, err = excise(
+        "erase", "--model", tmp_path / "model", "--method", "surgun", "-c", "cat", "--out", run, "--json", *settings
+    )
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["method"] == "surgun"
+    assert result["delta"]["kinds"] == ["LowRank"]
+    assert result["seconds"]["train"] > 0
+    page = (run / "report.html").read_text()
+    assert "Losses by step" in page
+    assert page.count("<polyline") == 2
+    assert (run / "training" / "losses.jsonl").exists()
+    again = tmp_path / "again"  # the checkpoints of a finished run are all there is to do
+    status, out, err = excise("export", run / "edit.safetensors", "--model", tmp_path / "model", "--out", again)
+    assert status == 0, err
+
+
+def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):
+    from excise.reporting import erase_page
+
+    room = Room(judge=lambda images, names: [True] * len(names))
+    edit = erase(family, ["cat"], "surgun", preserve=["dog", "car"], room=room, confine=False, keep_blocks=1, **SMALL)
+    erase_page(family, edit, "tiny", tmp_path, ["dog"], None, room.pictures)
+    page = (tmp_path / "report.html").read_text()
+    assert "Calibration on prompts and seeds of no test" in page
+    assert page.count('class="kept"') == 1
+    assert page.count("<tr") >= 1 + len(edit.record.measured["localisation"])
+    assert "the step that was kept" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from excise.edit import Edit
 from excise.evaluation import Evaluated, Evaluation, measure
 from excise.families.base import Family, Progress
 from excise.protocols.base import asks
+from excise.report.curves import Curves, curves
 from excise.report.grid import heat
-from excise.report.html import Figure, Page, Pair, Section, write
+from excise.report.html import Block, Figure, Page, Pair, Section, write
 from excise.runs import EDIT_NAME
 from excise.selection import evenly
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12
+BLOCK_IMAGES = 8
 MEANINGS = {
     "ua": ("UA, unlearning accuracy", "share of target prompts whose image no longer shows the target"),
     "ira": ("IRA, in-domain retain accuracy", "other prompts: the target's own attribute (object or style) is right"),
@@ -52,9 +54,18 @@ MEANINGS = {
 
 
 def erase_page(
-    family: Family, edit: Edit, model: str, out: Path, preserve: Sequence[str], advance: Progress | None
+    family: Family,
+    edit: Edit,
+    model: str,
+    out: Path,
+    preserve: Sequence[str],
+    advance: Progress | None,
+    drawn: Mapping[str, Any] | None = None,
 ) -> list[Pair]:
     """Write the report of `excise erase`; with `advance`, draw a few images before and after and show them.
+
+    Args:
+        drawn: what a trained method drew to decide by.
 
     Returns:
         The pairs that were drawn.
@@ -68,12 +79,47 @@ def erase_page(
         summary=f"Removed with {record.method} from {model}: {len(edit.paths)} weight matrices change.",
         targets=pairs[: len(targets)],
         kept=pairs[len(targets) :],
-        record=record.model_dump(mode="json"),
+        curves=training_curves(record.measured),
+        blocks=training_blocks(record.measured, (drawn or {}).get("localisation", {})),
+        record=_without_losses(record.model_dump(mode="json")),
         commands=commands(model, out / EDIT_NAME, names[0]),
     )
     lead = "What was asked for, and how to look further. Nothing on this page has been judged yet."
     write(Page(f"Without {', '.join(names)}", lead, [section], _facts(record.versions)), out / "report.html")
     return pairs
+
+
+def training_curves(measured: Mapping[str, Any]) -> list[Curves]:
+    """The losses of a trained method, and its calibration with the step that was kept."""
+    found = []
+    losses, points = measured.get("losses") or [], measured.get("calibration") or []
+    if losses:
+        names = {"target": "L_T, the target", "distractors": "L_D, its distractors", "loss": "loss"}
+        shown = [n for n in names if n in losses[0]]
+        lines = {names[n]: [float(x.get(n, "nan")) for x in losses] for n in shown if len(shown) == 1 or n != "loss"}
+        found.append(curves("Losses by step", [x["step"] for x in losses], lines))
+    if points:
+        parts = ("erase", "related", "unrelated", "score")
+        lines = {n: [float(p[n]) for p in points] for n in parts}
+        title = f"Calibration on prompts and seeds of no test, seen by {measured.get('judge')}"
+        found.append(curves(title, [p["step"] for p in points], lines, 1.0, measured.get("step")))
+    return found
+
+
+def training_blocks(measured: Mapping[str, Any], drawn: Mapping[str, Sequence[Image.Image]]) -> list[Block]:
+    """The localisation table, with the first pictures of the target and some of the rest."""
+    chosen = measured.get("blocks") or []
+    return [
+        Block(
+            r["block"], r["erase"], r["retain"], r["block"] in chosen, evenly(drawn.get(r["block"], []), BLOCK_IMAGES)
+        )
+        for r in measured.get("localisation") or []
+    ]
+
+
+def _without_losses(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as a person reads it: losses are drawn, not listed."""
+    return {**record, "measured": {k: v for k, v in record["measured"].items() if k != "losses"}}
 
 
 def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progress | None) -> list[Pair]:
@@ -120,7 +166,8 @@ def evaluation_section(
         figures=figures,
         heats=[h for title, side in sides if (h := heat(side.shown, title))],
         became=became,
-        record=edit.record.model_dump(mode="json") if edit else {},
+        curves=training_curves(edit.record.measured) if edit else [],
+        record=_without_losses(edit.record.model_dump(mode="json")) if edit else {},
         commands=commands_,
     )
 

@@ -89,14 +89,14 @@ def erase(
     result = erase_result(edit, path, timings)
     if preview if preview is not None else is_built_in(family):
         with show.progress("drawing a preview") as advance:
-            pairs = erase_page(family, edit, model, out, names, advance)
+            pairs = erase_page(family, edit, model, out, names, advance, room.pictures)
         write_images(
             out,
             [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")],
             [image for p in pairs for image in (p.before, p.after)],
         )
     else:
-        erase_page(family, edit, model, out, names, None)
+        erase_page(family, edit, model, out, names, None, room.pictures)
     write_run(out, "erase", {**result, "record": edit.record.model_dump(mode="json")})
     if as_json:
         show.print_json(result)

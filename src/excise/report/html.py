@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from excise.files import write_text
+from excise.report.curves import Curves
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Block:
+    """One attention block in a localisation: the shares its pictures showed, and some of them."""
+
+    name: str
+    erase: float
+    retain: float
+    chosen: bool
+    images: list[Image.Image] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Section:
     """Everything about one erased concept (or one list of concepts)."""
 
@@ -58,6 +70,8 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     heats: list[Heat] = field(default_factory=list)
     became: dict[str, int] = field(default_factory=dict)
+    curves: list[Curves] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
 
