@@ -263,6 +263,25 @@ def seen_probes(pipe) -> list[str]:
     return ["cat"] * 8 + ["dog", "car"]
 
 
+def test_a_localisation_serves_other_concepts_of_the_kind(tokenizer, tmp_path):
+    pipe, asked = tiny_pipe(tokenizer), []
+
+    def localised(name: str, **more):
+        room = Room(lambda images, names: [True] * len(names), cache=tmp_path, say=lambda w, d, t: asked.append(w))
+        edit = erase(pipe, [name], "surgun", preserve=["dog", "car"], room=room, confine=False, **SMALL, **more)
+        return edit.record.measured, room.pictures.get("localisation")
+
+    (first, pictures), (second, none) = localised("cat"), localised("tree")
+    assert pictures
+    assert not none
+    assert first["localisation"] == second["localisation"]
+    assert (first["localised_for"], second["localised_for"]) == ("cat", "cat")
+    assert localised("tree", reuse_blocks=False)[0]["localised_for"] == "tree"
+    for file in (tmp_path / "localisation").iterdir():
+        file.write_text("{")
+    assert localised("house")[0]["localised_for"] == "house"  # a damaged one is found anew
+
+
 def test_without_a_judge_training_is_blind_and_says_so(any_pipe):
     edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="all", **SMALL)
     assert edit.record.measured["judge"].startswith("none: training pictures were not filtered")

@@ -69,7 +69,7 @@ def erase(
     family = source.load(model)
     timings: dict[str, float] = {}
     with show.stages() as say:
-        room = Room(judge, out / "training", say)
+        room = Room(judge, out / "training", o.user_cache(), say)
         edit = erase_concepts(
             family,
             concept,

@@ -42,10 +42,12 @@ NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Draw everything
 
 def image_cache(cache: Path | None, no_cache: bool) -> Path | None:
     """Where drawn images are kept: as asked for, or in the user's cache folder."""
-    if no_cache:
-        return None
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache or home / "excise" / "images"
+    return None if no_cache else cache or user_cache() / "images"
+
+
+def user_cache() -> Path:
+    """The folder in which this user's caches lie."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "excise"
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,9 @@ class SurgUnConfig(TrainedConfig):
         "names separated by commas.",
     )
     keep_blocks: int = Field(2, ge=1, description="Blocks that localisation keeps.")
+    reuse_blocks: bool = Field(
+        True, description="Take the localisation of an earlier concept of the kind, where one is kept."
+    )
     confine: bool = Field(
         True, description="Change text-reading keys and values alone, in the null space of what is kept."
     )
@@ -236,7 +239,9 @@ class SurgUn:
         else:
             blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
             maps = choose_maps(family, config.modules, blocks)
-            evidence["blocks"], evidence["localisation"] = blocks, table.rows if table else None
+            evidence["blocks"] = blocks
+            if table:
+                evidence |= {"localisation": table.rows, "localised_for": table.concept}
         adapter = Adapter(family, [m.path for m in maps], config.rank, problem.seed, spans)
         deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
         return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})

@@ -6,14 +6,20 @@ of them leave the rest alone, so erasing is a threshold and retaining the rankin
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from excise.edit import original_weights
 from excise.errors import SettingError
+from excise.families.base import fingerprint
+from excise.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.config import TrainedConfig
 from excise.training.loop import Step, fit
@@ -28,9 +34,13 @@ ENOUGH = 0.8  # of the best block's erasing
 
 @dataclass(frozen=True)
 class Table:
-    """What was found: by block, erase and retain; `pictures` holds what it was read from."""
+    """What was found: by block, erase and retain.
+
+    `pictures` holds what it was read from, `concept` whom it was found for; one found earlier has no pictures.
+    """
 
     rows: list[dict[str, Any]]
+    concept: str
     pictures: dict[str, list[Image.Image]] = field(default_factory=dict)
 
 
@@ -56,7 +66,12 @@ def localise(
             "without a judge no blocks can be localised; give one, or name the blocks with --set blocks=all (or "
             "their names)."
         )
-    table = probe(problem, config, look, step_of)
+    kept = _kept(problem, config)
+    table = _read(kept) if config.reuse_blocks else None
+    if table is None:
+        table = probe(problem, config, look, step_of)
+        if kept is not None:
+            write_json(kept, {"concept": table.concept, "rows": table.rows})
     if wanted == "auto":
         return choose(table.rows, config.keep_blocks), table
     return choose(table.rows, _number(wanted), worst=True), table
@@ -75,7 +90,7 @@ def probe(problem: TrainingProblem, config: TrainedConfig, look: Look, step_of: 
         rates = look.rates(pictures[block])
         rows.append({"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)})
     problem.say("localising", len(known), len(known))
-    return Table(rows, pictures)
+    return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
 
 
 def choose(rows: Sequence[dict[str, Any]], count: int, worst: bool = False) -> list[str]:
@@ -84,6 +99,29 @@ def choose(rows: Sequence[dict[str, Any]], count: int, worst: bool = False) -> l
     able = [r for r in rows if r["erase"] >= ENOUGH * best]
     ranked = sorted(able, key=lambda r: r["retain"] if worst else -r["retain"])  # stable: earlier blocks first
     return [r["block"] for r in ranked[:count]]
+
+
+def _kept(problem: TrainingProblem, config: TrainedConfig) -> Path | None:
+    """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
+    if problem.cache is None:
+        return None
+    own = config.model_dump(mode="json", exclude={"blocks", "keep_blocks", "reuse_blocks", "calibrate", "anchor"})
+    kinds = sorted({c.kind for c in problem.concepts})
+    what = [fingerprint(original_weights(problem.family)), kinds, own]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return problem.cache / "localisation" / f"{digest[:32]}.json"
+
+
+def _read(path: Path | None) -> Table | None:
+    """A localisation kept earlier; None where there is none, or it is damaged."""
+    if path is None or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [{"block": str(r["block"]), **{k: float(r[k]) for k in r if k != "block"}} for r in found["rows"]]
+        return Table(rows, str(found["concept"])) if rows else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _number(text: str) -> int:

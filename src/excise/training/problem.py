@@ -36,12 +36,14 @@ class Room:
         judge: a folder of a CLIP model, a callable (images, names) to booleans, or an object with `sees`; built-in
             models have their own, elsewhere None trains without looking.
         folder: of checkpoints, to go on from after an interruption; None keeps none.
+        cache: of localisations, which serve every concept of a kind; None keeps none.
         say: receives what is being done, how much of it is done, and how much there is.
         pictures: receives what was drawn to decide by.
     """
 
     judge: Any = None
     folder: Path | None = None
+    cache: Path | None = None
     say: Say = lambda what, done, total: None
     pictures: dict[str, Any] = field(default_factory=dict)
 
@@ -57,7 +59,7 @@ class TrainingProblem:
         probes: prompts to watch while training, by target name; none is a test's.
         scorer: looks at pictures; None where there is nothing to look with.
         sampling: how training pictures are drawn.
-        folder: for checkpoints and kept localisations; None keeps nothing.
+        folder: for checkpoints. cache: for localisations. None keeps nothing.
     """
 
     family: Family
@@ -71,6 +73,7 @@ class TrainingProblem:
     sampling: Sampling = field(default_factory=lambda: Sampling(20, 4.0))
     seed: int = 0
     folder: Path | None = None
+    cache: Path | None = None
     say: Say = lambda what, done, total: None
 
 
@@ -105,6 +108,7 @@ def training_problem(asked: Request, room: Room, built_in: bool) -> TrainingProb
         sampling=CANVAS_SAMPLING if built_in else SAMPLING,
         seed=asked.seed,
         folder=room.folder,
+        cache=room.cache,
         say=room.say,
     )
 
