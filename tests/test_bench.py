@@ -108,6 +108,18 @@ def test_an_oracle_stands_only_beside_what_it_never_saw(recipe, tmp_path):
     assert len({c.key for c in found}) == len(found) == 9
 
 
+def test_an_oracle_is_not_judged_by_what_else_it_never_saw(recipe, tmp_path):
+    oracle = MethodEntry(name="oracle", model="somewhere", without=("cat", "car", "neon"))
+    alone = recipe.model_copy(update={"methods": (oracle,), "concepts": ("cat",)})
+    (done,) = bench.run(alone, tmp_path / "out")
+    asked = [s.asked for s in done.result.shown]
+    assert {a["object"] for a in asked} == {"cat", "dog"}
+    assert {a["style"] for a in asked} == {"plain"}
+    assert len(done.images) == len(asked)
+    assert done.result.metrics["ira"]["n"] == sum(a["object"] == "dog" for a in asked)
+    assert (tmp_path / "out" / done.images[0]).exists()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from excise import controls
 from excise.drawing import Workers
 from excise.edit import Edit
 from excise.erasing import erase
-from excise.evaluation import Evaluated, Evaluation, evaluate
+from excise.evaluation import Evaluated, Evaluation, evaluate, measure
 from excise.fade import fade
 from excise.families import load
 from excise.families.base import Family
@@ -131,6 +131,8 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
         found = evaluate(
             family, cell.concepts, edits=edits, untouched=cell.method.name != "oracle", model_name=cell.model, **options
         )
+        if cell.method.name == "oracle":
+            found = _fair(cell, found)
         metrics = {**found.result.metrics, **_fade(cell, found, edits, options)}
         seconds = {"erase": round(erased, 3), **found.result.seconds}
         result = found.result.model_copy(update={"metrics": metrics, "seconds": seconds})
@@ -200,6 +202,15 @@ def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
         edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
         found.append(edit)
     return found
+
+
+def _fair(cell: Cell, found: Evaluated) -> Evaluated:
+    """An oracle's evaluation without the prompts that ask for something else it never saw."""
+    unknown = set(cell.method.without) - set(cell.concepts)
+    rows = [i for i, s in enumerate(found.result.shown) if not unknown & set(s.asked.values())]
+    result = found.result.model_copy(update={"shown": [found.result.shown[i] for i in rows]})
+    result = result.model_copy(update={"metrics": measure(result, found.targets)})
+    return replace(found, result=result, images=found.images.at(rows))
 
 
 def _fade(cell: Cell, found: Evaluated, edits: Sequence[Edit], options: dict[str, Any]) -> dict[str, Any]:
