@@ -11,6 +11,7 @@ import worlds
 from excise import bench
 from excise.errors import ConceptError, OutputError, UnknownNameError
 from excise.families import family_of
+from excise.metrics.rates import Estimate
 from excise.recipe import MethodEntry, RecipeError, cells, read
 from excise.runs import locked
 
@@ -118,6 +119,23 @@ def test_an_oracle_is_not_judged_by_what_else_it_never_saw(recipe, tmp_path):
     assert len(done.images) == len(asked)
     assert done.result.metrics["ira"]["n"] == sum(a["object"] == "dog" for a in asked)
     assert (tmp_path / "out" / done.images[0]).exists()
+
+
+def test_fade_sets_images_of_one_prompt_and_seed_side_by_side(recipe, tmp_path, monkeypatch):
+    """All models are one here, so what it is given must agree pixel by pixel."""
+    pairs = []
+
+    def fade(erased, edits, oracle, prompts, images, seed):
+        if not edits:
+            pairs.extend(zip(prompts, *images, strict=True))
+        return Estimate(0.0, 0.0, 0.0, len(prompts))
+
+    monkeypatch.setattr(bench, "fade", fade)
+    oracles = [MethodEntry(name="oracle", label=m, model=m, without=("cat", "neon")) for m in ("one", "two")]
+    bench.run(recipe.model_copy(update={"methods": tuple(oracles), "concepts": ("cat",)}), tmp_path / "out")
+    assert pairs
+    assert all(a.tobytes() == b.tobytes() for _, a, b in pairs)
+    assert not any("neon" in prompt for prompt, _, _ in pairs)
 
 
 @pytest.mark.parametrize(

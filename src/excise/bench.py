@@ -131,9 +131,10 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
         found = evaluate(
             family, cell.concepts, edits=edits, untouched=cell.method.name != "oracle", model_name=cell.model, **options
         )
+        distances = _fade(cell, found, edits, options)
         if cell.method.name == "oracle":
             found = _fair(cell, found)
-        metrics = {**found.result.metrics, **_fade(cell, found, edits, options)}
+        metrics = {**found.result.metrics, **distances}
         seconds = {"erase": round(erased, 3), **found.result.seconds}
         result = found.result.model_copy(update={"metrics": metrics, "seconds": seconds})
     return Done(cell, result, [str(p.relative_to(out)) for p in found.images.paths])

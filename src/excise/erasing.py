@@ -17,8 +17,8 @@ from excise.edit import Edit, as_family, base_of, original_weights
 from excise.errors import ConceptError, unknown
 from excise.families.base import Family
 from excise.methods import METHODS
-from excise.methods.base import Solution, configure
-from excise.problem import retain_prompts, text_problem
+from excise.methods.base import Solution, configure, joined, widened
+from excise.problem import encode, pooled_problem, retain_prompts, token_problem
 from excise.record import EditRecord, Target
 
 if TYPE_CHECKING:
@@ -134,14 +134,22 @@ class Request:
 def _solved(
     method: Any, config: Any, asked: Request, room: Room | None
 ) -> tuple[Solution, dict[str, Any], dict[str, float]]:
-    """A closed form: encode, then solve."""
+    """A closed form: encode, then solve for the keys and values, and for the map of the pooled prompt where one is."""
     began = time.perf_counter()
-    problem = text_problem(asked.family, asked.concepts, asked.retain, config, asked.words.templates)
-    weights = original_weights(asked.family)
-    chosen = {p.path: weights[p.path] for p in asked.family.projections(config.params)}
-    encoded = time.perf_counter()
-    solution = method.solve(problem, chosen, config, torch.Generator().manual_seed(asked.seed))
-    return solution, {}, {"encode": encoded - began, "solve": time.perf_counter() - encoded}
+    family = asked.family
+    encoded = encode(family, asked.concepts, asked.retain, asked.words.templates)
+    at_once = time.perf_counter()
+    generator = torch.Generator().manual_seed(asked.seed)
+    paths = [p.path for p in family.projections(config.params)]
+    solution = method.solve(token_problem(encoded, config), original_weights(family, paths), config, generator)
+    pooled = pooled_problem(encoded) if config.pooled else None
+    if pooled is not None:
+        weights = original_weights(family, [p.path for p in family.projections("p")])
+        width = pooled.targets.shape[1]
+        reading = {path: weight[:, :width] for path, weight in weights.items()}
+        theirs = method.solve(pooled, reading, config, generator)
+        solution = joined(solution, widened(theirs, {path: w.shape[1] for path, w in weights.items()}))
+    return solution, {}, {"encode": at_once - began, "solve": time.perf_counter() - at_once}
 
 
 def _trained(

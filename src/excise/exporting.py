@@ -81,6 +81,11 @@ def export(
             f"no tool reads a kohya LoRA for the family '{family.name}' (it exists for {', '.join(KOHYA)}); "
             "use --format diffusers-lora or merged."
         )
+    if format == "kohya-lora" and (homeless := [p for p in edit.paths if "attentions." not in p]):
+        raise WrongBaseError(
+            f"a kohya LoRA has no place for '{homeless[0]}', which this edit changes; use --format diffusers-lora or "
+            "merged, or erase with --set pooled=false."
+        )
     weights = original_weights(family, edit.paths)
     factors = lora_factors(edit, weights)
     if format == "diffusers-lora":

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Gemma2Model, GemmaTokenizer
 
 from excise.canvas import autoencoder, clip, data, denoiser, gemma, judging, sana, sd, sdxl
-from excise.families.load import load
+from excise.families.load import load, quiet
 from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
@@ -103,7 +103,8 @@ def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, repo
         vae, seconds = autoencoder.train_autoencoder(pool, work, 0, steps, device, report)
         _note(work, "autoencoder", steps, seconds, vae)
         vae.save_pretrained(folder)
-    return AutoencoderKL.from_pretrained(folder).to(device)
+    with quiet():
+        return AutoencoderKL.from_pretrained(folder).to(device)
 
 
 def train_text(
@@ -118,7 +119,8 @@ def train_text(
         tower = {k: v for k, v in model.state_dict().items() if not k.startswith("text.")}
         save_file(_half(tower), work / "image-tower.safetensors")
         model.text.save_pretrained(folder)
-    return CLIPTextModel.from_pretrained(folder).to(device), CLIPTokenizer.from_pretrained(work / "tokenizer")
+    with quiet():
+        return CLIPTextModel.from_pretrained(folder).to(device), CLIPTokenizer.from_pretrained(work / "tokenizer")
 
 
 def train_second_text(
@@ -130,7 +132,8 @@ def train_second_text(
         model, seconds = clip.train_clip(pool, tokenizer, build, work / "clip-2", 1, steps, device, report)
         _note(work, "second clip", steps, seconds, model)
         model.text.save_pretrained(folder)
-    return CLIPTextModelWithProjection.from_pretrained(folder).to(device).eval().requires_grad_(False)
+    with quiet():
+        return CLIPTextModelWithProjection.from_pretrained(folder).to(device).eval().requires_grad_(False)
 
 
 def train_judge(which: str, work: Path, steps: int, device: str, report: Report) -> None:
@@ -149,7 +152,8 @@ def train_deep_autoencoder(pool: data.Pool, work: Path, steps: int, device: str,
         seconds = autoencoder.train_deep(vae, pool, work, 0, steps, device, report)
         _note(work, "autoencoder-dc", steps, seconds, vae)
         vae.save_pretrained(folder)
-    return AutoencoderDC.from_pretrained(folder).to(device).requires_grad_(False)
+    with quiet():
+        return AutoencoderDC.from_pretrained(folder).to(device).requires_grad_(False)
 
 
 def train_gemma(
@@ -162,7 +166,8 @@ def train_gemma(
         )
         _note(work, "gemma", steps, seconds, model)
         model.text.save_pretrained(folder)
-    return Gemma2Model.from_pretrained(folder).to(device).eval().requires_grad_(False), tokenizer
+    with quiet():
+        return Gemma2Model.from_pretrained(folder).to(device).eval().requires_grad_(False), tokenizer
 
 
 def train_denoiser(

@@ -130,7 +130,7 @@ class PipelineFamily(ABC):
             for role in roles
             if role in "kv"
         ]
-        if not found:
+        if not found and set(roles) & set("kv"):
             raise ModelError(
                 f"{type(self.denoiser).__name__} has no cross-attention that reads text of width {width}; expected a "
                 "model whose cross-attention reads its own text encoder. See: excise doctor --model M"

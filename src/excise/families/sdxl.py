@@ -39,7 +39,7 @@ class StableDiffusionXL(PipelineFamily):
 
     def projections(self, roles: str = "kv") -> list[Projection]:
         """As elsewhere; with role "p" also the map that reads the pooled prompt."""
-        found = super().projections(roles) if set(roles) & set("kv") else []
+        found = super().projections(roles)
         if "p" in roles:
             found.append(Projection("add_embedding.linear_1", "p", self.denoiser.add_embedding.linear_1))
         return found

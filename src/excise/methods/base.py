@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from excise.edit import Delta, TextMap
+from excise.edit import Delta, Dense, LowRank, TextMap
 from excise.errors import SettingError
 
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
@@ -36,6 +37,9 @@ class MethodConfig(Settings):
         "all but the start token, or all.",
     )
     retain_tokens: Tokens = Field("all_but_start", description="The same choice for what is kept.")
+    pooled: bool = Field(
+        True, description="Where the model also reads the pooled prompt (SDXL), edit that map as well."
+    )
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,31 @@ class Solution:
 
     text_maps: tuple[TextMap, ...] = ()
     modules: Mapping[str, Delta] | None = None
+
+
+def joined(one: Solution, two: Solution) -> Solution:
+    """Two solutions for different projections as one."""
+    return Solution((*one.text_maps, *two.text_maps), {**(one.modules or {}), **(two.modules or {})})
+
+
+def widened(solution: Solution, widths: Mapping[str, int]) -> Solution:
+    """A solution for the first columns of some weights, with zeros for the columns behind them.
+
+    Args:
+        widths: by module path, the columns of its whole weight.
+    """
+
+    def wide(x: Tensor, path: str) -> Tensor:
+        return F.pad(x, (0, widths[path] - x.shape[1]))
+
+    maps = tuple(
+        TextMap(wide(m.u.mT, path).mT, wide(m.v, path), (path,)) for m in solution.text_maps for path in m.modules
+    )
+    modules: dict[str, Delta] = {
+        path: LowRank(d.b, wide(d.a, path)) if isinstance(d, LowRank) else Dense(wide(d.dw, path))
+        for path, d in (solution.modules or {}).items()
+    }
+    return Solution(maps, modules)
 
 
 class ClosedForm(Protocol):
