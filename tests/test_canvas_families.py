@@ -1,0 +1,65 @@
+"""The other built-in models: they ship small, draw what they are asked for, and lose what is erased."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from excise import erase, export, load
+from excise.canvas import world
+from excise.families import WEIGHTS
+from excise.judges.canvas import CanvasJudge
+from excise.metrics.rates import rate
+
+pytestmark = pytest.mark.canvas
+STEPS, GUIDANCE = 12, 4.0
+
+
+@pytest.fixture(scope="module", params=["canvas-sdxl"])
+def family(request):
+    return load(request.param, device="cpu")
+
+
+def draw(family, prompts):
+    return family.sample(prompts, list(range(len(prompts))), steps=STEPS, guidance=GUIDANCE, batch=24)
+
+
+def seen(family, cells):
+    found = CanvasJudge("a").verdicts(draw(family, [world.grid_prompt(*c) for c in cells]))
+    return list(zip(found["object"], found["style"], strict=True))
+
+
+def test_it_ships_small_and_draws_what_it_is_asked_for(family):
+    folder = WEIGHTS / f"canvas-{family.name}"
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 30e6
+    assert sum(p.numel() for p in family.denoiser.parameters()) <= 10_000_000
+    cells = [(o, world.STYLES[i % 10]) for i, o in enumerate(world.OBJECTS)]
+    right = seen(family, cells)
+    assert rate([a[0] == c[0] for a, c in zip(right, cells, strict=True)]).value >= 0.9
+    assert rate([a[1] == c[1] for a, c in zip(right, cells, strict=True)]).value >= 0.9
+
+
+def test_an_object_goes_its_neighbour_stays_and_the_lora_draws_the_same(family, tmp_path):
+    edit = erase(family, ["cat"], "uce")
+    cats, dogs = ([(o, s) for s in ("plain", "sketch", "sepia", "dots", "popart")] for o in ("cat", "dog"))
+    prompt = [world.grid_prompt("cat", "sepia")]
+    with edit.apply(family):
+        assert sum(o == "cat" for o, _ in seen(family, cats)) <= 1
+        assert sum(o == "dog" for o, _ in seen(family, dogs)) >= 4
+        wanted = np.asarray(draw(family, prompt)[0]).astype(int)
+    done = export(edit, family, tmp_path)
+    stock = DiffusionPipeline.from_pretrained(WEIGHTS / f"canvas-{family.name}", torch_dtype=torch.float32)
+    stock.load_lora_weights(str(tmp_path), weight_name=done.path.name)
+    extra = {"use_resolution_binning": False, "complex_human_instruction": None} if family.name == "sana" else {}
+    image = stock(
+        prompt[0],
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(0),
+        **extra,
+    ).images[0]
+    assert np.abs(np.asarray(image).astype(int) - wanted).max() <= 2
