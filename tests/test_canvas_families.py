@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from excise import erase, export, load
 from excise.canvas import world
-from excise.families import WEIGHTS
+from excise.families import BUILT_IN, WEIGHTS
 from excise.judges.canvas import CanvasJudge
 from excise.metrics.rates import rate
 
@@ -17,7 +17,10 @@ pytestmark = pytest.mark.canvas
 STEPS, GUIDANCE = 12, 4.0
 
 
-@pytest.fixture(scope="module", params=["canvas-sdxl"])
+SHIPPED = [m for m in BUILT_IN if m != "canvas-sd" and (WEIGHTS / m / "model_index.json").exists()]
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
 def family(request):
     return load(request.param, device="cpu")
 
