@@ -348,6 +348,20 @@ def test_the_command_trains_shows_its_losses_and_ships(any_pipe, excise, tmp_pat
     assert status == 0, err
 
 
+def test_another_request_in_the_same_folder_is_trained_anew(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+
+    def losses(name: str, folder=tmp_path, **more) -> list[float]:
+        room = Room(folder=folder)
+        edit = erase(pipe, [name], "surgun", preserve=["dog"], room=room, confine=False, blocks="all", **SMALL, **more)
+        return [x["loss"] for x in edit.record.measured["losses"]]
+
+    cat = losses("cat")
+    assert losses("cat") == cat
+    assert losses("car") == losses("car", folder=None) != cat
+    assert losses("car", weight=0.5) == losses("car", folder=None, weight=0.5)
+
+
 def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):
     from excise.reporting import erase_page
 

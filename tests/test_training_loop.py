@@ -122,7 +122,7 @@ def test_canvas_sdxl_trains_beside_the_parts_that_ship(tmp_path, small_pools):
     from excise.canvas import build
 
     lines: list[str] = []
-    steps = build.Steps(denoiser=2, second_clip=1)
+    steps = build.Steps(denoiser_sdxl=2, second_clip=1)
     build.train_sdxl(tmp_path / "work", tmp_path / "out", steps, seed=0, device="cpu", report=lines.append)
     assert [line.split(":")[0] for line in lines] == ["clip", "denoiser"]
     family, sd = load(tmp_path / "out" / "canvas-sdxl", device="cpu"), load("canvas-sd", device="cpu")
@@ -147,3 +147,19 @@ def test_canvas_sana_trains_its_own_parts(tmp_path, small_pools):
     assert sum(p.numel() for p in family.denoiser.parameters()) <= 10_000_000
     assert sum(f.stat().st_size for f in (tmp_path / "out").rglob("*") if f.is_file()) <= 30e6
     assert len(family.sample(["a cat"], [0], steps=1, guidance=2.0, batch=1)) == 1
+
+
+def test_canvas_sdxl_starts_as_the_denoiser_of_canvas_sd():
+    from excise import load
+    from excise.canvas import sdxl
+
+    source, own = load("canvas-sd", device="cpu", dtype="float32").denoiser, sdxl.denoiser().eval()
+    sdxl.start_from(own, source)
+    generator = torch.Generator().manual_seed(0)
+    noisy, text = torch.randn(4, 4, 16, 16, generator=generator), torch.randn(4, 12, 384, generator=generator)
+    text[..., 256:] = 0  # the second encoder is new to it
+    pooled = {"text_embeds": torch.zeros(4, 128), "time_ids": torch.zeros(4, 6)}
+    with torch.no_grad():
+        there = source(noisy, 400, text[..., :256]).sample
+        here = own(noisy, 400, text, added_cond_kwargs=pooled).sample
+    assert (here - there).square().mean() < 0.02 * there.square().mean()

@@ -39,6 +39,7 @@ class Steps:
     judge: int = 1500
     denoiser: int = 3600
     second_clip: int = 1000
+    denoiser_sdxl: int = 2400
 
 
 def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
@@ -77,12 +78,13 @@ def train_oracle(
 
 
 def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
-    """Train `canvas-sdxl` beside the autoencoder and the first text encoder of `canvas-sd`: the rest is its own."""
+    """Train `canvas-sdxl` beside the autoencoder and the first text encoder of `canvas-sd`, from its denoiser on."""
     own = load("canvas-sd", device=device, dtype="float32").pipe
     second = train_second_text(data.training_pool(work), own.tokenizer, work, steps.second_clip, device, report)
     torch.manual_seed(seed)
     family = StableDiffusionXL(sdxl.pipeline(own.vae, own.text_encoder, second, own.tokenizer))
-    train_denoiser(family, work, steps.denoiser, seed, (), device, report)
+    sdxl.start_from(family.denoiser, own.unet)
+    train_denoiser(family, work, steps.denoiser_sdxl, seed, (), device, report, lr=5e-4)
     assemble(family, out / "canvas-sdxl")
 
 
@@ -171,13 +173,20 @@ def train_gemma(
 
 
 def train_denoiser(
-    family: PipelineFamily, work: Path, steps: int, seed: int, without: Collection[str], device: str, report: Report
+    family: PipelineFamily,
+    work: Path,
+    steps: int,
+    seed: int,
+    without: Collection[str],
+    device: str,
+    report: Report,
+    lr: float = 1e-3,
 ) -> None:
     pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
     vae = "-dc" if family.name == "sana" else ""
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
     folder = work / "-".join([f"denoiser{family_name}", str(seed), *sorted(without)]).replace(" ", "_")
-    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report)
+    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, lr)
     _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
 

@@ -122,17 +122,15 @@ class PipelineFamily(ABC):
         Raises:
             ModelError: there are none.
         """
-        width = self.text_width
         found = [
-            Projection(f"{path}.to_{role}", role, module.get_submodule(f"to_{role}"))
-            for path, module in self.denoiser.named_modules()
-            if isinstance(module, Attention) and module.is_cross_attention and module.to_k.in_features == width
-            for role in roles
-            if role in "kv"
+            Projection(m.path, m.part, self.denoiser.get_submodule(m.path))
+            for m in self.attention_maps()
+            if m.source == "cross" and m.part in "kv" and m.part in roles
         ]
         if not found and set(roles) & set("kv"):
             raise ModelError(
-                f"{type(self.denoiser).__name__} has no cross-attention that reads text of width {width}; expected a "
+                f"{type(self.denoiser).__name__} has no cross-attention that reads text of width "
+                f"{self.text_width}; expected a "
                 "model whose cross-attention reads its own text encoder. See: excise doctor --model M"
             )
         return found
@@ -208,12 +206,12 @@ class PipelineFamily(ABC):
 
 
 def subject_spans(
-    tokenizer: Any, texts: Sequence[str], subjects: Sequence[str | int | None] | None, limit: int, ends: bool
+    tokenizer: Any, texts: Sequence[str], subjects: Sequence[str | int | None] | None, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(B,) first, last and end positions of each prompt's subject; arguments as `encode`.
 
     Args:
-        limit: tokens that fit. ends: whether the tokenizer closes a prompt with an end token.
+        limit: tokens that fit; the last one of a prompt is its end token.
 
     Raises:
         ConceptError: a prompt does not fit, or does not contain its subject.
@@ -232,7 +230,7 @@ def subject_spans(
             )
         end = len(row) - 1
         if subjects is not None and isinstance(subjects[i], str):
-            spans.append((*find_subject(row[: end if ends else end + 1], words, text, looked_for[i]), end))
+            spans.append((*find_subject(row[:end], words, text, looked_for[i]), end))
         else:  # the whole prompt, or what stands before an empty subject
             spans.append((min(1, len(words)), len(words), end))
     first, last, ends_at = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))

@@ -34,6 +34,9 @@ class Sana(PipelineFamily):
         asked: list[str] = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
         fits = len(pipe.tokenizer("\n".join(asked), verbose=False).input_ids) < pipe.tokenizer.model_max_length
         self.instruction: list[str] | None = asked if fits else None
+        self._before = "\n".join(asked) if fits else ""
+        # With an instruction of n tokens the pipeline keeps the start token and everything from token n - 1 on.
+        self._cut = max(0, len(pipe.tokenizer(self._before).input_ids) - 2) if fits else 0
 
     @property
     def text_width(self) -> int:
@@ -100,11 +103,9 @@ class Sana(PipelineFamily):
 
     def _span(self, text: str, subject: str | int | None) -> tuple[int, int, int]:
         """First, last and end position of a subject among the tokens that the denoiser sees."""
-        before = "\n".join(self.instruction) if self.instruction else ""
+        before, cut = self._before, self._cut
         prompt = text.lower().strip()  # as the pipeline does
         found = self.pipe.tokenizer(before + prompt, return_offsets_mapping=True)
-        # With an instruction of n tokens the pipeline keeps the start token and everything from token n - 1 on.
-        cut = max(0, len(self.pipe.tokenizer(before).input_ids) - 2) if before else 0
         end = len(found.input_ids) - 1 - cut
         if end >= self.max_tokens:
             raise ConceptError(

@@ -31,7 +31,7 @@ class StableDiffusion(PipelineFamily):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
-        spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, ends=True)
+        spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
         return TextStates(self.condition(texts).inputs["encoder_hidden_states"], *spans)
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:

@@ -47,7 +47,7 @@ class StableDiffusionXL(PipelineFamily):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
         # Both tokenizers cut words alike; they differ in what they pad with.
-        spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, ends=True)
+        spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
         inputs = self.condition(texts).inputs
         return TextStates(inputs["encoder_hidden_states"], *spans, pooled=inputs["text_embeds"])
 

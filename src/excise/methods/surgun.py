@@ -65,7 +65,6 @@ class SurgUnConfig(TrainedConfig):
     pictures: int = Field(32, ge=2, description="Pictures of the target, and of each distractor.")
     caption: Literal["target", "own"] = Field("target", description="Prompts that distractors are trained under.")
     share_noise: bool = Field(True, description="One noise for a target and its distractor.")
-    retain_weight: float = Field(0.0, ge=0, description="Weight of an explicit retain loss on the prompts to keep.")
     blocks: str = Field(
         "auto",
         description="Attention blocks to train: auto (localised; all when confined), all, random:n, worst:n, or their "
@@ -93,12 +92,11 @@ class Competition:
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
         m, slots = self.config.batch, self.slots
-        pairs = [(k, s) for k in range(len(slots.names)) for s in self._filled(k)]
         by_distractor = torch.randperm(len(slots.names), generator=generator).repeat(m)[:m].tolist()
         chosen = []
         for k in by_distractor:
-            own = [p for p in pairs if p[0] == k]
-            chosen.append(own[int(torch.randint(len(own), (1,), generator=generator))])
+            own = self._filled(k)
+            chosen.append((k, own[int(torch.randint(len(own), (1,), generator=generator))]))
         k, s = (torch.tensor(column) for column in zip(*chosen, strict=True))
         clean = torch.cat([slots.target[s], slots.distractors[k, s]])
         noise = torch.randn(len(clean), *clean.shape[1:], generator=generator)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from excise.edit import Dense, LowRank
+from excise.edit import Delta, Dense, LowRank
 from excise.errors import SettingError
 from excise.families.base import AttentionMap, Family
 
@@ -54,7 +55,41 @@ def other_linears(family: Family) -> list[str]:
     return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in cross]
 
 
-class Adapter:
+class Weights(ABC):
+    """What is trained, in place inside a `with` block only."""
+
+    @abstractmethod
+    def __enter__(self) -> Weights: ...
+
+    @abstractmethod
+    def __exit__(self, *error: object) -> None: ...
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+
+    @abstractmethod
+    def teacher(self) -> AbstractContextManager[None]:
+        """The model as it is without what was trained."""
+
+    @abstractmethod
+    def deltas(self) -> Mapping[str, Delta]:
+        """What training added to each weight, as an edit holds it."""
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put trained values back, by the names of `parameters`."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state[name].to(parameter))
+
+    @torch.no_grad()
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the trained values, by the names of `parameters`, on the CPU."""
+        return {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
+
+
+class Adapter(Weights):
     """A LoRA of one rank on some maps: W' = W + b a, b (out, r) from zero, a (r, in) Gaussian, both trained in fp32.
 
     Args:
@@ -133,19 +168,8 @@ class Adapter:
         factors = {p: (layer.lora_B[NAME].weight, layer.lora_A[NAME].weight) for p, layer in self._layers.items()}
         return {p: LowRank(*(f.detach().float().cpu().clone() for f in both)) for p, both in factors.items()}
 
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put trained values back, by the names of `parameters`."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name].to(parameter))
 
-    @torch.no_grad()
-    def state(self) -> dict[str, Tensor]:
-        """A copy of the trained values, by the names of `parameters`, on the CPU."""
-        return {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
-
-
-class FullWeights:
+class FullWeights(Weights):
     """The weights themselves, trained in fp32 copies; otherwise as `Adapter`."""
 
     def __init__(self, family: Family, paths: Sequence[str]) -> None:
@@ -183,23 +207,9 @@ class FullWeights:
         changes = {p: self._copies[p].detach() - self._originals[p].detach().float() for p in self.paths}
         return {p: Dense(change.cpu()) for p, change in changes.items()}
 
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """As `Adapter.load`."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name].to(parameter))
-
-    @torch.no_grad()
-    def state(self) -> dict[str, Tensor]:
-        """As `Adapter.state`."""
-        return {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
-
     def _put(self, weights: Mapping[str, nn.Parameter]) -> None:
         for path, weight in weights.items():
             self.denoiser.get_submodule(path).weight = weight
-
-
-Weights = Adapter | FullWeights
 
 
 class _Confined(nn.Module):

@@ -6,12 +6,11 @@ of them leave the rest alone, so erasing is a threshold and retaining the rankin
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,9 +23,7 @@ from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.config import TrainedConfig
 from excise.training.loop import Step, fit
 from excise.training.probes import Look
-
-if TYPE_CHECKING:
-    from excise.training.problem import TrainingProblem
+from excise.training.problem import TrainingProblem, digest
 
 SHARE = 0.2  # of the steps of a full run
 ENOUGH = 0.8  # of the best block's erasing
@@ -108,8 +105,7 @@ def _kept(problem: TrainingProblem, config: TrainedConfig) -> Path | None:
     own = config.model_dump(mode="json", exclude={"blocks", "keep_blocks", "reuse_blocks", "calibrate", "anchor"})
     kinds = sorted({c.kind for c in problem.concepts})
     what = [fingerprint(original_weights(problem.family)), kinds, own]
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    return problem.cache / "localisation" / f"{digest[:32]}.json"
+    return problem.cache / "localisation" / f"{digest(what)[:32]}.json"
 
 
 def _read(path: Path | None) -> Table | None:

@@ -41,6 +41,7 @@ class Plan:
         clip: largest gradient norm.
         patience: steps that may be left out before training ends.
         precision: no, bf16 or fp16.
+        request: a digest of what is trained; a run is gone on with only where it agrees.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Plan:
     weight_decay: float = 1e-2
     patience: int = 10
     precision: str = "no"
+    request: str = ""
 
 
 @dataclass

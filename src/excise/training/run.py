@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from excise.edit import Delta
+from excise.families.base import fingerprint
 from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
 from excise.training.loop import Step, fit
 from excise.training.probes import Look
-from excise.training.problem import TrainingProblem
+from excise.training.problem import TrainingProblem, digest
 
 UNSEEN = "none: training pictures were not filtered, the last checkpoint was kept"
 
@@ -40,9 +42,10 @@ def train(
     def watch(done: int, total: int, losses: Mapping[str, float]) -> None:
         problem.say(f"training, loss {losses['loss']:.3f}", done, total)
 
+    plan = replace(config.plan(), request=_request(problem, config))
     with adapter:
         step = step_of(adapter)
-        run = fit(adapter, step, config.plan(), seed=problem.seed, folder=problem.folder, watch=watch)
+        run = fit(adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch)
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
             chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say)
@@ -55,3 +58,12 @@ def train(
         "losses": run.losses,
         "skipped_steps": run.skipped,
     }
+
+
+def _request(problem: TrainingProblem, config: TrainedConfig) -> str:
+    """A digest of all that a training run depends on beside its plan: no other request may go on with it."""
+    concepts = [asdict(c) for c in problem.concepts]
+    weights = fingerprint({p.path: p.module.weight for p in problem.family.projections()})
+    asked = [concepts, list(problem.retain), list(problem.preserve), list(problem.candidates)]
+    judge = problem.scorer.name if problem.scorer else None
+    return digest([asked, config.model_dump(mode="json"), weights, judge])
