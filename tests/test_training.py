@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from conftest import tiny_pipe
 from torch.testing import assert_close
 
@@ -13,7 +18,7 @@ from excise.edit import Edit
 from excise.errors import ConceptError, SettingError, TrainingError
 from excise.families import family_of
 from excise.methods.surgun import null_span
-from excise.training import objectives
+from excise.training import loop, objectives
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.calibration import Point, calibrate, choose
 from excise.training.distractors import choose as choose_distractors
@@ -185,6 +190,95 @@ def test_a_loss_that_is_not_finite_is_left_out_and_too_many_end_training(tokeniz
     assert math.isnan(run.losses[1]["loss"])
     with pytest.raises(TrainingError, match="not finite in 3 steps .*lower the learning rate"):
         train({0, 1, 2, 3}, patience=2)
+
+
+TWO = """
+import os, sys
+from pathlib import Path
+import torch
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from conftest import build_tokenizer, tiny_pipe
+from test_training import paths, push
+from excise.families import family_of
+from excise.training.adapters import Adapter
+from excise.training.loop import Plan, fit
+
+family = family_of(tiny_pipe(build_tokenizer()))
+step, rank = push(family), int(os.environ["RANK"])
+
+def one_is_bad(generator):
+    losses = step(generator)
+    done.append(1)
+    return {"loss": losses["loss"] * float("nan")} if rank and len(done) == 2 else {"loss": losses["loss"]}
+
+done = []
+with Adapter(family, paths(family), 2, seed=0) as adapter:
+    run = fit(adapter, one_is_bad, Plan(steps=3, lr=1e-2, save_every=3), seed=0)
+torch.save([run.states[3], run.losses, run.skipped], Path(sys.argv[3]) / f"{rank}.pt")
+"""
+
+
+def test_two_processes_take_the_same_steps_and_each_its_own_share(tmp_path, tokenizer):
+    """As one process that accumulates both shares; a bad share leaves the step out everywhere."""
+    (tmp_path / "two.py").write_text(TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    here = Path(__file__).parent
+    command = [*launch, str(tmp_path / "two.py"), str(here.parent / "src"), str(here), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (mine, losses, skipped), (theirs, their_losses, _) = (torch.load(tmp_path / f"{i}.pt") for i in (0, 1))
+    assert skipped == 1
+    assert [repr(x) for x in losses] == [repr(x) for x in their_losses]
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+    family, done = family_of(tiny_pipe(tokenizer)), []
+    step = push(family)
+
+    def shares(generator):
+        done.append(1)
+        losses = step(generator)
+        return {"loss": losses["loss"] * float("nan")} if len(done) == 4 else {"loss": losses["loss"]}
+
+    with Adapter(family, paths(family), 2, seed=0) as adapter:
+        alone = fit(adapter, shares, Plan(steps=3, lr=1e-2, save_every=3, accumulate=2), seed=0)
+    for name in mine:
+        assert_close(mine[name], alone.states[3][name], rtol=1e-3, atol=1e-4)  # Adam magnifies rounding
+
+
+def test_precisions_and_trackers_that_are_not_to_be_had(family, monkeypatch):
+    def train(**plan):
+        tracker = plan.pop("tracker", "")
+        with Adapter(family, paths(family), 2, seed=0) as adapter:
+            fit(adapter, push(family), Plan(steps=1, lr=1e-2, save_every=1, **plan), seed=0, tracker=tracker)
+
+    with pytest.raises(SettingError, match="no tracker 'tensorbored' is installed"):
+        train(tracker="tensorbored")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingError, match="precision fp16 needs a GPU"):
+        train(precision="fp16")
+
+
+def test_losses_reach_the_tracker(tokenizer, monkeypatch):
+    family, logged = family_of(tiny_pipe(tokenizer)), []
+
+    class Tracker(GeneralTracker):
+        name, requires_logging_directory = "mine", False
+        tracker = None
+
+        def __init__(self, run, **more):
+            super().__init__()
+
+        def store_init_configuration(self, values):
+            logged.append(values["steps"])
+
+        def log(self, values, step=None, **more):
+            logged.append((step, sorted(values)))
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mine", Tracker)
+    monkeypatch.setattr(loop, "get_available_trackers", lambda: ["mine"])
+    with Adapter(family, paths(family), 2, seed=0) as adapter:
+        fit(adapter, push(family), Plan(steps=2, lr=1e-2, save_every=1), seed=0, tracker="mine")
+    assert logged == [2, (1, ["gradient", "loss", "target"]), (2, ["gradient", "loss", "target"])]
 
 
 def test_contrasts_by_hand_and_the_sign_of_their_gradients():

@@ -27,6 +27,9 @@ class TrainedConfig(Settings):
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="Of the passes; the LoRA itself stays in single."
     )
+    tracker: str = Field(
+        "", description="Also log losses to what accelerate calls so (tensorboard, wandb, ...), where it is installed."
+    )
 
     calibrate: Literal["hmean", "constrained", "last"] = Field(
         "hmean",

@@ -102,7 +102,8 @@ def _kept(problem: TrainingProblem, config: TrainedConfig) -> Path | None:
     """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
     if problem.cache is None:
         return None
-    own = config.model_dump(mode="json", exclude={"blocks", "keep_blocks", "reuse_blocks", "calibrate", "anchor"})
+    elsewhere = {"blocks", "keep_blocks", "reuse_blocks", "calibrate", "anchor", "tracker"}
+    own = config.model_dump(mode="json", exclude=elsewhere)
     kinds = sorted({c.kind for c in problem.concepts})
     what = [fingerprint(original_weights(problem.family)), kinds, own]
     return problem.cache / "localisation" / f"{digest(what)[:32]}.json"

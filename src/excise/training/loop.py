@@ -7,18 +7,20 @@ whose loss is not finite is left out and counted.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from excise.errors import TrainingError
+from excise.errors import SettingError, TrainingError
 from excise.files import write_atomically, write_text
 from excise.training.adapters import Weights
 
@@ -74,19 +76,24 @@ def fit(
     seed: int,
     folder: Path | None = None,
     watch: Watch | None = None,
+    tracker: str = "",
 ) -> Run:
     """Train what the adapter holds.
+
+    Every process that `accelerate launch` started takes its own passes; gradients and losses are averaged.
 
     Args:
         step_of: from a generator the losses of one pass, by name; "loss" is minimised, the others are logged.
         folder: of `state.pt` (to go on from) and `losses.jsonl`; None keeps nothing on disk.
+        tracker: also log to what accelerate calls so: tensorboard, wandb, mlflow, ...
 
     Raises:
+        SettingError: the precision or the tracker is not to be had here.
         TrainingError: the loss was not finite too often, or memory ran out; the message says which knob to turn.
     """
-    accelerator = _accelerator(plan)
+    accelerator = _accelerator(plan, tracker, folder)
     parameters = adapter.parameters
-    optimiser = torch.optim.AdamW(parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay)
+    optimiser = accelerator.prepare(torch.optim.AdamW(parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay))
     run, start = _resume(folder, adapter, optimiser, plan, seed)
     began = time.monotonic() - run.seconds
     for step in range(start, plan.steps):
@@ -105,15 +112,18 @@ def fit(
             run.states[step + 1] = adapter.state()
             if folder is not None and accelerator.is_main_process:
                 _keep(folder, run, optimiser, plan, seed, step + 1)
+        accelerator.log(found or {}, step=step + 1)
         if watch:
             watch(step + 1, plan.steps, run.losses[-1])
     accelerator.wait_for_everyone()
+    for log in accelerator.trackers:
+        log.finish()  # not `end_training`, which parts the processes: there may be more to train
     return run
 
 
 def _step(
     accelerator: Accelerator,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Any,
     parameters: Mapping[str, nn.Parameter],
     step_of: Step,
     plan: Plan,
@@ -136,26 +146,48 @@ def _step(
             "the device ran out of memory in training; lower --set batch=..., raise --set accumulate=..., or lower "
             "--set rank=..."
         ) from error
+    if accelerator.num_processes > 1:
+        _average(accelerator, parameters, total)
+    norm = accelerator.clip_grad_norm_(list(parameters.values()), plan.clip)
+    finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, total.values()))
+    if finite or accelerator.scaler is not None:  # the scaler of fp16 leaves a bad step out by itself, and scales less
+        optimiser.step()
+    return {**{name: round(v, 6) for name, v in total.items()}, "gradient": round(float(norm), 6)} if finite else None
+
+
+def _average(accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], total: dict[str, float]) -> None:
+    """Gradients and losses become their means over the processes, so that all take the same step, or none."""
     for p in parameters.values():
-        if accelerator.num_processes > 1 and p.grad is not None:
+        if p.grad is not None:
             p.grad = accelerator.reduce(p.grad, "mean")
-    norm = nn.utils.clip_grad_norm_(parameters.values(), plan.clip)
-    if not (torch.isfinite(norm) and all(map(_finite, total.values()))):
-        return None
-    optimiser.step()
-    return {**{name: round(v, 6) for name, v in total.items()}, "gradient": round(float(norm), 6)}
+    values = accelerator.reduce(torch.tensor(list(total.values()), device=accelerator.device), "mean")
+    total.update(zip(total, values.tolist(), strict=True))
 
 
-def _accelerator(plan: Plan) -> Accelerator:
+def _accelerator(plan: Plan, tracker: str, folder: Path | None) -> Accelerator:
     """An accelerator of the plan's precision; one process may train several methods one after another."""
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != plan.precision:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=plan.precision, cpu=not torch.cuda.is_available())
+    if plan.precision == "fp16" and not torch.cuda.is_available():
+        raise SettingError("precision fp16 needs a GPU, and there is none here; use --set precision=bf16 or no.")
+    known = [str(t) for t in get_available_trackers()]
+    if tracker and tracker not in known:
+        raise SettingError(
+            f"no tracker '{tracker}' is installed; {', '.join(known) or 'none'} can be used. Install it, or leave "
+            "--set tracker=... out: the losses are kept in losses.jsonl anyway."
+        )
+    accelerator = Accelerator(
+        mixed_precision=plan.precision,
+        cpu=not torch.cuda.is_available(),
+        log_with=tracker or None,
+        project_dir=str(folder or "."),
+    )
+    if tracker:
+        accelerator.init_trackers("excise", {k: v for k, v in asdict(plan).items() if k != "request"})
+    return accelerator
 
 
-def _resume(
-    folder: Path | None, adapter: Weights, optimiser: torch.optim.Optimizer, plan: Plan, seed: int
-) -> tuple[Run, int]:
+def _resume(folder: Path | None, adapter: Weights, optimiser: Any, plan: Plan, seed: int) -> tuple[Run, int]:
     """What an earlier run of the same plan left, or the beginning."""
     path = folder / "state.pt" if folder is not None else None
     if path is None or not path.exists():
@@ -169,7 +201,7 @@ def _resume(
     return run, int(state["step"])
 
 
-def _keep(folder: Path, run: Run, optimiser: torch.optim.Optimizer, plan: Plan, seed: int, step: int) -> None:
+def _keep(folder: Path, run: Run, optimiser: Any, plan: Plan, seed: int, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "plan": [repr(plan), seed, sorted(run.states[step])],
@@ -187,7 +219,3 @@ def _keep(folder: Path, run: Run, optimiser: torch.optim.Optimizer, plan: Plan, 
 def _mixed(seed: int, part: int) -> int:
     """One seed for each part of each run, far from each other."""
     return int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed * 1_000_003 + part)))
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

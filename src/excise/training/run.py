@@ -45,7 +45,7 @@ def train(
     plan = replace(config.plan(), request=_request(problem, config))
     with adapter:
         step = step_of(adapter)
-        run = fit(adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch)
+        run = fit(adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch, tracker=config.tracker)
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
             chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say)
@@ -66,4 +66,4 @@ def _request(problem: TrainingProblem, config: TrainedConfig) -> str:
     weights = fingerprint({p.path: p.module.weight for p in problem.family.projections()})
     asked = [concepts, list(problem.retain), list(problem.preserve), list(problem.candidates)]
     judge = problem.scorer.name if problem.scorer else None
-    return digest([asked, config.model_dump(mode="json"), weights, judge])
+    return digest([asked, config.model_dump(mode="json", exclude={"tracker"}), weights, judge])
