@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ from torch.testing import assert_close
 from excise import erase
 from excise.errors import ConceptError, SettingError
 from excise.families import family_of
+from excise.families.base import join
 from excise.methods.surgun import Competition, SurgUnConfig, objective
 from excise.noising import noising
+from excise.training.adapters import blocks
+from excise.training.injection import injected
 from excise.training.pictures import Sampling, draw_slots
 from excise.training.probes import Look, Probe
 from excise.training.problem import Room
@@ -280,6 +284,69 @@ def test_a_localisation_serves_other_concepts_of_the_kind(tokenizer, tmp_path):
     for file in (tmp_path / "localisation").iterdir():
         file.write_text("{")
     assert localised("house")[0]["localised_for"] == "house"  # a damaged one is found anew
+
+
+def test_injection_makes_one_block_read_another_prompt(any_pipe):
+    family = family_of(any_pipe)
+    latents = torch.randn(1, *family.latent_shape, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    t = torch.tensor([500, 500])
+
+    def guided(prompt: str) -> torch.Tensor:
+        return family.predict(latents, t, join([family.condition(["a dog"]), family.condition([prompt])]))
+
+    cat = guided("a cat")
+    moved = []
+    for block in blocks(family):
+        with injected(family, block, prompt="a car"):
+            now = guided("a cat")
+        assert torch.equal(now[0], cat[0])  # the row without guidance reads its own prompt
+        moved.append(float((now[1] - cat[1]).abs().max()))
+    assert torch.equal(guided("a cat"), cat)
+    assert all(m > 0 for m in moved)
+    with ExitStack() as stack:  # all blocks at once: nothing of the prompt is left but what is pooled
+        for block in blocks(family):
+            stack.enter_context(injected(family, block, prompt="a car"))
+        everywhere = guided("a cat")
+    if family.name == "sd":
+        assert_close(everywhere[1], guided("a car")[1], rtol=1e-4, atol=1e-5)
+
+
+def test_injection_leaves_a_third_of_the_blocks_to_probe(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    room = Room(lambda images, names: [True] * len(names))
+    edit = erase(pipe, ["cat"], "surgun", preserve=["dog", "car"], room=room, confine=False, inject=True, **SMALL)
+    probed = [row["block"] for row in edit.record.measured["localisation"]]
+    known = blocks(family_of(pipe))
+    assert probed == known[: math.ceil(len(known) / 3)]  # that judge sees everything always: the first ones
+
+
+@pytest.mark.parametrize("method", ["surgun", "esd"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_model_in_half_precision_is_trained_as_well(any_pipe, method, precision):
+    any_pipe.to(dtype=torch.bfloat16)
+    knobs = {"confine": False, "blocks": "all", **SMALL} if method == "surgun" else {"steps": 2, "batch": 2}
+    edit = erase(any_pipe, ["cat"], method, preserve=["dog"], precision=precision, **knobs)
+    assert all(np.isfinite(x["loss"]) for x in edit.record.measured["losses"])
+    assert all(d.a.dtype == torch.float32 for d in edit.modules.values())
+    assert (
+        next(any_pipe.unet.parameters() if hasattr(any_pipe, "unet") else any_pipe.transformer.parameters()).dtype
+        == torch.bfloat16
+    )
+
+
+def test_the_retain_loss_holds_kept_prompts_and_starts_at_zero(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+
+    def retained(weight: float) -> list[float]:
+        knobs = {**SMALL, "steps": 12, "batch": 4, "confine": False, "blocks": "all", "retain_weight": weight}
+        losses = erase(pipe, ["cat"], "surgun", preserve=["dog"], **knobs).record.measured["losses"]
+        return [x["retain"] for x in losses]
+
+    free, held = retained(1e-6), retained(100.0)
+    assert free[0] == held[0] == 0
+    assert held[-1] < 0.5 * free[-1]
+    with pytest.raises(SettingError, match="retain_weight needs prompts to keep"):
+        erase(pipe, ["cat"], "surgun", confine=False, blocks="all", retain_weight=1.0, **SMALL)
 
 
 def test_without_a_judge_training_is_blind_and_says_so(any_pipe):

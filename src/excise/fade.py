@@ -18,10 +18,9 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from excise.edit import Edit
-from excise.families.base import Condition, Family, split
+from excise.families.base import Family, split
 from excise.metrics.rates import Estimate, bootstrap
 from excise.noising import noising
 
@@ -69,12 +68,6 @@ def distance(
         i, j = (torch.tensor(column) for column in zip(*part, strict=True))
         t = times[i, j]
         noised = plan.add(clean[i], noise[i, j], t)
-        guesses = [plan.noise(_predict(family, noised, t, condition[i]), noised, t) for family in (one, other)]
+        guesses = [plan.noise(family.predict(noised, t, condition[i]).cpu(), noised, t) for family in (one, other)]
         found[i, j] = (guesses[0] - guesses[1]).square().mean(dim=(1, 2, 3)).double()
     return found.mean(dim=1).numpy()
-
-
-def _predict(family: Family, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    where = next(family.denoiser.parameters())
-    inputs = condition.to(where.device, where.dtype)
-    return family.predict(latents.to(where.device, where.dtype), t.to(where.device), inputs).float().cpu()

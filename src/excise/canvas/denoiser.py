@@ -70,8 +70,8 @@ def train_denoiser(
         noised = plan.add(clean, noise, t).to(device, memory_format=torch.channels_last)
         condition = conditions(prompts)
         with torch.autocast(device, torch.bfloat16):
-            guess = family.predict(noised, t.to(device), condition)
-        error = (guess.float() - plan.target(clean, noise, t).to(device)).square().mean(dim=(1, 2, 3))
+            guess = family.predict(noised, t, condition)
+        error = (guess - plan.target(clean, noise, t).to(device)).square().mean(dim=(1, 2, 3))
         return (_weight(plan, t).to(device) * error).mean()
 
     return train(network, loss_of, Plan("denoiser", steps, lr=lr, ema=0.999, every=100), work, seed, report)

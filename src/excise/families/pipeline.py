@@ -95,9 +95,18 @@ class PipelineFamily(ABC):
             ConceptError: a prompt does not fit, or does not contain its subject.
         """
 
-    @abstractmethod
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """What the denoiser says of `latents` (B, C, H, W) at `timestep` (B,), in its own parameterisation."""
+        """What the denoiser says of `latents` (B, C, H, W) at `timestep` (B,), in its own parameterisation.
+
+        Inputs may be anywhere and of any precision; the answer is in single, where the denoiser is.
+        """
+        where = next(self.denoiser.parameters())
+        inputs = condition.to(where.device, where.dtype)
+        return self._predict(latents.to(where.device, where.dtype), timestep.to(where.device), inputs).float()
+
+    @abstractmethod
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """`predict` where everything is in place."""
 
     @abstractmethod
     def unconditional(self) -> Condition:

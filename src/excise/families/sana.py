@@ -64,7 +64,7 @@ class Sana(PipelineFamily):
         read = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(self.denoiser.dtype)))
         return TextStates(read, first, last, end, pads=False)
 
-    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         scaled = timestep * self.denoiser.config.timestep_scale
         output: Tensor = self.denoiser(latents, timestep=scaled, **condition.inputs).sample
         # Some models tell their uncertainty in further channels; the sampler ignores them.

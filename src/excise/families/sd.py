@@ -34,7 +34,7 @@ class StableDiffusion(PipelineFamily):
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
         return TextStates(self.condition(texts).inputs["encoder_hidden_states"], *spans)
 
-    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         output: Tensor = self.denoiser(latents, timestep, **condition.inputs).sample
         return output
 

@@ -51,7 +51,7 @@ class StableDiffusionXL(PipelineFamily):
         inputs = self.condition(texts).inputs
         return TextStates(inputs["encoder_hidden_states"], *spans, pooled=inputs["text_embeds"])
 
-    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         side = self.image_size
         sizes = torch.tensor([side, side, 0, 0, side, side], device=latents.device).expand(len(latents), 6)
         added = {"text_embeds": condition.inputs["text_embeds"], "time_ids": sizes.to(latents.dtype)}

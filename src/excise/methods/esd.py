@@ -95,23 +95,21 @@ def step_of(problem: TrainingProblem, config: ESDConfig, adapter: Weights) -> St
         rows = torch.randint(len(asked[i]), (config.batch,), generator=generator)
         done = int(torch.randint(config.sampler_steps, (1,), generator=generator))
         noise = torch.randn(config.batch, *shape, generator=generator)
-        where = next(family.denoiser.parameters())
-        rows_ = (asked[i][rows], anchors[i][rows], empty[[0] * len(rows)])
-        c, a, free = (x.to(where.device, where.dtype) for x in rows_)
+        c, a, free = asked[i][rows], anchors[i][rows], empty[[0] * len(rows)]
         with torch.no_grad():
             with adapter.teacher() if config.by == "teacher" else nullcontext():
                 x, t = partial_denoise(
                     family,
                     c,
                     free,
-                    noise.to(where.device, where.dtype),
+                    noise,
                     steps=config.sampler_steps,
                     done=done,
                     guidance=config.guidance,
                 )
             with adapter.teacher():
                 goal = wanted(config, lambda condition: family.predict(x, t, condition), c, free, a)
-        loss = (family.predict(x, t, c).float() - goal.float()).square().mean()
+        loss = (family.predict(x, t, c) - goal).square().mean()
         return {"loss": loss}
 
     return step

@@ -41,6 +41,7 @@ from excise.training.pictures import Slots, draw_slots
 from excise.training.problem import Trained, TrainingProblem
 from excise.training.run import look_of, train
 
+MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 
 
@@ -65,12 +66,23 @@ class SurgUnConfig(TrainedConfig):
     pictures: int = Field(32, ge=2, description="Pictures of the target, and of each distractor.")
     caption: Literal["target", "own"] = Field("target", description="Prompts that distractors are trained under.")
     share_noise: bool = Field(True, description="One noise for a target and its distractor.")
+    retain_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of staying near the untouched model on prompts to keep; 0 leaves that to where "
+        "the training takes place.",
+    )
     blocks: str = Field(
         "auto",
         description="Attention blocks to train: auto (localised; all when confined), all, random:n, worst:n, or their "
         "names separated by commas.",
     )
     keep_blocks: int = Field(2, ge=1, description="Blocks that localisation keeps.")
+    inject: bool = Field(
+        False,
+        description="Probe only the third of the blocks through which the target's prompt acts most (prompt "
+        "injection); where blocks are many.",
+    )
     reuse_blocks: bool = Field(
         True, description="Take the localisation of an earlier concept of the kind, where one is kept."
     )
@@ -82,12 +94,13 @@ class SurgUnConfig(TrainedConfig):
 
 @dataclass(frozen=True)
 class Competition:
-    """One target's pictures, ready for training."""
+    """One target's pictures, ready for training; `kept` are the prompts of an explicit retain loss, if one is asked."""
 
     slots: Slots
     family: Family
     plan: Noising
     config: SurgUnConfig
+    kept: Condition | None = None
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
@@ -108,15 +121,23 @@ class Competition:
 
     def errors(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> tuple[Tensor, Tensor]:
         """(m,) errors of the targets, and of their distractors, by one pass of the model."""
-        where = next(self.family.denoiser.parameters())
-        clean, noise, t, condition = batch
-        inputs = condition.to(where.device, where.dtype)
-        clean, noise, t = (
-            x.to(where.device, where.dtype if x.is_floating_point() else x.dtype) for x in (clean, noise, t)
-        )
-        found = objectives.errors(self.family, self.plan, clean, noise, t, inputs)
+        found = objectives.errors(self.family, self.plan, *batch)
         target, distractor = found.chunk(2)
         return target, distractor
+
+    def drift(self, generator: torch.Generator, adapter: Weights) -> Tensor:
+        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over prompts c to keep, at noised pictures of the distractors."""
+        assert self.kept is not None
+        m = self.config.batch
+        pictures = self.slots.distractors.flatten(0, 1)
+        clean = pictures[torch.randint(len(pictures), (m,), generator=generator)]
+        noise = torch.randn(clean.shape, generator=generator)
+        t = self.plan.times(m, generator=generator)
+        condition = self.kept[torch.randint(len(self.kept), (m,), generator=generator)]
+        noised = self.plan.add(clean, noise, t)
+        with adapter.teacher(), torch.no_grad():
+            before = self.family.predict(noised, t, condition)
+        return (self.family.predict(noised, t, condition) - before).square().mean()
 
     def _filled(self, k: int) -> list[int]:
         both = self.slots.filled[0] & self.slots.filled[1 + k]
@@ -176,7 +197,11 @@ def step_of(adapter: Weights, competitions: Sequence[Competition], config: SurgU
             if config.contrast in ("npo", "duo"):
                 with adapter.teacher(), torch.no_grad():
                     reference = competition.errors(batch)
-            parts.append(objective(*competition.errors(batch), config, start, reference))
+            losses = dict(objective(*competition.errors(batch), config, start, reference))
+            if competition.kept is not None:
+                losses["retain"] = competition.drift(generator, adapter)
+                losses["loss"] = losses["loss"] + config.retain_weight * losses["retain"]
+            parts.append(losses)
         return {name: torch.stack([p[name] for p in parts]).mean() for name in parts[0]}
 
     return step
@@ -222,7 +247,8 @@ class SurgUn:
         """Distractors, pictures, where to train, training, and which checkpoint to keep."""
         family = problem.family
         plan = noising(family.pipe.scheduler)
-        competitions = [Competition(_slots(problem, c, config), family, plan, config) for c in problem.concepts]
+        kept = _kept(problem) if config.retain_weight else None
+        competitions = [Competition(_slots(problem, c, config), family, plan, config, kept) for c in problem.concepts]
         look = look_of(problem)
         evidence: dict[str, Any] = {
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
@@ -243,6 +269,23 @@ class SurgUn:
         adapter = Adapter(family, [m.path for m in maps], config.rank, problem.seed, spans)
         deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
         return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
+
+
+def _kept(problem: TrainingProblem) -> Condition:
+    """The prompts of the retain loss: at most MOST_KEPT of those to keep, and the empty prompt.
+
+    Raises:
+        SettingError: nothing to keep was given.
+    """
+    if not problem.retain:
+        raise SettingError(
+            "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or leave "
+            "it at 0."
+        )
+    order = torch.randperm(len(problem.retain), generator=torch.Generator().manual_seed(problem.seed)).tolist()
+    return problem.family.condition(["", *(problem.retain[i] for i in order[:MOST_KEPT])]).to(
+        torch.device("cpu"), torch.float32
+    )
 
 
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:

@@ -20,7 +20,7 @@ from excise.errors import SettingError
 from excise.families.base import fingerprint
 from excise.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
-from excise.training.config import TrainedConfig
+from excise.training.injection import strongest
 from excise.training.loop import Step, fit
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem, digest
@@ -74,10 +74,12 @@ def localise(
     return choose(table.rows, _number(wanted), worst=True), table
 
 
-def probe(problem: TrainingProblem, config: TrainedConfig, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
+def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
     """Train every block alone for a while and look."""
     rows, pictures = [], {}
     known = blocks(problem.family)
+    if config.inject:
+        known = strongest(problem, look, known)
     for i, block in enumerate(known):
         problem.say("localising", i, len(known))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
@@ -98,7 +100,7 @@ def choose(rows: Sequence[dict[str, Any]], count: int, worst: bool = False) -> l
     return [r["block"] for r in ranked[:count]]
 
 
-def _kept(problem: TrainingProblem, config: TrainedConfig) -> Path | None:
+def _kept(problem: TrainingProblem, config: Any) -> Path | None:
     """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
     if problem.cache is None:
         return None

@@ -13,7 +13,7 @@ from excise.noising import Noising
 def errors(family: Family, plan: Noising, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
     """(n,) mean squared error of the denoiser's prediction against its target, in its own parameterisation."""
     guess = family.predict(plan.add(clean, noise, t), t, condition)
-    return (guess.float() - plan.target(clean, noise, t).float()).square().mean(dim=(1, 2, 3))
+    return (guess - plan.target(clean, noise, t).to(guess.device)).square().mean(dim=(1, 2, 3))
 
 
 def ratio(target: Tensor, distractor: Tensor, d: float) -> Tensor:

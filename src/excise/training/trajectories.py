@@ -31,7 +31,8 @@ def partial_denoise(
     """
     scheduler: Any = _plain_scheduler(family)
     scheduler.set_timesteps(steps)
-    x, where = noise * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else noise, noise.device
+    x, where = noise, next(family.denoiser.parameters()).device
+    x = x.to(where) * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps[:done]:
         at = t.to(where).expand(len(x))
         free, asked = (family.predict(x, at, c) for c in (unconditional, condition))
