@@ -93,7 +93,6 @@ def family_at(shape: str, side: int) -> tuple[PipelineFamily, Callable[[int], Co
     finally:
         torch.set_default_dtype(dtype)
     network.requires_grad_(False)
-    family.denoiser.enable_gradient_checkpointing()
 
     def conditions(n: int) -> Condition:
         if shape == "sana":

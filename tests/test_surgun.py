@@ -334,6 +334,24 @@ def test_a_model_in_half_precision_is_trained_as_well(any_pipe, method, precisio
     )
 
 
+def test_recomputing_changes_memory_alone(any_pipe):
+    def losses(**knobs):
+        edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="all", **SMALL, **knobs)
+        return [x["loss"] for x in edit.record.measured["losses"]]
+
+    calls, network = [], family_of(any_pipe).denoiser
+    plain = losses()
+    block = next(m for n, m in network.named_modules() if n.endswith("transformer_blocks.0"))
+    hook = block.register_forward_pre_hook(lambda *_: calls.append(1))
+    losses()
+    once = len(calls)
+    again = losses(checkpointing=True)
+    hook.remove()
+    assert again == pytest.approx(plain, rel=1e-5)
+    assert len(calls) - once > once
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in network.modules())
+
+
 def test_the_retain_loss_holds_kept_prompts_and_starts_at_zero(tokenizer):
     pipe = tiny_pipe(tokenizer)
 

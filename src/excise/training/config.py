@@ -24,6 +24,9 @@ class TrainedConfig(Settings):
     save_every: int = Field(50, ge=1, description="Steps between checkpoints that calibration chooses from.")
     batch: int = Field(4, ge=1, description="Target pictures in a pass (as many distractors beside them).")
     accumulate: int = Field(1, ge=1, description="Passes whose gradients make one step; saves memory.")
+    checkpointing: bool = Field(
+        False, description="Recompute what is between layers on the way back: less memory, about a third more time."
+    )
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="Of the passes; the LoRA itself stays in single."
     )

@@ -143,8 +143,8 @@ def _step(
                 total[name] = total.get(name, 0.0) + float(value.detach()) / plan.accumulate
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            "the device ran out of memory in training; lower --set batch=..., raise --set accumulate=..., or lower "
-            "--set rank=..."
+            "the device ran out of memory in training; lower --set batch=..., raise --set accumulate=..., or use "
+            "--set checkpointing=true"
         ) from error
     if accelerator.num_processes > 1:
         _average(accelerator, parameters, total)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 from excise.edit import Delta
-from excise.families.base import fingerprint
+from excise.families.base import Family, fingerprint
 from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
@@ -44,8 +45,11 @@ def train(
 
     plan = replace(config.plan(), request=_request(problem, config))
     with adapter:
-        step = step_of(adapter)
-        run = fit(adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch, tracker=config.tracker)
+        with recomputing(problem.family) if config.checkpointing else nullcontext():
+            step = step_of(adapter)
+            run = fit(
+                adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch, tracker=config.tracker
+            )
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
             chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say)
@@ -58,6 +62,16 @@ def train(
         "losses": run.losses,
         "skipped_steps": run.skipped,
     }
+
+
+@contextmanager
+def recomputing(family: Family) -> Iterator[None]:
+    """Gradient checkpointing for a while."""
+    family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        family.denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
 
 
 def _request(problem: TrainingProblem, config: TrainedConfig) -> str:
