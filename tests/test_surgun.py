@@ -15,6 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from excise import erase
+from excise.edit import Edit
 from excise.errors import ConceptError, SettingError
 from excise.families import family_of
 from excise.families.base import join
@@ -445,6 +446,29 @@ def test_another_request_in_the_same_folder_is_trained_anew(tokenizer, tmp_path)
     assert losses("cat") == cat
     assert losses("car") == losses("car", folder=None) != cat
     assert losses("car", weight=0.5) == losses("car", folder=None, weight=0.5)
+
+
+def test_a_second_concept_is_erased_on_top_of_the_first(any_pipe, excise, tmp_path):
+    any_pipe.save_pretrained(tmp_path / "model")
+    knobs = {**SMALL, "confine": "false", "blocks": "all"}
+    settings = [part for k, v in knobs.items() for part in ("--set", f"{k}={v}")]
+
+    def run(concept: str, out: str, *more) -> None:
+        command = ["erase", "--model", tmp_path / "model", "--method", "surgun", "-c", concept, "--out", tmp_path / out]
+        status, _, err = excise(*command, *settings, *more)
+        assert status == 0, err
+
+    run("cat", "first")
+    run("car", "second", "--edit", tmp_path / "first/edit.safetensors")
+    run("car", "alone")
+    first, second, alone = (Edit.load(tmp_path / f"{x}/edit.safetensors") for x in ("first", "second", "alone"))
+    assert second.record.measured["after"] == ["surgun: cat"]
+    assert "after" not in alone.record.measured
+    assert second.record.base == alone.record.base
+    path = second.paths[0]
+    assert not torch.equal(second.modules[path].b, alone.modules[path].b)
+    with first.apply(any_pipe), second.apply(any_pipe):  # in the order in which they were made
+        pass
 
 
 def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):

@@ -222,6 +222,14 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
     )
 
 
+def in_force(family: Family) -> list[str]:
+    """What is applied to a model now, in order: method and concepts of each edit."""
+    return [
+        f"{e.record.method}: {', '.join(c.name for c in e.record.concepts)}" + ("" if s == 1 else f" at strength {s:g}")
+        for e, s in _stack_of(family.denoiser).layers
+    ]
+
+
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
     """Weights by module path as they are without any edit; by default those that read text."""
     kept = _stack_of(family.denoiser).originals

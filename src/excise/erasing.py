@@ -13,7 +13,7 @@ import torch
 
 from excise.built_in import BUILT_IN, WEIGHTS
 from excise.concept import TEMPLATES, Concept, as_concepts, check_preserve, same, with_anchor
-from excise.edit import Edit, as_family, base_of, original_weights
+from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.errors import ConceptError, unknown
 from excise.families.base import Family
 from excise.methods import METHODS
@@ -44,6 +44,9 @@ def erase(
     **settings: Any,
 ) -> Edit:
     """Remove concepts from a model. The model is not changed; apply the edit to it.
+
+    With edits in force the new one belongs on top of them: a closed form starts from the original weights and adds to
+    whatever else is applied, a trained method goes on from the model as it is and says so in the record ("after").
 
     Args:
         model: a pipeline, or what `excise.load` returned.
@@ -162,7 +165,9 @@ def _trained(
     room = room or Room()
     trained = method.train(training_problem(asked, room, is_built_in(asked.family)), config)
     room.pictures.update(trained.pictures)
-    return Solution(modules=trained.modules), dict(trained.evidence), {"train": time.perf_counter() - began}
+    before = in_force(asked.family)
+    evidence = {**trained.evidence, **({"after": before} if before else {})}
+    return Solution(modules=trained.modules), evidence, {"train": time.perf_counter() - began}
 
 
 def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept]) -> Vocabulary:

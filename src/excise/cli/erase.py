@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -36,11 +37,14 @@ def erase(
         Optional[Path],
         typer.Option(help="For trained methods: folder of a CLIP model that looks on; built-in models have their own."),
     ] = None,
+    edit: o.EditsOption = None,
     as_json: o.JsonOption = False,
     *,
     source: o.Source,
 ) -> None:
     """Remove concepts from a model and write the edit as a small file.
+
+    With --edit the earlier edits are in force meanwhile, and the new one belongs on top of them.
 
     Example: excise erase --model canvas-sd --concept cat --preserve dog --out runs/cat
     """
@@ -65,39 +69,43 @@ def erase(
     from excise.training.problem import Room
 
     configure(method_class.Config, method, settings, concepts[0].kind)
+    earlier = o.load_edits(edit)
     make_folder(out)
     family = source.load(model)
     timings: dict[str, float] = {}
-    with show.stages() as say:
-        room = Room(judge, out / "training", o.user_cache(), say)
-        edit = erase_concepts(
-            family,
-            concept,
-            method,
-            preserve=names,
-            vocabulary=None if vocabulary == "none" else vocabulary,
-            kind=kind,
-            anchor=anchor,
-            seed=seed,
-            model_name=model,
-            revision=source.revision,
-            room=room,
-            timings=timings,
-            **settings,
-        )
-    path = edit.save(out / EDIT_NAME)
-    result = erase_result(edit, path, timings)
-    if preview if preview is not None else is_built_in(family):
-        with show.progress("drawing a preview") as advance:
-            pairs = erase_page(family, edit, model, out, names, advance, room.pictures)
-        write_images(
-            out,
-            [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")],
-            [image for p in pairs for image in (p.before, p.after)],
-        )
-    else:
-        erase_page(family, edit, model, out, names, None, room.pictures)
-    write_run(out, "erase", {**result, "record": edit.record.model_dump(mode="json")})
+    with ExitStack() as stack:
+        for e in earlier:
+            stack.enter_context(e.apply(family))
+        with show.stages() as say:
+            room = Room(judge, out / "training", o.user_cache(), say)
+            made = erase_concepts(
+                family,
+                concept,
+                method,
+                preserve=names,
+                vocabulary=None if vocabulary == "none" else vocabulary,
+                kind=kind,
+                anchor=anchor,
+                seed=seed,
+                model_name=model,
+                revision=source.revision,
+                room=room,
+                timings=timings,
+                **settings,
+            )
+        path = made.save(out / EDIT_NAME)
+        if preview if preview is not None else is_built_in(family):
+            with show.progress("drawing a preview") as advance:
+                pairs = erase_page(family, made, model, out, names, advance, room.pictures)
+            write_images(
+                out,
+                [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")],
+                [image for p in pairs for image in (p.before, p.after)],
+            )
+        else:
+            erase_page(family, made, model, out, names, None, room.pictures)
+    result = erase_result(made, path, timings)
+    write_run(out, "erase", {**result, "record": made.record.model_dump(mode="json")})
     if as_json:
         show.print_json(result)
         return
@@ -106,7 +114,8 @@ def erase(
         f"{path} ({path.stat().st_size / 1024:.0f} kB)"
     )
     show.say(f"see it:   {out / 'report.html'}")
-    show.say(f"verify:   excise evaluate --model {model} --edit {path} --concept '{concept[0]}' --out {out}-evaluation")
+    edits = " ".join(f"--edit {e}" for e in [*(edit or []), path])
+    show.say(f"verify:   excise evaluate --model {model} {edits} --concept '{concept[0]}' --out {out}-evaluation")
 
 
 def erase_result(edit: object, path: Path, timings: dict[str, float]) -> dict[str, object]:
