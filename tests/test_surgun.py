@@ -244,6 +244,18 @@ def test_rates_count_what_was_right_before(family):
     rates = look.rates(look.before)
     assert (rates.erase, rates.related, rates.unrelated) == (0.5, 0.5, 1.0)
     assert rates.score == pytest.approx(3 / (2 + 2 + 1))
+    assert rates.instead == 0
+
+
+def test_rates_tell_wreckage_from_something_else(family):
+    probes = [Probe("a cat", "cat", "target"), Probe("cat", "cat", "target"), Probe("a dog", "dog", "related")]
+    scorer = Half()
+    look = Look(family, probes, scorer, Sampling(2, 1.0), 0, others=["tree", "car"])
+    scorer.asked.clear()
+    scorer.answer = lambda name, i: i == 3  # of cat, cat, dog none; of tree and car in two pictures the last
+    rates = look.rates(look.before)
+    assert scorer.asked == ["cat", "cat", "dog", "tree", "car", "tree", "car"]
+    assert (rates.erase, rates.instead) == (1.0, 0.5)
 
 
 SMALL = {"steps": 4, "save_every": 2, "lr": 3e-2, "batch": 2, "pictures": 4, "count": 2}

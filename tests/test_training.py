@@ -310,6 +310,9 @@ def test_calibration_picks_the_planted_checkpoint_and_the_earlier_of_equals():
     assert choose(curve, "constrained") == 80  # 0.7 on both sides, and earlier
     assert choose(curve, "last") == 100
     assert choose(curve[:3], "constrained") == 40  # none erases enough
+    shows = {20: 0.0, 40: 0.32, 60: 0.6, 80: 0.64, 100: 0.55}
+    tied = [Point(s, Rates(1.0, 1.0, 1.0, instead)) for s, instead in shows.items()]
+    assert choose(tied, "hmean") == 60  # 0.6, as much as 0.64 and 0.55, and the earliest of them
 
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():

@@ -99,7 +99,7 @@ def training_curves(measured: Mapping[str, Any]) -> list[Curves]:
         lines = {names[n]: [float(x.get(n, "nan")) for x in losses] for n in shown if len(shown) == 1 or n != "loss"}
         found.append(curves("Losses by step", [x["step"] for x in losses], lines))
     if points:
-        parts = ("erase", "related", "unrelated", "score")
+        parts = ("erase", "related", "unrelated", "instead", "score")
         lines = {n: [float(p[n]) for p in points] for n in parts}
         title = f"Calibration on prompts and seeds of no test, seen by {measured.get('judge')}"
         found.append(curves(title, [p["step"] for p in points], lines, 1.0, measured.get("step")))

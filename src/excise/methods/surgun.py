@@ -249,7 +249,7 @@ class SurgUn:
         plan = noising(family.pipe.scheduler)
         kept = _kept(problem) if config.retain_weight else None
         competitions = [Competition(_slots(problem, c, config), family, plan, config, kept) for c in problem.concepts]
-        look = look_of(problem)
+        look = look_of(problem, sorted({name for c in competitions for name in c.slots.names}))
         evidence: dict[str, Any] = {
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},

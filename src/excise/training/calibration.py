@@ -10,7 +10,8 @@ from excise.training.adapters import Weights
 from excise.training.loop import State
 from excise.training.probes import Look, Rates
 
-TIE = 0.01  # scores within it count as equal; the earlier step wins
+TIE = 0.01  # scores within it count as equal
+TENTH = 1  # decimals to which they are then compared by what stands in for the target; last, the earlier step wins
 ENOUGH = 0.95  # erased, under the rule "constrained"
 Say = Callable[[str, int, int], None]
 Rule = Literal["hmean", "constrained", "last"]
@@ -47,16 +48,20 @@ def choose(curve: Sequence[Point], rule: Rule) -> int:
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
-    erase enough, else as hmean. last: the last one.
+    erase enough, else as hmean. last: the last one. Ties go to what shows something else instead of the target.
     """
     if rule == "last":
         return curve[-1].step
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
-        return _earliest(enough, [p.rates.retain for p in enough])
-    return _earliest(curve, [p.rates.score for p in curve])
+        return _best(enough, [p.rates.retain for p in enough])
+    return _best(curve, [p.rates.score for p in curve])
 
 
-def _earliest(curve: Sequence[Point], scores: Sequence[float]) -> int:
-    best = max(scores)
-    return next(p.step for p, s in zip(curve, scores, strict=True) if s >= best - TIE)
+def _best(curve: Sequence[Point], scores: Sequence[float]) -> int:
+    """Of those that tie with the best score, the one whose target pictures show something, and of these the earliest.
+
+    A prompt that yields wreckage has lost its target as surely as one that yields a tree, so the score cannot tell.
+    """
+    tied = [p for p, s in zip(curve, scores, strict=True) if s >= max(scores) - TIE]
+    return min(tied, key=lambda p: (-round(p.rates.instead, TENTH), p.step)).step

@@ -33,11 +33,13 @@ class Rates:
     Attributes:
         erase: target pictures that no longer show the target.
         related, unrelated: of the pictures that were right before, the share still right, near to the target and far.
+        instead: target pictures that show something else by name, not wreckage; 0 where no names may stand in.
     """
 
     erase: float
     related: float
     unrelated: float
+    instead: float = 0.0
 
     @property
     def retain(self) -> float:
@@ -55,13 +57,23 @@ class Look:
 
     Args:
         probes: what to draw. seed: of the pictures; neither is any protocol's.
+        others: names that may stand in for the target.
 
     Raises:
         ConceptError: the scorer never sees the target in the untouched model's pictures.
     """
 
-    def __init__(self, family: Family, probes: Sequence[Probe], scorer: Scorer, sampling: Sampling, seed: int) -> None:
+    def __init__(
+        self,
+        family: Family,
+        probes: Sequence[Probe],
+        scorer: Scorer,
+        sampling: Sampling,
+        seed: int,
+        others: Sequence[str] = (),
+    ) -> None:
         self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
+        self.others = list(others)
         self.before = self.draw()
         self.right = self._sees(self.before)
         if not any(r for r, p in zip(self.right, self.probes, strict=True) if p.role == "target"):
@@ -90,7 +102,15 @@ class Look:
             rows = [n for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == role and r]
             return sum(rows) / len(rows) if rows else 1.0
 
-        return Rates(1 - share("target"), share("related"), share("unrelated"))
+        return Rates(1 - share("target"), share("related"), share("unrelated"), self._instead(images))
+
+    def _instead(self, images: Sequence[Image.Image]) -> float:
+        """Share of the target's pictures in which one of the other names is seen."""
+        shown = [image for image, p in zip(images, self.probes, strict=True) if p.role == "target"]
+        asked = [name for _ in shown for name in self.others]
+        seen = self.scorer.sees([image for image in shown for _ in self.others], asked) if asked else []
+        k = len(self.others)
+        return sum(any(seen[i * k : (i + 1) * k]) for i in range(len(shown))) / len(shown)
 
     def _sees(self, images: Sequence[Image.Image]) -> list[bool]:
         return self.scorer.sees(images, [p.name for p in self.probes])

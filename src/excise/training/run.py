@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -19,12 +19,16 @@ from excise.training.problem import TrainingProblem, digest
 UNSEEN = "none: training pictures were not filtered, the last checkpoint was kept"
 
 
-def look_of(problem: TrainingProblem) -> Look | None:
-    """The pictures to judge checkpoints and blocks by, drawn once from the untouched model; None without a judge."""
+def look_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Look | None:
+    """The pictures to judge checkpoints and blocks by, drawn once from the untouched model; None without a judge.
+
+    Args:
+        others: names that may stand in for the targets.
+    """
     probes = [p for c in problem.concepts for p in problem.probes.get(c.name, ())]
     if problem.scorer is None or not probes:
         return None
-    return Look(problem.family, probes, problem.scorer, problem.sampling, problem.seed)
+    return Look(problem.family, probes, problem.scorer, problem.sampling, problem.seed, others)
 
 
 def train(
