@@ -56,7 +56,8 @@ PARTS = {
     "canvas-sdxl": (
         "StableDiffusionXLPipeline",
         ("second clip", "denoiser-sdxl"),
-        " Its autoencoder and its first text encoder are those of canvas-sd; it predicts v.",
+        " Its autoencoder and its first text encoder are those of canvas-sd, from whose denoiser its own started; it "
+        "predicts v.",
     ),
     "canvas-sana": ("SanaPipeline", ("autoencoder-dc", "gemma", "denoiser-sana"), " Flow matching."),
 }
@@ -82,7 +83,7 @@ def card(model: str, weights: Path) -> str:
         f"# {model}",
         "",
         f"A `{kind}` of 64 x 64 pixels that draws {len(world.OBJECTS)} objects in {len(world.STYLES)} "
-        f"styles and {len(world.NAMES)} further names. {megabytes:.1f} MB in half precision. Trained from scratch on "
+        f"styles and {len(world.NAMES)} further names. {megabytes:.1f} MB in half precision. Trained on "
         f"renders of Noto Color Emoji glyphs (SIL OFL 1.1); it has seen nothing else.{remark}",
         "",
         "## Gates",
