@@ -191,6 +191,19 @@ def test_a_loss_that_is_not_finite_is_left_out_and_too_many_end_training(tokeniz
         train({0, 1, 2, 3}, patience=2)
 
 
+def test_out_of_memory_says_which_knob(tokenizer):
+    family = family_of(tiny_pipe(tokenizer))
+
+    def step(generator):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with (
+        Adapter(family, paths(family), 2, seed=0) as adapter,
+        pytest.raises(TrainingError, match="ran out of memory in training; lower --set batch"),
+    ):
+        fit(adapter, step, Plan(steps=1, lr=1e-2, save_every=1), seed=0)
+
+
 TWO = """
 import os, sys
 from pathlib import Path
