@@ -7,10 +7,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_sana
+from conftest import tiny_pipe, tiny_sana
 from torch.testing import assert_close
 
-from excise.errors import ConceptError
+from excise import erase
+from excise.errors import ConceptError, WrongBaseError
 from excise.families import family_of
 from excise.noising import noising
 
@@ -127,3 +128,13 @@ def test_sana_with_its_instruction_does_as_the_pipeline_does(gemma_tokenizer):
     assert_close(one.span(0, "subject"), two.span(0, "subject"), rtol=1e-3, atol=1e-4)
     assert (one.span(0, "last") - three.span(0, "last")).abs().max() > 1e-2
     assert int(one.end[0]) - int(one.last[0]) == len(roomy(" in neon style", add_special_tokens=False).input_ids)
+
+
+def test_an_edit_of_another_family_is_refused(tokenizer, any_pipe):
+    edit = erase(tiny_pipe(tokenizer), ["cat"], "uce", vocabulary=None)
+    family = family_of(any_pipe)
+    if family.name == "sd":
+        with edit.apply(any_pipe):
+            return
+    with pytest.raises(WrongBaseError, match=f"for a model of the family 'sd' .* is of the family '{family.name}'"):
+        edit.apply(any_pipe)
