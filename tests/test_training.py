@@ -16,10 +16,10 @@ from torch.testing import assert_close
 from excise.edit import Edit
 from excise.errors import ConceptError, SettingError, TrainingError
 from excise.families import family_of
-from excise.methods.surgun import null_span
 from excise.training import loop, objectives
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.calibration import Point, calibrate, choose
+from excise.training.confinement import null_span, target_span
 from excise.training.distractors import choose as choose_distractors
 from excise.training.localisation import choose as choose_blocks
 from excise.training.loop import Plan, fit
@@ -119,6 +119,30 @@ def test_the_null_span_is_what_retained_prompts_do_not_use(family):
         null_span(family, [], 1e-2)
     with pytest.raises(SettingError, match="no direction of text space is free at threshold -1"):
         null_span(family, kept, -1.0)
+
+
+def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family):
+    kept, share = ["a dog", "a car in neon style"], 0.5
+    asked = [("a cat", "cat"), ("a kitty in neon style", "kitty")]
+    span = target_span(family, [asked], kept, share, 1e-2)
+    states = family.encode([p for p, _ in asked], [w for _, w in asked])
+    rows = torch.cat([states.span(i, "from_last") for i in range(2)]).double()
+    own, size = rows @ span, rows.square().sum(dim=1).mean()  # answers at the size of the states themselves
+    assert_close(own.mT @ own / len(own), size * torch.eye(span.shape[1], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    others = family.encode([*kept, ""])
+    rest = torch.cat([others.span(i, "all") for i in range(3)]).double() @ span
+    energy = rest.square().mean(dim=0)
+    assert energy.max() <= share * size
+    assert target_span(family, [asked], kept, 0.1, 1e-2).shape[1] < span.shape[1]
+    if family.name == "sd":
+        assert target_span(family, [asked], kept, 0.07, 1e-2).shape == (family.text_width, 1)
+    # Every target is heard as loudly as if it were alone.
+    both = target_span(family, [asked, [("a tree", "tree")]], kept, share, 1e-2)
+    assert both.shape[1] >= span.shape[1]
+    with pytest.raises(SettingError, match="tells the targets from what is kept at share 1e-09"):
+        target_span(family, [asked], kept, 1e-9, 1e-2)
+    with pytest.raises(SettingError, match="confine needs prompts to keep"):
+        target_span(family, [asked], [], share, 1e-2)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tokenizer, tmp_path):

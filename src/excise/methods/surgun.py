@@ -12,8 +12,8 @@ For a target T with prompts c_T and K diverse distractors, pictures x_T and x_D 
 
 Descent on L_D teaches the target's prompts several other outcomes, the contrast pushes the target's own denoising away
 and is bounded. Where to train is decided by pictures (training/localisation.py), or, with `confine`, by algebra: the
-keys and values that read text change in the null space of what is kept, so retained prompts stay as they are. Which
-checkpoint to keep is decided by pictures too (training/calibration.py).
+keys and values that read text change where kept prompts hardly answer (training/confinement.py), so these stay as they
+are. Which checkpoint to keep is decided by pictures too (training/calibration.py).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from torch import Tensor
 from excise.concept import Concept
 from excise.errors import SettingError
 from excise.families.base import Condition, Family, join
-from excise.linalg.solves import null_space
 from excise.noising import Noising, noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.config import TrainedConfig
+from excise.training.confinement import null_span, target_span
 from excise.training.distractors import choose
 from excise.training.localisation import localise
 from excise.training.loop import Losses, Step
@@ -87,9 +87,14 @@ class SurgUnConfig(TrainedConfig):
         True, description="Take the localisation of an earlier concept of the kind, where one is kept."
     )
     confine: bool = Field(
-        True, description="Change text-reading keys and values alone, in the null space of what is kept."
+        True, description="Change text-reading keys and values alone, in a part of text space that spares what is kept."
     )
-    threshold: float = Field(1e-2, gt=0, description="Eigenvalues of the mean retain moment below it count as null.")
+    span: Literal["target", "null"] = Field(
+        "target", description="That part: what tells the target from what is kept, or what is kept does not use at all."
+    )
+    share: float = Field(0.03, gt=0, description="Of span=target: largest kept energy beside the target's.")
+    ridge: float = Field(1e-2, gt=0, description="Of span=target: added to the kept moment, in its mean eigenvalues.")
+    threshold: float = Field(1e-2, gt=0, description="Of span=null: eigenvalues of the kept moment below it are null.")
 
 
 @dataclass(frozen=True)
@@ -215,28 +220,6 @@ def _start(adapter: Weights, competition: Competition) -> float:
         return float(torch.stack([competition.errors(competition.batch(generator))[0].mean() for _ in range(4)]).mean())
 
 
-def null_span(family: Family, retain: Sequence[str], threshold: float) -> Tensor:
-    """(d, q) the directions of text space that no retained prompt uses, the empty prompt among them.
-
-    Eigenvectors of the mean moment R^T R / |R| of all retained token states with an eigenvalue below `threshold`.
-
-    Raises:
-        SettingError: nothing to keep was given, or nothing is left.
-    """
-    if not retain:
-        raise SettingError(
-            "confine needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or use "
-            "--set confine=false"
-        )
-    prompts = list(dict.fromkeys([*retain, ""]))
-    states = family.encode(prompts)
-    rows = torch.cat([states.span(i, "all") for i in range(len(prompts))]).double()
-    span = null_space(rows.mT @ rows / len(rows), threshold)
-    if not span.shape[1]:
-        raise SettingError(f"no direction of text space is free at threshold {threshold:g}; raise --set threshold=...")
-    return span
-
-
 class SurgUn:
     """The method as the registry knows it."""
 
@@ -254,21 +237,29 @@ class SurgUn:
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
         }
-        spans, blocks, table = {}, None, None
+        spans, rank, blocks, table = {}, config.rank, None, None
         if config.confine:
             maps = choose_maps(family, "cross_kv", None)
-            span = null_span(family, problem.retain, config.threshold)
-            spans = {m.path: span for m in maps}
-            evidence["null_space"] = {"width": len(span), "free": span.shape[1]}
+            span = _span(problem, config)
+            spans, rank = {m.path: span for m in maps}, min(rank, span.shape[1])
+            evidence["text_space"] = {"width": len(span), "free": span.shape[1]}
         else:
             blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
             maps = choose_maps(family, config.modules, blocks)
             evidence["blocks"] = blocks
             if table:
                 evidence |= {"localisation": table.rows, "localised_for": table.concept}
-        adapter = Adapter(family, [m.path for m in maps], config.rank, problem.seed, spans)
+        adapter = Adapter(family, [m.path for m in maps], rank, problem.seed, spans)
         deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
         return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
+
+
+def _span(problem: TrainingProblem, config: SurgUnConfig) -> Tensor:
+    """(d, q) where in text space the confined LoRA reads."""
+    if config.span == "null":
+        return null_span(problem.family, problem.retain, config.threshold)
+    asked = [[(t.replace("{}", w), w) for w in c.words for t in problem.templates[c.kind]] for c in problem.concepts]
+    return target_span(problem.family, asked, problem.retain, config.share, config.ridge)
 
 
 def _kept(problem: TrainingProblem) -> Condition:

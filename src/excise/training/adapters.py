@@ -97,8 +97,8 @@ class Adapter(Weights):
         paths: of the linear maps.
         rank: r; alpha equals it.
         seed: of the Gaussian.
-        spans: by path, (in, q) orthonormal columns that the input factor is confined to: a = a' span^T with a' (r, q)
-            trained. States outside the span are then not touched at all.
+        spans: by path, (in, q) columns that the input factor is confined to: a = a' span^T with a' (r, q) trained.
+            States outside the span are then not touched at all.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class FullWeights(Weights):
 
 
 class _Confined(nn.Module):
-    """a = a' span^T."""
+    """a = a' span^T; a Gaussian a stands for a Gaussian a' of the same size, however long the span's columns are."""
 
     span: Tensor
 
@@ -225,4 +225,4 @@ class _Confined(nn.Module):
         return inner @ self.span.mT
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight @ self.span
+        return weight @ nn.functional.normalize(self.span, dim=0)
