@@ -11,7 +11,7 @@ from excise.training.loop import State
 from excise.training.probes import Look, Rates
 
 TIE = 0.01  # scores within it count as equal
-TENTH = 1  # decimals to which they are then compared by what stands in for the target; last, the earlier step wins
+CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first, then the earlier step
 ENOUGH = 0.95  # erased, under the rule "constrained"
 Say = Callable[[str, int, int], None]
 Rule = Literal["hmean", "constrained", "last"]
@@ -59,9 +59,9 @@ def choose(curve: Sequence[Point], rule: Rule) -> int:
 
 
 def _best(curve: Sequence[Point], scores: Sequence[float]) -> int:
-    """Of those that tie with the best score, the one whose target pictures show something, and of these the earliest.
+    """Of those that tie with the best score, the earliest, but one whose target pictures mostly show something first.
 
     A prompt that yields wreckage has lost its target as surely as one that yields a tree, so the score cannot tell.
     """
     tied = [p for p, s in zip(curve, scores, strict=True) if s >= max(scores) - TIE]
-    return min(tied, key=lambda p: (-round(p.rates.instead, TENTH), p.step)).step
+    return min(tied, key=lambda p: (p.rates.instead < CLEAR, p.step)).step
