@@ -11,7 +11,7 @@ from excise.training.loop import State
 from excise.training.probes import Look, Rates
 
 TIE = 0.01  # scores within it count as equal
-CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first, then the earlier step
+CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
 ENOUGH = 0.95  # erased, under the rule "constrained"
 Say = Callable[[str, int, int], None]
 Rule = Literal["hmean", "constrained", "last"]
@@ -48,7 +48,7 @@ def choose(curve: Sequence[Point], rule: Rule) -> int:
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
-    erase enough, else as hmean. last: the last one. Ties go to what shows something else instead of the target.
+    erase enough, else as hmean. last: the last one. Of a tie the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
@@ -59,9 +59,11 @@ def choose(curve: Sequence[Point], rule: Rule) -> int:
 
 
 def _best(curve: Sequence[Point], scores: Sequence[float]) -> int:
-    """Of those that tie with the best score, the earliest, but one whose target pictures mostly show something first.
+    """Of those that tie with the best score the middle one; if target pictures of some show something, of these.
 
-    A prompt that yields wreckage has lost its target as surely as one that yields a tree, so the score cannot tell.
+    The first to tie has barely lost its target, the last has moved furthest. And a prompt that yields wreckage has lost
+    its target as surely as one that yields a tree, so the score cannot tell them apart.
     """
-    tied = [p for p, s in zip(curve, scores, strict=True) if s >= max(scores) - TIE]
-    return min(tied, key=lambda p: (p.rates.instead < CLEAR, p.step)).step
+    tied = sorted((p for p, s in zip(curve, scores, strict=True) if s >= max(scores) - TIE), key=lambda p: p.step)
+    clear = [p for p in tied if p.rates.instead >= CLEAR] or tied
+    return clear[(len(clear) - 1) // 2].step
