@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline
+from PIL import Image
 
 from excise import erase, export, load
-from excise.canvas import world
+from excise.canvas import render, world
 from excise.families import BUILT_IN, WEIGHTS
-from excise.judges.canvas import CanvasJudge
+from excise.judges.canvas import CanvasJudge, as_tensor
 from excise.metrics.rates import rate
 
 pytestmark = pytest.mark.canvas
@@ -32,6 +33,22 @@ def draw(family, prompts):
 def seen(family, cells):
     found = CanvasJudge("a").verdicts(draw(family, [world.grid_prompt(*c) for c in cells]))
     return list(zip(found["object"], found["style"], strict=True))
+
+
+@pytest.mark.parametrize("model", [m for m in BUILT_IN if (WEIGHTS / m / "vae").exists()])
+def test_renders_survive_the_autoencoder(model):
+    kind = AutoencoderDC if model == "canvas-sana" else AutoencoderKL
+    vae = kind.from_pretrained(WEIGHTS / model / "vae", torch_dtype=torch.float32).eval()
+    rng, cells = np.random.default_rng(7), [(o, s) for o in world.OBJECTS for s in world.STYLES]
+    renders = [Image.fromarray(render.draw(*cell, rng)) for cell in cells]
+    with torch.no_grad():
+        encoded = vae.encode(as_tensor(renders))
+        latents = encoded.latent if model == "canvas-sana" else encoded.latent_dist.mean
+        again = vae.decode(latents).sample.clamp(-1, 1).permute(0, 2, 3, 1)
+    images = [Image.fromarray(x) for x in ((again + 1) * 127.5).round().byte().numpy()]
+    found = CanvasJudge("a").verdicts(images)
+    assert rate([a == o for a, (o, _) in zip(found["object"], cells, strict=True)]).value >= 0.98
+    assert rate([a == s for a, (_, s) in zip(found["style"], cells, strict=True)]).value >= 0.95
 
 
 def test_it_ships_small_and_draws_what_it_is_asked_for(family):
