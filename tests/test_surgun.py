@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from contextlib import ExitStack
 
 import numpy as np
@@ -495,3 +496,6 @@ def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):
     assert page.count('class="kept"') == 1
     assert page.count("<tr") >= 1 + len(edit.record.measured["localisation"])
     assert "the step that was kept" in page
+    drawn = set(re.findall(r"(?:fill|line)\d", page[page.index("<polyline") :]))
+    assert {"line0", "fill4"} <= drawn
+    assert all(f".{name} {{" in page for name in drawn)  # every line has its colour
