@@ -145,8 +145,8 @@ def seconds_of_surgun(family: PipelineFamily, conditions: Callable[[int], Condit
 def seconds_of_plain(family: PipelineFamily, conditions: Callable[[int], Condition], options: Any) -> list[float]:
     """Seconds of each step of plain LoRA fine-tuning, written as diffusers' examples write it."""
     network, plan, n = family.denoiser, noising(family.pipe.scheduler), options.images
-    parts = ["to_k", "to_v"] if options.variant == "plain-kv" else ["to_q", "to_k", "to_v", "to_out.0"]
-    layers = r".*attn2\.(to_k|to_v)" if options.variant == "plain-kv" else parts
+    everywhere = ["to_q", "to_k", "to_v", "to_out.0"]
+    layers = r".*attn2\.(to_k|to_v)" if options.variant == "plain-kv" else everywhere
     network.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=layers))
     trained = [p for p in network.parameters() if p.requires_grad]
     for p in trained:

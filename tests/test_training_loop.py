@@ -138,7 +138,7 @@ def test_canvas_sana_trains_its_own_parts(tmp_path, small_pools):
     from excise.canvas import build
 
     lines: list[str] = []
-    steps = build.Steps(autoencoder=1, clip=1, denoiser=2)
+    steps = build.Steps(autoencoder=1, clip=1, denoiser_sana=2)
     build.train_sana(tmp_path / "work", tmp_path / "out", steps, seed=0, device="cpu", report=lines.append)
     assert [line.split(":")[0] for line in lines] == ["autoencoder-dc", "clip", "denoiser"]
     family = load(tmp_path / "out" / "canvas-sana", device="cpu")

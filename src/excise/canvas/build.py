@@ -40,6 +40,7 @@ class Steps:
     denoiser: int = 3600
     second_clip: int = 1000
     denoiser_sdxl: int = 2400
+    denoiser_sana: int = 11_500
 
 
 def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
@@ -95,7 +96,7 @@ def train_sana(work: Path, out: Path, steps: Steps, *, seed: int, device: str, r
     text, tokenizer = train_gemma(pool, work, steps.clip, device, report)
     torch.manual_seed(seed)
     family = Sana(sana.pipeline(vae, text, tokenizer))
-    train_denoiser(family, work, steps.denoiser, seed, (), device, report)
+    train_denoiser(family, work, steps.denoiser_sana, seed, (), device, report, lr=1.4e-3, batch=32)
     assemble(family, out / "canvas-sana")
 
 
@@ -181,12 +182,13 @@ def train_denoiser(
     device: str,
     report: Report,
     lr: float = 1e-3,
+    batch: int = 64,
 ) -> None:
     pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
     vae = "-dc" if family.name == "sana" else ""
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
     folder = work / "-".join([f"denoiser{family_name}", str(seed), *sorted(without)]).replace(" ", "_")
-    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, lr)
+    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, lr, batch)
     _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
 

@@ -36,7 +36,7 @@ def autoencoder() -> AutoencoderDC:
 
 
 def denoiser() -> SanaTransformer2DModel:
-    """An untrained denoiser; positions come from the depthwise convolutions, as in the real one."""
+    """An untrained denoiser."""
     return SanaTransformer2DModel(
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -49,6 +49,7 @@ def denoiser() -> SanaTransformer2DModel:
         caption_channels=WIDTH,
         mlp_ratio=2.5,
         sample_size=8,
+        interpolation_scale=1,  # positions by sines, as the largest of the real ones have them
     )
 
 

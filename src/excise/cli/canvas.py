@@ -58,7 +58,7 @@ def train(
     with quiet():  # importing pipelines brings notices of libraries that are not needed here
         from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
 
-    plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps)
+    plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
     where = pick_device(device)
     beside = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}
     if model in beside:

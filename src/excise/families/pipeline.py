@@ -138,9 +138,8 @@ class PipelineFamily(ABC):
         ]
         if not found and set(roles) & set("kv"):
             raise ModelError(
-                f"{type(self.denoiser).__name__} has no cross-attention that reads text of width "
-                f"{self.text_width}; expected a "
-                "model whose cross-attention reads its own text encoder. See: excise doctor --model M"
+                f"{type(self.denoiser).__name__} has no cross-attention that reads text of width {self.text_width}; "
+                "expected a model whose cross-attention reads its own text encoder. See: excise doctor --model M"
             )
         return found
 

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from excise.concept import fill
 from excise.families.base import Condition
 from excise.training.adapters import Adapter, FullWeights, Weights, choose_maps, other_linears
 from excise.training.config import TrainedConfig
@@ -78,10 +79,7 @@ class ESD:
 def step_of(problem: TrainingProblem, config: ESDConfig, adapter: Weights) -> Step:
     """One pass: latents on their way, and the frozen model's target for them."""
     family = problem.family
-    prompts = [
-        [template.replace("{}", word) for word in concept.words for template in problem.templates[concept.kind]]
-        for concept in problem.concepts
-    ]
+    prompts = [[p for word in c.words for p in fill(problem.templates[c.kind], word)] for c in problem.concepts]
     asked = [family.condition(p) for p in prompts]
     anchors = [
         family.condition([p.replace(c.name, c.anchor or "").strip() for p in own])

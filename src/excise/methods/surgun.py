@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.concept import Concept
+from excise.concept import Concept, fill
 from excise.errors import SettingError
 from excise.families.base import Condition, Family, join
 from excise.noising import Noising, noising
@@ -258,7 +258,7 @@ def _span(problem: TrainingProblem, config: SurgUnConfig) -> Tensor:
     """(d, q) where in text space the confined LoRA reads."""
     if config.span == "null":
         return null_span(problem.family, problem.retain, config.threshold)
-    asked = [[(t.replace("{}", w), w) for w in c.words for t in problem.templates[c.kind]] for c in problem.concepts]
+    asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
     return target_span(problem.family, asked, problem.retain, config.share, config.ridge)
 
 

@@ -170,8 +170,7 @@ def _accelerator(plan: Plan, tracker: str, folder: Path | None) -> Accelerator:
         AcceleratorState._reset_state()
     if plan.precision == "fp16" and not torch.cuda.is_available():
         raise SettingError("precision fp16 needs a GPU, and there is none here; use --set precision=bf16 or no.")
-    known = [str(t) for t in get_available_trackers()]
-    if tracker and tracker not in known:
+    if tracker and tracker not in (known := [str(t) for t in get_available_trackers()]):
         raise SettingError(
             f"no tracker '{tracker}' is installed; {', '.join(known) or 'none'} can be used. Install it, or leave "
             "--set tracker=... out: the losses are kept in losses.jsonl anyway."
