@@ -348,6 +348,21 @@ def test_a_model_in_half_precision_is_trained_as_well(any_pipe, method, precisio
     )
 
 
+@pytest.mark.parametrize("within", [False, True], ids=["", "within autocast"])
+def test_half_precision_reads_the_weights_as_they_are_trained(tokenizer, within):
+    """Autocast keeps the casts of weights until its outermost context ends, which may be the caller's."""
+
+    def losses(lr):
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            options = {"confine": False, "blocks": "all", **SMALL, "lr": lr, "precision": "bf16"}
+            edit = erase(tiny_pipe(tokenizer), ["cat"], method="surgun", preserve=["dog", "ox"], **options)
+        return [row["loss"] for row in edit.record.measured["losses"]]
+
+    still, moving = losses(1e-12), losses(1.0)
+    assert still[0] == moving[0]
+    assert all(a != b for a, b in zip(still[1:], moving[1:], strict=True))
+
+
 def test_recomputing_changes_memory_alone(any_pipe):
     def losses(**knobs):
         edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="all", **SMALL, **knobs)

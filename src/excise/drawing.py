@@ -136,7 +136,7 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
 
 def _precision(family: Family) -> str:
     """Where and in what arithmetic images are made."""
-    device = str(next(family.denoiser.parameters()).device.type)
+    device = str(family.device.type)
     if torch.is_autocast_enabled(device):
         return f"{device} autocast {torch.get_autocast_dtype(device)}"
     return device

@@ -83,8 +83,9 @@ def erase(
     kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
     retain = list(dict.fromkeys([*kept, *words.prompts]))
     request = Request(family, found, retain, preserve, words, seed)
-    # A caller who draws in half precision must not get an edit made from half-precise text states.
-    with torch.autocast(next(family.denoiser.parameters()).device.type, enabled=False):
+    # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
+    # autocast keeps its casts of weights until its outermost context ends, and training in half precision moves them.
+    with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
         make = _trained if hasattr(method_class, "train") else _solved
         solution, measured, spent = make(method_class, config, request, room)
     if timings is not None:
@@ -163,7 +164,8 @@ def _trained(
 
     began = time.perf_counter()
     room = room or Room()
-    trained = method.train(training_problem(asked, room, is_built_in(asked.family)), config)
+    problem = training_problem(asked, room, is_built_in(asked.family), config.precision)
+    trained = method.train(problem, config)
     room.pictures.update(trained.pictures)
     before = in_force(asked.family)
     evidence = {**trained.evidence, **({"after": before} if before else {})}

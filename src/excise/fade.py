@@ -46,7 +46,7 @@ def fade(
     with ExitStack() as stack:
         for edit in edits:
             stack.enter_context(edit.apply(erased))
-        stack.enter_context(torch.autocast(next(erased.denoiser.parameters()).device.type, enabled=False))
+        stack.enter_context(torch.autocast(erased.device.type, enabled=False))
         both = np.add(*(distance(erased, oracle, prompts, own, seed) for own in images))
     return bootstrap(list(both[:, None]), lambda pooled: float(pooled.mean()))
 

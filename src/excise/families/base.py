@@ -120,6 +120,9 @@ class Family(Protocol):
     def denoiser(self) -> nn.Module: ...
 
     @property
+    def device(self) -> torch.device: ...
+
+    @property
     def max_tokens(self) -> int: ...
 
     @property

@@ -24,6 +24,7 @@ from excise.training.injection import strongest
 from excise.training.loop import Step, fit
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem, digest
+from excise.training.run import passes
 
 SHARE = 0.2  # of the steps of a full run
 ENOUGH = 0.8  # of the best block's erasing
@@ -84,7 +85,8 @@ def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[
         problem.say("localising", i, len(known))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
-            fit(adapter, step_of(adapter), config.plan(max(1, round(SHARE * config.steps))), seed=problem.seed)
+            with passes(problem.family, config):
+                fit(adapter, step_of(adapter), config.plan(max(1, round(SHARE * config.steps))), seed=problem.seed)
             pictures[block] = look.draw()
         rates = look.rates(pictures[block])
         rows.append({"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)})

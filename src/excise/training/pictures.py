@@ -21,11 +21,22 @@ FEWEST = 0.25  # share of the slots that a name must fill
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training pictures are drawn."""
+    """How training pictures are drawn; `precision` as accelerate calls it: no, bf16 or fp16."""
 
     steps: int
     guidance: float
     batch: int = 8
+    precision: str = "no"
+
+    def draw(
+        self, family: Family, prompts: Sequence[str], seeds: Sequence[int], progress: Progress | None = None
+    ) -> list[Image.Image]:
+        """One picture a prompt."""
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.autocast(family.device.type, half, enabled=half is not None):
+            return family.sample(
+                prompts, seeds, steps=self.steps, guidance=self.guidance, batch=self.batch, progress=progress
+            )
 
 
 @dataclass(frozen=True)
@@ -82,13 +93,11 @@ def draw_slots(
     drawn = dict.fromkeys(names, 0)
     for attempt in range(TRIES if scorer else 1):
         missing = [slot for slot in wanted if slot not in accepted]
-        images = family.sample(
+        images = sampling.draw(
+            family,
             [prompts[names[k]][s] for k, s in missing],
             [picture_seed(seed, attempt, s) for _, s in missing],
-            steps=sampling.steps,
-            guidance=sampling.guidance,
-            batch=sampling.batch,
-            progress=progress,
+            progress,
         )
         right = scorer.sees(images, [names[k] for k, _ in missing]) if scorer else [True] * len(images)
         for slot, image, good in zip(missing, images, right, strict=True):

@@ -85,13 +85,11 @@ class Look:
 
     def draw(self, progress: Progress | None = None) -> list[Image.Image]:
         """One picture a probe."""
-        return self.family.sample(
+        return self.sampling.draw(
+            self.family,
             [p.prompt for p in self.probes],
             [picture_seed(self.seed, "probe", i) for i in range(len(self.probes))],
-            steps=self.sampling.steps,
-            guidance=self.sampling.guidance,
-            batch=self.sampling.batch,
-            progress=progress,
+            progress,
         )
 
     def rates(self, images: Sequence[Image.Image]) -> Rates:

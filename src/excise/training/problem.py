@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +93,12 @@ class Trained:
     pictures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def training_problem(asked: Request, room: Room, built_in: bool) -> TrainingProblem:
-    """A request as trained methods take it: candidates by the target's level, probes by distance to it."""
+def training_problem(asked: Request, room: Room, built_in: bool, precision: str = "no") -> TrainingProblem:
+    """A request as trained methods take it: candidates by the target's level, probes by distance to it.
+
+    Args:
+        precision: in which its pictures are drawn.
+    """
     words = asked.words
     candidates: list[str] = []
     probes: dict[str, list[Probe]] = {}
@@ -112,7 +116,7 @@ def training_problem(asked: Request, room: Room, built_in: bool) -> TrainingProb
         candidates=list(dict.fromkeys(candidates)),
         probes=probes,
         scorer=as_scorer(room.judge, built_in, [*(c.name for c in asked.concepts), *asked.preserve]),
-        sampling=CANVAS_SAMPLING if built_in else SAMPLING,
+        sampling=replace(CANVAS_SAMPLING if built_in else SAMPLING, precision=precision),
         seed=asked.seed,
         folder=room.folder,
         cache=room.cache,

@@ -7,6 +7,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
 from excise.edit import Delta
 from excise.families.base import Family, fingerprint
 from excise.training.adapters import Weights
@@ -16,6 +18,7 @@ from excise.training.loop import Step, fit
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem, digest
 
+FEW = 256  # positions of the latents
 UNSEEN = "none: training pictures were not filtered, the last checkpoint was kept"
 
 
@@ -49,7 +52,7 @@ def train(
 
     plan = replace(config.plan(), request=_request(problem, config))
     with adapter:
-        with recomputing(problem.family) if config.checkpointing else nullcontext():
+        with passes(problem.family, config):
             step = step_of(adapter)
             run = fit(
                 adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch, tracker=config.tracker
@@ -69,13 +72,19 @@ def train(
 
 
 @contextmanager
-def recomputing(family: Family) -> Iterator[None]:
-    """Gradient checkpointing for a while."""
-    family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+def passes(family: Family, config: TrainedConfig) -> Iterator[None]:
+    """How passes through the model are made for a while: with gradient checkpointing or not, and how it attends."""
+    tokens = family.latent_shape[1] * family.latent_shape[2]
+    # On a CPU the backward pass of fused attention is slow: over few positions it takes a third of a step.
+    plain = family.device.type == "cpu" and tokens <= FEW
+    if config.checkpointing:
+        family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            yield
     finally:
-        family.denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
+        if config.checkpointing:
+            family.denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
 
 
 def _request(problem: TrainingProblem, config: TrainedConfig) -> str:

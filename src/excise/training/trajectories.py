@@ -31,7 +31,7 @@ def partial_denoise(
     """
     scheduler: Any = _plain_scheduler(family)
     scheduler.set_timesteps(steps)
-    x, where = noise, next(family.denoiser.parameters()).device
+    x, where = noise, family.device
     x = x.to(where) * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps[:done]:
         at = t.to(where).expand(len(x))
