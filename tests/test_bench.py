@@ -9,6 +9,7 @@ import pytest
 import worlds
 
 from excise import bench
+from excise.edit import Edit, in_force
 from excise.errors import ConceptError, OutputError, UnknownNameError
 from excise.families import family_of
 from excise.metrics.rates import Estimate
@@ -93,6 +94,24 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_the_same(recipe, tmp_path, monke
 
 def images_of(folder):
     return {p.name: p.read_bytes() for p in (folder / "images").rglob("*.png")}
+
+
+def test_a_sequence_is_erased_one_on_top_of_the_other(tmp_path, pipe):
+    text = """
+        schema: 1
+        models: [tiny]
+        protocols: [small-sequence]
+        methods:
+          - {name: surgun, settings: {steps: 2, batch: 2, pictures: 2, count: 1, confine: false, blocks: all}}
+        concepts: [[cat, neon]]
+        vocabulary: none
+        preserve: [car]
+        """
+    bench.run(read(write(tmp_path, text)), tmp_path / "out")
+    first, second = (Edit.load(p) for p in sorted((tmp_path / "out" / "edits").iterdir()))
+    assert "after" not in first.record.measured
+    assert second.record.measured["after"] == ["surgun: cat"]
+    assert in_force(family_of(pipe)) == []
 
 
 def test_two_processes_do_not_share_a_folder(recipe, tmp_path):

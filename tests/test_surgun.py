@@ -500,6 +500,17 @@ def test_a_second_concept_is_erased_on_top_of_the_first(any_pipe, excise, tmp_pa
         pass
 
 
+def test_what_was_erased_before_does_not_compete(any_pipe):
+    def distractors() -> list[str]:
+        edit = erase(any_pipe, ["cat"], "surgun", preserve=["ox"], confine=False, blocks="all", **{**SMALL, "steps": 1})
+        return edit.record.measured["distractors"]["cat"]
+
+    gone = distractors()
+    with erase(any_pipe, gone, "uce").apply(any_pipe):
+        assert not set(gone) & set(distractors())
+    assert distractors() == gone
+
+
 def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):
     from excise.reporting import erase_page
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from excise import controls
 from excise.drawing import Workers
-from excise.edit import Edit
+from excise.edit import Edit, applied
 from excise.erasing import erase
 from excise.evaluation import Evaluated, Evaluation, evaluate, measure
 from excise.fade import fade
@@ -182,24 +182,25 @@ def processes() -> Workers:
 def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
     """The cell's edits, none for an oracle; those of a method are kept beside the results."""
     name = cell.method.name
-    # A sequence is erased one concept after another, anything else at once.
+    # A sequence is erased one concept after another, each on top of those before it, anything else at once.
     one_by_one = PROTOCOLS.load(cell.protocol)().score == "sequence"
     if name == "oracle":
         return []
     if name in controls.EDITS:
         return [controls.EDITS[name](family, cell.model, cell.seed) for _ in (cell.concepts if one_by_one else (1,))]
-    found = []
+    found: list[Edit] = []
     for i, names in enumerate([[c] for c in cell.concepts] if one_by_one else [list(cell.concepts)]):
-        edit = erase(
-            family,
-            names,
-            method=name,
-            vocabulary=None if cell.vocabulary == "none" else cell.vocabulary,
-            preserve=cell.preserve,
-            seed=cell.seed,
-            model_name=cell.model,
-            **cell.method.settings,
-        )
+        with applied(family, found):
+            edit = erase(
+                family,
+                names,
+                method=name,
+                vocabulary=None if cell.vocabulary == "none" else cell.vocabulary,
+                preserve=cell.preserve,
+                seed=cell.seed,
+                model_name=cell.model,
+                **cell.method.settings,
+            )
         edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
         found.append(edit)
     return found

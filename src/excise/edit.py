@@ -6,7 +6,8 @@ Several edits add up: the order in which they are applied or removed does not ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -222,12 +223,20 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
     )
 
 
-def in_force(family: Family) -> list[str]:
-    """What is applied to a model now, in order: method and concepts of each edit."""
-    return [
-        f"{e.record.method}: {', '.join(c.name for c in e.record.concepts)}" + ("" if s == 1 else f" at strength {s:g}")
-        for e, s in _stack_of(family.denoiser).layers
-    ]
+def in_force(family: Family) -> list[tuple[Edit, float]]:
+    """What is applied to a model now, in order: each edit and its strength."""
+    return list(_stack_of(family.denoiser).layers)
+
+
+@contextmanager
+def applied(
+    model: Any, edits: Iterable[Edit], strength: float = 1.0, *, allow_other_base: bool = False
+) -> Iterator[None]:
+    """Several edits in force for a while, one on top of the other; see `Edit.apply`."""
+    with ExitStack() as held:
+        for edit in edits:
+            held.enter_context(edit.apply(model, strength, allow_other_base=allow_other_base))
+        yield
 
 
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:

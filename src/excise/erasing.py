@@ -168,8 +168,14 @@ def _trained(
     trained = method.train(problem, config)
     room.pictures.update(trained.pictures)
     before = in_force(asked.family)
-    evidence = {**trained.evidence, **({"after": before} if before else {})}
+    evidence = {**trained.evidence, **({"after": [_named(*layer) for layer in before]} if before else {})}
     return Solution(modules=trained.modules), evidence, {"train": time.perf_counter() - began}
+
+
+def _named(edit: Edit, strength: float) -> str:
+    """An edit in a word: its method and concepts."""
+    names = ", ".join(c.name for c in edit.record.concepts)
+    return f"{edit.record.method}: {names}" + ("" if strength == 1 else f" at strength {strength:g}")
 
 
 def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept]) -> Vocabulary:

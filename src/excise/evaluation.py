@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from excise.comparison import damage_by_distance, drift_by_prompt
 from excise.concept import Concept, as_concepts
 from excise.drawing import BATCH, Images, Workers, draw, peak_memory_mb
-from excise.edit import Edit, as_family, total_bytes
+from excise.edit import Edit, applied, as_family, total_bytes
 from excise.errors import ConceptError, ModelError
 from excise.families.base import Family, Progress
 from excise.judges import FEATURES, JUDGES, Judge, Measuring
@@ -89,9 +88,7 @@ class _Job:
     ) -> tuple[Images, list[Shown], dict[str, float]]:
         requests = [(i.prompt, self.plan.seed(i)) for i in self.items]
         began = time.perf_counter()
-        with ExitStack() as stack:
-            for edit in edits:
-                stack.enter_context(edit.apply(self.family, allow_other_base=allow_other_base))
+        with applied(self.family, edits, allow_other_base=allow_other_base):
             images = draw(
                 self.family,
                 requests,

@@ -13,13 +13,12 @@ its ceiling (the untouched model against one without the concept). The weights w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
 from PIL import Image
 
-from excise.edit import Edit
+from excise.edit import Edit, applied
 from excise.families.base import Family, split
 from excise.metrics.rates import Estimate, bootstrap
 from excise.noising import noising
@@ -43,10 +42,7 @@ def fade(
         oracle: a model of the same family that shares the autoencoder and the text encoder.
         images: what the erased model and the oracle draw for `prompts`, in their order.
     """
-    with ExitStack() as stack:
-        for edit in edits:
-            stack.enter_context(edit.apply(erased))
-        stack.enter_context(torch.autocast(erased.device.type, enabled=False))
+    with applied(erased, edits), torch.autocast(erased.device.type, enabled=False):
         both = np.add(*(distance(erased, oracle, prompts, own, seed) for own in images))
     return bootstrap(list(both[:, None]), lambda pooled: float(pooled.mean()))
 

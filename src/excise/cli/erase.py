@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -60,6 +59,7 @@ def erase(
     method_class = METHODS.load(method)
 
     from excise.cli import show
+    from excise.edit import applied
     from excise.erasing import erase as erase_concepts
     from excise.erasing import is_built_in
     from excise.files import make_folder
@@ -73,9 +73,7 @@ def erase(
     make_folder(out)
     family = source.load(model)
     timings: dict[str, float] = {}
-    with ExitStack() as stack:
-        for e in earlier:
-            stack.enter_context(e.apply(family))
+    with applied(family, earlier):
         with show.stages() as say:
             room = Room(judge, out / "training", o.user_cache(), say)
             made = erase_concepts(

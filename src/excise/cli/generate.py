@@ -30,9 +30,8 @@ def generate(
 
     Example: excise generate --prompt "a cat in neon style" --seed 7 --out pictures
     """
-    from contextlib import ExitStack
-
     from excise.cli import show
+    from excise.edit import applied
     from excise.errors import ConceptError
     from excise.files import make_folder
     from excise.runs import write_images, write_run
@@ -44,9 +43,7 @@ def generate(
     family = source.load(model)
     prompts = [p for p in prompt for _ in range(count)]
     seeds = [seed + i for _ in prompt for i in range(count)]
-    with ExitStack() as stack, show.progress("drawing") as advance:
-        for e in edits:
-            stack.enter_context(e.apply(family, strength, allow_other_base=allow_other_base))
+    with applied(family, edits, strength, allow_other_base=allow_other_base), show.progress("drawing") as advance:
         images = family.sample(prompts, seeds, steps=steps, guidance=guidance, batch=8, progress=advance)
     names = [f"{i:04d}-seed{s}" for i, s in enumerate(seeds)]
     folder = write_images(out, names, images)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from excise.concept import TEMPLATES, Concept, fill
-from excise.edit import Delta
+from excise.edit import Delta, in_force
 from excise.families.base import Family
 from excise.training.distractors import CANDIDATES, pooled
 from excise.training.pictures import Sampling
@@ -102,9 +102,10 @@ def training_problem(asked: Request, room: Room, built_in: bool, precision: str 
     words = asked.words
     candidates: list[str] = []
     probes: dict[str, list[Probe]] = {}
+    gone = {t.name for edit, _ in in_force(asked.family) for t in edit.record.concepts}
     for concept in asked.concepts:
-        siblings = [n for n in words.siblings(concept) if n not in concept.words]
-        candidates += siblings or CANDIDATES[concept.kind]
+        siblings = [n for n in words.siblings(concept) if n not in (*concept.words, *gone)]
+        candidates += siblings or [n for n in CANDIDATES[concept.kind] if n not in gone]
         named = words.probes(concept.name, _nearest_first(asked.family, concept.name, siblings)) if siblings else ()
         probes[concept.name] = [Probe(*p) for p in named] or _probes(asked, concept)  # type: ignore[arg-type]
     return TrainingProblem(
