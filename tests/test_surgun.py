@@ -463,6 +463,16 @@ def test_the_command_trains_shows_its_losses_and_ships(any_pipe, excise, tmp_pat
     assert status == 0, err
 
 
+def test_inspect_leaves_tables_to_the_report(any_pipe, excise, tmp_path):
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["ox"], confine=False, blocks="all", **SMALL)
+    edit.save(tmp_path / "edit.safetensors")
+    _, out, _ = excise("inspect", tmp_path / "edit.safetensors")
+    assert "distractors" in out
+    assert "losses" not in out
+    _, out, _ = excise("inspect", tmp_path / "edit.safetensors", "--json")
+    assert len(json.loads(out)["record"]["measured"]["losses"]) == SMALL["steps"]
+
+
 def test_another_request_in_the_same_folder_is_trained_anew(tokenizer, tmp_path):
     pipe = tiny_pipe(tokenizer)
 

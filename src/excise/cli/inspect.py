@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,8 +37,13 @@ def inspect(
         ("keeps", ", ".join(r.preserve) or "-"),
         ("vocabulary", r.vocabulary or "-"),
         ("changes", f"{len(edit.paths)} weights, rank up to {rank}, {size / 1024:.0f} kB"),
-        ("measured", ", ".join(f"{k} {v}" for k, v in r.measured.items()) or "nothing yet: excise evaluate"),
+        ("measured", ", ".join(_brief(r.measured)) or "nothing yet: excise evaluate"),
     ]
     if r.stack:
         rows.append(("stack of", ", ".join(f"{p.method} ({', '.join(c.name for c in p.concepts)})" for p in r.stack)))
     show.table(rows, ("", str(file)))
+
+
+def _brief(measured: Mapping[str, Any]) -> list[str]:
+    """What a line can hold; tables, such as the loss of every step, are for the report and `--json`."""
+    return [f"{k} {v}" for k, v in measured.items() if not (isinstance(v, list) and v and isinstance(v[0], dict))]

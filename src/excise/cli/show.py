@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -30,22 +31,9 @@ def print_json(data: Any) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
     """A callback (done, total) that draws a bar with the time left, or prints a line every ten seconds."""
-    if errors.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=errors, transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    began, last = time.monotonic(), [0.0]
-
-    def line(done: int, total: int) -> None:
-        now = time.monotonic()
-        if done == total or now - last[0] > 10:
-            last[0] = now
-            left = (now - began) / max(1, done) * (total - done)
-            say(f"{what}: {done}/{total}, about {left:.0f} s left" if done < total else f"{what}: {total}/{total}")
-
-    yield line
+    with stages() as say:
+        say(what, 0, 0)  # a bar that moves before anything is done
+        yield partial(say, what)
 
 
 @contextmanager
@@ -59,8 +47,8 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             def draw(what: str, done: int, total: int) -> None:
                 stage = what.split(",")[0]
                 if stage not in tasks:
-                    tasks[stage] = bar.add_task(what, total=total)
-                bar.update(tasks[stage], description=what, completed=done, total=total)
+                    tasks[stage] = bar.add_task(what, total=None)
+                bar.update(tasks[stage], description=what, completed=done, total=total or None)
 
             yield draw
         return
@@ -70,7 +58,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
     def line(what: str, done: int, total: int) -> None:
         stage, now = what.split(",")[0], time.monotonic()
         start = began.setdefault(stage, now)
-        if done == total or now - last.get(stage, start) > 10:
+        if total and (done == total or now - last.get(stage, start) > 10):
             last[stage] = now
             left = (now - start) / max(1, done) * (total - done)
             say(f"{what}: {done}/{total}, about {left:.0f} s left" if done < total else f"{what}: {total}/{total}")
