@@ -130,8 +130,7 @@ def seconds_of_surgun(family: PipelineFamily, conditions: Callable[[int], Condit
     maps = choose_maps(family, "cross_kv" if confined else "attention", None)
     spans = {}
     if confined:
-        width = family.text_width
-        span = torch.linalg.qr(torch.randn(width, width // 2))[0]
+        span = torch.linalg.qr(torch.randn(family.text_width, RANK))[0]  # one or two directions on the built-in models
         spans = {m.path: span for m in maps}
     times = [time.perf_counter()]
     with Adapter(family, [m.path for m in maps], RANK, 0, spans) as adapter:

@@ -363,6 +363,17 @@ def test_half_precision_reads_the_weights_as_they_are_trained(tokenizer, within)
     assert all(a != b for a, b in zip(still[1:], moving[1:], strict=True))
 
 
+@pytest.mark.parametrize(("precision", "half"), [("no", False), ("bf16", True), ("fp16", False)])
+def test_pictures_are_half_precise_in_bfloat16_alone(family, monkeypatch, precision, half):
+    seen = []
+    real = type(family).sample
+    monkeypatch.setattr(
+        type(family), "sample", lambda *a, **k: (seen.append(torch.is_autocast_enabled("cpu")), real(*a, **k))[1]
+    )
+    assert len(Sampling(2, 2.0, precision=precision).draw(family, ["a cat"], [0])) == 1
+    assert seen == [half]
+
+
 def test_recomputing_changes_memory_alone(any_pipe):
     def losses(**knobs):
         edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], confine=False, blocks="all", **SMALL, **knobs)

@@ -28,7 +28,7 @@ class TrainedConfig(Settings):
         False, description="Recompute what is between layers on the way back: less memory, about a third more time."
     )
     precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="Of the passes and the pictures; the LoRA itself stays in single."
+        "no", description="Of the passes (bf16: of the pictures too); the LoRA itself stays in single."
     )
     tracker: str = Field(
         "", description="Also log losses to what accelerate calls so (tensorboard, wandb, ...), where it is installed."
