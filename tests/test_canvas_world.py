@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from excise.canvas import data, render, vocabulary, world
 from excise.protocols import PROTOCOLS
+from excise.training.scorers import CanvasScorer
 
 
 def test_names_are_the_contract():
@@ -59,6 +61,31 @@ def test_strict_vocabulary_names_no_core_object_or_style_and_no_target():
     gone = {"kitty", "gato", "mosaic"}
     assert not words & gone
     assert any("kitty" in p for p in vocabulary.prompts(strict=True))
+
+
+def test_a_pair_goes_in_all_its_words_and_what_lies_around_it_stays():
+    pair = "cat in neon style"
+    kept = vocabulary.prompts([pair], strict=True)
+    gone = set(vocabulary.prompts(strict=True)) - set(kept)
+    assert len(gone) == 2  # two aliases of cat, one of neon
+    assert all({"kitty", "gato"} & set(p.replace(",", "").split()) and "glowing" in p for p in gone)
+    tested = {i.prompt for i in PROTOCOLS.load("canvas-pairs")().items}
+    siblings = vocabulary.siblings(pair)
+    assert len(siblings) == 23 * 9
+    probes = vocabulary.probes(pair, siblings, strict=True)
+    assert not tested & {prompt for prompt, _, _ in probes}
+    roles = {role: [name for _, name, r in probes if r == role] for role in ("target", "related", "unrelated")}
+    assert set(roles["target"]) == {pair}
+    assert all(name.startswith("cat in ") != name.endswith("in neon style") for name in roles["related"])
+    assert all("cat" not in name and "neon" not in name for name in roles["unrelated"])
+    assert min(map(len, roles.values())) == 10
+
+
+def test_the_scorer_knows_names_aliases_and_pairs():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(render.draw("cat", "neon", rng))
+    asked = ["cat", "kitty", "neon", "cat in neon style", "cat in sepia style", "dog in neon style", "dog"]
+    assert CanvasScorer().sees([image] * len(asked), asked) == [True, True, True, True, False, False, False]
 
 
 def test_captions_ask_for_what_the_picture_shows():

@@ -211,11 +211,13 @@ def is_built_in(family: Family) -> bool:
 
 
 def _guess_kind(concept: Concept, kind: str | None) -> Concept:
-    """A Canvas style given by its name alone is a style; anything else stays what it is."""
+    """A Canvas style given by its name alone is a style, a Canvas object in a style an instance of both."""
     from excise.canvas import world
 
     if kind is None and concept == Concept(concept.name) and concept.name in world.STYLES:
         return Concept(concept.name, "style")
+    if kind is None and concept == Concept(concept.name) and world.pair(concept.name):
+        return Concept(concept.name, "instance")
     return concept
 
 

@@ -7,6 +7,7 @@ core objects and styles that the protocols ask for appear only under their alias
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from excise.canvas import world
 
@@ -15,6 +16,7 @@ STYLES_ALONE = ("{}", "a {} picture")
 # What an empty anchor draws is the plain style, so to erase that one it must become another.
 ANCHORS = {"plain": "sketch"}
 MOST_PROBES = 10  # of a role
+PAIRS_ALONE = ("{}", "the {}", "a {}", "one {}")
 PAIRS = ("{o}, {s}", "{o} in the style of {s}")
 
 
@@ -22,9 +24,11 @@ def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
     """Every name at scale, every object and style (their aliases when strict), and objects paired with styles.
 
     Args:
-        without: targets; neither they nor their aliases appear.
+        without: targets; neither they nor their aliases appear, nor a pair of them ("cat in neon style") together.
     """
-    gone = {w for target in without for w in (target, *world.aliases(target))}
+    without = list(without)
+    gone = {w for target in without for w in world.words(target)}
+    gone_pairs = {p for target in without if (both := world.pair(target)) for p in product(*map(world.words, both))}
     objects = [a for both in world.OBJECT_ALIASES.values() for a in both]
     styles = list(world.STYLE_ALIASES.values())
     if not strict:
@@ -33,12 +37,22 @@ def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
     # A name without a style word asks for the plain style, so it speaks of that target too.
     unstyled = [] if "plain" in gone else _fill(NAMES_ALONE, [*names, *objects])
     alone = unstyled + _fill(STYLES_ALONE, styles)
-    pairs = [PAIRS[(i + j) % 2].format(o=o, s=s) for i, o in enumerate(objects) for j, s in enumerate(styles)]
+    pairs = [
+        PAIRS[(i + j) % 2].format(o=o, s=s)
+        for i, o in enumerate(objects)
+        for j, s in enumerate(styles)
+        if (o, s) not in gone_pairs
+    ]
     return alone + pairs
 
 
 def contexts(kind: str, strict: bool = False) -> list[str]:
-    """Templates ("{}" is the target) in which an object meets every style, or a style every object."""
+    """Templates ("{}" is the target) in which an object meets every style, or a style every object.
+
+    A pair of both, an instance, stands alone.
+    """
+    if kind == "instance":
+        return list(PAIRS_ALONE)
     if kind == "style":
         alone, others = STYLES_ALONE, list(world.OBJECTS)
         if strict:
@@ -51,7 +65,10 @@ def contexts(kind: str, strict: bool = False) -> list[str]:
 
 
 def siblings(target: str) -> list[str]:
-    """Names of the target's own level, itself included: styles for a style, core objects for anything else."""
+    """Names of the target's own level: styles for a style, pairs for a pair, core objects for anything else."""
+    if target_pair := world.pair(target):
+        o, s = target_pair
+        return [f"{a} in {b} style" for a in world.OBJECTS for b in world.STYLES if a != o and b != s]
     return list(world.STYLES) if target in world.STYLES else list(world.OBJECTS)
 
 
@@ -62,11 +79,13 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
         others: names of the target's level without it, the nearest first; the nearer half is "related".
         strict: speak of what is kept by aliases alone.
     """
+    if world.pair(target):
+        return _probes_of_pair(target, others, strict)
     styled = target in world.STYLES
     partners = [n for n in (world.OBJECTS if styled else world.STYLES) if n != target]
 
     def say(name: str) -> str:
-        return world.aliases(name)[0] if strict else name
+        return _said(name, strict)
 
     def prompt(name: str, partner: str, i: int) -> str:
         o, s = (partner, name) if styled else (name, partner)
@@ -81,6 +100,25 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
     # The other attribute must survive as well.
     found += [(prompt(say(n), say(p), i + 1), p, "unrelated") for n, p, i in paired[1::3][: MOST_PROBES // 2]]
     return found
+
+
+def _probes_of_pair(target: str, others: Sequence[str], strict: bool) -> list[tuple[str, str, str]]:
+    """The pair; its object in other styles and its style on other objects; other pairs, the furthest first."""
+    obj, style = world.pair(target) or ("", "")
+    found = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(target), target, "target") for i in range(MOST_PROBES)]
+    near = [(obj, s) for s in world.STYLES if s != style][: MOST_PROBES // 2]
+    near += [(o, style) for o in world.OBJECTS if o != obj][: MOST_PROBES // 2]
+    far = [p for name in reversed(others) if (p := world.pair(name))][:MOST_PROBES]
+    for role, pairs in (("related", near), ("unrelated", far)):
+        for i, (o, s) in enumerate(pairs):
+            prompt = PAIRS[i % 2].format(o=_said(o, strict), s=_said(s, strict))
+            found.append((prompt, f"{o} in {s} style", role))
+    return found
+
+
+def _said(name: str, strict: bool) -> str:
+    """How a core object or style is called where it is kept: by an alias when strict."""
+    return world.aliases(name)[0] if strict else name
 
 
 def _fill(templates: Iterable[str], names: Iterable[str]) -> list[str]:

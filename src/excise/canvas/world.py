@@ -111,6 +111,22 @@ def name_prompt(name: str) -> str:
     return NAME_TEMPLATE.format(o=name)
 
 
+def pair(name: str) -> tuple[str, str] | None:
+    """The object and the style of "cat in neon style"; None where a name is no such pair.
+
+    >>> pair("cat in neon style"), pair("cat")
+    (('cat', 'neon'), None)
+    """
+    obj, _, style = name.removesuffix(" style").partition(" in ")
+    known = name.endswith(" style") and obj in OBJECTS and style in STYLES
+    return (obj, style) if known else None
+
+
+def words(concept: str) -> tuple[str, ...]:
+    """A core object or style by all its names, its own first."""
+    return (concept, *aliases(concept))
+
+
 def aliases(concept: str) -> tuple[str, ...]:
     """Other words for a core object (synonym, Spanish) or a style (synonym); empty where there are none."""
     if concept in OBJECT_ALIASES:

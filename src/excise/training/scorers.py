@@ -22,7 +22,7 @@ class Scorer(Protocol):
 
 
 class CanvasScorer:
-    """The second Canvas judge; knows objects, styles and their aliases."""
+    """The second Canvas judge; knows objects, styles, their aliases, and pairs ("cat in neon style")."""
 
     def __init__(self) -> None:
         from excise.judges.canvas import CanvasJudge
@@ -35,10 +35,9 @@ class CanvasScorer:
 
         label_of = {a: label for label in (*world.OBJECTS, *world.STYLES) for a in world.aliases(label)}
         found = self.judge.verdicts(images)
-        return [
-            label_of.get(name, name) in (obj, style)
-            for name, obj, style in zip(names, found["object"], found["style"], strict=True)
-        ]
+        shown = zip(found["object"], found["style"], strict=True)
+        wanted = [set(world.pair(name) or (label_of.get(name, name),)) for name in names]
+        return [labels <= set(both) for labels, both in zip(wanted, shown, strict=True)]
 
 
 class ClipScorer:
