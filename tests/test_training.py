@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from conftest import tiny_pipe
+from scipy.linalg import eigh
 from torch.testing import assert_close
 
 from excise.edit import Edit
@@ -19,7 +21,7 @@ from excise.families import family_of
 from excise.training import loop, objectives
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.calibration import Point, calibrate, choose
-from excise.training.confinement import null_span, target_span
+from excise.training.confinement import null_span, retain_moment, target_span
 from excise.training.distractors import choose as choose_distractors
 from excise.training.localisation import choose as choose_blocks
 from excise.training.loop import Plan, fit
@@ -109,7 +111,7 @@ def test_a_confined_adapter_leaves_all_but_its_span_exactly_alone(family):
 
 def test_the_null_span_is_what_retained_prompts_do_not_use(family):
     kept = ["a dog", "a car in neon style"]
-    span = null_span(family, kept, 1e-2)
+    span = null_span(family, kept, 1e-2).directions
     assert_close(span.mT @ span, torch.eye(span.shape[1], dtype=torch.float64), rtol=0, atol=1e-9)
     states = family.encode([*kept, ""])
     rows = torch.cat([states.span(i, "all") for i in range(3)]).double()
@@ -124,7 +126,8 @@ def test_the_null_span_is_what_retained_prompts_do_not_use(family):
 def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family):
     kept, share = ["a dog", "a car in neon style"], 0.5
     asked = [("a cat", "cat"), ("a kitty in neon style", "kitty")]
-    span = target_span(family, [asked], kept, share, 1e-2)
+    found = target_span(family, [asked], kept, share, 1e-2)
+    span = found.directions
     states = family.encode([p for p, _ in asked], [w for _, w in asked])
     rows = torch.cat([states.span(i, "from_last") for i in range(2)]).double()
     own, size = rows @ span, rows.square().sum(dim=1).mean()  # answers at the size of the states themselves
@@ -133,16 +136,29 @@ def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family
     rest = torch.cat([others.span(i, "all") for i in range(3)]).double() @ span
     energy = rest.square().mean(dim=0)
     assert energy.max() <= share * size
-    assert target_span(family, [asked], kept, 0.1, 1e-2).shape[1] < span.shape[1]
-    if family.name == "sd":
-        assert target_span(family, [asked], kept, 0.07, 1e-2).shape == (family.text_width, 1)
-    # Every target is heard as loudly as if it were alone.
-    both = target_span(family, [asked, [("a tree", "tree")]], kept, share, 1e-2)
-    assert both.shape[1] >= span.shape[1]
-    with pytest.raises(SettingError, match="tells the targets from what is kept at share 1e-09"):
-        target_span(family, [asked], kept, 1e-9, 1e-2)
+    assert own.mean(dim=0).min() >= 0
+    # The generalised eigenproblem T z = mu (R + ridge tr(R) / d I) z, solved as it is written.
+    moment, d = retain_moment(family, kept).numpy(), len(span)
+    mu, z = eigh((rows.mT @ rows / len(rows)).numpy(), moment + 1e-2 * np.trace(moment) / d * np.eye(d))
+    assert (mu >= 1 / share).sum() == span.shape[1]
+    assert_close(found.shares, (float(1 / mu[-1]),), rtol=1e-6, atol=0)
+    for k in range(span.shape[1]):
+        assert abs(torch.cosine_similarity(torch.from_numpy(z[:, -1 - k]), span[:, k], dim=0)) > 1 - 1e-6
     with pytest.raises(SettingError, match="confine needs prompts to keep"):
         target_span(family, [asked], [], share, 1e-2)
+
+
+def test_every_target_has_its_clearest_direction_however_little_it_tells(family):
+    kept, cat, tree = ["a dog", "a car in neon style"], [("a cat", "cat")], [("a tree", "tree")]
+    assert target_span(family, [[*cat, ("a cat, sepia", "cat")]], kept, 1e6, 1e-2).directions.shape[1] > 1
+    alone = target_span(family, [cat], kept, 1e-9, 1e-2)
+    assert alone.directions.shape == (family.text_width, 1)
+    assert alone.shares[0] > 1e-9
+    both = target_span(family, [cat, tree], kept, 1e-9, 1e-2)
+    assert both.directions.shape == (family.text_width, 2)
+    assert both.shares[0] == alone.shares[0]
+    same = target_span(family, [cat, cat], kept, 1e-9, 1e-2)  # twice the same adds no direction
+    assert_close(same.directions * 2**0.5, alone.directions)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tokenizer, tmp_path):

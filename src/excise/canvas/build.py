@@ -40,7 +40,7 @@ class Steps:
     denoiser: int = 3600
     second_clip: int = 1000
     denoiser_sdxl: int = 2400
-    denoiser_sana: int = 11_500
+    denoiser_sana: int = 17_000
 
 
 def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:

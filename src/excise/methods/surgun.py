@@ -33,7 +33,7 @@ from excise.noising import Noising, noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.config import TrainedConfig
-from excise.training.confinement import null_span, target_span
+from excise.training.confinement import Span, null_span, target_span
 from excise.training.distractors import choose
 from excise.training.localisation import localise
 from excise.training.loop import Losses, Step
@@ -92,7 +92,11 @@ class SurgUnConfig(TrainedConfig):
     span: Literal["target", "null"] = Field(
         "target", description="That part: what tells the target from what is kept, or what is kept does not use at all."
     )
-    share: float = Field(0.03, gt=0, description="Of span=target: largest kept energy beside the target's.")
+    share: float = Field(
+        0.03,
+        gt=0,
+        description="Of span=target: largest kept energy beside the target's; its clearest direction counts always.",
+    )
     ridge: float = Field(1e-2, gt=0, description="Of span=target: added to the kept moment, in its mean eigenvalues.")
     threshold: float = Field(1e-2, gt=0, description="Of span=null: eigenvalues of the kept moment below it are null.")
 
@@ -241,8 +245,9 @@ class SurgUn:
         if config.confine:
             maps = choose_maps(family, "cross_kv", None)
             span = _span(problem, config)
-            spans, rank = {m.path: span for m in maps}, min(rank, span.shape[1])
-            evidence["text_space"] = {"width": len(span), "free": span.shape[1]}
+            width, free = span.directions.shape
+            spans, rank = {m.path: span.directions for m in maps}, min(rank, free)
+            evidence["text_space"] = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
         else:
             blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
             maps = choose_maps(family, config.modules, blocks)
@@ -254,8 +259,8 @@ class SurgUn:
         return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
 
 
-def _span(problem: TrainingProblem, config: SurgUnConfig) -> Tensor:
-    """(d, q) where in text space the confined LoRA reads."""
+def _span(problem: TrainingProblem, config: SurgUnConfig) -> Span:
+    """Where in text space the confined LoRA reads."""
     if config.span == "null":
         return null_span(problem.family, problem.retain, config.threshold)
     asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]

@@ -12,9 +12,9 @@ null     eigenvectors of R below a threshold, as in SPEED (arXiv 2503.07392)    
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -22,11 +22,30 @@ from excise.errors import SettingError
 from excise.families.base import Family, TextStates
 from excise.linalg.solves import null_space
 
+RANK = 1e-6  # of the largest singular value; what is smaller adds no direction
+solve = partial(torch.linalg.solve_triangular, upper=False)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where in text space a LoRA may read.
+
+    Attributes:
+        directions: (d, q). shares: kept energy beside a target's along its own clearest direction, by target; those of
+            span null are not asked for.
+    """
+
+    directions: Tensor
+    shares: tuple[float, ...] = ()
+
 
 def target_span(
     family: Family, targets: Sequence[Sequence[tuple[str, str]]], retain: Sequence[str], share: float, ridge: float
-) -> Tensor:
-    """(d, q) directions in which targets answer strongly and what is kept hardly does, strongest first.
+) -> Span:
+    """Directions in which targets answer strongly and what is kept hardly does, strongest first.
+
+    Where R + ridge is L L', mu are the squared singular values of a target's states after L^-1: of each target the
+    directions of mu >= 1 / share count, and its first in any case.
 
     Args:
         targets: by target its prompts, each with the word in it that asks for the target.
@@ -34,24 +53,28 @@ def target_span(
         share: largest kept energy beside a target's. ridge: of the kept moment, in units of its mean eigenvalue.
 
     Raises:
-        SettingError: nothing to keep was given, or nothing tells the targets from it so clearly.
+        SettingError: nothing to keep was given.
     """
-    kept = retain_moment(family, retain).numpy()
-    encoded = [family.encode([prompt for prompt, _ in asked], [word for _, word in asked]) for asked in targets]
-    wanted = torch.stack([_moment(_rows(states, "from_last")) for states in encoded]).sum(dim=0).numpy()
-    kept += ridge * np.trace(kept) / len(kept) * np.eye(len(kept))
-    mu, z = scipy.linalg.eigh(wanted, kept, subset_by_value=(1 / share, np.inf))
-    if not len(mu):
-        raise SettingError(
-            f"no direction of text space tells the targets from what is kept at share {share:g}; raise "
-            "--set share=..., or keep less that means the same."
-        )
-    size = np.sqrt(np.trace(wanted) / len(targets))
-    return torch.from_numpy((size * z / np.sqrt(mu))[:, ::-1].copy())
+    kept = retain_moment(family, retain)
+    kept += ridge * kept.trace() / len(kept) * torch.eye(len(kept), dtype=kept.dtype)
+    lower = torch.linalg.cholesky(kept)
+    rows = [_rows(family.encode(*map(list, zip(*asked, strict=True))), "from_last").double().cpu() for asked in targets]
+    strongest, shares = [], []
+    for x in rows:
+        u, s, _ = torch.linalg.svd(solve(lower, x.mT) / len(x) ** 0.5, full_matrices=False)
+        count = max(1, int((s**2 >= 1 / share).sum()))
+        strongest.append(u[:, :count] * s[:count])
+        shares.append(float(s[0] ** -2))
+    u, s, _ = torch.linalg.svd(torch.cat(strongest, dim=1), full_matrices=False)
+    u, s = u[:, s > RANK * s[0]], s[s > RANK * s[0]]
+    size = torch.stack([x.square().sum(dim=1).mean() for x in rows]).mean().sqrt()
+    z = solve(lower.mT, u, upper=True) * size / s
+    answers = torch.stack([(x @ z).mean(dim=0) for x in rows]).mean(dim=0)
+    return Span(z * torch.where(answers < 0, -1.0, 1.0), tuple(shares))
 
 
-def null_span(family: Family, retain: Sequence[str], threshold: float) -> Tensor:
-    """(d, q) orthonormal directions that hardly any retained prompt uses, the empty prompt among them.
+def null_span(family: Family, retain: Sequence[str], threshold: float) -> Span:
+    """Orthonormal directions that hardly any retained prompt uses, the empty prompt among them.
 
     Raises:
         SettingError: nothing to keep was given, or nothing is left.
@@ -59,7 +82,7 @@ def null_span(family: Family, retain: Sequence[str], threshold: float) -> Tensor
     span = null_space(retain_moment(family, retain), threshold)
     if not span.shape[1]:
         raise SettingError(f"no direction of text space is free at threshold {threshold:g}; raise --set threshold=...")
-    return span
+    return Span(span)
 
 
 def retain_moment(family: Family, retain: Sequence[str]) -> Tensor:
