@@ -16,6 +16,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from excise import erase
+from excise.concept import Concept
 from excise.edit import Edit
 from excise.errors import ConceptError, SettingError
 from excise.families import family_of
@@ -23,6 +24,7 @@ from excise.families.base import join
 from excise.methods.surgun import Competition, SurgUnConfig, objective
 from excise.noising import noising
 from excise.training.adapters import blocks
+from excise.training.distractors import CANDIDATES
 from excise.training.injection import injected
 from excise.training.pictures import Sampling, draw_slots
 from excise.training.probes import Look, Probe
@@ -519,6 +521,14 @@ def test_a_second_concept_is_erased_on_top_of_the_first(any_pipe, excise, tmp_pa
     assert not torch.equal(second.modules[path].b, alone.modules[path].b)
     with first.apply(any_pipe), second.apply(any_pipe):  # in the order in which they were made
         pass
+
+
+def test_distractors_are_of_the_targets_own_level(any_pipe):
+    both = [Concept("cat"), Concept("ukiyo-e print", "style")]
+    edit = erase(any_pipe, both, "surgun", preserve=["ox"], confine=False, blocks="all", **{**SMALL, "steps": 1})
+    found = edit.record.measured["distractors"]
+    assert set(found["cat"]) <= set(CANDIDATES["object"])
+    assert set(found["ukiyo-e print"]) <= set(CANDIDATES["style"])
 
 
 def test_what_was_erased_before_does_not_compete(any_pipe):

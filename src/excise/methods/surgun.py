@@ -290,7 +290,7 @@ def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> 
     names = choose(
         problem.family,
         concept.words,
-        named or problem.candidates,
+        named or problem.candidates[concept.name],
         len(named) or config.count,
         excluded=[*others, *problem.preserve],
         near=config.spread == "near",

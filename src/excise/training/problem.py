@@ -57,7 +57,7 @@ class TrainingProblem:
     Attributes:
         concepts: the targets. templates: by kind, prompts in which a target is looked at ("{}" is its name).
         retain: prompts to keep as they are. preserve: names to keep, never distractors.
-        candidates: names that may compete for the target's prompts.
+        candidates: by target, names of its own level that may compete for its prompts.
         probes: prompts to watch while training, by target name; none is a test's.
         scorer: looks at pictures; None where there is nothing to look with.
         sampling: how training pictures are drawn.
@@ -69,7 +69,7 @@ class TrainingProblem:
     templates: Mapping[str, Sequence[str]]
     retain: Sequence[str] = ()
     preserve: Sequence[str] = ()
-    candidates: Sequence[str] = ()
+    candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
     probes: Mapping[str, Sequence[Probe]] = field(default_factory=dict)
     scorer: Scorer | None = None
     sampling: Sampling = field(default_factory=lambda: Sampling(20, 4.0))
@@ -100,12 +100,12 @@ def training_problem(asked: Request, room: Room, built_in: bool, precision: str 
         precision: in which its pictures are drawn.
     """
     words = asked.words
-    candidates: list[str] = []
+    candidates: dict[str, list[str]] = {}
     probes: dict[str, list[Probe]] = {}
     gone = {t.name for edit, _ in in_force(asked.family) for t in edit.record.concepts}
     for concept in asked.concepts:
         siblings = [n for n in words.siblings(concept) if n not in (*concept.words, *gone)]
-        candidates += siblings or [n for n in CANDIDATES[concept.kind] if n not in gone]
+        candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if n not in gone]
         named = words.probes(concept.name, _nearest_first(asked.family, concept.name, siblings)) if siblings else ()
         probes[concept.name] = [Probe(*p) for p in named] or _probes(asked, concept)  # type: ignore[arg-type]
     return TrainingProblem(
@@ -114,7 +114,7 @@ def training_problem(asked: Request, room: Room, built_in: bool, precision: str 
         templates=words.templates,
         retain=asked.retain,
         preserve=asked.preserve,
-        candidates=list(dict.fromkeys(candidates)),
+        candidates=candidates,
         probes=probes,
         scorer=as_scorer(room.judge, built_in, [*(c.name for c in asked.concepts), *asked.preserve]),
         sampling=replace(CANVAS_SAMPLING if built_in else SAMPLING, precision=precision),

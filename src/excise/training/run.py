@@ -91,6 +91,6 @@ def _request(problem: TrainingProblem, config: TrainedConfig) -> str:
     """A digest of all that a training run depends on beside its plan: no other request may go on with it."""
     concepts = [asdict(c) for c in problem.concepts]
     weights = fingerprint({p.path: p.module.weight for p in problem.family.projections()})
-    asked = [concepts, list(problem.retain), list(problem.preserve), list(problem.candidates)]
+    asked = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
     judge = problem.scorer.name if problem.scorer else None
     return digest([asked, config.model_dump(mode="json", exclude={"tracker"}), weights, judge])
