@@ -68,7 +68,7 @@ def siblings(target: str) -> list[str]:
     """Names of the target's own level: styles for a style, pairs for a pair, core objects for anything else."""
     if target_pair := world.pair(target):
         o, s = target_pair
-        return [f"{a} in {b} style" for a in world.OBJECTS for b in world.STYLES if a != o and b != s]
+        return [world.pair_name(a, b) for a in world.OBJECTS for b in world.STYLES if a != o and b != s]
     return list(world.STYLES) if target in world.STYLES else list(world.OBJECTS)
 
 
@@ -79,8 +79,8 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
         others: names of the target's level without it, the nearest first; the nearer half is "related".
         strict: speak of what is kept by aliases alone.
     """
-    if world.pair(target):
-        return _probes_of_pair(target, others, strict)
+    if both := world.pair(target):
+        return _probes_of_pair(both, others, strict)
     styled = target in world.STYLES
     partners = [n for n in (world.OBJECTS if styled else world.STYLES) if n != target]
 
@@ -102,17 +102,17 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
     return found
 
 
-def _probes_of_pair(target: str, others: Sequence[str], strict: bool) -> list[tuple[str, str, str]]:
+def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool) -> list[tuple[str, str, str]]:
     """The pair; its object in other styles and its style on other objects; other pairs, the furthest first."""
-    obj, style = world.pair(target) or ("", "")
-    found = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(target), target, "target") for i in range(MOST_PROBES)]
+    (obj, style), name = target, world.pair_name(*target)
+    found = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(name), name, "target") for i in range(MOST_PROBES)]
     near = [(obj, s) for s in world.STYLES if s != style][: MOST_PROBES // 2]
     near += [(o, style) for o in world.OBJECTS if o != obj][: MOST_PROBES // 2]
-    far = [p for name in reversed(others) if (p := world.pair(name))][:MOST_PROBES]
+    far = [p for other in reversed(others) if (p := world.pair(other))][:MOST_PROBES]
     for role, pairs in (("related", near), ("unrelated", far)):
         for i, (o, s) in enumerate(pairs):
             prompt = PAIRS[i % 2].format(o=_said(o, strict), s=_said(s, strict))
-            found.append((prompt, f"{o} in {s} style", role))
+            found.append((prompt, world.pair_name(o, s), role))
     return found
 
 

@@ -122,6 +122,11 @@ def pair(name: str) -> tuple[str, str] | None:
     return (obj, style) if known else None
 
 
+def pair_name(obj: str, style: str) -> str:
+    """What `pair` takes apart."""
+    return f"{obj} in {style} style"
+
+
 def words(concept: str) -> tuple[str, ...]:
     """A core object or style by all its names, its own first."""
     return (concept, *aliases(concept))

@@ -84,7 +84,7 @@ def canvas_pairs() -> Protocol:
 
     Scores: UA on the pair, the same style on other objects, the same object in other styles, unrelated cells.
     """
-    pairs = tuple(f"{o} in {s} style" for o, s in _cells())
+    pairs = tuple(world.pair_name(o, s) for o, s in _cells())
     base = _protocol("canvas-pairs", list(_grid(5)), groups=("grid",), target_groups=("grid",))
     return replace(base, score="pairs", labels={"pair": pairs})
 
