@@ -2,8 +2,11 @@
 
     python -m benchmarks.canvas_presets --method speed --set ridge=0.05 --set ridge=0.02,threshold=0.2
 
+    python -m benchmarks.canvas_presets --method scapre --names 100 --set relevance=none
+
 Each `--set` is one candidate (none: the preset as it is). Every object and style is erased alone; ten images of the
-target and ten of other cells are drawn (template "a {o} in {s} style", seeds of this script).
+target and ten of other cells are drawn (template "a {o} in {s} style", seeds of this script). With `--names` that many
+names at scale are erased at once instead; fifty of them and fifty of those kept are drawn ("a picture of a {o}").
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from excise.judges.canvas import CanvasJudge
 from excise.protocols.canvas import GUIDANCE, STEPS
 
 TEMPLATE = "a {o} in {s} style"
+NAME_TEMPLATE = "a picture of a {o}"
 IMAGES = 10
+NAMES_DRAWN = 50
 Cell = tuple[str, str]
 
 
@@ -46,15 +51,7 @@ def measure(family: Family, target: str) -> dict[str, float]:
     """UA, IRA and CRA over the target's twenty cells."""
     asking, others = chosen_cells(target)
     cells = asking + others
-    with torch.autocast("cpu", torch.bfloat16):
-        images = family.sample(
-            [TEMPLATE.format(o=o, s=s) for o, s in cells],
-            [seed_of(c) for c in cells],
-            steps=STEPS,
-            guidance=GUIDANCE,
-            batch=len(cells),
-        )
-    seen = CanvasJudge("a").verdicts(images)
+    seen = drawn(family, cells, [TEMPLATE.format(o=o, s=s) for o, s in cells])
     own, other = ("object", "style") if target in world.OBJECTS else ("style", "object")
     at = {"object": 0, "style": 1}
 
@@ -63,6 +60,31 @@ def measure(family: Family, target: str) -> dict[str, float]:
 
     kept = range(len(asking), len(cells))
     return {"ua": 1 - share(own, range(len(asking))), "ira": share(own, kept), "cra": share(other, kept)}
+
+
+def drawn(family: Family, cells: Sequence[Cell], prompts: Sequence[str]) -> Any:
+    """What the judge sees in a picture of each prompt."""
+    seeds = [seed_of(c) for c in cells]
+    with torch.autocast("cpu", torch.bfloat16):
+        images = family.sample(prompts, seeds, steps=STEPS, guidance=GUIDANCE, batch=20)
+    return CanvasJudge("a").verdicts(images)
+
+
+def at_scale(family: Family, method: str, settings: dict[str, Any], count: int) -> str:
+    """Accuracy on names erased together and on names kept."""
+    began = time.perf_counter()
+    gone, kept = world.list_a()[:count], world.list_b()
+    edit = erase(family, gone, method=method, vocabulary="canvas-strict", **settings)
+    spent = time.perf_counter() - began
+    accuracy = []
+    with edit.apply(family):
+        for names in (gone, kept):
+            some = random.Random("canvas-presets names").sample(names, min(NAMES_DRAWN, len(names)))
+            seen = drawn(family, [(n, "plain") for n in some], [NAME_TEMPLATE.format(o=n) for n in some])
+            accuracy.append(sum(a == b for a, b in zip(seen["object"], some, strict=True)) / len(some))
+    e, r = accuracy
+    h = 2 / (1 / (1 - e) + 1 / r) if e < 1 and r > 0 else 0.0
+    return f"Acc_e {e:.3f}, Acc_r {r:.3f}, H_o {h:.3f}, erased in {spent:.1f} s"
 
 
 def candidate(family: Family, method: str, settings: dict[str, Any], targets: Sequence[str]) -> dict[str, Any]:
@@ -82,11 +104,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--method", default="speed")
     parser.add_argument("--set", action="append", dest="candidates", help="settings of one candidate, key=value,...")
+    parser.add_argument("--names", type=int, help="erase so many names at once instead of each target alone")
     parser.add_argument("--target", action="append", choices=(*world.OBJECTS, *world.STYLES))
     options = parser.parse_args()
     family = load("canvas-sd")
     targets = options.target or (*world.OBJECTS, *world.STYLES)
     for text in options.candidates or [""]:
+        if options.names:
+            settings = parse_settings(text.split(",") if text else [])
+            print(
+                f"{options.method} {text or 'preset'}: {at_scale(family, options.method, settings, options.names)}",
+                flush=True,
+            )
+            continue
         found = candidate(family, options.method, parse_settings(text.split(",") if text else []), targets)
         print(
             f"{options.method} {text or 'preset'}: UA {found['ua']:.3f}, IRA {found['ira']:.3f}, "

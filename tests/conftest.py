@@ -165,6 +165,13 @@ def pipe(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
 
 
 @pytest.fixture
+def model(pipe, tmp_path):
+    """The tiny pipeline as a folder on disk."""
+    pipe.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
 def excise(capsys, monkeypatch):
     """Run the command in this process; returns (status, stdout, stderr)."""
     from excise.cli.main import run

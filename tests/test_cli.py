@@ -11,12 +11,6 @@ import pytest
 
 
 @pytest.fixture
-def model(pipe, tmp_path):
-    pipe.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def edit(excise, model, tmp_path):
     status, _, err = excise(
         "erase", "--model", model, "-c", "cat", "--method", "uce", "--preserve", "dog", "--out", tmp_path / "run"
@@ -196,7 +190,7 @@ def test_methods_and_doctor(excise, model):
     status, out, _ = excise("methods", "spee")
     assert status == 2
     status, out, _ = excise("doctor", "--model", model, "--json")
-    assert json.loads(out)["model"]["methods"] == "esd, speed, surgun, uce"
+    assert json.loads(out)["model"]["methods"] == "cure, esd, mace, rece, scapre, speed, surgun, uce"
 
 
 def test_two_evaluations_do_not_share_a_folder(excise, tmp_path):

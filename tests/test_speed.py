@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import text_problems, weights_for
+from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
 from excise.linalg.solves import weakest_direction
@@ -103,9 +103,7 @@ def test_targets_move_to_their_anchors_when_nothing_is_in_the_way():
     torch.manual_seed(0)
     d = 32
     eye = torch.eye(d, dtype=torch.float64)
-    from excise.methods.base import TextProblem
-
-    p = TextProblem(10 * eye[:1], 10 * eye[1:2], eye[8:12], eye[20], eye[21:25])
+    p = problem(10 * eye[:1], 10 * eye[1:2], eye[8:12], eye[20], eye[21:25])
     config = SPEEDConfig(ridge=1e-4, filter=False, augment="none", threshold=1e-3)
     W = torch.randn(6, d, dtype=torch.float64)
     delta = SPEED.solve(p, {"w": W}, config, torch.Generator().manual_seed(0)).modules["w"]
@@ -116,9 +114,7 @@ def test_targets_move_to_their_anchors_when_nothing_is_in_the_way():
 
 def test_seed_decides_everything_random():
     torch.manual_seed(1)
-    from excise.methods.base import TextProblem
-
-    p = TextProblem(
+    p = problem(
         *(torch.randn(n, 12, dtype=torch.float64) for n in (3, 3, 20)),
         torch.randn(12).double(),
         torch.randn(9, 12).double(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import text_problems, weights_for
+from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
 from excise.methods.base import TextProblem
@@ -64,7 +64,7 @@ def test_fixed_states_do_not_move_and_the_rest_is_optimal(p, fixed, seed):
 
 
 def test_no_weight_on_erasing_changes_nothing():
-    p = TextProblem(
+    p = problem(
         *(torch.randn(3, 8, dtype=torch.float64) for _ in range(3)), torch.ones(8).double(), torch.eye(8).double()
     )
     U, V = solve_map(p, UCEConfig(erase_scale=0.0))
@@ -74,7 +74,7 @@ def test_no_weight_on_erasing_changes_nothing():
 def test_one_map_for_all_layers_as_thin_as_its_rank():
     torch.manual_seed(0)
     rows = torch.randn(2, 12, dtype=torch.float64)
-    p = TextProblem(rows.repeat(4, 1), (2 * rows).repeat(4, 1), torch.randn(5, 12).double(), rows[0], rows)
+    p = problem(rows.repeat(4, 1), (2 * rows).repeat(4, 1), torch.randn(5, 12).double(), rows[0], rows)
     solution = UCE.solve(p, weights_for(p, 1), UCEConfig(fixed="none"), torch.Generator())
     (text_map,) = solution.text_maps
     assert text_map.modules == ("layer3", "layer7", "layer20")
@@ -82,7 +82,7 @@ def test_one_map_for_all_layers_as_thin_as_its_rank():
 
 
 def test_fixed_to_the_target_itself_leaves_nothing_to_erase():
-    p = TextProblem(
+    p = problem(
         torch.eye(4)[:1].double(),
         torch.eye(4)[1:2].double(),
         torch.zeros(0, 4).double(),

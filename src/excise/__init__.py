@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from excise.evaluation import evaluate
     from excise.exporting import export
     from excise.families import load
+    from excise.fusing import fuse
+    from excise.updating import update
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -28,10 +30,12 @@ _HOMES = {
     "erase": "excise.erasing",
     "evaluate": "excise.evaluation",
     "export": "excise.exporting",
+    "fuse": "excise.fusing",
     "load": "excise.families",
     "stack": "excise.edit",
+    "update": "excise.updating",
 }
-__all__ = ["Concept", "Edit", "ExciseError", "erase", "evaluate", "export", "load", "stack"]
+__all__ = ["Concept", "Edit", "ExciseError", "erase", "evaluate", "export", "fuse", "load", "stack", "update"]
 
 
 def __getattr__(name: str) -> Any:

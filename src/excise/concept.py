@@ -48,6 +48,8 @@ class Concept:
             raise unknown("concept kind", self.kind, KINDS)
         if self.anchor:
             check_name(self.anchor, "anchor")
+        for synonym in self.synonyms:
+            check_name(synonym, "synonym")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -93,11 +95,17 @@ def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> l
     found = [c if isinstance(c, Concept) else Concept(c, kind or "object") for c in concepts]
     if not found:
         raise ConceptError("no concept given; name at least one, for example: --concept cat")
-    seen: set[str] = set()
+    seen: dict[str, Concept] = {}
     for concept in found:
-        if same(concept.name) in seen:
-            raise ConceptError(f"the concept '{concept.name}' is given twice; name each one once.")
-        seen.add(same(concept.name))
+        for word in concept.words:
+            other = seen.setdefault(same(word), concept)
+            if other is concept:
+                continue
+            if same(word) == same(concept.name) == same(other.name):
+                raise ConceptError(f"the concept '{concept.name}' is given twice; name each one once.")
+            raise ConceptError(
+                f"'{word}' belongs to '{other.name}' and to '{concept.name}'; leave it to one of the two."
+            )
     return found
 
 
@@ -137,6 +145,16 @@ def read_names(path: Path) -> list[str]:
             f"{path} holds no names; expected one a line, or a CSV file with a header and a first column."
         )
     return names
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Some names in a line.
+
+    >>> listed(["cat", "dog", "car", "tree", "cake"])
+    'cat, dog, car and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def fill(templates: Iterable[str], word: str) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +16,11 @@ import torch
 from excise.built_in import BUILT_IN, WEIGHTS
 from excise.concept import TEMPLATES, Concept, as_concepts, check_preserve, same, with_anchor
 from excise.edit import Edit, as_family, base_of, in_force, original_weights
-from excise.errors import ConceptError, unknown
+from excise.errors import ConceptError, ExciseWarning, unknown
 from excise.families.base import Family
 from excise.methods import METHODS
 from excise.methods.base import Solution, configure, joined, widened
-from excise.problem import encode, pooled_problem, retain_prompts, token_problem
+from excise.problem import Encoded, encode, pooled_problem, retain_prompts, token_problem
 from excise.record import EditRecord, Target
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def erase(
     model_name: str | None = None,
     revision: str | None = None,
     room: Room | None = None,
+    states: Path | None = None,
     timings: dict[str, float] | None = None,
     **settings: Any,
 ) -> Edit:
@@ -60,6 +63,7 @@ def erase(
         seed: of everything random in the method.
         model_name, revision: for the record; by default the pipeline's own name.
         room: what a trained method has around it: a judge, a folder for checkpoints, progress.
+        states: folder that keeps the text states of a closed form, so that nothing is encoded twice.
         timings: receives the seconds of `encode` and `solve`, or of `train`.
         settings: the method's own, see `excise methods NAME`; `preset` picks another kind's preset.
 
@@ -82,7 +86,7 @@ def erase(
     _check_anchors(found)
     kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
     retain = list(dict.fromkeys([*kept, *words.prompts]))
-    request = Request(family, found, retain, preserve, words, seed)
+    request = Request(family, found, retain, preserve, words, seed, states)
     # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
     # autocast keeps its casts of weights until its outermost context ends, and training in half precision moves them.
     with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
@@ -133,6 +137,7 @@ class Request:
     preserve: Sequence[str]
     words: Vocabulary
     seed: int
+    states: Path | None = None
 
 
 def _solved(
@@ -141,7 +146,7 @@ def _solved(
     """A closed form: encode, then solve for the keys and values, and for the map of the pooled prompt where one is."""
     began = time.perf_counter()
     family = asked.family
-    encoded = encode(family, asked.concepts, asked.retain, asked.words.templates)
+    encoded = encode(family, asked.concepts, asked.retain, asked.words.templates, asked.states)
     at_once = time.perf_counter()
     generator = torch.Generator().manual_seed(asked.seed)
     paths = [p.path for p in family.projections(config.params)]
@@ -153,7 +158,20 @@ def _solved(
         reading = {path: weight[:, :width] for path, weight in weights.items()}
         theirs = method.solve(pooled, reading, config, generator)
         solution = joined(solution, widened(theirs, {path: w.shape[1] for path, w in weights.items()}))
+    _warn_of_width(encoded)
     return solution, {}, {"encode": at_once - began, "solve": time.perf_counter() - at_once}
+
+
+def _warn_of_width(encoded: Encoded) -> None:
+    """Say so where more concepts are erased than text states can tell apart."""
+    concepts, width = int(encoded.owner.max()) + 1, encoded.states.states.shape[-1]
+    if concepts > width:
+        warnings.warn(
+            f"{concepts} concepts are more than the {width} directions of this model's text states, so whatever is "
+            "kept moves with them; erase fewer, or retrain the model without them.",
+            ExciseWarning,
+            stacklevel=2,
+        )
 
 
 def _trained(

@@ -38,6 +38,14 @@ class TrainingError(ExciseError):
     """Training that cannot go on as it was asked for."""
 
 
+class IllConditionedError(ExciseError):
+    """A system of equations whose solution would be noise."""
+
+
+class ExciseWarning(UserWarning):
+    """Something a person should know about a result that was made all the same."""
+
+
 class OutputError(ExciseError):
     """A file or folder that cannot be written."""
 

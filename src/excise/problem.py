@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from excise.concept import TEMPLATES, Concept, fill
 from excise.families.base import Family, TextStates
 from excise.methods.base import MethodConfig, TextProblem
+from excise.states import encode_known
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A request in states: `pairs` targets, their anchors in the same order, what is kept, the empty prompt last."""
+    """A request in states: targets, their anchors in the same order, what is kept, the empty prompt last.
+
+    `owner` tells of each target prompt which concept it speaks of, from 0.
+    """
 
     states: TextStates
-    pairs: int
+    owner: Tensor
+
+    @property
+    def pairs(self) -> int:
+        """Targets, and anchors."""
+        return len(self.owner)
 
 
 def encode(
@@ -25,6 +36,7 @@ def encode(
     concepts: Sequence[Concept],
     retain: Sequence[str],
     templates: Mapping[str, Sequence[str]] = TEMPLATES,
+    known: Path | None = None,
 ) -> Encoded:
     """Encode targets, anchors and retained prompts, all in one batch.
 
@@ -32,20 +44,25 @@ def encode(
         concepts: with an anchor each; "" stands for nothing.
         retain: prompts to keep as they are.
         templates: by concept kind, the prompts ("{}" is the target) in which a target is looked at.
+        known: folder of text states; what it holds is not encoded again.
 
     Raises:
         ConceptError: a prompt does not fit the text encoder.
     """
     pairs = [
-        (template.replace("{}", word), word, _anchored(template, concept.anchor or ""))
-        for concept in concepts
+        (template.replace("{}", word), word, _anchored(template, concept.anchor or ""), which)
+        for which, concept in enumerate(concepts)
         for word in concept.words
         for template in templates[concept.kind]
     ]
-    texts = [target for target, _, _ in pairs] + [anchor for _, _, (anchor, _) in pairs] + [*retain, ""]
-    subjects: list[str | int | None] = [word for _, word, _ in pairs]
-    subjects += [at for _, _, (_, at) in pairs] + [None] * (len(retain) + 1)
-    return Encoded(family.encode(texts, subjects), len(pairs))
+    texts = [target for target, _, _, _ in pairs] + [anchor for _, _, (anchor, _), _ in pairs] + [*retain, ""]
+    subjects: list[str | int | None] = [word for _, word, _, _ in pairs]
+    subjects += [at for _, _, (_, at), _ in pairs] + [None] * (len(retain) + 1)
+    asked = list(zip(texts, subjects, strict=True))
+    row = {pair: i for i, pair in enumerate(dict.fromkeys(asked))}  # anchors are often the same for all targets
+    distinct, their = [text for text, _ in row], [subject for _, subject in row]
+    states = encode_known(family, distinct, their, known) if known else family.encode(distinct, their)
+    return Encoded(states[[row[pair] for pair in asked]], torch.tensor([which for *_, which in pairs]))
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
@@ -55,22 +72,37 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
     an empty anchor, at the token before what follows) and are cut to equal length, so that they match row by row.
     """
     states, n = encoded.states, encoded.pairs
-    targets, anchors = [], []
-    for i in range(n):
-        target, anchor = states.span(i, config.tokens), states.span(n + i, config.tokens)
-        length = min(len(target), len(anchor))
-        targets.append(target[:length])
-        anchors.append(anchor[:length])
+    pairs = [_matched(states, i, n + i, config.tokens) for i in range(n)]
+    lengths = torch.tensor([len(target) for target, _ in pairs])
     last = len(states.states) - 1
     kept = [states.span(i, config.retain_tokens) for i in range(2 * n, last)]
     null = states.span(last, "all").double()
     return TextProblem(
-        targets=torch.cat(targets).double(),
-        anchors=torch.cat(anchors).double(),
+        targets=torch.cat([target for target, _ in pairs]).double(),
+        anchors=torch.cat([anchor for _, anchor in pairs]).double(),
         retain=torch.cat(kept).double() if kept else null[:0],
         start=null[0],
         null=null[1:],
+        owner=encoded.owner.repeat_interleave(lengths).to(null.device),
+        subjects=_means(torch.cat([states.span(i, "last") for i in range(n)]).double(), encoded.owner),
     )
+
+
+def _matched(states: TextStates, target: int, anchor: int, tokens: str) -> tuple[Tensor, Tensor]:
+    """The token blocks of a target's prompt and its anchor's, of equal length."""
+    if tokens == "context":
+        before = int(states.first[target])  # both prompts begin with the same words
+        one, two = states.context(target, before), states.context(anchor, before)
+    else:
+        one, two = states.span(target, tokens), states.span(anchor, tokens)
+    length = min(len(one), len(two))
+    return one[:length], two[:length]
+
+
+def _means(rows: Tensor, owner: Tensor) -> Tensor:
+    """(m, d): the mean of each owner's rows (n, d)."""
+    member = torch.nn.functional.one_hot(owner).to(rows)
+    return (member / member.sum(dim=0)).mT @ rows
 
 
 def pooled_problem(encoded: Encoded) -> TextProblem | None:
@@ -82,7 +114,13 @@ def pooled_problem(encoded: Encoded) -> TextProblem | None:
         return None
     rows, n = encoded.states.pooled.double(), encoded.pairs
     return TextProblem(
-        targets=rows[:n], anchors=rows[n : 2 * n], retain=rows[2 * n : -1], start=rows[-1], null=rows[:0]
+        targets=rows[:n],
+        anchors=rows[n : 2 * n],
+        retain=rows[2 * n : -1],
+        start=rows[-1],
+        null=rows[:0],
+        owner=encoded.owner.to(rows.device),
+        subjects=_means(rows[:n], encoded.owner),
     )
 
 

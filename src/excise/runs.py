@@ -16,6 +16,7 @@ from excise.errors import OutputError
 from excise.files import make_folder, write_atomically, write_json
 
 EDIT_NAME = "edit.safetensors"
+STATES = "states"
 SCHEMA = 1
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from excise.concept import listed
 from excise.methods import CONTROLS
 from excise.protocols import check_comparable
 
@@ -175,16 +176,6 @@ def interval(figure: Figure, kind: str) -> str:
     return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"
 
 
-def concepts_text(names: Sequence[str], most: int = 3) -> str:
-    """Some names in a line.
-
-    >>> concepts_text(["cat", "dog", "car", "tree", "cake"])
-    'cat, dog, car and 2 more'
-    """
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
 def to_markdown(lines: Sequence[Line]) -> str:
     """Markdown tables, means over concepts and every cell, each figure with its interval and n.
 
@@ -241,7 +232,7 @@ def _markdown(table: Sequence[Row], several_models: bool) -> str:
         [
             row.method + (" (control)" if row.control else ""),
             *([row.model] if several_models else []),
-            concepts_text(row.concepts) + _seed(row, table) if single else f"mean of {row.cells}",
+            listed(row.concepts) + _seed(row, table) if single else f"mean of {row.cells}",
             *(_cell(row, column) for column in shown),
         ]
         for row in table

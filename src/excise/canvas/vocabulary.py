@@ -23,6 +23,8 @@ PAIRS = ("{o}, {s}", "{o} in the style of {s}")
 def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
     """Every name at scale, every object and style (their aliases when strict), and objects paired with styles.
 
+    Where a target is a name at scale the other names, its own level, are paired with styles as well.
+
     Args:
         without: targets; neither they nor their aliases appear, nor a pair of them ("cat in neon style") together.
     """
@@ -37,6 +39,8 @@ def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
     # A name without a style word asks for the plain style, so it speaks of that target too.
     unstyled = [] if "plain" in gone else _fill(NAMES_ALONE, [*names, *objects])
     alone = unstyled + _fill(STYLES_ALONE, styles)
+    if any(target in world.NAMES for target in without):
+        objects = [*objects, *names]
     pairs = [
         PAIRS[(i + j) % 2].format(o=o, s=s)
         for i, o in enumerate(objects)

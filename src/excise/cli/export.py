@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="The edit file.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     format: Annotated[str, typer.Option(help="diffusers-lora, kohya-lora or merged.")] = "diffusers-lora",
-    model: Annotated[
-        Optional[str], typer.Option("--model", "-m", help="The model it is for; the one it was made on by default.")
-    ] = None,
+    model: o.EditModelOption = None,
     allow_other_base: o.OtherBaseOption = False,
     as_json: o.JsonOption = False,
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -14,11 +15,13 @@ from excise.cli.doctor import doctor
 from excise.cli.erase import erase
 from excise.cli.evaluate import evaluate
 from excise.cli.export import export
+from excise.cli.fuse import fuse
 from excise.cli.generate import generate
 from excise.cli.inspect import inspect
 from excise.cli.methods import methods
 from excise.cli.protocols import protocols
-from excise.errors import ExciseError
+from excise.cli.update import update
+from excise.errors import ExciseError, ExciseWarning
 
 app = typer.Typer(
     name="excise",
@@ -27,13 +30,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-for verb in (demo, erase, generate, evaluate, bench, compare, export, inspect, methods, protocols, doctor):
+MAKING = (demo, erase, update, fuse, generate, export)
+JUDGING = (evaluate, bench, compare)
+ASKING = (inspect, methods, protocols, doctor)
+for verb in (*MAKING, *JUDGING, *ASKING):
     app.command()(verb)
 app.add_typer(canvas.app, name="canvas")
 
 
 def run() -> None:
     """Entry point of the `excise` command."""
+    warnings.showwarning = _show
     try:
         app()
     except ExciseError as error:
@@ -42,6 +49,12 @@ def run() -> None:
     except KeyboardInterrupt:
         print("excise: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Our own warnings as a sentence; those of libraries stay out of the way."""
+    if issubclass(category, ExciseWarning):
+        print(f"excise: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,18 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply; repeatable.")]
+PreserveOption = Annotated[Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")]
+PreserveFileOption = Annotated[
+    Optional[Path], typer.Option(help="Names to keep: text (one a line) or CSV (first column).")
+]
+VocabularyOption = Annotated[str, typer.Option(help="Built-in prompts to keep: auto, none, canvas or canvas-strict.")]
+KindOption = Annotated[Optional[str], typer.Option(help="object, instance, style, person or explicit.")]
+PreviewOption = Annotated[
+    Optional[bool], typer.Option(help="Draw a few images before and after; on by default for built-in models.")
+]
+EditModelOption = Annotated[
+    Optional[str], typer.Option("--model", "-m", help="The model it is for; the one it was made on by default.")
+]
 OtherBaseOption = Annotated[
     bool, typer.Option("--allow-other-base", help="Use an edit on a fine-tune of the model it was made for.")
 ]
@@ -102,6 +114,14 @@ def load_edits(paths: list[str] | None) -> list[Any]:
     from excise.edit import Edit
 
     return [Edit.load(p) for p in paths or []]
+
+
+def kept_names(preserve: list[str] | None, file: Path | None) -> list[str]:
+    """The names of `--preserve` and `--preserve-file`, checked."""
+    from excise.concept import check_name, read_names
+
+    names = [check_name(p, "name to preserve") for p in preserve or []]
+    return names + (read_names(file) if file else [])
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -38,6 +38,16 @@ class TextStates:
     pads: bool = True
     pooled: Tensor | None = None
 
+    def __getitem__(self, rows: Sequence[int]) -> TextStates:
+        """Some prompts, in any order, repeated at will."""
+        pooled = None if self.pooled is None else self.pooled[rows]
+        return TextStates(self.states[rows], self.first[rows], self.last[rows], self.end[rows], self.pads, pooled)
+
+    def context(self, index: int, before: int) -> Tensor:
+        """(n, d): the first `before` states of prompt `index` and all after its subject that are read."""
+        row = self._read(index)
+        return torch.cat([row[:before], row[int(self.last[index]) + 1 :]])
+
     def span(self, index: int, tokens: str) -> Tensor:
         """(n, d): the states of prompt `index` that a token choice selects.
 
@@ -45,9 +55,7 @@ class TextStates:
         token and padding included; `all_but_start`: everything but the start token; `all`: everything. Padding that
         is masked is never part of it.
         """
-        row, last = self.states[index], int(self.last[index])
-        if not self.pads:
-            row = row[: int(self.end[index]) + 1]
+        row, last = self._read(index), int(self.last[index])
         return {
             "last": row[last : last + 1],
             "subject": row[int(self.first[index]) : last + 1],
@@ -55,6 +63,10 @@ class TextStates:
             "all_but_start": row[1:],
             "all": row,
         }[tokens]
+
+    def _read(self, index: int) -> Tensor:
+        """(n, d): the states of prompt `index` that are read at all."""
+        return self.states[index] if self.pads else self.states[index, : int(self.end[index]) + 1]
 
 
 @dataclass(frozen=True)

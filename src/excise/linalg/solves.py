@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+from excise.errors import ExciseWarning, IllConditionedError
+
+# Beyond it fewer than four digits of a solution in double precision mean anything.
+WORST_CONDITION = 1e12
 
 
 def solve_spd(a: Tensor, b: Tensor) -> Tensor:
     """a^-1 b for a symmetric positive definite a (d, d) and b (d, n); jitter is added only where it is needed.
+
+    Warns where the condition number is beyond use.
+
+    Raises:
+        IllConditionedError: a is not positive definite, even with jitter.
 
     >>> solve_spd(2 * torch.eye(2, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)).T
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
@@ -16,8 +28,25 @@ def solve_spd(a: Tensor, b: Tensor) -> Tensor:
     for jitter in (0.0, 1e-12, 1e-9):
         factor, info = torch.linalg.cholesky_ex(a + jitter * scale * torch.eye(len(a), dtype=a.dtype, device=a.device))
         if not info.any():
+            _warn(factor)
             return torch.cholesky_solve(b, factor)
-    return torch.linalg.lstsq(a, b).solution
+    raise IllConditionedError(
+        "a system that should be positive definite is not, its numbers are too large or too unlike; raise the method's "
+        "ridge, or check the text encoder's states."
+    )
+
+
+def _warn(factor: Tensor) -> None:
+    """Say so where a Cholesky factor shows a condition number beyond use; its diagonal gives a lower bound."""
+    diagonal = factor.diagonal()
+    condition = float((diagonal.max() / diagonal.min()) ** 2) if len(diagonal) else 1.0
+    if condition > WORST_CONDITION:
+        warnings.warn(
+            f"the system of equations is ill-conditioned (condition number above {condition:.0e}), so the edit may be "
+            "noise in part; raise the method's ridge.",
+            ExciseWarning,
+            stacklevel=3,
+        )
 
 
 def null_space(moment: Tensor, threshold: float) -> Tensor:

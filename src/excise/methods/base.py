@@ -15,6 +15,7 @@ from excise.edit import Delta, Dense, LowRank, TextMap
 from excise.errors import SettingError
 
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
+TargetTokens = Tokens | Literal["context"]
 
 
 class Settings(BaseModel):
@@ -31,12 +32,12 @@ class MethodConfig(Settings):
     """Settings that every closed-form method has."""
 
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
-    tokens: Tokens = Field(
+    tokens: TargetTokens = Field(
         "from_last",
         description="Target tokens: last subject token, subject, from the last subject token to the end, "
-        "all but the start token, or all.",
+        "all but the start token, all, or its context (all but the subject).",
     )
-    retain_tokens: Tokens = Field("all_but_start", description="The same choice for what is kept.")
+    retain_tokens: Tokens = Field("all_but_start", description="Which tokens of what is kept.")
     pooled: bool = Field(
         True, description="Where the model also reads the pooled prompt (SDXL), edit that map as well."
     )
@@ -51,6 +52,8 @@ class TextProblem:
         retain: (M, d) tokens to keep.
         start: (d,) the start-token state, the same in every prompt.
         null: (P, d) the states of the empty prompt after the start token.
+        owner: (T,) which concept each target row speaks of, from 0.
+        subjects: (m, d) each concept's last subject token, the mean over its prompts.
     """
 
     targets: Tensor
@@ -58,6 +61,8 @@ class TextProblem:
     retain: Tensor
     start: Tensor
     null: Tensor
+    owner: Tensor
+    subjects: Tensor
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from excise.concept import listed
 from excise.report.bench_html import Bar, Bars, Concept, Damage, Figure, Matrix, Name, Shot, Strip
 from excise.report.grid import heat
 from excise.selection import evenly
-from excise.tables import concepts_text
 
 if TYPE_CHECKING:
     from excise.bench import Done
@@ -38,7 +38,7 @@ def concept(
     models = list(dict.fromkeys(d.cell.model for d in members))
     return Concept(
         id=id,
-        title=concepts_text(titles, 6) or "nothing erased",
+        title=listed(titles, 6) or "nothing erased",
         labels=titles,
         strips=_strips(members, out, names),
         heats=[(names[d.cell.key], h) for d in members if (h := heat(d.result.shown, ", ".join(models))) is not None],

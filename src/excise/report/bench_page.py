@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise import tables
+from excise.concept import listed
 from excise.report import bench_concepts, bench_plots
 from excise.report.bench_html import BenchPage, Figure, Head, Line, Name, Part, Table, render
 from excise.report.bench_pairs import Paired, control
-from excise.tables import Row, concepts_text
+from excise.tables import Row
 
 if TYPE_CHECKING:
     from excise.bench import Done
@@ -155,7 +156,7 @@ def _name(row: Row, single: Sequence[Row]) -> Name:
 
 def _concepts(row: Row, sets: int) -> str:
     if row.concepts:
-        return concepts_text(row.concepts)
+        return listed(row.concepts)
     return f"all {sets}" if row.sets == sets > 1 else f"{row.sets} of {sets}"
 
 
@@ -234,7 +235,7 @@ def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {_words(v)}" for k, v in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return concepts_text([str(v) for v in value], 12) or "none"
+        return listed([str(v) for v in value], 12) or "none"
     return "none" if value is None else str(value)
 
 

@@ -1,0 +1,86 @@
+"""What every verb that makes an edit does with it: save it, show it, write the run folder, say what came out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from excise.edit import Edit
+
+
+def finish(
+    verb: str,
+    family: Any,
+    made: Edit,
+    model: str,
+    out: Path,
+    timings: Mapping[str, float],
+    *,
+    preserve: Sequence[str] = (),
+    preview: bool | None = None,
+    drawn: Mapping[str, Any] | None = None,
+    earlier: Sequence[str] = (),
+    as_json: bool = False,
+) -> None:
+    """Write edit, pictures, report and `run.json` to `out`, and print the result.
+
+    Args:
+        preview: draw a few pictures before and after; None: on the built-in models.
+        drawn: what a trained method drew to decide by.
+        earlier: edit files that are in force below the new one.
+    """
+    from excise.cli import show
+    from excise.concept import listed
+    from excise.erasing import is_built_in
+    from excise.reporting import erase_page
+    from excise.runs import EDIT_NAME, write_images, write_run
+
+    path = made.save(out / EDIT_NAME)
+    if preview if preview is not None else is_built_in(family):
+        with show.progress("drawing a preview") as advance:
+            pairs = erase_page(family, made, model, out, preserve, advance, drawn)
+        write_images(
+            out,
+            [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")],
+            [image for p in pairs for image in (p.before, p.after)],
+        )
+    else:
+        erase_page(family, made, model, out, preserve, None, drawn)
+    result = erase_result(made, path, timings)
+    write_run(out, verb, {**result, "record": made.record.model_dump(mode="json")})
+    if as_json:
+        show.print_json(result)
+        return
+    names = [c.name for c in made.record.concepts]
+    show.say(
+        f"{listed(names)} erased from {model} with {made.record.method} in {sum(timings.values()):.1f} s: "
+        f"{path} ({path.stat().st_size / 1024:.0f} kB)"
+    )
+    show.say(f"see it:   {out / 'report.html'}")
+    edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*earlier, path])
+    show.say(
+        f"verify:   excise evaluate --model {shlex.quote(model)} {edits} --concept {shlex.quote(names[0])} "
+        f"--out {shlex.quote(f'{out}-evaluation')}"
+    )
+
+
+def erase_result(edit: Edit, path: Path, timings: Mapping[str, float]) -> dict[str, Any]:
+    """The JSON shape of `erase --json`."""
+    from excise.edit import TextMap, total_bytes
+
+    kinds = {type(d).__name__ for d in edit.modules.values()} | ({TextMap.__name__} if edit.text_maps else set())
+    seconds = {k: round(v, 3) for k, v in timings.items()}
+    return {
+        "edit": str(path),
+        "method": edit.record.method,
+        "concepts": [c.name for c in edit.record.concepts],
+        "seconds": {**seconds, "total": round(sum(timings.values()), 3)},
+        "delta": {
+            "kinds": sorted(kinds),
+            "modules": len(edit.paths),
+            "bytes": total_bytes(t.float() for t in edit.tensors().values()),
+        },
+    }

@@ -1,0 +1,65 @@
+"""One symmetric system for each row of a weight, solved for all rows at once, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from excise.errors import IllConditionedError
+
+
+@dataclass(frozen=True)
+class Pencil:
+    """G(mu) = G0 + mu J for any mu, through one generalised eigendecomposition.
+
+    G0 E = J E diag(values) and E^T J E = I, so that G(mu)^-1 = E diag(1 / (values + mu)) E^T.
+
+    Attributes:
+        E: (d, d). values: (d,), upwards.
+    """
+
+    E: Tensor
+    values: Tensor
+
+    def condition(self, mu: float) -> float:
+        """Condition number of G(mu) against J."""
+        return float((self.values[-1] + mu) / (self.values[0] + mu))
+
+
+def pencil(G0: Tensor, J: Tensor | None = None) -> Pencil:
+    """The pencil of a symmetric G0 (d, d) and a symmetric positive definite J, the unit matrix by default.
+
+    Raises:
+        IllConditionedError: J is not positive definite.
+    """
+    if J is None:
+        values, vectors = torch.linalg.eigh(G0)
+        return Pencil(vectors, values)
+    L, info = torch.linalg.cholesky_ex(J)
+    if info.any():
+        raise IllConditionedError("a matrix that should be positive definite is not; raise the method's ridge.")
+    half = torch.linalg.solve_triangular(L, G0, upper=False)
+    values, Q = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.mT, upper=False))
+    return Pencil(torch.linalg.solve_triangular(L.mT, Q, upper=True), values)
+
+
+def solve_rows(p: Pencil, mu: float, EF: Tensor, alpha: Tensor, rhs: Tensor) -> Tensor:
+    """Row i of the result solves x_i (G(mu) + alpha_i F F^T) = b_i.
+
+    By Woodbury's identity, with F^T G^-1 F = Q diag(theta) Q^T, the row's own alpha enters elementwise alone:
+
+        x = b G^-1 - ((b Y) * alpha / (1 + alpha theta)) Y^T,   Y = G^-1 F Q
+
+    Args:
+        EF: (d, m), E^T F. alpha: (n,), at least 0. rhs: (n, d), the rows b_i times E.
+
+    Returns:
+        (n, d).
+    """
+    inverse = 1 / (p.values + mu)
+    theta, Q = torch.linalg.eigh(EF.mT @ (EF * inverse[:, None]))
+    Y = (EF * inverse[:, None]) @ Q  # in the coordinates of E
+    shrink = alpha[:, None] / (1 + alpha[:, None] * theta.clamp(min=0))
+    return (rhs * inverse - ((rhs @ Y) * shrink) @ Y.mT) @ p.E.mT

@@ -1,0 +1,57 @@
+"""MACE's closed-form refinement: the words around a target are read as if the target were its anchor.
+
+Paper:      Lu et al., "MACE: Mass Concept Erasure in Diffusion Models", CVPR 2024, arXiv 2403.06135, eq. 2 and 3
+Provenance: written from the paper and from the published behaviour of the official program; its licence is
+            non-commercial, no code of it was used
+
+    min_W'  sum |W' k_f - W k_g|^2 + p |(W' - W) R^T|^2 + lambda |W' - W|^2
+
+k_f are the states of a prompt with the target, its own tokens left out; k_g those of the same prompt with the anchor.
+It is UCE's system with other tokens. The further stages, a LoRA for each concept and their fusion, are `excise.fusing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.methods.base import MethodConfig, Solution, TargetTokens, TextProblem
+from excise.methods.uce import UCE, UCEConfig
+
+_PAPER = {"retain_tokens": "all"}
+
+
+class MACEConfig(MethodConfig):
+    """Settings of MACE's refinement."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **dict.fromkeys(("object", "instance"), _PAPER),
+        "style": {**_PAPER, "anchor": "art"},
+        "person": {**_PAPER, "anchor": "a person"},
+        "explicit": {**_PAPER, "anchor": "a person wearing clothes"},
+        "canvas": {},
+    }
+
+    tokens: TargetTokens = Field(
+        "context", description="Target tokens: `context` leaves the concept's own out; `all` has them too."
+    )
+    retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
+    ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
+
+
+class MACE:
+    """The method as the registry knows it."""
+
+    Config = MACEConfig
+
+    @staticmethod
+    def solve(
+        problem: TextProblem, weights: Mapping[str, Tensor], config: MACEConfig, generator: torch.Generator
+    ) -> Solution:
+        """One text map for all of `weights`; nothing in it is random."""
+        same = UCEConfig(retain_scale=config.retain_scale, ridge=config.ridge, fixed="none")
+        return UCE.solve(problem, weights, same, generator)

@@ -1,0 +1,230 @@
+"""Many concepts: from files, changed later, fused; text states kept between calls."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_pipe
+from torch.testing import assert_close
+
+from excise import Concept, Edit, erase, fuse, update
+from excise.concept import as_concepts
+from excise.concept_file import read_concepts
+from excise.errors import ConceptError, ExciseWarning, IllConditionedError, WrongBaseError
+from excise.families import family_of
+from excise.linalg.solves import solve_spd
+from excise.states import encode_known
+
+CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")
+
+
+def deltas(edit: Edit, pipe) -> dict[str, torch.Tensor]:
+    return {p: edit.delta(p, family_of(pipe).denoiser.get_submodule(p).weight.double()) for p in edit.paths}
+
+
+def alike(one: Edit, two: Edit, pipe) -> None:
+    first, second = deltas(one, pipe), deltas(two, pipe)
+    assert first.keys() == second.keys()
+    for path, delta in first.items():
+        assert_close(delta, second[path], rtol=1e-5, atol=1e-6 * float(1 + delta.abs().max()))
+
+
+def test_concepts_from_every_kind_of_file(tmp_path):
+    text, table, yaml = (tmp_path / f"c.{end}" for end in ("txt", "csv", "yaml"))
+    text.write_text("# asked for in March\ncat\n\n  red panda \n", encoding="utf-8")
+    table.write_text('name, kind, synonyms, anchor\ncat,,"kitty; mog",\n"Gogh, Vincent van",style,,art\n,,,\n')
+    yaml.write_text("- cat\n- {name: Van Gogh, kind: style, synonyms: [Vincent], anchor: ''}\n")
+    assert read_concepts(text) == [Concept("cat"), Concept("red panda")]
+    assert read_concepts(table) == [
+        Concept("cat", "object", None, ("kitty", "mog")),
+        Concept("Gogh, Vincent van", "style", "art"),
+    ]
+    assert read_concepts(yaml, "instance") == [
+        Concept("cat", "instance"),
+        Concept("Van Gogh", "style", "", ("Vincent",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.txt", "# nothing\n", "holds no concepts"),
+        ("c.csv", "who\ncat\n", "has the columns who; expected `name`"),
+        ("c.csv", "name\ncat,dog\n", "line 2: more cells than the header"),
+        ("c.csv", "name,kin\ncat,object\n", "entry 1: 'kin' is wrong"),
+        ("c.csv", "name,kind\ncat,objekt\n", "Did you mean 'object'"),
+        ("c.yaml", "cat: 1\n", "holds dict; expected a list"),
+        ("c.yaml", "- [cat\n", "is no YAML"),
+        ("c.yaml", "- {name: 3}\n", "entry 1: 'name' is wrong"),
+        ("c.txt", "cat\n../dog\n", "entry 2: the concept '../dog' contains '/'"),
+    ],
+)
+def test_bad_files_are_refused_by_the_row(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(Exception, match=message) as found:
+        read_concepts(tmp_path / name)
+    assert "excise.errors" in type(found.value).__module__
+    with pytest.raises(ConceptError, match="cannot read concepts"):
+        read_concepts(tmp_path / "none.txt")
+
+
+def test_one_word_cannot_belong_to_two_concepts():
+    with pytest.raises(ConceptError, match="'kitty' belongs to 'cat' and to 'kitty'"):
+        as_concepts([Concept("cat", synonyms=("kitty",)), "kitty"])
+    with pytest.raises(ConceptError, match="'Pet' belongs to 'cat' and to 'dog'"):
+        as_concepts([Concept("cat", synonyms=("pet",)), Concept("dog", synonyms=("Pet",))])
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_an_updated_edit_is_the_one_made_from_scratch(any_pipe, method):
+    settings = {"threshold": 5.0} if method == "speed" else {}
+    start = erase(any_pipe, ["cat", "house", "tree"], method=method, preserve=["dog"], **settings)
+    cat = Concept("fish", synonyms=("car",))
+    now = update(any_pipe, start, add=[cat], drop=["house"])
+    scratch = erase(any_pipe, ["cat", "tree", cat], method=method, preserve=["dog"], **settings)
+    assert now.record == scratch.record
+    assert all(torch.equal(t, scratch.tensors()[k]) for k, t in now.tensors().items())
+
+
+@pytest.mark.parametrize("method", ["uce", "scapre", "cure"])
+def test_the_order_of_concepts_does_not_matter_where_nothing_is_drawn(pipe, method):
+    settings = {"relevance": "cosine", "mu": 0.1} if method == "scapre" else {}
+    one, two = (erase(pipe, names, method=method, **settings) for names in (["cat", "dog"], ["dog", "cat"]))
+    alike(one, two, pipe)
+
+
+def test_with_kept_states_only_the_new_concept_is_encoded(any_pipe, tmp_path, monkeypatch):
+    family = family_of(any_pipe)
+    start = erase(family, ["cat", "house"], method="uce", preserve=["dog"], states=tmp_path)
+    encoded: list[str] = []
+    encode = type(family).encode
+
+    def counting(self, texts, subjects=None):
+        encoded.extend(texts)
+        return encode(self, texts, subjects)
+
+    monkeypatch.setattr(type(family), "encode", counting)
+    more = update(family, start, add=["fish"], states=tmp_path)
+    assert encoded
+    assert all("fish" in text for text in encoded)
+    encoded.clear()
+    back = update(family, more, drop=["fish"], states=tmp_path)
+    assert not encoded
+    assert all(torch.equal(t, start.tensors()[k]) for k, t in back.tensors().items())
+    monkeypatch.undo()
+    alike(more, erase(family, ["cat", "house", "fish"], method="uce", preserve=["dog"]), any_pipe)
+
+
+def test_a_damaged_state_is_made_again(any_pipe, tmp_path):
+    family = family_of(any_pipe)
+    wanted = encode_known(family, ["a cat", "a dog"], ["cat", None], tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"cut short")
+    found = encode_known(family, ["a cat", "a dog"], ["cat", None], tmp_path)
+    direct = family.encode(["a cat", "a dog"], ["cat", None])
+    for one in (wanted, found):
+        assert_close(one.states, direct.states)
+        assert one.pads == direct.pads
+        assert (one.pooled is None) == (direct.pooled is None)
+        for place in ("first", "last", "end"):
+            assert torch.equal(getattr(one, place), getattr(direct, place))
+
+
+def test_updates_that_cannot_be(pipe):
+    edit = erase(pipe, ["cat", "dog"], method="uce")
+    with pytest.raises(ConceptError, match="'cow' is not in this edit, which erases cat, dog"):
+        update(pipe, edit, drop=["cow"])
+    with pytest.raises(ConceptError, match="'Cat' is in this edit already"):
+        update(pipe, edit, add=["Cat"])
+    with pytest.raises(ConceptError, match="nothing would be left"):
+        update(pipe, edit, drop=["cat", "dog"])
+    assert [c.name for c in update(pipe, edit, add=["cat"], drop=["cat"]).record.concepts] == ["dog", "cat"]
+    trained = Edit(edit.record.model_copy(update={"method": "esd"}), edit.text_maps)
+    with pytest.raises(ConceptError, match="made by esd, which trains"):
+        update(pipe, trained, add=["fish"])
+    from excise import stack
+
+    with pytest.raises(ConceptError, match="a stack of several"):
+        update(pipe, stack([edit, edit]), add=["fish"])
+
+
+@pytest.mark.parametrize("method", ["uce", "speed"])
+def test_fusion_equals_its_formula(any_pipe, method):
+    """W' = (sum_i (W + D_i) S_i + p W S_R + lambda W) (sum_i S_i + p S_R + lambda I)^-1, dense."""
+    family = family_of(any_pipe)
+    settings = {"threshold": 5.0} if method == "speed" else {}
+    edits = [erase(family, [name], method=method, pooled=False, **settings) for name in ("cat", "dog")]
+    fused = fuse(family, edits, preserve=["tree"], retain_scale=0.7, ridge=0.3)
+
+    def moment(word: str) -> torch.Tensor:
+        prompts = Concept(word).prompts()
+        states = family.encode(prompts)
+        return sum(s.mT @ s for s in (states.span(i, "all").double() for i in range(len(prompts))))
+
+    S, kept = [moment("cat"), moment("dog")], moment("tree")
+    eye = torch.eye(len(kept), dtype=torch.float64)
+    for path in fused.paths:
+        W = family.denoiser.get_submodule(path).weight.double()
+        left = sum((W + e.delta(path, W)) @ s for e, s in zip(edits, S, strict=True)) + W @ (0.7 * kept + 0.3 * eye)
+        wanted = left @ torch.linalg.inv(S[0] + S[1] + 0.7 * kept + 0.3 * eye) - W
+        assert_close(fused.delta(path, W), wanted, rtol=1e-4, atol=1e-6 * float(1 + wanted.abs().max()))
+    assert fused.record.method == "fusion"
+    assert [r.concepts[0].name for r in fused.record.stack] == ["cat", "dog"]
+
+
+def test_fusing_needs_two_edits_of_one_model(pipe, tokenizer):
+    edit = erase(pipe, ["cat"], method="uce")
+    with pytest.raises(ConceptError, match="1 edit given"):
+        fuse(pipe, [edit])
+    with pytest.raises(WrongBaseError):
+        fuse(pipe, [edit, erase(tiny_pipe(tokenizer, seed=1), ["dog"], method="uce")])
+
+
+def test_systems_beyond_use_are_said_or_refused():
+    a = torch.diag(torch.tensor([1.0, 1e-14]).double())
+    with pytest.warns(ExciseWarning, match="condition number above 1e"):
+        solve_spd(a, torch.ones(2, 1).double())
+    with pytest.raises(IllConditionedError, match="raise the method's ridge"):
+        solve_spd(torch.diag(torch.tensor([1.0, -1.0]).double()), torch.ones(2, 1).double())
+
+
+def test_more_concepts_than_directions_are_said(pipe):
+    width = family_of(pipe).text_width
+    words = ("cat", "dog", "tree", "car", "fish", "house")
+    names = [f"{a} {b} {c}" for a in words for b in words for c in words][: width + 1]
+    assert len(names) > width
+    with pytest.warns(ExciseWarning, match=f"{width + 1} concepts are more than the {width} directions"):
+        erase(pipe, names, method="uce")
+
+
+def test_update_and_fuse_from_the_command_line(excise, model, tmp_path):
+    listed = tmp_path / "asked.csv"
+    listed.write_text("name,synonyms\ncat,kitty\ndog,\n")
+    runs = [tmp_path / r for r in ("one", "two", "both")]
+    status, out, _ = excise("erase", "--model", model, "--concept-file", listed, "--method", "uce", "--keep-states",
+                            "--out", runs[0], "--json")  # fmt: skip
+    assert status == 0
+    assert json.loads(out)["concepts"] == ["cat", "dog"]
+    status, out, _ = excise("update", runs[0], "--add", "tree", "--drop", "cat", "--json")
+    assert status == 0
+    assert json.loads(out)["concepts"] == ["dog", "tree"]
+    assert (runs[0] / "states").is_dir()
+    assert excise("erase", "--model", model, "-c", "car", "--method", "uce", "--out", runs[1])[0] == 0
+    files = [r / "edit.safetensors" for r in runs[:2]]
+    status, out, _ = excise("fuse", *files, "--preserve", "fish", "--out", runs[2], "--json")
+    assert status == 0
+    assert json.loads(out)["method"] == "fusion"
+    before = files[0].read_bytes()
+    for wrong, message in (
+        (("update", runs[0], "--drop", "cow"), "is not in this edit"),
+        (("update", runs[0]), "nothing to change"),
+        (("update", tmp_path / "none", "--drop", "cow"), "edit.safetensors"),
+        (("fuse", files[0], "--out", runs[2]), "needs at least two"),
+        (("erase", "--model", model, "--out", runs[2]), "no concept given"),
+    ):
+        status, _, error = excise(*wrong)
+        assert status == 2
+        assert message in error
+    assert files[0].read_bytes() == before
