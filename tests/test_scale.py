@@ -53,11 +53,11 @@ def test_concepts_from_every_kind_of_file(tmp_path):
         ("c.txt", "# nothing\n", "holds no concepts"),
         ("c.csv", "who\ncat\n", "has the columns who; expected `name`"),
         ("c.csv", "name\ncat,dog\n", "line 2: more cells than the header"),
-        ("c.csv", "name,kin\ncat,object\n", "entry 1: 'kin' is wrong"),
+        ("c.csv", "name,kin\ncat,object\n", "entry 1: unknown key 'kin'. Did you mean 'kind'"),
         ("c.csv", "name,kind\ncat,objekt\n", "Did you mean 'object'"),
         ("c.yaml", "cat: 1\n", "holds dict; expected a list"),
         ("c.yaml", "- [cat\n", "is no YAML"),
-        ("c.yaml", "- {name: 3}\n", "entry 1: 'name' is wrong"),
+        ("c.yaml", "- {name: 3}\n", "entry 1: 'name': input should be a valid string"),
         ("c.txt", "cat\n../dog\n", "entry 2: the concept '../dog' contains '/'"),
     ],
 )

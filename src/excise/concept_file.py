@@ -8,18 +8,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from excise.concept import Concept
 from excise.errors import ConceptError
+from excise.strict import Strict, explain, parse_yaml, read_text
 
 COLUMNS = ("name", "kind", "synonyms", "anchor")
 
 
-class ConceptRow(BaseModel):
+class ConceptRow(Strict, str_strip_whitespace=True):
     """One concept as a file tells it; synonyms as a list, or as text parted by semicolons."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     name: str
     kind: str | None = None
@@ -49,12 +48,7 @@ def read_concepts(path: Path, kind: str | None = None) -> list[Concept]:
     Raises:
         ConceptError: it cannot be read, holds nothing, or a row is wrong; the row is named.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConceptError(
-            f"cannot read concepts from {path}: {error}. Expected a UTF-8 text, CSV or YAML file."
-        ) from error
+    text = read_text(path, "concepts from", ConceptError)
     readers = {".csv": _csv_rows, ".yaml": _yaml_rows, ".yml": _yaml_rows}
     rows = readers.get(path.suffix.lower(), _text_rows)(text, path)
     found = [row_to_concept(row, f"{path}, entry {i}", kind) for i, row in enumerate(rows, start=1)]
@@ -72,12 +66,7 @@ def row_to_concept(row: Mapping[str, Any], where: str, kind: str | None = None) 
     try:
         return ConceptRow.model_validate(row).concept(kind)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConceptError(
-            f"{where}: '{key}' is wrong: {first['msg'][0].lower() + first['msg'][1:]}. "
-            f"Known keys: {', '.join(COLUMNS)}."
-        ) from error
+        raise ConceptError(f"{where}: {explain(error, COLUMNS)} Known keys: {', '.join(COLUMNS)}.") from error
     except ConceptError as error:
         raise ConceptError(f"{where}: {error}") from error
 
@@ -108,12 +97,7 @@ def _csv_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _yaml_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConceptError(f"{path} is no YAML: {str(error).splitlines()[0]}.") from error
+    content = parse_yaml(text, str(path), ConceptError)
     if not isinstance(content, list):
         raise ConceptError(f"{path} holds {type(content).__name__}; expected a list of names, or of mappings.")
     return [row if isinstance(row, Mapping) else {"name": row} for row in content]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from excise.built_in import BUILT_IN, WEIGHTS
-from excise.concept import TEMPLATES, Concept, as_concepts, check_preserve, same, with_anchor
+from excise.concept import CHECKS, TEMPLATES, Concept, as_concepts, check_preserve, fill, same, with_anchor
 from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.errors import ConceptError, ExciseWarning, unknown
 from excise.families.base import Family
@@ -72,7 +72,7 @@ def erase(
 
     >>> edit = erase(pipe, ["cat"], method="speed", preserve=["dog"])  # doctest: +SKIP
     """
-    found = [_guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    found = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
     check_preserve(found, preserve)
     method_class = METHODS.load(method)
     family = as_family(model)
@@ -116,7 +116,8 @@ def erase(
 class Vocabulary:
     """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do.
 
-    `siblings` are names of each target's own level, `probes` prompts to watch it by, given its siblings by distance.
+    `siblings` are names of each target's own level, `probes` prompts to watch it by, given its siblings by distance,
+    `checks` prompts to verify it by afterwards.
     """
 
     name: str | None
@@ -125,6 +126,7 @@ class Vocabulary:
     anchors: Mapping[str, str] = field(default_factory=dict)
     siblings: Callable[[Concept], Sequence[str]] = lambda concept: ()
     probes: Callable[[str, Sequence[str]], Sequence[tuple[str, str, str]]] = lambda target, others: ()
+    checks: Callable[[Concept], Sequence[str]] = lambda concept: fill(CHECKS[concept.kind], concept.name)
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,7 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept])
         canvas.ANCHORS,
         lambda concept: canvas.siblings(concept.name),
         partial(canvas.probes, strict=strict),
+        lambda concept: canvas.checks(concept.name),
     )
 
 
@@ -228,7 +231,7 @@ def is_built_in(family: Family) -> bool:
     return any(path == str(WEIGHTS / name) for name in BUILT_IN)
 
 
-def _guess_kind(concept: Concept, kind: str | None) -> Concept:
+def guess_kind(concept: Concept, kind: str | None) -> Concept:
     """A Canvas style given by its name alone is a style, a Canvas object in a style an instance of both."""
     from excise.canvas import world
 

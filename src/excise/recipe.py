@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from excise.concept import as_concepts, read_names
 from excise.errors import ExciseError
 from excise.methods import CONTROLS, METHODS
 from excise.protocols import PROTOCOLS
+from excise.strict import Strict, explain, parse_yaml, read_text
 
 SCHEMA = 1
 
@@ -23,11 +23,7 @@ class RecipeError(ExciseError):
     """A recipe that cannot be read or run."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MethodEntry(_Strict):
+class MethodEntry(Strict):
     """One method or control of a recipe.
 
     Attributes:
@@ -47,13 +43,13 @@ class MethodEntry(_Strict):
         return self.label or self.name
 
 
-class NamesFile(_Strict):
+class NamesFile(Strict):
     """Concepts from a text or CSV file, erased together."""
 
     file: Path
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """What `excise bench` runs.
 
     Attributes:
@@ -77,7 +73,7 @@ class Recipe(_Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class Cell(_Strict):
+class Cell(Strict):
     """One run of a recipe: everything its result depends on, beside the versions.
 
     `oracle` is the recipe's model that never saw these concepts, for the distance to it.
@@ -106,18 +102,16 @@ class Cell(_Strict):
         return f"{self.method.title}: {', '.join(self.concepts[:3])}{' ...' if len(self.concepts) > 3 else ''}"
 
 
+_KNOWN = (*Recipe.model_fields, *MethodEntry.model_fields, "file")
+
+
 def read(path: Path) -> Recipe:
     """A recipe from its file.
 
     Raises:
         RecipeError: it cannot be read, is no YAML, or holds unknown keys, methods or protocols.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {str(error).splitlines()[0]}. Expected YAML.") from error
+    content = parse_yaml(read_text(path, "the recipe", RecipeError), f"the recipe {path}", RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"the recipe {path} is no mapping; expected keys such as methods and concepts.")
     entries = content.get("methods")
@@ -126,7 +120,7 @@ def read(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"the recipe {path}: {_explain(error)}") from error
+        raise RecipeError(f"the recipe {path}: {explain(error, _KNOWN)}") from error
     return _checked(recipe, path.parent)
 
 
@@ -210,13 +204,3 @@ def _oracle(recipe: Recipe, names: Sequence[str]) -> MethodEntry | None:
 def _names(entry: str | tuple[str, ...] | NamesFile) -> tuple[str, ...]:
     names = [entry] if isinstance(entry, str) else read_names(entry.file) if isinstance(entry, NamesFile) else entry
     return tuple(c.name for c in as_concepts(names))
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = [*Recipe.model_fields, *MethodEntry.model_fields, "file"]
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        return f"unknown key '{where}'.{f' Did you mean {near[0]!r}?' if near else ''}"
-    return f"'{where}': {first['msg'][0].lower() + first['msg'][1:]}."

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from excise.strict import Strict
 
 FORMAT = 1
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Base(_Strict):
+class Base(Strict):
     """The model an edit was made for.
 
     `weights` is the fingerprint of its text-reading projections in half precision, `weights_bfloat16` the same for
@@ -28,7 +26,7 @@ class Base(_Strict):
     text_encoder: str
 
 
-class Target(_Strict):
+class Target(Strict):
     """One erased concept, with the anchor that was used in the end."""
 
     name: str
@@ -37,7 +35,7 @@ class Target(_Strict):
     synonyms: tuple[str, ...] = ()
 
 
-class EditRecord(_Strict):
+class EditRecord(Strict):
     """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file."""
 
     format: Literal[1] = 1

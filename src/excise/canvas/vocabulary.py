@@ -106,6 +106,16 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
     return found
 
 
+def checks(target: str) -> list[str]:
+    """Prompts to verify a target by: held-out wordings, which neither its contexts nor the retained prompts use."""
+    if target in world.NAMES:
+        return _fill((world.NAME_TEMPLATE.replace("{o}", "{}"), "a picture of a {}", "one {}"), [target])
+    if both := world.pair(target):
+        return [t.format(o=both[0], s=both[1]) for t in world.PARAPHRASES]
+    cells = [(o, target) for o in world.OBJECTS] if target in world.STYLES else [(target, s) for s in world.STYLES]
+    return [world.PARAPHRASES[i % len(world.PARAPHRASES)].format(o=o, s=s) for i, (o, s) in enumerate(cells)]
+
+
 def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool) -> list[tuple[str, str, str]]:
     """The pair; its object in other styles and its style on other objects; other pairs, the furthest first."""
     (obj, style), name = target, world.pair_name(*target)

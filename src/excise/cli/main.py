@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from excise.cli import canvas
+from excise.cli.apply import apply
 from excise.cli.bench import bench
 from excise.cli.compare import compare
 from excise.cli.demo import demo
@@ -18,6 +19,7 @@ from excise.cli.export import export
 from excise.cli.fuse import fuse
 from excise.cli.generate import generate
 from excise.cli.inspect import inspect
+from excise.cli.ledger import ledger
 from excise.cli.methods import methods
 from excise.cli.protocols import protocols
 from excise.cli.update import update
@@ -30,9 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-MAKING = (demo, erase, update, fuse, generate, export)
+MAKING = (demo, erase, update, fuse, apply, generate, export)
 JUDGING = (evaluate, bench, compare)
-ASKING = (inspect, methods, protocols, doctor)
+ASKING = (inspect, ledger, methods, protocols, doctor)
 for verb in (*MAKING, *JUDGING, *ASKING):
     app.command()(verb)
 app.add_typer(canvas.app, name="canvas")

@@ -22,12 +22,12 @@ class Scorer(Protocol):
 
 
 class CanvasScorer:
-    """The second Canvas judge; knows objects, styles, their aliases, and pairs ("cat in neon style")."""
+    """A Canvas judge, by default the second; knows objects, styles, their aliases, and pairs ("cat in neon style")."""
 
-    def __init__(self) -> None:
+    def __init__(self, letter: str = "b") -> None:
         from excise.judges.canvas import CanvasJudge
 
-        self.judge = CanvasJudge("b")
+        self.judge = CanvasJudge(letter)
         self.name = self.judge.name
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
@@ -72,10 +72,14 @@ class CallableScorer:
         return [bool(x) for x in self.function(images, names)]
 
 
-def as_scorer(given: Any, built_in: bool, names: Sequence[str] = ()) -> Scorer | None:
-    """What the caller gave, as a scorer; on a built-in model its own; None where there is nothing to look with."""
+def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str = "b") -> Scorer | None:
+    """What the caller gave, as a scorer; on a built-in model its own; None where there is nothing to look with.
+
+    Args:
+        names: that a zero-shot model has to choose among. letter: of the built-in judge.
+    """
     if given is None:
-        return CanvasScorer() if built_in else None
+        return CanvasScorer(letter) if built_in else None
     if hasattr(given, "sees"):
         scorer: Scorer = given
         return scorer

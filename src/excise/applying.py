@@ -1,0 +1,299 @@
+"""A policy brought into force: only what changed is made again, every concept is verified, the ledger tells it all."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from excise import ledger
+from excise.concept import Concept
+from excise.edit import Edit, base_of, stack
+from excise.erasing import erase, guess_kind, is_built_in, vocabulary_of
+from excise.errors import ExciseWarning
+from excise.families.base import Family
+from excise.files import write_atomically
+from excise.ledger import LedgerError
+from excise.methods import METHODS
+from excise.policy import MethodChoice, Policy, PolicyError, Request
+from excise.runs import EDIT_NAME, STATES
+from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Room
+from excise.training.scorers import as_scorer
+from excise.verifying import Verification, verify
+
+EDITS = "edits"
+Say = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Concepts that one edit removes: all of a kind for a closed form, each alone for a trained method."""
+
+    method: MethodChoice
+    concepts: tuple[Concept, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What applying a policy came to.
+
+    Attributes:
+        changed: whether anything was done at all.
+        edit: the stacked edit in force, None where nothing is to be removed.
+        made: how many edits were made anew, of `groups`.
+        entry: of the ledger; the last one where nothing changed.
+        verification: with its pictures; None where there is nothing to look with, or at.
+    """
+
+    changed: bool
+    edit: Edit | None
+    made: int
+    groups: int
+    entry: dict[str, Any]
+    verification: Verification | None = None
+
+
+def apply_policy(
+    family: Family,
+    policy: Policy,
+    digest: str,
+    out: Path,
+    *,
+    reread: Callable[[], str],
+    cache: Path | None = None,
+    say: Say = lambda *_: None,
+) -> Outcome:
+    """Make `out`/edit.safetensors what the policy asks for, verify it, and add an entry to the ledger of `out`.
+
+    An edit that was made before, for the same request on the same model, is used again, so going back costs nothing.
+
+    Args:
+        digest: SHA-256 of the policy file. reread: gives that of the file as it is now; asked before anything is put
+            in place.
+        cache: folder of drawn images.
+
+    Raises:
+        LedgerError: the ledger was truncated or edited, or the edit is not the one it tells of.
+        PolicyError: the policy changed meanwhile; nothing was put in place.
+    """
+    entries = ledger.read(out)
+    last = entries[-1] if entries else None
+    _check_in_force(out, last)
+    if last and last["policy"] == digest and last["excise"] == version("excise"):
+        return Outcome(False, Edit.load(out / EDIT_NAME) if last["edit"] else None, 0, len(last["groups"]), last)
+    groups = grouped(policy)
+    edits, made = [], 0
+    for i, group in enumerate(groups):
+        say("erasing", i, len(groups))
+        path = out / EDITS / f"{_request_digest(family, policy, group)[:32]}.safetensors"
+        if not path.exists():
+            _make(family, policy, group, out, say).save(path)
+            made += 1
+        edits.append(Edit.load(path))
+    say("erasing", len(groups), len(groups))
+    edit = None if not edits else edits[0] if len(edits) == 1 else stack(edits)
+    verification = _verified(family, policy, edit, cache, say) if edit else None
+    if reread() != digest:
+        raise PolicyError("the policy changed while it was being applied; nothing was put in place. Apply it again.")
+    entry = _entry(policy, digest, family, list(zip(groups, edits, strict=True)), verification, last)
+    return Outcome(True, edit, made, len(groups), _commit(out, edit, entry), verification)
+
+
+def grouped(policy: Policy) -> list[Group]:
+    """The concepts by what is to be made of them together, in the order of the policy.
+
+    Raises:
+        PolicyError: no method for a kind.
+    """
+    together: dict[str, Group] = {}
+    for request in policy.concepts:
+        concept = concept_of(request)
+        choice = policy.method_of(concept.kind)
+        trained = METHODS.record(choice.name).shape != "closed-form"
+        key = f"{concept.kind}\x00{concept.name}" if trained else concept.kind
+        group = together.get(key, Group(choice, ()))
+        together[key] = replace(group, concepts=(*group.concepts, concept))
+    return list(together.values())
+
+
+def concept_of(request: Request) -> Concept:
+    """A request's concept; on Canvas its kind is found out where it is not told."""
+    concept = request.concept()
+    return guess_kind(concept, request.kind)
+
+
+def _make(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> Edit:
+    return erase(
+        family,
+        list(group.concepts),
+        group.method.name,
+        preserve=policy.preserve,
+        vocabulary=_vocabulary(policy),
+        kind=group.concepts[0].kind,
+        seed=policy.seed,
+        model_name=policy.model,
+        revision=policy.revision,
+        room=Room(policy.judge, out / "training", None, say),
+        states=out / STATES,
+        **group.method.settings,
+    )
+
+
+def _request_digest(family: Family, policy: Policy, group: Group) -> str:
+    """Everything that an edit depends on."""
+    base = base_of(family, policy.model, policy.revision)
+    about = {
+        "excise": version("excise"),
+        "weights": base.weights,
+        "text_encoder": base.text_encoder,
+        "method": group.method.model_dump(mode="json"),
+        "concepts": [[c.name, c.kind, c.anchor, list(c.synonyms)] for c in group.concepts],
+        "preserve": list(policy.preserve),
+        "vocabulary": policy.vocabulary,
+        "seed": policy.seed,
+        "judge": str(policy.judge),
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Say) -> Verification | None:
+    concepts = [concept_of(r) for r in policy.concepts]
+    built_in = is_built_in(family)
+    scorer = as_scorer(policy.judge, built_in, [*(c.name for c in concepts), *policy.preserve], letter="a")
+    if scorer is None:
+        return None
+    return verify(
+        family,
+        [edit],
+        concepts,
+        vocabulary_of(_vocabulary(policy), family, concepts),
+        scorer,
+        CANVAS_SAMPLING if built_in else SAMPLING,
+        kept=policy.preserve,
+        pictures=policy.pictures,
+        cache=cache,
+        progress=lambda done, total: say("verifying", done, total),
+    )
+
+
+def _entry(
+    policy: Policy,
+    digest: str,
+    family: Family,
+    groups: Sequence[tuple[Group, Edit]],
+    verification: Verification | None,
+    last: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What the ledger is told: what was removed from which model, by what, on whose request, how it was verified."""
+    now = {c.name: _request(c, r) for c, r in zip(map(concept_of, policy.concepts), policy.concepts, strict=True)}
+    before = {c["name"]: c for c in last["in_force"]} if last else {}
+    return {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "excise": version("excise"),
+        "policy": digest,
+        "model": {"name": policy.model, "weights": base_of(family, policy.model).weights},
+        "groups": [
+            {"method": e.record.method, "settings": e.record.settings, "concepts": [c.name for c in g.concepts]}
+            for g, e in groups
+        ],
+        "in_force": list(now.values()),
+        "added": [name for name in now if name not in before],
+        "removed": [name for name in before if name not in now],
+        "verified": _verdict(policy, verification),
+    }
+
+
+def _commit(out: Path, edit: Edit | None, entry: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the edit by its content, the ledger, and then the edit itself: a stop at any point can be mended."""
+    if edit is None:
+        told = ledger.append(out, {**entry, "edit": None})
+        (out / EDIT_NAME).unlink(missing_ok=True)
+        return told
+    written = edit.save(out / EDITS / "new.safetensors")
+    digest = _sha256(written)
+    os.replace(written, _copy(out, digest))
+    told = ledger.append(out, {**entry, "edit": digest})
+    _put_in_place(out, digest)
+    return told
+
+
+def _request(concept: Concept, request: Request) -> dict[str, Any]:
+    return {
+        "name": concept.name,
+        "kind": concept.kind,
+        "requested_by": request.requested_by,
+        "date": request.date.isoformat() if request.date else None,
+        "reference": request.reference,
+    }
+
+
+def _verdict(policy: Policy, verification: Verification | None) -> dict[str, Any] | None:
+    """What was seen, and whether it passes the gates with the unfavourable end of each interval."""
+    if verification is None:
+        return None
+    concepts = [
+        {
+            "name": v.concept.name,
+            "erased": v.erased.as_dict() if v.erased else None,
+            "passed": bool(v.erased and v.erased.low >= policy.gates.erased),
+        }
+        for v in verification.verdicts
+    ]
+    kept = verification.retained
+    return {
+        "judge": verification.judge,
+        "pictures": policy.pictures,
+        "gates": policy.gates.model_dump(),
+        "concepts": concepts,
+        "retained": kept.as_dict() if kept else None,
+        "passed": all(c["passed"] for c in concepts) and (kept is None or kept.low >= policy.gates.retained),
+    }
+
+
+def _check_in_force(out: Path, last: dict[str, Any] | None) -> None:
+    """Make sure that the edit that lies there is the one the ledger tells of; put that one back from its copy if not.
+
+    Raises:
+        LedgerError: there is no copy either.
+    """
+    path, wanted = out / EDIT_NAME, last["edit"] if last else None
+    found = _sha256(path) if path.exists() else None
+    if found == wanted:
+        return
+    if last is None or (wanted and (not _copy(out, wanted).exists() or _sha256(_copy(out, wanted)) != wanted)):
+        what = "is missing" if found is None else "is not one that the ledger tells of"
+        raise LedgerError(f"{path} {what}. Restore it from a copy, or choose another --out.")
+    if wanted:
+        _put_in_place(out, wanted)
+    else:
+        path.unlink()
+    warnings.warn(f"{path} was not the edit that the ledger tells of; it was put right.", ExciseWarning, stacklevel=3)
+
+
+def _put_in_place(out: Path, digest: str) -> None:
+    content = _copy(out, digest).read_bytes()
+    write_atomically(out / EDIT_NAME, lambda p: _write(p, content))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _copy(out: Path, digest: str) -> Path:
+    """Where an edit that was in force is kept, by its content."""
+    return out / EDITS / f"in-force-{digest[:32]}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _vocabulary(policy: Policy) -> str | None:
+    return None if policy.vocabulary == "none" else policy.vocabulary

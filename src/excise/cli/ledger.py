@@ -1,0 +1,71 @@
+"""excise ledger: what was removed from which model, when, on whose request, and how it was verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from excise.cli import options as o
+
+
+def ledger(
+    folder: Annotated[Path, typer.Argument(help="Folder that excise apply wrote.")],
+    concept: Annotated[Optional[str], typer.Option("--concept", "-c", help="The story of one concept.")] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Check a ledger against changes and read it. Exit status 2: it was truncated or edited.
+
+    Example: excise ledger runs/policy --concept cat
+    """
+    from excise.cli import show
+    from excise.concept import same
+    from excise.ledger import LedgerError, read
+
+    entries = read(folder)
+    if not entries:
+        raise LedgerError(f"{folder} holds no ledger; excise apply writes one into its --out.")
+    if concept is not None:
+        entries = [e for e in entries if same(concept) in {same(n) for n in (*e["added"], *e["removed"], *_names(e))}]
+        if not entries:
+            raise LedgerError(f"the ledger of {folder} never speaks of '{concept}'.")
+    if as_json:
+        show.print_json(entries)
+        return
+    models = dict.fromkeys(f"{e['model']['name']} (weights {e['model']['weights'][:12]})" for e in entries)
+    show.say("\n".join(models))
+    show.table([_row(e, concept) for e in entries], ("", "time", "out", "added", "given back", "verified", "edit"))
+
+
+def _names(entry: dict[str, Any]) -> list[str]:
+    return [c["name"] for c in entry["in_force"]]
+
+
+def _row(entry: dict[str, Any], concept: str | None) -> tuple[str, ...]:
+    from excise.concept import listed
+
+    return (
+        str(entry["n"]),
+        entry["time"].removesuffix("+00:00"),
+        str(len(entry["in_force"])),
+        listed(entry["added"]) or "-",
+        listed(entry["removed"]) or "-",
+        _verified(entry["verified"], concept),
+        (entry["edit"] or "none")[:8],
+    )
+
+
+def _verified(verified: dict[str, Any] | None, concept: str | None) -> str:
+    """Of one concept how much of it is gone, of all how many pass."""
+    from excise.concept import same
+    from excise.report.html import percent
+
+    if verified is None:
+        return "no"
+    if concept is None:
+        passed = sum(c["passed"] for c in verified["concepts"])
+        kept = verified["retained"]
+        return f"{passed} of {len(verified['concepts'])}" + (f", kept {percent(kept['value'])}" if kept else "")
+    found = next((c["erased"] for c in verified["concepts"] if same(c["name"]) == same(concept)), None)
+    return f"{percent(found['value'])} of {found['n']}" if found else "-"
