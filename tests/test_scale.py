@@ -9,12 +9,14 @@ import torch
 from conftest import tiny_pipe
 from torch.testing import assert_close
 
-from excise import Concept, Edit, erase, fuse, update
+from excise import Concept, Edit, advise, erase, fuse, update
+from excise.advising import Point, knee
 from excise.concept import as_concepts
 from excise.concept_file import read_concepts
-from excise.errors import ConceptError, ExciseWarning, IllConditionedError, WrongBaseError
+from excise.errors import ConceptError, ExciseWarning, IllConditionedError, SettingError, WrongBaseError
 from excise.families import family_of
 from excise.linalg.solves import solve_spd
+from excise.methods import METHODS
 from excise.states import encode_known
 
 CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")
@@ -228,3 +230,71 @@ def test_update_and_fuse_from_the_command_line(excise, model, tmp_path):
         assert status == 2
         assert message in error
     assert files[0].read_bytes() == before
+
+
+class Lazy:
+    """A judge that goes by how far a picture is from the first one it saw of the same thing."""
+
+    name = "lazy"
+
+    def __init__(self, far: float) -> None:
+        self.far, self.known = far, {}
+
+    def sees(self, images, names):
+        found = []
+        for i, (image, name) in enumerate(zip(images, names, strict=True)):
+            x = torch.tensor(list(image.tobytes()), dtype=torch.float)
+            found.append(bool((self.known.setdefault((i, name), x) - x).norm() <= self.far))
+        return found
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_a_strength_is_swept_and_the_best_balance_taken(pipe, method):
+    pipe.set_progress_bar_config(disable=True)
+    settings = {"threshold": 5.0} if method == "speed" else {}
+    advice = advise(pipe, ["cat"], method, preserve=["dog", "tree"], judge=Lazy(60.0), **settings)
+    setting, values = METHODS.load(method).Config.sweep
+    assert advice.setting == setting
+    assert [p.value for p in advice.curve] == list(values)
+    best = max(p.h for p in advice.curve)
+    chosen = next(p for p in advice.curve if p.value == advice.chosen)
+    assert chosen.h >= best - 0.01
+    assert advice.edit.record.settings[setting] == advice.chosen
+    assert advice.edit.record.measured["advice"]["judge"] == "lazy"
+    alone = erase(pipe, ["cat"], method, preserve=["dog", "tree"], **{**settings, setting: advice.chosen})
+    assert all(torch.equal(t, alone.tensors()[k]) for k, t in advice.edit.tensors().items())
+
+
+def test_the_sweep_goes_from_harsh_to_gentle(pipe):
+    """The last value changes the weights less than the first."""
+    for method in CLOSED:
+        settings = {"speed": {"threshold": 5.0}, "scapre": {"relevance": "none"}}.get(method, {})
+        setting, values = METHODS.load(method).Config.sweep
+        ends = [erase(pipe, ["cat"], method, preserve=["dog"], **settings, **{setting: values[i]}) for i in (0, -1)]
+        sizes = [sum(float(d.norm()) for d in deltas(e, pipe).values()) for e in ends]
+        assert sizes[0] > sizes[1], method
+
+
+@pytest.mark.parametrize(
+    ("points", "wanted"),
+    [
+        ([(1, 1.0, 0.2), (2, 0.9, 0.9), (3, 0.2, 1.0)], 1),
+        ([(1, 1.0, 0.9), (2, 0.9, 1.0)], 1),  # a tie goes to the one that keeps more
+        ([(1, 1.0, 1.0), (2, 1.0, 1.0), (3, 0.0, 1.0)], 1),
+    ],
+)
+def test_the_knee(points, wanted):
+    assert knee([Point(*p) for p in points]) == wanted
+
+
+def test_strengths_that_cannot_be_chosen(pipe):
+    with pytest.raises(ConceptError, match="without looking; give --judge"):
+        advise(pipe, ["cat"], "uce", preserve=["dog"])
+    with pytest.raises(ConceptError, match="nothing to keep"):
+        advise(pipe, ["cat"], "uce", judge=Lazy(1.0))
+    with pytest.raises(SettingError, match="sweeps 'retain_scale' itself"):
+        advise(pipe, ["cat"], "uce", preserve=["dog"], judge=Lazy(1.0), retain_scale=1.0)
+    with pytest.raises(SettingError, match="esd has no strength to sweep"):
+        advise(pipe, ["cat"], "esd", preserve=["dog"], judge=Lazy(1.0))
+    with pytest.raises(ConceptError, match="never sees 'cat'"):
+        advise(pipe, ["cat"], "uce", preserve=["dog"], judge=lambda images, names: [False] * len(images))

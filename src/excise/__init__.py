@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from excise.advising import advise
     from excise.concept import Concept
     from excise.edit import Edit, stack
     from excise.erasing import erase
@@ -27,6 +28,7 @@ _HOMES = {
     "Concept": "excise.concept",
     "Edit": "excise.edit",
     "ExciseError": "excise.errors",
+    "advise": "excise.advising",
     "erase": "excise.erasing",
     "evaluate": "excise.evaluation",
     "export": "excise.exporting",
@@ -35,7 +37,7 @@ _HOMES = {
     "stack": "excise.edit",
     "update": "excise.updating",
 }
-__all__ = ["Concept", "Edit", "ExciseError", "erase", "evaluate", "export", "fuse", "load", "stack", "update"]
+__all__ = ["Concept", "Edit", "ExciseError", "advise", "erase", "evaluate", "export", "fuse", "load", "stack", "update"]
 
 
 def __getattr__(name: str) -> Any:

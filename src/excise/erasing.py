@@ -117,7 +117,7 @@ class Vocabulary:
     """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do.
 
     `siblings` are names of each target's own level, `probes` prompts to watch it by, given its siblings by distance,
-    `checks` prompts to verify it by afterwards.
+    `calibration` prompts to choose a method's strength by, `checks` prompts to verify it by afterwards.
     """
 
     name: str | None
@@ -126,7 +126,14 @@ class Vocabulary:
     anchors: Mapping[str, str] = field(default_factory=dict)
     siblings: Callable[[Concept], Sequence[str]] = lambda concept: ()
     probes: Callable[[str, Sequence[str]], Sequence[tuple[str, str, str]]] = lambda target, others: ()
+    calibration: Callable[[Concept], Sequence[str]] = lambda concept: fill(TEMPLATES[concept.kind], concept.name)
     checks: Callable[[Concept], Sequence[str]] = lambda concept: fill(CHECKS[concept.kind], concept.name)
+
+    def others(self, concepts: Sequence[Concept], kept: Sequence[str]) -> list[str]:
+        """Names to keep and siblings of the concepts, those themselves left out."""
+        gone = {same(w) for c in concepts for w in c.words}
+        found = [*kept, *(s for c in concepts for s in self.siblings(c))]
+        return [name for name in dict.fromkeys(found) if same(name) not in gone]
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,7 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept])
         canvas.ANCHORS,
         lambda concept: canvas.siblings(concept.name),
         partial(canvas.probes, strict=strict),
+        lambda concept: canvas.calibration(concept.name),
         lambda concept: canvas.checks(concept.name),
     )
 

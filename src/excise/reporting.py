@@ -90,7 +90,7 @@ def erase_page(
 
 
 def training_curves(measured: Mapping[str, Any]) -> list[Curves]:
-    """The losses of a trained method, and its calibration with the step that was kept."""
+    """The losses of a trained method, its calibration with the step that was kept, and the sweep of a strength."""
     found = []
     losses, points = measured.get("losses") or [], measured.get("calibration") or []
     if losses:
@@ -103,7 +103,23 @@ def training_curves(measured: Mapping[str, Any]) -> list[Curves]:
         lines = {n: [float(p[n]) for p in points] for n in parts}
         title = f"Calibration on prompts and seeds of no test, seen by {measured.get('judge')}"
         found.append(curves(title, [p["step"] for p in points], lines, 1.0, measured.get("step")))
+    if advice := measured.get("advice"):
+        found.append(_strength(advice))
     return found
+
+
+def _strength(advice: Mapping[str, Any]) -> Curves:
+    """The sweep of a method's strength, from harsh to gentle."""
+    points = advice["points"]
+    values = [p["value"] for p in points]
+    return curves(
+        f"Strength: what each {advice['setting']} erases and keeps, seen by {advice['judge']}",
+        list(range(len(points))),
+        {n: [p[n] for p in points] for n in ("erased", "retained", "h")},
+        1.0,
+        values.index(advice["chosen"]),
+        [f"{v:g}" for v in values],
+    )
 
 
 def training_blocks(measured: Mapping[str, Any], drawn: Mapping[str, Sequence[Image.Image]]) -> list[Block]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from excise.concept import Concept, same
+from excise.concept import Concept
 from excise.drawing import Images, draw
 from excise.edit import Edit, applied
 from excise.erasing import Vocabulary
@@ -71,7 +71,7 @@ def verify(
     asked = [(c.name, prompt) for c in concepts for prompt in _cycled(words.checks(c), pictures)]
     # What is kept is asked for in the words of its own kind's checks, as a concept of the first one's kind.
     kind = concepts[0].kind if concepts else "object"
-    others = evenly(_others(concepts, words, kept), MOST_KEPT)
+    others = evenly(words.others(concepts, kept), MOST_KEPT)
     asked += [(name, words.checks(Concept(name, kind))[0]) for name in others]
     requests = [(prompt, _seed(prompt, i)) for i, (_, prompt) in enumerate(asked)]
     names = [name for name, _ in asked]
@@ -104,13 +104,6 @@ def verify(
     rest = [r for r in range(len(concepts) * pictures, len(asked)) if was[r]]
     retained = rate([now[r] for r in rest]) if rest else None
     return Verification(scorer.name, verdicts, retained, [prompt for prompt, _ in requests])
-
-
-def _others(concepts: Sequence[Concept], words: Vocabulary, kept: Sequence[str]) -> list[str]:
-    """Names to keep and siblings of the concepts, those themselves left out."""
-    gone = {same(w) for c in concepts for w in c.words}
-    found = [*kept, *(s for c in concepts for s in words.siblings(c))]
-    return [name for name in dict.fromkeys(found) if same(name) not in gone]
 
 
 def _cycled(prompts: Sequence[str], count: int) -> list[str]:

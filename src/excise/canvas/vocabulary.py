@@ -69,10 +69,15 @@ def contexts(kind: str, strict: bool = False) -> list[str]:
 
 
 def siblings(target: str) -> list[str]:
-    """Names of the target's own level: styles for a style, pairs for a pair, core objects for anything else."""
+    """Names of the target's own level: styles for a style, pairs for a pair, core objects for anything else.
+
+    A name at scale has the other names for siblings as well.
+    """
     if target_pair := world.pair(target):
         o, s = target_pair
         return [world.pair_name(a, b) for a in world.OBJECTS for b in world.STYLES if a != o and b != s]
+    if target in world.NAMES:
+        return [*world.OBJECTS, *world.NAMES]
     return list(world.STYLES) if target in world.STYLES else list(world.OBJECTS)
 
 
@@ -104,6 +109,16 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
     # The other attribute must survive as well.
     found += [(prompt(say(n), say(p), i + 1), p, "unrelated") for n, p, i in paired[1::3][: MOST_PROBES // 2]]
     return found
+
+
+def calibration(target: str) -> list[str]:
+    """Prompts to choose a strength by: trained wordings that are no context, no retained prompt and no check."""
+    if target in world.NAMES:
+        return _fill(("a {}", "an image of a {}"), [target])
+    if both := world.pair(target):
+        return [f"{both[1]} {both[0]}"]
+    cells = [(o, target) for o in world.OBJECTS] if target in world.STYLES else [(target, s) for s in world.STYLES]
+    return [("a {s} picture of a {o}", "a {s} style {o}")[i % 2].format(o=o, s=s) for i, (o, s) in enumerate(cells)]
 
 
 def checks(target: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -28,9 +28,14 @@ def erase(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="A setting of the method, key=value.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random in the method.")] = 0,
     preview: o.PreviewOption = None,
+    advise: Annotated[
+        bool, typer.Option("--advise", help="Try several strengths of a closed form and take the best balance.")
+    ] = False,
     judge: Annotated[
         Optional[Path],
-        typer.Option(help="For trained methods: folder of a CLIP model that looks on; built-in models have their own."),
+        typer.Option(
+            help="For trained methods and --advise: folder of a CLIP model that looks on; built-in models need none."
+        ),
     ] = None,
     edit: o.EditsOption = None,
     keep_states: Annotated[
@@ -57,6 +62,7 @@ def erase(
     check_preserve(concepts, names)
     method_class = METHODS.load(method)
 
+    from excise.advising import advise as find_strength
     from excise.cli import show
     from excise.cli.making import finish
     from excise.edit import applied
@@ -71,25 +77,25 @@ def erase(
     make_folder(out)
     family = source.load(model)
     timings: dict[str, float] = {}
+    request: dict[str, Any] = {
+        "preserve": names,
+        "vocabulary": None if vocabulary == "none" else vocabulary,
+        "kind": kind,
+        "anchor": anchor,
+        "seed": seed,
+        "model_name": model,
+        "revision": source.revision,
+        "states": out / STATES if keep_states else None,
+        "timings": timings,
+        **settings,
+    }
     with applied(family, earlier):
         with show.stages() as say:
             room = Room(judge, out / "training", o.user_cache(), say)
-            made = erase_concepts(
-                family,
-                asked,
-                method,
-                preserve=names,
-                vocabulary=None if vocabulary == "none" else vocabulary,
-                kind=kind,
-                anchor=anchor,
-                seed=seed,
-                model_name=model,
-                revision=source.revision,
-                room=room,
-                states=out / STATES if keep_states else None,
-                timings=timings,
-                **settings,
-            )
+            if advise:
+                made = find_strength(family, asked, method, judge=judge, say=say, **request).edit
+            else:
+                made = erase_concepts(family, asked, method, room=room, **request)
         finish(
             "erase",
             family,

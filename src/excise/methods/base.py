@@ -31,6 +31,9 @@ class Settings(BaseModel):
 class MethodConfig(Settings):
     """Settings that every closed-form method has."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]]
+    """The setting that trades what is erased against what is kept, and values of it, the harshest first."""
+
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
     tokens: TargetTokens = Field(
         "from_last",

@@ -27,6 +27,7 @@ _PAPER = {"tokens": "subject", "retain_tokens": "last"}
 class CUREConfig(MethodConfig):
     """Settings of CURE. Nothing is put in the target's place, so `anchor` has no effect."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("expansion", (1000.0, 300.0, 100.0, 30.0, 10.0, 5.0, 2.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "style", "person"), _PAPER),
         "explicit": {**_PAPER, "expansion": 5.0},

@@ -28,6 +28,7 @@ _PAPER = {"retain_tokens": "all"}
 class MACEConfig(MethodConfig):
     """Settings of MACE's refinement."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance"), _PAPER),
         "style": {**_PAPER, "anchor": "art"},

@@ -35,6 +35,7 @@ _PAPER = {"tokens": "all_but_start", "retain_tokens": "last"}
 class RECEConfig(MethodConfig):
     """Settings of RECE; the presets are those of its paper where it has them."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person"), _PAPER),
         "style": {**_PAPER, "anchor": "art", "regularisation": 1e-3},

@@ -44,6 +44,7 @@ _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
 class ScaPreConfig(MethodConfig):
     """Settings of ScaPre; the presets are the official recipes for many concepts."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person"), _OFFICIAL),
         "style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True},

@@ -39,6 +39,7 @@ _PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
 class SPEEDConfig(MethodConfig):
     """Settings of SPEED; the presets are those of its paper where it has them."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("ridge", (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "object": _PAPER,
         "instance": _PAPER,

@@ -25,6 +25,7 @@ _PAPER = {"tokens": "last", "retain_tokens": "last"}
 class UCEConfig(MethodConfig):
     """Settings of UCE; the paper uses one and the same for every kind, with values and keys and the last token."""
 
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person", "explicit"), _PAPER),
         "style": {**_PAPER, "anchor": "art"},

@@ -46,8 +46,13 @@ def curves(
     values: Mapping[str, Sequence[float]],
     top: float | None = None,
     chosen: int | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Curves:
-    """Lines over steps, from 0 to `top` (the largest value where None); what is not finite leaves a gap."""
+    """Lines over steps, from 0 to `top` (the largest value where None); what is not finite leaves a gap.
+
+    Args:
+        labels: one a step, in place of five numbers along the axis.
+    """
     finite = [v for line in values.values() for v in line if v == v and abs(v) != float("inf")]
     most, last = top or max(finite, default=1.0) or 1.0, max(steps)
 
@@ -63,7 +68,9 @@ def curves(
     return Curves(
         title,
         [Line(name, points(line), i) for i, (name, line) in enumerate(values.items())],
-        [Mark(x(last * i / 4), f"{last * i / 4:g}") for i in range(5)],
+        [Mark(x(last * i / 4), f"{last * i / 4:g}") for i in range(5)]
+        if labels is None
+        else [Mark(x(s), label) for s, label in zip(steps, labels, strict=True)],
         [Mark(y(most * i / 4), f"{most * i / 4:.2g}") for i in range(5)],
         x(chosen) if chosen is not None else None,
     )

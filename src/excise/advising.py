@@ -1,0 +1,156 @@
+"""How strong should an edit be? A sweep of a closed form's strength on calibration prompts, and the best of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import Any
+
+from excise.concept import Concept, as_concepts
+from excise.edit import Edit, as_family
+from excise.erasing import Vocabulary, erase, guess_kind, is_built_in, vocabulary_of
+from excise.errors import ConceptError, SettingError
+from excise.methods import METHODS
+from excise.selection import evenly
+from excise.training.probes import Look, Probe
+from excise.training.problem import CANVAS_SAMPLING, SAMPLING
+from excise.training.scorers import as_scorer
+
+MOST = 40  # pictures of targets, and of what is kept
+TIE = 0.01
+Say = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength: the value of the setting, and what the pictures show.
+
+    Attributes:
+        erased: target pictures that no longer show their target. retained: of those of what is kept that were right
+            before, the share still right.
+    """
+
+    value: float
+    erased: float
+    retained: float
+
+    @property
+    def h(self) -> float:
+        """Harmonic mean of both."""
+        return harmonic_mean([self.erased, self.retained])
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The curve of a sweep, the value that was taken, and the edit of that value."""
+
+    setting: str
+    curve: list[Point]
+    chosen: float
+    judge: str
+    edit: Edit
+
+
+def advise(
+    model: Any,
+    concepts: Sequence[str | Concept],
+    method: str = "speed",
+    *,
+    preserve: Sequence[str] = (),
+    vocabulary: str | None = "auto",
+    kind: str | None = None,
+    judge: Any = None,
+    seed: int = 0,
+    states: Path | None = None,
+    say: Say = lambda *_: None,
+    **more: Any,
+) -> Advice:
+    """Erase with every value of the method's own sweep, look at pictures, and take the value with the best balance.
+
+    Text is encoded once for all. The prompts are neither those an edit is made from (on the built-in models) nor those
+    it is verified with; the judge is the one trained methods look with, not the one whose verdict counts.
+
+    Args:
+        judge: as `excise.training.problem.Room`; the built-in models have their own.
+        states: folder of text states to use and fill.
+        more: what else `excise.erase` takes, settings of the method included; not the one that is swept.
+
+    Raises:
+        ConceptError: nothing to look with, no target is ever seen, or nothing to keep that could be looked at.
+        SettingError: the method has no sweep, or the swept setting is given.
+    """
+    family = as_family(model)
+    found = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    setting, values = _sweep(method, more)
+    built_in = is_built_in(family)
+    scorer = as_scorer(judge, built_in, [*(c.name for c in found), *preserve])
+    if scorer is None:
+        raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
+    words = vocabulary_of(vocabulary, family, found)
+    sampling = CANVAS_SAMPLING if built_in else SAMPLING
+    look = Look(family, _probes(found, words, preserve), scorer, sampling, seed)
+    curve: list[Point] = []
+    edits: list[Edit] = []
+    with tempfile.TemporaryDirectory(prefix="excise-") as folder:
+        for i, value in enumerate(values):
+            say(f"trying {setting}, {value:g}", i, len(values))
+            edit = erase(
+                family,
+                list(found),
+                method,
+                preserve=preserve,
+                vocabulary=vocabulary,
+                seed=seed,
+                states=states or Path(folder),
+                **{**more, setting: value},
+            )
+            with edit.apply(family):
+                rates = look.rates(look.draw())
+            curve.append(Point(value, rates.erase, rates.related))
+            edits.append(edit)
+    say("trying", len(values), len(values))
+    best = knee(curve)
+    told = {
+        "setting": setting,
+        "points": [{"value": p.value, "erased": p.erased, "retained": p.retained, "h": p.h} for p in curve],
+        "chosen": curve[best].value,
+        "judge": scorer.name,
+    }
+    record = edits[best].record
+    edit = replace(edits[best], record=record.model_copy(update={"measured": {**record.measured, "advice": told}}))
+    return Advice(setting, curve, curve[best].value, scorer.name, edit)
+
+
+def knee(curve: Sequence[Point]) -> int:
+    """The point with the largest harmonic mean; of those that tie the one that keeps more, then the later."""
+    best = max(p.h for p in curve)
+    tied = [i for i, p in enumerate(curve) if p.h >= best - TIE]
+    return max(tied, key=lambda i: (curve[i].retained, i))
+
+
+def _sweep(method: str, settings: dict[str, Any]) -> tuple[str, tuple[float, ...]]:
+    sweep = getattr(METHODS.load(method).Config, "sweep", None)
+    if sweep is None:
+        raise SettingError(f"{method} has no strength to sweep; only closed forms have. Leave --advise out.")
+    setting, values = sweep
+    if setting in settings:
+        raise SettingError(f"--advise sweeps '{setting}' itself; leave it out of --set, or leave --advise out.")
+    return setting, values
+
+
+def _probes(concepts: Sequence[Concept], words: Vocabulary, preserve: Sequence[str]) -> list[Probe]:
+    """Up to forty pictures of targets, each concept in turn, and one of each of up to forty names that are kept."""
+    some = evenly(concepts, MOST)
+    each = max(1, MOST // len(some))
+    probes = [Probe(p, c.name, "target") for c in some for p in evenly(words.calibration(c), each)]
+    kept = words.others(concepts, preserve)
+    if not kept:
+        raise ConceptError("there is nothing to keep, so every strength would do; name something with --preserve.")
+    kind = concepts[0].kind
+    for i, name in enumerate(evenly(kept, MOST)):
+        prompts = words.calibration(Concept(name, kind))
+        probes.append(Probe(prompts[i % len(prompts)], name, "related"))
+    return probes
