@@ -48,7 +48,9 @@ class RECEConfig(MethodConfig):
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase, in the first step.")
     retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept, in the first step.")
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights, in the first step.")
-    round_retain_scale: float = Field(0.1, ge=0, description="Weight of what is kept, in the rounds.")
+    round_retain_scale: float | None = Field(
+        None, ge=0, description="Weight of what is kept, in the rounds; null takes a tenth of retain_scale."
+    )
     round_ridge: float = Field(0.1, gt=0, description="Pull towards the weights so far, in the rounds.")
     fixed: Literal["none", "start", "start_and_null"] = Field(
         "start", description="States that stay exactly as they are: none, the start token, or it and the empty prompt."
@@ -61,7 +63,8 @@ def solve_change(problem: TextProblem, G: Tensor, config: RECEConfig) -> Tensor:
     first = UCEConfig(
         erase_scale=config.erase_scale, retain_scale=config.retain_scale, ridge=config.ridge, fixed=config.fixed
     )
-    again = UCEConfig(retain_scale=config.round_retain_scale, ridge=config.round_ridge, fixed=config.fixed)
+    kept = config.retain_scale / 10 if config.round_retain_scale is None else config.round_retain_scale
+    again = UCEConfig(retain_scale=kept, ridge=config.round_ridge, fixed=config.fixed)
     U, V = solve_map(problem, first)
     change = U @ V
     for _ in range(config.rounds):
