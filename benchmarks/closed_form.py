@@ -2,10 +2,10 @@
 
     python -m benchmarks.closed_form --shape sd15 --concepts 100 [--method uce --method speed] [--json]
 
-Weights are random (orthogonal-ish Gaussian rows at the true shapes); text states are synthetic: a common mean, a
-decaying spectrum, as CLIP's are. What is timed is the edit after encoding, the statistics of the text included. The
-literal form follows the published formulas matrix by matrix: a d x d inverse for each layer, every augmented row as an
-outer product. It is timed on a stated subset of layers and scaled to all of them.
+Weights are random (Gaussian rows at the true shapes); text states are synthetic: a common mean, a decaying spectrum, as
+CLIP's are. What is timed is the edit after encoding, the statistics of the text and, where the edit is one map of the
+text, the making of the new weights included. The literal form follows the published formulas, or the official program,
+matrix by matrix and row by row (`benchmarks/literal.py`). It is timed on a stated part of the work and scaled to all.
 """
 
 from __future__ import annotations
@@ -16,23 +16,49 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from excise.linalg.solves import weakest_direction
-from excise.methods.base import Solution, TextProblem
+from benchmarks import literal
+from excise.methods.base import MethodConfig, Solution, TextProblem
+from excise.methods.cure import CURE, CUREConfig
+from excise.methods.mace import MACE, MACEConfig
+from excise.methods.rece import RECE, RECEConfig
+from excise.methods.scapre import ScaPre, ScaPreConfig
 from excise.methods.speed import SPEED, SPEEDConfig, invariant_states
 from excise.methods.uce import UCE, UCEConfig
 
 # Rows of each cross-attention's keys (and values), and the text width.
-SHAPES: dict[str, tuple[tuple[int, ...], int]] = {"sd15": ((320,) * 5 + (640,) * 5 + (1280,) * 6, 768)}
+SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
+    "sd15": ((320,) * 5 + (640,) * 5 + (1280,) * 6, 768),
+    "sdxl": ((640,) * 10 + (1280,) * 60, 2048),
+    "sana": ((2240,) * 20, 2240),
+}
 RETAINED = 1000
-LITERAL_LAYERS = {"uce": 2, "speed": 1}
-RETAINED_LITERAL = 1000
+# Target tokens of a concept: its last subject token, its context, or all from the last subject token on.
+TOKENS = {"uce": 1, "speed": 1, "cure": 1, "mace": 10, "rece": 10, "scapre": 60}
+LITERAL_ROWS = 8  # of ScaPre's rows
+
+
+@dataclass(frozen=True)
+class Literal:
+    """What a literal form gave.
+
+    Attributes:
+        new: new weights of some layers, or of some rows of them. rows: which, where not all.
+        seconds: all would have taken. part: what was timed.
+        problem: what was solved, where it is smaller than what the method was given.
+    """
+
+    new: dict[str, Tensor]
+    seconds: float
+    part: str
+    rows: dict[str, range] = field(default_factory=dict)
+    problem: TextProblem | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +68,16 @@ class Row:
     shape: str
     method: str
     concepts: int
+    tokens: int
     seconds: float
     naive_seconds: float
     ratio: float
     max_rel_diff: float
     peak_extra_mb: float
-    naive_layers: int
-    layers: int
+    projections_mb: float
+    naive_part: str
+    threads: int
+    torch: str
 
 
 def text_states(n: int, d: int, generator: torch.Generator) -> Tensor:
@@ -60,58 +89,21 @@ def text_states(n: int, d: int, generator: torch.Generator) -> Tensor:
     return 28 * rows / rows.norm(dim=1, keepdim=True).mean()
 
 
-def build(shape: str, concepts: int, roles: str, seed: int = 0) -> tuple[TextProblem, dict[str, Tensor]]:
-    """A problem of `concepts` last-subject tokens and 1,000 retained ones, and the weights (single precision)."""
+def build(shape: str, concepts: int, tokens: int, roles: str, seed: int = 0) -> tuple[TextProblem, dict[str, Tensor]]:
+    """A problem of `concepts`, so many target tokens each, and 1,000 retained ones; weights in single precision."""
     rows, d = SHAPES[shape]
     generator = torch.Generator().manual_seed(seed)
-    states = text_states(concepts + 1 + RETAINED + 1 + 76, d, generator)
-    targets, anchor, retain, start, null = states.split([concepts, 1, RETAINED, 1, 76])
+    states = text_states(concepts * tokens + tokens + RETAINED + 1 + 76, d, generator)
+    targets, anchor, retain, start, null = states.split([concepts * tokens, tokens, RETAINED, 1, 76])
     weights = {
         f"layer{i}.to_{role}": torch.randn((n, d), generator=generator) / d**0.5
         for i, n in enumerate(rows)
         for role in roles
     }
-    return TextProblem(targets, anchor.expand(concepts, -1), retain, start[0], 0.1 * null + null[:1]), weights
-
-
-def literal_uce(W: Tensor, p: TextProblem, c: UCEConfig) -> Tensor:
-    """W' - W, concept by concept, as the formula is printed."""
-    d = W.shape[1]
-    left, right = c.ridge * W, c.ridge * torch.eye(d, dtype=W.dtype)
-    for o, n in zip(p.targets, p.anchors, strict=True):
-        left = left + c.erase_scale * torch.outer(W @ n, o)
-        right = right + c.erase_scale * torch.outer(o, o)
-    for r in p.retain:
-        left = left + c.retain_scale * torch.outer(W @ r, r)
-        right = right + c.retain_scale * torch.outer(r, r)
-    return left @ torch.linalg.inv(right) - W
-
-
-def literal_speed(W: Tensor, p: TextProblem, c: SPEEDConfig, K: Tensor, g: Tensor) -> Tensor:
-    """The printed closed form, with the retain moment summed over explicit augmented rows."""
-    k, d = p.targets.shape
-    eye = torch.eye(d, dtype=W.dtype)
-    T, A = p.targets.mT @ p.targets / k, p.anchors.mT @ p.targets / k
-    probe = W @ (A - T) @ torch.linalg.inv(eye + T)
-    influence = (p.retain @ probe.mT).norm(dim=1)
-    kept = p.retain[influence > influence.mean()]
-    _left, _, right = torch.linalg.svd(W, full_matrices=False)
-    v = right[-1] * torch.sign(right[-1].dot(weakest_direction(W)))
-    P_min = torch.outer(v, v)
-    total, count = torch.zeros((d, d), dtype=W.dtype), 0
-    for start in range(0, len(kept), c.chunk):
-        part = kept[start : start + c.chunk]
-        # Noise whose component along v is g: what the projector leaves of it is g v.
-        copies = (part[:, None] + (g[start : start + c.chunk, :, None] * v) @ P_min).flatten(0, 1)
-        moved = (copies @ probe.mT).norm(dim=1)
-        rows = torch.cat([part, copies[moved > moved.mean()]])
-        total += (rows[:, :, None] @ rows[:, None, :]).sum(dim=0)
-        count += len(rows)
-    U, S, _ = torch.linalg.svd(total / count)
-    P = U[:, c.threshold > S] @ U[:, c.threshold > S].mT
-    M = torch.linalg.inv(T @ P + c.ridge * eye)
-    core = K.mT @ P @ M @ K + c.invariant_slack * torch.eye(K.shape[1], dtype=W.dtype)
-    return W @ (A - T) @ P @ (eye - M @ K @ torch.linalg.inv(core) @ K.mT @ P) @ M
+    owner = torch.arange(concepts).repeat_interleave(tokens)
+    null = 0.1 * null + null[:1]
+    problem = TextProblem(targets, anchor.repeat(concepts, 1), retain, start[0], null, owner, targets[::tokens])
+    return problem, weights
 
 
 def change(solution: Solution, path: str, W: Tensor) -> Tensor:
@@ -122,71 +114,119 @@ def change(solution: Solution, path: str, W: Tensor) -> Tensor:
     return torch.stack(parts).sum(dim=0)
 
 
-def bench_uce(shape: str, concepts: int) -> Row:
-    p, weights = build(shape, concepts, "kv")
-    config = UCEConfig(fixed="none", tokens="last")
-    solution, seconds, peak = cold_and_warm(lambda: UCE.solve(p, weights, config, torch.Generator()))
-    # The edit is one d x d map; making the new weights from it belongs to the job as much as solving does.
-    _, apply_seconds, _ = timed(lambda: [w + change(solution, path, w) for path, w in weights.items()])
-    subset = _spread(weights, LITERAL_LAYERS["uce"])
-    literal, naive, _ = timed(lambda: {q: literal_uce(weights[q].double(), p, config) for q in subset})
-    return _row(shape, "uce", concepts, seconds + apply_seconds, naive, peak, solution, weights, literal)
+def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | MACEConfig) -> Literal:
+    some = _spread(weights, 2)
+    erase = getattr(config, "erase_scale", 1.0)
+    new, seconds, _ = timed(
+        lambda: {k: literal.uce(weights[k].double(), p, erase, config.retain_scale, config.ridge) for k in some}
+    )
+    return Literal(new, seconds * len(weights) / len(some), f"{len(some)} of {len(weights)} matrices")
 
 
-def bench_speed(shape: str, concepts: int) -> Row:
-    p, weights = build(shape, concepts, "v")
-    config = SPEEDConfig(params="v", tokens="last", retain_tokens="last")
-    solution, seconds, peak = cold_and_warm(lambda: SPEED.solve(p, weights, config, torch.Generator().manual_seed(0)))
-    subset = list(weights)[: LITERAL_LAYERS["speed"]]  # the first layer, whose draws can be repeated
-    generator = torch.Generator().manual_seed(0)
+def literal_rece(p: TextProblem, weights: dict[str, Tensor], config: RECEConfig) -> Literal:
+    """The sums over layers run over all of them for one target token and a few retained ones; the rest is scaled."""
+    few = 1
+    part = replace(p, targets=p.targets[:few], anchors=p.anchors[:few], retain=p.retain[:10])
+    doubles = {k: w.double() for k, w in weights.items()}
+    new, seconds, _ = timed(lambda: literal.rece(doubles, part, config))
+    return Literal(new, seconds * len(p.targets) / few, f"{few} of {len(p.targets)} target tokens", problem=part)
+
+
+def literal_cure(p: TextProblem, weights: dict[str, Tensor], config: CUREConfig) -> Literal:
+    some = _spread(weights, 1)
+    new, seconds, _ = timed(lambda: {k: literal.cure(weights[k].double(), p, config) for k in some})
+    return Literal(new, seconds * len(weights) / len(some), f"{len(some)} of {len(weights)} matrices")
+
+
+def literal_speed(p: TextProblem, weights: dict[str, Tensor], config: SPEEDConfig) -> Literal:
+    """The first matrix, whose draws can be repeated."""
+    first = next(iter(weights))
+    W, generator = weights[first].double(), torch.Generator().manual_seed(0)
     K = invariant_states(p, config.invariants, generator)
 
-    def literal_first() -> dict[str, Tensor]:
-        W = weights[subset[0]].double()
-        rows = _kept(W, p)
-        g = torch.randn((rows, config.draws), generator=generator, dtype=torch.float64)
-        return {subset[0]: literal_speed(W, p, config, K, g)}
+    def run() -> dict[str, Tensor]:
+        shape = (literal.speed_kept(W, p), config.draws)
+        return {first: literal.speed(W, p, config, K, torch.randn(shape, generator=generator, dtype=torch.float64))}
 
-    literal, naive, _ = timed(literal_first)
-    return _row(shape, "speed", concepts, seconds, naive, peak, solution, weights, literal)
+    new, seconds, _ = timed(run)
+    return Literal(new, seconds * len(weights), f"1 of {len(weights)} matrices")
 
 
-def _kept(W: Tensor, p: TextProblem) -> int:
-    """How many retained rows the filter keeps for a layer, which is how many rows of noise the method draws."""
-    k, d = p.targets.shape
-    T, A = p.targets.mT @ p.targets / k, p.anchors.mT @ p.targets / k
-    influence = (p.retain @ (W @ (A - T) @ torch.linalg.inv(torch.eye(d).double() + T)).mT).norm(dim=1)
-    return int((influence > influence.mean()).sum())
+def literal_scapre(p: TextProblem, weights: dict[str, Tensor], config: ScaPreConfig) -> Literal:
+    """The masks of the first matrix, whose draws can be repeated, and a few of its rows."""
+    first = next(iter(weights))
+    W, total = weights[first].double(), sum(len(w) for w in weights.values())
+    (mu, m), masks, _ = timed(lambda: literal.scapre_mask(W, p, config, torch.Generator().manual_seed(0)))
+    rows = range(LITERAL_ROWS)
+    new, solves, _ = timed(lambda: literal.scapre_rows(W, p, config, mu, m, rows))
+    seconds = masks * total / len(W) + solves * total / len(rows)
+    part = f"masks of {len(W)} and solves of {len(rows)} of {total} rows"
+    return Literal({first: new}, seconds, part, {first: rows})
 
 
-def _row(
-    shape: str,
-    method: str,
-    concepts: int,
-    seconds: float,
-    naive: float,
-    peak: float,
-    solution: Solution,
-    weights: dict[str, Tensor],
-    literal: dict[str, Tensor],
-) -> Row:
+@dataclass(frozen=True)
+class Bench:
+    """A method, its settings here, its literal form, and which projections it edits."""
+
+    method: Any
+    config: MethodConfig
+    literal: Callable[..., Literal]
+    roles: str = "kv"
+
+
+BENCHES = {
+    "uce": Bench(UCE, UCEConfig(fixed="none", tokens="last"), literal_uce),
+    "mace": Bench(MACE, MACEConfig(), literal_uce),
+    "rece": Bench(RECE, RECEConfig(fixed="none"), literal_rece),
+    "cure": Bench(CURE, CUREConfig(), literal_cure),
+    "speed": Bench(SPEED, SPEEDConfig(params="v", tokens="last", retain_tokens="last"), literal_speed, "v"),
+    "scapre": Bench(ScaPre, ScaPreConfig(), literal_scapre),
+}
+
+
+def bench(shape: str, method: str, concepts: int) -> Row:
+    """One method at one shape."""
+    b = BENCHES[method]
+    p, weights = build(shape, concepts, TOKENS[method], b.roles)
+
+    def work(problem: TextProblem = p) -> Solution:
+        solution: Solution = b.method.solve(problem, weights, b.config, torch.Generator().manual_seed(0))
+        return solution
+
+    solution, seconds, peak = cold_and_warm(work)
+    if solution.text_maps:  # making the new weights from the one map belongs to the job as much as solving does
+        _, more, _ = timed(lambda: [w + change(solution, path, w) for path, w in weights.items()])
+        seconds += more
+    printed = b.literal(p, weights, b.config)
+    if printed.problem is not None:
+        solution = work(printed.problem)
     differences = [
-        float((change(solution, q, weights[q].double()) - wanted).norm() / wanted.norm())
-        for q, wanted in literal.items()
+        _difference(solution, path, weights[path].double(), wanted, printed.rows.get(path))
+        for path, wanted in printed.new.items()
     ]
-    naive_all = naive * len(weights) / len(literal)
     return Row(
         shape,
         method,
         concepts,
+        TOKENS[method],
         round(seconds, 3),
-        round(naive_all, 2),
-        round(naive_all / seconds, 1),
+        round(printed.seconds, 2),
+        round(printed.seconds / seconds, 1),
         max(differences),
         round(peak, 1),
-        len(literal),
-        len(weights),
+        round(sum(w.numel() for w in weights.values()) * 8 / 1e6, 1),
+        printed.part,
+        torch.get_num_threads(),
+        torch.__version__,
     )
+
+
+def _difference(solution: Solution, path: str, W: Tensor, wanted: Tensor, rows: range | None) -> float:
+    """Relative difference of the change of (some rows of) one weight."""
+    some = rows or range(len(W))
+    part = slice(some.start, some.stop)
+    printed = wanted - W[part]
+    return float((change(solution, path, W)[part] - printed).norm() / printed.norm())
 
 
 def cold_and_warm(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -228,28 +268,29 @@ def _spread(weights: dict[str, Tensor], count: int) -> list[str]:
     return [paths[i * (len(paths) - 1) // max(1, count - 1)] for i in range(count)]
 
 
-BENCHES: dict[str, Callable[[str, int], Row]] = {"uce": bench_uce, "speed": bench_speed}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--shape", choices=SHAPES, default="sd15")
-    parser.add_argument("--concepts", type=int, default=100)
+    parser.add_argument("--shape", action="append", choices=SHAPES)
+    parser.add_argument("--concepts", type=int, action="append")
     parser.add_argument("--method", action="append", choices=BENCHES)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    rows = []
-    for method in options.method or BENCHES:
-        rows.append(BENCHES[method](options.shape, options.concepts))
+    rows = [
+        bench(shape, method, concepts)
+        for shape in options.shape or ["sd15"]
+        for concepts in options.concepts or [100]
+        for method in options.method or BENCHES
+    ]
     if options.json:
         print(json.dumps([row.__dict__ for row in rows], indent=2))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {RETAINED} retained texts")
     for row in rows:
         print(
-            f"{row.method:6} {row.shape} {row.concepts} concepts, {row.layers} matrices: {row.seconds:.2f} s; literal "
-            f"{row.naive_seconds:.1f} s ({row.naive_layers} of {row.layers} timed, scaled), ratio {row.ratio:.0f}; "
-            f"largest relative difference {row.max_rel_diff:.1e}; extra memory {row.peak_extra_mb:.0f} MB"
+            f"{row.method:6} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; literal "
+            f"{row.naive_seconds:.1f} s (timed: {row.naive_part}), ratio {row.ratio:.0f}; largest relative difference "
+            f"{row.max_rel_diff:.1e}; extra memory {row.peak_extra_mb:.0f} MB, projections in float64 "
+            f"{row.projections_mb:.0f} MB"
         )
 
 

@@ -41,7 +41,7 @@ class UCEConfig(MethodConfig):
 
 
 def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
-    """Factors U (d, T) and V (T, d) such that W + (W U) V is the edited weight of every projection W.
+    """Factors U (d, r) and V (r, d), r = min(T, d), such that W + (W U) V is the edited weight of every projection W.
 
         W' = argmin  s |W' O^T - W N^T|^2 + p |(W' - W) R^T|^2 + lambda |W' - W|^2
         W' - W = W s (N - O)^T O H,   H = (lambda I + s O^T O + p R^T R)^-1
@@ -52,12 +52,15 @@ def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
     O, N, R, s = problem.targets, problem.anchors, problem.retain, config.erase_scale  # noqa: E741 - the paper's letters
     A = s * O.mT @ O + config.retain_scale * R.mT @ R
     A.diagonal().add_(config.ridge)
-    V = solve_spd(A, O.mT).mT  # (T, d); A is symmetric, so O A^-1 = (A^-1 O^T)^T
+    left, right = s * (N - O).mT, O
+    if len(O) > len(A):  # more tokens than directions: their product is smaller than either
+        left, right = left @ O, torch.eye(len(A), dtype=A.dtype, device=A.device)
+    V = solve_spd(A, right.mT).mT  # A is symmetric, so O A^-1 = (A^-1 O^T)^T
     K = _fixed_states(problem, config.fixed)
     if K.shape[1]:
         HK = solve_spd(A, K)
         V = V - (V @ K) @ torch.linalg.pinv(K.mT @ HK, hermitian=True) @ HK.mT
-    return s * (N - O).mT, V
+    return left, V
 
 
 def _fixed_states(problem: TextProblem, which: str) -> Tensor:
