@@ -13,7 +13,7 @@ from excise.edit import Edit, in_force
 from excise.errors import ConceptError, OutputError, UnknownNameError
 from excise.families import family_of
 from excise.metrics.rates import Estimate
-from excise.recipe import MethodEntry, RecipeError, cells, read
+from excise.recipe import Cell, MethodEntry, RecipeError, cells, read
 from excise.runs import locked
 
 RECIPE = """
@@ -185,3 +185,19 @@ def test_a_file_of_names(tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     text = RECIPE.replace("concepts: [cat, [dog, neon]]", "concepts: [{file: names.txt}]")
     assert {c.concepts for c in cells(read(write(tmp_path, text)))} == {("cat", "dog")}
+
+
+def test_a_key_of_before_advice_existed_is_what_it_was():
+    """Results that were computed by an earlier version are found again; asking for advice is another cell."""
+    import hashlib
+    import json
+
+    cell = Cell(
+        model="m", protocol="p", hash="h", method=MethodEntry(name="uce"), concepts=("cat",), vocabulary="auto",
+        preserve=(), seed=0, groups=None, precision="float32", oracle=MethodEntry(name="oracle", model="o", without=("cat",)),
+    )  # fmt: skip
+    old = cell.model_dump(mode="json")
+    del old["method"]["advise"], old["oracle"]["advise"]
+    text = json.dumps(old, sort_keys=True, ensure_ascii=False)
+    assert cell.key == hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    assert cell.model_copy(update={"method": MethodEntry(name="uce", advise=True)}).key != cell.key

@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from excise import controls
+from excise.advising import advise
 from excise.drawing import Workers
 from excise.edit import Edit, applied
 from excise.erasing import erase
@@ -191,16 +192,15 @@ def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
     found: list[Edit] = []
     for i, names in enumerate([[c] for c in cell.concepts] if one_by_one else [list(cell.concepts)]):
         with applied(family, found):
-            edit = erase(
-                family,
-                names,
-                method=name,
-                vocabulary=None if cell.vocabulary == "none" else cell.vocabulary,
-                preserve=cell.preserve,
-                seed=cell.seed,
-                model_name=cell.model,
+            request: dict[str, Any] = {
+                "vocabulary": None if cell.vocabulary == "none" else cell.vocabulary,
+                "preserve": cell.preserve,
+                "seed": cell.seed,
+                "model_name": cell.model,
                 **cell.method.settings,
-            )
+            }
+            edit = (advise(family, names, name, **request).edit if cell.method.advise
+                    else erase(family, names, name, **request))  # fmt: skip
         edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
         found.append(edit)
     return found

@@ -28,13 +28,14 @@ class MethodEntry(Strict):
 
     Attributes:
         name: a method, or identity, noise or oracle. label: how tables call it; the name by default.
-        settings: of the method, over its preset.
+        settings: of the method, over its preset. advise: take its strength from a sweep, as `excise erase --advise`.
         model, without: for an oracle, the model to draw with and the concepts it never saw.
     """
 
     name: str
     label: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    advise: bool = False
     model: str | None = None
     without: tuple[str, ...] = ()
 
@@ -94,7 +95,11 @@ class Cell(Strict):
     @property
     def key(self) -> str:
         """Content key: names its files in the result folder."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        content = self.model_dump(mode="json")
+        for entry in (content["method"], content["oracle"] or {}):
+            if not entry.get("advise"):  # so that results of before it existed are still found
+                entry.pop("advise", None)
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     @property

@@ -17,6 +17,7 @@ PROTOCOLS = Registry(
         "canvas-names-10": Record(_CANVAS + "canvas_names_10", "10 names erased, 100 kept"),
         "canvas-names-50": Record(_CANVAS + "canvas_names_50", "50 names erased, 100 kept"),
         "canvas-names-100": Record(_CANVAS + "canvas_names_100", "100 names erased, 100 kept"),
+        "canvas-names-200": Record(_CANVAS + "canvas_names_200", "200 names erased, the 24 core objects kept"),
         "unlearncanvas": Record(
             "excise.protocols.unlearncanvas:unlearncanvas",
             "20 objects in 50 styles, for UnlearnCanvas' own fine-tuned model",

@@ -63,8 +63,13 @@ def canvas_aliases() -> Protocol:
 
 
 def canvas_names(count: int) -> Protocol:
-    """`count` names erased together, 100 kept: groups `erased` and `kept`, five seeds a name."""
+    """`count` names erased together, 100 kept: groups `erased` and `kept`, five seeds a name.
+
+    Of 200 names all are erased, and the core objects are what is kept.
+    """
     gone, kept = world.list_a()[:count], world.list_b()
+    if count > len(gone):
+        gone, kept = list(world.NAMES)[:count], list(world.OBJECTS)
     both = ("erased", "kept")
     return replace(
         _protocol(
@@ -99,6 +104,7 @@ canvas_names_1 = partial(canvas_names, 1)
 canvas_names_10 = partial(canvas_names, 10)
 canvas_names_50 = partial(canvas_names, 50)
 canvas_names_100 = partial(canvas_names, 100)
+canvas_names_200 = partial(canvas_names, 200)
 
 
 def _protocol(name: str, items: Sequence[Item], groups: tuple[str, ...], target_groups: tuple[str, ...]) -> Protocol:
