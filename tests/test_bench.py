@@ -194,7 +194,8 @@ def test_a_key_of_before_advice_existed_is_what_it_was():
 
     cell = Cell(
         model="m", protocol="p", hash="h", method=MethodEntry(name="uce"), concepts=("cat",), vocabulary="auto",
-        preserve=(), seed=0, groups=None, precision="float32", oracle=MethodEntry(name="oracle", model="o", without=("cat",)),
+        preserve=(), seed=0, groups=None, precision="float32",
+        oracle=MethodEntry(name="oracle", model="o", without=("cat",)),
     )  # fmt: skip
     old = cell.model_dump(mode="json")
     del old["method"]["advise"], old["oracle"]["advise"]
