@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,20 +27,16 @@ def uce(W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float) -> T
     return left @ torch.linalg.inv(right)
 
 
-def rece(weights: dict[str, Tensor], p: TextProblem, c: RECEConfig) -> dict[str, Tensor]:
-    """W' of every layer: UCE, then for each target token the sums over all layers, a solve, and UCE again."""
+def rece_restoring(
+    weights: dict[str, Tensor], now: dict[str, Tensor], p: TextProblem, c: RECEConfig, concept: int
+) -> Tensor:
+    """The states that best restore one concept's target tokens in the edited layers `now`: sums over all layers."""
     d = p.targets.shape[1]
-    now = {k: uce(W, p, c.erase_scale, c.retain_scale, c.ridge) for k, W in weights.items()}
-    for _ in range(c.rounds):
-        restoring = []
-        for target in p.targets:
-            gram, cross = c.regularisation * torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
-            for k, W in weights.items():
-                gram, cross = gram + now[k].mT @ now[k], cross + now[k].mT @ W
-            restoring.append(torch.linalg.inv(gram) @ (cross @ target))
-        again = replace(p, targets=torch.stack(restoring))
-        now = {k: uce(W, again, 1.0, c.retain_scale / 10, c.round_ridge) for k, W in now.items()}
-    return now
+    gram, cross = c.regularisation * torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+    for k, W in weights.items():
+        gram, cross = gram + now[k].mT @ now[k], cross + now[k].mT @ W
+    inverse = torch.linalg.inv(gram)
+    return torch.stack([inverse @ (cross @ target) for target in p.targets[p.owner == concept]])
 
 
 def cure(W: Tensor, p: TextProblem, c: CUREConfig) -> Tensor:
@@ -122,12 +117,20 @@ def scapre_mask(W: Tensor, p: TextProblem, c: ScaPreConfig, generator: torch.Gen
     return h / len(W), torch.sigmoid(z / c.temperature) ** c.power
 
 
-def scapre_rows(W: Tensor, p: TextProblem, c: ScaPreConfig, mu: float, m: Tensor, rows: range) -> Tensor:
+def scapre_system(p: TextProblem, c: ScaPreConfig, mu: float) -> tuple[Tensor, Tensor]:
+    """What all rows of a layer share: G and Pi."""
+    C, d = p.subjects.mT, p.targets.shape[1]
+    Pi = C @ torch.linalg.inv(C.mT @ C + 1e-8 * torch.eye(C.shape[1], dtype=C.dtype)) @ C.mT
+    G = (c.ridge + mu) * torch.eye(d, dtype=C.dtype) + C @ C.mT + c.erase_scale * p.targets.mT @ p.targets
+    return G, Pi
+
+
+def scapre_rows(
+    W: Tensor, p: TextProblem, c: ScaPreConfig, system: tuple[Tensor, Tensor], mu: float, m: Tensor, rows: range
+) -> Tensor:
     """W' of some rows of one layer, each with a factorisation of its own."""
-    eye, C = torch.eye(W.shape[1], dtype=W.dtype), p.subjects.mT
-    Pi = C @ torch.linalg.inv(C.mT @ C + 1e-8 * torch.eye(C.shape[1], dtype=W.dtype)) @ C.mT
+    G, Pi = system
     pull = c.ridge + mu
-    G = pull * eye + C @ C.mT + c.erase_scale * p.targets.mT @ p.targets
     new = []
     for i in rows:
         w = W[i]

@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from conftest import tiny_pipe
 
 from excise import Edit, erase, ledger, stack
 from excise.applying import apply_policy, grouped
-from excise.errors import ConceptError, ExciseError, ExciseWarning, UnknownNameError
+from excise.errors import ConceptError, ExciseError, ExciseWarning, SettingError, UnknownNameError
 from excise.families import family_of
 from excise.ledger import LedgerError
 from excise.policy import PolicyError, read
@@ -74,7 +75,11 @@ def test_a_policy_is_read_strictly(written, tmp_path):
     ]
     (tmp_path / "keep.txt").write_text("car\nfish\n")
     change(written, "preserve: [tree]", "preserve: [tree]\npreserve_file: keep.txt")
-    assert read(written)[0].preserve == ("tree", "car", "fish")
+    policy, before = read(written)
+    assert policy.preserve == ("tree", "car", "fish")
+    assert before != digest
+    (tmp_path / "keep.txt").write_text("car\n")
+    assert read(written)[1] != before  # what it asks for changed, if not the file itself
 
 
 @pytest.mark.parametrize(
@@ -91,6 +96,7 @@ def test_a_policy_is_read_strictly(written, tmp_path):
         ("[tree]", "[tree, dog]", ConceptError, "erased and to be preserved"),
         ("concepts:", "concepts: [", PolicyError, "is no YAML"),
         ("kind: style", "kind: stile", ExciseError, "Did you mean 'style'"),
+        ("  style: {", "  styel: {", UnknownNameError, "no concept kind 'styel'. Did you mean 'style'"),
     ],
 )
 def test_bad_policies_are_refused_in_one_sentence(written, old, new, error, message):
@@ -144,7 +150,8 @@ def test_apply_extend_reduce_and_revert(pipe, written, tmp_path, monkeypatch):
     story = ledger.read(out)
     assert [e["n"] for e in story] == [1, 2, 3, 4, 5]
     assert story[0]["in_force"][0] == {
-        "name": "cat", "kind": "object", "requested_by": "Cat Ltd", "date": "2026-03-01", "reference": "T-1",
+        "name": "cat", "kind": "object", "synonyms": ["kitty"], "anchor": None,
+        "requested_by": "Cat Ltd", "date": "2026-03-01", "reference": "T-1",
     }  # fmt: skip
     assert story[3]["edit"] == story[0]["edit"]
     verified = story[0]["verified"]
@@ -170,6 +177,47 @@ def test_a_gate_that_fails_is_told(pipe, written, tmp_path, monkeypatch):
     seen = run(pipe, written, tmp_path / "two", monkeypatch, Nothing()).entry["verified"]
     assert [c["erased"] for c in seen["concepts"]] == [None] * 3
     assert not seen["passed"]
+
+
+def test_kept_names_that_are_never_seen_fail_their_gate(pipe, written, tmp_path, monkeypatch):
+    class Trees:
+        name = "no trees"
+
+        def sees(self, images, names):
+            return [name != "tree" for name in names]
+
+    verified = run(pipe, written, tmp_path / "one", monkeypatch, Trees()).entry["verified"]
+    assert (verified["retained"], verified["retained_passed"]) == (None, False)
+    change(written, "preserve: [tree]", "preserve: []")
+    verified = run(pipe, written, tmp_path / "two", monkeypatch, Trees()).entry["verified"]
+    assert (verified["retained"], verified["retained_passed"]) == (None, True)
+
+
+def test_another_model_under_the_same_name_is_a_change(pipe, tokenizer, written, tmp_path):
+    out = tmp_path / "out"
+    first = run(pipe, written, out)
+    second = run(tiny_pipe(tokenizer, seed=1), written, out)
+    assert second.changed
+    assert second.made == 2
+    assert second.entry["model"]["weights"] != first.entry["model"]["weights"]
+
+
+def test_a_wrong_setting_is_found_before_anything_is_made(pipe, written, tmp_path):
+    change(written, "{ridge: 1.0}", "{rigde: 1.0}")
+    with pytest.raises(SettingError, match="no setting 'rigde'. Did you mean 'ridge'"):
+        run(pipe, written, tmp_path / "out")
+    assert not (tmp_path / "out" / "edits").exists()
+
+
+def test_a_damaged_edit_is_made_again_and_what_changed_is_told(pipe, written, tmp_path):
+    out = tmp_path / "out"
+    run(pipe, written, out)
+    for path in (out / "edits").glob("[0-9a-f]*.safetensors"):
+        path.write_bytes(b"cut short")
+    change(written, "[kitty]", "[mog]")
+    again = run(pipe, written, out)
+    assert again.made == 2
+    assert (again.entry["added"], again.entry["removed"], again.entry["changed"]) == ([], [], ["cat"])
 
 
 def test_a_policy_that_changes_meanwhile_puts_nothing_in_place(pipe, written, tmp_path):
@@ -229,6 +277,16 @@ def test_a_ledger_tells_when_it_was_touched(tmp_path):
         ledger.read(tmp_path)
 
 
+def test_a_ledger_holds_any_text_and_refuses_any_rubbish(tmp_path):
+    for odd in ("\u2028", "\u2029", "\x85", "\n", '"', "\u732b"):
+        ledger.append(tmp_path, {"what": f"a{odd}b"})
+    assert [len(e["what"]) for e in ledger.read(tmp_path)] == [3] * 6
+    for rubbish in (b'["a"]\n', b"\xff\xfe\n", b"1\n", b"null\n"):
+        (tmp_path / ledger.NAME).write_bytes(rubbish)
+        with pytest.raises(LedgerError, match="line 1 is no entry"):
+            ledger.read(tmp_path)
+
+
 def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     out = tmp_path / "out"
     status, text, error = excise("apply", written, "--out", out, "--json")
@@ -236,7 +294,7 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     assert json.loads(text)["entry"]["verified"] is None
     page = (out / "report.html").read_text()
     assert "3 concepts removed" in page
-    assert "none: not verified" in page
+    assert "no: nothing to look with" in page
     status, _, error = excise("apply", written, "--out", out)
     assert status == 0
     assert "nothing changed" in error

@@ -143,6 +143,8 @@ def test_updates_that_cannot_be(pipe):
     with pytest.raises(ConceptError, match="nothing would be left"):
         update(pipe, edit, drop=["cat", "dog"])
     assert [c.name for c in update(pipe, edit, add=["cat"], drop=["cat"]).record.concepts] == ["dog", "cat"]
+    with pytest.raises(ConceptError, match="was scaled"):
+        update(pipe, edit.scaled(0.5), add=["fish"])
     trained = Edit(edit.record.model_copy(update={"method": "esd"}), edit.text_maps)
     with pytest.raises(ConceptError, match="made by esd, which trains"):
         update(pipe, trained, add=["fish"])
@@ -180,6 +182,8 @@ def test_fusing_needs_two_edits_of_one_model(pipe, tokenizer):
     edit = erase(pipe, ["cat"], method="uce")
     with pytest.raises(ConceptError, match="1 edit given"):
         fuse(pipe, [edit])
+    with pytest.raises(ConceptError, match="erased and to be preserved"):
+        fuse(pipe, [edit, erase(pipe, ["dog"], method="uce")], preserve=["dog"])
     with pytest.raises(WrongBaseError):
         fuse(pipe, [edit, erase(tiny_pipe(tokenizer, seed=1), ["dog"], method="uce")])
 
@@ -303,5 +307,7 @@ def test_strengths_that_cannot_be_chosen(pipe):
         advise(pipe, ["cat"], "uce", preserve=["dog"], judge=Lazy(1.0), retain_scale=1.0)
     with pytest.raises(SettingError, match="esd has no strength to sweep"):
         advise(pipe, ["cat"], "esd", preserve=["dog"], judge=Lazy(1.0))
+    with pytest.raises(ConceptError, match="sees nothing of what is to be kept"):
+        advise(pipe, ["cat"], "uce", preserve=["dog"], judge=lambda images, names: [n == "cat" for n in names])
     with pytest.raises(ConceptError, match="never sees 'cat'"):
         advise(pipe, ["cat"], "uce", preserve=["dog"], judge=lambda images, names: [False] * len(images))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
+from excise.errors import ExciseWarning, IllConditionedError
 from excise.linalg.rows import pencil, solve_rows
 from excise.methods import informax, scapre
 from excise.methods.scapre import ScaPre, ScaPreConfig
@@ -206,6 +207,23 @@ def test_the_information_table_equals_its_definition(positives):
         direct = sum(c / (2 * positives) * math.log(c * 2 / positives) for c in cells if c)
         assert table[k] == pytest.approx(direct, abs=1e-12)
     assert table[0] == table[-1] == pytest.approx(math.log(2))
+
+
+def test_a_row_that_tells_nothing_has_no_information():
+    W = torch.zeros(2, 8).double()
+    concept, empty = torch.randn(3, 5, 8).double(), torch.randn(3, 5, 8).double()
+    assert informax.mutual_information(W, concept, empty).abs().max() == 0
+
+
+def test_an_ill_conditioned_pencil_is_said_or_refused():
+    low = torch.diag(torch.tensor([1e-14, 1.0]).double())
+    with pytest.warns(ExciseWarning, match="condition number"):
+        solve_rows(pencil(low), 0.0, torch.ones(2, 1).double(), torch.ones(1).double(), torch.ones(1, 2).double())
+    for wrong in (pencil(-low), pencil(low - 1e-3 * torch.eye(2))):
+        with pytest.raises(IllConditionedError):
+            solve_rows(wrong, 0.0, torch.ones(2, 1).double(), torch.ones(1).double(), torch.ones(1, 2).double())
+    with pytest.raises(IllConditionedError):
+        pencil(low, -low)
 
 
 def test_the_official_mask_saturates_and_the_cosine_does_not():

@@ -145,6 +145,19 @@ def test_orthogonal_concepts_do_not_push_each_other():
     assert (new @ (V_0.mT * (1 - f_0))).norm() < (W @ V_0.mT).norm()
 
 
+@pytest.mark.parametrize("rows", [1, 8, 40])
+def test_orthogonal_concepts_all_go(rows):
+    """Also those with more states than directions, or many copies of one: no concept shields the next."""
+    torch.manual_seed(0)
+    d, m = 16, 4
+    centres = torch.randn(m, d).double()
+    targets = (centres[:, None] + 1e-3 * torch.randn(m, rows, d).double()).flatten(0, 1)
+    p = problem(targets, targets, targets[:0], targets[0], targets[:1], torch.arange(m).repeat_interleave(rows))
+    W = torch.randn(20, d).double()
+    new = edited(CURE.solve(p, {"w": W}, CUREConfig(combine="orthogonal"), torch.Generator()), W)
+    assert ((new @ centres.mT).norm(dim=0) < 0.15 * (W @ centres.mT).norm(dim=0)).all()
+
+
 def test_cure_takes_a_lone_state_out_entirely():
     """One state has one direction with all the energy: f = 1, a projection."""
     torch.manual_seed(0)

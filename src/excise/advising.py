@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import harmonic_mean
@@ -16,12 +16,11 @@ from excise.errors import ConceptError, SettingError
 from excise.methods import METHODS
 from excise.selection import evenly
 from excise.training.probes import Look, Probe
-from excise.training.problem import CANVAS_SAMPLING, SAMPLING
+from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Say
 from excise.training.scorers import as_scorer
 
 MOST = 40  # pictures of targets, and of what is kept
 TIE = 0.01
-Say = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def advise(
 ) -> Advice:
     """Erase with every value of the method's own sweep, look at pictures, and take the value with the best balance.
 
-    Text is encoded once for all. The prompts are neither those an edit is made from (on the built-in models) nor those
-    it is verified with; the judge is the one trained methods look with, not the one whose verdict counts.
+    Text is encoded once for all. On the built-in models the prompts are not those an edit is made from, nor the judge
+    the one whose verdict counts; elsewhere the prompts are those of the templates. They are no check of a policy.
 
     Args:
         judge: as `excise.training.problem.Room`; the built-in models have their own.
@@ -92,36 +91,34 @@ def advise(
     words = vocabulary_of(vocabulary, family, found)
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
     look = Look(family, _probes(found, words, preserve), scorer, sampling, seed)
+    if not any(right and p.role == "related" for right, p in zip(look.right, look.probes, strict=True)):
+        raise ConceptError(
+            f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws of it, so no strength "
+            "could be told from another. Name other things with --preserve, or give another judge."
+        )
     curve: list[Point] = []
-    edits: list[Edit] = []
     with tempfile.TemporaryDirectory(prefix="excise-") as folder:
+
+        def make(value: float) -> Edit:
+            request = {**more, setting: value, "preserve": preserve, "vocabulary": vocabulary, "seed": seed}
+            return erase(family, list(found), method, kind=kind, states=states or Path(folder), **request)
+
         for i, value in enumerate(values):
             say(f"trying {setting}, {value:g}", i, len(values))
-            edit = erase(
-                family,
-                list(found),
-                method,
-                preserve=preserve,
-                vocabulary=vocabulary,
-                seed=seed,
-                states=states or Path(folder),
-                **{**more, setting: value},
-            )
-            with edit.apply(family):
+            with make(value).apply(family):
                 rates = look.rates(look.draw())
             curve.append(Point(value, rates.erase, rates.related))
-            edits.append(edit)
-    say("trying", len(values), len(values))
-    best = knee(curve)
+        say(f"trying {setting}", len(values), len(values))
+        best = curve[knee(curve)]
+        edit = make(best.value)  # made once more: seven dense edits at once could be larger than the model
     told = {
         "setting": setting,
         "points": [{"value": p.value, "erased": p.erased, "retained": p.retained, "h": p.h} for p in curve],
-        "chosen": curve[best].value,
+        "chosen": best.value,
         "judge": scorer.name,
     }
-    record = edits[best].record
-    edit = replace(edits[best], record=record.model_copy(update={"measured": {**record.measured, "advice": told}}))
-    return Advice(setting, curve, curve[best].value, scorer.name, edit)
+    record = edit.record.model_copy(update={"measured": {**edit.record.measured, "advice": told}})
+    return Advice(setting, curve, best.value, scorer.name, replace(edit, record=record))
 
 
 def knee(curve: Sequence[Point]) -> int:

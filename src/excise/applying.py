@@ -17,19 +17,20 @@ from excise import ledger
 from excise.concept import Concept
 from excise.edit import Edit, base_of, stack
 from excise.erasing import erase, guess_kind, is_built_in, vocabulary_of
-from excise.errors import ExciseWarning
+from excise.errors import EditFileError, ExciseWarning
 from excise.families.base import Family
 from excise.files import write_atomically
 from excise.ledger import LedgerError
 from excise.methods import METHODS
+from excise.methods.base import configure
 from excise.policy import MethodChoice, Policy, PolicyError, Request
+from excise.record import Base
 from excise.runs import EDIT_NAME, STATES
-from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Room
+from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Room, Say
 from excise.training.scorers import as_scorer
 from excise.verifying import Verification, verify
 
 EDITS = "edits"
-Say = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -86,24 +87,39 @@ def apply_policy(
     entries = ledger.read(out)
     last = entries[-1] if entries else None
     _check_in_force(out, last)
-    if last and last["policy"] == digest and last["excise"] == version("excise"):
+    base = base_of(family, policy.model, policy.revision)
+    asked = {"policy": digest, "weights": base.weights, "excise": version("excise")}
+    if last and asked == {"policy": last["policy"], "weights": last["model"]["weights"], "excise": last["excise"]}:
         return Outcome(False, Edit.load(out / EDIT_NAME) if last["edit"] else None, 0, len(last["groups"]), last)
     groups = grouped(policy)
+    for group in groups:  # a wrong setting of the last one must not be found after an hour
+        config = METHODS.load(group.method.name).Config
+        configure(config, group.method.name, group.method.settings, group.concepts[0].kind)
     edits, made = [], 0
     for i, group in enumerate(groups):
         say("erasing", i, len(groups))
-        path = out / EDITS / f"{_request_digest(family, policy, group)[:32]}.safetensors"
-        if not path.exists():
+        path = out / EDITS / f"{_request_digest(base, policy, group)[:32]}.safetensors"
+        edit = _known(path)
+        if edit is None:
             _make(family, policy, group, out, say).save(path)
             made += 1
-        edits.append(Edit.load(path))
+            edit = Edit.load(path)
+        edits.append(edit)
     say("erasing", len(groups), len(groups))
-    edit = None if not edits else edits[0] if len(edits) == 1 else stack(edits)
-    verification = _verified(family, policy, edit, cache, say) if edit else None
+    whole = None if not edits else edits[0] if len(edits) == 1 else stack(edits)
+    verification = _verified(family, policy, whole, cache, say) if whole else None
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in place. Apply it again.")
-    entry = _entry(policy, digest, family, list(zip(groups, edits, strict=True)), verification, last)
-    return Outcome(True, edit, made, len(groups), _commit(out, edit, entry), verification)
+    entry = _entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
+    return Outcome(True, whole, made, len(groups), _commit(out, whole, entry), verification)
+
+
+def _known(path: Path) -> Edit | None:
+    """An edit that was made before, if it can be read."""
+    try:
+        return Edit.load(path) if path.exists() else None
+    except EditFileError:
+        return None
 
 
 def grouped(policy: Policy) -> list[Group]:
@@ -135,7 +151,7 @@ def _make(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> 
         list(group.concepts),
         group.method.name,
         preserve=policy.preserve,
-        vocabulary=_vocabulary(policy),
+        vocabulary=policy.vocabulary,
         kind=group.concepts[0].kind,
         seed=policy.seed,
         model_name=policy.model,
@@ -146,9 +162,8 @@ def _make(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> 
     )
 
 
-def _request_digest(family: Family, policy: Policy, group: Group) -> str:
+def _request_digest(base: Base, policy: Policy, group: Group) -> str:
     """Everything that an edit depends on."""
-    base = base_of(family, policy.model, policy.revision)
     about = {
         "excise": version("excise"),
         "weights": base.weights,
@@ -173,7 +188,7 @@ def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, sa
         family,
         [edit],
         concepts,
-        vocabulary_of(_vocabulary(policy), family, concepts),
+        vocabulary_of(policy.vocabulary, family, concepts),
         scorer,
         CANVAS_SAMPLING if built_in else SAMPLING,
         kept=policy.preserve,
@@ -186,7 +201,7 @@ def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, sa
 def _entry(
     policy: Policy,
     digest: str,
-    family: Family,
+    base: Base,
     groups: Sequence[tuple[Group, Edit]],
     verification: Verification | None,
     last: dict[str, Any] | None,
@@ -198,7 +213,7 @@ def _entry(
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "excise": version("excise"),
         "policy": digest,
-        "model": {"name": policy.model, "weights": base_of(family, policy.model).weights},
+        "model": {"name": policy.model, "weights": base.weights},
         "groups": [
             {"method": e.record.method, "settings": e.record.settings, "concepts": [c.name for c in g.concepts]}
             for g, e in groups
@@ -206,6 +221,7 @@ def _entry(
         "in_force": list(now.values()),
         "added": [name for name in now if name not in before],
         "removed": [name for name in before if name not in now],
+        "changed": [name for name in now if name in before and now[name] != before[name]],
         "verified": _verdict(policy, verification),
     }
 
@@ -228,6 +244,8 @@ def _request(concept: Concept, request: Request) -> dict[str, Any]:
     return {
         "name": concept.name,
         "kind": concept.kind,
+        "synonyms": list(concept.synonyms),
+        "anchor": concept.anchor,
         "requested_by": request.requested_by,
         "date": request.date.isoformat() if request.date else None,
         "reference": request.reference,
@@ -247,13 +265,16 @@ def _verdict(policy: Policy, verification: Verification | None) -> dict[str, Any
         for v in verification.verdicts
     ]
     kept = verification.retained
+    retained = kept.low >= policy.gates.retained if kept else not verification.kept
     return {
         "judge": verification.judge,
         "pictures": policy.pictures,
         "gates": policy.gates.model_dump(),
         "concepts": concepts,
         "retained": kept.as_dict() if kept else None,
-        "passed": all(c["passed"] for c in concepts) and (kept is None or kept.low >= policy.gates.retained),
+        # Names that are never seen cannot be told to be kept; with none to look for there is nothing to tell.
+        "retained_passed": retained,
+        "passed": retained and all(c["passed"] for c in concepts),
     }
 
 
@@ -293,7 +314,3 @@ def _copy(out: Path, digest: str) -> Path:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _vocabulary(policy: Policy) -> str | None:
-    return None if policy.vocabulary == "none" else policy.vocabulary

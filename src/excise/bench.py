@@ -193,7 +193,7 @@ def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
     for i, names in enumerate([[c] for c in cell.concepts] if one_by_one else [list(cell.concepts)]):
         with applied(family, found):
             request: dict[str, Any] = {
-                "vocabulary": None if cell.vocabulary == "none" else cell.vocabulary,
+                "vocabulary": cell.vocabulary,
                 "preserve": cell.preserve,
                 "seed": cell.seed,
                 "model_name": cell.model,

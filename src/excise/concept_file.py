@@ -86,7 +86,7 @@ def _csv_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
         )
     rows.fieldnames = header
     found = []
-    for row in rows:
+    for row in _rows(rows, path):
         if None in row:
             raise ConceptError(
                 f"{path}, line {rows.line_num}: more cells than the header has; quote what holds a comma."
@@ -94,6 +94,13 @@ def _csv_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
         if any(cell and cell.strip() for cell in row.values()):
             found.append({key: cell for key, cell in row.items() if cell and cell.strip()})
     return found
+
+
+def _rows(rows: csv.DictReader[str], path: Path) -> Iterable[dict[Any, Any]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ConceptError(f"{path}, line {rows.line_num}: {error}. Expected a CSV table.") from error
 
 
 def _yaml_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:

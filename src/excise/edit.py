@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from excise.errors import WrongBaseError
 from excise.families import Family, family_of
-from excise.families.base import fingerprint
+from excise.families.base import fingerprint, text_encoder_print
 from excise.record import Base, EditRecord
 
 
@@ -219,7 +219,7 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         revision=revision,
         weights=fingerprint(weights),
         weights_bfloat16=fingerprint(weights, torch.bfloat16),
-        text_encoder=fingerprint(family.text_encoder_weights),
+        text_encoder=text_encoder_print(family),
     )
 
 
@@ -273,7 +273,7 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
             f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
             f"({print_[:12]}). Use the model it was made for, or --allow-other-base for a fine-tune of it."
         )
-    if dtype != torch.bfloat16 and fingerprint(family.text_encoder_weights) != base.text_encoder:
+    if dtype != torch.bfloat16 and text_encoder_print(family) != base.text_encoder:
         raise WrongBaseError(
             f"this edit was made for {base.model}; the model given has another text encoder, so the edit would mean "
             "nothing to it. Erase again on this model."

@@ -56,7 +56,7 @@ def erase(
         concepts: names, or `Concept`s.
         method: see `excise methods`.
         preserve: names to keep, beside those of the vocabulary.
-        vocabulary: prompts to keep: "canvas" or "canvas-strict" (for the built-in models), None for none, or "auto":
+        vocabulary: prompts to keep: "canvas" or "canvas-strict" (for the built-in models), None or "none", or "auto":
             canvas on a built-in model, none elsewhere.
         kind: of concepts given as names: object, instance, style, person or explicit. Found out on Canvas, else object.
         anchor: what concepts without their own anchor are read as ("": nothing); None takes the method's preset.
@@ -213,7 +213,7 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept])
     """
     if name == "auto":
         name = "canvas" if is_built_in(family) else None
-    if name is None:
+    if name in (None, "none"):
         return Vocabulary(None, [], TEMPLATES)
     if name not in ("canvas", "canvas-strict"):
         raise unknown("vocabulary", name, ["auto", "none", "canvas", "canvas-strict"])

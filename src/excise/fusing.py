@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from excise.concept import TEMPLATES, Concept, fill
+from excise.concept import TEMPLATES, Concept, check_preserve, fill
 from excise.edit import Delta, Dense, Edit, LowRank, TextMap, as_family, check_base, stack
-from excise.erasing import vocabulary_of
+from excise.erasing import Vocabulary, vocabulary_of
 from excise.errors import ConceptError
-from excise.families.base import Family
+from excise.families.base import Family, split
 from excise.linalg.solves import solve_spd
 from excise.problem import retain_prompts
+
+BATCH = 256  # prompts
 
 
 def fuse(
@@ -46,7 +48,7 @@ def fuse(
         retain_scale: weight of what is kept (p). ridge: pull towards the original weights (lambda).
 
     Raises:
-        ConceptError: fewer than two edits.
+        ConceptError: fewer than two edits, or a name is both erased and preserved.
         WrongBaseError: one was made for another model.
     """
     if len(edits) < 2:
@@ -54,19 +56,18 @@ def fuse(
     family = as_family(model)
     for edit in edits:
         check_base(edit, family)
-    concepts = [[Concept(c.name, c.kind, c.anchor, c.synonyms) for c in e.record.concepts] for e in edits]
+    concepts = [[c.concept() for c in e.record.concepts] for e in edits]
     every = [c for own in concepts for c in own]
+    check_preserve(every, preserve)
     words = vocabulary_of(vocabulary, family, every)
-    moments = [
-        _moment(family, [p for c in own for w in c.words for p in fill(words.templates[c.kind], w)]) for own in concepts
-    ]
     kept = [*retain_prompts(preserve, TEMPLATES[every[0].kind]), *words.prompts]
-    A = torch.stack(moments).sum(dim=0) + retain_scale * _moment(family, kept)
+    with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
+        moments = [_moment(family, [p for c in own for p in _prompts(c, words)]) for own in concepts]
+        A = torch.stack(moments).sum(dim=0) + retain_scale * _moment(family, kept)
     A.diagonal().add_(ridge)
     paths = {p.path for p in family.projections("kv")}
-    through = [
-        _through(edit, solve_spd(A, S).mT, paths) for edit, S in zip(edits, moments, strict=True)
-    ]  # S A^-1, both symmetric
+    # S A^-1 = (A^-1 S)^T, both symmetric
+    through = [_through(edit, solve_spd(A, S).mT, paths) for edit, S in zip(edits, moments, strict=True)]
     fused = stack(through)
     settings = {"retain_scale": retain_scale, "ridge": ridge}
     names = tuple(dict.fromkeys((*fused.record.preserve, *preserve)))
@@ -76,14 +77,20 @@ def fuse(
     return replace(fused, record=record)
 
 
+def _prompts(concept: Concept, words: Vocabulary) -> list[str]:
+    """The prompts in which a concept is looked at, under each of its words."""
+    return [p for word in concept.words for p in fill(words.templates[concept.kind], word)]
+
+
 def _moment(family: Family, prompts: Sequence[str]) -> Tensor:
-    """(d, d) second moment of every token state of some prompts, in float64."""
+    """(d, d) second moment of every token state of some prompts, in float64, batch by batch."""
     d = family.projections("kv")[0].module.in_features
-    if not prompts:
-        return torch.zeros(d, d, dtype=torch.float64, device=family.device)
-    states = family.encode(list(dict.fromkeys(prompts)))
-    rows = torch.cat([states.span(i, "all") for i in range(len(states.states))]).double()
-    return rows.mT @ rows
+    moment = torch.zeros(d, d, dtype=torch.float64, device=family.device)
+    for part in split(list(dict.fromkeys(prompts)), BATCH):
+        states = family.encode(part)
+        rows = torch.cat([states.span(i, "all") for i in range(len(part))]).double()
+        moment += rows.mT @ rows
+    return moment
 
 
 def _through(edit: Edit, M: Tensor, paths: set[str]) -> Edit:

@@ -44,6 +44,8 @@ def append(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
 def read(folder: Path) -> list[dict[str, Any]]:
     """Every entry, oldest first; none where there is no ledger.
 
+    One line more than the head tells of is taken for a stop between the two files, if its hash is right.
+
     Raises:
         LedgerError: a line was changed, lost or added; the first wrong line is named.
     """
@@ -53,12 +55,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     wanted = _head(head)
     entries: list[dict[str, Any]] = []
     previous = _ORIGIN
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # Not splitlines: names may hold what it takes for the end of a line.
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
     for n, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             own = entry.pop("hash")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise LedgerError(f"{path}, line {n} is no entry of a ledger. Restore the file from a copy.") from error
         if entry.get("n") != n or entry.get("previous") != previous or _hash(entry) != own:
             raise LedgerError(
@@ -67,7 +71,6 @@ def read(folder: Path) -> list[dict[str, Any]]:
             )
         entries.append({**entry, "hash": own})
         previous = own
-    # A process that was stopped between the two files leaves one line more than the head tells: that is no loss.
     known = [len(entries), len(entries) - 1]
     if wanted["entries"] not in known or (
         wanted["entries"] and entries[wanted["entries"] - 1]["hash"] != wanted["hash"]

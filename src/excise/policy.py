@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from excise.concept import as_concepts, check_name, check_preserve, read_names
+from excise.concept import KINDS, as_concepts, check_name, check_preserve, read_names
 from excise.concept_file import ConceptRow
-from excise.errors import ConceptError, ExciseError
+from excise.errors import ConceptError, ExciseError, unknown
 from excise.methods import METHODS
 from excise.strict import Strict, explain, parse_yaml, read_text
 
@@ -91,12 +91,12 @@ _KNOWN = (*Policy.model_fields, "schema", *Request.model_fields, *MethodChoice.m
 
 
 def read(path: Path) -> tuple[Policy, str]:
-    """A policy from its file, and the SHA-256 of that file.
+    """A policy from its file, and the SHA-256 of what it asks for, names from other files included.
 
     Raises:
         PolicyError: it cannot be read, is no YAML, or holds unknown keys.
         ConceptError: a concept is named twice, or is to be erased and preserved at once.
-        UnknownNameError: there is no such method.
+        UnknownNameError: there is no such method, or no such kind.
     """
     text = read_text(path, "the policy", PolicyError)
     content = parse_yaml(text, f"the policy {path}", PolicyError)
@@ -106,7 +106,9 @@ def read(path: Path) -> tuple[Policy, str]:
         policy = Policy.model_validate(_spelt_out(content))
     except ValidationError as error:
         raise PolicyError(f"the policy {path}: {explain(error, _KNOWN)}") from error
-    for choice in policy.methods.values():
+    for kind, choice in policy.methods.items():
+        if kind not in (*KINDS, DEFAULT):
+            raise unknown("concept kind", kind, [*KINDS, DEFAULT])
         METHODS.record(choice.name)
     names = [*policy.preserve]
     if policy.preserve_file is not None:
@@ -121,7 +123,7 @@ def read(path: Path) -> tuple[Policy, str]:
     if policy.concepts:
         concepts = as_concepts(_concepts(policy, path))
         check_preserve(concepts, policy.preserve)
-    return policy, hashlib.sha256(text.encode()).hexdigest()
+    return policy, hashlib.sha256(policy.model_dump_json().encode()).hexdigest()
 
 
 def _concepts(policy: Policy, path: Path) -> Sequence[Any]:

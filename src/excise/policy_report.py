@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from excise.concept import listed
 from excise.report.html import Figure, Page, Pair, Section, write
 from excise.selection import evenly
 
@@ -35,16 +37,25 @@ def write_policy_page(policy: Policy, done: Outcome, path: Path) -> Path:
         ],
         figures=figures,
         record={"entry": entry},
-        commands=[("read the ledger", f"excise ledger {path.parent}")],
+        commands=[("read the ledger", f"excise ledger {shlex.quote(str(path.parent))}")],
     )
     facts = [
         ("model", f"{entry['model']['name']}, weights {entry['model']['weights'][:12]}"),
         ("edit", entry["edit"] or "none"),
         ("ledger", f"entry {entry['n']}, hash {entry['hash'][:12]}"),
-        ("judge", seen.judge if seen else "none: not verified"),
+        ("verified", _verified(entry["verified"])),
         ("excise", entry["excise"]),
     ]
     return write(Page("A policy in force", f"Applied {entry['time']}.", [section], facts), path)
+
+
+def _verified(verified: dict[str, Any] | None) -> str:
+    """By whom, and whether the gates passed."""
+    if verified is None:
+        return "no: nothing to look with"
+    failed = [c["name"] for c in verified["concepts"] if not c["passed"]]
+    failed += [] if verified["retained_passed"] else ["what is kept"]
+    return f"by {verified['judge']}; " + (f"gates failed: {listed(failed, 12)}" if failed else "all gates passed")
 
 
 def _who(request: dict[str, str | None]) -> str:

@@ -17,12 +17,14 @@ from excise.states import encode_known
 
 @dataclass(frozen=True)
 class Encoded:
-    """A request in states: targets, their anchors in the same order, what is kept, the empty prompt last.
+    """A request in states, each distinct prompt once.
 
-    `owner` tells of each target prompt which concept it speaks of, from 0.
+    `rows` tells where each stands: targets, their anchors in the same order (often the same for many), what is kept,
+    the empty prompt last. `owner` tells of each target which concept it speaks of, from 0.
     """
 
     states: TextStates
+    rows: Sequence[int]
     owner: Tensor
 
     @property
@@ -62,7 +64,7 @@ def encode(
     row = {pair: i for i, pair in enumerate(dict.fromkeys(asked))}  # anchors are often the same for all targets
     distinct, their = [text for text, _ in row], [subject for _, subject in row]
     states = encode_known(family, distinct, their, known) if known else family.encode(distinct, their)
-    return Encoded(states[[row[pair] for pair in asked]], torch.tensor([which for *_, which in pairs]))
+    return Encoded(states, [row[pair] for pair in asked], torch.tensor([which for *_, which in pairs]))
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
@@ -71,12 +73,11 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
     A target and its anchor are the same template filled with either name; their token blocks start at the subject (for
     an empty anchor, at the token before what follows) and are cut to equal length, so that they match row by row.
     """
-    states, n = encoded.states, encoded.pairs
-    pairs = [_matched(states, i, n + i, config.tokens) for i in range(n)]
+    states, rows, n = encoded.states, encoded.rows, encoded.pairs
+    pairs = [_matched(states, rows[i], rows[n + i], config.tokens) for i in range(n)]
     lengths = torch.tensor([len(target) for target, _ in pairs])
-    last = len(states.states) - 1
-    kept = [states.span(i, config.retain_tokens) for i in range(2 * n, last)]
-    null = states.span(last, "all").double()
+    kept = [states.span(i, config.retain_tokens) for i in rows[2 * n : -1]]
+    null = states.span(rows[-1], "all").double()
     return TextProblem(
         targets=torch.cat([target for target, _ in pairs]).double(),
         anchors=torch.cat([anchor for _, anchor in pairs]).double(),
@@ -84,7 +85,7 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
         start=null[0],
         null=null[1:],
         owner=encoded.owner.repeat_interleave(lengths).to(null.device),
-        subjects=_means(torch.cat([states.span(i, "last") for i in range(n)]).double(), encoded.owner),
+        subjects=_means(torch.cat([states.span(i, "last") for i in rows[:n]]).double(), encoded.owner),
     )
 
 
@@ -112,7 +113,7 @@ def pooled_problem(encoded: Encoded) -> TextProblem | None:
     """
     if encoded.states.pooled is None:
         return None
-    rows, n = encoded.states.pooled.double(), encoded.pairs
+    rows, n = encoded.states.pooled[encoded.rows].double(), encoded.pairs
     return TextProblem(
         targets=rows[:n],
         anchors=rows[n : 2 * n],

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from excise.concept import Concept
 from excise.strict import Strict
 
 FORMAT = 1
@@ -33,6 +34,10 @@ class Target(Strict):
     kind: str
     anchor: str
     synonyms: tuple[str, ...] = ()
+
+    def concept(self) -> Concept:
+        """The concept, to be erased again."""
+        return Concept(self.name, self.kind, self.anchor, self.synonyms)
 
 
 class EditRecord(Strict):

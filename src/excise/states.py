@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from excise.families.base import Family, TextStates, fingerprint
+from excise.families.base import Family, TextStates, text_encoder_print
 from excise.files import write_atomically
 
 
@@ -27,7 +27,10 @@ def encode_known(
         ConceptError: a prompt does not fit, or does not contain its subject.
         OutputError: the folder cannot be written.
     """
-    home = folder / fingerprint(family.text_encoder_weights)[:16]
+    weights = family.text_encoder_weights
+    # A state is one of a precision and of a kind of device too: half-precise ones must not stand for single ones.
+    precision = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    home = folder / f"{text_encoder_print(family)[:16]}-{precision}-{family.device.type}"
     paths = [home / f"{_key(text, subject)}.safetensors" for text, subject in zip(texts, subjects, strict=True)]
     rows = [_read(path) for path in paths]
     missing = [i for i, row in enumerate(rows) if row is None]

@@ -60,10 +60,12 @@ def check_updatable(record: EditRecord) -> None:
     """Refuse what is no single closed-form edit.
 
     Raises:
-        ConceptError: it was stacked, or its method trains.
+        ConceptError: it was stacked or scaled, or its method trains.
     """
     if record.stack:
         raise ConceptError("this edit is a stack of several; update those it was made of and stack them again.")
+    if "strength" in record.settings:
+        raise ConceptError("this edit was scaled; update the one it was scaled from, and scale the result.")
     if record.method not in METHODS or METHODS.record(record.method).shape != "closed-form":
         raise ConceptError(
             f"this edit was made by {record.method}, which trains; only closed forms can be made again with other "
@@ -77,7 +79,7 @@ def changed(record: EditRecord, add: Sequence[str | Concept], drop: Sequence[str
     Raises:
         ConceptError: a concept to drop is not there, one to add is, or none would be left.
     """
-    there = [Concept(c.name, c.kind, c.anchor, c.synonyms) for c in record.concepts]
+    there = [c.concept() for c in record.concepts]
     known = {same(c.name) for c in there}
     gone = {same(name) for name in drop}
     for name in drop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -41,12 +41,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verification:
-    """All verdicts, and `retained`: of the pictures of what is kept that were right before, the share still right."""
+    """All verdicts, and what was seen of what is kept.
+
+    Attributes:
+        retained: of its pictures that were right before, the share still right; None where none was. kept: how many
+            names were looked for.
+    """
 
     judge: str
     verdicts: list[Verdict]
     retained: Estimate | None
-    prompts: list[str] = field(default_factory=list)
+    kept: int
 
 
 def verify(
@@ -68,13 +73,14 @@ def verify(
         concepts: to look for. kept: names to look for as well; the vocabulary's siblings join them.
         cache: folder of drawn images, so that the untouched model draws nothing twice.
     """
-    asked = [(c.name, prompt) for c in concepts for prompt in _cycled(words.checks(c), pictures)]
+    asked = [(c.name, prompt, i) for c in concepts for i, prompt in enumerate(_cycled(words.checks(c), pictures))]
     # What is kept is asked for in the words of its own kind's checks, as a concept of the first one's kind.
     kind = concepts[0].kind if concepts else "object"
     others = evenly(words.others(concepts, kept), MOST_KEPT)
-    asked += [(name, words.checks(Concept(name, kind))[0]) for name in others]
-    requests = [(prompt, _seed(prompt, i)) for i, (_, prompt) in enumerate(asked)]
-    names = [name for name, _ in asked]
+    asked += [(name, words.checks(Concept(name, kind))[0], 0) for name in others]
+    # A picture's seed is its own, whatever else is asked for: then nothing is drawn again when a list changes.
+    requests = [(prompt, _seed(prompt, i)) for _, prompt, i in asked]
+    names = [name for name, _, _ in asked]
 
     def look(use: Sequence[Edit], done: int) -> tuple[Images, list[bool]]:
         def tell(drawn: int, total: int) -> None:
@@ -103,7 +109,7 @@ def verify(
         verdicts.append(Verdict(concept, len(rows), gone, old[first], new[first]))
     rest = [r for r in range(len(concepts) * pictures, len(asked)) if was[r]]
     retained = rate([now[r] for r in rest]) if rest else None
-    return Verification(scorer.name, verdicts, retained, [prompt for prompt, _ in requests])
+    return Verification(scorer.name, verdicts, retained, len(others))
 
 
 def _cycled(prompts: Sequence[str], count: int) -> list[str]:

@@ -1,7 +1,8 @@
 """Built-in vocabulary of Canvas: prompts that an erasure should leave alone, and contexts to look at a target in.
 
 None of them is a prompt of any Canvas protocol: the templates are others. With `strict` the names are others too: the
-core objects and styles that the protocols ask for appear only under their aliases.
+core objects and styles that the protocols ask for appear only under their aliases. `checks` alone, which no method is
+given, takes prompts of the protocols.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def calibration(target: str) -> list[str]:
 
 
 def checks(target: str) -> list[str]:
-    """Prompts to verify a target by: held-out wordings, which neither its contexts nor the retained prompts use."""
+    """Prompts to verify a target by, those of the protocols among them: no context, no retained prompt uses them."""
     if target in world.NAMES:
         return _fill((world.NAME_TEMPLATE.replace("{o}", "{}"), "a picture of a {}", "one {}"), [target])
     if both := world.pair(target):

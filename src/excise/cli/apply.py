@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,7 @@ def apply(
                 cache=o.image_cache(cache, no_cache),
                 say=say,
             )
-        if done.changed:
+        if done.changed or not (out / "report.html").exists():
             write_policy_page(wanted, done, out / "report.html")
     if as_json:
         show.print_json(result(done, out))
@@ -80,33 +81,39 @@ def result(done: Outcome, out: Path) -> dict[str, Any]:
 def _tell(done: Outcome, out: Path) -> None:
     from excise.cli import show
     from excise.concept import listed
-    from excise.report.html import percent
 
     entry = done.entry
-    if not done.changed:
+    if done.changed:
         show.say(
-            f"nothing changed: {len(entry['in_force'])} concepts are out, as the policy says (entry {entry['n']})."
+            f"{len(entry['in_force'])} concepts out of {entry['model']['name']}: {len(entry['added'])} new "
+            f"({listed(entry['added']) or 'none'}), {len(entry['removed'])} given back "
+            f"({listed(entry['removed']) or 'none'}); {done.made} of {done.groups} edits made anew."
         )
-        return
-    show.say(
-        f"{len(entry['in_force'])} concepts out of {entry['model']['name']}: {len(entry['added'])} new "
-        f"({listed(entry['added']) or 'none'}), {len(entry['removed'])} given back "
-        f"({listed(entry['removed']) or 'none'}); {done.made} of {done.groups} edits made anew."
-    )
-    verified = entry["verified"]
-    if verified is None:
-        show.say("not verified: there is nothing to look with. Name a CLIP folder as `judge` in the policy.")
     else:
-        failed = [c for c in verified["concepts"] if not c["passed"]]
-        kept = verified["retained"]
-        show.say(
-            f"verified by {verified['judge']}: {len(verified['concepts']) - len(failed)} of "
-            f"{len(verified['concepts'])} concepts pass"
-            + (f"; of what is kept {percent(kept['value'])} is still right" if kept else "")
-        )
-        for concept in failed:
-            seen = concept["erased"]
-            how = f"{percent(seen['value'])} of {seen['n']} pictures" if seen else "the untouched model never shows it"
-            show.say(f"gate failed: {concept['name']}: {how}")
+        count = len(entry["in_force"])
+        show.say(f"nothing changed: {count} concepts are out, as the policy says (entry {entry['n']}).")
+    for line in verdict(entry["verified"]):
+        show.say(line)
     show.say(f"see it:   {out / 'report.html'}")
-    show.say(f"ledger:   excise ledger {out}")
+    show.say(f"ledger:   excise ledger {shlex.quote(str(out))}")
+
+
+def verdict(verified: dict[str, Any] | None) -> list[str]:
+    """How many concepts pass, what is kept, and a line for each gate that failed."""
+    from excise.report.html import percent
+
+    if verified is None:
+        return ["not verified: there is nothing to look with. Name a CLIP folder as `judge` in the policy."]
+    failed = [c for c in verified["concepts"] if not c["passed"]]
+    kept, count = verified["retained"], len(verified["concepts"])
+    lines = [f"verified by {verified['judge']}: {count - len(failed)} of {count} concepts pass"]
+    if kept:
+        lines[0] += f"; of what is kept {percent(kept['value'])} is still right"
+    for concept in failed:
+        seen = concept["erased"]
+        how = f"gone from {percent(seen['value'])} of {seen['n']} pictures" if seen else "never seen before either"
+        lines.append(f"gate failed: {concept['name']}: {how}")
+    if not verified["retained_passed"]:
+        how = f"{percent(kept['value'])} of {kept['n']} pictures still right" if kept else "never seen before either"
+        lines.append(f"gate failed: what is kept: {how}")
+    return lines

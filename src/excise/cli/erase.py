@@ -79,7 +79,7 @@ def erase(
     timings: dict[str, float] = {}
     request: dict[str, Any] = {
         "preserve": names,
-        "vocabulary": None if vocabulary == "none" else vocabulary,
+        "vocabulary": vocabulary,
         "kind": kind,
         "anchor": anchor,
         "seed": seed,

@@ -51,7 +51,7 @@ def fuse(
         family,
         edits,
         preserve=names,
-        vocabulary=None if vocabulary == "none" else vocabulary,
+        vocabulary=vocabulary,
         retain_scale=retain_scale,
         ridge=ridge,
     )

@@ -47,11 +47,11 @@ def update(
         new = list(as_concepts(new, kind))
     if not new and not drop:
         raise ConceptError("nothing to change; give --add, --add-file or --drop.")
-    edit = Edit.load(run / EDIT_NAME)
-    check_updatable(edit.record)
-    changed(edit.record, new, drop or [])  # cheap checks first, the model later
-    name = model or edit.record.base.model
     with locked(run):
+        edit = Edit.load(run / EDIT_NAME)
+        check_updatable(edit.record)
+        changed(edit.record, new, drop or [])  # cheap checks first, the model later
+        name = model or edit.record.base.model
         family = source.load(name, edit.record.base.revision)
         timings: dict[str, float] = {}
         made = update_edit(family, edit, new, drop or [], states=run / STATES, timings=timings)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -37,11 +38,6 @@ class TextStates:
     end: Tensor
     pads: bool = True
     pooled: Tensor | None = None
-
-    def __getitem__(self, rows: Sequence[int]) -> TextStates:
-        """Some prompts, in any order, repeated at will."""
-        pooled = None if self.pooled is None else self.pooled[rows]
-        return TextStates(self.states[rows], self.first[rows], self.last[rows], self.end[rows], self.pads, pooled)
 
     def context(self, index: int, before: int) -> Tensor:
         """(n, d): the first `before` states of prompt `index` and all after its subject that are read."""
@@ -196,6 +192,19 @@ def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float1
         raw = weight.detach().to("cpu", dtype).contiguous()
         digest.update(raw.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def text_encoder_print(family: Family) -> str:
+    """The fingerprint of a model's text encoder; computed again only when a weight of it was written to."""
+    weights = family.text_encoder_weights
+    mark = tuple((w.data_ptr(), w._version) for w in weights.values())
+    known = _prints.get(family.pipe)
+    if known is None or known[0] != mark:
+        known = _prints[family.pipe] = (mark, fingerprint(weights))
+    return known[1]
+
+
+_prints: WeakKeyDictionary[Any, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
 
 
 def find_subject(ids: list[int], subject: list[int], text: str, name: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from excise.errors import IllConditionedError
+from excise.linalg.solves import NOT_POSITIVE, warn_of_condition
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,16 @@ class Pencil:
     E: Tensor
     values: Tensor
 
-    def condition(self, mu: float) -> float:
-        """Condition number of G(mu) against J."""
-        return float((self.values[-1] + mu) / (self.values[0] + mu))
+    def check(self, mu: float) -> None:
+        """Warn where G(mu) is ill-conditioned against J.
+
+        Raises:
+            IllConditionedError: it is not positive definite.
+        """
+        low, high = (float(self.values[i]) + mu for i in (0, -1))
+        if low <= 0:
+            raise IllConditionedError(NOT_POSITIVE)
+        warn_of_condition(high / low)
 
 
 def pencil(G0: Tensor, J: Tensor | None = None) -> Pencil:
@@ -39,7 +47,7 @@ def pencil(G0: Tensor, J: Tensor | None = None) -> Pencil:
         return Pencil(vectors, values)
     L, info = torch.linalg.cholesky_ex(J)
     if info.any():
-        raise IllConditionedError("a matrix that should be positive definite is not; raise the method's ridge.")
+        raise IllConditionedError(NOT_POSITIVE)
     half = torch.linalg.solve_triangular(L, G0, upper=False)
     values, Q = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.mT, upper=False))
     return Pencil(torch.linalg.solve_triangular(L.mT, Q, upper=True), values)
@@ -58,6 +66,7 @@ def solve_rows(p: Pencil, mu: float, EF: Tensor, alpha: Tensor, rhs: Tensor) -> 
     Returns:
         (n, d).
     """
+    p.check(mu)
     inverse = 1 / (p.values + mu)
     theta, Q = torch.linalg.eigh(EF.mT @ (EF * inverse[:, None]))
     Y = (EF * inverse[:, None]) @ Q  # in the coordinates of E

@@ -11,6 +11,10 @@ from excise.errors import ExciseWarning, IllConditionedError
 
 # Beyond it fewer than four digits of a solution in double precision mean anything.
 WORST_CONDITION = 1e12
+NOT_POSITIVE = (
+    "a system of equations that should be positive definite is not, its numbers are too large or too unlike; raise the "
+    "method's ridge, or check the text encoder's states."
+)
 
 
 def solve_spd(a: Tensor, b: Tensor) -> Tensor:
@@ -28,18 +32,14 @@ def solve_spd(a: Tensor, b: Tensor) -> Tensor:
     for jitter in (0.0, 1e-12, 1e-9):
         factor, info = torch.linalg.cholesky_ex(a + jitter * scale * torch.eye(len(a), dtype=a.dtype, device=a.device))
         if not info.any():
-            _warn(factor)
+            diagonal = factor.diagonal()
+            warn_of_condition(float((diagonal.max() / diagonal.min()) ** 2) if len(diagonal) else 1.0)
             return torch.cholesky_solve(b, factor)
-    raise IllConditionedError(
-        "a system that should be positive definite is not, its numbers are too large or too unlike; raise the method's "
-        "ridge, or check the text encoder's states."
-    )
+    raise IllConditionedError(NOT_POSITIVE)
 
 
-def _warn(factor: Tensor) -> None:
-    """Say so where a Cholesky factor shows a condition number beyond use; its diagonal gives a lower bound."""
-    diagonal = factor.diagonal()
-    condition = float((diagonal.max() / diagonal.min()) ** 2) if len(diagonal) else 1.0
+def warn_of_condition(condition: float) -> None:
+    """Say so where a condition number, or a lower bound of it, is beyond use."""
     if condition > WORST_CONDITION:
         warnings.warn(
             f"the system of equations is ill-conditioned (condition number above {condition:.0e}), so the edit may be "

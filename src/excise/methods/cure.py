@@ -24,6 +24,9 @@ from excise.methods.base import MethodConfig, Solution, TextProblem
 _PAPER = {"tokens": "subject", "retain_tokens": "last"}
 
 
+ERASED = 0.1  # directions of a smaller share are not cleared from later concepts
+
+
 class CUREConfig(MethodConfig):
     """Settings of CURE. Nothing is put in the target's place, so `anchor` has no effect."""
 
@@ -92,7 +95,7 @@ def solve_map(problem: TextProblem, config: CUREConfig) -> tuple[Tensor, Tensor]
         V_f, f = V_f[f > 0], f[f > 0]
         if config.combine == "orthogonal":
             V_f = V_f - (V_f @ seen.mT) @ seen
-            seen = torch.cat([seen, _directions(V_f)])
+            seen = torch.cat([seen, _directions(V_f[f > ERASED])])
         left, right = -V_f.mT * f, spared(V_f)
         change = change + (left + change @ left) @ right  # (I + change)(I + left right) - I
     return change, torch.eye(d, dtype=change.dtype, device=change.device)
@@ -111,4 +114,4 @@ def _by_owner(problem: TextProblem) -> Tensor:
 def _directions(rows: Tensor) -> Tensor:
     """Orthonormal rows spanning `rows`."""
     _, S, V = torch.linalg.svd(rows, full_matrices=False)
-    return V[S > 1e-8]
+    return V[S > 1e-6]

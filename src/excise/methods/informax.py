@@ -15,6 +15,9 @@ import math
 import torch
 from torch import Tensor
 
+# Activations that are held at once.
+_CHUNK = 2_000_000
+
 
 def mutual_information_table(positives: int) -> Tensor:
     """(P + 1,) nats between the binarised activation and its label, when k of P positives lie above the median.
@@ -40,10 +43,16 @@ def mutual_information(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
         W: (n, d). concept, empty: (m, P, d) noisy copies of each concept and of the empty prompt.
     """
     m, P, d = concept.shape
-    acts = (W @ torch.cat([concept, empty], dim=1).reshape(-1, d).mT).view(len(W), m, 2 * P)
-    above = acts > acts.kthvalue(P, dim=-1, keepdim=True).values
     table = mutual_information_table(P).to(W)
-    return table[above[..., :P].sum(dim=-1)]
+    states = torch.cat([concept, empty], dim=1).reshape(-1, d).mT
+    parts = []
+    for rows in W.split(max(1, _CHUNK // states.shape[1])):
+        acts = (rows @ states).view(len(rows), m, 2 * P)
+        above = acts > acts.kthvalue(P, dim=-1, keepdim=True).values
+        # Ties at the median leave fewer than P above it: such a row tells nothing, or next to nothing.
+        split = above.sum(dim=-1) == P
+        parts.append(torch.where(split, table[above[..., :P].sum(dim=-1)], 0.0))
+    return torch.cat(parts)
 
 
 def soft_mask(information: Tensor, temperature: float, power: float) -> Tensor:
@@ -69,10 +78,13 @@ def entropy(W: Tensor, copies: Tensor, bins: int) -> Tensor:
 
     0: the row answers all concepts alike; 1: its answers fill the bins evenly.
     """
-    acts = W @ copies.mT
-    low, high = acts.aminmax(dim=1, keepdim=True)
-    index = ((acts - low) / (high - low).clamp(min=1e-300) * bins).long().clamp(max=bins - 1)
-    rows = torch.arange(len(W), device=W.device)[:, None] * bins
-    counts = torch.bincount((rows + index).flatten(), minlength=len(W) * bins).view(len(W), bins)
-    p = counts.to(acts) / acts.shape[1]
-    return (-torch.special.xlogy(p, p).sum(dim=1) / math.log(bins)).clamp(0, 1)
+    parts = []
+    for rows in W.split(max(1, _CHUNK // len(copies))):
+        acts = rows @ copies.mT
+        low, high = acts.aminmax(dim=1, keepdim=True)
+        index = ((acts - low) / (high - low).clamp(min=1e-300) * bins).long().clamp(max=bins - 1)
+        first = torch.arange(len(rows), device=W.device)[:, None] * bins
+        counts = torch.bincount((first + index).flatten(), minlength=len(rows) * bins).view(len(rows), bins)
+        p = counts.to(acts) / acts.shape[1]
+        parts.append((-torch.special.xlogy(p, p).sum(dim=1) / math.log(bins)).clamp(0, 1))
+    return torch.cat(parts)

@@ -33,6 +33,7 @@ from torch.nn.functional import normalize
 
 from excise.edit import Delta, Dense
 from excise.linalg.rows import Pencil, pencil, solve_rows
+from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 from excise.methods.informax import cosine, entropy, mutual_information, noisy, soft_mask
 
@@ -47,7 +48,7 @@ class ScaPreConfig(MethodConfig):
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person"), _OFFICIAL),
-        "style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True},
+        "style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True, "entropy_copies": 30},
         "explicit": {**_OFFICIAL, "erase_scale": 2.0, "relevance": "none"},
         "canvas": {},
     }
@@ -213,7 +214,7 @@ class _Scale:
         h = row_entropy(W, shared, config, generator) if config.mu is None or config.spherical else None
         mu = float(h.mean()) if config.mu is None and h is not None else config.mu or 0.0
         m = relevance(W, shared, config, generator)
-        rhs = (config.ridge + mu) * (W @ self.pencil.E) + W @ self.kept_E + anchored(W, m, shared, config, self.OE)
+        rhs = W @ ((config.ridge + mu) * self.pencil.E + self.kept_E) + anchored(W, m, shared, config, self.OE)
         alpha = config.erase_scale * m.amax(dim=1)
         edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs)
         edited = aligned(edited, W, config.ridge + mu, mu, config.geometry)
@@ -228,15 +229,15 @@ class _Small:
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
         A = C @ C.mT + config.erase_scale * O.mT @ O + shared.kept
         A.diagonal().add_(config.ridge)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(A))
-        self.OA = O @ self.inverse
+        inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
+        self.OA = O @ inverse
         # What every row is multiplied with, whatever its relevance.
         common = shared.kept.clone()
         common.diagonal().add_(config.ridge)
         if config.project:
             PC = C - (shared.U * shared.gate) @ (shared.U.mT @ C)
             common -= (config.erase_scale if config.residual is None else config.residual) * PC @ PC.mT
-        self.common = common @ self.inverse
+        self.common = common @ inverse
 
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
@@ -259,14 +260,15 @@ class _Paper:
             A += (shared.U * (torch.sigmoid(-S) * S)) @ shared.U.mT
         A.diagonal().add_(config.ridge)
         self.pencil: Pencil = pencil(A)
+        self.pencil.check(0.0)
         self.OE = O @ self.pencil.E
-        self.kept_E = shared.kept @ self.pencil.E
+        self.pulled_E = config.ridge * self.pencil.E + shared.kept @ self.pencil.E
 
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         m = relevance(W, shared, config, generator)
         ones = torch.ones_like(m)
-        rhs = config.ridge * (W @ self.pencil.E) + W @ self.kept_E + anchored(W, ones, shared, config, self.OE)
+        rhs = W @ self.pulled_E + anchored(W, ones, shared, config, self.OE)
         edited = (rhs / (self.pencil.values + m.amax(dim=1, keepdim=True))) @ self.pencil.E.mT
         return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
 

@@ -1,7 +1,7 @@
-"""Whether a picture shows a thing: what picks distractor pictures, blocks and checkpoints. Never the judge of a result.
+"""Whether a picture shows a thing: what picks distractor pictures, blocks, checkpoints and strengths.
 
-On the built-in models the second, differently built Canvas judge serves, so that the one whose verdict counts stays out
-of training. Elsewhere a CLIP model of the user's, zero-shot, or any callable.
+On the built-in models the second, differently built Canvas judge serves for that, and the first, whose verdict counts,
+stays out of it; a policy is verified with the first. Elsewhere a CLIP model of the user's, zero-shot, or any callable.
 """
 
 from __future__ import annotations
