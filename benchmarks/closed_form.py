@@ -125,11 +125,12 @@ def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | 
 
 def literal_rece(p: TextProblem, weights: dict[str, Tensor], config: RECEConfig) -> Literal:
     """One concept, whose sums run over all layers; the UCE steps of a round are those of two layers."""
-    part = replace(p, targets=p.targets[p.owner == 0], anchors=p.anchors[p.owner == 0], retain=p.retain[:10])
+    first = p.owner == 0
+    part = replace(p, targets=p.targets[first], anchors=p.anchors[first], retain=p.retain[:10], owner=p.owner[first])
     doubles, kept = {k: w.double() for k, w in weights.items()}, config.retain_scale
     some = _spread(weights, 2)
     now = {k: literal.uce(W, part, 1.0, kept, config.ridge) for k, W in doubles.items()}
-    restoring, sums, _ = timed(lambda: literal.rece_restoring(doubles, now, part, config, 0))
+    restoring, sums, _ = timed(lambda: literal.rece_restoring(doubles, now, part, config))
     again = replace(part, targets=restoring)
     new = {k: literal.uce(now[k], again, 1.0, kept / 10, config.round_ridge) for k in some}
     _, uce, _ = timed(lambda: {k: literal.uce(doubles[k], p, 1.0, kept, config.ridge) for k in some})

@@ -27,16 +27,14 @@ def uce(W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float) -> T
     return left @ torch.linalg.inv(right)
 
 
-def rece_restoring(
-    weights: dict[str, Tensor], now: dict[str, Tensor], p: TextProblem, c: RECEConfig, concept: int
-) -> Tensor:
+def rece_restoring(weights: dict[str, Tensor], now: dict[str, Tensor], p: TextProblem, c: RECEConfig) -> Tensor:
     """The states that best restore one concept's target tokens in the edited layers `now`: sums over all layers."""
     d = p.targets.shape[1]
     gram, cross = c.regularisation * torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     for k, W in weights.items():
         gram, cross = gram + now[k].mT @ now[k], cross + now[k].mT @ W
     inverse = torch.linalg.inv(gram)
-    return torch.stack([inverse @ (cross @ target) for target in p.targets[p.owner == concept]])
+    return torch.stack([inverse @ (cross @ target) for target in p.targets])
 
 
 def cure(W: Tensor, p: TextProblem, c: CUREConfig) -> Tensor:
