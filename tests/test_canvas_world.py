@@ -111,3 +111,19 @@ def test_pool_is_cached_and_picks_from_the_right_cell(tmp_path):
     assert np.array_equal(pool.images, again.images)
     picked = pool.pick(np.array([1, 1, 0]), np.random.default_rng(0))
     assert pool.cell_of[picked].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("target", ["cat", "neon", "ox", "cat in neon style"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_calibration_and_checks_are_prompts_no_method_is_given(target, strict):
+    from excise.concept import fill
+
+    kind = "style" if target in world.STYLES else "instance" if world.pair(target) else "object"
+    given = {*vocabulary.prompts([target], strict), *fill(vocabulary.contexts(kind, strict), target)}
+    calibration, checks = set(vocabulary.calibration(target)), set(vocabulary.checks(target))
+    assert calibration
+    assert checks
+    assert not given & calibration
+    assert not given & checks
+    assert not calibration & checks
+    assert all(any(word in prompt for word in target.split()) for prompt in calibration | checks)
