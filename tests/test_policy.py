@@ -315,3 +315,25 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     status, _, error = excise("apply", written, "--out", out)
     assert status == 2
     assert "truncated" in error
+
+
+def test_failed_gates_are_named_but_not_without_end():
+    from excise.cli.apply import MOST_LINES, verdict
+
+    concepts = [{"name": f"c{i}", "erased": None, "passed": i == 0} for i in range(MOST_LINES + 4)]
+    lines = verdict(
+        {
+            "judge": "j",
+            "concepts": concepts,
+            "retained": {"value": 0.5, "n": 4},
+            "retained_passed": False,
+            "passed": False,
+        }
+    )
+    assert lines[0] == f"verified by j: 1 of {MOST_LINES + 4} concepts pass; of what is kept 50.0 % is still right"
+    assert lines[1] == "gate failed: c1: never seen before either"
+    assert lines[-2:] == [
+        "gate failed: 3 more concepts; the report names them all",
+        "gate failed: what is kept: 50.0 % of 4 pictures still right",
+    ]
+    assert len(lines) == 1 + MOST_LINES + 2

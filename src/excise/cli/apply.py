@@ -13,6 +13,8 @@ from excise.cli import options as o
 if TYPE_CHECKING:
     from excise.applying import Outcome
 
+MOST_LINES = 8  # of failed gates
+
 
 @o.with_source
 def apply(
@@ -99,7 +101,7 @@ def _tell(done: Outcome, out: Path) -> None:
 
 
 def verdict(verified: dict[str, Any] | None) -> list[str]:
-    """How many concepts pass, what is kept, and a line for each gate that failed."""
+    """How many concepts pass, what is kept, and a line for each gate that failed, up to eight concepts."""
     from excise.report.html import percent
 
     if verified is None:
@@ -109,10 +111,12 @@ def verdict(verified: dict[str, Any] | None) -> list[str]:
     lines = [f"verified by {verified['judge']}: {count - len(failed)} of {count} concepts pass"]
     if kept:
         lines[0] += f"; of what is kept {percent(kept['value'])} is still right"
-    for concept in failed:
+    for concept in failed[:MOST_LINES]:
         seen = concept["erased"]
         how = f"gone from {percent(seen['value'])} of {seen['n']} pictures" if seen else "never seen before either"
         lines.append(f"gate failed: {concept['name']}: {how}")
+    if len(failed) > MOST_LINES:
+        lines.append(f"gate failed: {len(failed) - MOST_LINES} more concepts; the report names them all")
     if not verified["retained_passed"]:
         how = f"{percent(kept['value'])} of {kept['n']} pictures still right" if kept else "never seen before either"
         lines.append(f"gate failed: what is kept: {how}")
