@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,3 +129,12 @@ def test_calibration_and_checks_are_prompts_no_method_is_given(target, strict):
     assert not given & checks
     assert not calibration & checks
     assert all(any(word in prompt for word in target.split()) for prompt in calibration | checks)
+
+
+def test_no_weights_tell_where_they_were_made():
+    """Configurations of what ships name no folder of the machine they were saved on."""
+    home = Path(__file__).parents[1]
+    configs = [*(home / "src/excise/canvas/weights").rglob("*.json"), *(home / "recipes").rglob("*.json")]
+    assert len(configs) > 10
+    for path in configs:
+        assert "_name_or_path" not in path.read_text(encoding="utf-8"), path
