@@ -196,7 +196,10 @@ def train_denoiser(
 def assemble(family: PipelineFamily, out: Path) -> None:
     """Write the pipeline folder in half precision."""
     family.pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out, safe_serialization=True)
-    for path in out.glob("*/config.json"):  # diffusers notes from which folder of this machine a part came
+    for path in (
+        out / "model_index.json",
+        *out.glob("*/config.json"),
+    ):  # diffusers notes from which folder of this machine a part came
         kept = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}
         write_json(path, kept)
     for config in out.glob("text_encoder*/config.json"):
