@@ -47,14 +47,12 @@ class Outcome:
 
     Attributes:
         changed: whether anything was done at all.
-        edit: the stacked edit in force, None where nothing is to be removed.
         made: how many edits were made anew, of `groups`.
         entry: of the ledger; the last one where nothing changed.
         verification: with its pictures; None where there is nothing to look with, or at.
     """
 
     changed: bool
-    edit: Edit | None
     made: int
     groups: int
     entry: dict[str, Any]
@@ -76,8 +74,8 @@ def apply_policy(
     An edit that was made before, for the same request on the same model, is used again, so going back costs nothing.
 
     Args:
-        digest: SHA-256 of the policy file. reread: gives that of the file as it is now; asked before anything is put
-            in place.
+        digest: of what the policy asks for, as `policy.read` gives it. reread: gives that of the file as it is now;
+            asked before anything is put in place.
         cache: folder of drawn images.
 
     Raises:
@@ -90,7 +88,7 @@ def apply_policy(
     base = base_of(family, policy.model, policy.revision)
     asked = {"policy": digest, "weights": base.weights, "excise": version("excise")}
     if last and asked == {"policy": last["policy"], "weights": last["model"]["weights"], "excise": last["excise"]}:
-        return Outcome(False, Edit.load(out / EDIT_NAME) if last["edit"] else None, 0, len(last["groups"]), last)
+        return Outcome(False, 0, len(last["groups"]), last)
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
         config = METHODS.load(group.method.name).Config
@@ -111,7 +109,7 @@ def apply_policy(
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in place. Apply it again.")
     entry = _entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
-    return Outcome(True, whole, made, len(groups), _commit(out, whole, entry), verification)
+    return Outcome(True, made, len(groups), _commit(out, whole, entry), verification)
 
 
 def _known(path: Path) -> Edit | None:

@@ -199,8 +199,10 @@ def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
                 "model_name": cell.model,
                 **cell.method.settings,
             }
-            edit = (advise(family, names, name, **request).edit if cell.method.advise
-                    else erase(family, names, name, **request))  # fmt: skip
+            if cell.method.advise:
+                edit = advise(family, names, name, **request).edit
+            else:
+                edit = erase(family, names, name, **request)
         edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
         found.append(edit)
     return found

@@ -27,13 +27,12 @@ class Verdict:
     """What was seen of one concept.
 
     Attributes:
-        shown: pictures in which the untouched model shows it. erased: of these, the share that no longer does; None
-            where there are none, so that nothing can be said.
+        erased: of the pictures in which the untouched model shows it, the share that no longer does; None where there
+            are none, so that nothing can be said.
         before, after: one picture of it without and with the edit.
     """
 
     concept: Concept
-    shown: int
     erased: Estimate | None
     before: Image.Image
     after: Image.Image
@@ -106,7 +105,7 @@ def verify(
         rows = [r for r in range(i * pictures, (i + 1) * pictures) if was[r]]
         first = rows[0] if rows else i * pictures
         gone = rate([not now[r] for r in rows]) if rows else None
-        verdicts.append(Verdict(concept, len(rows), gone, old[first], new[first]))
+        verdicts.append(Verdict(concept, gone, old[first], new[first]))
     rest = [r for r in range(len(concepts) * pictures, len(asked)) if was[r]]
     retained = rate([now[r] for r in rest]) if rest else None
     return Verification(scorer.name, verdicts, retained, len(others))

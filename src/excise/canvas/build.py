@@ -196,20 +196,22 @@ def train_denoiser(
 def assemble(family: PipelineFamily, out: Path) -> None:
     """Write the pipeline folder in half precision."""
     family.pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out, safe_serialization=True)
-    for path in (
-        out / "model_index.json",
-        *out.glob("*/config.json"),
-    ):  # diffusers notes from which folder of this machine a part came
-        kept = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}
-        write_json(path, kept)
+    for config in (out / "model_index.json", *out.glob("*/config.json")):
+        _forget_origin(config)
     for config in out.glob("text_encoder*/config.json"):
         _load_in_single_precision(config)
 
 
+def _forget_origin(config: Path) -> None:
+    """Diffusers notes from which folder of this machine a part was loaded."""
+    content = json.loads(config.read_text())
+    content.pop("_name_or_path", None)
+    write_json(config, content)
+
+
 def _load_in_single_precision(config: Path) -> None:
     """Without a dtype transformers would load the halves as they are, and diffusers the rest in single: they clash."""
-    content = json.loads(config.read_text())
-    config.write_text(json.dumps({**content, "dtype": "float32"}, indent=2) + "\n")
+    write_json(config, {**json.loads(config.read_text()), "dtype": "float32"})
 
 
 def _latents(vae: AutoencoderKL | AutoencoderDC, pool: data.Pool, cache: Path) -> Tensor:
