@@ -434,6 +434,30 @@ def test_confined_training_leaves_retained_prompts_alone(tokenizer, knobs):
     assert moved("cat") > 3 * moved("a dog")
 
 
+def test_a_target_that_stays_is_given_more_of_text_space(tokenizer, tmp_path):
+    """After the narrow training the judge sees the cat still, after the wide one never."""
+    pipe, looks = tiny_pipe(tokenizer), []
+
+    def judge(images, names):
+        looks.append(len(names))
+        gone = len(looks) > before
+        return [name != "cat" or not gone for name in names]
+
+    knobs = {"preserve": ["dog", "car"], "share": 1e-6, "widen": 1e6, **SMALL}
+    before = math.inf
+    stays = erase(pipe, ["cat"], "surgun", room=Room(judge=judge), **{**knobs, "widen": 1})
+    before, looks[:] = len(looks), []
+    edit = erase(pipe, ["cat"], "surgun", room=Room(judge=judge, folder=tmp_path), **knobs)
+    measured = edit.record.measured
+    assert stays.record.measured["text_space"]["free"] == measured["other_attempt"]["text_space"]["free"] == 1
+    assert "other_attempt" not in stays.record.measured
+    assert measured["text_space"]["free"] > 1
+    assert {p["erase"] for p in measured["calibration"]} == {1.0}
+    assert {p["erase"] for p in measured["other_attempt"]["calibration"]} == {0.0}
+    assert len(list(tmp_path.rglob("state.pt"))) == 2
+    assert edit.paths == stays.paths
+
+
 def test_what_cannot_compete_is_refused(tokenizer):
     pipe = tiny_pipe(tokenizer)
     with pytest.raises(ConceptError, match="0 distractors for 'cat' are left of 1 candidates"):

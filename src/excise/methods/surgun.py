@@ -13,13 +13,14 @@ For a target T with prompts c_T and K diverse distractors, pictures x_T and x_D 
 Descent on L_D teaches the target's prompts several other outcomes, the contrast pushes the target's own denoising away
 and is bounded. Where to train is decided by pictures (training/localisation.py), or, with `confine`, by algebra: the
 keys and values that read text change where kept prompts hardly answer (training/confinement.py), so these stay as they
-are. Which checkpoint to keep is decided by pictures too (training/calibration.py).
+are; where that part of text space is too narrow for the target, a wider one is tried. Which checkpoint to keep is
+decided by pictures too (training/calibration.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,19 +28,22 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.concept import Concept, fill
+from excise.edit import Delta
 from excise.errors import SettingError
 from excise.families.base import Condition, Family, join
 from excise.noising import Noising, noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
+from excise.training.calibration import ENOUGH
 from excise.training.config import TrainedConfig
 from excise.training.confinement import Span, null_span, target_span
 from excise.training.distractors import choose
 from excise.training.localisation import localise
 from excise.training.loop import Losses, Step
 from excise.training.pictures import Slots, draw_slots
+from excise.training.probes import Look
 from excise.training.problem import Trained, TrainingProblem
-from excise.training.run import look_of, train
+from excise.training.run import kept_point, look_of, train
 
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
@@ -96,6 +100,12 @@ class SurgUnConfig(TrainedConfig):
         0.03,
         gt=0,
         description="Of span=target: largest kept energy beside the target's; its clearest direction counts always.",
+    )
+    widen: float = Field(
+        10.0,
+        ge=1,
+        description="Of span=target: where a judge still sees the target after training, train once more with share "
+        "times this; 1 for never.",
     )
     ridge: float = Field(1e-2, gt=0, description="Of span=target: added to the kept moment, in its mean eigenvalues.")
     threshold: float = Field(1e-2, gt=0, description="Of span=null: eigenvalues of the kept moment below it are null.")
@@ -241,30 +251,63 @@ class SurgUn:
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
         }
-        spans, rank, blocks, table = {}, config.rank, None, None
         if config.confine:
-            maps = choose_maps(family, "cross_kv", None)
-            span = _span(problem, config)
-            width, free = span.directions.shape
-            spans, rank = {m.path: span.directions for m in maps}, min(rank, free)
-            evidence["text_space"] = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
-        else:
-            blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
-            maps = choose_maps(family, config.modules, blocks)
-            evidence["blocks"] = blocks
-            if table:
-                evidence |= {"localisation": table.rows, "localised_for": table.concept}
-        adapter = Adapter(family, [m.path for m in maps], rank, problem.seed, spans)
+            deltas, measured = _train_confined(problem, config, competitions, look)
+            return Trained(deltas, {**evidence, **measured})
+        blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
+        evidence["blocks"] = blocks
+        if table:
+            evidence |= {"localisation": table.rows, "localised_for": table.concept}
+        maps = choose_maps(family, config.modules, blocks)
+        adapter = Adapter(family, [m.path for m in maps], config.rank, problem.seed)
         deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
         return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
 
 
-def _span(problem: TrainingProblem, config: SurgUnConfig) -> Span:
-    """Where in text space the confined LoRA reads."""
+def _train_confined(
+    problem: TrainingProblem, config: SurgUnConfig, competitions: Sequence[Competition], look: Look | None
+) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+    """Train in a narrow part of text space; where pictures say that the target is still there, once more in a wider.
+
+    Returns:
+        Deltas and evidence of the attempt whose checkpoint scores best.
+    """
     if config.span == "null":
-        return null_span(problem.family, problem.retain, config.threshold)
+        span = null_span(problem.family, problem.retain, config.threshold)
+        return _train_within(span, problem, config, competitions, look)
+    span = _target_span(problem, config, config.share)
+    deltas, measured = _train_within(span, problem, config, competitions, look)
+    if not measured["calibration"] or kept_point(measured)["erase"] >= ENOUGH:
+        return deltas, measured
+    wider = _target_span(problem, config, config.share * config.widen)
+    if wider.directions.shape == span.directions.shape:
+        return deltas, measured
+    aside = replace(problem, folder=problem.folder / "wider" if problem.folder else None)
+    again, found = _train_within(wider, aside, config, competitions, look)
+    better = kept_point(found)["score"] > kept_point(measured)["score"]
+    other = measured if better else found
+    attempt = {"text_space": other["text_space"], "calibration": other["calibration"]}
+    return again if better else deltas, {**(found if better else measured), "other_attempt": attempt}
+
+
+def _train_within(
+    span: Span, problem: TrainingProblem, config: SurgUnConfig, competitions: Sequence[Competition], look: Look | None
+) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+    """One training of the keys and values that read text, within a part of text space."""
+    width, free = span.directions.shape
+    spans = {m.path: span.directions for m in choose_maps(problem.family, "cross_kv", None)}
+    adapter = Adapter(problem.family, list(spans), min(config.rank, free), problem.seed, spans)
+    deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
+    return deltas, {
+        "text_space": {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]},
+        **measured,
+    }
+
+
+def _target_span(problem: TrainingProblem, config: SurgUnConfig, share: float) -> Span:
+    """Where in text space the targets answer and what is kept hardly does."""
     asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
-    return target_span(problem.family, asked, problem.retain, config.share, config.ridge)
+    return target_span(problem.family, asked, problem.retain, share, config.ridge)
 
 
 def _kept(problem: TrainingProblem) -> Condition:

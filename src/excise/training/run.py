@@ -71,6 +71,12 @@ def train(
     }
 
 
+def kept_point(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of what `train` measured, the point of the calibration curve that was kept."""
+    found: Mapping[str, Any] = next(p for p in measured["calibration"] if p["step"] == measured["step"])
+    return found
+
+
 @contextmanager
 def passes(family: Family, config: TrainedConfig) -> Iterator[None]:
     """How passes through the model are made for a while: with gradient checkpointing or not, and how it attends."""
