@@ -7,19 +7,19 @@ Several edits add up: the order in which they are applied or removed does not ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 import torch
 from torch import Tensor, nn
 
 from excise.errors import WrongBaseError
 from excise.families import Family, family_of
-from excise.families.base import fingerprint, text_encoder_print
+from excise.families.base import fingerprint, module_at, text_encoder_print
 from excise.record import Base, EditRecord
 
 
@@ -76,7 +76,10 @@ Delta = LowRank | Dense
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a method made: deltas by module path of the denoiser, and the record.
+    """What a method made: deltas by module path, and the record.
+
+    Paths are of the denoiser; one that begins with the name of a text encoder in the pipeline ("text_encoder.",
+    "text_encoder_2.") is of that.
 
     >>> edit = Edit.load("edit.safetensors")  # doctest: +SKIP
     >>> with edit.apply(pipe):  # doctest: +SKIP
@@ -120,7 +123,7 @@ class Edit:
             WrongBaseError: the model is not the one the edit was made for.
         """
         family = as_family(model)
-        stack = _stack_of(family.denoiser)
+        stack = _stack_of(family)
         check_base(self, family, allow_other_base)
         stack.layers.append((self, strength))
         stack.refresh()
@@ -219,13 +222,13 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         revision=revision,
         weights=fingerprint(weights),
         weights_bfloat16=fingerprint(weights, torch.bfloat16),
-        text_encoder=text_encoder_print(family),
+        text_encoder=_original_text_print(family),
     )
 
 
 def in_force(family: Family) -> list[tuple[Edit, float]]:
     """What is applied to a model now, in order: each edit and its strength."""
-    return list(_stack_of(family.denoiser).layers)
+    return list(_stack_of(family).layers)
 
 
 @contextmanager
@@ -241,15 +244,26 @@ def applied(
 
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
     """Weights by module path as they are without any edit; by default those that read text."""
-    kept = _stack_of(family.denoiser).originals
-    modules = {p.path: p.module for p in family.projections()} if paths is None else _modules(family.denoiser, paths)
+    kept = _stack_of(family).originals
+    modules = {p.path: p.module for p in family.projections()} if paths is None else _modules(family, paths)
     return {path: kept.get(path, module.weight).detach() for path, module in modules.items()}
 
 
-def _modules(denoiser: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
-    """The denoiser's modules at `paths`; what it does not have is left out."""
-    known = dict(denoiser.named_modules())
-    return {path: known[path] for path in paths if path in known}
+def _modules(family: Family, paths: Iterable[str]) -> dict[str, Any]:
+    """The modules at `paths`; what the model does not have is left out."""
+    found = {}
+    for path in paths:
+        with suppress(AttributeError):
+            found[path] = module_at(family.denoiser, family.text_encoders, path)
+    return found
+
+
+def _original_text_print(family: Family) -> str:
+    """The fingerprint of the text encoder as it is without any edit."""
+    stack_ = _stack_of(family)
+    replaced = {id(stack_.module(path).weight): original for path, original in stack_.originals.items()}
+    weights = {name: replaced.get(id(w), w) for name, w in family.text_encoder_weights.items()}
+    return text_encoder_print(family, weights)
 
 
 def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> None:
@@ -273,7 +287,7 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
             f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
             f"({print_[:12]}). Use the model it was made for, or --allow-other-base for a fine-tune of it."
         )
-    if dtype != torch.bfloat16 and text_encoder_print(family) != base.text_encoder:
+    if dtype != torch.bfloat16 and _original_text_print(family) != base.text_encoder:
         raise WrongBaseError(
             f"this edit was made for {base.model}; the model given has another text encoder, so the edit would mean "
             "nothing to it. Erase again on this model."
@@ -290,18 +304,23 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
 
 @dataclass
 class _Stack:
-    """The edits in force on one denoiser, and the parameters they replaced."""
+    """The edits in force on one denoiser and its text encoders, and the parameters they replaced."""
 
-    denoiser: Any  # a weak proxy, so that the stack does not keep the model alive
+    denoiser: Any  # weak proxies, so that the stack does not keep the model alive
+    encoders: Mapping[str, Any]
     originals: dict[str, nn.Parameter] = field(default_factory=dict)
     layers: list[tuple[Edit, float]] = field(default_factory=list)
+
+    def module(self, path: str) -> Any:
+        """Where an edit goes."""
+        return module_at(self.denoiser, self.encoders, path)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Rebuild every touched weight from its original and the edits in force."""
         wanted = {path for edit, strength in self.layers if strength != 0 for path in edit.paths}
         for path in sorted(wanted | set(self.originals)):
-            module = self.denoiser.get_submodule(path)
+            module = self.module(path)
             if path not in wanted:
                 module.weight = self.originals.pop(path)
                 continue
@@ -316,22 +335,20 @@ class _Stack:
 _stacks: WeakKeyDictionary[nn.Module, _Stack] = WeakKeyDictionary()
 
 
-def _stack_of(denoiser: nn.Module) -> _Stack:
-    import weakref
-
-    if denoiser not in _stacks:
-        _stacks[denoiser] = _Stack(weakref.proxy(denoiser))
-    return _stacks[denoiser]
+def _stack_of(family: Family) -> _Stack:
+    if family.denoiser not in _stacks:
+        encoders = {name: proxy(encoder) for name, encoder in family.text_encoders.items()}
+        _stacks[family.denoiser] = _Stack(proxy(family.denoiser), encoders)
+    return _stacks[family.denoiser]
 
 
 def _remove(edit: Edit, denoiser: nn.Module) -> None:
-    stack_ = _stack_of(denoiser)
-    for i in range(len(stack_.layers) - 1, -1, -1):
-        if stack_.layers[i][0] is edit:
-            del stack_.layers[i]
-            stack_.refresh()
-            return
-    raise WrongBaseError("this edit is not applied to this model, so there is nothing to remove.")
+    stack_ = _stacks.get(denoiser)
+    here = [i for i, (one, _) in enumerate(stack_.layers) if one is edit] if stack_ else []
+    if stack_ is None or not here:
+        raise WrongBaseError("this edit is not applied to this model, so there is nothing to remove.")
+    del stack_.layers[here[-1]]
+    stack_.refresh()
 
 
 def as_family(model: Any) -> Family:

@@ -16,6 +16,7 @@ import torch
 from excise.built_in import BUILT_IN, WEIGHTS
 from excise.concept import CHECKS, TEMPLATES, Concept, as_concepts, check_preserve, fill, same, with_anchor
 from excise.edit import Edit, as_family, base_of, in_force, original_weights
+from excise.encoder_problem import EncoderProblem
 from excise.errors import ConceptError, ExciseWarning, unknown
 from excise.families.base import Family
 from excise.methods import METHODS
@@ -152,11 +153,14 @@ class Request:
 def _solved(
     method: Any, config: Any, asked: Request, room: Room | None
 ) -> tuple[Solution, dict[str, Any], dict[str, float]]:
-    """A closed form: encode, then solve for the keys and values, and for the map of the pooled prompt where one is."""
+    """A closed form: encode, then solve for the text encoder, or for keys, values and the map of the pooled prompt."""
     began = time.perf_counter()
     family = asked.family
     encoded = encode(family, asked.concepts, asked.retain, asked.words.templates, asked.states)
     at_once = time.perf_counter()
+    if hasattr(method, "solve_encoder"):
+        solution = method.solve_encoder(EncoderProblem(family, encoded), config)
+        return solution, {}, {"encode": at_once - began, "solve": time.perf_counter() - at_once}
     generator = torch.Generator().manual_seed(asked.seed)
     paths = [p.path for p in family.projections(config.params)]
     solution = method.solve(token_problem(encoded, config), original_weights(family, paths), config, generator)

@@ -81,7 +81,13 @@ def export(
             f"no tool reads a kohya LoRA for the family '{family.name}' (it exists for {', '.join(KOHYA)}); "
             "use --format diffusers-lora or merged."
         )
-    if format == "kohya-lora" and (homeless := [p for p in edit.paths if "attentions." not in p]):
+    encoders = [p for p in edit.paths if p.partition(".")[0] in family.text_encoders]
+    if encoders and family.name not in KOHYA:
+        raise WrongBaseError(
+            f"diffusers loads no LoRA into the text encoder of the family '{family.name}', which this edit changes; "
+            "use --format merged."
+        )
+    if format == "kohya-lora" and (homeless := [p for p in edit.paths if "attentions." not in p and p not in encoders]):
         raise WrongBaseError(
             f"a kohya LoRA has no place for '{homeless[0]}', which this edit changes; use --format diffusers-lora or "
             "merged, or erase with --set pooled=false."
@@ -90,14 +96,14 @@ def export(
     factors = lora_factors(edit, weights)
     if format == "diffusers-lora":
         path = folder / DIFFUSERS_NAME
-        prefix = family.denoiser_name
-        state, metadata = _diffusers_state(factors, prefix), _adapter_metadata(edit, factors, prefix)
+        state, metadata = _diffusers_state(factors, family), _adapter_metadata(edit, factors, family)
     else:
         path = folder / KOHYA_NAME
-        state, metadata = _kohya_state(factors), _kohya_metadata(edit, factors, family.name)
+        state, metadata = _kohya_state(factors, family), _kohya_metadata(edit, factors, family.name)
     write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
-    error = _lora_error(edit, weights, load_file(path), family.denoiser_name if format == "diffusers-lora" else None)
-    return Exported(path, format, _rank(factors), error)
+    change = _diffusers_change if format == "diffusers-lora" else _kohya_change
+    written = load_file(path)
+    return Exported(path, format, _rank(factors), _largest_error(edit, weights, lambda p: change(written, p, family)))
 
 
 def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
@@ -129,31 +135,67 @@ def _padded(factors: LowRank, rank: int) -> LowRank:
     return LowRank(F.pad(factors.b, (0, missing)).contiguous(), F.pad(factors.a, (0, 0, 0, missing)).contiguous())
 
 
-def _diffusers_state(factors: Mapping[str, LowRank], prefix: str) -> dict[str, Tensor]:
+def _parted(path: str, family: Family) -> tuple[str, str]:
+    """A module path as the name of its part of the pipeline, and the path in there."""
+    name, _, rest = path.partition(".")
+    return (name, rest) if name in family.text_encoders else (family.denoiser_name, path)
+
+
+def _diffusers_keys(path: str, family: Family) -> tuple[str, str]:
+    """Names of the factors a and b.
+
+    In a text encoder they are those that diffusers had before it took peft's: its loader knows an MLP by them alone.
+    And the level that transformers 5 left out is there: loaders of all versions find it.
+    """
+    part, rest = _parted(path, family)
+    if part in family.text_encoders:
+        key = f"{part}.text_model.{rest}.lora_linear_layer"
+        return f"{key}.down.weight", f"{key}.up.weight"
+    return f"{part}.{rest}.lora_A.weight", f"{part}.{rest}.lora_B.weight"
+
+
+def _kohya_key(path: str, family: Family) -> str:
+    part, rest = _parted(path, family)
+    if part not in family.text_encoders:
+        return "lora_unet_" + rest.replace(".", "_")
+    which = "te" if len(family.text_encoders) == 1 else f"te{list(family.text_encoders).index(part) + 1}"
+    return f"lora_{which}_text_model_" + rest.replace(".", "_")
+
+
+def _diffusers_state(factors: Mapping[str, LowRank], family: Family) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path, f in factors.items():
-        state |= {f"{prefix}.{path}.lora_A.weight": f.a, f"{prefix}.{path}.lora_B.weight": f.b}
+        a, b = _diffusers_keys(path, family)
+        state |= {a: f.a, b: f.b}
     return state
 
 
-def _kohya_state(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
+def _kohya_state(factors: Mapping[str, LowRank], family: Family) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path, f in factors.items():
-        key = "lora_unet_" + path.replace(".", "_")
+        key = _kohya_key(path, family)
         state |= {f"{key}.lora_down.weight": f.a, f"{key}.lora_up.weight": f.b}
         state[f"{key}.alpha"] = torch.tensor(float(len(f.a)))
     return state
 
 
-def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], prefix: str) -> dict[str, str]:
+def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
     """What diffusers reads (`lora_adapter_metadata`), and our own record beside it."""
     rank = _rank(factors)
+    targets: dict[str, list[str]] = {}
+    for path in sorted(factors):
+        part, rest = _parted(path, family)
+        targets.setdefault(part, []).append(rest)
     adapter = {
-        f"{prefix}.r": rank,
-        f"{prefix}.lora_alpha": rank,
-        f"{prefix}.target_modules": sorted(factors),
-        f"{prefix}.peft_type": "LORA",
-        f"{prefix}.bias": "none",
+        f"{part}.{name}": value
+        for part, paths in targets.items()
+        for name, value in {
+            "r": rank,
+            "lora_alpha": rank,
+            "target_modules": paths,
+            "peft_type": "LORA",
+            "bias": "none",
+        }.items()
     }
     return {"lora_adapter_metadata": json.dumps(adapter), **_our_metadata(edit)}
 
@@ -182,21 +224,17 @@ def _our_metadata(edit: Edit) -> dict[str, str]:
     return {"excise_record": json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}
 
 
-def _lora_error(edit: Edit, weights: Mapping[str, Tensor], state: dict[str, Tensor], prefix: str | None) -> float:
-    """Read the file as its users do: up @ down * alpha / rank, where a missing alpha means the rank.
+def _diffusers_change(state: Mapping[str, Tensor], path: str, family: Family) -> Tensor:
+    """What a diffusers LoRA adds to a weight, read as its users do: up @ down, alpha being the rank."""
+    a, b = _diffusers_keys(path, family)
+    return state[b] @ state[a]
 
-    Args:
-        prefix: of the keys in the dialect of diffusers; None for that of kohya.
-    """
 
-    def change(path: str) -> Tensor:
-        if prefix is not None:
-            return state[f"{prefix}.{path}.lora_B.weight"] @ state[f"{prefix}.{path}.lora_A.weight"]
-        key = "lora_unet_" + path.replace(".", "_")
-        down = state[f"{key}.lora_down.weight"]
-        return state[f"{key}.lora_up.weight"] @ down * (state[f"{key}.alpha"] / len(down))
-
-    return _largest_error(edit, weights, change)
+def _kohya_change(state: Mapping[str, Tensor], path: str, family: Family) -> Tensor:
+    """The same of a kohya LoRA: up @ down * alpha / rank."""
+    key = _kohya_key(path, family)
+    down = state[f"{key}.lora_down.weight"]
+    return state[f"{key}.lora_up.weight"] @ down * (state[f"{key}.alpha"] / len(down))
 
 
 def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) -> Exported:
@@ -217,16 +255,22 @@ def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) ->
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    merged = _denoiser_state(folder / family.denoiser_name)
-    error_ = _largest_error(edit, weights, lambda path: merged[f"{path}.weight"].float() - weights[path].float())
-    return Exported(folder, "merged", 0, error_)
+    parts = {_parted(path, family)[0] for path in edit.paths}
+    merged = {part: _state(folder / part) for part in parts}
+
+    def change(path: str) -> Tensor:
+        part, rest = _parted(path, family)
+        return merged[part][f"{rest}.weight"].float() - weights[path].float().cpu()
+
+    return Exported(folder, "merged", 0, _largest_error(edit, weights, change))
 
 
-def _denoiser_state(folder: Path) -> dict[str, Tensor]:
+def _state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of one part of a saved pipeline, by the names that paths have."""
     state: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         state |= load_file(file)
-    return state
+    return {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
 
 
 def _largest_error(edit: Edit, weights: Mapping[str, Tensor], change: Callable[[str], Tensor]) -> float:

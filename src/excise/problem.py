@@ -19,10 +19,12 @@ from excise.states import encode_known
 class Encoded:
     """A request in states, each distinct prompt once.
 
-    `rows` tells where each stands: targets, their anchors in the same order (often the same for many), what is kept,
-    the empty prompt last. `owner` tells of each target which concept it speaks of, from 0.
+    `texts` are the prompts themselves. `rows` tells where each stands: targets, their anchors in the same order (often
+    the same for many), what is kept, the empty prompt last. `owner` tells of each target which concept it speaks of,
+    from 0.
     """
 
+    texts: Sequence[str]
     states: TextStates
     rows: Sequence[int]
     owner: Tensor
@@ -64,7 +66,7 @@ def encode(
     row = {pair: i for i, pair in enumerate(dict.fromkeys(asked))}  # anchors are often the same for all targets
     distinct, their = [text for text, _ in row], [subject for _, subject in row]
     states = encode_known(family, distinct, their, known) if known else family.encode(distinct, their)
-    return Encoded(states, [row[pair] for pair in asked], torch.tensor([which for *_, which in pairs]))
+    return Encoded(distinct, states, [row[pair] for pair in asked], torch.tensor([which for *_, which in pairs]))
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:

@@ -78,6 +78,20 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class EncoderLayer:
+    """One layer of a text encoder that adds to what the layers before it made, up to the states that are read.
+
+    Attributes:
+        encoder: its name in the pipeline. path: of the layer. map: path of its second MLP map, whose output is added
+            as it is. Both begin with the name.
+    """
+
+    encoder: str
+    path: str
+    map: str
+
+
+@dataclass(frozen=True)
 class AttentionMap:
     """One linear map of an attention layer.
 
@@ -140,6 +154,9 @@ class Family(Protocol):
     def text_encoder_weights(self) -> Mapping[str, Tensor]: ...
 
     @property
+    def text_encoders(self) -> Mapping[str, nn.Module]: ...
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]: ...
 
     @property
@@ -148,6 +165,8 @@ class Family(Protocol):
     def projections(self, roles: str = "kv") -> list[Projection]: ...
 
     def attention_maps(self) -> list[AttentionMap]: ...
+
+    def encoder_layers(self) -> list[EncoderLayer]: ...
 
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates: ...
 
@@ -194,9 +213,27 @@ def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float1
     return digest.hexdigest()
 
 
-def text_encoder_print(family: Family) -> str:
-    """The fingerprint of a model's text encoder; computed again only when a weight of it was written to."""
-    weights = family.text_encoder_weights
+def module_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> Any:
+    """The module at a path of the denoiser, or of a text encoder where the path begins with that one's name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    name, _, rest = path.partition(".")
+    if name not in encoders:
+        return denoiser.get_submodule(path)
+    # What transformers 5 has at the top of CLIP, earlier versions have one level down.
+    nested = hasattr(encoders[name], "text_model")
+    return encoders[name].get_submodule(f"text_model.{rest}" if nested else rest)
+
+
+def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = None) -> str:
+    """The fingerprint of a model's text encoder; computed again only when a weight of it was written to.
+
+    Args:
+        weights: instead of those it has now.
+    """
+    weights = family.text_encoder_weights if weights is None else weights
     mark = tuple((w.data_ptr(), w._version) for w in weights.values())
     known = _prints.get(family.pipe)
     if known is None or known[0] != mark:

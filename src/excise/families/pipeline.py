@@ -17,6 +17,7 @@ from excise.errors import ConceptError, ModelError
 from excise.families.base import (
     AttentionMap,
     Condition,
+    EncoderLayer,
     Progress,
     Projection,
     Request,
@@ -73,6 +74,15 @@ class PipelineFamily(ABC):
     @abstractmethod
     def text_encoder_weights(self) -> dict[str, Tensor]:
         """What decides the text states: the weights of everything between the words and the projections, by name."""
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """Its text encoders by their names in the pipeline."""
+        return {"text_encoder": self.pipe.text_encoder}
+
+    def encoder_layers(self) -> list[EncoderLayer]:
+        """Layers of its text encoders that an edit can go into, first to last; none where their MLPs are normed."""
+        return []
 
     @property
     def prediction(self) -> str:
@@ -211,6 +221,16 @@ class PipelineFamily(ABC):
             latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
             parts.append(latent.float().cpu())
         return torch.cat(parts) * vae.config.scaling_factor
+
+
+def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:
+    """The layers of a CLIP text encoder.
+
+    Args:
+        name: of the encoder in the pipeline. unread: layers at the end that what is read does not come through.
+    """
+    paths = [f"{name}.encoder.layers.{i}" for i in range(int(encoder.config.num_hidden_layers) - unread)]
+    return [EncoderLayer(name, path, f"{path}.mlp.fc2") for path in paths]
 
 
 def subject_spans(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from excise.families.base import Condition, TextStates
-from excise.families.pipeline import PipelineFamily, subject_spans
+from excise.families.base import Condition, EncoderLayer, TextStates
+from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
 
 
 class StableDiffusion(PipelineFamily):
@@ -24,6 +24,9 @@ class StableDiffusion(PipelineFamily):
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
         return dict(self.pipe.text_encoder.named_parameters())
+
+    def encoder_layers(self) -> list[EncoderLayer]:
+        return clip_layers("text_encoder", self.pipe.text_encoder)
 
     @property
     def max_tokens(self) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from excise.families.base import Condition, Projection, TextStates
-from excise.families.pipeline import PipelineFamily, subject_spans
+from excise.families.base import Condition, EncoderLayer, Projection, TextStates
+from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
 
 
 class StableDiffusionXL(PipelineFamily):
@@ -24,18 +24,26 @@ class StableDiffusionXL(PipelineFamily):
 
     @property
     def text_width(self) -> int:
-        return sum(int(e.config.hidden_size) for e in self._encoders)
+        return sum(int(e.config.hidden_size) for e in self.text_encoders.values())
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        return {f"{i}.{name}": w for i, e in enumerate(self._encoders, 1) for name, w in e.named_parameters()}
+        both = enumerate(self.text_encoders.values(), 1)
+        return {f"{i}.{name}": w for i, encoder in both for name, w in encoder.named_parameters()}
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        return {"text_encoder": self.pipe.text_encoder, "text_encoder_2": self.pipe.text_encoder_2}
+
+    def encoder_layers(self) -> list[EncoderLayer]:
+        # Token states are read one layer before the end; the pooled prompt, made of them by the last, goes with them.
+        return [layer for name, e in self.text_encoders.items() for layer in clip_layers(name, e, unread=1)]
 
     @property
     def max_tokens(self) -> int:
         tokenizers = (self.pipe.tokenizer, self.pipe.tokenizer_2)
-        return min(
-            *(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in self._encoders)
-        )
+        encoders = self.text_encoders.values()
+        return min(*(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in encoders))
 
     def projections(self, roles: str = "kv") -> list[Projection]:
         """As elsewhere; with role "p" also the map that reads the pooled prompt."""
@@ -70,10 +78,6 @@ class StableDiffusionXL(PipelineFamily):
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return empty
         return Condition({name: torch.zeros_like(t) for name, t in empty.inputs.items()})
-
-    @property
-    def _encoders(self) -> tuple[Any, Any]:
-        return self.pipe.text_encoder, self.pipe.text_encoder_2
 
     def _condition(self, texts: Sequence[str]) -> Condition:
         states, _, pooled, _ = self.pipe.encode_prompt(

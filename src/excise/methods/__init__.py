@@ -15,6 +15,15 @@ METHODS = Registry(
             cost="singular vectors of the text states; under a second on a CPU",
             licence="written from the paper; no official code is known",
         ),
+        "emcid": Record(
+            "excise.methods.emcid:EMCID",
+            "the text encoder's MLPs rewritten so that hundreds of targets read as their anchors",
+            paper="Xiong et al., arXiv 2403.13807",
+            shape="closed-form",
+            families=("sd", "sdxl"),
+            cost="one pass of the text encoder over all prompts for each of its layers, a solve each; minutes on a CPU",
+            licence="written from the paper; official code not used",
+        ),
         "esd": Record(
             "excise.methods.esd:ESD",
             "the negated guidance of a frozen copy, distilled into the weights",
