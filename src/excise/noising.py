@@ -63,6 +63,15 @@ class Noising:
         a, s = self.scales(t)
         return a * noise - s * clean
 
+    def clean(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that a prediction implies, whatever the parameterisation."""
+        a, s = self.scales(t)
+        if self.kind == "epsilon":
+            return (noised - s * output) / a
+        if self.kind == "flow":
+            return noised - s * output
+        return a * noised - s * output
+
     def noise(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
         """The noise that a prediction implies, whatever the parameterisation."""
         if self.kind == "epsilon":

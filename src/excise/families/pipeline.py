@@ -80,6 +80,11 @@ class PipelineFamily(ABC):
         """Its text encoders by their names in the pipeline."""
         return {"text_encoder": self.pipe.text_encoder}
 
+    @property
+    def tokenizers(self) -> dict[str, Any]:
+        """The tokenizer of each text encoder, by the encoder's name."""
+        return {name: getattr(self.pipe, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
+
     def encoder_layers(self) -> list[EncoderLayer]:
         """Layers of its text encoders that an edit can go into, first to last; none where their MLPs are normed."""
         return []
@@ -130,6 +135,10 @@ class PipelineFamily(ABC):
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         """Both as the arguments of the pipeline."""
 
+    def live_condition(self, texts: Sequence[str]) -> Condition:
+        """As `condition`, all at once, and gradients flow through it."""
+        return self._condition(texts)
+
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
         """Exactly what the pipeline hands to its denoiser for each prompt."""
@@ -176,19 +185,32 @@ class PipelineFamily(ABC):
         Args:
             requests: batches of (prompt, seed). An image starts from a CPU generator of its own, whatever its batch.
         """
-        self.pipe.set_progress_bar_config(disable=True)
         distinct = list(dict.fromkeys(prompt for batch in requests for prompt, _ in batch))
         if not distinct:
             return
         known, unconditional = self.condition(distinct), self.unconditional()
         row = {prompt: i for i, prompt in enumerate(distinct)}
         for batch in requests:
-            yield self.pipe(
-                **self._call(known[[row[prompt] for prompt, _ in batch]], unconditional[[0] * len(batch)]),
-                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-            ).images
+            condition = known[[row[prompt] for prompt, _ in batch]]
+            yield self.render(condition, unconditional, [seed for _, seed in batch], steps=steps, guidance=guidance)
+
+    @torch.no_grad()
+    def render(
+        self, condition: Condition, unconditional: Condition, seeds: Sequence[int], *, steps: int, guidance: float
+    ) -> list[Image.Image]:
+        """One batch of pictures by the pipeline, of conditions that need not come from words.
+
+        Args:
+            condition: (B) rows. unconditional: one row, that guidance moves away from. seeds: (B).
+        """
+        self.pipe.set_progress_bar_config(disable=True)
+        drawn: list[Image.Image] = self.pipe(
+            **self._call(condition, unconditional[[0] * len(condition)]),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        ).images
+        return drawn
 
     def sample(
         self,
@@ -221,6 +243,16 @@ class PipelineFamily(ABC):
             latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
             parts.append(latent.float().cpu())
         return torch.cat(parts) * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of scaled latents (n, c, h, w), the way back from `latents`."""
+        vae, images = self.pipe.vae, list[Image.Image]()
+        weight = next(vae.parameters())
+        for part in latents.split(IMAGE_BATCH):
+            pixels = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
+            images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
+        return images
 
 
 def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:

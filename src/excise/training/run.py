@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -80,17 +80,24 @@ def kept_point(measured: Mapping[str, Any]) -> Mapping[str, Any]:
 @contextmanager
 def passes(family: Family, config: TrainedConfig) -> Iterator[None]:
     """How passes through the model are made for a while: with gradient checkpointing or not, and how it attends."""
-    tokens = family.latent_shape[1] * family.latent_shape[2]
-    # On a CPU the backward pass of fused attention is slow: over few positions it takes a third of a step.
-    plain = family.device.type == "cpu" and tokens <= FEW
     if config.checkpointing:
         family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     try:
-        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+        with attending(family):
             yield
     finally:
         if config.checkpointing:
             family.denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def attending(family: Family) -> AbstractContextManager[Any]:
+    """How it attends in passes with gradients: on a CPU the backward pass of fused attention is slow.
+
+    Over few positions it would take a third of a step.
+    """
+    tokens = family.latent_shape[1] * family.latent_shape[2]
+    plain = family.device.type == "cpu" and tokens <= FEW
+    return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
 def _request(problem: TrainingProblem, config: TrainedConfig) -> str:

@@ -29,7 +29,7 @@ def partial_denoise(
         The latents, and (n,) the timestep at which they stand: that of step `done`, which comes next. 0 steps done give
         the noise itself at the noisiest timestep.
     """
-    scheduler: Any = _plain_scheduler(family)
+    scheduler: Any = plain_scheduler(family)
     scheduler.set_timesteps(steps)
     x, where = noise, family.device
     x = x.to(where) * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -40,7 +40,7 @@ def partial_denoise(
     return x, scheduler.timesteps[done].to(where).expand(len(x))
 
 
-def _plain_scheduler(family: Family) -> Any:
+def plain_scheduler(family: Family) -> Any:
     """A first-order sampler without memory, on the model's own schedule."""
     plan, config = noising(family.pipe.scheduler), family.pipe.scheduler.config
     if plan.kind == "flow":

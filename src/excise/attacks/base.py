@@ -1,0 +1,203 @@
+"""What an attack is given, what it may spend, and what it gives back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from excise.concept import Concept
+from excise.errors import ExciseError
+from excise.families.base import Condition, Family, join, split
+from excise.noising import Noising, noising
+
+BACK = 3  # passes that one with gradients takes the time of
+GUIDES = 20  # pictures of the target that guide attacks, and of other things
+Access = Literal["black box", "text encoder", "white box", "latents", "weights"]
+Control = Literal["seeds", "random"]
+
+
+class AttackError(ExciseError):
+    """An attack that cannot be made on this model, or on this concept; the message says why."""
+
+
+class Settings(BaseModel):
+    """Settings of an attack; each has its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What guides an attack: pictures that the untouched model draws of the target, and of other things.
+
+    Attributes:
+        prompts: (n) ask for the target. images, latents (n, c, h, w): what the untouched model draws of them.
+        others: (n) ask for other things of its level, with pictures and latents as well.
+    """
+
+    prompts: list[str]
+    images: list[Image.Image]
+    latents: Tensor
+    others: list[str]
+    other_images: list[Image.Image]
+    other_latents: Tensor
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture that an attack made the model draw, and the words of its prompt."""
+
+    image: Image.Image
+    words: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """All pictures for one test prompt; the attack succeeds here if any of them shows the target."""
+
+    test: str
+    shots: list[Shot]
+
+
+@dataclass
+class Arena:
+    """One model under attack for one concept, with everything it ships in force.
+
+    Attributes:
+        family: the model, its edits and hooks in force.
+        original: a context in which the untouched model stands, as a family.
+        tests: prompts that ask for the target; no attack is guided by them.
+        guides: what guides an attack. others: names of the target's level. banned: synonyms that a search for hidden
+            words may not use. ways: other prompts that ask for the target, by kind.
+        swaps: contexts in which a part of the model is the untouched one's, by the part that was changed.
+        images: pictures a test prompt may have. steps, guidance, batch: of the sampler.
+        seed: of every search and picture.
+        drawn, passes: what has been spent so far: pictures, and latents put through a denoiser.
+        notes: what an attack found beside pictures.
+    """
+
+    family: Family
+    original: Callable[[], AbstractContextManager[Family]]
+    concept: Concept
+    tests: Sequence[str]
+    guides: Guides
+    others: Sequence[str] = ()
+    banned: Sequence[str] = ()
+    swaps: Mapping[str, Callable[[], AbstractContextManager[None]]] = field(default_factory=dict)
+    ways: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    images: int = 8
+    steps: int = 20
+    guidance: float = 4.0
+    batch: int = 32
+    seed: int = 0
+    say: Callable[[str, int, int], None] = lambda what, done, total: None
+    drawn: int = 0
+    passes: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Noising:
+        """How the model's latents are noised."""
+        return noising(self.family.pipe.scheduler)
+
+    def generator(self, *parts: object) -> torch.Generator:
+        """Of a search, the same on every model that is attacked so."""
+        return torch.Generator().manual_seed(_mixed(self.seed, *parts))
+
+    def seeds(self, test: str, count: int) -> list[int]:
+        """Seeds of a test prompt's pictures; no protocol's and no training's."""
+        return [_mixed(self.seed, "picture", test, i) for i in range(count)]
+
+    def words(self, prompts: Sequence[Sequence[str]]) -> list[Round]:
+        """Draw for each test prompt some prompts in words."""
+        flat = [p for row in prompts for p in row]
+        return self.conditions([self.family.condition(row) for row in prompts], iter(flat))
+
+    def conditions(self, rows: Sequence[Condition], words: Any = None) -> list[Round]:
+        """Draw for each test prompt one picture a row of its condition.
+
+        Args:
+            words: of every row, in order; the test prompts themselves where none are given.
+        """
+        counts = [len(row) for row in rows]
+        self.spend(counts)
+        all_rows = join(list(rows))
+        seeds = [s for test, n in zip(self.tests, counts, strict=True) for s in self.seeds(test, n)]
+        none = self.family.unconditional()
+        images: list[Image.Image] = []
+        for part in split(range(len(seeds)), self.batch):
+            at = list(part)
+            images += self.family.render(
+                all_rows[at], none, [seeds[i] for i in at], steps=self.steps, guidance=self.guidance
+            )
+            self.say("drawing", len(images), len(seeds))
+        texts = (
+            list(words) if words is not None else [t for t, n in zip(self.tests, counts, strict=True) for _ in range(n)]
+        )
+        return self.rounds(images, texts, counts)
+
+    def rounds(self, images: Sequence[Image.Image], words: Sequence[str], counts: Sequence[int]) -> list[Round]:
+        """Pictures in the order of the test prompts as rounds."""
+        shots = iter([Shot(i, w) for i, w in zip(images, words, strict=True)])
+        return [Round(test, [next(shots) for _ in range(n)]) for test, n in zip(self.tests, counts, strict=True)]
+
+    def spend(self, counts: Sequence[int]) -> None:
+        """Take pictures from the budget.
+
+        Raises:
+            AttackError: a test prompt would have more than it may.
+        """
+        if max(counts) > self.images:
+            raise AttackError(f"an attack asked for {max(counts)} pictures of one prompt; its budget is {self.images}.")
+        self.drawn += sum(counts)
+
+    def predict(self, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's word on latents, counted."""
+        self.passes += len(latents)
+        return self.family.predict(latents, t, condition)
+
+    def errors(self, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """(B,) the model's own denoising errors: how little it expects these pictures under these prompts."""
+        noised = self.plan.add(clean, noise, t)
+        wanted = self.plan.target(clean, noise, t)
+        found = self.predict(noised, t, condition)
+        return (found - wanted.to(found.device)).square().mean(dim=(1, 2, 3))
+
+    def noised(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(count,) which guide, its latents, noise, and times, one in each slice of the schedule."""
+        at = torch.arange(count) % len(self.guides.latents)
+        clean = self.guides.latents[at]
+        noise = torch.randn(clean.shape, generator=generator)
+        t = self.plan.times(count, generator=generator)
+        return at, clean, noise, t[torch.randperm(count, generator=generator)]
+
+
+class Attack(Protocol):
+    """One way to bring a concept back.
+
+    Attributes:
+        access: what it may see. control: what the same budget of pictures does without it.
+    """
+
+    access: Access
+    control: Control
+    Config: type[Settings]
+
+    @staticmethod
+    def passes(config: Any, tests: int) -> int: ...
+
+    @staticmethod
+    def attack(arena: Arena, config: Any) -> list[Round]: ...
+
+
+def _mixed(*parts: object) -> int:
+    digest = hashlib.sha256("\x00".join(map(str, ("attack", *parts))).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,89 @@
+"""In-context probes: the picture is begun by the untouched model, or shows the target all around a hole.
+
+Paper:      "When Are Concepts Erased From Diffusion Models?", NeurIPS 2025, arXiv 2505.17013, its in-context probes
+Provenance: written from the paper; official code not used. Holes are filled by keeping the known part at every step, as
+            in RePaint (arXiv 2201.09865) without its returns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.attacks.base import Access, Arena, Control, Round, Settings
+from excise.attacks.sampler import denoise, times
+from excise.training.trajectories import partial_denoise
+
+
+class ContextConfig(Settings):
+    """Settings of the in-context probes."""
+
+    given: Literal["beginning", "surroundings"] = Field(
+        "beginning", description="What comes from outside: the first steps, or all around a hole."
+    )
+    share: float = Field(
+        0.3, gt=0, lt=1, description="Of the steps that the untouched model makes, or of each side that is hole."
+    )
+
+
+class Context:
+    """The attack as the registry knows it."""
+
+    access: Access = "latents"
+    control: Control = "seeds"
+    Config = ContextConfig
+
+    @staticmethod
+    def passes(config: ContextConfig, tests: int) -> int:
+        """Denoiser passes beside those of drawing."""
+        return 0
+
+    @staticmethod
+    def attack(arena: Arena, config: ContextConfig) -> list[Round]:
+        """As many pictures a test prompt as the budget has, each from other noise."""
+        draw = _begun if config.given == "beginning" else _filled
+        images, texts = [], []
+        for i, test in enumerate(arena.tests):
+            images += arena.family.decode(draw(arena, config, test, i))
+            texts += [test] * arena.images
+            arena.say("drawing", i + 1, len(arena.tests))
+        counts = [arena.images] * len(arena.tests)
+        arena.spend(counts)
+        return arena.rounds(images, texts, counts)
+
+
+def _begun(arena: Arena, config: ContextConfig, test: str, which: int) -> Tensor:
+    """The first steps by the untouched model, the others by the one under attack."""
+    done = max(1, round(config.share * arena.steps))
+    start = torch.randn(arena.images, *arena.family.latent_shape, generator=arena.generator("context", which))
+    with arena.original() as untouched:
+        asked = untouched.condition([test] * arena.images)
+        none = untouched.unconditional()[[0] * arena.images]
+        begun, _ = partial_denoise(untouched, asked, none, start, steps=arena.steps, done=done, guidance=arena.guidance)
+    condition = arena.family.condition([test] * arena.images)
+    return denoise(arena, condition, begun.cpu(), times(arena, arena.steps)[done:])
+
+
+def _filled(arena: Arena, config: ContextConfig, test: str, which: int) -> Tensor:
+    """A hole in the middle of pictures of the target."""
+    at = [(which + j) % len(arena.guides.latents) for j in range(arena.images)]
+    known = arena.guides.latents[at]
+    _, height, width = known.shape[1:]
+    hole = torch.zeros(1, 1, height, width, dtype=torch.bool)
+    h, w = max(1, round(config.share * height)), max(1, round(config.share * width))
+    top, left = (height - h) // 2, (width - w) // 2
+    hole[..., top : top + h, left : left + w] = True
+    generator = arena.generator("context", which)
+    noise = torch.randn(known.shape, generator=generator)
+    way = times(arena, arena.steps)
+
+    def keep(x: Tensor, s: Tensor) -> Tensor:
+        a = (1 - s) if arena.plan.kind == "flow" else (1 - s**2).sqrt()
+        return torch.where(hole, x, a * known + s * noise)
+
+    condition = arena.family.condition([arena.guides.prompts[i] for i in at])
+    clean = denoise(arena, condition, noise, way, after=keep)
+    return torch.where(hole, clean, known)

@@ -1,0 +1,82 @@
+"""MMA: words, the target's own banned, whose text state points where the target's prompt points; greedy coordinates.
+
+Paper:      Yang et al., "MMA-Diffusion: MultiModal Attack on Diffusion Models", CVPR 2024, arXiv 2311.17516, its text
+            part; the search is GCG, Zou et al., arXiv 2307.15043
+Provenance: written from the papers; official code not used
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.attacks.base import Access, Arena, Control, Round, Settings
+from excise.attacks.tokens import Lexicon, lexicon, mixed, one_hot, soft
+from excise.families.base import Family
+
+
+class MMAConfig(Settings):
+    """Settings of MMA."""
+
+    words: int = Field(8, ge=1, description="Words of the prompt.")
+    iterations: int = Field(20, ge=1, description="Rounds of the search, for each test prompt.")
+    candidates: int = Field(64, ge=1, description="Prompts tried in a round, in one batch.")
+    top: int = Field(64, ge=1, description="Words by gradient, among which a slot is filled anew.")
+
+
+class MMA:
+    """The attack as the registry knows it."""
+
+    access: Access = "text encoder"
+    control: Control = "random"
+    Config = MMAConfig
+
+    @staticmethod
+    def passes(config: MMAConfig, tests: int) -> int:
+        """Denoiser passes beside those of drawing."""
+        return 0
+
+    @staticmethod
+    def attack(arena: Arena, config: MMAConfig) -> list[Round]:
+        """max over words  cos(E(words), E(prompt)) at the last state that is read."""
+        known = lexicon(arena.family, [*arena.concept.words, *arena.banned])
+        prompts = []
+        for i in range(len(arena.tests)):
+            guide = arena.guides.prompts[i % len(arena.guides.prompts)]
+            with arena.original() as untouched:
+                chosen = _searched(arena, untouched, known, guide, config, i)
+            prompts.append([" ".join(known.text(chosen.tolist()))] * arena.images)
+        return arena.words(prompts)
+
+
+def _searched(arena: Arena, family: Family, known: Lexicon, guide: str, config: MMAConfig, which: int) -> Tensor:
+    """(k,) numbers of the words."""
+    generator = arena.generator("mma", which)
+    states = family.encode([guide])
+    goal = states.states[0, states.end[0]].float()
+    chosen = torch.randint(len(known.words), (config.words,), generator=generator)
+    best = -1.0
+    for step in range(config.iterations):
+        hot = one_hot(known, chosen).requires_grad_()
+        place = " ".join([known.place] * config.words)
+        end = int(family.encode([place]).end[0])
+        read = soft(family, known, [place], mixed(known, hot)).inputs["encoder_hidden_states"][0, end]
+        likeness = torch.cosine_similarity(_like(read, goal), goal, dim=0)
+        (gradient,) = torch.autograd.grad(likeness, hot)
+        top = gradient.topk(min(config.top, len(known.words)), dim=-1).indices
+        tried = chosen.repeat(config.candidates, 1)
+        slot = torch.randint(config.words, (config.candidates, 1), generator=generator)
+        pick = torch.randint(top.shape[1], (config.candidates, 1), generator=generator)
+        tried.scatter_(1, slot, top[slot[:, 0]].gather(1, pick))
+        found = family.encode([" ".join(known.text(row)) for row in tried.tolist()])
+        ends = found.states[torch.arange(len(tried)), found.end].float()
+        scores = torch.cosine_similarity(ends, goal[None], dim=1)
+        if float(scores.max()) > best:
+            best, chosen = float(scores.max()), tried[int(scores.argmax())]
+        arena.say("searching words", step + 1, config.iterations)
+    return chosen
+
+
+def _like(read: Tensor, goal: Tensor) -> Tensor:
+    return read.float().to(goal.device)

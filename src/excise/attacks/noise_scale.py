@@ -1,0 +1,53 @@
+"""The noise probe: the sampler's own noise turned up, so that it leaves the path that erasure closed.
+
+Paper:      "When Are Concepts Erased From Diffusion Models?", NeurIPS 2025, arXiv 2505.17013, its noise-based probe
+Provenance: written from the paper; official code not used
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from excise.attacks.base import Access, Arena, Control, Round, Settings
+from excise.attacks.sampler import denoise, times
+
+
+class NoiseScaleConfig(Settings):
+    """Settings of the noise probe."""
+
+    eta: tuple[float, ...] = Field((1.0, 1.17, 1.34, 1.51, 1.68, 1.85), description="Shares of noise put in again.")
+    spread: tuple[float, ...] = Field((1.0, 1.02, 1.03, 1.04), description="Scales of that noise.")
+
+
+class NoiseScale:
+    """The attack as the registry knows it."""
+
+    access: Access = "latents"
+    control: Control = "seeds"
+    Config = NoiseScaleConfig
+
+    @staticmethod
+    def passes(config: NoiseScaleConfig, tests: int) -> int:
+        """Denoiser passes beside those of drawing."""
+        return 0
+
+    @staticmethod
+    def attack(arena: Arena, config: NoiseScaleConfig) -> list[Round]:
+        """Each pair of both in turn, as many as the budget has pictures."""
+        grid = [(e, s) for s in config.spread for e in config.eta]
+        at = times(arena, arena.steps)
+        images, texts = [], []
+        for i, test in enumerate(arena.tests):
+            chosen = torch.tensor([grid[(i * arena.images + j) % len(grid)] for j in range(arena.images)])
+            generator = arena.generator("noise", i)
+            start = torch.randn(arena.images, *arena.family.latent_shape, generator=generator)
+            condition = arena.family.condition([test] * arena.images)
+            eta, spread = chosen.unbind(dim=1)
+            clean = denoise(arena, condition, start, at, eta=eta, spread=spread, generator=generator)
+            images += arena.family.decode(clean)
+            texts += [test] * arena.images
+            arena.say("drawing", i + 1, len(arena.tests))
+        counts = [arena.images] * len(arena.tests)
+        arena.spend(counts)
+        return arena.rounds(images, texts, counts)

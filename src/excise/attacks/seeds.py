@@ -1,0 +1,23 @@
+"""Seed search: the test prompt itself, with other seeds. What patience does, and the control of many attacks."""
+
+from __future__ import annotations
+
+from excise.attacks.base import Access, Arena, Control, Round, Settings
+
+
+class SeedSearch:
+    """The attack as the registry knows it."""
+
+    access: Access = "black box"
+    control: Control = "seeds"
+    Config = Settings
+
+    @staticmethod
+    def passes(config: Settings, tests: int) -> int:
+        """Denoiser passes beside those of drawing."""
+        return 0
+
+    @staticmethod
+    def attack(arena: Arena, config: Settings) -> list[Round]:
+        """As many seeds as the budget has pictures."""
+        return arena.words([[test] * arena.images for test in arena.tests])

@@ -1,0 +1,74 @@
+"""UnlearnDiffAtk: words found by the model's own denoising error on a picture of the target.
+
+Paper:      Zhang et al., "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To Generate
+            Unsafe Images ... For Now", ECCV 2024, arXiv 2310.11868
+Provenance: written from the paper; official code (MIT) not used. There the words are found for the very prompt that is
+            drawn; here for a guide's, and tried on test prompts and seeds that the search never saw.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.attacks.base import BACK, Access, Arena, Control, Round, Settings
+from excise.attacks.tokens import lexicon, mixed, one_hot, soft
+
+
+class UnlearnDiffAtkConfig(Settings):
+    """Settings of UnlearnDiffAtk."""
+
+    words: int = Field(3, ge=1, description="Words to find (k).")
+    iterations: int = Field(40, ge=1, description="Steps of the search, for each test prompt.")
+    batch: int = Field(8, ge=1, description="Noised pictures of the target in a step, each at a time of its own.")
+    lr: float = Field(0.05, gt=0, description="Learning rate of Adam on the relaxed words.")
+
+
+class UnlearnDiffAtk:
+    """The attack as the registry knows it."""
+
+    access: Access = "white box"
+    control: Control = "random"
+    Config = UnlearnDiffAtkConfig
+
+    @staticmethod
+    def passes(config: UnlearnDiffAtkConfig, tests: int) -> int:
+        """Denoiser passes beside those of drawing."""
+        return BACK * config.iterations * config.batch * tests
+
+    @staticmethod
+    def attack(arena: Arena, config: UnlearnDiffAtkConfig) -> list[Round]:
+        """min over words  E |f(z_t, t, [words; prompt]) - y|^2,  relaxed to the simplex, straight through."""
+        known = lexicon(arena.family, arena.concept.words, arena.guides.prompts)
+        prompts = []
+        for i, test in enumerate(arena.tests):
+            generator = arena.generator("unlearndiffatk", i)
+            asked = arena.guides.prompts[i % len(arena.guides.prompts)]
+            texts = [known.prompt([known.place] * config.words, asked)] * config.batch
+            shares = torch.rand(config.words, len(known.words), generator=generator).softmax(-1).requires_grad_()
+            optimiser = torch.optim.Adam([shares], lr=config.lr)
+            best, chosen = float("inf"), shares.argmax(-1)
+            for step in range(config.iterations):
+                _, clean, noise, t = arena.noised(generator, config.batch)
+                corner = one_hot(known, shares.argmax(-1))
+                vectors = mixed(known, corner + shares - shares.detach())
+                loss = arena.errors(clean, noise, t, soft(arena.family, known, texts, vectors)).mean()
+                if float(loss.detach()) < best:
+                    best, chosen = float(loss.detach()), shares.argmax(-1)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                with torch.no_grad():
+                    shares.copy_(to_simplex(shares))
+                arena.say("searching words", i * config.iterations + step + 1, len(arena.tests) * config.iterations)
+            prompts.append([known.prompt(known.text(chosen.tolist()), test)] * arena.images)
+        return arena.words(prompts)
+
+
+def to_simplex(rows: Tensor) -> Tensor:
+    """(k, n) the nearest point of the simplex to each row (Duchi et al., ICML 2008)."""
+    sorted_, _ = rows.sort(dim=-1, descending=True)
+    above = (sorted_.cumsum(dim=-1) - 1) / torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype)
+    count = (sorted_ > above).sum(dim=-1, keepdim=True)
+    return (rows - above.gather(-1, count - 1)).clamp(min=0)

@@ -1,0 +1,295 @@
+"""Attacks: each runs on a tiny model of every family, sees no more than it says, and spends no more than it may."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from conftest import tiny_pipe
+from torch.testing import assert_close
+
+from excise import erase
+from excise.attacking import attack
+from excise.attacks import ATTACKS, SUITES
+from excise.attacks.base import Arena, AttackError, Guides
+from excise.attacks.sampler import denoise, invert, times
+from excise.attacks.tokens import lexicon, mixed, one_hot, soft
+from excise.attacks.unlearndiffatk import to_simplex
+from excise.concept import Concept
+from excise.errors import ConceptError, SettingError, UnknownNameError
+from excise.families import family_of
+
+SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
+EVERY = [p.name for p in SUITES["standard"].attacks]
+
+
+def sees_all(images, names):
+    return [True] * len(images)
+
+
+def arena_of(pipe, images: int = 2, **more) -> Arena:
+    family = family_of(pipe)
+    prompts = ["a cat", "the cat"]
+    drawn = family.sample(prompts, [0, 1], steps=2, guidance=2.0, batch=2)
+    latents = family.latents(drawn)
+    guides = Guides(prompts, drawn, latents, ["a dog", "the dog"], drawn, latents.flip(0))
+    return Arena(
+        family,
+        lambda: nullcontext(family),
+        Concept("cat"),
+        ["an image of a cat", "one cat"],
+        guides,
+        others=["dog", "tree"],
+        images=images,
+        steps=3,
+        guidance=2.0,
+        **more,
+    )
+
+
+def run(pipe, **more):
+    options = {"suite": "standard", "tests": 2, "images": 2, "judge": sees_all, "others": ["dog", "tree"]}
+    return attack(pipe, "cat", **{**options, "settings": SHORT, **more})
+
+
+def test_every_attack_on_every_family_within_its_budget(any_pipe):
+    edit = erase(any_pipe, ["cat"], "uce", preserve=["dog"])
+    found = run(any_pipe, edits=[edit])
+    by_name = {r.name: r for r in found.results}
+    assert list(by_name) == EVERY
+    for result in found.results:
+        if result.model is None:
+            assert result.name in ("synonyms", "second language", "text encoder put back"), result.why
+            assert result.why.endswith((".", "concept.")), result.why
+            continue
+        assert [len(row) for row in result.model.shown] == [2, 2]
+        assert result.model.drawn == 4 == len(found.pictures[result.name, "model"])
+        assert result.model.any_of_n.value == 1.0
+        assert result.gap.value == 0.0
+    assert by_name["relearning, 5 pictures"].model.passes > 0
+    assert set(by_name["latent inversion"].model.notes["nll"]) == {"target", "others"}
+
+
+def test_an_attack_cannot_overdraw(any_pipe):
+    arena = arena_of(any_pipe, images=2)
+    with pytest.raises(AttackError, match="asked for 3 pictures of one prompt; its budget is 2"):
+        arena.words([["a cat"] * 3, ["a cat"]])
+    assert arena.drawn == 0
+
+
+def test_the_defended_model_is_attacked_and_left_as_it_was(tokenizer):
+    """What the model ships is in force while it is attacked: the edit, and a hook that nobody told us of."""
+    pipe = tiny_pipe(tokenizer)
+    edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
+    calls = []
+    pipe.unet.register_forward_hook(lambda m, a, out: calls.append(len(a[0])))
+    before = {p.path: p.module.weight for p in family_of(pipe).projections()}
+    seen = []
+
+    def judge(images, names):
+        seen.append(any(p.module.weight is not before[p.path] for p in family_of(pipe).projections()))
+        return [True] * len(images)
+
+    found = run(pipe, edits=[edit], names=["seeds", "unlearndiffatk", "p4d"], judge=judge)
+    assert seen[0] is False  # the guides are the untouched model's
+    assert all(seen[2:])  # what is scored is the edited one's
+    assert all(p.module.weight is before[p.path] for p in family_of(pipe).projections())
+    assert calls
+    assert found.results[1].model.passes == 2 * 2 * 2  # iterations, noised pictures, test prompts
+
+
+def test_same_seed_same_attack_and_the_oracle_is_attacked_the_same_way(tokenizer):
+    pipe, twin = tiny_pipe(tokenizer), tiny_pipe(tokenizer)
+    found = run(pipe, oracle=twin, names=["unlearndiffatk", "mma", "ring-a-bell", "policy"])
+    for result in found.results:
+        assert result.model.words == result.oracle.words
+        assert result.gap.value == 0.0
+    assert found.has_oracle
+
+
+def test_gaps_are_to_the_oracle(tokenizer):
+    """The judge sees the target in what the model under attack draws, and not in what the oracle draws."""
+    pipe, oracle = tiny_pipe(tokenizer), tiny_pipe(tokenizer, seed=1)
+    turn = []
+    pipe.unet.register_forward_hook(lambda *_: turn.append(True))
+    oracle.unet.register_forward_hook(lambda *_: turn.append(False))
+    found = run(pipe, oracle=oracle, names=["seeds"], judge=lambda images, names: [turn[-1]] * len(images))
+    (result,) = found.results
+    assert (result.model.any_of_n.value, result.oracle.any_of_n.value, result.gap.value) == (1.0, 0.0, 1.0)
+    document = result.document()
+    assert document["gap"] == 1.0
+    assert document["budget"] == {"images": 2, "tests": 2, "drawn": 4, "passes": 0}
+
+
+def test_an_interrupted_suite_goes_on_where_it_stopped(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+    calls = []
+    pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    names = ["seeds", "inversion"]
+    first = run(pipe, names=["seeds"], folder=tmp_path)
+    both = run(pipe, names=names, folder=tmp_path)
+    calls.clear()
+    again = run(pipe, names=names, folder=tmp_path)
+    drawing_guides = len(calls)
+    calls.clear()
+    run(pipe, names=names)
+    assert drawing_guides < len(calls)
+    assert [r.document() for r in again.results] == [r.document() for r in both.results]
+    assert first.results[0].model.shown == again.results[0].model.shown
+    next(tmp_path.rglob("outcome.json")).write_text("{")  # cut short
+    assert [r.model.shown for r in run(pipe, names=names, folder=tmp_path).results] == [
+        r.model.shown for r in both.results
+    ]
+
+
+def test_bad_input_is_refused_in_one_sentence(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    with pytest.raises(ConceptError, match="the untouched model draws 'cat' in 0 of .* nothing to bring back"):
+        run(pipe, judge=lambda images, names: [False] * len(images))
+    with pytest.raises(ConceptError, match="cannot be scored without looking"):
+        run(pipe, judge=None)
+    with pytest.raises(SettingError, match="a budget of no pictures"):
+        run(pipe, images=0)
+    with pytest.raises(UnknownNameError, match="no suite 'quik'. Did you mean 'quick'"):
+        run(pipe, suite="quik")
+    with pytest.raises(UnknownNameError, match="no attack of the suite 'standard' 'p4'"):
+        run(pipe, names=["p4"])
+    with pytest.raises(UnknownNameError, match="no setting of an attack 'iteration'"):
+        run(pipe, settings={"iteration": 3})
+    with pytest.raises(SettingError, match="unlearndiffatk: 'iterations': input should be greater"):
+        run(pipe, settings={"iterations": 0}, names=["unlearndiffatk"])
+
+
+def test_a_swap_puts_one_part_back(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    edits = [
+        erase(pipe, ["cat"], "uce", preserve=["dog"]),
+        erase(pipe, ["cat"], "emcid", preserve=["dog"], anchor="car"),
+    ]
+    states = {}
+
+    def judge(images, names):
+        family = family_of(pipe)
+        states[len(states)] = (
+            family.condition(["a cat"]).inputs["encoder_hidden_states"].clone(),
+            family.projections()[0].module.weight.clone(),
+        )
+        return [True] * len(images)
+
+    plain = (family_of(pipe).condition(["a cat"]).inputs["encoder_hidden_states"], pipe.unet.state_dict())
+    found = run(pipe, edits=edits, names=["text encoder put back", "denoiser put back"], judge=judge)
+    assert [r.why for r in found.results] == ["", ""]
+    assert torch.equal(family_of(pipe).condition(["a cat"]).inputs["encoder_hidden_states"], plain[0])
+    alone = run(pipe, edits=edits[:1], names=["text encoder put back"])
+    assert "is the original one already" in alone.results[0].why
+
+
+# tokens
+
+
+def test_vectors_in_a_prompt_are_the_words_they_stand_for(any_pipe):
+    family = family_of(any_pipe)
+    known = lexicon(family, ["cat"], ["a cat"])
+    assert "cat" not in known.words
+    assert known.place not in known.words
+    chosen = torch.tensor([3, 7])
+    words = known.text(chosen.tolist())
+    with torch.no_grad():
+        wanted = family.condition([known.prompt(words, "a cat")])
+        found = soft(family, known, [known.prompt([known.place] * 2, "a cat")], mixed(known, one_hot(known, chosen)))
+    for name, tensor in wanted.inputs.items():
+        assert_close(found.inputs[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_the_words_through_denoiser_and_text_encoder(any_pipe):
+    arena = arena_of(any_pipe)
+    known = lexicon(arena.family, ["cat"])
+    weights = one_hot(known, torch.tensor([3, 7])).requires_grad_()
+    _, clean, noise, t = arena.noised(arena.generator("x"), 2)
+    prompts = [known.prompt([known.place] * 2, p) for p in arena.guides.prompts]
+    arena.errors(clean, noise, t, soft(arena.family, known, prompts, mixed(known, weights))).mean().backward()
+    assert float(weights.grad.abs().max()) > 0
+    assert torch.isfinite(weights.grad).all()
+
+
+def test_the_nearest_point_of_the_simplex():
+    rows = torch.tensor([[0.2, 0.3, 0.5], [2.0, 0.0, 0.0], [0.5, 0.5, 0.6]], dtype=torch.float64)
+    found = to_simplex(rows)
+    assert_close(found.sum(dim=-1), torch.ones(3, dtype=torch.float64))
+    assert_close(found[0], rows[0])
+    assert_close(found[1], torch.tensor([1.0, 0, 0], dtype=torch.float64))
+    # By brute force over a fine grid of the simplex.
+    steps = torch.linspace(0, 1, 201, dtype=torch.float64)
+    a, b = torch.meshgrid(steps, steps, indexing="ij")
+    grid = torch.stack([a, b, 1 - a - b], dim=-1)[a + b <= 1]
+    nearest = grid[(grid - rows[2]).square().sum(dim=-1).argmin()]
+    assert_close(found[2], nearest, rtol=0, atol=0.01)
+
+
+# the sampler
+
+
+def test_without_noise_the_sampler_is_the_models_own(any_pipe):
+    """Same latents as a run of the scheduler that the model ships, without eta."""
+    arena = arena_of(any_pipe)
+    from excise.training.trajectories import plain_scheduler
+
+    start = torch.randn(2, *arena.family.latent_shape, generator=arena.generator("start"))
+    condition, none = arena.family.condition(["a cat"] * 2), arena.family.unconditional()[[0, 0]]
+    scheduler = plain_scheduler(arena.family)
+    scheduler.set_timesteps(4)
+    x = start
+    for t in scheduler.timesteps:
+        at = t.expand(2)
+        free, asked = arena.family.predict(x, at, none), arena.family.predict(x, at, condition)
+        x = scheduler.step(free + arena.guidance * (asked - free), t, x).prev_sample
+    found = denoise(arena, condition, start, times(arena, 4))
+    last = 1e-3 * float(x.abs().max())
+    if arena.plan.kind == "flow":
+        assert_close(found, x, rtol=1e-3, atol=last)
+    else:  # that scheduler ends at its first noise level, ours at none
+        assert float((found - x).abs().mean()) < 0.05 * float(x.abs().mean())
+
+
+def test_more_noise_gives_other_pictures_and_the_same_seed_the_same(any_pipe):
+    arena = arena_of(any_pipe)
+    start = torch.randn(2, *arena.family.latent_shape, generator=arena.generator("start"))
+    condition, at = arena.family.condition(["a cat"] * 2), times(arena, 4)
+
+    def drawn(eta):
+        return denoise(arena, condition, start, at, eta=eta, generator=torch.Generator().manual_seed(1))
+
+    assert torch.equal(drawn(1.0), drawn(1.0))
+    assert not torch.equal(drawn(1.0), drawn(0.0))
+    both = drawn(torch.tensor([0.0, 1.0]))
+    assert torch.equal(both[0], drawn(0.0)[0])
+
+
+def test_inverted_noise_leads_back(any_pipe, monkeypatch):
+    """By a model that knows its data: latents from N(0, 0.5^2), for which the best prediction is known."""
+    arena = arena_of(any_pipe)
+    arena.guidance, variance = 1.0, 0.25
+    plan = arena.plan
+
+    def best(self, x, t, condition):
+        a, s = plan.scales(t)
+        total = a**2 * variance + s**2
+        clean, noise = a * variance * x / total, s * x / total
+        return {"epsilon": noise, "flow": noise - clean, "v_prediction": a * noise - s * clean}[plan.kind]
+
+    monkeypatch.setattr(Arena, "predict", best)
+    condition, at = arena.family.condition(["a cat"] * 2), times(arena, 200)
+    clean = 0.5 * torch.randn(2, *arena.family.latent_shape, generator=torch.Generator().manual_seed(0))
+    noise = invert(arena, condition, clean, at)
+    back = denoise(arena, condition, noise, at)
+    assert float((back - clean).norm() / clean.norm()) < 0.05
+    assert 0.8 < float(noise.std()) < 1.1
+
+
+def test_every_attack_says_what_it_may_see():
+    for name in ATTACKS:
+        kind, record = ATTACKS.load(name), ATTACKS.record(name)
+        assert kind.access == record.shape
+        for field, info in kind.Config.model_fields.items():
+            assert info.description, (name, field)
