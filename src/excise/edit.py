@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from excise.errors import WrongBaseError
 from excise.families import Family, family_of
-from excise.families.base import fingerprint, module_at, text_encoder_print
+from excise.families.base import fingerprint, parameter_at, text_encoder_print
 from excise.record import Base, EditRecord
 
 
@@ -62,12 +62,12 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Dense:
-    """W' = W + dw."""
+    """W' = W + dw; of any shape, for what other tools change may be a convolution or a bias too."""
 
     dw: Tensor
 
     def delta(self, weight: Tensor) -> Tensor:
-        """(out, in) change; `weight` only tells dtype and device."""
+        """The change, of the shape of the weight; `weight` only tells dtype and device."""
         return self.dw.to(_at_least_single(weight))
 
 
@@ -78,8 +78,8 @@ Delta = LowRank | Dense
 class Edit:
     """What a method made: deltas by module path, and the record.
 
-    Paths are of the denoiser; one that begins with the name of a text encoder in the pipeline ("text_encoder.",
-    "text_encoder_2.") is of that.
+    A path names a module of the denoiser, whose weight changes, or a parameter of another name ("...to_out.0.bias");
+    one that begins with the name of a text encoder in the pipeline ("text_encoder.", "text_encoder_2.") is of that.
 
     >>> edit = Edit.load("edit.safetensors")  # doctest: +SKIP
     >>> with edit.apply(pipe):  # doctest: +SKIP
@@ -245,23 +245,24 @@ def applied(
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
     """Weights by module path as they are without any edit; by default those that read text."""
     kept = _stack_of(family).originals
-    modules = {p.path: p.module for p in family.projections()} if paths is None else _modules(family, paths)
-    return {path: kept.get(path, module.weight).detach() for path, module in modules.items()}
+    if paths is None:
+        return {p.path: kept.get(p.path, p.module.weight).detach() for p in family.projections()}
+    return {path: kept.get(path, now).detach() for path, now in _parameters(family, paths).items()}
 
 
-def _modules(family: Family, paths: Iterable[str]) -> dict[str, Any]:
-    """The modules at `paths`; what the model does not have is left out."""
+def _parameters(family: Family, paths: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters at `paths`; what the model does not have is left out."""
     found = {}
     for path in paths:
         with suppress(AttributeError):
-            found[path] = module_at(family.denoiser, family.text_encoders, path)
+            found[path] = getattr(*parameter_at(family.denoiser, family.text_encoders, path))
     return found
 
 
 def _original_text_print(family: Family) -> str:
     """The fingerprint of the text encoder as it is without any edit."""
     stack_ = _stack_of(family)
-    replaced = {id(stack_.module(path).weight): original for path, original in stack_.originals.items()}
+    replaced = {id(getattr(*stack_.parameter(path))): original for path, original in stack_.originals.items()}
     weights = {name: replaced.get(id(w), w) for name, w in family.text_encoder_weights.items()}
     return text_encoder_print(family, weights)
 
@@ -311,25 +312,25 @@ class _Stack:
     originals: dict[str, nn.Parameter] = field(default_factory=dict)
     layers: list[tuple[Edit, float]] = field(default_factory=list)
 
-    def module(self, path: str) -> Any:
-        """Where an edit goes."""
-        return module_at(self.denoiser, self.encoders, path)
+    def parameter(self, path: str) -> tuple[Any, str]:
+        """The module that an edit goes into, and which of its parameters."""
+        return parameter_at(self.denoiser, self.encoders, path)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Rebuild every touched weight from its original and the edits in force."""
         wanted = {path for edit, strength in self.layers if strength != 0 for path in edit.paths}
         for path in sorted(wanted | set(self.originals)):
-            module = self.module(path)
+            module, name = self.parameter(path)
             if path not in wanted:
-                module.weight = self.originals.pop(path)
+                setattr(module, name, self.originals.pop(path))
                 continue
-            original = self.originals.setdefault(path, module.weight)
+            original = self.originals.setdefault(path, getattr(module, name))
             weight = _at_least_single(original.detach())
             for edit, strength in self.layers:
                 if strength != 0 and path in edit.paths:
                     weight = weight + strength * edit.delta(path, original.detach())
-            module.weight = nn.Parameter(weight.to(original.dtype), requires_grad=original.requires_grad)
+            setattr(module, name, nn.Parameter(weight.to(original.dtype), requires_grad=original.requires_grad))
 
 
 _stacks: WeakKeyDictionary[nn.Module, _Stack] = WeakKeyDictionary()

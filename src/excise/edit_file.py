@@ -83,7 +83,8 @@ def load(path: Path) -> Edit:
 def _deltas(tensors: dict[str, Tensor], maps: list[list[str]]) -> tuple[tuple[TextMap, ...], dict[str, Delta]]:
     """Sort named tensors into deltas, checking that they fit together."""
     left = dict(tensors)
-    bad = [name for name, t in tensors.items() if t.ndim != 2 or not bool(torch.isfinite(t).all())]
+    flat = [name for name, t in tensors.items() if t.ndim != 2 and not name.endswith(".dw")]
+    bad = flat + [name for name, t in tensors.items() if not bool(torch.isfinite(t).all())]
     if bad:
         raise ValueError(f"tensor '{bad[0]}' is not a finite matrix")
     text_maps = []

@@ -81,6 +81,9 @@ def export(
             f"no tool reads a kohya LoRA for the family '{family.name}' (it exists for {', '.join(KOHYA)}); "
             "use --format diffusers-lora or merged."
         )
+    weights = original_weights(family, edit.paths)
+    if other := [p for p in edit.paths if weights[p].ndim != 2]:
+        raise WrongBaseError(f"a LoRA changes linear maps alone, this edit also '{other[0]}'; use --format merged.")
     encoders = [p for p in edit.paths if p.partition(".")[0] in family.text_encoders]
     if encoders and family.name not in KOHYA:
         raise WrongBaseError(
@@ -92,7 +95,6 @@ def export(
             f"a kohya LoRA has no place for '{homeless[0]}', which this edit changes; use --format diffusers-lora or "
             "merged, or erase with --set pooled=false."
         )
-    weights = original_weights(family, edit.paths)
     factors = lora_factors(edit, weights)
     if format == "diffusers-lora":
         path = folder / DIFFUSERS_NAME
@@ -260,7 +262,8 @@ def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) ->
 
     def change(path: str) -> Tensor:
         part, rest = _parted(path, family)
-        return merged[part][f"{rest}.weight"].float() - weights[path].float().cpu()
+        name = f"{rest}.weight" if f"{rest}.weight" in merged[part] else rest
+        return merged[part][name].float() - weights[path].float().cpu()
 
     return Exported(folder, "merged", 0, _largest_error(edit, weights, change))
 

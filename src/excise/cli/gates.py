@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from excise.errors import SettingError, unknown
@@ -58,16 +58,16 @@ class Gate:
         return "low" if self.sign in (">=", ">") else "high"
 
 
-def parse_all(texts: Iterable[str]) -> list[Gate]:
-    """Gates from texts that may each hold several, separated by commas.
+def parse_all(texts: Iterable[str], known: Sequence[str] = METRICS) -> list[Gate]:
+    """Gates from texts that may each hold several, separated by commas; `known` metrics alone.
 
     >>> [g.metric for g in parse_all(["ua>=0.95,ira>=0.95"])]
     ['ua', 'ira']
     """
-    return [parse(part) for text in texts for part in text.split(",")]
+    return [parse(part, known) for text in texts for part in text.split(",")]
 
 
-def parse(text: str) -> Gate:
+def parse(text: str, known: Sequence[str] = METRICS) -> Gate:
     """A gate from its text.
 
     Raises:
@@ -83,7 +83,7 @@ def parse(text: str) -> Gate:
     except ValueError:
         gate = None
     if gate is not None:
-        if gate.metric not in METRICS:
-            raise unknown("metric", gate.metric, METRICS)
+        if gate.metric not in known:
+            raise unknown("metric", gate.metric, known)
         return gate
-    raise SettingError(f"--require got '{text}'; expected for example: --require 'ua>=0.95'")
+    raise SettingError(f"--require got '{text}'; expected for example: --require '{known[0]}>=0.95'")

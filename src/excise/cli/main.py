@@ -9,6 +9,7 @@ import typer
 
 from excise.cli import canvas
 from excise.cli.apply import apply
+from excise.cli.attack import attack
 from excise.cli.bench import bench
 from excise.cli.compare import compare
 from excise.cli.demo import demo
@@ -18,6 +19,7 @@ from excise.cli.evaluate import evaluate
 from excise.cli.export import export
 from excise.cli.fuse import fuse
 from excise.cli.generate import generate
+from excise.cli.import_ import import_
 from excise.cli.inspect import inspect
 from excise.cli.ledger import ledger
 from excise.cli.methods import methods
@@ -32,11 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-MAKING = (demo, erase, update, fuse, apply, generate, export)
-JUDGING = (evaluate, bench, compare)
+MAKING = (demo, erase, update, fuse, apply, import_, generate, export)
+JUDGING = (evaluate, attack, bench, compare)
 ASKING = (inspect, ledger, methods, protocols, doctor)
 for verb in (*MAKING, *JUDGING, *ASKING):
-    app.command()(verb)
+    app.command(verb.__name__.rstrip("_"))(verb)
 app.add_typer(canvas.app, name="canvas")
 
 

@@ -238,6 +238,22 @@ def module_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> Any:
     return encoders[name].get_submodule(f"text_model.{rest}" if nested else rest)
 
 
+def parameter_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> tuple[Any, str]:
+    """The module and the name of the parameter that a path means: the weight of a module, or a parameter by name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    head, _, last = path.rpartition(".")
+    parent = module_at(denoiser, encoders, head) if head and head not in encoders else encoders.get(head, denoiser)
+    if isinstance(getattr(parent, last, None), nn.Parameter):
+        return parent, last
+    module = module_at(denoiser, encoders, path)
+    if not isinstance(getattr(module, "weight", None), nn.Parameter):
+        raise AttributeError(f"no parameter at '{path}'")
+    return module, "weight"
+
+
 def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = None) -> str:
     """The fingerprint of a model's text encoder; computed again only when a weight of it was written to.
 

@@ -60,6 +60,25 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Assault:
+    """One attack: shares of test prompts that it brought the target back with, and the strongest of its pictures.
+
+    Attributes:
+        bars: by who was attacked (this model, its control, the oracle) the share; None where that was not done.
+        gap: this model's share less the oracle's, or the control's.
+        shots: pictures, what was asked, and whether the target is seen. why: that it could not be made.
+    """
+
+    name: str
+    access: str
+    bars: dict[str, float | None] = field(default_factory=dict)
+    gap: float | None = None
+    spent: str = ""
+    shots: list[tuple[Image.Image, str, bool]] = field(default_factory=list)
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """Everything about one erased concept (or one list of concepts)."""
 
@@ -72,6 +91,7 @@ class Section:
     became: dict[str, int] = field(default_factory=dict)
     curves: list[Curves] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    assaults: list[Assault] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
 

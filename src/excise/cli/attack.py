@@ -1,0 +1,122 @@
+"""excise attack: find out what an erased model still knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from excise.cli import options as o
+
+
+@o.with_source
+def attack(
+    concept: Annotated[str, typer.Option("--concept", "-c", help="What is said to be gone.")],
+    out: Annotated[
+        Path, typer.Option(help="Run folder to write: run.json, report.html, attacks/. It goes on where it stopped.")
+    ],
+    model: o.ModelOption = "canvas-sd",
+    edit: o.EditsOption = None,
+    suite: Annotated[str, typer.Option(help="quick, standard or full.")] = "quick",
+    only: Annotated[
+        Optional[list[str]], typer.Option("--attack", help="Of the suite, this attack alone; repeatable.")
+    ] = None,
+    oracle: Annotated[
+        Optional[str], typer.Option(help="A model that never knew the concept, attacked in the same way.")
+    ] = None,
+    base: Annotated[
+        Optional[str], typer.Option(help="The untouched model, where --model was erased by other means than --edit.")
+    ] = None,
+    judge: Annotated[
+        Optional[Path], typer.Option(help="Folder of a CLIP model that judges; built-in models have their own.")
+    ] = None,
+    other: Annotated[Optional[list[str]], typer.Option(help="Another thing of the target's kind; repeatable.")] = None,
+    ask: Annotated[
+        Optional[Path], typer.Option(help="Prompts of your own that ask for the target, one a line.")
+    ] = None,
+    images: Annotated[Optional[int], typer.Option(help="Pictures a test prompt may have.")] = None,
+    tests: Annotated[Optional[int], typer.Option(help="Test prompts.")] = None,
+    settings: Annotated[
+        Optional[list[str]], typer.Option("--set", help="A setting of every attack that has it, key=value; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of searches and pictures.")] = 0,
+    require: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Gates such as 'worst_gap<=0.1'; exit status 1 when one fails; repeatable."),
+    ] = None,
+    allow_other_base: o.OtherBaseOption = False,
+    as_json: o.JsonOption = False,
+    *,
+    source: o.Source,
+) -> None:
+    """Try to bring a concept back, beside controls with the same budget.
+
+    Gates are held against the unfavourable end of the 95 % interval.
+
+    Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
+    """
+    from excise.attack_report import document, write_page
+    from excise.attacking import attack as run_suite
+    from excise.attacking import estimate
+    from excise.attacks.accounting import worst
+    from excise.cli import gates, show
+    from excise.concept import read_names
+    from excise.files import make_folder
+    from excise.runs import locked, write_run
+
+    wanted = gates.parse_all(require or [], ("worst_gap",))
+    knobs = o.parse_settings(settings or [])
+    edits = o.load_edits(edit)
+    asked = read_names(ask) if ask else []
+    make_folder(out)
+    with locked(out):
+        family = source.load(model)
+        never = source.load(oracle) if oracle else None
+        untouched = source.load(base) if base else None
+        seconds = estimate(family, suite, only or (), knobs, oracle is not None)
+        show.say(f"about {max(1, round(seconds / 60))} min for the suite '{suite}' here")
+        with show.stages() as say:
+            found = run_suite(
+                family,
+                concept,
+                edits,
+                suite=suite,
+                names=only or (),
+                settings=knobs,
+                images=images,
+                tests=tests,
+                base=untouched,
+                oracle=never,
+                judge=judge,
+                others=other or (),
+                asked=asked,
+                allow_other_base=allow_other_base,
+                seed=seed,
+                folder=out,
+                say=say,
+            )
+        result = document(found)
+        write_page(found, model, concept, edit or [], suite, out)
+        request = {"model": model, "edits": edit or [], "concept": concept, "suite": suite, "oracle": oracle}
+        write_run(out, "attack", {**request, **result})
+    if as_json:
+        show.print_json(result)
+    else:
+        rows = [
+            (a["name"], _share(a["any_of_n"]), _share(a["control"]), _share(a["oracle"]), _share(a["gap"]), a["why"])
+            for a in result["attacks"]
+        ]
+        show.table(rows, ("attack", "came back", "control", "oracle", "gap", ""))
+        show.say(f"see it: {out / 'report.html'}")
+    top = worst(found.results)
+    value = {"worst_gap": top.gap.as_dict()} if top and top.gap else {}
+    failed = [g for g in wanted if not value or not g.holds(value)]
+    for gate in failed:
+        show.say(f"gate failed: {gate.explain(value) if value else 'no attack could be made'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,256 @@
+"""What other tools erased, as an edit: whole or partial denoisers, text encoders, LoRAs, folders, CompVis checkpoints.
+
+A file is read without running anything in it (safetensors, or pickles with weights alone), its names are brought to
+those of the base model, and what differs from the base is the edit. Every tensor must find its place.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from excise.concept import Concept, as_concepts
+from excise.edit import Delta, Dense, Edit, LowRank, as_family, base_of, original_weights
+from excise.erasing import VERSIONED, guess_kind
+from excise.errors import EditFileError, WrongBaseError
+from excise.families.base import Family
+from excise.record import EditRecord, Target
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+NESTS = ("state_dict", "unet", "model", "model_state_dict")  # under which some tools put the weights
+IGNORED = re.compile(r"(first_stage_model\.|model_ema\.|.*position_ids$|.*\.num_batches_tracked$)")
+_LORA = re.compile(
+    r"(?P<path>.+?)(?:\.|_)(?P<side>lora_A|lora_B|lora\.down|lora\.up|lora_linear_layer\.down|"
+    r"lora_linear_layer\.up)\.weight"
+)
+
+
+def import_edit(
+    path: str | Path, model: Any, concepts: Sequence[str | Concept], *, model_name: str | None = None
+) -> Edit:
+    """Read another tool's result as an edit of the model it was made from.
+
+    Args:
+        path: a file, or a folder of a pipeline, of its denoiser, or of its text encoder.
+        model: the base; it is not changed.
+        concepts: what the result is said to have erased, for the record.
+
+    Raises:
+        EditFileError: it cannot be read, holds code, or holds tensors that have no place in an edit.
+        WrongBaseError: names or shapes are not those of the base, or nothing differs from it.
+    """
+    path, family = Path(path), as_family(model)
+    found = [guess_kind(c, None) for c in as_concepts(concepts)]
+    state, about = _read(path)
+    if _is_lora(state):
+        modules: dict[str, Delta] = dict(_lora(state, about, family))
+        layout = "LoRA"
+    else:
+        named, layout = _named(state, family)
+        modules = dict(_differences(named, family))
+    if not modules:
+        raise WrongBaseError(f"{path} holds nothing that differs from the base, so there is nothing to import.")
+    record = EditRecord(
+        excise=version("excise"),
+        base=base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")),
+        method="imported",
+        settings={"file": path.name, "layout": layout},
+        concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in found),
+        preserve=(),
+        vocabulary=None,
+        seed=0,
+        versions={p: version(p) for p in VERSIONED},
+        measured={},
+    )
+    return Edit(record, (), modules)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and the metadata of one file; of a folder those of its parts, each part's name before them."""
+    if path.is_dir():
+        return _read_folder(path), {}
+    if not path.is_file():
+        raise EditFileError(f"there is no file or folder {path}; give the result of another tool.")
+    if path.suffix.lower() in PICKLES:
+        return _unpickled(path), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise EditFileError(
+            f"{path} is no safetensors file, or it is damaged ({error}); expected .safetensors, or a pickle of "
+            f"weights ({', '.join(PICKLES)})."
+        ) from error
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise EditFileError(
+            f"{path} holds more than weights, or is damaged; nothing in it was executed. Save its state_dict as "
+            "safetensors where it was made."
+        ) from error
+    for _ in NESTS:
+        inner = [content[k] for k in NESTS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)]
+        content = inner[0] if inner else content
+    if not isinstance(content, Mapping) or not content:
+        raise EditFileError(f"{path} holds {type(content).__name__}; expected tensors by name.")
+    left = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not left:
+        raise EditFileError(f"{path} holds no tensors by name.")
+    return left
+
+
+def _read_folder(path: Path) -> dict[str, Tensor]:
+    """A pipeline's folder (denoiser and text encoders), or that of one of its parts."""
+    parts = [p for p in sorted(path.iterdir()) if p.is_dir() and re.match(r"(unet|transformer|text_encoder)", p.name)]
+    if not parts:
+        return _read_weights(path)
+    return {f"{part.name}.{name}": t for part in parts for name, t in _read_weights(part).items()}
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors")) or sorted(f for f in folder.glob("*.bin"))
+    if not files:
+        raise EditFileError(f"{folder} holds neither .safetensors nor .bin files; expected a folder of diffusers.")
+    found: dict[str, Tensor] = {}
+    for file in files:
+        found |= _read(file)[0]
+    return found
+
+
+def _named(state: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tensor], str]:
+    """Parameters by the names they have in the base, and what the layout is called."""
+    if any(name.startswith("model.diffusion_model.") for name in state):
+        return _from_compvis(state, family), "CompVis"
+    known, found, homeless = _parameters(family), {}, []
+    for name, tensor in state.items():
+        place = next((n for n in _candidates(name, family) if n in known), None)
+        if place is None:
+            if not IGNORED.match(name):
+                homeless.append(name)
+        else:
+            found[place] = tensor
+    if homeless:
+        raise WrongBaseError(
+            f"{len(homeless)} tensors have no place in the base, '{homeless[0]}' for one; give the model that the "
+            "result was made from."
+        )
+    return found, "diffusers"
+
+
+def _candidates(name: str, family: Family) -> Iterable[str]:
+    """What a parameter may be called in the base: as it is, without its part, or as one of the text encoder's."""
+    for part in (family.denoiser_name, *family.text_encoders):
+        if name.startswith(f"{part}."):
+            rest = name.removeprefix(f"{part}.")
+            yield rest if part == family.denoiser_name else f"{part}.{rest.removeprefix('text_model.')}"
+            return
+    yield name
+    for encoder in family.text_encoders:
+        yield f"{encoder}.{name.removeprefix('text_model.')}"
+
+
+def _parameters(family: Family) -> dict[str, Tensor]:
+    """Every parameter that an edit may change, by name, edits in force left aside."""
+    found: dict[str, Tensor] = dict(family.denoiser.named_parameters())
+    for name, encoder in family.text_encoders.items():
+        found |= {f"{name}.{n.removeprefix('text_model.')}": p for n, p in encoder.named_parameters()}
+    return found
+
+
+def _from_compvis(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_ldm_unet_checkpoint
+
+    if family.name != "sd":
+        raise WrongBaseError(f"a CompVis checkpoint is of Stable Diffusion 1.x; the base is of '{family.name}'.")
+    config = dict(family.denoiser.config)  # type: ignore[arg-type]
+    try:
+        found = dict(convert_ldm_unet_checkpoint(dict(state), config))
+    except KeyError as error:
+        raise WrongBaseError(
+            f"the checkpoint has no {error}, which the base has; give the model it came from."
+        ) from error
+    prefix = "cond_stage_model.transformer."
+    if any(name.startswith(prefix) for name in state):
+        text = convert_ldm_clip_checkpoint({k: v for k, v in state.items() if k.startswith(prefix)})
+        found |= {f"text_encoder.{n.removeprefix('text_model.')}": t for n, t in text.items() if not IGNORED.match(n)}
+    return found
+
+
+def _differences(named: Mapping[str, Tensor], family: Family) -> Iterable[tuple[str, Delta]]:
+    """What differs from the base beyond the rounding of the file's precision."""
+    known = _parameters(family)
+    paths = {name: name.removesuffix(".weight") for name in named}
+    originals = original_weights(family, paths.values())
+    for name, tensor in named.items():
+        base = originals.get(paths[name], known.get(name))
+        if base is None or base.shape != tensor.shape:
+            seen = tuple(tensor.shape)
+            raise WrongBaseError(
+                f"'{name}' has the shape {seen}, in the base {tuple(base.shape) if base is not None else 'nothing'}; "
+                "give the model that the result was made from."
+            )
+        base = base.detach().cpu()
+        if torch.equal(tensor.cpu(), base.to(tensor.dtype)):
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            raise EditFileError(f"'{name}' holds numbers that are not finite; the file is damaged.")
+        yield paths[name], Dense(tensor.float().cpu() - base.float())
+
+
+def _is_lora(state: Mapping[str, Tensor]) -> bool:
+    return any("lora" in name for name in state)
+
+
+def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) -> Iterable[tuple[str, LowRank]]:
+    """The factors of a LoRA in the dialects of diffusers, peft and kohya; alpha / rank is put into b."""
+    try:
+        converted, alphas = type(family.pipe).lora_state_dict(dict(state), unet_config=family.denoiser.config)
+    except ValueError as error:
+        raise EditFileError(
+            f"this is no LoRA on linear maps that diffusers knows: {str(error).split(chr(10))[0]}"
+        ) from error
+    told = json.loads(about.get("lora_adapter_metadata", "{}"))
+    # Alphas come under the name of a factor, or of the map itself.
+    given = {**(alphas or {}), **{n: float(t) for n, t in converted.items() if n.endswith(".alpha")}}
+    scales = {_placed(name.removesuffix(".alpha")): alpha for name, alpha in given.items()}
+    factors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in converted.items():
+        if name.endswith(".alpha"):
+            continue
+        match = _LORA.fullmatch(name)
+        if match is None:
+            raise EditFileError(f"'{name}' is no factor of a LoRA on linear maps; only such LoRAs can be imported.")
+        side = "a" if match["side"].endswith(("A", "down")) else "b"
+        factors.setdefault(_placed(name), {})[side] = tensor
+    known = _parameters(family)
+    for place, both in factors.items():
+        path = next((p for p in _candidates(place, family) if f"{p}.weight" in known), None)
+        if path is None:
+            path = next((p for p in _candidates(f"{place}.0", family) if f"{p}.weight" in known), None)
+        if path is None:
+            raise WrongBaseError(f"the LoRA changes '{place}', which the base does not have; give its base model.")
+        a, b = both.get("a"), both.get("b")
+        shape = known[f"{path}.weight"].shape
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or (b.shape[0], a.shape[1]) != tuple(shape):
+            raise WrongBaseError(f"the factors of the LoRA at '{place}' do not fit the base's {tuple(shape)}.")
+        part = place.partition(".")[0]
+        alpha = scales.get(place, told.get(f"{part}.lora_alpha", len(a)))
+        yield path, LowRank(b.float() * (float(alpha) / len(a)), a.float())
+
+
+def _placed(name: str) -> str:
+    """The map that a factor, or its alpha, belongs to."""
+    match = _LORA.fullmatch(name)
+    return (match["path"] if match else name).replace(".processor.", ".")
