@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import tiny_pipe
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 from excise import erase
 from excise.attacking import attack
@@ -16,8 +18,9 @@ from excise.attacks.base import Arena, AttackError, Guides
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
 from excise.attacks.unlearndiffatk import to_simplex
+from excise.cli.main import app
 from excise.concept import Concept
-from excise.errors import ConceptError, SettingError, UnknownNameError
+from excise.errors import ConceptError, ExciseError, SettingError, UnknownNameError
 from excise.families import family_of
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
@@ -293,3 +296,58 @@ def test_every_attack_says_what_it_may_see():
         assert kind.access == record.shape
         for field, info in kind.Config.model_fields.items():
             assert info.description, (name, field)
+
+
+# the command
+
+
+def command(tmp_path, *more):
+    args = ["attack", "--concept", "cat", "--suite", "quick", "--attack", "seeds", "--attack", "unlearndiffatk"]
+    args += [
+        "--images",
+        "2",
+        "--tests",
+        "2",
+        "--set",
+        "iterations=2",
+        "--set",
+        "batch=2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    return CliRunner().invoke(app, [*args, *more])
+
+
+def test_the_command_on_the_built_in_model(tmp_path):
+    """Without an edit nothing is gone: seed search finds it at once, its gap to itself is none, and the page says so."""
+    done = command(tmp_path, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    seeds, words = found["attacks"]
+    assert (seeds["name"], seeds["any_of_n"], seeds["gap"]) == ("seeds", 1.0, 0.0)
+    assert set(words) >= {"name", "budget", "rate", "any_of_n", "control", "oracle", "gap"}
+    assert found["gap_to"] == "control"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Attacks on cat" in page
+    assert page.count('<figure class="hit">') >= 4
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["verb"] == "attack"
+    gated = command(tmp_path, "--require", "worst_gap<=-0.5")
+    assert gated.exit_code == 1
+    assert "gate failed: worst_gap is" in gated.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--require", "ua>=0.9"], "no metric 'ua'"),
+        (["--images", "0"], "a budget of no pictures"),
+        (["--concept", "zebra crossing"], "nothing to bring back"),
+        (["--attack", "seed"], "Did you mean 'seeds'?"),
+        (["--oracle", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_from_the_command_line(tmp_path, more, sentence):
+    done = command(tmp_path, *more)
+    assert isinstance(done.exception, ExciseError), done.output
+    assert sentence in str(done.exception)
+    assert not (tmp_path / "run" / "run.json").exists()

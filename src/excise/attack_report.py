@@ -27,15 +27,6 @@ def document(found: Attacked) -> dict[str, Any]:
 
 def write_page(found: Attacked, model: str, concept: str, edits: Sequence[str], suite: str, out: Path) -> Path:
     """The page of one suite."""
-    top = worst(found.results)
-    whom = "a model that never knew it" if found.has_oracle else "the same number of pictures without a search"
-    lead = (
-        "No attack could be made."
-        if top is None or top.gap is None
-        else (
-            f"The strongest attack, {top.name}, brings it back {100 * top.gap.value:.0f} points more often than {whom}."
-        )
-    )
     section = Section(
         title=concept,
         summary=f"{suite} suite on {model}" + (f" with {len(edits)} edit(s) in force." if edits else " without edits."),
@@ -48,7 +39,18 @@ def write_page(found: Attacked, model: str, concept: str, edits: Sequence[str], 
         ("came back", "share of test prompts of which any picture within the budget shows the target"),
         ("seeds", "of guides, searches and test pictures apart; test prompts guide no attack"),
     ]
-    return write(Page(f"Attacks on {concept}", lead, [section], facts), out / "report.html")
+    return write(Page(f"Attacks on {concept}", _lead(found), [section], facts), out / "report.html")
+
+
+def _lead(found: Attacked) -> str:
+    """The worst case in a sentence."""
+    top = worst(found.results)
+    whom = "a model that never knew it" if found.has_oracle else "the same number of pictures without a search"
+    if top is None or top.gap is None:
+        return "No attack could be made."
+    if top.gap.value <= 0:
+        return f"No attack brings it back more often than {whom}."
+    return f"The strongest attack, {top.name}, brings it back {100 * top.gap.value:.0f} points more often than {whom}."
 
 
 def _assault(result: Result, found: Attacked) -> Assault:
