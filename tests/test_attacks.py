@@ -319,7 +319,7 @@ def command(tmp_path, *more):
 
 
 def test_the_command_on_the_built_in_model(tmp_path):
-    """Without an edit nothing is gone: seed search finds it at once, its gap to itself is none, and the page says so."""
+    """Without an edit nothing is gone: seed search finds it at once, and the page says so."""
     done = command(tmp_path, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

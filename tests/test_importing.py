@@ -1,4 +1,4 @@
-"""Other tools' results, written here in the layouts they are known to use, read as edits: evaluated, undone, shipped."""
+"""Other tools' results, written here in the layouts they are known to use, read as edits: applied, undone, shipped."""
 
 from __future__ import annotations
 
