@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from excise.attacks import ATTACKS, SUITES, Planned
-from excise.attacks.accounting import Outcome, Result, judged
+from excise.attacks.accounting import Outcome, Result, judged, worst
 from excise.attacks.base import Arena, AttackError
 from excise.attacks.material import Wordings, chosen, guides, wordings
 from excise.concept import Concept
@@ -25,6 +25,7 @@ from excise.erasing import guess_kind, is_built_in
 from excise.errors import ConceptError, SettingError, unknown
 from excise.families.base import Family
 from excise.files import make_folder, write_atomically, write_json
+from excise.metrics.rates import Estimate
 from excise.strict import explain
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, digest
 from excise.training.scorers import Scorer, as_scorer
@@ -47,6 +48,12 @@ class Attacked:
     pictures: Pictures
     has_oracle: bool
     judge: str
+
+    @property
+    def worst(self) -> Estimate | None:
+        """The largest gap; None where no attack could be made."""
+        top = worst(self.results)
+        return top.gap if top else None
 
 
 def attack(
@@ -254,7 +261,8 @@ def _configured(planned: Planned, settings: Mapping[str, Any]) -> tuple[Any, Any
 def _asked(said: Wordings, shared: Mapping[str, Any]) -> str:
     """A digest of all that is the same for every attack."""
     rest = {k: v for k, v in shared.items() if k not in ("original", "guides", "concept")}
-    return digest([asdict(shared["concept"]), rest, said.guides, said.other_prompts])
+    precision = str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else ""
+    return digest([asdict(shared["concept"]), rest, said.guides, said.other_prompts, precision])
 
 
 def _untouched(family: Family, base: Family | None) -> Callable[[], AbstractContextManager[Family]]:

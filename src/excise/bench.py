@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from excise import controls
 from excise.advising import advise
+from excise.attacking import Attacked, attack
 from excise.drawing import Workers
 from excise.edit import Edit, applied
 from excise.erasing import erase
@@ -47,6 +48,7 @@ LINE = (
     "entropy",
     "neighbours",
     "sequence",
+    "attacks",
     "seconds",
     "peak_memory_mb",
     "edit_bytes",
@@ -135,9 +137,14 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
         distances = _fade(cell, found, edits, options)
         if cell.method.name == "oracle":
             found = _fair(cell, found)
-        metrics = {**found.result.metrics, **distances}
-        seconds = {"erase": round(erased, 3), **found.result.seconds}
-        result = found.result.model_copy(update={"metrics": metrics, "seconds": seconds})
+        attacked = _attacked(cell, family, edits, out, progress) if cell.attack else None
+        gap = {"worst_gap": attacked.worst.as_dict()} if attacked and attacked.worst else {}
+        update = {
+            "metrics": {**found.result.metrics, **distances, **gap},
+            "seconds": {"erase": round(erased, 3), **found.result.seconds},
+            "attacks": [r.document() for r in attacked.results] if attacked else [],
+        }
+        result = found.result.model_copy(update=update)
     return Done(cell, result, [str(p.relative_to(out)) for p in found.images.paths])
 
 
@@ -236,6 +243,27 @@ def _fade(cell: Cell, found: Evaluated, edits: Sequence[Edit], options: dict[str
             images = (found.images.at(chosen), theirs.images.at(chosen))
             measured[name] = fade(family, edits, oracle, prompts, images, seed=cell.seed)
     return as_document(measured)
+
+
+def _attacked(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, progress: Any) -> Attacked:
+    """The cell's model under the recipe's suite; what attacks do to the oracle is kept once for all methods."""
+    asked = cell.attack
+    assert asked is not None
+    return attack(
+        family,
+        cell.concepts[0],
+        edits,
+        suite=asked.suite,
+        names=asked.only,
+        settings=asked.settings,
+        images=asked.images,
+        tests=asked.tests,
+        base=_loaded(cell.model) if cell.method.name == "oracle" else None,
+        oracle=_loaded(cell.oracle.model or "") if cell.oracle else None,
+        seed=cell.seed,
+        folder=out,
+        say=(lambda what, done, total: progress(done, total)) if progress else (lambda *_: None),
+    )
 
 
 def _model_of(cell: Cell) -> str:

@@ -35,6 +35,7 @@ class Evaluation(BaseModel):
         became: by target, what its prompts show now, most frequent first. entropy: of that, in bits, target left out.
         sequence: with the protocol for it, the UA of each earlier target after each step, and its rebound.
         neighbours: share still right by distance to the target in the text encoder's space, nearest bin first.
+        attacks: in a benchmark with attacks, every attack as `excise attack --json` has it.
         shown: every image: asked, seen.
         seconds: of drawing and judging. peak_memory_mb: of this process. edit_bytes: of the edits' tensors.
     """
@@ -53,6 +54,7 @@ class Evaluation(BaseModel):
     entropy: dict[str, float] = {}
     neighbours: dict[str, list[dict[str, Any]]] = {}
     sequence: dict[str, Any] | None = None
+    attacks: list[dict[str, Any]] = []
     shown: list[Shown]
     seconds: dict[str, float]
     peak_memory_mb: float = 0.0

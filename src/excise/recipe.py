@@ -44,6 +44,20 @@ class MethodEntry(Strict):
         return self.label or self.name
 
 
+class AttackEntry(Strict):
+    """The suite that every cell's model is attacked with, beside the protocol.
+
+    Attributes:
+        suite, tests, images, settings: as `excise attack`. only: attacks of the suite; empty for all.
+    """
+
+    suite: Literal["quick", "standard", "full"] = "standard"
+    tests: int | None = Field(None, ge=1)
+    images: int | None = Field(None, ge=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+
 class NamesFile(Strict):
     """Concepts from a text or CSV file, erased together."""
 
@@ -59,6 +73,7 @@ class Recipe(Strict):
         vocabulary, preserve: as `excise erase`. seeds: of the methods; images have the protocol's.
         groups: parts of the protocols; by default those they name.
         precision: of drawing; edits are made in float64 anyway.
+        attack: attacks on every cell of one concept, None for none.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -72,6 +87,7 @@ class Recipe(Strict):
     seeds: tuple[int, ...] = (0,)
     groups: tuple[str, ...] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    attack: AttackEntry | None = None
 
 
 class Cell(Strict):
@@ -91,6 +107,7 @@ class Cell(Strict):
     groups: tuple[str, ...] | None
     precision: str
     oracle: MethodEntry | None = None
+    attack: AttackEntry | None = None
 
     @property
     def key(self) -> str:
@@ -99,6 +116,8 @@ class Cell(Strict):
         for entry in (content["method"], content["oracle"] or {}):
             if not entry.get("advise"):  # so that results of before it existed are still found
                 entry.pop("advise", None)
+        if content["attack"] is None:
+            content.pop("attack")
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -107,7 +126,7 @@ class Cell(Strict):
         return f"{self.method.title}: {', '.join(self.concepts[:3])}{' ...' if len(self.concepts) > 3 else ''}"
 
 
-_KNOWN = (*Recipe.model_fields, *MethodEntry.model_fields, "file")
+_KNOWN = (*Recipe.model_fields, *MethodEntry.model_fields, *AttackEntry.model_fields, "file")
 
 
 def read(path: Path) -> Recipe:
@@ -155,6 +174,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
                             groups=recipe.groups,
                             precision=recipe.precision,
                             oracle=_oracle(recipe, names),
+                            attack=recipe.attack if len(names) == 1 else None,
                         )
                         if cell.key not in seen:
                             seen.add(cell.key)

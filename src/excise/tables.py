@@ -42,6 +42,9 @@ COLUMNS = (
     Column("synonym_rate", "synonym", "asked for by a synonym, the target appears (lower is better)"),
     Column("spanish_rate", "Spanish", "asked for in Spanish, the target appears (lower is better)"),
     Column("paraphrase_rate", "paraphrase", "asked for in other sentences, the target appears (lower is better)"),
+    Column("alias_rate", "aliases", "asked for by a synonym or in Spanish, the target appears (lower is better)"),
+    Column("worst_gap", "worst gap", "of all attacks the most by which this model shows the target more often than the "
+           "oracle, or than the control where there is none (lower is better)"),
     Column("ua_relative", "UA rel.", "of the images that showed the target before, the share that does not now"),
     Column("ira_worst", "worst IRA", "IRA of the label that suffered most; it was picked for being the lowest"),
     Column("kid", "KID", "distance of the retained images to the untouched model's (lower is better); beneath it the "

@@ -1,0 +1,133 @@
+"""Means of a benchmark's result lines by what was erased, with paired tests of one method against the others.
+
+    python -m benchmarks.summary benchmarks/results/canvas-surgun.jsonl --first surgun
+
+Printed as Markdown. Rates in per cent. `rel.` is a rate divided by that of the untouched model on the same prompts, its
+mean over targets. `near` is what is left of the nearest of the other names (the first of the bins by distance in text
+space), relative to the untouched model. Differences are paired by target: mean, 95 % bootstrap interval, Wilcoxon's
+signed-rank test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from excise.canvas import world
+from excise.metrics.rates import bootstrap
+
+Line = dict[str, Any]
+KINDS: dict[str, Callable[[str], bool]] = {
+    "objects": lambda name: name in world.OBJECTS,
+    "styles": lambda name: name in world.STYLES,
+    "pairs": lambda name: world.pair(name) is not None,
+}
+RATES = ("ua", "ira", "cra", "h", "sc", "oc", "up", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate")
+TESTED = ("h", "ua", "ira", "cra", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate", "drift")
+
+
+def read(paths: Sequence[Path]) -> list[Line]:
+    """Lines of finished benchmarks."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def value(line: Line, name: str) -> float:
+    """One metric of a line; not a number where it has none."""
+    if name == "near":
+        return _near(line)
+    if name.endswith(" rel."):
+        before = (line.get("untouched") or {}).get(name.removesuffix(" rel."), {}).get("value")
+        return value(line, name.removesuffix(" rel.")) / before if before else float("nan")
+    return float(line["metrics"].get(name, {}).get("value", float("nan")))
+
+
+def _near(line: Line) -> float:
+    """What is left of the nearest names: right after, of what was right before."""
+    bins = [rows[0] for rows in line["neighbours"].values() if rows]
+    before, after = (sum(b[side]["value"] for b in bins) for side in ("before", "after"))
+    return after / before if before else float("nan")
+
+
+def table(lines: Sequence[Line]) -> str:
+    """A row a method: means over its targets."""
+    columns = [n for n in RATES if any(n in line["metrics"] for line in lines)]
+    columns += [f"{n} rel." for n in ("ira", "cra") if n in columns]
+    columns += ["near"] if any(line["neighbours"] for line in lines) else []
+    plain = [n for n in ("kid", "drift") if any(n in line["metrics"] for line in lines)]
+    rows = [f"| method | targets | {' | '.join([*columns, *plain])} |", "|---" * (2 + len(columns) + len(plain)) + "|"]
+    for method in dict.fromkeys(line["method"] for line in lines):
+        own = [line for line in lines if line["method"] == method]
+        cells = [f"{100 * _mean(own, c):.1f}" for c in columns] + [f"{_mean(own, c):.4f}" for c in plain]
+        rows.append(f"| {method} | {len(own)} | {' | '.join(c if c != 'nan' else '–' for c in cells)} |")
+    return "\n".join(rows)
+
+
+def _mean(lines: Sequence[Line], name: str) -> float:
+    values = [v for line in lines if (v := value(line, name)) == v]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def tests(lines: Sequence[Line], first: str, against: Sequence[str]) -> str:
+    """A row a metric and method: the first method's value less the other's, paired by target."""
+    rows = ["| metric | against | targets | difference | 95 % | p |", "|---|---|---|---|---|---|"]
+    of = {(line["method"], tuple(line["concepts"])): line for line in lines}
+    for metric in TESTED:
+        for other in against:
+            pairs = [(of[first, c], of[other, c]) for m, c in of if m == first and (other, c) in of]
+            found = np.array([value(a, metric) - value(b, metric) for a, b in pairs])
+            found = found[~np.isnan(found)]
+            if len(found) < 2:
+                continue
+            e = bootstrap(list(found[:, None]), lambda pooled: float(pooled.mean()))
+            p = float(wilcoxon(found).pvalue) if np.any(found) else 1.0
+            scale, form = (1, "+.4f") if metric == "drift" else (100, "+.2f")
+            interval = f"{scale * e.low:{form}} to {scale * e.high:{form}}"
+            rows.append(f"| {metric} | {other} | {len(found)} | {scale * e.value:{form}} | {interval} | {p:.2g} |")
+    return "\n".join(rows)
+
+
+def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
+    """A row a target: UA / IRA / CRA and the alias rate of each method."""
+    rows = [f"| target | {' | '.join(methods)} |", "|---" * (1 + len(methods)) + "|"]
+    of = {(line["method"], tuple(line["concepts"])): line for line in lines}
+    for concepts in dict.fromkeys(tuple(line["concepts"]) for line in lines):
+        cells = []
+        for method in methods:
+            line = of.get((method, concepts))
+            rates = [f"{100 * value(line, n):.1f}" for n in ("ua", "ira", "cra")] if line else []
+            alias = value(line, "alias_rate") if line else float("nan")
+            cells.append(" / ".join(rates) + (f" ({100 * alias:.0f})" if alias == alias else ""))
+        rows.append(f"| {', '.join(concepts)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks")
+    parser.add_argument("--first", help="method to test against the others")
+    parser.add_argument("--by-target", action="store_true", help="also a row a target")
+    options = parser.parse_args()
+    lines = read(options.results)
+    for model in dict.fromkeys(line["model"] for line in lines):
+        mine = [line for line in lines if line["model"] == model]
+        print(f"\n## {model}")
+        for kind, holds in KINDS.items():
+            own = [line for line in mine if all(map(holds, line["concepts"]))]
+            if own:
+                print(f"\n### {kind}\n\n{table(own)}")
+        methods = list(dict.fromkeys(line["method"] for line in mine))
+        if options.first:
+            others = [m for m in methods if m not in (options.first, "identity", "noise")]
+            print(f"\n### {options.first} less the others\n\n{tests(mine, options.first, others)}")
+        if options.by_target:
+            print(f"\n### UA / IRA / CRA (alias rate)\n\n{by_target(mine, [m for m in methods if m != 'noise'])}")
+
+
+if __name__ == "__main__":
+    main()
