@@ -125,7 +125,7 @@ def main() -> None:
         if options.first:
             others = [m for m in methods if m not in (options.first, "identity", "noise")]
             print(f"\n### {options.first} less the others\n\n{tests(mine, options.first, others)}")
-        if options.by_target:
+        if options.by_target and any("ua" in line["metrics"] for line in mine):
             print(f"\n### UA / IRA / CRA (alias rate)\n\n{by_target(mine, [m for m in methods if m != 'noise'])}")
 
 
