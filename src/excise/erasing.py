@@ -19,8 +19,9 @@ from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.encoder_problem import EncoderProblem
 from excise.errors import ConceptError, ExciseWarning, unknown
 from excise.families.base import Family
+from excise.hardening import hardened
 from excise.methods import METHODS
-from excise.methods.base import Solution, configure, joined, widened
+from excise.methods.base import Solution, TextProblem, configure, joined, widened
 from excise.problem import Encoded, encode, pooled_problem, retain_prompts, token_problem
 from excise.record import EditRecord, Target
 
@@ -163,16 +164,26 @@ def _solved(
         return solution, {}, {"encode": at_once - began, "solve": time.perf_counter() - at_once}
     generator = torch.Generator().manual_seed(asked.seed)
     paths = [p.path for p in family.projections(config.params)]
-    solution = method.solve(token_problem(encoded, config), original_weights(family, paths), config, generator)
+    weights = original_weights(family, paths)
+
+    def solve(problem: TextProblem) -> Solution:
+        found: Solution = method.solve(problem, weights, config, generator.manual_seed(asked.seed))
+        return found
+
+    solution, restored = hardened(solve, token_problem(encoded, config), weights, config.robust)
     pooled = pooled_problem(encoded) if config.pooled else None
     if pooled is not None:
-        weights = original_weights(family, [p.path for p in family.projections("p")])
+        maps = original_weights(family, [p.path for p in family.projections("p")])
         width = pooled.targets.shape[1]
-        reading = {path: weight[:, :width] for path, weight in weights.items()}
+        reading = {path: weight[:, :width] for path, weight in maps.items()}
         theirs = method.solve(pooled, reading, config, generator)
-        solution = joined(solution, widened(theirs, {path: w.shape[1] for path, w in weights.items()}))
+        solution = joined(solution, widened(theirs, {path: w.shape[1] for path, w in maps.items()}))
     _warn_of_width(encoded)
-    return solution, {}, {"encode": at_once - began, "solve": time.perf_counter() - at_once}
+    return (
+        solution,
+        {"restored": restored} if restored else {},
+        {"encode": at_once - began, "solve": time.perf_counter() - at_once},
+    )
 
 
 def _warn_of_width(encoded: Encoded) -> None:

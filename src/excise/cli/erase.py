@@ -9,6 +9,8 @@ import typer
 
 from excise.cli import options as o
 
+ROUNDS = 3  # of --robust
+
 
 @o.with_source
 def erase(
@@ -37,6 +39,10 @@ def erase(
             help="For trained methods and --advise: folder of a CLIP model that looks on; built-in models need none."
         ),
     ] = None,
+    robust: Annotated[
+        bool,
+        typer.Option("--robust", help="Also erase what would bring the concept back; --set robust=N for N rounds."),
+    ] = False,
     edit: o.EditsOption = None,
     keep_states: Annotated[
         bool, typer.Option(help="Keep the text states in the run folder: excise update then encodes new concepts only.")
@@ -56,6 +62,8 @@ def erase(
     from excise.methods import METHODS
 
     settings = o.parse_settings(set_ or [])
+    if robust:
+        settings.setdefault("robust", ROUNDS)
     names = o.kept_names(preserve, preserve_file)
     asked: list[str | Concept] = [*(concept or []), *(read_concepts(concept_file, kind) if concept_file else [])]
     concepts = as_concepts(asked, kind)  # cheap checks first, the model later

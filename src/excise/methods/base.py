@@ -41,6 +41,9 @@ class MethodConfig(Settings):
         "all but the start token, all, or its context (all but the subject).",
     )
     retain_tokens: Tokens = Field("all_but_start", description="Which tokens of what is kept.")
+    robust: int = Field(
+        0, ge=0, description="Times, at most, that the states which would bring a target back are sought and erased."
+    )
     pooled: bool = Field(
         True, description="Where the model also reads the pooled prompt (SDXL), edit that map as well."
     )
