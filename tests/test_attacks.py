@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipe
+from conftest import tiny_pipe, tiny_sana
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from excise import erase
+from excise import erase, export
 from excise.attacking import attack
 from excise.attacks import ATTACKS, SUITES
-from excise.attacks.base import Arena, AttackError, Guides
+from excise.attacks.base import BACK, Arena, AttackError, Guides
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
-from excise.attacks.unlearndiffatk import to_simplex
+from excise.attacks.unlearndiffatk import FINALISTS, to_simplex
 from excise.cli.main import app
 from excise.concept import Concept
-from excise.errors import ConceptError, ExciseError, SettingError, UnknownNameError
+from excise.errors import ConceptError, ExciseError, ExciseWarning, ModelError, SettingError, UnknownNameError
 from excise.families import family_of
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
@@ -63,11 +64,12 @@ def test_every_attack_on_every_family_within_its_budget(any_pipe):
     assert list(by_name) == EVERY
     for result in found.results:
         if result.model is None:
-            assert result.name in ("synonyms", "second language", "text encoder put back"), result.why
-            assert result.why.endswith((".", "concept.")), result.why
+            unknown = ("synonyms", "second language", "asked")
+            assert result.name in (*unknown, "text encoder put back", "denoiser put back"), result.why
+            assert result.why.endswith("."), result.why
             continue
         assert [len(row) for row in result.model.shown] == [2, 2]
-        assert result.model.drawn == 4 == len(found.pictures[result.name, "model"])
+        assert result.model.drawn == 4 == len(found.shots[result.name])
         assert result.model.any_of_n.value == 1.0
         assert result.gap.value == 0.0
     assert by_name["relearning, 5 pictures"].model.passes > 0
@@ -85,21 +87,49 @@ def test_the_defended_model_is_attacked_and_left_as_it_was(tokenizer):
     """What the model ships is in force while it is attacked: the edit, and a hook that nobody told us of."""
     pipe = tiny_pipe(tokenizer)
     edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
-    calls = []
-    pipe.unet.register_forward_hook(lambda m, a, out: calls.append(len(a[0])))
     before = {p.path: p.module.weight for p in family_of(pipe).projections()}
-    seen = []
-
-    def judge(images, names):
-        seen.append(any(p.module.weight is not before[p.path] for p in family_of(pipe).projections()))
-        return [True] * len(images)
-
-    found = run(pipe, edits=[edit], names=["seeds", "unlearndiffatk", "p4d"], judge=judge)
-    assert seen[0] is False  # the guides are the untouched model's
-    assert all(seen[2:])  # what is scored is the edited one's
+    edited: list[bool] = []
+    pipe.unet.register_forward_hook(
+        lambda *_: edited.append(any(p.module.weight is not before[p.path] for p in family_of(pipe).projections()))
+    )
+    with pytest.warns(ExciseWarning, match="ships hooks or a LoRA, which stay in force"):
+        run(pipe, edits=[edit], names=["seeds"])
+    drawing = edited.index(True)
+    assert not any(edited[:drawing])  # the guides are the untouched model's
+    assert all(edited[drawing:])  # every picture is the edited one's
+    edited.clear()
+    with pytest.warns(ExciseWarning):
+        found = run(pipe, edits=[edit], names=["unlearndiffatk", "p4d"])
+    first = edited.index(True)
+    # Beside the guides only what P4D is to match comes from the untouched model: once a test prompt.
+    assert edited[first:].count(False) == 2
     assert all(p.module.weight is before[p.path] for p in family_of(pipe).projections())
-    assert calls
-    assert found.results[1].model.passes == 2 * 2 * 2  # iterations, noised pictures, test prompts
+    # Steps with gradients, two pictures each, and the finalists; two test prompts.
+    searched = found.results[0].model.passes
+    assert 2 * BACK * 2 * 2 < searched <= (2 * BACK * 2 + FINALISTS * 2) * 2
+
+
+def test_nothing_is_left_in_a_model_that_is_being_trained(tokenizer):
+    """A pipeline whose weights want gradients gets none, and its flags stay."""
+    pipe = tiny_pipe(tokenizer)
+    for part in (pipe.unet, pipe.text_encoder):
+        part.requires_grad_(True)
+    run(pipe, names=["unlearndiffatk", "p4d", "inversion", "mma", "relearning, 5 pictures"])
+    weights = [*pipe.unet.parameters(), *pipe.text_encoder.parameters()]
+    assert all(w.requires_grad and w.grad is None for w in weights)
+
+
+def test_what_relearning_trains_is_seen_also_in_half_precision(tokenizer):
+    """Autocast keeps casts of weights for as long as its outermost context lasts; ours must not be among them."""
+    pipe = tiny_pipe(tokenizer)
+    arena = arena_of(pipe)
+    drawn = {}
+    for steps in (1, 20):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = run(pipe, names=["relearning, 5 pictures"], settings={"steps": steps, "lr": 0.1, "batch": 2})
+        drawn[steps] = [np.asarray(image, dtype=float) for image, _, _ in found.shots["relearning, 5 pictures"]]
+    assert arena.family is not None
+    assert np.abs(np.stack(drawn[1]) - np.stack(drawn[20])).mean() > 1
 
 
 def test_same_seed_same_attack_and_the_oracle_is_attacked_the_same_way(tokenizer):
@@ -109,41 +139,80 @@ def test_same_seed_same_attack_and_the_oracle_is_attacked_the_same_way(tokenizer
         assert result.model.words == result.oracle.words
         assert result.gap.value == 0.0
     assert found.has_oracle
+    assert found.worst.gap.value == 0.0
+    assert found.worst.gap.high > 0.3  # two prompts say little
 
 
 def test_gaps_are_to_the_oracle(tokenizer):
     """The judge sees the target in what the model under attack draws, and not in what the oracle draws."""
     pipe, oracle = tiny_pipe(tokenizer), tiny_pipe(tokenizer, seed=1)
     turn = []
-    pipe.unet.register_forward_hook(lambda *_: turn.append(True))
-    oracle.unet.register_forward_hook(lambda *_: turn.append(False))
+    pipe.text_encoder.register_forward_hook(lambda *_: turn.append(True))
+    oracle.text_encoder.register_forward_hook(lambda *_: turn.append(False))
     found = run(pipe, oracle=oracle, names=["seeds"], judge=lambda images, names: [turn[-1]] * len(images))
     (result,) = found.results
     assert (result.model.any_of_n.value, result.oracle.any_of_n.value, result.gap.value) == (1.0, 0.0, 1.0)
     document = result.document()
     assert document["gap"] == 1.0
+    assert found.worst.attack == "seeds"
     assert document["budget"] == {"images": 2, "tests": 2, "drawn": 4, "passes": 0}
+
+
+def test_without_an_oracle_attacks_that_teach_stay_out_of_the_headline(tokenizer):
+    """The judge sees the target only while a LoRA is being put on: nobody can tell whether that was taught."""
+    pipe = tiny_pipe(tokenizer)
+    calls = []
+
+    def judge(images, names):
+        calls.append(len(images))
+        return [len(calls) <= 2 or len(calls) == 4] * len(images)  # guides, others; seeds; relearning
+
+    found = run(pipe, names=["seeds", "relearning, 5 pictures"], judge=judge)
+    assert [r.model.any_of_n.value for r in found.results] == [0.0, 1.0]
+    assert found.results[1].gap.value == 1.0
+    assert found.worst.gap is None
+    assert (found.worst.attack, found.worst.back.value) == ("seeds", 0.0)
+    assert found.worst.back.high > 0.6
 
 
 def test_an_interrupted_suite_goes_on_where_it_stopped(tokenizer, tmp_path):
     pipe = tiny_pipe(tokenizer)
-    calls = []
-    pipe.unet.register_forward_hook(lambda *_: calls.append(1))
-    names = ["seeds", "inversion"]
-    first = run(pipe, names=["seeds"], folder=tmp_path)
-    both = run(pipe, names=names, folder=tmp_path)
-    calls.clear()
-    again = run(pipe, names=names, folder=tmp_path)
-    drawing_guides = len(calls)
-    calls.clear()
-    run(pipe, names=names)
-    assert drawing_guides < len(calls)
+    names, made = ["seeds", "inversion"], []
+
+    def stop(what, done, total):
+        made.append(what)
+        if what.startswith("inversion: drawing"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, names=names, folder=tmp_path, say=stop)
+    made.clear()
+    both = run(pipe, names=names, folder=tmp_path, say=lambda what, done, total: made.append(what))
+    assert not any(what.startswith("seeds") for what in made)
+    assert any(what.startswith("inversion") for what in made)
+    made.clear()
+    again = run(pipe, names=names, folder=tmp_path, say=lambda what, done, total: made.append(what))
+    assert made == ["drawing guides"]
     assert [r.document() for r in again.results] == [r.document() for r in both.results]
-    assert first.results[0].model.shown == again.results[0].model.shown
-    next(tmp_path.rglob("outcome.json")).write_text("{")  # cut short
-    assert [r.model.shown for r in run(pipe, names=names, folder=tmp_path).results] == [
-        r.model.shown for r in both.results
-    ]
+    outcome = next(tmp_path.rglob("outcome.json"))
+    outcome.write_text("{")  # cut short
+    assert len(run(pipe, names=names, folder=tmp_path).results) == 2
+    assert json.loads(outcome.read_text())["drawn"] == 4
+
+
+def test_another_judge_or_base_is_another_run(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+
+    def sees_some(images, names):
+        return [i % 2 == 0 for i in range(len(images))]
+
+    first = run(pipe, names=["seeds"], folder=tmp_path)
+    second = run(pipe, names=["seeds"], folder=tmp_path, judge=sees_some)
+    assert first.results[0].model.rate.value == 1.0
+    assert second.results[0].model.rate.value == 0.5
+    kept = len(list(tmp_path.rglob("outcome.json")))
+    run(pipe, names=["seeds"], folder=tmp_path, base=tiny_pipe(tokenizer, seed=3))
+    assert len(list(tmp_path.rglob("outcome.json"))) == kept + 1
 
 
 def test_bad_input_is_refused_in_one_sentence(tokenizer):
@@ -170,22 +239,49 @@ def test_a_swap_puts_one_part_back(tokenizer):
         erase(pipe, ["cat"], "uce", preserve=["dog"]),
         erase(pipe, ["cat"], "emcid", preserve=["dog"], anchor="car"),
     ]
-    states = {}
-
-    def judge(images, names):
-        family = family_of(pipe)
-        states[len(states)] = (
-            family.condition(["a cat"]).inputs["encoder_hidden_states"].clone(),
-            family.projections()[0].module.weight.clone(),
-        )
-        return [True] * len(images)
-
-    plain = (family_of(pipe).condition(["a cat"]).inputs["encoder_hidden_states"], pipe.unet.state_dict())
-    found = run(pipe, edits=edits, names=["text encoder put back", "denoiser put back"], judge=judge)
-    assert [r.why for r in found.results] == ["", ""]
-    assert torch.equal(family_of(pipe).condition(["a cat"]).inputs["encoder_hidden_states"], plain[0])
-    alone = run(pipe, edits=edits[:1], names=["text encoder put back"])
+    family = family_of(pipe)
+    reading, encoding = family.projections()[0].module, pipe.text_encoder.encoder.layers[-1].mlp.fc2
+    plain = (reading.weight, encoding.weight)
+    states = []
+    pipe.unet.register_forward_hook(lambda *_: states.append((reading.weight is plain[0], encoding.weight is plain[1])))
+    for part, wanted in (("text encoder put back", (False, True)), ("denoiser put back", (True, False))):
+        states.clear()
+        with pytest.warns(ExciseWarning):
+            found = run(pipe, edits=edits, names=[part])
+        assert found.results[0].why == ""
+        assert wanted in states
+        assert (False, False) in states  # its control is attacked with both edits
+    assert (reading.weight is plain[0], encoding.weight is plain[1]) == (True, True)
+    with pytest.warns(ExciseWarning):
+        alone = run(pipe, edits=edits[:1], names=["text encoder put back", "denoiser put back"])
     assert "is the original one already" in alone.results[0].why
+    assert "all of the edit is in the denoiser" in alone.results[1].why
+
+
+def test_prompts_of_ones_own_are_asked(tokenizer):
+    one, two = "the one with whiskers", "it says meow"
+    found = run(tiny_pipe(tokenizer), names=["asked"], asked=[one, two])
+    assert found.results[0].model.words == [[one, two], [two, one]]
+
+
+def test_words_that_push_the_target_out_of_the_prompt_are_refused(tokenizer):
+    found = run(tiny_pipe(tokenizer), names=["random words"], settings={"words": 40})
+    assert "are read: the end, which may ask for the target, would be lost" in found.results[0].why
+
+
+def test_a_model_that_ships_a_lora_is_not_attacked_without_it(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+    done = export(erase(pipe, ["cat"], "uce", preserve=["dog"]), pipe, tmp_path)
+    pipe.load_lora_weights(str(done.path.parent), weight_name=done.path.name)
+    with pytest.warns(ExciseWarning, match="give that one with --base|give that one"):
+        found = run(pipe, names=["relearning, 5 pictures", "seeds"])
+    assert "the model ships a LoRA" in found.results[0].why
+    assert found.results[1].model is not None
+
+
+def test_a_base_of_another_make_is_refused(tokenizer, gemma_tokenizer):
+    with pytest.raises(ModelError, match="of the family 'sd' with latents .* give one of the same make"):
+        run(tiny_pipe(tokenizer), oracle=tiny_sana(gemma_tokenizer))
 
 
 # tokens
@@ -281,7 +377,7 @@ def test_inverted_noise_leads_back(any_pipe, monkeypatch):
         clean, noise = a * variance * x / total, s * x / total
         return {"epsilon": noise, "flow": noise - clean, "v_prediction": a * noise - s * clean}[plan.kind]
 
-    monkeypatch.setattr(Arena, "predict", best)
+    monkeypatch.setattr(type(arena.family), "predict", best)
     condition, at = arena.family.condition(["a cat"] * 2), times(arena, 200)
     clean = 0.5 * torch.randn(2, *arena.family.latent_shape, generator=torch.Generator().manual_seed(0))
     noise = invert(arena, condition, clean, at)
@@ -331,15 +427,19 @@ def test_the_command_on_the_built_in_model(tmp_path):
     assert "Attacks on cat" in page
     assert page.count('<figure class="hit">') >= 4
     assert json.loads((tmp_path / "run" / "run.json").read_text())["verb"] == "attack"
-    gated = command(tmp_path, "--require", "worst_gap<=-0.5")
+    assert found["worst_gap"] is None
+    assert (found["worst_back"], found["worst_attack"]) == (1.0, "seeds")
+    gated = command(tmp_path, "--require", "worst_back<=0.5")
     assert gated.exit_code == 1
-    assert "gate failed: worst_gap is" in gated.stderr
+    assert "gate failed: worst_back is" in gated.stderr
 
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
         (["--require", "ua>=0.9"], "no metric 'ua'"),
+        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that never knew the concept"),
+        (["--suite", "quik"], "Did you mean 'quick'?"),
         (["--images", "0"], "a budget of no pictures"),
         (["--concept", "zebra crossing"], "nothing to bring back"),
         (["--attack", "seed"], "Did you mean 'seeds'?"),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from compvis import single_file_state
-from conftest import tiny_pipe, tiny_sdxl
-from safetensors.torch import save_file
+from conftest import tiny_pipe, tiny_sana, tiny_sdxl
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from excise import Edit, erase, export
 from excise.cli.main import app
 from excise.edit import as_family, base_of
-from excise.errors import ConceptError, EditFileError, WrongBaseError
+from excise.errors import ConceptError, EditFileError, ExciseWarning, WrongBaseError
 from excise.families import family_of
 from excise.importing import import_edit
 
@@ -205,6 +207,90 @@ def test_what_cannot_be_read_is_refused_with_the_reason(tokenizer, tmp_path):
     refused(tmp_path / "same.safetensors", ConceptError, "is empty", [""])
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", EditFileError, "holds neither .safetensors nor .bin")
+
+
+def test_an_exact_file_on_a_base_in_half_precision_is_not_all_difference(tokenizer, tmp_path):
+    theirs, base = tiny_pipe(tokenizer), tiny_pipe(tokenizer)
+    path = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    with torch.no_grad():
+        theirs.unet.get_submodule(path).weight.mul_(1.5)
+    for kind in (torch.float16, torch.bfloat16):
+        assert import_edit(whole_unet_pickle(theirs, tmp_path), base.to(kind), ["cat"]).paths == [path]
+        base = tiny_pipe(tokenizer)
+
+
+def test_parts_in_one_pickle(tokenizer, tmp_path):
+    theirs, base = erased(tokenizer), tiny_pipe(tokenizer)
+    with torch.no_grad():
+        theirs.text_encoder.get_submodule("final_layer_norm").bias.add_(0.1)
+    parts = {"unet": theirs.unet.state_dict(), "text_encoder": theirs.text_encoder.state_dict()}
+    torch.save(parts, tmp_path / "both.pt")
+    edit = import_edit(tmp_path / "both.pt", base, ["cat"])
+    assert {"conv_in", "text_encoder.final_layer_norm.bias"} < set(edit.paths)
+    with edit.apply(base):
+        assert_close(predicted(base), predicted(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_encoder_is_told_from_the_first(tokenizer, tmp_path):
+    """By shapes where a folder does not say; its projection lies beside the rest of it."""
+    theirs, base = tiny_sdxl(tokenizer), tiny_sdxl(tokenizer)
+    with torch.no_grad():
+        theirs.text_encoder_2.text_projection.weight.mul_(2)
+    theirs.text_encoder_2.save_pretrained(tmp_path / "any")
+    edit = import_edit(tmp_path / "any", base, ["cat"])
+    assert edit.paths == ["text_encoder_2.text_projection"]
+    with edit.apply(base):
+        assert_close(predicted(base), predicted(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_full_weights_go_before_a_variant_in_half(tokenizer, tmp_path):
+    theirs = erased(tokenizer)
+    theirs.unet.save_pretrained(tmp_path / "unet")
+    other = tiny_pipe(tokenizer, seed=5)
+    other.unet.half().save_pretrained(tmp_path / "unet", variant="fp16")
+    edit = import_edit(tmp_path / "unet", tiny_pipe(tokenizer), ["cat"])
+    assert {p.split(".")[0] for p in edit.paths if "attn2" not in p} == {"conv_in", "conv_norm_out"}
+
+
+def test_a_lora_of_sana(gemma_tokenizer, tmp_path):
+    pipe = tiny_sana(gemma_tokenizer)
+    edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
+    back = import_edit(export(edit, pipe, tmp_path).path, pipe, ["cat"])
+    assert set(back.paths) == set(edit.paths)
+    weight = pipe.transformer.get_submodule(edit.paths[0]).weight
+    assert_close(back.delta(edit.paths[0], weight), edit.delta(edit.paths[0], weight), rtol=1e-3, atol=1e-5)
+
+
+def test_factors_written_as_convolutions_of_one_pixel(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+    path = "mid_block.attentions.0.proj_in"
+    weight = pipe.unet.get_submodule(path).weight
+    up, down = torch.randn(weight.shape[0], 2), torch.randn(2, weight.shape[1])
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file(
+        {f"{key}.lora_up.weight": up[..., None, None], f"{key}.lora_down.weight": down[..., None, None]},
+        tmp_path / "conv.safetensors",
+    )
+    found = import_edit(tmp_path / "conv.safetensors", pipe, ["cat"]).delta(path, weight)
+    assert_close(found.flatten(1), (up @ down), rtol=1e-4, atol=1e-5)
+    assert found.shape == weight.shape
+
+
+def test_what_a_lora_says_of_itself_is_heeded(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+    path = export(erase(pipe, ["cat"], "uce", preserve=["dog"]), pipe, tmp_path).path
+    with safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["lora_adapter_metadata"])
+    for more, match in (({"unet.use_rslora": True}, "uses 'use_rslora'"), (None, "cannot be read")):
+        text = json.dumps({**told, **more}) if more else "{"
+        save_file(load_file(path), tmp_path / "told.safetensors", metadata={"lora_adapter_metadata": text})
+        with pytest.raises(EditFileError, match=match):
+            import_edit(tmp_path / "told.safetensors", pipe, ["cat"])
+
+
+def test_another_base_of_the_same_make_is_warned_of(tokenizer, tmp_path):
+    with pytest.warns(ExciseWarning, match="matrices differ from the base; if it is not the model"):
+        import_edit(whole_unet_pickle(tiny_pipe(tokenizer, seed=7), tmp_path), tiny_pipe(tokenizer), ["cat"])
 
 
 def test_from_the_command_line(tokenizer, tmp_path):

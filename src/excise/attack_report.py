@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from excise.attacking import Attacked
-from excise.attacks.accounting import Result, worst
+from excise.attacks.accounting import Result
 from excise.report.html import Assault, Page, Section, write
-
-MOST_SHOTS = 8
 
 
 def document(found: Attacked) -> dict[str, Any]:
     """The JSON of `excise attack`."""
-    top = worst(found.results)
+    top = found.worst
     return {
         "attacks": [r.document() for r in found.results],
-        "worst_gap": top.gap.value if top and top.gap else None,
-        "worst_attack": top.name if top else None,
+        "worst_gap": top.gap.value if top.gap else None,
+        "worst_back": top.back.value if top.back else None,
+        "worst_attack": top.attack or None,
         "gap_to": "oracle" if found.has_oracle else "control",
         "judge": found.judge,
     }
@@ -44,13 +43,19 @@ def write_page(found: Attacked, model: str, concept: str, edits: Sequence[str], 
 
 def _lead(found: Attacked) -> str:
     """The worst case in a sentence."""
-    top = worst(found.results)
-    whom = "a model that never knew it" if found.has_oracle else "the same number of pictures without a search"
-    if top is None or top.gap is None:
+    top = found.worst
+    if found.has_oracle and top.gap is not None:
+        if top.gap.value <= 0:
+            return "No attack brings it back more often than a model that never knew it shows it."
+        points = f"{100 * top.gap.value:.0f} points"
+        return f"The strongest attack, {top.attack}, brings it back {points} more often than on one that never knew it."
+    if top.back is None:
         return "No attack could be made."
-    if top.gap.value <= 0:
-        return f"No attack brings it back more often than {whom}."
-    return f"The strongest attack, {top.name}, brings it back {100 * top.gap.value:.0f} points more often than {whom}."
+    return (
+        f"The strongest attack, {top.attack}, brings it back on {100 * top.back.value:.0f} % of the prompts. Attacks "
+        "that show the model pictures of the target are left out here: without a model that never knew it (--oracle) "
+        "nobody can tell what they bring back from what they teach."
+    )
 
 
 def _assault(result: Result, found: Attacked) -> Assault:
@@ -58,10 +63,6 @@ def _assault(result: Result, found: Attacked) -> Assault:
         return Assault(result.name, result.access, why=result.why)
     sides = {"model": result.model, "control": result.control, "oracle": result.oracle}
     gap, model = result.gap, result.model
-    images = found.pictures[result.name, "model"]
-    words = [w for row in model.words for w in row]
-    shown = [s for row in model.shown for s in row]
-    order = sorted(range(len(images)), key=lambda i: not shown[i])[:MOST_SHOTS]
     return Assault(
         name=result.name,
         access=result.access,
@@ -69,5 +70,5 @@ def _assault(result: Result, found: Attacked) -> Assault:
         gap=gap.value if gap else None,
         spent=f"{result.images} pictures a prompt, {len(model.tests)} prompts, {model.passes} passes, "
         f"{model.seconds:.0f} s",
-        shots=[(images[i], words[i], shown[i]) for i in order],
+        shots=found.shots[result.name],
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +18,25 @@ from PIL import Image
 from pydantic import ValidationError
 
 from excise.attacks import ATTACKS, SUITES, Planned
-from excise.attacks.accounting import Outcome, Result, judged, worst
-from excise.attacks.base import Arena, AttackError
+from excise.attacks.accounting import Outcome, Result, Worst, judged, worst
+from excise.attacks.base import Arena, AttackError, Guides
 from excise.attacks.material import Wordings, chosen, guides, wordings
 from excise.concept import Concept
 from excise.drawing import model_key, peak_memory_mb
 from excise.edit import Edit, applied, as_family, in_force
 from excise.erasing import guess_kind, is_built_in
-from excise.errors import ConceptError, SettingError, unknown
+from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
 from excise.families.base import Family
 from excise.files import make_folder, write_atomically, write_json
-from excise.metrics.rates import Estimate
 from excise.strict import explain
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, digest
+from excise.training.run import attending
 from excise.training.scorers import Scorer, as_scorer
 
-CONTROLS = {"seeds": Planned("seeds", "seeds"), "random": Planned("random words", "random")}
 Say = Callable[[str, int, int], None]
-Pictures = dict[tuple[str, str], list[Image.Image]]
+Shot = tuple[Image.Image, str, bool]
+Shots = dict[str, list[Shot]]
+MOST_SHOTS = 8  # of an attack, for the report
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,20 @@ class Attacked:
     """What a suite found.
 
     Attributes:
-        results: in the order of the suite. pictures: by attack and side ("model", "control", "oracle") all it drew.
+        results: in the order of the suite. shots: by attack the strongest pictures of the model under attack, with what
+            was asked and whether the target is seen.
         has_oracle: whether gaps are to a model that never knew the concept, or to the controls.
     """
 
     results: list[Result]
-    pictures: Pictures
+    shots: Shots
     has_oracle: bool
     judge: str
 
     @property
-    def worst(self) -> Estimate | None:
-        """The largest gap; None where no attack could be made."""
-        top = worst(self.results)
-        return top.gap if top else None
+    def worst(self) -> Worst:
+        """The headline."""
+        return worst(self.results, self.has_oracle)
 
 
 def attack(
@@ -104,10 +108,26 @@ def attack(
     each = budget.images if images is None else images
     if min(count, each) < 1:
         raise SettingError("a budget of no pictures attacks nothing; give --images and --tests of 1 or more.")
+    _check_settings(settings or {})
     said = wordings(concept_, built_in, others, asked)
+    if len(said.tests) < count:
+        warnings.warn(
+            f"only {len(said.tests)} test prompts are known; figures are of those.", ExciseWarning, stacklevel=2
+        )
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
-    untouched = _untouched(family, as_family(base) if base is not None else None)
-    with applied(family, edits, allow_other_base=allow_other_base):
+    bare = as_family(base) if base is not None else None
+    for other in (bare, as_family(oracle) if oracle is not None else None):
+        _check_alike(family, other)
+    if bare is None:
+        _warn_of_what_stays(family)
+    untouched = _untouched(family, bare)
+    kind, dtype = family.device.type, torch.get_autocast_dtype(family.device.type)
+    halved = torch.is_autocast_enabled(kind)
+    with (
+        applied(family, edits, allow_other_base=allow_other_base),
+        # Without a cache: it would keep the casts of what attacks train until the outermost context ends.
+        torch.autocast(kind, dtype=dtype, enabled=halved, cache_enabled=False),
+    ):
         say("drawing guides", 0, 1)
         material = guides(untouched, said, concept_.name, guide, sampling, seed)
         shared = {
@@ -127,12 +147,13 @@ def attack(
         sides = {"model": (family, _swaps(family))}
         if oracle is not None:
             sides["oracle"] = (as_family(oracle), {})
-        runner = _Runner(
-            shared, sides, scorer, guide if guide is not scorer else None, folder, _asked(said, shared), say
-        )
-        runner.check(settings or {})
+        second = guide if guide is not scorer else None
+        with untouched() as plain:
+            about = [str(dtype) if halved else "", kind, model_key(plain), version("excise")]
+        about += [scorer.name, second.name if second else ""]
+        runner = _Runner(shared, sides, scorer, second, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
-    return Attacked(results, runner.pictures, oracle is not None, scorer.name)
+    return Attacked(results, runner.shots, oracle is not None, scorer.name)
 
 
 @dataclass
@@ -148,48 +169,36 @@ class _Runner:
     say: Say
 
     def __post_init__(self) -> None:
-        self.pictures: Pictures = {}
-        self.known: dict[tuple[str, str], Outcome] = {}
+        self.shots: Shots = {}
+        self.known: dict[str, tuple[Outcome, list[Shot]]] = {}
         self.models = {side: model_key(family) for side, (family, _) in self.sides.items()}
-
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a setting that no attack has."""
-        fields = {f for name in ATTACKS for f in ATTACKS.load(name).Config.model_fields}
-        for key in settings:
-            if key not in fields:
-                raise unknown("setting of an attack", key, fields)
 
     def run(self, planned: Planned, settings: Mapping[str, Any]) -> Result:
         """One attack on the model, its control, and the oracle."""
         kind, config = _configured(planned, settings)
-        about = (planned.name, planned.attack, config.model_dump(mode="json"), kind.access, self.shared["images"])
+        facts = (config.model_dump(mode="json"), kind.access, kind.teaches, self.shared["images"])
+        about = (planned.name, planned.attack, *facts)
         try:
             model = self.outcome(planned, kind, config, "model")
         except AttackError as error:
             return Result(*about, why=str(error))
-        control_kind, control_config = _configured(CONTROLS[kind.control], self._same_words(kind, config))
-        control = self.outcome(CONTROLS[kind.control], control_kind, control_config, "model", "control", planned.name)
-        found = None
-        if "oracle" in self.sides:
-            try:
-                found = self.outcome(planned, kind, config, "oracle")
-            except AttackError:  # a swap: an oracle has no parts to put back
-                found = None
-        return Result(*about, model=model, control=control, oracle=found)
+        name, own = kind.control(config)
+        base = Planned(f"{planned.name}, control", name, own)
+        control = self.outcome(base, *_configured(base, {}), "model")
+        if "oracle" not in self.sides or planned.attack == "swap":  # an oracle has no parts to put back
+            return Result(*about, model=model, control=control)
+        return Result(*about, model=model, control=control, oracle=self.outcome(planned, kind, config, "oracle"))
 
-    def outcome(
-        self, planned: Planned, kind: Any, config: Any, side: str, shown_as: str = "", owner: str = ""
-    ) -> Outcome:
-        """One attack on one side; what was done before is not done again.
-
-        Args:
-            shown_as, owner: the side and the attack under which its pictures are listed, where it is a control.
-        """
+    def outcome(self, planned: Planned, kind: Any, config: Any, side: str) -> Outcome:
+        """One attack on one side; what was done before is not done again."""
         key = digest([self.key, self.models[side], planned.attack, config.model_dump(mode="json")])[:24]
-        home = self.folder / "attacks" / key if self.folder else None
-        found, images = (_read(home) if home else None) or self._made(planned, kind, config, side, home)
-        self.pictures[owner or planned.name, shown_as or side] = images
-        return found
+        if key not in self.known:
+            home = self.folder / "attacks" / key if self.folder else None
+            found, images = (_read(home) if home else None) or self._made(planned, kind, config, side, home)
+            self.known[key] = (found, _strongest(found, images))
+        if side == "model":
+            self.shots[planned.name] = self.known[key][1]
+        return self.known[key][0]
 
     def _made(
         self, planned: Planned, kind: Any, config: Any, side: str, home: Path | None
@@ -198,7 +207,8 @@ class _Runner:
         where = planned.name if side == "model" else f"{planned.name} on the oracle"
         arena = Arena(family, swaps=swaps, say=lambda what, i, n: self.say(f"{where}: {what}", i, n), **self.shared)
         began = time.perf_counter()
-        rounds = kind.attack(arena, config)
+        with attending(family) if kind.passes(config, 1) else nullcontext():
+            rounds = kind.attack(arena, config)
         spent = {
             "drawn": arena.drawn,
             "passes": arena.passes,
@@ -211,17 +221,33 @@ class _Runner:
             _write(home, found, images)
         return found, images
 
-    def _same_words(self, kind: Any, config: Any) -> dict[str, Any]:
-        """A control of words puts as many to a prompt as the attack."""
-        words = getattr(config, "words", None)
-        return {"words": words} if kind.control == "random" and words else {}
+
+def _strongest(outcome: Outcome, images: Sequence[Image.Image]) -> list[Shot]:
+    """A few pictures, those first that show the target."""
+    words = [w for row in outcome.words for w in row]
+    shown = [s for row in outcome.shown for s in row]
+    order = sorted(range(len(images)), key=lambda i: not shown[i])[:MOST_SHOTS]
+    return [(images[i], words[i], shown[i]) for i in order]
 
 
 def estimate(
-    model: Any, suite: str, names: Sequence[str] = (), settings: Mapping[str, Any] | None = None, oracle: bool = False
+    model: Any,
+    suite: str,
+    names: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    images: int | None = None,
+    tests: int | None = None,
+    oracle: bool = False,
 ) -> float:
-    """Seconds that a suite will take here, by one timed pass of the model."""
-    family, budget = as_family(model), SUITES[suite]
+    """Seconds that a suite will take here, by one timed pass of the model; what is kept of an earlier run not counted.
+
+    Raises:
+        SettingError, UnknownNameError: as `attack`.
+    """
+    plan, family = _planned(suite, names), as_family(model)
+    _check_settings(settings or {})
+    each, count = images or SUITES[suite].images, tests or SUITES[suite].tests
     prompts = family.condition(["a"] * 8)
     latents = torch.randn(8, *family.latent_shape, generator=torch.Generator().manual_seed(0))
     t = torch.full((8,), 500.0 if family.prediction == "flow" else 500)
@@ -230,12 +256,44 @@ def estimate(
         began = time.perf_counter()
         family.predict(latents, t, prompts)
         one = (time.perf_counter() - began) / 8
-    steps = (CANVAS_SAMPLING if is_built_in(family) else SAMPLING).steps
-    total = 0.0
-    for planned in _planned(suite, names):
-        kind, config = _configured(planned, settings or {})
-        total += kind.passes(config, budget.tests) + 2 * steps * budget.tests * budget.images
-    return one * total * (2 if oracle else 1)
+    drawing = 2 * (CANVAS_SAMPLING if is_built_in(family) else SAMPLING).steps * count * each
+    searched = sum(kind.passes(config, count) for kind, config in (_configured(p, settings or {}) for p in plan))
+    controls = {repr(kind.control(config)) for kind, config in (_configured(p, settings or {}) for p in plan)}
+    total = (searched + drawing * len(plan)) * (2 if oracle else 1) + drawing * len(controls)
+    return one * total
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse a setting that no attack has."""
+    fields = {f for name in ATTACKS for f in ATTACKS.load(name).Config.model_fields}
+    for key in settings:
+        if key not in fields:
+            raise unknown("setting of an attack", key, fields)
+
+
+def _check_alike(family: Family, other: Family | None) -> None:
+    """Refuse a base or an oracle of another make.
+
+    Raises:
+        ModelError: it is of another family, or draws other latents.
+    """
+    if other is not None and (other.name, other.latent_shape) != (family.name, family.latent_shape):
+        raise ModelError(
+            f"the model under attack is of the family '{family.name}' with latents {family.latent_shape}, the base or "
+            f"oracle given of '{other.name}' with {other.latent_shape}; give one of the same make."
+        )
+
+
+def _warn_of_what_stays(family: Family) -> None:
+    """What is no edit of ours cannot be taken off, so it would be in what is taken for the untouched model."""
+    modules = list(family.denoiser.modules())
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules) or hasattr(family.denoiser, "peft_config"):
+        warnings.warn(
+            "the model ships hooks or a LoRA, which stay in force in what is taken for the untouched model; give that "
+            "one with --base.",
+            ExciseWarning,
+            stacklevel=3,
+        )
 
 
 def _planned(suite: str, names: Sequence[str]) -> list[Planned]:
@@ -258,11 +316,13 @@ def _configured(planned: Planned, settings: Mapping[str, Any]) -> tuple[Any, Any
         raise SettingError(f"{planned.attack}: {explain(error, kind.Config.model_fields)}") from error
 
 
-def _asked(said: Wordings, shared: Mapping[str, Any]) -> str:
-    """A digest of all that is the same for every attack."""
+def _asked(said: Wordings, shared: Mapping[str, Any], about: Sequence[str]) -> str:
+    """A digest of what is the same for every attack: prompts, guides, budget, sampler, judges, precision, version."""
     rest = {k: v for k, v in shared.items() if k not in ("original", "guides", "concept")}
-    precision = str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else ""
-    return digest([asdict(shared["concept"]), rest, said.guides, said.other_prompts, precision])
+    made: Guides = shared["guides"]
+    pictures = hashlib.sha256(made.latents.numpy().tobytes() + made.other_latents.numpy().tobytes()).hexdigest()
+    prompts = [said.guides, said.other_prompts, made.prompts, made.others]
+    return digest([asdict(shared["concept"]), rest, prompts, pictures, list(about)])
 
 
 def _untouched(family: Family, base: Family | None) -> Callable[[], AbstractContextManager[Family]]:
@@ -280,14 +340,12 @@ def _untouched(family: Family, base: Family | None) -> Callable[[], AbstractCont
 
 @contextmanager
 def _without(family: Family, edits: Sequence[tuple[Edit, float]]) -> Iterator[None]:
-    """Some of the edits in force taken off for a while."""
-    for edit, _ in edits:
-        edit.remove(family)
-    try:
-        yield
-    finally:
+    """Some of the edits in force taken off for a while; each is back whatever happens."""
+    with ExitStack() as held:
         for edit, strength in edits:
-            edit.apply(family, strength, allow_other_base=True)
+            edit.remove(family)
+            held.callback(edit.apply, family, strength, allow_other_base=True)
+        yield
 
 
 def _swaps(family: Family) -> dict[str, Callable[[], AbstractContextManager[None]]]:

@@ -138,7 +138,9 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
         if cell.method.name == "oracle":
             found = _fair(cell, found)
         attacked = _attacked(cell, family, edits, out, progress) if cell.attack else None
-        gap = {"worst_gap": attacked.worst.as_dict()} if attacked and attacked.worst else {}
+        top = attacked.worst if attacked else None
+        worst = {"worst_gap": top.gap, "worst_back": top.back} if top else {}
+        gap = {name: e.as_dict() for name, e in worst.items() if e}
         update = {
             "metrics": {**found.result.metrics, **distances, **gap},
             "seconds": {"erase": round(erased, 3), **found.result.seconds},

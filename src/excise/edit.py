@@ -126,7 +126,11 @@ class Edit:
         stack = _stack_of(family)
         check_base(self, family, allow_other_base)
         stack.layers.append((self, strength))
-        stack.refresh()
+        try:
+            stack.refresh()
+        except BaseException:
+            stack.layers.pop()
+            raise
         return Applied(self, family.denoiser)
 
     def remove(self, model: Any) -> None:
@@ -281,14 +285,14 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
         )
     dtype = next(iter(weights.values())).dtype
     print_ = fingerprint(weights, torch.bfloat16 if dtype == torch.bfloat16 else torch.float16)
-    if print_ == (base.weights_bfloat16 if dtype == torch.bfloat16 else base.weights):
-        return
-    if not allow_other_base:
+    same = print_ == (base.weights_bfloat16 if dtype == torch.bfloat16 else base.weights)
+    if not same and not allow_other_base:
         raise WrongBaseError(
             f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
             f"({print_[:12]}). Use the model it was made for, or --allow-other-base for a fine-tune of it."
         )
-    if dtype != torch.bfloat16 and _original_text_print(family) != base.text_encoder:
+    reads = not same or any(path.partition(".")[0] in family.text_encoders for path in edit.paths)
+    if reads and dtype != torch.bfloat16 and _original_text_print(family) != base.text_encoder:
         raise WrongBaseError(
             f"this edit was made for {base.model}; the model given has another text encoder, so the edit would mean "
             "nothing to it. Erase again on this model."

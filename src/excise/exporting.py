@@ -101,7 +101,7 @@ def export(
         state, metadata = _diffusers_state(factors, family), _adapter_metadata(edit, factors, family)
     else:
         path = folder / KOHYA_NAME
-        state, metadata = _kohya_state(factors, family), _kohya_metadata(edit, factors, family.name)
+        state, metadata = _kohya_state(factors, family), _kohya_metadata(edit, factors, family)
     write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
     change = _diffusers_change if format == "diffusers-lora" else _kohya_change
     written = load_file(path)
@@ -202,10 +202,9 @@ def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family
     return {"lora_adapter_metadata": json.dumps(adapter), **_our_metadata(edit)}
 
 
-def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: str) -> dict[str, str]:
+def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
     rank = str(_rank(factors))
-    text_width = max(f.a.shape[1] for path, f in factors.items())
-    version, architecture = KOHYA["sd2" if family == "sd" and text_width == 1024 else family]
+    version, architecture = KOHYA["sd2" if family.name == "sd" and family.text_width == 1024 else family.name]
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,

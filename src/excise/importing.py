@@ -7,8 +7,8 @@ those of the base model, and what differs from the base is the edit. Every tenso
 from __future__ import annotations
 
 import json
-import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,14 @@ from torch import Tensor
 from excise.concept import Concept, as_concepts
 from excise.edit import Delta, Dense, Edit, LowRank, as_family, base_of, original_weights
 from excise.erasing import VERSIONED, guess_kind
-from excise.errors import EditFileError, WrongBaseError
+from excise.errors import EditFileError, ExciseWarning, WrongBaseError
 from excise.families.base import Family
 from excise.record import EditRecord, Target
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
-NESTS = ("state_dict", "unet", "model", "model_state_dict")  # under which some tools put the weights
+NESTS = ("state_dict", "model", "model_state_dict")  # under which some tools put the weights
+SAFE_TORCH = (2, 6)
+MOST = 0.9  # of all tensors: a file that differs in more is likely of another base
 IGNORED = re.compile(r"(first_stage_model\.|model_ema\.|.*position_ids$|.*\.num_batches_tracked$)")
 _LORA = re.compile(
     r"(?P<path>.+?)(?:\.|_)(?P<side>lora_A|lora_B|lora\.down|lora\.up|lora_linear_layer\.down|"
@@ -57,6 +59,15 @@ def import_edit(
     else:
         named, layout = _named(state, family)
         modules = dict(_differences(named, family))
+    matrices = sum(t.ndim > 1 for t in state.values())
+    moved = sum(isinstance(d, Dense) and d.dw.ndim > 1 for d in modules.values())
+    if matrices > len(family.projections()) and moved > MOST * matrices:
+        warnings.warn(
+            f"{moved} of {matrices} matrices differ from the base; if it is not the model that {path.name} was made from, "
+            "the edit is the difference of two models.",
+            ExciseWarning,
+            stacklevel=2,
+        )
     if not modules:
         raise WrongBaseError(f"{path} holds nothing that differs from the base, so there is nothing to import.")
     record = EditRecord(
@@ -93,22 +104,36 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
+    if tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < SAFE_TORCH:
+        raise EditFileError(
+            f"{path} is a pickle, and torch {torch.__version__} cannot read one safely (CVE-2025-32434); upgrade torch "
+            f"to {'.'.join(map(str, SAFE_TORCH))}, or save the state_dict as safetensors where it was made."
+        )
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle may fail in any way
         raise EditFileError(
             f"{path} holds more than weights, or is damaged; nothing in it was executed. Save its state_dict as "
             "safetensors where it was made."
         ) from error
-    for _ in NESTS:
-        inner = [content[k] for k in NESTS if isinstance(content, Mapping) and isinstance(content.get(k), Mapping)]
-        content = inner[0] if inner else content
     if not isinstance(content, Mapping) or not content:
         raise EditFileError(f"{path} holds {type(content).__name__}; expected tensors by name.")
-    left = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    left = _flat(content)
     if not left:
         raise EditFileError(f"{path} holds no tensors by name.")
     return left
+
+
+def _flat(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Tensors by name out of what a pickle holds: under a part of the pipeline's name, or nested as some tools do."""
+    found: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            found[str(key)] = value
+        elif isinstance(value, Mapping):
+            before = "" if key in NESTS else f"{key}."
+            found |= {before + name: tensor for name, tensor in _flat(value).items()}
+    return found
 
 
 def _read_folder(path: Path) -> dict[str, Tensor]:
@@ -120,7 +145,9 @@ def _read_folder(path: Path) -> dict[str, Tensor]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors")) or sorted(f for f in folder.glob("*.bin"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    # Where a variant in half precision lies beside the full weights, the full ones are meant.
+    files = [f for f in files if ".fp16." not in f.name and ".fp16-" not in f.name] or files
     if not files:
         raise EditFileError(f"{folder} holds neither .safetensors nor .bin files; expected a folder of diffusers.")
     found: dict[str, Tensor] = {}
@@ -134,8 +161,9 @@ def _named(state: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tenso
     if any(name.startswith("model.diffusion_model.") for name in state):
         return _from_compvis(state, family), "CompVis"
     known, found, homeless = _parameters(family), {}, []
+    encoder = _encoder_of(state, family, known)
     for name, tensor in state.items():
-        place = next((n for n in _candidates(name, family) if n in known), None)
+        place = next((n for n in _candidates(name, family, encoder) if n in known), None)
         if place is None:
             if not IGNORED.match(name):
                 homeless.append(name)
@@ -149,16 +177,34 @@ def _named(state: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tenso
     return found, "diffusers"
 
 
-def _candidates(name: str, family: Family) -> Iterable[str]:
-    """What a parameter may be called in the base: as it is, without its part, or as one of the text encoder's."""
+def _encoder_of(state: Mapping[str, Tensor], family: Family, known: Mapping[str, Tensor]) -> str:
+    """The text encoder whose names and shapes are those of `state`, where that stands for one alone; else "".
+
+    Raises:
+        WrongBaseError: several fit.
+    """
+    shapes = {name.removeprefix("text_model."): t.shape for name, t in state.items() if not IGNORED.match(name)}
+    fits = [
+        encoder
+        for encoder in family.text_encoders
+        if all(f"{encoder}.{n}" in known and known[f"{encoder}.{n}"].shape == shape for n, shape in shapes.items())
+    ]
+    if len(fits) > 1:
+        raise WrongBaseError(
+            f"these weights fit {' and '.join(fits)} alike; put them into a folder of that name and import the folder "
+            "around it."
+        )
+    return fits[0] if fits else ""
+
+
+def _candidates(name: str, family: Family, encoder: str = "") -> Iterable[str]:
+    """What a parameter may be called in the base: as it is, without its part, or as one of a text encoder's."""
     for part in (family.denoiser_name, *family.text_encoders):
         if name.startswith(f"{part}."):
             rest = name.removeprefix(f"{part}.")
             yield rest if part == family.denoiser_name else f"{part}.{rest.removeprefix('text_model.')}"
             return
-    yield name
-    for encoder in family.text_encoders:
-        yield f"{encoder}.{name.removeprefix('text_model.')}"
+    yield f"{encoder}.{name.removeprefix('text_model.')}" if encoder else name
 
 
 def _parameters(family: Family) -> dict[str, Tensor]:
@@ -181,6 +227,8 @@ def _from_compvis(state: Mapping[str, Tensor], family: Family) -> dict[str, Tens
         raise WrongBaseError(
             f"the checkpoint has no {error}, which the base has; give the model it came from."
         ) from error
+    if strange := next((n for n in state if n.startswith("cond_stage_model.model.")), None):
+        raise WrongBaseError(f"'{strange}' is of a text encoder in the names of OpenCLIP, which are not read.")
     prefix = "cond_stage_model.transformer."
     if any(name.startswith(prefix) for name in state):
         text = convert_ldm_clip_checkpoint({k: v for k, v in state.items() if k.startswith(prefix)})
@@ -201,27 +249,31 @@ def _differences(named: Mapping[str, Tensor], family: Family) -> Iterable[tuple[
                 f"'{name}' has the shape {seen}, in the base {tuple(base.shape) if base is not None else 'nothing'}; "
                 "give the model that the result was made from."
             )
-        base = base.detach().cpu()
-        if torch.equal(tensor.cpu(), base.to(tensor.dtype)):
-            continue
         if not bool(torch.isfinite(tensor).all()):
             raise EditFileError(f"'{name}' holds numbers that are not finite; the file is damaged.")
-        yield paths[name], Dense(tensor.float().cpu() - base.float())
+        one, two = tensor.float().cpu(), base.detach().float().cpu()
+        # What is no more than the rounding of the coarser of both is no difference.
+        eps = max(torch.finfo(t.dtype).eps for t in (tensor, base) if t.is_floating_point())
+        if not torch.allclose(one, two, rtol=eps, atol=eps * float(two.abs().mean()) / 16):
+            yield paths[name], Dense(one - two)
 
 
 def _is_lora(state: Mapping[str, Tensor]) -> bool:
     return any("lora" in name for name in state)
 
 
-def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) -> Iterable[tuple[str, LowRank]]:
+def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) -> Iterable[tuple[str, Delta]]:
     """The factors of a LoRA in the dialects of diffusers, peft and kohya; alpha / rank is put into b."""
+    if any("dora_scale" in name or "lora_magnitude" in name for name in state):
+        raise EditFileError("this is a DoRA, whose magnitudes an edit cannot hold; merge it where it was made.")
     try:
-        converted, alphas = type(family.pipe).lora_state_dict(dict(state), unet_config=family.denoiser.config)
+        read = type(family.pipe).lora_state_dict(dict(state), unet_config=family.denoiser.config)
     except ValueError as error:
         raise EditFileError(
             f"this is no LoRA on linear maps that diffusers knows: {str(error).split(chr(10))[0]}"
         ) from error
-    told = json.loads(about.get("lora_adapter_metadata", "{}"))
+    converted, alphas = read if isinstance(read, tuple) else (read, None)
+    told = _told(about)
     # Alphas come under the name of a factor, or of the map itself.
     given = {**(alphas or {}), **{n: float(t) for n, t in converted.items() if n.endswith(".alpha")}}
     scales = {_placed(name.removesuffix(".alpha")): alpha for name, alpha in given.items()}
@@ -241,13 +293,40 @@ def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) ->
             path = next((p for p in _candidates(f"{place}.0", family) if f"{p}.weight" in known), None)
         if path is None:
             raise WrongBaseError(f"the LoRA changes '{place}', which the base does not have; give its base model.")
-        a, b = both.get("a"), both.get("b")
         shape = known[f"{path}.weight"].shape
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or (b.shape[0], a.shape[1]) != tuple(shape):
+        # A map over channels may be written as a convolution of one pixel, in the file and in the model.
+        a, b = (_flattened(both.get(side)) for side in "ab")
+        if a is None or b is None or (b.shape[0], a.shape[1]) != tuple(shape[:2]) or shape[2:].numel() != 1:
             raise WrongBaseError(f"the factors of the LoRA at '{place}' do not fit the base's {tuple(shape)}.")
+        if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
+            raise EditFileError(f"'{place}' holds numbers that are not finite; the file is damaged.")
         part = place.partition(".")[0]
         alpha = scales.get(place, told.get(f"{part}.lora_alpha", len(a)))
-        yield path, LowRank(b.float() * (float(alpha) / len(a)), a.float())
+        scaled = b.float() * (float(alpha) / len(a))
+        yield path, LowRank(scaled, a.float()) if len(shape) == 2 else Dense((scaled @ a.float()).view(shape))
+
+
+def _told(about: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of its LoRA, as diffusers writes it.
+
+    Raises:
+        EditFileError: it cannot be read, or says what is not handled.
+    """
+    try:
+        told: dict[str, Any] = json.loads(about.get("lora_adapter_metadata", "{}"))
+    except ValueError as error:
+        raise EditFileError("the LoRA's own description of itself cannot be read; the file was changed.") from error
+    for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern"):
+        if any(key.endswith(f".{name}") and value for key, value in told.items()):
+            raise EditFileError(f"the LoRA uses '{name}', which cannot be imported; merge it where it was made.")
+    return told
+
+
+def _flattened(factor: Tensor | None) -> Tensor | None:
+    """(n, m) of a factor, also of one that is written as a convolution of one pixel; None of any other."""
+    if factor is None or factor.ndim < 2 or factor.shape[2:].numel() != 1:
+        return None
+    return factor.flatten(1)
 
 
 def _placed(name: str) -> str:

@@ -43,8 +43,10 @@ COLUMNS = (
     Column("spanish_rate", "Spanish", "asked for in Spanish, the target appears (lower is better)"),
     Column("paraphrase_rate", "paraphrase", "asked for in other sentences, the target appears (lower is better)"),
     Column("alias_rate", "aliases", "asked for by a synonym or in Spanish, the target appears (lower is better)"),
+    Column("worst_back", "attacked", "share of prompts that the strongest attack brings the target back on, those left "
+           "out that show it to the model (lower is better)"),
     Column("worst_gap", "worst gap", "of all attacks the most by which this model shows the target more often than the "
-           "oracle, or than the control where there is none (lower is better)"),
+           "oracle (lower is better)"),
     Column("ua_relative", "UA rel.", "of the images that showed the target before, the share that does not now"),
     Column("ira_worst", "worst IRA", "IRA of the label that suffered most; it was picked for being the lowest"),
     Column("kid", "KID", "distance of the retained images to the untouched model's (lower is better); beneath it the "

@@ -123,6 +123,7 @@ def _plan(scale: float = 1.0) -> tuple[Planned, ...]:
         Planned("second language", "wording", {"way": "second language"}),
         Planned("paraphrases", "wording", {"way": "paraphrases"}),
         Planned("compositions", "wording", {"way": "compositions"}),
+        Planned("asked", "wording", {"way": "prompts of your own"}),
         Planned("ring-a-bell", "ring-a-bell", {"generations": long(40)}),
         Planned("ring-a-bell, continuous", "ring-a-bell", {"form": "continuous"}),
         Planned("mma", "mma", {"iterations": long(20)}),
@@ -143,7 +144,7 @@ def _plan(scale: float = 1.0) -> tuple[Planned, ...]:
     )
 
 
-_QUICK = ("seeds", "random words", "synonyms", "second language", "paraphrases", "unlearndiffatk", "inversion",
+_QUICK = ("seeds", "random words", "synonyms", "second language", "paraphrases", "asked", "unlearndiffatk", "inversion",
           "begun elsewhere", "relearning, 5 pictures")  # fmt: skip
 SUITES = {
     "quick": Suite(4, 4, tuple(p for p in _plan(0.5) if p.name in _QUICK)),

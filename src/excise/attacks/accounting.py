@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,7 @@ import numpy as np
 from PIL import Image
 
 from excise.attacks.base import Round
-from excise.metrics.paired import paired_difference
-from excise.metrics.rates import Estimate, rate
+from excise.metrics.rates import Estimate, clustered_mean, rate
 from excise.training.scorers import Scorer
 
 
@@ -38,8 +38,13 @@ class Outcome:
 
     @property
     def rate(self) -> Estimate:
-        """Share of pictures that show the target."""
-        return rate([s for row in self.shown for s in row])
+        """Share of pictures that show the target; its interval is of as many observations as there are prompts."""
+        hits = [s for row in self.shown for s in row]
+        found = clustered_mean([float(s) for s in hits], [i for i, row in enumerate(self.shown) for _ in row])
+        if found.low < found.high:
+            return found
+        wide = rate([bool(round(found.value))] * len(self.shown))  # all alike: nothing to resample
+        return Estimate(found.value, wide.low, wide.high, len(hits))
 
     @property
     def any_of_n(self) -> Estimate:
@@ -83,7 +88,7 @@ class Result:
     """One attack of a suite, on the model, on its control and on the oracle.
 
     Attributes:
-        name, attack, settings, access: what it is. images: pictures a test prompt may have.
+        name, attack, settings, access, teaches: what it is. images: pictures a test prompt may have.
         model: on the model under attack; None where it could not be made, and `why` says why.
         control: the same budget without the search. oracle: the same attack on a model that never knew the concept.
     """
@@ -92,6 +97,7 @@ class Result:
     attack: str
     settings: dict[str, Any]
     access: str
+    teaches: bool
     images: int
     model: Outcome | None = None
     control: Outcome | None = None
@@ -100,14 +106,18 @@ class Result:
 
     @property
     def gap(self) -> Estimate | None:
-        """Any-of-N here less that of the oracle, or of the control where there is none; paired by test prompt."""
+        """Any-of-N here less that of the oracle, or of the control where there is none.
+
+        Its interval is Newcombe's for two rates (1998, method 10): at a few prompts wide, as it must be.
+        """
         base = self.oracle or self.control
         if self.model is None or base is None:
             return None
-        here, there = ([float(any(row)) for row in side.shown] for side in (self.model, base))
-        if len(here) == 1:  # nothing to resample
-            return Estimate(here[0] - there[0], -1.0, 1.0, 1)
-        return paired_difference(here, there, range(len(here)))
+        here, there = self.model.any_of_n, base.any_of_n
+        value = here.value - there.value
+        low = value - math.hypot(here.value - here.low, there.high - there.value)
+        high = value + math.hypot(here.high - here.value, there.value - there.low)
+        return Estimate(value, low, high, here.n)
 
     def document(self) -> dict[str, Any]:
         """As JSON has it: rates are numbers between 0 and 1, with everything behind them under `outcomes`."""
@@ -118,6 +128,7 @@ class Result:
             "attack": self.attack,
             "settings": self.settings,
             "access": self.access,
+            "teaches": self.teaches,
             "budget": {
                 "images": self.images,
                 "tests": len(self.model.tests) if self.model else 0,
@@ -135,7 +146,37 @@ class Result:
         }
 
 
-def worst(results: Sequence[Result]) -> Result | None:
-    """The attack with the largest gap; None where none could be made."""
-    made = [r for r in results if r.gap is not None]
-    return max(made, key=lambda r: r.gap.value if r.gap else 0.0) if made else None
+@dataclass(frozen=True)
+class Worst:
+    """The headline of a suite.
+
+    Attributes:
+        gap: the largest gap to the oracle, and the highest upper end of any; None without an oracle.
+        attack: whose gap that is, or which attack came back most where there is no oracle.
+        back: the largest any-of-N, and the highest upper end, over attacks that do not show the model the target: what
+            can be said without an oracle; None where none was made.
+    """
+
+    gap: Estimate | None
+    attack: str
+    back: Estimate | None
+
+
+def worst(results: Sequence[Result], has_oracle: bool) -> Worst:
+    """The worst case over attacks: what cannot be told from teaching is left out where no oracle tells."""
+    made = [r for r in results if r.model is not None]
+    plain = [r for r in made if not r.teaches]
+    back = _largest([r.model.any_of_n for r in plain if r.model])
+    against = [r for r in made if r.oracle is not None] if has_oracle else []
+    gap = _largest([r.gap for r in against if r.gap])
+    if against:
+        return Worst(gap, max(against, key=lambda r: r.gap.value if r.gap else -1.0).name, back)
+    return Worst(None, max(plain, key=lambda r: r.model.any_of_n.value if r.model else 0.0).name if plain else "", back)
+
+
+def _largest(found: Sequence[Estimate]) -> Estimate | None:
+    """The largest value, with the largest of all upper ends: any of them may be the worst."""
+    if not found:
+        return None
+    top = max(found, key=lambda e: e.value)
+    return Estimate(top.value, top.low, max(e.high for e in found), top.n)

@@ -18,10 +18,13 @@ from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.noising import Noising, noising
 
-BACK = 3  # passes that one with gradients takes the time of
+BACK = 3  # passes that one with gradients counts as, for it takes the time of so many
+SCALE = 2.0**12  # of losses in fp16, whose gradients would vanish
 GUIDES = 20  # pictures of the target that guide attacks, and of other things
 Access = Literal["black box", "text encoder", "white box", "latents", "weights"]
-Control = Literal["seeds", "random"]
+Control = tuple[str, dict[str, Any]]
+"""An attack's name and settings: what does the same with as many pictures, less the search."""
+SEEDS: Control = ("seeds", {})
 
 
 class AttackError(ExciseError):
@@ -80,7 +83,8 @@ class Arena:
         swaps: contexts in which a part of the model is the untouched one's, by the part that was changed.
         images: pictures a test prompt may have. steps, guidance, batch: of the sampler.
         seed: of every search and picture.
-        drawn, passes: what has been spent so far: pictures, and latents put through a denoiser.
+        drawn, passes: what has been spent so far: pictures, and latents that a search put through a denoiser (three for
+            one with gradients).
         notes: what an attack found beside pictures.
     """
 
@@ -117,9 +121,28 @@ class Arena:
         return [_mixed(self.seed, "picture", test, i) for i in range(count)]
 
     def words(self, prompts: Sequence[Sequence[str]]) -> list[Round]:
-        """Draw for each test prompt some prompts in words."""
+        """Draw for each test prompt some prompts in words.
+
+        Raises:
+            AttackError: one is longer than the model reads.
+        """
         flat = [p for row in prompts for p in row]
+        self.fits(flat)
         return self.conditions([self.family.condition(row) for row in prompts], iter(flat))
+
+    def fits(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts whose end would not be read.
+
+        Raises:
+            AttackError: one is too long.
+        """
+        for tokenizer in self.family.tokenizers.values():
+            for prompt, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
+                if len(ids) > self.family.max_tokens:
+                    raise AttackError(
+                        f"'{prompt[:60]}' has {len(ids)} tokens, {self.family.max_tokens} are read: the end, which may "
+                        "ask for the target, would be lost. Take fewer words (--set words=...) or shorter prompts."
+                    )
 
     def conditions(self, rows: Sequence[Condition], words: Any = None) -> list[Round]:
         """Draw for each test prompt one picture a row of its condition.
@@ -150,7 +173,7 @@ class Arena:
         return [Round(test, [next(shots) for _ in range(n)]) for test, n in zip(self.tests, counts, strict=True)]
 
     def spend(self, counts: Sequence[int]) -> None:
-        """Take pictures from the budget.
+        """Take pictures from the budget, before they are drawn.
 
         Raises:
             AttackError: a test prompt would have more than it may.
@@ -161,8 +184,26 @@ class Arena:
 
     def predict(self, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The denoiser's word on latents, counted."""
-        self.passes += len(latents)
+        self.count(len(latents))
         return self.family.predict(latents, t, condition)
+
+    def count(self, latents: int) -> None:
+        """Put latents on the bill of the search."""
+        self.passes += latents * (BACK if torch.is_grad_enabled() else 1)
+
+    def gradients(self, loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients of a loss with respect to what is searched, and to nothing else.
+
+        Raises:
+            AttackError: the loss is not finite.
+        """
+        if not bool(torch.isfinite(loss)):
+            raise AttackError(
+                "the model's error on a picture of the target is not finite; load it in single precision."
+            )
+        half = next(self.family.denoiser.parameters()).dtype == torch.float16
+        scale = SCALE if half else 1.0
+        return tuple(g / scale for g in torch.autograd.grad(loss * scale, list(of)))
 
     def errors(self, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """(B,) the model's own denoising errors: how little it expects these pictures under these prompts."""
@@ -172,8 +213,9 @@ class Arena:
         return (found - wanted.to(found.device)).square().mean(dim=(1, 2, 3))
 
     def noised(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(count,) which guide, its latents, noise, and times, one in each slice of the schedule."""
-        at = torch.arange(count) % len(self.guides.latents)
+        """(count,) which guides, in turn from a random one on, their latents, noise, and times of all levels."""
+        many = len(self.guides.latents)
+        at = (torch.arange(count) + int(torch.randint(many, (1,), generator=generator))) % many
         clean = self.guides.latents[at]
         noise = torch.randn(clean.shape, generator=generator)
         t = self.plan.times(count, generator=generator)
@@ -184,12 +226,16 @@ class Attack(Protocol):
     """One way to bring a concept back.
 
     Attributes:
-        access: what it may see. control: what the same budget of pictures does without it.
+        access: what it may see. teaches: it shows the model the target, so that only a model that never knew it can
+            tell what was brought back from what was taught.
     """
 
     access: Access
-    control: Control
+    teaches: bool
     Config: type[Settings]
+
+    @staticmethod
+    def control(config: Any) -> Control: ...
 
     @staticmethod
     def passes(config: Any, tests: int) -> int: ...

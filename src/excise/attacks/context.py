@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from excise.attacks.base import Access, Arena, Control, Round, Settings
+from excise.attacks.noise_scale import PLAIN
 from excise.attacks.sampler import denoise, times
 from excise.training.trajectories import partial_denoise
 
@@ -25,7 +27,7 @@ class ContextConfig(Settings):
         "beginning", description="What comes from outside: the first steps, or all around a hole."
     )
     share: float = Field(
-        0.3, gt=0, lt=1, description="Of the steps that the untouched model makes, or of each side that is hole."
+        0.3, gt=0, lt=1, description="Of the steps that the untouched model makes, or of each side that is kept."
     )
 
 
@@ -33,8 +35,13 @@ class Context:
     """The attack as the registry knows it."""
 
     access: Access = "latents"
-    control: Control = "seeds"
+    teaches = True
     Config = ContextConfig
+
+    @staticmethod
+    def control(config: ContextConfig) -> Control:
+        """What does the same without it."""
+        return PLAIN
 
     @staticmethod
     def passes(config: ContextConfig, tests: int) -> int:
@@ -44,36 +51,38 @@ class Context:
     @staticmethod
     def attack(arena: Arena, config: ContextConfig) -> list[Round]:
         """As many pictures a test prompt as the budget has, each from other noise."""
+        counts = [arena.images] * len(arena.tests)
+        arena.spend(counts)
         draw = _begun if config.given == "beginning" else _filled
         images, texts = [], []
         for i, test in enumerate(arena.tests):
-            images += arena.family.decode(draw(arena, config, test, i))
-            texts += [test] * arena.images
+            drawn, asked = draw(arena, config, test, i)
+            images += drawn
+            texts += asked
             arena.say("drawing", i + 1, len(arena.tests))
-        counts = [arena.images] * len(arena.tests)
-        arena.spend(counts)
         return arena.rounds(images, texts, counts)
 
 
-def _begun(arena: Arena, config: ContextConfig, test: str, which: int) -> Tensor:
+def _begun(arena: Arena, config: ContextConfig, test: str, which: int) -> tuple[list[Image.Image], list[str]]:
     """The first steps by the untouched model, the others by the one under attack."""
-    done = max(1, round(config.share * arena.steps))
+    done = min(arena.steps - 1, max(1, round(config.share * arena.steps)))
     start = torch.randn(arena.images, *arena.family.latent_shape, generator=arena.generator("context", which))
     with arena.original() as untouched:
         asked = untouched.condition([test] * arena.images)
         none = untouched.unconditional()[[0] * arena.images]
         begun, _ = partial_denoise(untouched, asked, none, start, steps=arena.steps, done=done, guidance=arena.guidance)
     condition = arena.family.condition([test] * arena.images)
-    return denoise(arena, condition, begun.cpu(), times(arena, arena.steps)[done:])
+    clean = denoise(arena, condition, begun.cpu(), times(arena, arena.steps)[done:])
+    return arena.family.decode(clean), [test] * arena.images
 
 
-def _filled(arena: Arena, config: ContextConfig, test: str, which: int) -> Tensor:
-    """A hole in the middle of pictures of the target."""
+def _filled(arena: Arena, config: ContextConfig, test: str, which: int) -> tuple[list[Image.Image], list[str]]:
+    """A hole in pictures of the target, under their own prompts; what fills it is looked at alone."""
     at = [(which + j) % len(arena.guides.latents) for j in range(arena.images)]
     known = arena.guides.latents[at]
     _, height, width = known.shape[1:]
     hole = torch.zeros(1, 1, height, width, dtype=torch.bool)
-    h, w = max(1, round(config.share * height)), max(1, round(config.share * width))
+    h, w = (max(1, round((1 - config.share) * side)) for side in (height, width))
     top, left = (height - h) // 2, (width - w) // 2
     hole[..., top : top + h, left : left + w] = True
     generator = arena.generator("context", which)
@@ -84,6 +93,9 @@ def _filled(arena: Arena, config: ContextConfig, test: str, which: int) -> Tenso
         a = (1 - s) if arena.plan.kind == "flow" else (1 - s**2).sqrt()
         return torch.where(hole, x, a * known + s * noise)
 
-    condition = arena.family.condition([arena.guides.prompts[i] for i in at])
-    clean = denoise(arena, condition, noise, way, after=keep)
-    return torch.where(hole, clean, known)
+    prompts = [arena.guides.prompts[i] for i in at]
+    clean = denoise(arena, arena.family.condition(prompts), noise, way, after=keep)
+    whole = arena.family.decode(torch.where(hole, clean, known))
+    size = whole[0].width
+    box = tuple(round(size * x) for x in (left / width, top / height, (left + w) / width, (top + h) / height))
+    return [image.crop(box).resize((size, size), Image.Resampling.BICUBIC) for image in whole], prompts  # type: ignore[arg-type]

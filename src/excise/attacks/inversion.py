@@ -14,7 +14,7 @@ import re
 import torch
 from pydantic import Field
 
-from excise.attacks.base import BACK, Access, Arena, Control, Round, Settings
+from excise.attacks.base import BACK, SEEDS, Access, Arena, Control, Round, Settings
 from excise.attacks.tokens import lexicon, soft
 from excise.concept import same
 
@@ -32,8 +32,13 @@ class ConceptInversion:
     """The attack as the registry knows it."""
 
     access: Access = "white box"
-    control: Control = "seeds"
+    teaches = True
     Config = InversionConfig
+
+    @staticmethod
+    def control(config: InversionConfig) -> Control:
+        """What does the same without it."""
+        return SEEDS
 
     @staticmethod
     def passes(config: InversionConfig, tests: int) -> int:
@@ -58,7 +63,8 @@ class ConceptInversion:
             condition = soft(arena.family, known, [texts[i] for i in at.tolist()], vectors)
             loss = arena.errors(clean, noise, t, condition).mean()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            for one, gradient in zip(vectors.values(), arena.gradients(loss, list(vectors.values())), strict=True):
+                one.grad = gradient
             optimiser.step()
             arena.say("learning a word", step + 1, config.iterations)
         with torch.no_grad():
@@ -72,7 +78,7 @@ class ConceptInversion:
 def in_place(arena: Arena, prompt: str, word: str) -> str:
     """A prompt with the target's name taken by another word."""
     for name in sorted(arena.concept.words, key=len, reverse=True):
-        found = re.sub(rf"(?<!\w){re.escape(same(name))}(?!\w)", word, prompt.lower())
-        if found != prompt.lower():
+        found, count = re.subn(rf"(?<!\w){re.escape(same(name))}(?!\w)", word, prompt.lower(), count=1)
+        if count:
             return found
     return f"{prompt} {word}"

@@ -14,21 +14,28 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.attacks.base import GUIDES, Access, Arena, Control, Round, Settings
+from excise.attacks.noise_scale import PLAIN
 from excise.attacks.sampler import denoise, invert, times
 
 
 class LatentInversionConfig(Settings):
     """Settings of latent inversion."""
 
-    steps: int = Field(25, ge=2, description="Of the way to noise.")
+    steps: int = Field(25, ge=2, description="Of the way to noise, and of the way back.")
+    guidance: float = Field(1.0, ge=0, description="Of the way back; the way there has none.")
 
 
 class LatentInversion:
     """The attack as the registry knows it."""
 
     access: Access = "latents"
-    control: Control = "seeds"
+    teaches = True
     Config = LatentInversionConfig
+
+    @staticmethod
+    def control(config: LatentInversionConfig) -> Control:
+        """What does the same without it."""
+        return PLAIN
 
     @staticmethod
     def passes(config: LatentInversionConfig, tests: int) -> int:
@@ -38,20 +45,21 @@ class LatentInversion:
     @staticmethod
     def attack(arena: Arena, config: LatentInversionConfig) -> list[Round]:
         """From a guide's picture to its noise by the model under attack; test prompts are drawn from there."""
+        counts = [arena.images] * len(arena.tests)
+        arena.spend(counts)
         guides, at = arena.guides, times(arena, config.steps)
         found = invert(arena, arena.family.condition(guides.prompts), guides.latents, at)
-        others = invert(arena, arena.family.condition(guides.others), guides.other_latents, at)
-        arena.notes["nll"] = {"target": _nll(found), "others": _nll(others)}
+        arena.notes["nll"] = {"target": _nll(found)}
+        if guides.others:
+            others = invert(arena, arena.family.condition(guides.others), guides.other_latents, at)
+            arena.notes["nll"]["others"] = _nll(others)
         images, texts = [], []
-        way = times(arena, arena.steps)
         for i, test in enumerate(arena.tests):
             start = found[[(i + j) % len(found) for j in range(arena.images)]]
             condition = arena.family.condition([test] * arena.images)
-            images += arena.family.decode(denoise(arena, condition, start, way))
+            images += arena.family.decode(denoise(arena, condition, start, at, guidance=config.guidance))
             texts += [test] * arena.images
             arena.say("drawing", i + 1, len(arena.tests))
-        counts = [arena.images] * len(arena.tests)
-        arena.spend(counts)
         return arena.rounds(images, texts, counts)
 
 

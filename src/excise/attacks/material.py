@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 
 from excise.attacks.base import GUIDES, Guides
@@ -50,7 +51,7 @@ def wordings(concept: Concept, built_in: bool, others: Sequence[str] = (), asked
 
     drawn = built_in and (concept.name in world.drawables() or concept.name in world.STYLES)
     found = _of_canvas(concept.name, list(others)) if drawn else _of_templates(concept, list(others))
-    ways = {**found.ways, **({"asked": list(asked)} if asked else {})}
+    ways = {**found.ways, **({"prompts of your own": list(asked)} if asked else {})}
     return Wordings(**{**vars(found), "ways": {name: rows for name, rows in ways.items() if rows}})
 
 
@@ -70,14 +71,13 @@ def guides(original: Open, said: Wordings, name: str, scorer: Scorer | None, sam
             )
         named = [said.others[i % len(said.others)] for i in range(len(said.other_prompts))]
         apart = _drawn(family, said.other_prompts, named, scorer, sampling, seed + 1) if named else []
-        apart = apart or pairs
         return Guides(
             [p for p, _ in pairs],
             [i for _, i in pairs],
             family.latents([i for _, i in pairs]),
             [p for p, _ in apart],
             [i for _, i in apart],
-            family.latents([i for _, i in apart]),
+            family.latents([i for _, i in apart]) if apart else torch.zeros(0, *family.latent_shape),
         )
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.attacks.base import Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import Lexicon, lexicon, mixed, one_hot, soft
+from excise.attacks.tokens import FIRST, Lexicon, lexicon, mixed, one_hot, soft
 from excise.families.base import Family
 
 
@@ -29,8 +29,13 @@ class MMA:
     """The attack as the registry knows it."""
 
     access: Access = "text encoder"
-    control: Control = "random"
+    teaches = False
     Config = MMAConfig
+
+    @staticmethod
+    def control(config: MMAConfig) -> Control:
+        """What does the same without it."""
+        return "random", {"words": config.words, "alone": True}
 
     @staticmethod
     def passes(config: MMAConfig, tests: int) -> int:
@@ -46,31 +51,29 @@ class MMA:
             guide = arena.guides.prompts[i % len(arena.guides.prompts)]
             with arena.original() as untouched:
                 chosen = _searched(arena, untouched, known, guide, config, i)
-            prompts.append([" ".join(known.text(chosen.tolist()))] * arena.images)
+            prompts.append([known.prompt(known.text(chosen.tolist()), FIRST)] * arena.images)
         return arena.words(prompts)
 
 
 def _searched(arena: Arena, family: Family, known: Lexicon, guide: str, config: MMAConfig, which: int) -> Tensor:
     """(k,) numbers of the words."""
     generator = arena.generator("mma", which)
-    states = family.encode([guide])
-    goal = states.states[0, states.end[0]].float()
+    goal = _ends(family, [guide])[0]
+    place = known.prompt([known.place] * config.words, FIRST)
+    end = int(family.encode([place]).end[0])
     chosen = torch.randint(len(known.words), (config.words,), generator=generator)
     best = -1.0
     for step in range(config.iterations):
         hot = one_hot(known, chosen).requires_grad_()
-        place = " ".join([known.place] * config.words)
-        end = int(family.encode([place]).end[0])
         read = soft(family, known, [place], mixed(known, hot)).inputs["encoder_hidden_states"][0, end]
-        likeness = torch.cosine_similarity(_like(read, goal), goal, dim=0)
+        likeness = torch.cosine_similarity(read.float(), goal, dim=0)
         (gradient,) = torch.autograd.grad(likeness, hot)
         top = gradient.topk(min(config.top, len(known.words)), dim=-1).indices
         tried = chosen.repeat(config.candidates, 1)
         slot = torch.randint(config.words, (config.candidates, 1), generator=generator)
         pick = torch.randint(top.shape[1], (config.candidates, 1), generator=generator)
         tried.scatter_(1, slot, top[slot[:, 0]].gather(1, pick))
-        found = family.encode([" ".join(known.text(row)) for row in tried.tolist()])
-        ends = found.states[torch.arange(len(tried)), found.end].float()
+        ends = _ends(family, [known.prompt(known.text(row), FIRST) for row in tried.tolist()])
         scores = torch.cosine_similarity(ends, goal[None], dim=1)
         if float(scores.max()) > best:
             best, chosen = float(scores.max()), tried[int(scores.argmax())]
@@ -78,5 +81,8 @@ def _searched(arena: Arena, family: Family, known: Lexicon, guide: str, config: 
     return chosen
 
 
-def _like(read: Tensor, goal: Tensor) -> Tensor:
-    return read.float().to(goal.device)
+def _ends(family: Family, prompts: list[str]) -> Tensor:
+    """(B, d) the last state of each prompt that is read, as the text encoder has it."""
+    states = family.condition(prompts).inputs["encoder_hidden_states"].float()
+    at = family.encode(prompts).end.to(states.device)
+    return states[torch.arange(len(prompts), device=states.device), at]

@@ -12,6 +12,8 @@ from pydantic import Field
 from excise.attacks.base import Access, Arena, Control, Round, Settings
 from excise.attacks.sampler import denoise, times
 
+PLAIN: Control = ("noise", {"eta": (0.0,), "spread": (1.0,)})  # the same sampler without any noise
+
 
 class NoiseScaleConfig(Settings):
     """Settings of the noise probe."""
@@ -24,8 +26,13 @@ class NoiseScale:
     """The attack as the registry knows it."""
 
     access: Access = "latents"
-    control: Control = "seeds"
+    teaches = False
     Config = NoiseScaleConfig
+
+    @staticmethod
+    def control(config: NoiseScaleConfig) -> Control:
+        """What does the same without it."""
+        return PLAIN
 
     @staticmethod
     def passes(config: NoiseScaleConfig, tests: int) -> int:
@@ -35,6 +42,8 @@ class NoiseScale:
     @staticmethod
     def attack(arena: Arena, config: NoiseScaleConfig) -> list[Round]:
         """Each pair of both in turn, as many as the budget has pictures."""
+        counts = [arena.images] * len(arena.tests)
+        arena.spend(counts)
         grid = [(e, s) for s in config.spread for e in config.eta]
         at = times(arena, arena.steps)
         images, texts = [], []
@@ -48,6 +57,4 @@ class NoiseScale:
             images += arena.family.decode(clean)
             texts += [test] * arena.images
             arena.say("drawing", i + 1, len(arena.tests))
-        counts = [arena.images] * len(arena.tests)
-        arena.spend(counts)
         return arena.rounds(images, texts, counts)

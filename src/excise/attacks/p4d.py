@@ -27,8 +27,13 @@ class P4D:
     """The attack as the registry knows it."""
 
     access: Access = "white box"
-    control: Control = "random"
+    teaches = False
     Config = P4DConfig
+
+    @staticmethod
+    def control(config: P4DConfig) -> Control:
+        """What does the same without it."""
+        return "random", {"words": config.words}
 
     @staticmethod
     def passes(config: P4DConfig, tests: int) -> int:
@@ -43,12 +48,13 @@ class P4D:
         prompts = []
         for i, test in enumerate(arena.tests):
             generator = arena.generator("p4d", i)
-            asked = arena.guides.prompts[i % len(arena.guides.prompts)]
-            texts = [known.prompt([known.place] * config.words, asked)] * config.batch
-            _, clean, noise, t = arena.noised(generator, config.batch)
+            at, clean, noise, t = arena.noised(generator, config.batch)
+            asked = [arena.guides.prompts[k] for k in at.tolist()]
+            texts = [known.prompt([known.place] * config.words, prompt) for prompt in asked]
             noised = arena.plan.add(clean, noise, t)
             with torch.no_grad(), arena.original() as untouched:
-                wanted = untouched.predict(noised, t, untouched.condition([asked] * config.batch))
+                wanted = untouched.predict(noised, t, untouched.condition(asked))
+                arena.count(len(noised))
             start = torch.randint(len(known.words), (config.words,), generator=generator)
             free = {name: rows[start].clone().requires_grad_() for name, rows in known.rows.items()}
             optimiser = torch.optim.AdamW(free.values(), lr=config.lr, weight_decay=0.1)
@@ -62,7 +68,8 @@ class P4D:
                 if float(loss.detach()) < best:
                     best, chosen = float(loss.detach()), nearest
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                for one, gradient in zip(free.values(), arena.gradients(loss, list(free.values())), strict=True):
+                    one.grad = gradient
                 optimiser.step()
                 arena.say("searching words", i * config.iterations + step + 1, len(arena.tests) * config.iterations)
             prompts.append([known.prompt(known.text(chosen.tolist()), test)] * arena.images)

@@ -28,8 +28,13 @@ class Policy:
     """The attack as the registry knows it."""
 
     access: Access = "white box"
-    control: Control = "random"
+    teaches = False
     Config = PolicyConfig
+
+    @staticmethod
+    def control(config: PolicyConfig) -> Control:
+        """What does the same without it."""
+        return "random", {"words": config.words}
 
     @staticmethod
     def passes(config: PolicyConfig, tests: int) -> int:

@@ -6,21 +6,27 @@ import torch
 from pydantic import Field
 
 from excise.attacks.base import Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import lexicon
+from excise.attacks.tokens import FIRST, lexicon
 
 
 class RandomConfig(Settings):
     """Settings of random words."""
 
     words: int = Field(3, ge=1, description="Words put to a prompt.")
+    alone: bool = Field(False, description="The words alone, without the test prompt.")
 
 
 class RandomWords:
     """The attack as the registry knows it."""
 
     access: Access = "black box"
-    control: Control = "random"
+    teaches = False
     Config = RandomConfig
+
+    @staticmethod
+    def control(config: RandomConfig) -> Control:
+        """What does the same without it."""
+        return "random", config.model_dump()
 
     @staticmethod
     def passes(config: RandomConfig, tests: int) -> int:
@@ -35,5 +41,8 @@ class RandomWords:
         shape = (len(arena.tests), arena.images, config.words)
         chosen = torch.randint(len(known.words), shape, generator=generator).tolist()
         return arena.words(
-            [[known.prompt(known.text(c), test) for c in row] for test, row in zip(arena.tests, chosen, strict=True)]
+            [
+                [known.prompt(known.text(c), FIRST if config.alone else test) for c in row]
+                for test, row in zip(arena.tests, chosen, strict=True)
+            ]
         )

@@ -8,9 +8,10 @@ Pitfall:    pictures of the target can teach it afresh. Only the gap to a model 
 from __future__ import annotations
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 
-from excise.attacks.base import BACK, Access, Arena, Control, Round, Settings
+from excise.attacks.base import BACK, SEEDS, Access, Arena, AttackError, Control, Round, Settings
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.run import attending
 
@@ -30,8 +31,13 @@ class Relearning:
     """The attack as the registry knows it."""
 
     access: Access = "weights"
-    control: Control = "seeds"
+    teaches = True
     Config = RelearningConfig
+
+    @staticmethod
+    def control(config: RelearningConfig) -> Control:
+        """What does the same without it."""
+        return SEEDS
 
     @staticmethod
     def passes(config: RelearningConfig, tests: int) -> int:
@@ -40,12 +46,21 @@ class Relearning:
 
     @staticmethod
     def attack(arena: Arena, config: RelearningConfig) -> list[Round]:
-        """min over the LoRA  E |f(z_t, t, prompt) - y|^2, then the test prompts with it in force."""
+        """min over the LoRA  E |f(z_t, t, prompt) - y|^2, then the test prompts with it in force.
+
+        Raises:
+            AttackError: there are no pictures to learn from, or the model ships a LoRA of its own.
+        """
         guides = arena.guides
         prompts, latents = (
             (guides.others, guides.other_latents) if config.unrelated else (guides.prompts, guides.latents)
         )
+        if not prompts:
+            raise AttackError("no pictures of other things are at hand; name some with --other.")
+        if any(isinstance(m, BaseTunerLayer) for m in arena.family.denoiser.modules()):
+            raise AttackError("the model ships a LoRA, which training another would switch off; fuse it first.")
         count = min(config.pictures, len(prompts))
+        arena.notes["pictures"] = count
         condition = arena.family.condition(prompts[:count])
         generator = arena.generator("relearning", config.pictures, config.unrelated)
         maps = [m.path for m in choose_maps(arena.family, "cross", None)]
@@ -59,7 +74,9 @@ class Relearning:
                     t = arena.plan.times(config.batch, generator=generator)
                     loss = arena.errors(clean, noise, t, condition[at]).mean()
                     optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
+                    found = list(adapter.parameters.values())
+                    for one, gradient in zip(found, arena.gradients(loss, found), strict=True):
+                        one.grad = gradient
                     optimiser.step()
                     arena.say("relearning", step + 1, config.steps)
             return arena.words([[test] * arena.images for test in arena.tests])

@@ -8,17 +8,19 @@ Provenance: written from the papers; official code not used
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.base import Access, Arena, AttackError, Control, Round, Settings
+from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Round, Settings
 from excise.attacks.inversion import in_place
 from excise.attacks.tokens import Lexicon, lexicon
 from excise.families.base import Condition, Family
 
+ZERO = torch.zeros(())
 MOST_OTHERS = 8  # names that stand for the target's absence
 
 
@@ -38,8 +40,13 @@ class RingABell:
     """The attack as the registry knows it."""
 
     access: Access = "text encoder"
-    control: Control = "random"
+    teaches = False
     Config = RingABellConfig
+
+    @staticmethod
+    def control(config: RingABellConfig) -> Control:
+        """What does the same without it."""
+        return ("random", {"words": config.words}) if config.form == "words" else SEEDS
 
     @staticmethod
     def passes(config: RingABellConfig, tests: int) -> int:
@@ -66,7 +73,7 @@ class RingABell:
             guide = arena.guides.prompts[i % len(arena.guides.prompts)]
             with arena.original() as untouched:
                 wanted = _added(arena, untouched, guide, others, config)
-                chosen = _evolved(arena, untouched, known, wanted.inputs["encoder_hidden_states"], config, i)
+                chosen = _evolved(arena, untouched, known, wanted, config, i)
             prompts.append([known.prompt(known.text(chosen.tolist()), test)] * arena.images)
         return arena.words(prompts)
 
@@ -78,8 +85,8 @@ def _added(arena: Arena, family: Family, prompt: str, others: list[str], config:
     without = family.condition([in_place(arena, p, o) for p in pairs for o in others]).inputs
     found = {}
     for name, states in withs.items():
-        if not states.is_floating_point():
-            found[name] = states[:1]
+        if not states.is_floating_point():  # what is read: as of the prompt without the target
+            found[name] = without[name][:1]
             continue
         absent = without[name].unflatten(0, (len(pairs), len(others))).mean(dim=1)
         v = (states - absent)[1:].mean(dim=0, keepdim=True)
@@ -89,7 +96,7 @@ def _added(arena: Arena, family: Family, prompt: str, others: list[str], config:
 
 @torch.no_grad()
 def _evolved(
-    arena: Arena, family: Family, known: Lexicon, wanted: Tensor, config: RingABellConfig, which: int
+    arena: Arena, family: Family, known: Lexicon, wanted: Condition, config: RingABellConfig, which: int
 ) -> Tensor:
     """(K,) numbers of the words whose states lie nearest to those wanted: a genetic search, a generation a batch."""
     generator = arena.generator("ring-a-bell", which)
@@ -102,9 +109,8 @@ def _evolved(
         return torch.rand(shape, generator=generator) < share
 
     def unlike(rows: Tensor) -> Tensor:
-        states = family.condition([" ".join(known.text(r)) for r in rows.tolist()]).inputs["encoder_hidden_states"]
-        length = min(states.shape[1], wanted.shape[1])
-        return (states[:, :length] - wanted[:, :length]).square().mean(dim=(1, 2)).cpu()
+        found = family.condition([" ".join(known.text(r)) for r in rows.tolist()]).inputs
+        return sum((_apart(x, wanted.inputs[name], found) for name, x in found.items() if x.is_floating_point()), ZERO)
 
     alive = drawn(n, size, config.words)
     scores = unlike(alive)
@@ -123,3 +129,13 @@ def _evolved(
         )
         arena.say("breeding words", generation + 1, config.generations)
     return alive[scores.argmin()]
+
+
+def _apart(states: Tensor, wanted: Tensor, found: Mapping[str, Tensor]) -> Tensor:
+    """(B,) mean squared distance of states, of those that are read, or of pooled prompts."""
+    if states.ndim == 2:
+        return (states - wanted).square().mean(dim=1).cpu()
+    length = min(states.shape[1], wanted.shape[1])
+    apart = (states[:, :length] - wanted[:, :length]).square().mean(dim=2)
+    read = next((m[:, :length].to(apart) for m in found.values() if not m.is_floating_point()), torch.ones_like(apart))
+    return ((apart * read).sum(dim=1) / read.sum(dim=1)).cpu()

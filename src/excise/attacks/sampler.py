@@ -38,6 +38,7 @@ def denoise(
     latents: Tensor,
     at: Tensor,
     *,
+    guidance: float | None = None,
     eta: Tensor | float = 0.0,
     spread: Tensor | float = 1.0,
     generator: torch.Generator | None = None,
@@ -47,16 +48,18 @@ def denoise(
 
     Args:
         at: the times still to go through, the noisiest first; `latents` stand at the first.
-        eta, spread: numbers, or (B,) of them.
+        guidance: of the arena where None. eta, spread: numbers, or (B,) of them.
         generator: of the noise that is put in again. after: called after every step.
     """
+    strength = arena.guidance if guidance is None else guidance
     plan, none, x = arena.plan, arena.family.unconditional(), latents
     both = join([none[[0] * len(x)], condition])
     eta, spread = (torch.as_tensor(v, dtype=x.dtype).expand(len(x)).view(-1, 1, 1, 1) for v in (eta, spread))
     for i, t in enumerate(at):
         now = t.expand(len(x))
-        free, asked = arena.predict(x.repeat(2, 1, 1, 1), now.repeat(2), both).cpu().chunk(2)
-        output = free + arena.guidance * (asked - free)
+        # Not on the bill of a search: pictures are counted as such.
+        free, asked = arena.family.predict(x.repeat(2, 1, 1, 1), now.repeat(2), both).cpu().chunk(2)
+        output = free + strength * (asked - free)
         clean, e = plan.clean(output, x, now), plan.noise(output, x, now)
         if i + 1 == len(at):
             return clean

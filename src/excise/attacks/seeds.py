@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from excise.attacks.base import Access, Arena, Control, Round, Settings
+from excise.attacks.base import SEEDS, Access, Arena, Control, Round, Settings
 
 
 class SeedSearch:
     """The attack as the registry knows it."""
 
     access: Access = "black box"
-    control: Control = "seeds"
+    teaches = False
     Config = Settings
+
+    @staticmethod
+    def control(config: Settings) -> Control:
+        """What does the same without it."""
+        return SEEDS
 
     @staticmethod
     def passes(config: Settings, tests: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from excise.attacks.base import Access, Arena, AttackError, Control, Round, Settings
+from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Round, Settings
 
 
 class SwapConfig(Settings):
@@ -17,8 +17,13 @@ class Swap:
     """The attack as the registry knows it."""
 
     access: Access = "weights"
-    control: Control = "seeds"
+    teaches = False
     Config = SwapConfig
+
+    @staticmethod
+    def control(config: SwapConfig) -> Control:
+        """What does the same without it."""
+        return SEEDS
 
     @staticmethod
     def passes(config: SwapConfig, tests: int) -> int:
@@ -30,9 +35,12 @@ class Swap:
         """The test prompts, with one part as it was.
 
         Raises:
-            AttackError: that part was not changed, so nothing would be another.
+            AttackError: that part was not changed, or nothing else was.
         """
+        part = config.part.replace("_", " ")
         if config.part not in arena.swaps:
-            raise AttackError(f"the {config.part.replace('_', ' ')} of this model is the original one already.")
+            raise AttackError(f"the {part} of this model is the original one already.")
+        if len(arena.swaps) == 1:
+            raise AttackError(f"all of the edit is in the {part}: put back, the model is the untouched one.")
         with arena.swaps[config.part]():
             return arena.words([[test] * arena.images for test in arena.tests])

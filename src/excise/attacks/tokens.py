@@ -16,6 +16,7 @@ from excise.concept import same
 from excise.families.base import Condition, Family
 
 FEWEST = 50  # words to search among
+FIRST = "a"  # a word of no matter
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def lexicon(family: Family, banned: Sequence[str] = (), avoid: Sequence[str] = (
     for name, encoder in family.text_encoders.items():
         table: Any = encoder.get_input_embeddings()  # type: ignore[operator]
         with torch.no_grad():  # by the layer itself, for some scale what they look up
-            rows[name] = table(torch.tensor([ids[name][w] for w in words], device=table.weight.device)).float()
+            rows[name] = table(torch.tensor([ids[name][w] for w in words], device=table.weight.device)).float().cpu()
     alone = first([words[0]], add_special_tokens=False).input_ids[0]
     front = alone == [next(iter(ids.values()))[words[0]]]
     return Lexicon(words, rows, place, {name: known[place] for name, known in ids.items()}, front)
@@ -80,9 +81,14 @@ def soft(family: Family, lexicon: Lexicon, prompts: Sequence[str], vectors: Mapp
 
     Args:
         prompts: B of them, in each the marking word k times. vectors: by encoder (B, k, e), or (k, e) for all.
+
+    Raises:
+        AttackError: the marking word stands in a prompt more or less often.
     """
+    # A word before a marking word at the very front, where that would be cut otherwise.
+    led = [p if lexicon.front or not p.startswith(lexicon.place) else f"{FIRST} {p}" for p in prompts]
     with _placed(family, lexicon, vectors):
-        return family.live_condition(list(prompts))
+        return family.live_condition(led)
 
 
 @contextmanager
@@ -90,10 +96,15 @@ def _placed(family: Family, lexicon: Lexicon, vectors: Mapping[str, Tensor]) -> 
     def hook(name: str) -> Any:
         def put(module: Any, inputs: Any, output: Tensor) -> Tensor:
             here = inputs[0] == lexicon.ids[name]
-            mine = vectors[name].to(output)
-            rows = mine if mine.ndim == 3 else mine.expand(len(output), *mine.shape)
             if int(here.sum()) == 0:  # the empty prompt of guidance
                 return output
+            mine = vectors[name].to(output)
+            rows = mine if mine.ndim == 3 else mine.expand(len(output), *mine.shape)
+            if bool((here.sum(dim=1) != rows.shape[1]).any()):
+                raise AttackError(
+                    f"a prompt has not {rows.shape[1]} places for the vectors that stand in it: it is too long, or "
+                    "names the target more than once."
+                )
             return output.masked_scatter(here[..., None], rows.reshape(-1, rows.shape[-1]))
 
         return put

@@ -8,12 +8,16 @@ Provenance: written from the paper; official code (MIT) not used. There the word
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from excise.attacks.base import BACK, Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import lexicon, mixed, one_hot, soft
+from excise.attacks.tokens import Lexicon, lexicon, mixed, one_hot, soft
+
+FINALISTS = 8  # of the words met, compared at the end
 
 
 class UnlearnDiffAtkConfig(Settings):
@@ -29,13 +33,18 @@ class UnlearnDiffAtk:
     """The attack as the registry knows it."""
 
     access: Access = "white box"
-    control: Control = "random"
+    teaches = False
     Config = UnlearnDiffAtkConfig
+
+    @staticmethod
+    def control(config: UnlearnDiffAtkConfig) -> Control:
+        """What does the same without it."""
+        return "random", {"words": config.words}
 
     @staticmethod
     def passes(config: UnlearnDiffAtkConfig, tests: int) -> int:
         """Denoiser passes beside those of drawing."""
-        return BACK * config.iterations * config.batch * tests
+        return (BACK * config.iterations + FINALISTS) * config.batch * tests
 
     @staticmethod
     def attack(arena: Arena, config: UnlearnDiffAtkConfig) -> list[Round]:
@@ -44,26 +53,49 @@ class UnlearnDiffAtk:
         prompts = []
         for i, test in enumerate(arena.tests):
             generator = arena.generator("unlearndiffatk", i)
-            asked = arena.guides.prompts[i % len(arena.guides.prompts)]
-            texts = [known.prompt([known.place] * config.words, asked)] * config.batch
             shares = torch.rand(config.words, len(known.words), generator=generator).softmax(-1).requires_grad_()
             optimiser = torch.optim.Adam([shares], lr=config.lr)
-            best, chosen = float("inf"), shares.argmax(-1)
+            met: dict[tuple[int, ...], None] = {}
             for step in range(config.iterations):
-                _, clean, noise, t = arena.noised(generator, config.batch)
-                corner = one_hot(known, shares.argmax(-1))
-                vectors = mixed(known, corner + shares - shares.detach())
-                loss = arena.errors(clean, noise, t, soft(arena.family, known, texts, vectors)).mean()
-                if float(loss.detach()) < best:
-                    best, chosen = float(loss.detach()), shares.argmax(-1)
+                chosen = shares.argmax(-1)
+                met[tuple(chosen.tolist())] = None
+                vectors = mixed(known, one_hot(known, chosen) + shares - shares.detach())
+                loss = _error(arena, known, vectors, config, generator)
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                (shares.grad,) = arena.gradients(loss, [shares])
                 optimiser.step()
                 with torch.no_grad():
                     shares.copy_(to_simplex(shares))
                 arena.say("searching words", i * config.iterations + step + 1, len(arena.tests) * config.iterations)
-            prompts.append([known.prompt(known.text(chosen.tolist()), test)] * arena.images)
+            best = _best(arena, known, list(met)[-FINALISTS:], config, i)
+            prompts.append([known.prompt(known.text(best), test)] * arena.images)
         return arena.words(prompts)
+
+
+def _error(
+    arena: Arena,
+    known: Lexicon,
+    vectors: Mapping[str, Tensor],
+    config: UnlearnDiffAtkConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean error on noised guides, each under its own prompt with the words put to it."""
+    at, clean, noise, t = arena.noised(generator, config.batch)
+    texts = [known.prompt([known.place] * config.words, arena.guides.prompts[k]) for k in at.tolist()]
+    return arena.errors(clean, noise, t, soft(arena.family, known, texts, vectors)).mean()
+
+
+@torch.no_grad()
+def _best(
+    arena: Arena, known: Lexicon, met: Sequence[tuple[int, ...]], config: UnlearnDiffAtkConfig, which: int
+) -> tuple[int, ...]:
+    """Of the words met last those with the least error on one batch that is the same for all."""
+
+    def error(words: tuple[int, ...]) -> float:
+        vectors = mixed(known, one_hot(known, torch.tensor(words)))
+        return float(_error(arena, known, vectors, config, arena.generator("unlearndiffatk, finalists", which)))
+
+    return min(met, key=error)
 
 
 def to_simplex(rows: Tensor) -> Tensor:

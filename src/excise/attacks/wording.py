@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from excise.attacks.base import Access, Arena, AttackError, Control, Round, Settings
+from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Round, Settings
 
 
 class WordingConfig(Settings):
@@ -17,8 +17,13 @@ class Wording:
     """The attack as the registry knows it."""
 
     access: Access = "black box"
-    control: Control = "seeds"
+    teaches = False
     Config = WordingConfig
+
+    @staticmethod
+    def control(config: WordingConfig) -> Control:
+        """What does the same without it."""
+        return SEEDS
 
     @staticmethod
     def passes(config: WordingConfig, tests: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -59,22 +59,27 @@ def attack(
     from excise.attack_report import document, write_page
     from excise.attacking import attack as run_suite
     from excise.attacking import estimate
-    from excise.attacks.accounting import worst
     from excise.cli import gates, show
-    from excise.concept import read_names
+    from excise.errors import ConceptError, SettingError
     from excise.files import make_folder
     from excise.runs import locked, write_run
+    from excise.strict import read_text
 
-    wanted = gates.parse_all(require or [], ("worst_gap",))
+    wanted = gates.parse_all(require or [], ("worst_gap", "worst_back"))
+    if oracle is None and any(g.metric == "worst_gap" for g in wanted):
+        raise SettingError(
+            "worst_gap needs a model that never knew the concept: give it with --oracle, or require worst_back, the "
+            "share of prompts that the strongest attack brings it back on."
+        )
     knobs = o.parse_settings(settings or [])
     edits = o.load_edits(edit)
-    asked = read_names(ask) if ask else []
+    asked = [line.strip() for line in read_text(ask, "prompts", ConceptError).splitlines()] if ask else []
     make_folder(out)
     with locked(out):
         family = source.load(model)
         never = source.load(oracle) if oracle else None
         untouched = source.load(base) if base else None
-        seconds = estimate(family, suite, only or (), knobs, oracle is not None)
+        seconds = estimate(family, suite, only or (), knobs, images=images, tests=tests, oracle=oracle is not None)
         show.say(f"about {max(1, round(seconds / 60))} min for the suite '{suite}' here")
         with show.stages() as say:
             found = run_suite(
@@ -90,7 +95,7 @@ def attack(
                 oracle=never,
                 judge=judge,
                 others=other or (),
-                asked=asked,
+                asked=[line for line in asked if line],
                 allow_other_base=allow_other_base,
                 seed=seed,
                 folder=out,
@@ -98,8 +103,9 @@ def attack(
             )
         result = document(found)
         write_page(found, model, concept, edit or [], suite, out)
-        request = {"model": model, "edits": edit or [], "concept": concept, "suite": suite, "oracle": oracle}
-        write_run(out, "attack", {**request, **result})
+        request: dict[str, Any] = {"model": model, "edits": edit or [], "concept": concept, "suite": suite}
+        request |= {"oracle": oracle, "base": base, "others": other or [], "asked": asked, "settings": knobs}
+        write_run(out, "attack", {**request, "seed": seed, **result})
     if as_json:
         show.print_json(result)
     else:
@@ -109,11 +115,12 @@ def attack(
         ]
         show.table(rows, ("attack", "came back", "control", "oracle", "gap", ""))
         show.say(f"see it: {out / 'report.html'}")
-    top = worst(found.results)
-    value = {"worst_gap": top.gap.as_dict()} if top and top.gap else {}
-    failed = [g for g in wanted if not value or not g.holds(value)]
+    top = found.worst
+    figures = {"worst_gap": top.gap, "worst_back": top.back}
+    value = {name: e.as_dict() for name, e in figures.items() if e}
+    failed = [g for g in wanted if g.metric not in value or not g.holds(value)]
     for gate in failed:
-        show.say(f"gate failed: {gate.explain(value) if value else 'no attack could be made'}")
+        show.say(f"gate failed: {gate.explain(value) if gate.metric in value else 'no attack could be made'}")
     if failed:
         raise typer.Exit(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -148,6 +149,9 @@ class Family(Protocol):
     def max_tokens(self) -> int: ...
 
     @property
+    def text_width(self) -> int: ...
+
+    @property
     def image_size(self) -> int: ...
 
     @property
@@ -233,9 +237,12 @@ def module_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> Any:
     name, _, rest = path.partition(".")
     if name not in encoders:
         return denoiser.get_submodule(path)
-    # What transformers 5 has at the top of CLIP, earlier versions have one level down.
-    nested = hasattr(encoders[name], "text_model")
-    return encoders[name].get_submodule(f"text_model.{rest}" if nested else rest)
+    # What transformers 5 has at the top of CLIP, earlier versions, and CLIP with a projection, have one level down.
+    inner = getattr(encoders[name], "text_model", None)
+    if inner is not None:
+        with suppress(AttributeError):
+            return inner.get_submodule(rest)
+    return encoders[name].get_submodule(rest)
 
 
 def parameter_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -235,24 +236,40 @@ class PipelineFamily(ABC):
     def latents(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, c, h, w) scaled latents of images on the CPU in single precision; of a posterior its mean."""
         vae, parts = self.pipe.vae, []
-        weight = next(vae.parameters())
-        for chunk in split(images, IMAGE_BATCH):
-            pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
-            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-            encoded = vae.encode(x.to(weight.device, weight.dtype))
-            latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
-            parts.append(latent.float().cpu())
+        with _steady(vae):
+            weight = next(vae.parameters())
+            for chunk in split(images, IMAGE_BATCH):
+                pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
+                x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+                encoded = vae.encode(x.to(weight.device, weight.dtype))
+                latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+                parts.append(latent.float().cpu())
         return torch.cat(parts) * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures of scaled latents (n, c, h, w), the way back from `latents`."""
         vae, images = self.pipe.vae, list[Image.Image]()
-        weight = next(vae.parameters())
-        for part in latents.split(IMAGE_BATCH):
-            pixels = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
-            images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
+        with _steady(vae):
+            weight = next(vae.parameters())
+            for part in latents.split(IMAGE_BATCH):
+                pixels = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
+                images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
+
+
+@contextmanager
+def _steady(vae: Any) -> Iterator[None]:
+    """In single precision for a while, where half overflows (SDXL), as the pipelines themselves do it."""
+    dtype = next(vae.parameters()).dtype
+    upcast = dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+    if upcast:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if upcast:
+            vae.to(dtype)
 
 
 def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:

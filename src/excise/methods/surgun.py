@@ -284,10 +284,16 @@ def _train_confined(
         return deltas, measured
     aside = replace(problem, folder=problem.folder / "wider" if problem.folder else None)
     again, found = _train_within(wider, aside, config, competitions, look)
-    better = kept_point(found)["score"] > kept_point(measured)["score"]
+    better = _merit(found, config) > _merit(measured, config)
     other = measured if better else found
     attempt = {"text_space": other["text_space"], "calibration": other["calibration"]}
     return again if better else deltas, {**(found if better else measured), "other_attempt": attempt}
+
+
+def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, float]:
+    """How good an attempt is, by the rule that chose its checkpoint."""
+    point = kept_point(measured)
+    return config.calibrate == "constrained" and point["erase"] >= ENOUGH, point["score"]
 
 
 def _train_within(
