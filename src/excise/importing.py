@@ -63,8 +63,8 @@ def import_edit(
     moved = sum(isinstance(d, Dense) and d.dw.ndim > 1 for d in modules.values())
     if matrices > len(family.projections()) and moved > MOST * matrices:
         warnings.warn(
-            f"{moved} of {matrices} matrices differ from the base; if it is not the model that {path.name} was made from, "
-            "the edit is the difference of two models.",
+            f"{moved} of {matrices} matrices differ from the base; if it is not the model that {path.name} was made "
+            "from, the edit is the difference of two models.",
             ExciseWarning,
             stacklevel=2,
         )
