@@ -458,6 +458,24 @@ def test_a_target_that_stays_is_given_more_of_text_space(tokenizer, tmp_path):
     assert edit.paths == stays.paths
 
 
+@pytest.mark.parametrize("knobs", [{"confine": False, "blocks": "all"}, {"share": 0.5}])
+def test_words_that_bring_the_target_back_join_its_prompts(tokenizer, tmp_path, knobs):
+    pipe = tiny_pipe(tokenizer)
+
+    def made(robust, folder=None):
+        room = Room(folder=folder)
+        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=robust, room=room, **knobs, **SMALL)
+
+    plain, one, again = made(0), made(1, tmp_path), made(1)
+    words = one.record.measured["words"]["cat"]
+    assert 1 <= len(words) <= 2
+    assert all(len(w.split()) == 3 and "cat" not in w.split() for w in words)
+    assert "words" not in plain.record.measured
+    assert all(torch.equal(t, again.tensors()[name]) for name, t in one.tensors().items())
+    assert not all(torch.equal(t, plain.tensors()[name]) for name, t in one.tensors().items())
+    assert (tmp_path / "robust-1" / "state.pt").exists()
+
+
 def test_what_cannot_compete_is_refused(tokenizer):
     pipe = tiny_pipe(tokenizer)
     with pytest.raises(ConceptError, match="0 distractors for 'cat' are left of 1 candidates"):

@@ -52,24 +52,29 @@ class UnlearnDiffAtk:
         known = lexicon(arena.family, arena.concept.words, arena.guides.prompts)
         prompts = []
         for i, test in enumerate(arena.tests):
-            generator = arena.generator("unlearndiffatk", i)
-            shares = torch.rand(config.words, len(known.words), generator=generator).softmax(-1).requires_grad_()
-            optimiser = torch.optim.Adam([shares], lr=config.lr)
-            met: dict[tuple[int, ...], None] = {}
-            for step in range(config.iterations):
-                chosen = shares.argmax(-1)
-                met[tuple(chosen.tolist())] = None
-                vectors = mixed(known, one_hot(known, chosen) + shares - shares.detach())
-                loss = _error(arena, known, vectors, config, generator)
-                optimiser.zero_grad(set_to_none=True)
-                (shares.grad,) = arena.gradients(loss, [shares])
-                optimiser.step()
-                with torch.no_grad():
-                    shares.copy_(to_simplex(shares))
-                arena.say("searching words", i * config.iterations + step + 1, len(arena.tests) * config.iterations)
-            best = _best(arena, known, list(met)[-FINALISTS:], config, i)
+            best = found_words(arena, known, config, i)
             prompts.append([known.prompt(known.text(best), test)] * arena.images)
         return arena.words(prompts)
+
+
+def found_words(arena: Arena, known: Lexicon, config: UnlearnDiffAtkConfig, which: int) -> tuple[int, ...]:
+    """(k,) numbers of the words that one search finds; `which` tells it from others of the same arena."""
+    generator = arena.generator("unlearndiffatk", which)
+    shares = torch.rand(config.words, len(known.words), generator=generator).softmax(-1).requires_grad_()
+    optimiser = torch.optim.Adam([shares], lr=config.lr)
+    met: dict[tuple[int, ...], None] = {}
+    for step in range(config.iterations):
+        chosen = shares.argmax(-1)
+        met[tuple(chosen.tolist())] = None
+        vectors = mixed(known, one_hot(known, chosen) + shares - shares.detach())
+        loss = _error(arena, known, vectors, config, generator)
+        optimiser.zero_grad(set_to_none=True)
+        (shares.grad,) = arena.gradients(loss, [shares])
+        optimiser.step()
+        with torch.no_grad():
+            shares.copy_(to_simplex(shares))
+        arena.say("searching words", which * config.iterations + step + 1, len(arena.tests) * config.iterations)
+    return _best(arena, known, list(met)[-FINALISTS:], config, which)
 
 
 def _error(

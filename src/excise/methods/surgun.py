@@ -19,7 +19,7 @@ decided by pictures too (training/calibration.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -28,12 +28,12 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.concept import Concept, fill
-from excise.edit import Delta
 from excise.errors import SettingError
 from excise.families.base import Condition, Family, join
 from excise.noising import Noising, noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
+from excise.training.adversary import restoring_words, with_words
 from excise.training.calibration import ENOUGH
 from excise.training.config import TrainedConfig
 from excise.training.confinement import Span, null_span, target_span
@@ -46,6 +46,7 @@ from excise.training.problem import Trained, TrainingProblem
 from excise.training.run import kept_point, look_of, train
 
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
+Meet = Callable[[], None] | None
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 
 
@@ -70,6 +71,12 @@ class SurgUnConfig(TrainedConfig):
     pictures: int = Field(32, ge=2, description="Pictures of the target, and of each distractor.")
     caption: Literal["target", "own"] = Field("target", description="Prompts that distractors are trained under.")
     share_noise: bool = Field(True, description="One noise for a target and its distractor.")
+    robust: int = Field(
+        0,
+        ge=0,
+        description="Rounds after the first: words that bring the target back are searched, join its prompts, and it "
+        "is trained anew.",
+    )
     retain_weight: float = Field(
         0.0,
         ge=0,
@@ -113,13 +120,33 @@ class SurgUnConfig(TrainedConfig):
 
 @dataclass(frozen=True)
 class Competition:
-    """One target's pictures, ready for training; `kept` are the prompts of an explicit retain loss, if one is asked."""
+    """One target's pictures, ready for training.
+
+    Attributes:
+        kept: the prompts of an explicit retain loss, if one is asked.
+        words: that brought the target back in earlier rounds. restoring: by these the conditions of all slots.
+    """
 
     slots: Slots
     family: Family
     plan: Noising
     config: SurgUnConfig
     kept: Condition | None = None
+    words: tuple[str, ...] = ()
+    restoring: tuple[Condition, ...] = ()
+
+    def hardened(self, words: Sequence[str]) -> Competition:
+        """The same with further words that brought the target back."""
+        new = [w for w in words if w not in self.words]
+        rows = [self.family.condition([with_words(self.family, w, p) for p in self.slots.prompts]) for w in new]
+        at = (torch.device("cpu"), torch.float32)
+        return replace(self, words=(*self.words, *new), restoring=(*self.restoring, *(row.to(*at) for row in rows)))
+
+    def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
+        """The target's prompts of some slots; half of the time with words that bring it back, where some are known."""
+        if not self.restoring or bool(torch.rand(1, generator=generator) < 0.5):
+            return self.slots.condition[s]
+        return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))][s]
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
@@ -135,8 +162,9 @@ class Competition:
         if self.config.share_noise:
             noise = noise[:m].repeat(2, 1, 1, 1)
         t = self.plan.times(m, generator=generator).repeat(2)
-        theirs = slots.condition[s] if self.config.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
-        return clean, noise, t, join([slots.condition[s], theirs])
+        asked = self.asked(s, generator)
+        theirs = asked if self.config.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
+        return clean, noise, t, join([asked, theirs])
 
     def errors(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> tuple[Tensor, Tensor]:
         """(m,) errors of the targets, and of their distractors, by one pass of the model."""
@@ -251,43 +279,68 @@ class SurgUn:
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
         }
-        if config.confine:
-            deltas, measured = _train_confined(problem, config, competitions, look)
-            return Trained(deltas, {**evidence, **measured})
-        blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
-        evidence["blocks"] = blocks
-        if table:
-            evidence |= {"localisation": table.rows, "localised_for": table.concept}
-        maps = choose_maps(family, config.modules, blocks)
-        adapter = Adapter(family, [m.path for m in maps], config.rank, problem.seed)
-        deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
-        return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
+        train_once = _train_confined if config.confine else _train_blocks
+        found: list[list[str]] = [[] for _ in competitions]
+
+        def meet() -> None:
+            for words, c, k in zip(found, problem.concepts, competitions, strict=True):
+                words[:] = restoring_words(family, c, k.slots, problem.seed, problem.say)
+
+        trained = train_once(problem, config, competitions, look, meet if config.robust else None)
+        for number in range(1, config.robust + 1):
+            competitions = [k.hardened(words) for k, words in zip(competitions, found, strict=True)]
+            aside = replace(problem, folder=problem.folder / f"robust-{number}" if problem.folder else None)
+            trained = train_once(aside, config, competitions, look, meet if number < config.robust else None)
+        if config.robust:
+            evidence["words"] = {c.name: list(k.words) for c, k in zip(problem.concepts, competitions, strict=True)}
+        return replace(trained, evidence={**evidence, **trained.evidence})
+
+
+def _train_blocks(
+    problem: TrainingProblem,
+    config: SurgUnConfig,
+    competitions: Sequence[Competition],
+    look: Look | None,
+    meet: Meet = None,
+) -> Trained:
+    """Train attention blocks, localised or named."""
+    blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
+    evidence: dict[str, Any] = {"blocks": blocks}
+    if table:
+        evidence |= {"localisation": table.rows, "localised_for": table.concept}
+    maps = choose_maps(problem.family, config.modules, blocks)
+    adapter = Adapter(problem.family, [m.path for m in maps], config.rank, problem.seed)
+    deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look, meet)
+    return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
 
 
 def _train_confined(
-    problem: TrainingProblem, config: SurgUnConfig, competitions: Sequence[Competition], look: Look | None
-) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+    problem: TrainingProblem,
+    config: SurgUnConfig,
+    competitions: Sequence[Competition],
+    look: Look | None,
+    meet: Meet = None,
+) -> Trained:
     """Train in a narrow part of text space; where pictures say that the target is still there, once more in a wider.
 
     Returns:
-        Deltas and evidence of the attempt whose checkpoint scores best.
+        The attempt whose checkpoint scores best.
     """
     if config.span == "null":
         span = null_span(problem.family, problem.retain, config.threshold)
-        return _train_within(span, problem, config, competitions, look)
-    span = _target_span(problem, config, config.share)
-    deltas, measured = _train_within(span, problem, config, competitions, look)
-    if not measured["calibration"] or kept_point(measured)["erase"] >= ENOUGH:
-        return deltas, measured
-    wider = _target_span(problem, config, config.share * config.widen)
+        return _train_within(span, problem, config, competitions, look, meet)
+    span = _target_span(problem, config.share, config, competitions)
+    first = _train_within(span, problem, config, competitions, look, meet)
+    if not first.evidence["calibration"] or kept_point(first.evidence)["erase"] >= ENOUGH:
+        return first
+    wider = _target_span(problem, config.share * config.widen, config, competitions)
     if wider.directions.shape == span.directions.shape:
-        return deltas, measured
+        return first
     aside = replace(problem, folder=problem.folder / "wider" if problem.folder else None)
-    again, found = _train_within(wider, aside, config, competitions, look)
-    better = _merit(found, config) > _merit(measured, config)
-    other = measured if better else found
-    attempt = {"text_space": other["text_space"], "calibration": other["calibration"]}
-    return again if better else deltas, {**(found if better else measured), "other_attempt": attempt}
+    second = _train_within(wider, aside, config, competitions, look, meet)
+    better, other = sorted((first, second), key=lambda t: _merit(t.evidence, config), reverse=True)
+    attempt = {name: other.evidence[name] for name in ("text_space", "calibration")}
+    return replace(better, evidence={**better.evidence, "other_attempt": attempt})
 
 
 def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, float]:
@@ -297,22 +350,31 @@ def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, flo
 
 
 def _train_within(
-    span: Span, problem: TrainingProblem, config: SurgUnConfig, competitions: Sequence[Competition], look: Look | None
-) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+    span: Span,
+    problem: TrainingProblem,
+    config: SurgUnConfig,
+    competitions: Sequence[Competition],
+    look: Look | None,
+    meet: Meet = None,
+) -> Trained:
     """One training of the keys and values that read text, within a part of text space."""
     width, free = span.directions.shape
     spans = {m.path: span.directions for m in choose_maps(problem.family, "cross_kv", None)}
     adapter = Adapter(problem.family, list(spans), min(config.rank, free), problem.seed, spans)
-    deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look)
-    return deltas, {
-        "text_space": {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]},
-        **measured,
-    }
+    deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look, meet)
+    space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
+    return Trained(deltas, {"text_space": space, **measured})
 
 
-def _target_span(problem: TrainingProblem, config: SurgUnConfig, share: float) -> Span:
-    """Where in text space the targets answer and what is kept hardly does."""
-    asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
+def _target_span(
+    problem: TrainingProblem, share: float, config: SurgUnConfig, competitions: Sequence[Competition]
+) -> Span:
+    """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
+    asked = []
+    for concept, competition in zip(problem.concepts, competitions, strict=True):
+        pairs = [(p, w) for w in concept.words for p in fill(problem.templates[concept.kind], w)]
+        more = [(with_words(problem.family, words, p), w) for words in competition.words for p, w in pairs]
+        asked.append(pairs + more)
     return target_span(problem.family, asked, problem.retain, share, config.ridge)
 
 

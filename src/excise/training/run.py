@@ -40,8 +40,12 @@ def train(
     adapter: Weights,
     step_of: Callable[[Weights], Step],
     look: Look | None,
+    meet: Callable[[], None] | None = None,
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
     """Train, calibrate, take the deltas; the model is left as it was.
+
+    Args:
+        meet: called while the model is as the chosen checkpoint has it.
 
     Returns:
         The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
@@ -62,6 +66,9 @@ def train(
             chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say)
         adapter.load(run.states[chosen])
         deltas = adapter.deltas()
+        if meet is not None:
+            with passes(problem.family, config):
+                meet()
     return deltas, {
         "judge": problem.scorer.name if problem.scorer else UNSEEN,
         "step": chosen,
