@@ -12,7 +12,7 @@ from conftest import tiny_pipe, tiny_sana
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from excise import erase, export
+from excise import bench, erase, export
 from excise.attacking import attack
 from excise.attacks import ATTACKS, SUITES
 from excise.attacks.base import BACK, Arena, AttackError, Guides
@@ -23,6 +23,7 @@ from excise.cli.main import app
 from excise.concept import Concept
 from excise.errors import ConceptError, ExciseError, ExciseWarning, ModelError, SettingError, UnknownNameError
 from excise.families import family_of
+from excise.recipe import read
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
 EVERY = [p.name for p in SUITES["standard"].attacks]
@@ -451,3 +452,29 @@ def test_bad_input_from_the_command_line(tmp_path, more, sentence):
     assert isinstance(done.exception, ExciseError), done.output
     assert sentence in str(done.exception)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_recipe_that_attacks_keeps_what_attacks_found(tmp_path):
+    """On the built-in model without an edit: seeds bring it back at once, and the second run attacks nothing again."""
+    text = """
+schema: 1
+models: [canvas-sd]
+protocols: [canvas-mini]
+groups: [aliases]
+methods: [identity]
+concepts: [cat]
+attack: {suite: quick, tests: 2, images: 2, only: [seeds, paraphrases]}
+"""
+    (tmp_path / "recipe.yaml").write_text(text)
+    recipe = read(tmp_path / "recipe.yaml")
+    (done,) = bench.run(recipe, tmp_path / "out")
+    line = done.line()
+    assert [a["name"] for a in line["attacks"]] == ["seeds", "paraphrases"]
+    assert line["metrics"]["worst_back"]["value"] == 1.0
+    assert "worst_gap" not in line["metrics"]
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "attacks").rglob("outcome.json")}
+    assert len(kept) == 2
+    next((tmp_path / "out" / "cells").iterdir()).unlink()
+    (again,) = bench.run(recipe, tmp_path / "out")
+    assert again.line()["attacks"] == line["attacks"]
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "attacks").rglob("outcome.json")} == kept

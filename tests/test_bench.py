@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 
 import pytest
@@ -13,7 +14,7 @@ from excise.edit import Edit, in_force
 from excise.errors import ConceptError, OutputError, UnknownNameError
 from excise.families import family_of
 from excise.metrics.rates import Estimate
-from excise.recipe import Cell, MethodEntry, RecipeError, cells, read
+from excise.recipe import AttackEntry, Cell, MethodEntry, RecipeError, cells, read
 from excise.runs import locked
 
 RECIPE = """
@@ -187,8 +188,8 @@ def test_a_file_of_names(tmp_path):
     assert {c.concepts for c in cells(read(write(tmp_path, text)))} == {("cat", "dog")}
 
 
-def test_a_key_of_before_advice_existed_is_what_it_was():
-    """Results that were computed by an earlier version are found again; asking for advice is another cell."""
+def test_a_key_of_before_advice_and_attacks_existed_is_what_it_was():
+    """Results that were computed by an earlier version are found again; asking for either is another cell."""
     import hashlib
     import json
 
@@ -198,7 +199,17 @@ def test_a_key_of_before_advice_existed_is_what_it_was():
         oracle=MethodEntry(name="oracle", model="o", without=("cat",)),
     )  # fmt: skip
     old = cell.model_dump(mode="json")
-    del old["method"]["advise"], old["oracle"]["advise"]
+    del old["method"]["advise"], old["oracle"]["advise"], old["attack"]
     text = json.dumps(old, sort_keys=True, ensure_ascii=False)
     assert cell.key == hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     assert cell.model_copy(update={"method": MethodEntry(name="uce", advise=True)}).key != cell.key
+    assert cell.model_copy(update={"attack": AttackEntry()}).key != cell.key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("suite: quik", "'attack.suite'"), ("test: 3", "Did you mean 'tests'?"), ("images: 0", "images")],
+)
+def test_bad_attacks_in_a_recipe_are_refused(tmp_path, change, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        read(write(tmp_path, f"methods: [identity]\nconcepts: [cat]\nattack: {{{change}}}\n"))
