@@ -36,6 +36,8 @@ from excise.training.scorers import Scorer, as_scorer
 Say = Callable[[str, int, int], None]
 Shot = tuple[Image.Image, str, bool]
 Shots = dict[str, list[Shot]]
+Side = tuple[Family, Mapping[str, Any]]
+"""A model under attack, and what of it can be put back."""
 MOST_SHOTS = 8  # of an attack, for the report
 
 
@@ -96,45 +98,30 @@ def attack(
         ConceptError: the untouched model does not draw the concept, or there is nothing to judge with.
         SettingError, UnknownNameError, AttackError: bad input, in one sentence.
     """
-    plan = _planned(suite, names)
-    family, concept_ = as_family(model), guess_kind(concept if isinstance(concept, Concept) else Concept(concept), None)
-    built_in = is_built_in(as_family(base) if base is not None else family) or is_built_in(family)
-    scorer = as_scorer(judge, built_in, [concept_.name, *others], letter="a")
+    plan, (count, each) = _planned(suite, names), _budget(suite, tests, images)
+    _check_settings(settings or {})
+    family, bare = as_family(model), as_family(base) if base is not None else None
+    asked_for = guess_kind(concept if isinstance(concept, Concept) else Concept(concept), None)
+    built_in = is_built_in(family) or (bare is not None and is_built_in(bare))
+    scorer = as_scorer(judge, built_in, [asked_for.name, *others], letter="a")
     if scorer is None:
         raise ConceptError("an attack cannot be scored without looking; give --judge, the folder of a CLIP model.")
     guide = as_scorer(None, built_in) or scorer
-    budget = SUITES[suite]
-    count = budget.tests if tests is None else tests
-    each = budget.images if images is None else images
-    if min(count, each) < 1:
-        raise SettingError("a budget of no pictures attacks nothing; give --images and --tests of 1 or more.")
-    _check_settings(settings or {})
-    said = wordings(concept_, built_in, others, asked)
+    second = guide if guide is not scorer else None
+    said = wordings(asked_for, built_in, others, asked)
+    _check_models(family, bare, as_family(oracle) if oracle is not None else None)
     if len(said.tests) < count:
-        warnings.warn(
-            f"only {len(said.tests)} test prompts are known; figures are of those.", ExciseWarning, stacklevel=2
-        )
+        known = f"only {len(said.tests)} test prompts are known; figures are of those."
+        warnings.warn(known, ExciseWarning, stacklevel=2)
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
-    bare = as_family(base) if base is not None else None
-    for other in (bare, as_family(oracle) if oracle is not None else None):
-        _check_alike(family, other)
-    if bare is None:
-        _warn_of_what_stays(family)
     untouched = _untouched(family, bare)
-    kind, dtype = family.device.type, torch.get_autocast_dtype(family.device.type)
-    halved = torch.is_autocast_enabled(kind)
-    with (
-        applied(family, edits, allow_other_base=allow_other_base),
-        # Without a cache: it would keep the casts of what attacks train until the outermost context ends.
-        torch.autocast(kind, dtype=dtype, enabled=halved, cache_enabled=False),
-    ):
+    with applied(family, edits, allow_other_base=allow_other_base), _uncached(family) as precision:
         say("drawing guides", 0, 1)
-        material = guides(untouched, said, concept_.name, guide, sampling, seed)
         shared = {
             "original": untouched,
-            "concept": concept_,
+            "concept": asked_for,
             "tests": chosen(said.tests, count),
-            "guides": material,
+            "guides": guides(untouched, said, asked_for.name, guide, sampling, seed),
             "others": said.others,
             "banned": said.banned,
             "ways": {way: chosen(prompts, count * each) for way, prompts in said.ways.items()},
@@ -144,16 +131,48 @@ def attack(
             "batch": sampling.batch,
             "seed": seed,
         }
-        sides = {"model": (family, _swaps(family))}
+        sides: dict[str, Side] = {"model": (family, _swaps(family))}
         if oracle is not None:
             sides["oracle"] = (as_family(oracle), {})
-        second = guide if guide is not scorer else None
         with untouched() as plain:
-            about = [str(dtype) if halved else "", kind, model_key(plain), version("excise")]
-        about += [scorer.name, second.name if second else ""]
+            about = [precision, model_key(plain), version("excise"), scorer.name, second.name if second else ""]
         runner = _Runner(shared, sides, scorer, second, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
     return Attacked(results, runner.shots, oracle is not None, scorer.name)
+
+
+def _budget(suite: str, tests: int | None, images: int | None) -> tuple[int, int]:
+    """Test prompts, and pictures each may have.
+
+    Raises:
+        SettingError: none.
+    """
+    count = SUITES[suite].tests if tests is None else tests
+    each = SUITES[suite].images if images is None else images
+    if min(count, each) < 1:
+        raise SettingError("a budget of no pictures attacks nothing; give --images and --tests of 1 or more.")
+    return count, each
+
+
+@contextmanager
+def _uncached(family: Family) -> Iterator[str]:
+    """The caller's autocast without its cache, which would keep casts of what attacks train until its own context ends.
+
+    Yields:
+        Device and arithmetic in a word.
+    """
+    kind = family.device.type
+    dtype, on = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, dtype=dtype, enabled=on, cache_enabled=False):
+        yield f"{kind} {dtype if on else ''}"
+
+
+def _check_models(family: Family, bare: Family | None, oracle: Family | None) -> None:
+    """Refuse a base or an oracle of another make; say what cannot be taken off where no base is given."""
+    for other in (bare, oracle):
+        _check_alike(family, other)
+    if bare is None:
+        _warn_of_what_stays(family)
 
 
 @dataclass
@@ -161,7 +180,7 @@ class _Runner:
     """Runs attacks on each side, once each, and keeps what came out."""
 
     shared: Mapping[str, Any]
-    sides: Mapping[str, tuple[Family, Mapping[str, Any]]]
+    sides: Mapping[str, Side]
     judge: Scorer
     second: Scorer | None
     folder: Path | None
@@ -292,7 +311,7 @@ def _warn_of_what_stays(family: Family) -> None:
             "the model ships hooks or a LoRA, which stay in force in what is taken for the untouched model; give that "
             "one with --base.",
             ExciseWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
