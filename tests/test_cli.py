@@ -190,7 +190,7 @@ def test_methods_and_doctor(excise, model):
     status, out, _ = excise("methods", "spee")
     assert status == 2
     status, out, _ = excise("doctor", "--model", model, "--json")
-    assert json.loads(out)["model"]["methods"] == "cure, esd, mace, rece, scapre, speed, surgun, uce"
+    assert json.loads(out)["model"]["methods"] == "cure, emcid, esd, mace, rece, scapre, speed, surgun, uce"
 
 
 def test_two_evaluations_do_not_share_a_folder(excise, tmp_path):
