@@ -38,7 +38,7 @@ def arena_of(pipe, images: int = 2, **more) -> Arena:
     prompts = ["a cat", "the cat"]
     drawn = family.sample(prompts, [0, 1], steps=2, guidance=2.0, batch=2)
     latents = family.latents(drawn)
-    guides = Guides(prompts, drawn, latents, ["a dog", "the dog"], drawn, latents.flip(0))
+    guides = Guides(prompts, latents, ["a dog", "the dog"], latents.flip(0))
     return Arena(
         family,
         lambda: nullcontext(family),

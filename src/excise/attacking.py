@@ -20,14 +20,15 @@ from pydantic import ValidationError
 from excise.attacks import ATTACKS, SUITES, Planned
 from excise.attacks.accounting import Outcome, Result, Worst, judged, worst
 from excise.attacks.base import Arena, AttackError, Guides
-from excise.attacks.material import Wordings, chosen, guides, wordings
+from excise.attacks.material import Wordings, guides, wordings
 from excise.concept import Concept
 from excise.drawing import model_key, peak_memory_mb
 from excise.edit import Edit, applied, as_family, in_force
 from excise.erasing import guess_kind, is_built_in
 from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
-from excise.families.base import Family
+from excise.families.base import Family, in_encoder
 from excise.files import make_folder, write_atomically, write_json
+from excise.selection import evenly
 from excise.strict import explain
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, digest
 from excise.training.run import attending
@@ -98,7 +99,7 @@ def attack(
         ConceptError: the untouched model does not draw the concept, or there is nothing to judge with.
         SettingError, UnknownNameError, AttackError: bad input, in one sentence.
     """
-    plan, (count, each) = _planned(suite, names), _budget(suite, tests, images)
+    (count, each), plan = _budget(suite, tests, images), _planned(suite, names)
     _check_settings(settings or {})
     family, bare = as_family(model), as_family(base) if base is not None else None
     asked_for = guess_kind(concept if isinstance(concept, Concept) else Concept(concept), None)
@@ -120,11 +121,11 @@ def attack(
         shared = {
             "original": untouched,
             "concept": asked_for,
-            "tests": chosen(said.tests, count),
+            "tests": evenly(said.tests, count),
             "guides": guides(untouched, said, asked_for.name, guide, sampling, seed),
             "others": said.others,
             "banned": said.banned,
-            "ways": {way: chosen(prompts, count * each) for way, prompts in said.ways.items()},
+            "ways": {way: evenly(prompts, count * each) for way, prompts in said.ways.items()},
             "images": each,
             "steps": sampling.steps,
             "guidance": sampling.guidance,
@@ -145,8 +146,10 @@ def _budget(suite: str, tests: int | None, images: int | None) -> tuple[int, int
     """Test prompts, and pictures each may have.
 
     Raises:
-        SettingError: none.
+        UnknownNameError: there is no such suite. SettingError: the budget is nothing.
     """
+    if suite not in SUITES:
+        raise unknown("suite", suite, SUITES)
     count = SUITES[suite].tests if tests is None else tests
     each = SUITES[suite].images if images is None else images
     if min(count, each) < 1:
@@ -264,9 +267,9 @@ def estimate(
     Raises:
         SettingError, UnknownNameError: as `attack`.
     """
-    plan, family = _planned(suite, names), as_family(model)
+    family, (count, each) = as_family(model), _budget(suite, tests, images)
     _check_settings(settings or {})
-    each, count = images or SUITES[suite].images, tests or SUITES[suite].tests
+    plan = [_configured(p, settings or {}) for p in _planned(suite, names)]
     prompts = family.condition(["a"] * 8)
     latents = torch.randn(8, *family.latent_shape, generator=torch.Generator().manual_seed(0))
     t = torch.full((8,), 500.0 if family.prediction == "flow" else 500)
@@ -276,8 +279,8 @@ def estimate(
         family.predict(latents, t, prompts)
         one = (time.perf_counter() - began) / 8
     drawing = 2 * (CANVAS_SAMPLING if is_built_in(family) else SAMPLING).steps * count * each
-    searched = sum(kind.passes(config, count) for kind, config in (_configured(p, settings or {}) for p in plan))
-    controls = {repr(kind.control(config)) for kind, config in (_configured(p, settings or {}) for p in plan)}
+    searched = sum(kind.passes(config, count) for kind, config in plan)
+    controls = {repr(kind.control(config)) for kind, config in plan}
     total = (searched + drawing * len(plan)) * (2 if oracle else 1) + drawing * len(controls)
     return one * total
 
@@ -316,8 +319,6 @@ def _warn_of_what_stays(family: Family) -> None:
 
 
 def _planned(suite: str, names: Sequence[str]) -> list[Planned]:
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
     every = {p.name: p for p in SUITES[suite].attacks}
     for name in names:
         if name not in every:
@@ -390,7 +391,7 @@ def _only(family: Family, edits: Sequence[tuple[Edit, float]], of_encoder: bool)
 
 
 def _half(edit: Edit, family: Family, of_encoder: bool) -> Edit:
-    modules = {p: d for p, d in edit.modules.items() if (p.partition(".")[0] in family.text_encoders) == of_encoder}
+    modules = {p: d for p, d in edit.modules.items() if in_encoder(p, family.text_encoders) == of_encoder}
     return Edit(edit.record, () if of_encoder else edit.text_maps, modules)
 
 

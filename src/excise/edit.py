@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from excise.errors import WrongBaseError
 from excise.families import Family, family_of
-from excise.families.base import fingerprint, parameter_at, text_encoder_print
+from excise.families.base import fingerprint, in_encoder, parameter_at, text_encoder_print
 from excise.record import Base, EditRecord
 
 
@@ -291,7 +291,7 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
             f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
             f"({print_[:12]}). Use the model it was made for, or --allow-other-base for a fine-tune of it."
         )
-    reads = not same or any(path.partition(".")[0] in family.text_encoders for path in edit.paths)
+    reads = not same or any(in_encoder(path, family.text_encoders) for path in edit.paths)
     if reads and dtype != torch.bfloat16 and _original_text_print(family) != base.text_encoder:
         raise WrongBaseError(
             f"this edit was made for {base.model}; the model given has another text encoder, so the edit would mean "

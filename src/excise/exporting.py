@@ -22,7 +22,7 @@ from torch import Tensor
 
 from excise.edit import Dense, Edit, LowRank, as_family, check_base, original_weights
 from excise.errors import OutputError, WrongBaseError, unknown
-from excise.families.base import Family
+from excise.families.base import Family, in_encoder
 from excise.files import make_folder, write_atomically
 from excise.linalg.low_rank import compress
 
@@ -84,7 +84,7 @@ def export(
     weights = original_weights(family, edit.paths)
     if other := [p for p in edit.paths if weights[p].ndim != 2]:
         raise WrongBaseError(f"a LoRA changes linear maps alone, this edit also '{other[0]}'; use --format merged.")
-    encoders = [p for p in edit.paths if p.partition(".")[0] in family.text_encoders]
+    encoders = [p for p in edit.paths if in_encoder(p, family.text_encoders)]
     if encoders and family.name not in KOHYA:
         raise WrongBaseError(
             f"diffusers loads no LoRA into the text encoder of the family '{family.name}', which this edit changes; "

@@ -42,15 +42,13 @@ class Guides:
     """What guides an attack: pictures that the untouched model draws of the target, and of other things.
 
     Attributes:
-        prompts: (n) ask for the target. images, latents (n, c, h, w): what the untouched model draws of them.
-        others: (n) ask for other things of its level, with pictures and latents as well.
+        prompts: (n) ask for the target. latents: (n, c, h, w) of what the untouched model draws of them.
+        others, other_latents: the same of other things of its level; none where no names of such are known.
     """
 
     prompts: list[str]
-    images: list[Image.Image]
     latents: Tensor
     others: list[str]
-    other_images: list[Image.Image]
     other_latents: Tensor
 
 
@@ -167,6 +165,19 @@ class Arena:
         )
         return self.rounds(images, texts, counts)
 
+    def by_test(self, draw: Callable[[int, str], tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Round]:
+        """The whole budget of every test prompt, by a function of its number and itself to pictures and their words."""
+        counts = [self.images] * len(self.tests)
+        self.spend(counts)
+        images: list[Image.Image] = []
+        words: list[str] = []
+        for i, test in enumerate(self.tests):
+            drawn, asked = draw(i, test)
+            images += drawn
+            words += asked
+            self.say("drawing", i + 1, len(self.tests))
+        return self.rounds(images, words, counts)
+
     def rounds(self, images: Sequence[Image.Image], words: Sequence[str], counts: Sequence[int]) -> list[Round]:
         """Pictures in the order of the test prompts as rounds."""
         shots = iter([Shot(i, w) for i, w in zip(images, words, strict=True)])
@@ -204,6 +215,17 @@ class Arena:
         half = next(self.family.denoiser.parameters()).dtype == torch.float16
         scale = SCALE if half else 1.0
         return tuple(g / scale for g in torch.autograd.grad(loss * scale, list(of)))
+
+    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One step of an optimiser; what it holds gets gradients, and nothing else.
+
+        Raises:
+            AttackError: the loss is not finite.
+        """
+        searched = [p for group in optimiser.param_groups for p in group["params"]]
+        for one, gradient in zip(searched, self.gradients(loss, searched), strict=True):
+            one.grad = gradient
+        optimiser.step()
 
     def errors(self, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """(B,) the model's own denoising errors: how little it expects these pictures under these prompts."""

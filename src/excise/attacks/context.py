@@ -51,16 +51,8 @@ class Context:
     @staticmethod
     def attack(arena: Arena, config: ContextConfig) -> list[Round]:
         """As many pictures a test prompt as the budget has, each from other noise."""
-        counts = [arena.images] * len(arena.tests)
-        arena.spend(counts)
         draw = _begun if config.given == "beginning" else _filled
-        images, texts = [], []
-        for i, test in enumerate(arena.tests):
-            drawn, asked = draw(arena, config, test, i)
-            images += drawn
-            texts += asked
-            arena.say("drawing", i + 1, len(arena.tests))
-        return arena.rounds(images, texts, counts)
+        return arena.by_test(lambda i, test: draw(arena, config, test, i))
 
 
 def _begun(arena: Arena, config: ContextConfig, test: str, which: int) -> tuple[list[Image.Image], list[str]]:

@@ -62,10 +62,7 @@ class ConceptInversion:
             at, clean, noise, t = arena.noised(generator, config.batch)
             condition = soft(arena.family, known, [texts[i] for i in at.tolist()], vectors)
             loss = arena.errors(clean, noise, t, condition).mean()
-            optimiser.zero_grad(set_to_none=True)
-            for one, gradient in zip(vectors.values(), arena.gradients(loss, list(vectors.values())), strict=True):
-                one.grad = gradient
-            optimiser.step()
+            arena.descend(optimiser, loss)
             arena.say("learning a word", step + 1, config.iterations)
         with torch.no_grad():
             rows_ = [

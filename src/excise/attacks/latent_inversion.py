@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -45,22 +46,20 @@ class LatentInversion:
     @staticmethod
     def attack(arena: Arena, config: LatentInversionConfig) -> list[Round]:
         """From a guide's picture to its noise by the model under attack; test prompts are drawn from there."""
-        counts = [arena.images] * len(arena.tests)
-        arena.spend(counts)
         guides, at = arena.guides, times(arena, config.steps)
         found = invert(arena, arena.family.condition(guides.prompts), guides.latents, at)
         arena.notes["nll"] = {"target": _nll(found)}
         if guides.others:
             others = invert(arena, arena.family.condition(guides.others), guides.other_latents, at)
             arena.notes["nll"]["others"] = _nll(others)
-        images, texts = [], []
-        for i, test in enumerate(arena.tests):
+
+        def draw(i: int, test: str) -> tuple[list[Image.Image], list[str]]:
             start = found[[(i + j) % len(found) for j in range(arena.images)]]
             condition = arena.family.condition([test] * arena.images)
-            images += arena.family.decode(denoise(arena, condition, start, at, guidance=config.guidance))
-            texts += [test] * arena.images
-            arena.say("drawing", i + 1, len(arena.tests))
-        return arena.rounds(images, texts, counts)
+            clean = denoise(arena, condition, start, at, guidance=config.guidance)
+            return arena.family.decode(clean), [test] * arena.images
+
+        return arena.by_test(draw)
 
 
 def _nll(noise: Tensor) -> float:

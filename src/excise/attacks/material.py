@@ -13,7 +13,6 @@ from excise.attacks.base import GUIDES, Guides
 from excise.concept import CHECKS, TEMPLATES, Concept, fill
 from excise.errors import ConceptError
 from excise.families.base import Family
-from excise.selection import evenly
 from excise.training.pictures import Sampling, picture_seed
 from excise.training.scorers import Scorer
 
@@ -73,10 +72,8 @@ def guides(original: Open, said: Wordings, name: str, scorer: Scorer | None, sam
         apart = _drawn(family, said.other_prompts, named, scorer, sampling, seed + 1) if named else []
         return Guides(
             [p for p, _ in pairs],
-            [i for _, i in pairs],
             family.latents([i for _, i in pairs]),
             [p for p, _ in apart],
-            [i for _, i in apart],
             family.latents([i for _, i in apart]) if apart else torch.zeros(0, *family.latent_shape),
         )
 
@@ -155,8 +152,3 @@ def _of_templates(concept: Concept, others: list[str]) -> Wordings:
         },
         banned=list(concept.synonyms),
     )
-
-
-def chosen(tests: Sequence[str], count: int) -> list[str]:
-    """Some of the test prompts, spread over all of them."""
-    return evenly(list(tests), count)

@@ -7,6 +7,7 @@ Provenance: written from the paper; official code not used
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from pydantic import Field
 
 from excise.attacks.base import Access, Arena, Control, Round, Settings
@@ -42,19 +43,16 @@ class NoiseScale:
     @staticmethod
     def attack(arena: Arena, config: NoiseScaleConfig) -> list[Round]:
         """Each pair of both in turn, as many as the budget has pictures."""
-        counts = [arena.images] * len(arena.tests)
-        arena.spend(counts)
         grid = [(e, s) for s in config.spread for e in config.eta]
         at = times(arena, arena.steps)
-        images, texts = [], []
-        for i, test in enumerate(arena.tests):
+
+        def draw(i: int, test: str) -> tuple[list[Image.Image], list[str]]:
             chosen = torch.tensor([grid[(i * arena.images + j) % len(grid)] for j in range(arena.images)])
             generator = arena.generator("noise", i)
             start = torch.randn(arena.images, *arena.family.latent_shape, generator=generator)
             condition = arena.family.condition([test] * arena.images)
             eta, spread = chosen.unbind(dim=1)
             clean = denoise(arena, condition, start, at, eta=eta, spread=spread, generator=generator)
-            images += arena.family.decode(clean)
-            texts += [test] * arena.images
-            arena.say("drawing", i + 1, len(arena.tests))
-        return arena.rounds(images, texts, counts)
+            return arena.family.decode(clean), [test] * arena.images
+
+        return arena.by_test(draw)

@@ -67,10 +67,7 @@ class P4D:
                 loss = (found - wanted.to(found.device)).square().mean()
                 if float(loss.detach()) < best:
                     best, chosen = float(loss.detach()), nearest
-                optimiser.zero_grad(set_to_none=True)
-                for one, gradient in zip(free.values(), arena.gradients(loss, list(free.values())), strict=True):
-                    one.grad = gradient
-                optimiser.step()
+                arena.descend(optimiser, loss)
                 arena.say("searching words", i * config.iterations + step + 1, len(arena.tests) * config.iterations)
             prompts.append([known.prompt(known.text(chosen.tolist()), test)] * arena.images)
         return arena.words(prompts)

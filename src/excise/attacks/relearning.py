@@ -73,10 +73,6 @@ class Relearning:
                     noise = torch.randn(clean.shape, generator=generator)
                     t = arena.plan.times(config.batch, generator=generator)
                     loss = arena.errors(clean, noise, t, condition[at]).mean()
-                    optimiser.zero_grad(set_to_none=True)
-                    found = list(adapter.parameters.values())
-                    for one, gradient in zip(found, arena.gradients(loss, found), strict=True):
-                        one.grad = gradient
-                    optimiser.step()
+                    arena.descend(optimiser, loss)
                     arena.say("relearning", step + 1, config.steps)
             return arena.words([[test] * arena.images for test in arena.tests])

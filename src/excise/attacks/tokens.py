@@ -37,8 +37,7 @@ class Lexicon:
 
     def prompt(self, chosen: Sequence[str], prompt: str) -> str:
         """A prompt with words put to it."""
-        parts = [*chosen, prompt] if self.front else [prompt, *chosen]
-        return " ".join(p for p in parts if p)
+        return put_to(" ".join(chosen), prompt, self.front)
 
     def text(self, chosen: Sequence[int]) -> list[str]:
         """Words by their numbers."""
@@ -71,9 +70,20 @@ def lexicon(family: Family, banned: Sequence[str] = (), avoid: Sequence[str] = (
         table: Any = encoder.get_input_embeddings()  # type: ignore[operator]
         with torch.no_grad():  # by the layer itself, for some scale what they look up
             rows[name] = table(torch.tensor([ids[name][w] for w in words], device=table.weight.device)).float().cpu()
-    alone = first([words[0]], add_special_tokens=False).input_ids[0]
-    front = alone == [next(iter(ids.values()))[words[0]]]
-    return Lexicon(words, rows, place, {name: known[place] for name, known in ids.items()}, front)
+    return Lexicon(words, rows, place, {name: known[place] for name, known in ids.items()}, words_first(family))
+
+
+def words_first(family: Family) -> bool:
+    """Whether words may stand at the front of a prompt: there some tokenizers cut the first one otherwise."""
+    tokenizer = next(iter(family.tokenizers.values()))
+    alone, before, inside = tokenizer(["cat", FIRST, f"{FIRST} cat"], add_special_tokens=False).input_ids
+    return bool(alone == inside[len(before) :])
+
+
+def put_to(words: str, prompt: str, front: bool) -> str:
+    """A prompt with words put to it."""
+    parts = (words, prompt) if front else (prompt, words)
+    return " ".join(p for p in parts if p)
 
 
 def soft(family: Family, lexicon: Lexicon, prompts: Sequence[str], vectors: Mapping[str, Tensor]) -> Condition:

@@ -68,9 +68,7 @@ def found_words(arena: Arena, known: Lexicon, config: UnlearnDiffAtkConfig, whic
         met[tuple(chosen.tolist())] = None
         vectors = mixed(known, one_hot(known, chosen) + shares - shares.detach())
         loss = _error(arena, known, vectors, config, generator)
-        optimiser.zero_grad(set_to_none=True)
-        (shares.grad,) = arena.gradients(loss, [shares])
-        optimiser.step()
+        arena.descend(optimiser, loss)
         with torch.no_grad():
             shares.copy_(to_simplex(shares))
         arena.say("searching words", which * config.iterations + step + 1, len(arena.tests) * config.iterations)

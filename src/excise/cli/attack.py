@@ -73,7 +73,8 @@ def attack(
         )
     knobs = o.parse_settings(settings or [])
     edits = o.load_edits(edit)
-    asked = [line.strip() for line in read_text(ask, "prompts", ConceptError).splitlines()] if ask else []
+    lines = read_text(ask, "prompts", ConceptError).splitlines() if ask else []
+    asked = [line.strip() for line in lines if line.strip()]
     make_folder(out)
     with locked(out):
         family = source.load(model)
@@ -95,7 +96,7 @@ def attack(
                 oracle=never,
                 judge=judge,
                 others=other or (),
-                asked=[line for line in asked if line],
+                asked=asked,
                 allow_other_base=allow_other_base,
                 seed=seed,
                 folder=out,

@@ -228,6 +228,11 @@ def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float1
     return digest.hexdigest()
 
 
+def in_encoder(path: str, encoders: Mapping[str, Any]) -> bool:
+    """Whether a path is of one of the text encoders, not of the denoiser."""
+    return path.partition(".")[0] in encoders
+
+
 def module_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> Any:
     """The module at a path of the denoiser, or of a text encoder where the path begins with that one's name.
 

@@ -138,7 +138,7 @@ class Competition:
     def hardened(self, words: Sequence[str]) -> Competition:
         """The same with further words that brought the target back."""
         new = [w for w in words if w not in self.words]
-        rows = [self.family.condition([with_words(self.family, w, p) for p in self.slots.prompts]) for w in new]
+        rows = [self.family.condition(with_words(self.family, w, self.slots.prompts)) for w in new]
         at = (torch.device("cpu"), torch.float32)
         return replace(self, words=(*self.words, *new), restoring=(*self.restoring, *(row.to(*at) for row in rows)))
 
@@ -373,7 +373,11 @@ def _target_span(
     asked = []
     for concept, competition in zip(problem.concepts, competitions, strict=True):
         pairs = [(p, w) for w in concept.words for p in fill(problem.templates[concept.kind], w)]
-        more = [(with_words(problem.family, words, p), w) for words in competition.words for p, w in pairs]
+        more = [
+            (prompt, w)
+            for words in competition.words
+            for prompt, (_, w) in zip(with_words(problem.family, words, [p for p, _ in pairs]), pairs, strict=True)
+        ]
         asked.append(pairs + more)
     return target_span(problem.family, asked, problem.retain, share, config.ridge)
 

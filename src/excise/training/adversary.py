@@ -5,12 +5,13 @@ The search is that of UnlearnDiffAtk (arXiv 2310.11868) on the training pictures
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
 
 from excise.attacks.base import Arena, Guides
-from excise.attacks.tokens import lexicon
+from excise.attacks.tokens import lexicon, put_to, words_first
 from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig, found_words
 from excise.concept import Concept
 from excise.families.base import Family
@@ -27,7 +28,7 @@ def restoring_words(family: Family, concept: Concept, slots: Slots, seed: int, s
         Each a few words in one string; the model's own words for the target are not among them.
     """
     empty = torch.zeros(0, *family.latent_shape)
-    guides = Guides(list(slots.prompts), [], slots.target, [], [], empty)
+    guides = Guides(list(slots.prompts), slots.target, [], empty)
     arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=seed)
     arena.say = lambda what, done, total: say(f"{what} for {concept.name}", done, total)
     known = lexicon(family, concept.words, slots.prompts)
@@ -35,6 +36,7 @@ def restoring_words(family: Family, concept: Concept, slots: Slots, seed: int, s
     return list(dict.fromkeys(" ".join(known.text(words)) for words in found))
 
 
-def with_words(family: Family, words: str, prompt: str) -> str:
-    """A prompt with such words put to it, where the family's tokenizer wants them."""
-    return lexicon(family).prompt([words], prompt)
+def with_words(family: Family, words: str, prompts: Sequence[str]) -> list[str]:
+    """Prompts with such words put to them, where the family's tokenizer wants them."""
+    front = words_first(family)
+    return [put_to(words, p, front) for p in prompts]
