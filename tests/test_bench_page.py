@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 from bench_data import bench, cell
 
-from excise.report import bench_page, bench_plots
+from excise.report import bench_attacks, bench_page, bench_plots
 from excise.report.bench_concepts import asks, retained, targets
+from excise.report.bench_html import Name
 from excise.report.bench_pairs import Paired
 from excise.report.bench_plots import Mark
+from excise.tables import Row
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -209,3 +211,37 @@ def test_a_bench_of_two_protocols_and_two_models_keeps_them_apart(out, done, tmp
     assert "Results on other" in text
     assert 'data-sort="speed">speed</th>' not in text.split("Results on other")[0]  # the model stands beneath the name
     assert "<small>my-sd</small>" in text
+
+
+def attacked(d, back: float, oracle: float):
+    """A cell under one attack that brought the target back on that share of prompts."""
+    attack = {"name": EVIL, "access": "black box", "any_of_n": back, "control": 0.0, "oracle": oracle}
+    gap = {"value": back - oracle, "low": 0.0, "high": 1.0, "n": 4}
+    update = {"attacks": [attack], "metrics": {**d.result.metrics, "worst_gap": gap}}
+    return replace(d, result=d.result.model_copy(update=update))
+
+
+def test_attacks_are_a_table_and_a_triangle(out, done):
+    cells = [attacked(d, 0.75, 0.25) for d in done if d.cell.method.title in ("speed", "uce")]
+    (part,) = bench_page.page(cells, out, bench_page.About()).parts
+    assert [t.name.text for t in part.triangles] == ["speed", "uce"]
+    assert "withstands 50.0" in part.triangles[0].about
+    table = part.tables[-1]
+    assert [(line.name.text, line.concepts, line.figures[0].text) for line in table.lines] == [
+        ("speed", "2", "75"),
+        ("uce", "2", "75"),
+    ]
+    assert table.lines[0].figures[0].beneath == ["control 0", "oracle 25"]
+    text = bench_page.write(cells, out, out / "attacked.html").read_text()
+    assert "Erased, kept, and under attack" in text
+    assert EVIL not in text
+    assert not bench_page.page(done, out, bench_page.About()).parts[0].triangles
+
+
+def test_a_triangle_reaches_its_frame_where_nothing_is_lost():
+    row = Row("speed", "", "m", ("cat",), 0, 1, 1)
+    row.figures.update({k: {"value": v, "low": v, "high": v, "n": 9} for k, v in
+                        {"ua": 1.0, "ira": 1.0, "cra": 1.0, "worst_gap": -0.1}.items()})  # fmt: skip
+    (found,) = bench_attacks.triangles([row], [Name("speed")])
+    assert found.path == found.frame
+    assert bench_attacks.triangles([replace(row, figures={})], [Name("speed")]) == []

@@ -106,6 +106,17 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Triangle:
+    """One method's three shares as a triangle in its frame, both as paths; `labels` are (text, x, y)."""
+
+    name: Name
+    about: str
+    path: str
+    frame: str
+    labels: list[tuple[str, float, float]]
+
+
+@dataclass(frozen=True)
 class Shot:
     """One picture; `good` is whether the judge saw what is wished there, None where nothing was judged."""
 
@@ -182,6 +193,7 @@ class Part:
     tables: list[Table]
     notes: list[str]
     plots: list[Plot]
+    triangles: list[Triangle]
     concepts: list[Concept]
     facts: list[tuple[str, str]]
 

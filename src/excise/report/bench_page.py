@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from excise import tables
 from excise.concept import listed
-from excise.report import bench_concepts, bench_plots
+from excise.report import bench_attacks, bench_concepts, bench_plots
 from excise.report.bench_html import BenchPage, Figure, Head, Line, Name, Part, Table, render
 from excise.report.bench_pairs import Paired, control
 from excise.tables import Row
@@ -108,12 +108,16 @@ def _part(id: str, done: Sequence[Done], out: Path, about: About) -> Part:
     if any(row.cells > 1 for row in averaged):
         pooled = [tests.pooled(r) for r in averaged]
         found.insert(0, _table("Means over concepts", averaged, single, pooled, tests.label))
+    attacked = bench_attacks.table(done, [_name(row, averaged) for row in single])
+    if attacked:
+        found.append(attacked)
     return Part(
         id=id,
         title=done[0].result.protocol,
         tables=found,
-        notes=_notes(single, averaged, tests),
+        notes=[*_notes(single, averaged, tests), *([bench_attacks.NOTE] if attacked else [])],
         plots=_plots(averaged, single),
+        triangles=bench_attacks.triangles(averaged, [_name(row, single) for row in averaged]),
         concepts=[
             bench_concepts.concept(f"{id}-c{i}", members, out, names, about.sequences)
             for i, members in enumerate(groups.values())
