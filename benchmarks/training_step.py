@@ -40,9 +40,10 @@ from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
-from excise.methods.surgun import Competition, SurgUnConfig, step_of
+from excise.methods.surgun import SurgUnConfig, step_of
 from excise.noising import Noising, noising
 from excise.training.adapters import Adapter, choose_maps
+from excise.training.competition import Competition
 from excise.training.loop import Plan, fit
 from excise.training.pictures import Slots
 
@@ -126,7 +127,7 @@ def seconds_of_surgun(family: PipelineFamily, conditions: Callable[[int], Condit
         seen={},
     )
     config = SurgUnConfig(batch=half, rank=RANK, precision="bf16", confine=confined)
-    competition = Competition(pictures, family, noising(family.pipe.scheduler), config)
+    competition = Competition(pictures, family, noising(family.pipe.scheduler), config.batch)
     maps = choose_maps(family, "cross_kv" if confined else "attention", None)
     spans = {}
     if confined:

@@ -18,12 +18,13 @@ from torch.testing import assert_close
 from excise import erase
 from excise.concept import Concept
 from excise.edit import Edit
-from excise.errors import ConceptError, SettingError
+from excise.errors import ConceptError, ExciseWarning, SettingError
 from excise.families import family_of
 from excise.families.base import join
-from excise.methods.surgun import Competition, SurgUnConfig, objective
+from excise.methods.surgun import SurgUnConfig, objective
 from excise.noising import noising
 from excise.training.adapters import blocks
+from excise.training.competition import Competition
 from excise.training.distractors import CANDIDATES
 from excise.training.injection import injected
 from excise.training.pictures import Sampling, draw_slots
@@ -208,11 +209,26 @@ def test_pictures_that_the_scorer_does_not_accept_are_drawn_again_and_then_left_
         slots(family, scorer=Half(lambda name, i: name == "cat"))
 
 
+def test_chosen_distractors_that_the_judge_hardly_sees_are_replaced(tokenizer):
+    def erased(blind: str = "", **more):
+        room = Room(lambda images, names: [n != blind for n in names])
+        knobs = {**SMALL, "confine": False, "blocks": "all", **more}
+        found = erase(tiny_pipe(tokenizer), ["cat"], "surgun", preserve=["dog"], room=room, **knobs)
+        return found.record.measured["distractors"]["cat"]
+
+    first, other = erased()
+    with pytest.warns(ExciseWarning, match=f"sees {first} in pictures of them; other distractors are chosen"):
+        second = erased(first)
+    assert first not in second
+    assert len(second) == 2
+    with pytest.raises(ConceptError, match=f"hardly sees the distractors {first} in pictures"):
+        erased(first, distractors=f"{first},{other}")
+
+
 @pytest.mark.parametrize("caption", ["target", "own"])
 def test_a_batch_is_m_targets_then_their_distractors(family, caption):
-    config = SurgUnConfig(batch=6, caption=caption)
     found = slots(family, scorer=Half(lambda name, i: name != "car" or i == 8))
-    competition = Competition(found, family, noising(family.pipe.scheduler), config)
+    competition = Competition(found, family, noising(family.pipe.scheduler), 6, caption)
     clean, noise, t, condition = competition.batch(torch.Generator().manual_seed(0))
     assert clean.shape == (12, 4, 8, 8)
     assert torch.equal(noise[:6], noise[6:])

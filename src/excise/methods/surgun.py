@@ -19,6 +19,7 @@ decided by pictures too (training/calibration.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -27,26 +28,27 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from excise.attacks.restoring import restoring_words, with_words
 from excise.concept import Concept, fill
-from excise.errors import SettingError
-from excise.families.base import Condition, Family, join
-from excise.noising import Noising, noising
+from excise.edit import Delta
+from excise.errors import ExciseWarning, SettingError
+from excise.families.base import Condition
+from excise.noising import noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
-from excise.training.adversary import restoring_words, with_words
 from excise.training.calibration import ENOUGH
+from excise.training.competition import Competition
 from excise.training.config import TrainedConfig
 from excise.training.confinement import Span, null_span, target_span
 from excise.training.distractors import choose
 from excise.training.localisation import localise
 from excise.training.loop import Losses, Step
-from excise.training.pictures import Slots, draw_slots
+from excise.training.pictures import Slots, UnseenError, draw_slots
 from excise.training.probes import Look
 from excise.training.problem import Trained, TrainingProblem
 from excise.training.run import kept_point, look_of, train
 
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
-Meet = Callable[[], None] | None
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 
 
@@ -116,79 +118,6 @@ class SurgUnConfig(TrainedConfig):
     )
     ridge: float = Field(1e-2, gt=0, description="Of span=target: added to the kept moment, in its mean eigenvalues.")
     threshold: float = Field(1e-2, gt=0, description="Of span=null: eigenvalues of the kept moment below it are null.")
-
-
-@dataclass(frozen=True)
-class Competition:
-    """One target's pictures, ready for training.
-
-    Attributes:
-        kept: the prompts of an explicit retain loss, if one is asked.
-        words: that brought the target back in earlier rounds. restoring: by these the conditions of all slots.
-    """
-
-    slots: Slots
-    family: Family
-    plan: Noising
-    config: SurgUnConfig
-    kept: Condition | None = None
-    words: tuple[str, ...] = ()
-    restoring: tuple[Condition, ...] = ()
-
-    def hardened(self, words: Sequence[str]) -> Competition:
-        """The same with further words that brought the target back."""
-        new = [w for w in words if w not in self.words]
-        rows = [self.family.condition(with_words(self.family, w, self.slots.prompts)) for w in new]
-        at = (torch.device("cpu"), torch.float32)
-        return replace(self, words=(*self.words, *new), restoring=(*self.restoring, *(row.to(*at) for row in rows)))
-
-    def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
-        """The target's prompts of some slots; half of the time with words that bring it back, where some are known."""
-        if not self.restoring or bool(torch.rand(1, generator=generator) < 0.5):
-            return self.slots.condition[s]
-        return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))][s]
-
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
-        """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
-        m, slots = self.config.batch, self.slots
-        by_distractor = torch.randperm(len(slots.names), generator=generator).repeat(m)[:m].tolist()
-        chosen = []
-        for k in by_distractor:
-            own = self._filled(k)
-            chosen.append((k, own[int(torch.randint(len(own), (1,), generator=generator))]))
-        k, s = (torch.tensor(column) for column in zip(*chosen, strict=True))
-        clean = torch.cat([slots.target[s], slots.distractors[k, s]])
-        noise = torch.randn(len(clean), *clean.shape[1:], generator=generator)
-        if self.config.share_noise:
-            noise = noise[:m].repeat(2, 1, 1, 1)
-        t = self.plan.times(m, generator=generator).repeat(2)
-        asked = self.asked(s, generator)
-        theirs = asked if self.config.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
-        return clean, noise, t, join([asked, theirs])
-
-    def errors(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> tuple[Tensor, Tensor]:
-        """(m,) errors of the targets, and of their distractors, by one pass of the model."""
-        found = objectives.errors(self.family, self.plan, *batch)
-        target, distractor = found.chunk(2)
-        return target, distractor
-
-    def drift(self, generator: torch.Generator, adapter: Weights) -> Tensor:
-        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over prompts c to keep, at noised pictures of the distractors."""
-        assert self.kept is not None
-        m = self.config.batch
-        pictures = self.slots.distractors.flatten(0, 1)
-        clean = pictures[torch.randint(len(pictures), (m,), generator=generator)]
-        noise = torch.randn(clean.shape, generator=generator)
-        t = self.plan.times(m, generator=generator)
-        condition = self.kept[torch.randint(len(self.kept), (m,), generator=generator)]
-        noised = self.plan.add(clean, noise, t)
-        with adapter.teacher(), torch.no_grad():
-            before = self.family.predict(noised, t, condition)
-        return (self.family.predict(noised, t, condition) - before).square().mean()
-
-    def _filled(self, k: int) -> list[int]:
-        both = self.slots.filled[0] & self.slots.filled[1 + k]
-        return both.nonzero().flatten().tolist() or [0]
 
 
 def objective(
@@ -262,6 +191,34 @@ def _start(adapter: Weights, competition: Competition) -> float:
         return float(torch.stack([competition.errors(competition.batch(generator))[0].mean() for _ in range(4)]).mean())
 
 
+@dataclass(frozen=True)
+class Job:
+    """One training, wherever it takes place.
+
+    Attributes:
+        look: to judge blocks and checkpoints by. meet: called while the model is as the kept checkpoint has it.
+    """
+
+    problem: TrainingProblem
+    config: SurgUnConfig
+    competitions: Sequence[Competition]
+    look: Look | None
+    meet: Callable[[], None] | None = None
+
+    def step(self, adapter: Weights) -> Step:
+        """One pass of training of an adapter."""
+        return step_of(adapter, self.competitions, self.config)
+
+    def train(self, adapter: Weights) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+        """As `training.run.train`."""
+        return train(self.problem, self.config, adapter, self.step, self.look, self.meet)
+
+    def aside(self, name: str) -> Job:
+        """The same with a folder of its own."""
+        folder = self.problem.folder / name if self.problem.folder else None
+        return replace(self, problem=replace(self.problem, folder=folder))
+
+
 class SurgUn:
     """The method as the registry knows it."""
 
@@ -273,7 +230,12 @@ class SurgUn:
         family = problem.family
         plan = noising(family.pipe.scheduler)
         kept = _kept(problem) if config.retain_weight else None
-        competitions = [Competition(_slots(problem, c, config), family, plan, config, kept) for c in problem.concepts]
+        competitions = [
+            Competition(
+                _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, kept
+            )
+            for c in problem.concepts
+        ]
         look = look_of(problem, sorted({name for c in competitions for name in c.slots.names}))
         evidence: dict[str, Any] = {
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
@@ -286,58 +248,46 @@ class SurgUn:
             for words, c, k in zip(found, problem.concepts, competitions, strict=True):
                 words[:] = restoring_words(family, c, k.slots, problem.seed, problem.say)
 
-        trained = train_once(problem, config, competitions, look, meet if config.robust else None)
+        job = Job(problem, config, competitions, look, meet if config.robust else None)
+        trained = train_once(job)
         for number in range(1, config.robust + 1):
-            competitions = [k.hardened(words) for k, words in zip(competitions, found, strict=True)]
-            aside = replace(problem, folder=problem.folder / f"robust-{number}" if problem.folder else None)
-            trained = train_once(aside, config, competitions, look, meet if number < config.robust else None)
+            competitions = [_hardened(k, words) for k, words in zip(competitions, found, strict=True)]
+            again = replace(job, competitions=competitions, meet=meet if number < config.robust else None)
+            trained = train_once(again.aside(f"robust-{number}"))
         if config.robust:
             evidence["words"] = {c.name: list(k.words) for c, k in zip(problem.concepts, competitions, strict=True)}
         return replace(trained, evidence={**evidence, **trained.evidence})
 
 
-def _train_blocks(
-    problem: TrainingProblem,
-    config: SurgUnConfig,
-    competitions: Sequence[Competition],
-    look: Look | None,
-    meet: Meet = None,
-) -> Trained:
+def _train_blocks(job: Job) -> Trained:
     """Train attention blocks, localised or named."""
-    blocks, table = localise(problem, config, look, lambda adapter: step_of(adapter, competitions, config))
+    problem, config = job.problem, job.config
+    blocks, table = localise(problem, config, job.look, job.step)
     evidence: dict[str, Any] = {"blocks": blocks}
     if table:
         evidence |= {"localisation": table.rows, "localised_for": table.concept}
     maps = choose_maps(problem.family, config.modules, blocks)
-    adapter = Adapter(problem.family, [m.path for m in maps], config.rank, problem.seed)
-    deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look, meet)
+    deltas, measured = job.train(Adapter(problem.family, [m.path for m in maps], config.rank, problem.seed))
     return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
 
 
-def _train_confined(
-    problem: TrainingProblem,
-    config: SurgUnConfig,
-    competitions: Sequence[Competition],
-    look: Look | None,
-    meet: Meet = None,
-) -> Trained:
+def _train_confined(job: Job) -> Trained:
     """Train in a narrow part of text space; where pictures say that the target is still there, once more in a wider.
 
     Returns:
         The attempt whose checkpoint scores best.
     """
+    config = job.config
     if config.span == "null":
-        span = null_span(problem.family, problem.retain, config.threshold)
-        return _train_within(span, problem, config, competitions, look, meet)
-    span = _target_span(problem, config.share, config, competitions)
-    first = _train_within(span, problem, config, competitions, look, meet)
+        return _train_within(null_span(job.problem.family, job.problem.retain, config.threshold), job)
+    span = _target_span(job, config.share)
+    first = _train_within(span, job)
     if not first.evidence["calibration"] or kept_point(first.evidence)["erase"] >= ENOUGH:
         return first
-    wider = _target_span(problem, config.share * config.widen, config, competitions)
+    wider = _target_span(job, config.share * config.widen)
     if wider.directions.shape == span.directions.shape:
         return first
-    aside = replace(problem, folder=problem.folder / "wider" if problem.folder else None)
-    second = _train_within(wider, aside, config, competitions, look, meet)
+    second = _train_within(wider, job.aside("wider"))
     better, other = sorted((first, second), key=lambda t: _merit(t.evidence, config), reverse=True)
     attempt = {name: other.evidence[name] for name in ("text_space", "calibration")}
     return replace(better, evidence={**better.evidence, "other_attempt": attempt})
@@ -349,29 +299,20 @@ def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, flo
     return config.calibrate == "constrained" and point["erase"] >= ENOUGH, point["score"]
 
 
-def _train_within(
-    span: Span,
-    problem: TrainingProblem,
-    config: SurgUnConfig,
-    competitions: Sequence[Competition],
-    look: Look | None,
-    meet: Meet = None,
-) -> Trained:
+def _train_within(span: Span, job: Job) -> Trained:
     """One training of the keys and values that read text, within a part of text space."""
-    width, free = span.directions.shape
-    spans = {m.path: span.directions for m in choose_maps(problem.family, "cross_kv", None)}
-    adapter = Adapter(problem.family, list(spans), min(config.rank, free), problem.seed, spans)
-    deltas, measured = train(problem, config, adapter, lambda a: step_of(a, competitions, config), look, meet)
+    family, (width, free) = job.problem.family, span.directions.shape
+    spans = {m.path: span.directions for m in choose_maps(family, "cross_kv", None)}
+    adapter = Adapter(family, list(spans), min(job.config.rank, free), job.problem.seed, spans)
+    deltas, measured = job.train(adapter)
     space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
     return Trained(deltas, {"text_space": space, **measured})
 
 
-def _target_span(
-    problem: TrainingProblem, share: float, config: SurgUnConfig, competitions: Sequence[Competition]
-) -> Span:
+def _target_span(job: Job, share: float) -> Span:
     """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
-    asked = []
-    for concept, competition in zip(problem.concepts, competitions, strict=True):
+    problem, asked = job.problem, []
+    for concept, competition in zip(problem.concepts, job.competitions, strict=True):
         pairs = [(p, w) for w in concept.words for p in fill(problem.templates[concept.kind], w)]
         more = [
             (prompt, w)
@@ -379,7 +320,7 @@ def _target_span(
             for prompt, (_, w) in zip(with_words(problem.family, words, [p for p, _ in pairs]), pairs, strict=True)
         ]
         asked.append(pairs + more)
-    return target_span(problem.family, asked, problem.retain, share, config.ridge)
+    return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
 
 
 def _kept(problem: TrainingProblem) -> Condition:
@@ -399,15 +340,39 @@ def _kept(problem: TrainingProblem) -> Condition:
     )
 
 
+def _hardened(competition: Competition, words: Sequence[str]) -> Competition:
+    """The same with further words that bring the target back."""
+    new = [w for w in words if w not in competition.words]
+    family, at = competition.family, (torch.device("cpu"), torch.float32)
+    rows = [family.condition(with_words(family, w, competition.slots.prompts)).to(*at) for w in new]
+    return replace(competition, words=(*competition.words, *new), restoring=(*competition.restoring, *rows))
+
+
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:
-    others = [w for c in problem.concepts if c is not concept for w in c.words]
+    """Pictures of the target and its distractors; of chosen ones that the judge hardly sees, others take the place."""
     named = [n.strip() for n in config.distractors.split(",") if n.strip()]
+    unseen: list[str] = []
+    while True:
+        try:
+            return _drawn(problem, concept, config, named, unseen)
+        except UnseenError as error:
+            if named or len(unseen) > config.count:
+                raise
+            gone = f"{problem.scorer.name if problem.scorer else ''} hardly sees {', '.join(error.names)}"
+            warnings.warn(f"{gone} in pictures of them; other distractors are chosen.", ExciseWarning, stacklevel=2)
+            unseen += error.names
+
+
+def _drawn(
+    problem: TrainingProblem, concept: Concept, config: SurgUnConfig, named: Sequence[str], unseen: Sequence[str]
+) -> Slots:
+    others = [w for c in problem.concepts if c is not concept for w in c.words]
     names = choose(
         problem.family,
         concept.words,
         named or problem.candidates[concept.name],
         len(named) or config.count,
-        excluded=[*others, *problem.preserve],
+        excluded=[*others, *problem.preserve, *unseen],
         near=config.spread == "near",
     )
     return draw_slots(

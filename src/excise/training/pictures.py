@@ -19,6 +19,17 @@ TRIES = 3
 FEWEST = 0.25  # share of the slots that a name must fill
 
 
+class UnseenError(ConceptError):
+    """Distractors that the judge hardly sees in their pictures; `names` are they."""
+
+    def __init__(self, judge: str, names: Sequence[str]) -> None:
+        self.names = list(names)
+        super().__init__(
+            f"{judge} hardly sees the distractors {', '.join(names)} in pictures that the model draws of them; name "
+            "others with --set distractors=a,b,c"
+        )
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How training pictures are drawn; `precision` as accelerate calls it."""
@@ -81,7 +92,7 @@ def draw_slots(
         words: the target's name, and its synonyms, which take turns in the slots.
 
     Raises:
-        ConceptError: the model hardly draws the target, or all of the distractors, by the scorer's eyes.
+        ConceptError: the model hardly draws the target, by the scorer's eyes. UnseenError: or some distractors.
     """
     names = [words[0], *distractors]
     chosen = [templates[i % len(templates)] for i in range(count)]
@@ -142,7 +153,4 @@ def _check(names: Sequence[str], filled: Tensor, scorer: Scorer | None) -> None:
         )
     weak = [name for name, s in zip(names[1:], share[1:].tolist(), strict=True) if s < FEWEST]
     if weak:
-        raise ConceptError(
-            f"{scorer.name} hardly sees the distractors {', '.join(weak)} in pictures that the model draws of them; "
-            "name others with --set distractors=a,b,c"
-        )
+        raise UnseenError(scorer.name, weak)

@@ -1,0 +1,88 @@
+"""What competes: pictures of a target and of its distractors, put together into batches under the target's prompts.
+
+One pass of the model sees m targets and m distractors, pair by pair under one prompt and one noise (SurgUn, arXiv
+2603.00975).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from excise.families.base import Condition, Family, join
+from excise.noising import Noising
+from excise.training import objectives
+from excise.training.adapters import Weights
+from excise.training.pictures import Slots
+
+
+@dataclass(frozen=True)
+class Competition:
+    """One target's pictures, ready for training.
+
+    Attributes:
+        size: targets in a batch, and distractors. caption: the prompts that distractors are trained under.
+        share_noise: one noise for a target and its distractor. kept: the prompts of an explicit retain loss, if any.
+        words: that brought the target back in earlier rounds. restoring: by these the conditions of all slots.
+    """
+
+    slots: Slots
+    family: Family
+    plan: Noising
+    size: int
+    caption: Literal["target", "own"] = "target"
+    share_noise: bool = True
+    kept: Condition | None = None
+    words: tuple[str, ...] = ()
+    restoring: tuple[Condition, ...] = ()
+
+    def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
+        """The target's prompts of some slots; half of the time with words that bring it back, where some are known."""
+        if not self.restoring or bool(torch.rand(1, generator=generator) < 0.5):
+            return self.slots.condition[s]
+        return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))][s]
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
+        """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
+        m, slots = self.size, self.slots
+        by_distractor = torch.randperm(len(slots.names), generator=generator).repeat(m)[:m].tolist()
+        chosen = []
+        for k in by_distractor:
+            own = self._filled(k)
+            chosen.append((k, own[int(torch.randint(len(own), (1,), generator=generator))]))
+        k, s = (torch.tensor(column) for column in zip(*chosen, strict=True))
+        clean = torch.cat([slots.target[s], slots.distractors[k, s]])
+        noise = torch.randn(len(clean), *clean.shape[1:], generator=generator)
+        if self.share_noise:
+            noise = noise[:m].repeat(2, 1, 1, 1)
+        t = self.plan.times(m, generator=generator).repeat(2)
+        asked = self.asked(s, generator)
+        theirs = asked if self.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
+        return clean, noise, t, join([asked, theirs])
+
+    def errors(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> tuple[Tensor, Tensor]:
+        """(m,) errors of the targets, and of their distractors, by one pass of the model."""
+        found = objectives.errors(self.family, self.plan, *batch)
+        target, distractor = found.chunk(2)
+        return target, distractor
+
+    def drift(self, generator: torch.Generator, adapter: Weights) -> Tensor:
+        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over prompts c to keep, at noised pictures of the distractors."""
+        assert self.kept is not None
+        m = self.size
+        pictures = self.slots.distractors.flatten(0, 1)
+        clean = pictures[torch.randint(len(pictures), (m,), generator=generator)]
+        noise = torch.randn(clean.shape, generator=generator)
+        t = self.plan.times(m, generator=generator)
+        condition = self.kept[torch.randint(len(self.kept), (m,), generator=generator)]
+        noised = self.plan.add(clean, noise, t)
+        with adapter.teacher(), torch.no_grad():
+            before = self.family.predict(noised, t, condition)
+        return (self.family.predict(noised, t, condition) - before).square().mean()
+
+    def _filled(self, k: int) -> list[int]:
+        both = self.slots.filled[0] & self.slots.filled[1 + k]
+        return both.nonzero().flatten().tolist() or [0]
