@@ -12,7 +12,7 @@ from conftest import tiny_pipe, tiny_sana
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from excise import bench, erase, export
+from excise import bench, erase, export, load
 from excise.attacking import attack
 from excise.attacks import ATTACKS, SUITES
 from excise.attacks.base import BACK, Arena, AttackError, Guides
@@ -452,6 +452,18 @@ def test_bad_input_from_the_command_line(tmp_path, more, sentence):
     assert isinstance(done.exception, ExciseError), done.output
     assert sentence in str(done.exception)
     assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run").exists() or more[0] == "--concept"  # what a model can draw is known only by drawing
+
+
+def test_a_planted_leak_is_found():
+    """An edit that keeps the synonym on purpose: the name is gone from other seeds, "kitty" brings it back."""
+    family = load("canvas-sd")
+    edit = erase(family, ["cat"], "uce", vocabulary="canvas-strict", preserve=["kitty"])
+    found = attack(family, "cat", [edit], suite="quick", names=["seeds", "synonyms"], tests=3, images=3)
+    seeds, synonyms = found.results
+    assert seeds.model.any_of_n.value <= 1 / 3
+    assert synonyms.model.any_of_n.value == 1.0
+    assert found.worst.attack == "synonyms"
 
 
 def test_a_recipe_that_attacks_keeps_what_attacks_found(tmp_path):

@@ -75,13 +75,13 @@ def attack(
     edits = o.load_edits(edit)
     lines = read_text(ask, "prompts", ConceptError).splitlines() if ask else []
     asked = [line.strip() for line in lines if line.strip()]
+    family = source.load(model)
+    never = source.load(oracle) if oracle else None
+    untouched = source.load(base) if base else None
+    seconds = estimate(family, suite, only or (), knobs, images=images, tests=tests, oracle=oracle is not None)
+    show.say(f"about {max(1, round(seconds / 60))} min for the suite '{suite}' here")
     make_folder(out)
     with locked(out):
-        family = source.load(model)
-        never = source.load(oracle) if oracle else None
-        untouched = source.load(base) if base else None
-        seconds = estimate(family, suite, only or (), knobs, images=images, tests=tests, oracle=oracle is not None)
-        show.say(f"about {max(1, round(seconds / 60))} min for the suite '{suite}' here")
         with show.stages() as say:
             found = run_suite(
                 family,
