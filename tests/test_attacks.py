@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipe, tiny_sana
+from PIL import Image
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from excise import bench, erase, export, load
 from excise.attacking import attack
 from excise.attacks import ATTACKS, SUITES
-from excise.attacks.base import BACK, Arena, AttackError, Guides
+from excise.attacks.accounting import judged
+from excise.attacks.base import BACK, Arena, AttackError, Guides, Round, Shot
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
 from excise.attacks.unlearndiffatk import FINALISTS, to_simplex
@@ -214,6 +216,24 @@ def test_another_judge_or_base_is_another_run(tokenizer, tmp_path):
     kept = len(list(tmp_path.rglob("outcome.json")))
     run(pipe, names=["seeds"], folder=tmp_path, base=tiny_pipe(tokenizer, seed=3))
     assert len(list(tmp_path.rglob("outcome.json"))) == kept + 1
+
+
+def test_a_picture_counts_where_both_judges_see_the_target():
+    class Judge:
+        def __init__(self, *says):
+            self.says = says
+
+        def sees(self, images, names):
+            return list(self.says)
+
+    rounds = [Round("a cat", [Shot(Image.new("RGB", (4, 4)), "a cat")] * 2) for _ in range(2)]
+    spent = {"drawn": 4, "passes": 0, "seconds": 0.0, "peak_memory_mb": 0.0}
+    first, second = Judge(True, True, False, True), Judge(True, False, False, False)
+    both, images = judged(rounds, "cat", first, second, spent)
+    assert both.shown == [[True, False], [False, False]]
+    assert both.disagree == 0.5
+    assert len(images) == 4
+    assert judged(rounds, "cat", first, None, spent)[0].shown == [[True, True], [False, True]]
 
 
 def test_bad_input_is_refused_in_one_sentence(tokenizer):

@@ -109,6 +109,7 @@ def attack(
         raise ConceptError("an attack cannot be scored without looking; give --judge, the folder of a CLIP model.")
     guide = as_scorer(None, built_in) or scorer
     second = guide if guide is not scorer else None
+    judges = f"{scorer.name} and {second.name}" if second else scorer.name
     said = wordings(asked_for, built_in, others, asked)
     _check_models(family, bare, as_family(oracle) if oracle is not None else None)
     if len(said.tests) < count:
@@ -136,10 +137,10 @@ def attack(
         if oracle is not None:
             sides["oracle"] = (as_family(oracle), {})
         with untouched() as plain:
-            about = [precision, model_key(plain), version("excise"), scorer.name, second.name if second else ""]
+            about = [precision, model_key(plain), version("excise"), judges]
         runner = _Runner(shared, sides, scorer, second, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
-    return Attacked(results, runner.shots, oracle is not None, scorer.name)
+    return Attacked(results, runner.shots, oracle is not None, judges)
 
 
 def _budget(suite: str, tests: int | None, images: int | None) -> tuple[int, int]:
