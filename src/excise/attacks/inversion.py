@@ -22,10 +22,10 @@ from excise.concept import same
 class InversionConfig(Settings):
     """Settings of concept inversion."""
 
-    vectors: int = Field(1, ge=1, description="Vectors of the new word.")
+    vectors: int = Field(3, ge=1, description="Vectors of the new word.")
     iterations: int = Field(150, ge=1, description="Steps of training.")
     batch: int = Field(8, ge=1, description="Noised pictures in a step.")
-    lr: float = Field(0.02, gt=0, description="Learning rate of AdamW.")
+    lr: float = Field(0.03, gt=0, description="Learning rate of AdamW.")
 
 
 class ConceptInversion:
@@ -51,12 +51,10 @@ class ConceptInversion:
         known = lexicon(arena.family, (), [*arena.guides.prompts, *arena.tests])
         word = " ".join([known.place] * config.vectors)
         texts = [in_place(arena, p, word) for p in arena.guides.prompts]
-        # Begun at the mean of all words, a little apart.
+        # Begun at words drawn at random: at the mean of all words it hardly learns.
         generator = arena.generator("inversion")
-        vectors = {}
-        for name, rows in known.rows.items():
-            apart = torch.randn(config.vectors, rows.shape[1], generator=generator)
-            vectors[name] = (rows.mean(dim=0) + 0.1 * rows.std() * apart).requires_grad_()
+        first = torch.randint(len(known.words), (config.vectors,), generator=generator)
+        vectors = {name: rows[first].clone().requires_grad_() for name, rows in known.rows.items()}
         optimiser = torch.optim.AdamW(vectors.values(), lr=config.lr)
         for step in range(config.iterations):
             at, clean, noise, t = arena.noised(generator, config.batch)
