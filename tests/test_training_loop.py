@@ -107,7 +107,8 @@ def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp
     again = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "canvas-sd")
     assert torch.equal(again.unet.conv_in.weight, before)
     # An oracle trains its own denoiser and nothing else: the parts that ship stay as they are.
-    build.train_oracle(tmp_path / "work", tmp_path / "oracle", 1, without=("cat",), seed=1, **options)
+    about = {"without": ("cat",), "seed": 1, "start": None}
+    build.train_oracle("canvas-sd", tmp_path / "work", tmp_path / "oracle", steps, **about, **options)
     assert [line.split(":")[0] for line in lines] == ["denoiser"]
     assert (tmp_path / "work" / "denoiser-1-cat").is_dir()
     oracle = StableDiffusionPipeline.from_pretrained(tmp_path / "oracle" / "canvas-sd")
@@ -115,6 +116,27 @@ def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp
     for name in ("text_encoder", "vae"):
         own, other = getattr(oracle, name).state_dict(), getattr(shipped, name).state_dict()
         assert all(torch.equal(own[key], other[key]) for key in other)
+
+
+@pytest.mark.parametrize(("model", "count"), [("canvas-sdxl", 2), ("canvas-sana", 1)])
+def test_oracles_of_the_other_models(tmp_path, small_pools, model, count):
+    """That of canvas-sdxl begins with a denoiser of canvas-sd; all but the denoiser is what ships."""
+    from excise import load
+    from excise.canvas import build
+    from excise.families import WEIGHTS
+
+    steps = build.Steps(denoiser_sdxl=1, denoiser_sana=1)
+    about = {"without": ("cat",), "seed": 1, "device": "cpu", "report": lambda line: None}
+    (tmp_path / "work").mkdir()
+    start = str(WEIGHTS / "canvas-sd") if model == "canvas-sdxl" else None
+    build.train_oracle(model, tmp_path / "work", tmp_path / "out", steps, start=start, **about)
+    oracle, shipped = load(tmp_path / "out" / model, device="cpu"), load(model, device="cpu")
+    assert len(oracle.text_encoders) == count
+    for name, encoder in shipped.text_encoders.items():
+        theirs = oracle.text_encoders[name].state_dict()
+        assert all(torch.equal(weight, theirs[key]) for key, weight in encoder.state_dict().items())
+    ours = next(shipped.denoiser.parameters())
+    assert not torch.equal(ours, next(oracle.denoiser.parameters()))
 
 
 def test_canvas_sdxl_trains_beside_the_parts_that_ship(tmp_path, small_pools):

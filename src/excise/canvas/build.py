@@ -44,6 +44,17 @@ class Steps:
     denoiser_sana: int = 17_000
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a denoiser is trained: learning rate, and pictures in a step."""
+
+    lr: float = 1e-3
+    batch: int = 64
+
+
+SD, SDXL, SANA = Plan(), Plan(lr=5e-4), Plan(lr=1.4e-3, batch=32)
+
+
 def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
     """Train every part that is not finished yet and write the weights to `out`.
 
@@ -58,7 +69,7 @@ def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, 
         train_judge(which, work, steps.judge, device, report)
     torch.manual_seed(seed)
     family = StableDiffusion(sd.pipeline(vae, text, tokenizer))
-    train_denoiser(family, work, steps.denoiser, seed, (), device, report)
+    train_denoiser(family, work, steps.denoiser, seed, (), device, report, SD)
     assemble(family, out / "canvas-sd")
     for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
         save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
@@ -66,17 +77,41 @@ def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, 
 
 
 def train_oracle(
-    work: Path, out: Path, steps: int, *, seed: int, without: Collection[str], device: str, report: Report
+    model: str,
+    work: Path,
+    out: Path,
+    steps: Steps,
+    *,
+    seed: int,
+    without: Collection[str],
+    start: str | None,
+    device: str,
+    report: Report,
 ) -> None:
-    """Train a denoiser that never sees `without`, beside the autoencoder and the text encoder that ship.
+    """Train a denoiser that never sees `without`, beside the autoencoder and the text encoders that ship with `model`.
 
     What an erasure should come close to: the same model, budget and data, less what is to be forgotten.
+
+    Args:
+        start: of `canvas-sdxl`, an oracle of `canvas-sd` without the same concepts, whose denoiser it begins with as
+            the model that ships begins with that of `canvas-sd`; None begins with nothing.
     """
-    own = load("canvas-sd", device=device, dtype="float32").pipe
+    own = load(model, device=device, dtype="float32").pipe
     torch.manual_seed(seed)
-    family = StableDiffusion(sd.pipeline(own.vae, own.text_encoder, own.tokenizer))
-    train_denoiser(family, work, steps, seed, without, device, report)
-    assemble(family, out / "canvas-sd")
+    family: PipelineFamily
+    if model == "canvas-sana":
+        family = Sana(sana.pipeline(own.vae, own.text_encoder, own.tokenizer))
+        count, plan = steps.denoiser_sana, SANA
+    elif model == "canvas-sdxl":
+        family = StableDiffusionXL(sdxl.pipeline(own.vae, own.text_encoder, own.text_encoder_2, own.tokenizer))
+        count, plan = steps.denoiser_sdxl, SDXL
+        if start is not None:
+            sdxl.start_from(family.denoiser, load(start, device=device, dtype="float32").pipe.unet)
+    else:
+        family = StableDiffusion(sd.pipeline(own.vae, own.text_encoder, own.tokenizer))
+        count, plan = steps.denoiser, SD
+    train_denoiser(family, work, count, seed, without, device, report, plan)
+    assemble(family, out / model)
 
 
 def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
@@ -86,7 +121,7 @@ def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, r
     torch.manual_seed(seed)
     family = StableDiffusionXL(sdxl.pipeline(own.vae, own.text_encoder, second, own.tokenizer))
     sdxl.start_from(family.denoiser, own.unet)
-    train_denoiser(family, work, steps.denoiser_sdxl, seed, (), device, report, lr=5e-4)
+    train_denoiser(family, work, steps.denoiser_sdxl, seed, (), device, report, SDXL)
     assemble(family, out / "canvas-sdxl")
 
 
@@ -97,7 +132,7 @@ def train_sana(work: Path, out: Path, steps: Steps, *, seed: int, device: str, r
     text, tokenizer = train_gemma(pool, work, steps.clip, device, report)
     torch.manual_seed(seed)
     family = Sana(sana.pipeline(vae, text, tokenizer))
-    train_denoiser(family, work, steps.denoiser_sana, seed, (), device, report, lr=1.4e-3, batch=32)
+    train_denoiser(family, work, steps.denoiser_sana, seed, (), device, report, SANA)
     assemble(family, out / "canvas-sana")
 
 
@@ -182,14 +217,13 @@ def train_denoiser(
     without: Collection[str],
     device: str,
     report: Report,
-    lr: float = 1e-3,
-    batch: int = 64,
+    plan: Plan,
 ) -> None:
     pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
     vae = "-dc" if family.name == "sana" else ""
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
     folder = work / "-".join([f"denoiser{family_name}", str(seed), *sorted(without)]).replace(" ", "_")
-    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, lr, batch)
+    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, plan.lr, plan.batch)
     _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
 

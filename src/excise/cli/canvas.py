@@ -24,6 +24,10 @@ def train(
     model: Annotated[
         str, typer.Option(help="canvas-sd with its judges, or canvas-sdxl or canvas-sana beside them.")
     ] = "canvas-sd",
+    start: Annotated[
+        Optional[str],
+        typer.Option(help="Of an oracle of canvas-sdxl: one of canvas-sd without the same concepts, to begin with."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the denoiser.")] = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Denoiser steps; more than before continues.")] = None,
     device: o.DeviceOption = "auto",
@@ -49,10 +53,8 @@ def train(
             raise unknown("Canvas concept", concept, known)
     if model not in BUILT_IN:
         raise unknown("built-in model", model, BUILT_IN)
-    if without and model != "canvas-sd":
-        raise ConceptError(
-            f"an oracle of {model} cannot be trained yet; leave --without out, or train one of canvas-sd."
-        )
+    if start is not None and not (without and model == "canvas-sdxl"):
+        raise ConceptError("--start is for an oracle of canvas-sdxl, which may begin with one of canvas-sd.")
     make_folder(work)
     make_folder(out)
     with quiet():  # importing pipelines brings notices of libraries that are not needed here
@@ -61,10 +63,10 @@ def train(
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
     where = pick_device(device)
     beside = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}
-    if model in beside:
+    if without:
+        train_oracle(model, work, out, plan, seed=seed, without=without, start=start, device=where, report=show.say)
+    elif model in beside:
         beside[model](work, out, plan, seed=seed, device=where, report=show.say)
-    elif without:
-        train_oracle(work, out, plan.denoiser, seed=seed, without=without, device=where, report=show.say)
     else:
         train_world(work, out, plan, seed=seed, device=where, report=show.say)
     show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")
