@@ -43,7 +43,7 @@ def attack(
     seed: Annotated[int, typer.Option(help="Of searches and pictures.")] = 0,
     require: Annotated[
         Optional[list[str]],
-        typer.Option(help="Gates such as 'worst_gap<=0.1'; exit status 1 when one fails; repeatable."),
+        typer.Option(help="Gates such as 'worst_gap<=0.3'; exit status 1 when one fails; repeatable."),
     ] = None,
     allow_other_base: o.OtherBaseOption = False,
     as_json: o.JsonOption = False,

@@ -59,6 +59,11 @@ class SurgUnConfig(TrainedConfig):
         "canvas": {"rank": 8, "lr": 3e-3, "steps": 120, "save_every": 20, "batch": 16, "count": 4, "pictures": 24},
     }
 
+    modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
+        "attention",
+        description="Which maps to train when not confined: keys and values that read text, all of cross-attention, "
+        "all of self-attention, or both.",
+    )
     contrast: Literal["ratio", "logasc", "npo", "duo", "ga", "none"] = Field(
         "ratio", description="The term that pushes the target's own denoising away."
     )

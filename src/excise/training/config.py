@@ -13,11 +13,6 @@ from excise.training.loop import Plan
 class TrainedConfig(Settings):
     """How a LoRA is trained, and where."""
 
-    modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
-        "attention",
-        description="Which maps to train: keys and values that read text, all of cross-attention, all of "
-        "self-attention, or both.",
-    )
     rank: int = Field(8, ge=1, description="Rank of the LoRA; its alpha is the same.")
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
     steps: int = Field(600, ge=1, description="Optimiser steps.")
