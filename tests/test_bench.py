@@ -199,7 +199,9 @@ def test_a_key_of_before_advice_and_attacks_existed_is_what_it_was():
         oracle=MethodEntry(name="oracle", model="o", without=("cat",)),
     )  # fmt: skip
     old = cell.model_dump(mode="json")
-    del old["method"]["advise"], old["oracle"]["advise"], old["attack"]
+    del old["method"]["advise"], old["oracle"]["advise"]
+    for later in ("attack", "kind", "judge", "judge_weights"):
+        del old[later]
     text = json.dumps(old, sort_keys=True, ensure_ascii=False)
     assert cell.key == hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     assert cell.model_copy(update={"method": MethodEntry(name="uce", advise=True)}).key != cell.key
@@ -213,3 +215,37 @@ def test_a_key_of_before_advice_and_attacks_existed_is_what_it_was():
 def test_bad_attacks_in_a_recipe_are_refused(tmp_path, change, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         read(write(tmp_path, f"methods: [identity]\nconcepts: [cat]\nattack: {{{change}}}\n"))
+
+
+def test_a_recipe_hands_on_its_judges_and_its_kind(tmp_path, monkeypatch):
+    """Local weights of a protocol's judge, a CLIP folder that looks while edits are made, and what the concepts are."""
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "weights").mkdir()
+    more = "judge: clip\njudge_weights: weights\nkind: style\n"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE + more)
+    recipe = read(path)
+    asked = {}
+
+    def spy(name):
+        real = getattr(bench, name)
+
+        def called(*args, **options):
+            asked[name] = options
+            return real(*args, **options)
+
+        monkeypatch.setattr(bench, name, called)
+
+    spy("erase")
+    spy("evaluate")
+    first = next(cells(recipe))
+    bench.run_cell(first, tmp_path / "out")
+    assert asked["erase"]["kind"] == "style"
+    assert asked["erase"]["room"].judge == str(tmp_path / "clip")
+    assert asked["evaluate"]["judge_weights"] == tmp_path / "weights"
+    path.write_text(RECIPE)
+    assert next(cells(read(path))).key != first.key
+    for line, sentence in (("judge: nowhere", "names the folder nowhere"), ("kind: stile", "Did you mean 'style'")):
+        path.write_text(f"{RECIPE}{line}\n")
+        with pytest.raises((RecipeError, UnknownNameError), match=sentence):
+            read(path)

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from excise import controls
 from excise.advising import advise
 from excise.attacking import Attacked, attack
+from excise.concept import Concept
 from excise.drawing import Workers
 from excise.edit import Edit, applied
 from excise.erasing import erase
@@ -37,6 +38,7 @@ from excise.recipe import Cell, Recipe, cells
 from excise.runs import locked
 from excise.scoring import as_document
 from excise.selection import evenly
+from excise.training.problem import Room
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -128,6 +130,7 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
             "protocol": cell.protocol,
             "groups": cell.groups,
             "cache": out / "images",
+            "judge_weights": Path(cell.judge_weights) if cell.judge_weights else None,
             "workers": workers,
             "progress": progress,
         }
@@ -206,12 +209,13 @@ def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
                 "preserve": cell.preserve,
                 "seed": cell.seed,
                 "model_name": cell.model,
+                "kind": cell.kind,
                 **cell.method.settings,
             }
             if cell.method.advise:
-                edit = advise(family, names, name, **request).edit
+                edit = advise(family, names, name, judge=cell.judge, **request).edit
             else:
-                edit = erase(family, names, name, **request)
+                edit = erase(family, names, name, room=Room(cell.judge), **request)
         edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
         found.append(edit)
     return found
@@ -253,7 +257,7 @@ def _attacked(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, prog
     assert asked is not None
     return attack(
         family,
-        cell.concepts[0],
+        Concept(cell.concepts[0], cell.kind) if cell.kind else cell.concepts[0],
         edits,
         suite=asked.suite,
         names=asked.only,
@@ -262,6 +266,7 @@ def _attacked(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, prog
         tests=asked.tests,
         base=_loaded(cell.model) if cell.method.name == "oracle" else None,
         oracle=_loaded(cell.oracle.model or "") if cell.oracle else None,
+        judge=cell.judge,
         seed=cell.seed,
         folder=out,
         say=(lambda what, done, total: progress(done, total)) if progress else (lambda *_: None),

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from excise.concept import as_concepts, read_names
-from excise.errors import ExciseError
+from excise.concept import KINDS, as_concepts, read_names
+from excise.errors import ExciseError, unknown
 from excise.methods import CONTROLS, METHODS
 from excise.protocols import PROTOCOLS
 from excise.strict import Strict, explain, parse_yaml, read_text
@@ -72,6 +72,9 @@ class Recipe(Strict):
             Protocols with fixed targets take their own.
         vocabulary, preserve: as `excise erase`. seeds: of the methods; images have the protocol's.
         groups: parts of the protocols; by default those they name.
+        kind: of all concepts, where their names do not tell; as `excise erase --kind`.
+        judge: folder of a CLIP model for what looks while an edit is made or attacked; built-in models have their own.
+        judge_weights: folder of the protocols' judges, where they do not ship with this package.
         precision: of drawing; edits are made in float64 anyway.
         attack: attacks on every cell of one concept, None for none.
     """
@@ -86,8 +89,14 @@ class Recipe(Strict):
     preserve: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     groups: tuple[str, ...] | None = None
+    kind: str | None = None
+    judge: Path | None = None
+    judge_weights: Path | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     attack: AttackEntry | None = None
+
+
+LATER = ("attack", "kind", "judge", "judge_weights")  # no part of a key where unset: older results are still found
 
 
 class Cell(Strict):
@@ -108,6 +117,9 @@ class Cell(Strict):
     precision: str
     oracle: MethodEntry | None = None
     attack: AttackEntry | None = None
+    kind: str | None = None
+    judge: str | None = None
+    judge_weights: str | None = None
 
     @property
     def key(self) -> str:
@@ -116,8 +128,9 @@ class Cell(Strict):
         for entry in (content["method"], content["oracle"] or {}):
             if not entry.get("advise"):  # so that results of before it existed are still found
                 entry.pop("advise", None)
-        if content["attack"] is None:
-            content.pop("attack")
+        for name in LATER:
+            if content[name] is None:
+                content.pop(name)
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -175,6 +188,9 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
                             precision=recipe.precision,
                             oracle=_oracle(recipe, names),
                             attack=recipe.attack if len(names) == 1 else None,
+                            kind=recipe.kind,
+                            judge=str(recipe.judge) if recipe.judge else None,
+                            judge_weights=str(recipe.judge_weights) if recipe.judge_weights else None,
                         )
                         if cell.key not in seen:
                             seen.add(cell.key)
@@ -183,6 +199,8 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
 
 def _checked(recipe: Recipe, home: Path) -> Recipe:
     """The recipe with its files found beside it and its names known."""
+    if recipe.kind is not None and recipe.kind not in KINDS:
+        raise unknown("concept kind", recipe.kind, KINDS)
     for protocol in recipe.protocols:
         PROTOCOLS.record(protocol)
     for method in recipe.methods:
@@ -197,6 +215,12 @@ def _checked(recipe: Recipe, home: Path) -> Recipe:
     twice = next((t for t in titles if titles.count(t) > 1), None)
     if twice:
         raise RecipeError(f"two methods are called '{twice}'; give them different labels.")
+
+    def folder(path: Path | None) -> Path | None:
+        found = home / path if path and (home / path).is_dir() else path
+        if found is not None and not found.is_dir():
+            raise RecipeError(f"the recipe names the folder {path}, which is neither beside it nor here.")
+        return found
 
     def at_home(entry: Any) -> Any:
         return NamesFile(file=home / entry.file) if isinstance(entry, NamesFile) else entry
@@ -217,6 +241,8 @@ def _checked(recipe: Recipe, home: Path) -> Recipe:
         update={
             "concepts": tuple(map(at_home, recipe.concepts)),
             "methods": tuple(map(beside, recipe.methods)),
+            "judge": folder(recipe.judge),
+            "judge_weights": folder(recipe.judge_weights),
         }
     )
 
