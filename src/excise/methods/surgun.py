@@ -363,8 +363,7 @@ def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> 
         except UnseenError as error:
             if named or len(unseen) > config.count:
                 raise
-            gone = f"{problem.scorer.name if problem.scorer else ''} hardly sees {', '.join(error.names)}"
-            warnings.warn(f"{gone} in pictures of them; other distractors are chosen.", ExciseWarning, stacklevel=2)
+            warnings.warn(f"{error.seen}; others are chosen.", ExciseWarning, stacklevel=2)
             unseen += error.names
 
 

@@ -61,6 +61,7 @@ def triangles(averaged: Sequence[Row], names: Sequence[Name]) -> list[Triangle]:
 
     Where there was an oracle, what counts is how much more often than on that one the worst attack succeeds.
     """
+    corners = {what: _point(what, 1.0) for what in CORNERS}
     found = []
     for row, name in zip(averaged, names, strict=True):
         both = axes(row.figures)
@@ -75,7 +76,7 @@ def triangles(averaged: Sequence[Row], names: Sequence[Name]) -> list[Triangle]:
                 about=about,
                 path=_path(list(shares.values())),
                 frame=_path([1.0, 1.0, 1.0]),
-                labels=[(what, _point(what, 1)[0], _point(what, 1)[1] + below) for what, below in BESIDE.items()],
+                labels=[(what, x, y + BESIDE[what]) for what, (x, y) in corners.items()],
             )
         )
     return found
@@ -87,7 +88,5 @@ def _path(shares: Sequence[float]) -> str:
 
 
 def _point(corner: str, share: float) -> tuple[float, float]:
-    angle = CORNERS[corner]
-    return round(CENTRE[0] + share * RADIUS * math.cos(angle), 1), round(
-        CENTRE[1] + share * RADIUS * math.sin(angle), 1
-    )
+    angle, reach = CORNERS[corner], share * RADIUS
+    return round(CENTRE[0] + reach * math.cos(angle), 1), round(CENTRE[1] + reach * math.sin(angle), 1)

@@ -20,14 +20,12 @@ FEWEST = 0.25  # share of the slots that a name must fill
 
 
 class UnseenError(ConceptError):
-    """Distractors that the judge hardly sees in their pictures; `names` are they."""
+    """Distractors that the judge hardly sees in their pictures; `names` are they, `seen` says so and no more."""
 
     def __init__(self, judge: str, names: Sequence[str]) -> None:
         self.names = list(names)
-        super().__init__(
-            f"{judge} hardly sees the distractors {', '.join(names)} in pictures that the model draws of them; name "
-            "others with --set distractors=a,b,c"
-        )
+        self.seen = f"{judge} hardly sees the distractors {', '.join(names)} in pictures that the model draws of them"
+        super().__init__(f"{self.seen}; name others with --set distractors=a,b,c")
 
 
 @dataclass(frozen=True)
