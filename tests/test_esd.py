@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
 from excise import erase
+from excise.concept import Concept
 from excise.edit import Dense, LowRank
+from excise.errors import SettingError
 from excise.families import family_of
 from excise.methods.esd import ESDConfig, wanted
 from excise.training.trajectories import partial_denoise
@@ -86,6 +90,25 @@ def test_every_setting_trains(any_pipe, settings):
     losses = erase(any_pipe, ["cat", "car"], "esd", **settings, **SMALL).record.measured["losses"]
     assert len(losses) == 2
     assert all(0 < x["gradient"] < float("inf") for x in losses)
+
+
+def test_what_cannot_be_trained_is_refused(any_pipe):
+    with pytest.raises(SettingError, match="needs something to read 'cat' as"):
+        erase(any_pipe, ["cat"], "esd", target="anchor", **SMALL)
+    any_pipe.to(torch.bfloat16)
+    with pytest.raises(SettingError, match="weights=full trains the weights in single precision"):
+        erase(any_pipe, ["cat"], "esd", weights="full", **SMALL)
+
+
+def test_every_word_is_trained_towards_the_anchor(any_pipe, monkeypatch):
+    kind = type(family_of(any_pipe))
+    asked: list[list[str]] = []
+    condition = kind.condition
+    monkeypatch.setattr(kind, "condition", lambda self, texts: asked.append(list(texts)) or condition(self, texts))
+    concept = Concept("cat", synonyms=("kitty",), anchor="dog")
+    erase(any_pipe, [concept], "esd", target="anchor", **SMALL)
+    target, anchor = next((a, b) for a, b in itertools.pairwise(asked) if any("kitty" in p for p in a))
+    assert anchor == [p.replace("kitty", "dog").replace("cat", "dog") for p in target]
 
 
 def test_training_takes_the_prediction_towards_the_target(any_pipe):

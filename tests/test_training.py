@@ -16,13 +16,15 @@ from scipy.linalg import eigh
 from torch.testing import assert_close
 
 from excise.edit import Edit
-from excise.errors import ConceptError, SettingError, TrainingError
+from excise.errors import ConceptError, ExciseWarning, SettingError, TrainingError
 from excise.families import family_of
+from excise.noising import Noising
 from excise.training import loop, objectives
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.calibration import Point, calibrate, choose
 from excise.training.confinement import null_span, retain_moment, target_span
 from excise.training.distractors import choose as choose_distractors
+from excise.training.distractors import pooled
 from excise.training.localisation import choose as choose_blocks
 from excise.training.loop import Plan, fit
 from excise.training.probes import Rates
@@ -213,7 +215,7 @@ def test_accumulation_makes_one_step_of_several_passes(tokenizer):
 def test_a_loss_that_is_not_finite_is_left_out_and_too_many_end_training(tokenizer):
     family = family_of(tiny_pipe(tokenizer))
 
-    def train(bad, patience=10):
+    def train(bad, patience=10, save_every=6):
         count = iter(range(100))
 
         def step(generator):
@@ -221,14 +223,19 @@ def test_a_loss_that_is_not_finite_is_left_out_and_too_many_end_training(tokeniz
             return {"loss": losses["loss"] * float("nan")} if next(count) in bad else losses
 
         with Adapter(family, paths(family), 2, seed=0) as adapter:
-            return fit(adapter, step, Plan(steps=6, lr=1e-2, save_every=6, patience=patience), seed=0)
+            return fit(adapter, step, Plan(steps=6, lr=1e-2, save_every=save_every, patience=patience), seed=0)
 
     run = train({1, 3})
     assert run.skipped == 2
     assert all(torch.isfinite(v).all() for v in run.states[6].values())
-    assert math.isnan(run.losses[1]["loss"])
+    assert run.losses[1] == {"step": 2}  # nothing that JSON could not hold
     with pytest.raises(TrainingError, match="not finite in 3 steps .*lower the learning rate"):
         train({0, 1, 2, 3}, patience=2)
+    with pytest.warns(ExciseWarning, match="not finite in 3 steps .*ended at its checkpoint of step 4"):
+        run = train({2, 3, 4}, patience=2, save_every=2)
+    assert sorted(run.states) == [2, 4]
+    good = train(set(), save_every=2).states[2]
+    assert all(torch.equal(v, good[name]) for name, v in run.states[4].items())  # nothing was changed by steps left out
 
 
 def test_out_of_memory_says_which_knob(tokenizer):
@@ -355,7 +362,27 @@ def test_npo_is_ascent_that_ends(error):
     assert float(gentle) == pytest.approx(-1.0, rel=1e-4)
 
 
-def test_calibration_picks_the_planted_checkpoint_and_the_earlier_of_equals():
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+def test_errors_of_every_prediction_are_those_of_the_picture_up_to_a_weight(kind):
+    """A guess at the picture, told as each kind of prediction: x0 - x0' is a known multiple of the error."""
+    g = torch.Generator().manual_seed(0)
+    clean, guess, noise = (torch.randn(4, 2, 3, 3, generator=g, dtype=torch.float64) for _ in range(3))
+    plan = Noising(kind, 1000, torch.linspace(0.999, 0.01, 1000, dtype=torch.float64), shift=3.0)
+    t = plan.times(4, generator=g)
+    a, s = plan.scales(t)
+    z = plan.add(clean, noise, t)
+    told = {
+        "epsilon": (z - a * guess) / s,
+        "v_prediction": (a * z - guess) / s,
+        "flow": (z - guess) / s,
+    }[kind]
+    weight = {"epsilon": s / a, "v_prediction": s, "flow": s}[kind]
+    assert_close(plan.clean(told, z, t), guess)
+    assert_close(a * guess + s * plan.noise(told, z, t), z)
+    assert_close(weight * (told - plan.target(clean, noise, t)), clean - guess)
+
+
+def test_calibration_picks_the_planted_checkpoint_and_of_equals_the_middle_or_the_earliest():
     curve = [Point(s, Rates(*r)) for s, r in {
         20: (0.2, 1.0, 1.0), 40: (0.9, 0.99, 1.0), 60: (0.905, 0.99, 1.0), 80: (1.0, 0.5, 0.9), 100: (1.0, 0.7, 0.7),
     }.items()]  # fmt: skip
@@ -367,6 +394,8 @@ def test_calibration_picks_the_planted_checkpoint_and_the_earlier_of_equals():
     tied = [Point(s, Rates(1.0, 1.0, 1.0, instead)) for s, instead in shows.items()]
     assert choose(tied, "hmean") == 80  # the middle of those that mostly show something
     assert choose(tied[:2], "hmean") == 20  # where none does, of two the earlier
+    assert choose(tied, "hmean", "early") == 20
+    assert choose(curve, "constrained", "early") == 80
 
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():
@@ -403,8 +432,15 @@ def test_distractors_are_fixed_diverse_and_never_what_is_kept(family):
     assert chosen == choose_distractors(family, ["cat", "kitty"], [*names, "cat", "Kitty"], 3, excluded=["car", "dog"])
     assert set(chosen) <= {"tree", "house", "guitar", "castle"}
     assert len(set(chosen)) == 3
+    states = torch.nn.functional.normalize(pooled(family, ["cat", *names]), dim=-1)
+    cosine = dict(zip(names, (states[1:] @ states[0]).tolist(), strict=True))
     near = choose_distractors(family, ["cat"], names, 2, near=True)
-    assert set(near) <= set(names)
+    assert near == sorted(names, key=cosine.__getitem__, reverse=True)[:2]
+    far, rows = choose_distractors(family, ["cat"], names, 3), dict(zip(names, states[1:], strict=True))
+    assert far[0] == min(names, key=cosine.__getitem__)
+    for i, name in enumerate(far[1:], start=1):  # each next one is the farthest from all before it
+        away = {n: min(float((rows[n] - rows[k]).norm()) for k in far[:i]) for n in names if n not in far[:i]}
+        assert away[name] == pytest.approx(max(away.values()))
     with pytest.raises(ConceptError, match="1 distractors for 'cat' are left of 2 candidates .*3 are needed"):
         choose_distractors(family, ["cat"], ["dog", "cat"], 3)
 

@@ -17,13 +17,25 @@ from excise.families.base import Family, Progress
 from excise.protocols.base import asks
 from excise.report.curves import Curves, curves
 from excise.report.grid import heat
-from excise.report.html import Block, Figure, Page, Pair, Section, write
+from excise.report.html import Block, BlockTable, Figure, Page, Pair, Section, write
 from excise.runs import EDIT_NAME
 from excise.selection import evenly
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12
 BLOCK_IMAGES = 8
+BLOCK_TABLES = {
+    "localisation": (
+        "Where to train: every attention block alone, for a short run",
+        "A block should lose the target (erase) and keep everything else (retain). Of those that erase nearly as well "
+        "as the best, the ones that retain best were trained.",
+    ),
+    "by_block": (
+        "Where it acts: the part of the edit in every attention block alone",
+        "How much of the target each block's part takes by itself (erase), and how much of everything else it leaves "
+        "(retain). Nothing was chosen by it: the edit is the sum of all parts.",
+    ),
+}
 MEANINGS = {
     "ua": ("UA, unlearning accuracy", "share of target prompts whose image no longer shows the target"),
     "ira": ("IRA, in-domain retain accuracy", "other prompts: the target's own attribute (object or style) is right"),
@@ -80,7 +92,7 @@ def erase_page(
         targets=pairs[: len(targets)],
         kept=pairs[len(targets) :],
         curves=training_curves(record.measured),
-        blocks=training_blocks(record.measured, (drawn or {}).get("localisation", {})),
+        blocks=training_blocks(record.measured, drawn or {}),
         record=_without_losses(record.model_dump(mode="json")),
         commands=commands(model, out / EDIT_NAME, names[0]),
     )
@@ -95,7 +107,7 @@ def training_curves(measured: Mapping[str, Any]) -> list[Curves]:
     losses, points = measured.get("losses") or [], measured.get("calibration") or []
     if losses:
         names = {"target": "L_T, the target", "distractors": "L_D, its distractors", "loss": "loss"}
-        shown = [n for n in names if n in losses[0]]
+        shown = [n for n in names if any(n in x for x in losses)]  # a step that was left out has none
         lines = {names[n]: [float(x.get(n, "nan")) for x in losses] for n in shown if len(shown) == 1 or n != "loss"}
         found.append(curves("Losses by step", [x["step"] for x in losses], lines))
     if points:
@@ -122,15 +134,25 @@ def _strength(advice: Mapping[str, Any]) -> Curves:
     )
 
 
-def training_blocks(measured: Mapping[str, Any], drawn: Mapping[str, Sequence[Image.Image]]) -> list[Block]:
-    """The localisation table, with the first pictures of the target and some of the rest."""
-    chosen = measured.get("blocks") or []
-    return [
+def training_blocks(
+    measured: Mapping[str, Any], drawn: Mapping[str, Mapping[str, Sequence[Image.Image]]]
+) -> BlockTable | None:
+    """Blocks as localisation probed them, or as each acts alone, with pictures of the target and some of the rest."""
+    source = next((name for name in BLOCK_TABLES if measured.get(name)), None)
+    if source is None:
+        return None
+    chosen, pictures = measured.get("blocks") or [], drawn.get(source, {})
+    rows = [
         Block(
-            r["block"], r["erase"], r["retain"], r["block"] in chosen, evenly(drawn.get(r["block"], []), BLOCK_IMAGES)
+            r["block"],
+            r["erase"],
+            r["retain"],
+            r["block"] in chosen,
+            evenly(pictures.get(r["block"], []), BLOCK_IMAGES),
         )
-        for r in measured.get("localisation") or []
+        for r in measured[source]
     ]
+    return BlockTable(*BLOCK_TABLES[source], rows)
 
 
 def _without_losses(record: dict[str, Any]) -> dict[str, Any]:

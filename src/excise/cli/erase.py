@@ -43,6 +43,13 @@ def erase(
         bool,
         typer.Option("--robust", help="Also erase what would bring the concept back; --set robust=N for N rounds."),
     ] = False,
+    charts: Annotated[
+        Optional[bool],
+        typer.Option(
+            help="Also draw what each block's part of a trained edit does alone, for the report; by default on the "
+            "built-in models."
+        ),
+    ] = None,
     edit: o.EditsOption = None,
     keep_states: Annotated[
         bool, typer.Option(help="Keep the text states in the run folder: excise update then encodes new concepts only.")
@@ -75,6 +82,7 @@ def erase(
     from excise.cli.making import finish
     from excise.edit import applied
     from excise.erasing import erase as erase_concepts
+    from excise.erasing import is_built_in
     from excise.files import make_folder
     from excise.methods.base import configure
     from excise.runs import STATES
@@ -99,7 +107,9 @@ def erase(
     }
     with applied(family, earlier):
         with show.stages() as say:
-            room = Room(judge, out / "training", o.user_cache(), say)
+            room = Room(
+                judge, out / "training", o.user_cache(), say, charts=is_built_in(family) if charts is None else charts
+            )
             if advise:
                 made = find_strength(family, asked, method, judge=judge, say=say, **request).edit
             else:

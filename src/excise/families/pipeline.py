@@ -30,7 +30,7 @@ from excise.families.base import (
 from excise.noising import noising
 
 ENCODE_BATCH = 256
-IMAGE_BATCH = 32
+IMAGE_PIXELS = 32 * 256**2  # that go through an autoencoder at once
 
 
 class PipelineFamily(ABC):
@@ -238,7 +238,8 @@ class PipelineFamily(ABC):
         vae, parts = self.pipe.vae, []
         with _steady(vae):
             weight = next(vae.parameters())
-            for chunk in split(images, IMAGE_BATCH):
+            size = max((i.width * i.height for i in images), default=1)
+            for chunk in split(images, max(1, IMAGE_PIXELS // size)):
                 pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
                 x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
                 encoded = vae.encode(x.to(weight.device, weight.dtype))
@@ -252,7 +253,8 @@ class PipelineFamily(ABC):
         vae, images = self.pipe.vae, list[Image.Image]()
         with _steady(vae):
             weight = next(vae.parameters())
-            for part in latents.split(IMAGE_BATCH):
+            size = latents.shape[-2] * latents.shape[-1] * self.pipe.vae_scale_factor**2
+            for part in latents.split(max(1, IMAGE_PIXELS // size)):
                 pixels = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
                 images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
         return images

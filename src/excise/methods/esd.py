@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.concept import fill
+from excise.errors import SettingError
 from excise.families.base import Condition
 from excise.training.adapters import Adapter, FullWeights, Weights, choose_maps, other_linears
 from excise.training.config import TrainedConfig
@@ -65,6 +66,7 @@ class ESD:
     @staticmethod
     def train(problem: TrainingProblem, config: ESDConfig) -> Trained:
         """Train on the targets' prompts, one target a pass, and keep the best checkpoint."""
+        _check(problem, config)
         if config.variant == "u":
             paths = other_linears(problem.family)
         else:
@@ -76,14 +78,29 @@ class ESD:
         return Trained(*train(problem, config, adapter, lambda a: step_of(problem, config, a), look_of(problem)))
 
 
+def _check(problem: TrainingProblem, config: ESDConfig) -> None:
+    """Raises:
+    SettingError: a target without an anchor where there has to be one, or full weights in half precision.
+    """
+    bare = [c.name for c in problem.concepts if not c.anchor]
+    if config.target == "anchor" and bare:
+        raise SettingError(f"target=anchor needs something to read '{bare[0]}' as; name it with --anchor.")
+    dtype = next(problem.family.denoiser.parameters()).dtype
+    if config.weights == "full" and dtype != torch.float32:
+        raise SettingError(
+            f"weights=full trains the weights in single precision, and the model is loaded in {dtype}; load it with "
+            "--dtype float32, or train a LoRA (--set weights=lora)."
+        )
+
+
 def step_of(problem: TrainingProblem, config: ESDConfig, adapter: Weights) -> Step:
     """One pass: latents on their way, and the frozen model's target for them."""
     family = problem.family
     prompts = [[p for word in c.words for p in fill(problem.templates[c.kind], word)] for c in problem.concepts]
     asked = [family.condition(p) for p in prompts]
     anchors = [
-        family.condition([p.replace(c.name, c.anchor or "").strip() for p in own])
-        for c, own in zip(problem.concepts, prompts, strict=True)
+        family.condition([p for _ in c.words for p in fill(problem.templates[c.kind], c.anchor or "")])
+        for c in problem.concepts
     ]
     empty = family.unconditional()
     shape = family.latent_shape

@@ -39,9 +39,9 @@ from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
 from excise.training.competition import Competition
 from excise.training.config import TrainedConfig
-from excise.training.confinement import Span, null_span, target_span
+from excise.training.confinement import Span, check_retained, null_span, target_span
 from excise.training.distractors import choose
-from excise.training.localisation import localise
+from excise.training.localisation import Table, apart, check_judge, localise, named_blocks
 from excise.training.loop import Losses, Step
 from excise.training.pictures import Slots, UnseenError, draw_slots
 from excise.training.probes import Look
@@ -201,14 +201,15 @@ class Job:
     """One training, wherever it takes place.
 
     Attributes:
-        look: to judge blocks and checkpoints by. meet: called while the model is as the kept checkpoint has it.
+        look: to judge blocks and checkpoints by.
+        meet: called with the adapter while the model is as the kept checkpoint has it.
     """
 
     problem: TrainingProblem
     config: SurgUnConfig
     competitions: Sequence[Competition]
     look: Look | None
-    meet: Callable[[], None] | None = None
+    meet: Callable[[Weights], None] | None = None
 
     def step(self, adapter: Weights) -> Step:
         """One pass of training of an adapter."""
@@ -233,6 +234,7 @@ class SurgUn:
     def train(problem: TrainingProblem, config: SurgUnConfig) -> Trained:
         """Distractors, pictures, where to train, training, and which checkpoint to keep."""
         family = problem.family
+        _check(problem, config)
         plan = noising(family.pipe.scheduler)
         kept = _kept(problem) if config.retain_weight else None
         competitions = [
@@ -249,7 +251,7 @@ class SurgUn:
         train_once = _train_confined if config.confine else _train_blocks
         found: list[list[str]] = [[] for _ in competitions]
 
-        def meet() -> None:
+        def meet(_: Weights) -> None:
             for words, c, k in zip(found, problem.concepts, competitions, strict=True):
                 words[:] = restoring_words(family, c, k.slots, problem.seed, problem.say)
 
@@ -262,6 +264,22 @@ class SurgUn:
         if config.robust:
             evidence["words"] = {c.name: list(k.words) for c, k in zip(problem.concepts, competitions, strict=True)}
         return replace(trained, evidence={**evidence, **trained.evidence})
+
+
+def _check(problem: TrainingProblem, config: SurgUnConfig) -> None:
+    """What can be refused before anything is drawn.
+
+    Raises:
+        SettingError: confined with nothing to keep, or blocks that are not there or cannot be found.
+    """
+    named = named_blocks(problem, config.blocks)
+    if not config.confine:
+        if named is None:
+            check_judge(problem.scorer)
+        return
+    if config.blocks.startswith("worst:"):
+        raise SettingError("blocks=worst:n is for blocks that localisation ranks; it needs --set confine=false.")
+    check_retained(problem.retain)
 
 
 def _train_blocks(job: Job) -> Trained:
@@ -307,11 +325,21 @@ def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, flo
 def _train_within(span: Span, job: Job) -> Trained:
     """One training of the keys and values that read text, within a part of text space."""
     family, (width, free) = job.problem.family, span.directions.shape
-    spans = {m.path: span.directions for m in choose_maps(family, "cross_kv", None)}
+    chosen = named_blocks(job.problem, job.config.blocks)
+    spans = {m.path: span.directions for m in choose_maps(family, "cross_kv", chosen)}
     adapter = Adapter(family, list(spans), min(job.config.rank, free), job.problem.seed, spans)
-    deltas, measured = job.train(adapter)
+    charted: list[Table] = []
+
+    def meet(_: Weights) -> None:
+        if job.meet:
+            job.meet(adapter)
+        if job.problem.charts and job.look:
+            charted.append(apart(job.problem, job.look, adapter))
+
+    deltas, measured = replace(job, meet=meet).train(adapter)
     space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
-    return Trained(deltas, {"text_space": space, **measured})
+    evidence = {"text_space": space, **({"by_block": charted[0].rows} if charted else {}), **measured}
+    return Trained(deltas, evidence, {"by_block": charted[0].pictures} if charted else {})
 
 
 def _target_span(job: Job, share: float) -> Span:

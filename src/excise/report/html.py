@@ -50,13 +50,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Block:
-    """One attention block in a localisation: the shares its pictures showed, and some of them."""
+    """One attention block: the shares its pictures showed, and some of them."""
 
     name: str
     erase: float
     retain: float
     chosen: bool
     images: list[Image.Image] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """The attention blocks of a network, what is shown of them, and how to read it."""
+
+    title: str
+    note: str
+    blocks: list[Block]
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class Section:
     heats: list[Heat] = field(default_factory=list)
     became: dict[str, int] = field(default_factory=dict)
     curves: list[Curves] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
+    blocks: BlockTable | None = None
     assaults: list[Assault] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)

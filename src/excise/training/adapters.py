@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -112,6 +112,7 @@ class Adapter(Weights):
         pattern = "|".join(re.escape(p) for p in self.paths)
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=pattern, init_lora_weights="gaussian")
         frozen = [p for p in self.denoiser.parameters() if p.requires_grad]
+        self._theirs = getattr(self.denoiser, "peft_config", None)  # of a LoRA that was loaded before
         with torch.random.fork_rng():
             inject_adapter_in_model(config, self.denoiser, NAME)
         for p in frozen:  # peft freezes the base model; remember to give back what it was
@@ -136,7 +137,9 @@ class Adapter(Weights):
             parent, _, name = path.rpartition(".")
             self.denoiser.get_submodule(parent)._modules[name] = layer.base_layer
         self._layers = {}
-        if hasattr(self.denoiser, "peft_config"):
+        if self._theirs is not None:
+            self.denoiser.peft_config = self._theirs
+        elif hasattr(self.denoiser, "peft_config"):
             del self.denoiser.peft_config
         for p in self._frozen:
             p.requires_grad_(True)
@@ -151,15 +154,20 @@ class Adapter(Weights):
             for p in part.parameters()
         }
 
-    @contextmanager
-    def teacher(self) -> Iterator[None]:
+    def teacher(self) -> AbstractContextManager[None]:
         """The model as it is without the adapter."""
-        for layer in self._layers.values():
+        return self.only(())
+
+    @contextmanager
+    def only(self, paths: Collection[str]) -> Iterator[None]:
+        """The model with that part of the adapter which is on `paths`."""
+        resting = [layer for path, layer in self._layers.items() if path not in paths]
+        for layer in resting:
             layer.enable_adapters(False)
         try:
             yield
         finally:
-            for layer in self._layers.values():
+            for layer in resting:
                 layer.enable_adapters(True)
 
     @torch.no_grad()

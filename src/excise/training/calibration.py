@@ -15,6 +15,7 @@ CLEAR = 0.5  # of the target's pictures that show something else: such a tie goe
 ENOUGH = 0.95  # erased, under the rule "constrained"
 Say = Callable[[str, int, int], None]
 Rule = Literal["hmean", "constrained", "last"]
+Tie = Literal["middle", "early"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,12 @@ class Point:
 
 
 def calibrate(
-    adapter: Weights, states: Mapping[int, State], look: Look, rule: Rule, say: Say = lambda *_: None
+    adapter: Weights,
+    states: Mapping[int, State],
+    look: Look,
+    rule: Rule,
+    say: Say = lambda *_: None,
+    tie: Tie = "middle",
 ) -> tuple[int, list[Point]]:
     """Draw with every kept state and choose one.
 
@@ -39,31 +45,33 @@ def calibrate(
         adapter.load(state)
         curve.append(Point(step, look.rates(look.draw())))
     say("calibrating", len(states), len(states))
-    step = choose(curve, rule)
+    step = choose(curve, rule, tie)
     adapter.load(states[step])
     return step, curve
 
 
-def choose(curve: Sequence[Point], rule: Rule) -> int:
+def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle") -> int:
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
-    erase enough, else as hmean. last: the last one. Of a tie the middle, see `_best`.
+    erase enough, else as hmean. last: the last one. Of a tie the earliest, or the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
-        return _best(enough, [p.rates.retain for p in enough])
-    return _best(curve, [p.rates.score for p in curve])
+        return _best(enough, [p.rates.retain for p in enough], tie)
+    return _best(curve, [p.rates.score for p in curve], tie)
 
 
-def _best(curve: Sequence[Point], scores: Sequence[float]) -> int:
+def _best(curve: Sequence[Point], scores: Sequence[float], tie: Tie) -> int:
     """Of those that tie with the best score the middle one; if target pictures of some show something, of these.
 
     The first to tie has barely lost its target, the last has moved furthest. And a prompt that yields wreckage has lost
     its target as surely as one that yields a tree, so the score cannot tell them apart.
     """
     tied = sorted((p for p, s in zip(curve, scores, strict=True) if s >= max(scores) - TIE), key=lambda p: p.step)
+    if tie == "early":
+        return tied[0].step
     clear = [p for p in tied if p.rates.instead >= CLEAR] or tied
     return clear[(len(clear) - 1) // 2].step

@@ -85,4 +85,4 @@ class Competition:
 
     def _filled(self, k: int) -> list[int]:
         both = self.slots.filled[0] & self.slots.filled[1 + k]
-        return both.nonzero().flatten().tolist() or [0]
+        return both.nonzero().flatten().tolist()

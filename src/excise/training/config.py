@@ -25,6 +25,7 @@ class TrainedConfig(Settings):
     precision: Literal["no", "bf16", "fp16"] = Field(
         "no", description="Of the passes (bf16: of the pictures too); the LoRA itself stays in single."
     )
+    draw: int = Field(0, ge=0, description="Pictures drawn at once; 0 for what the kind of model suggests.")
     tracker: str = Field(
         "", description="Also log losses to what accelerate calls so (tensorboard, wandb, ...), where it is installed."
     )
@@ -33,6 +34,12 @@ class TrainedConfig(Settings):
         "hmean",
         description="How the checkpoint is chosen, where a judge looks: by the harmonic mean of erase and retain, by "
         "retain among those that erase enough, or the last one.",
+    )
+
+    tie: Literal["middle", "early"] = Field(
+        "middle",
+        description="Of checkpoints that tie: the middle one, and first of those whose target pictures show something "
+        "by name; or the earliest.",
     )
 
     def plan(self, steps: int | None = None) -> Plan:

@@ -91,12 +91,19 @@ def retain_moment(family: Family, retain: Sequence[str]) -> Tensor:
     Raises:
         SettingError: nothing to keep was given.
     """
+    check_retained(retain)
+    return _moment(_rows(family.encode(list(dict.fromkeys([*retain, ""]))), "all"))
+
+
+def check_retained(retain: Sequence[str]) -> None:
+    """Raises:
+    SettingError: nothing to keep was given.
+    """
     if not retain:
         raise SettingError(
             "confine needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or use "
             "--set confine=false"
         )
-    return _moment(_rows(family.encode(list(dict.fromkeys([*retain, ""]))), "all"))
 
 
 def _rows(states: TextStates, tokens: str) -> Tensor:

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from excise.edit import original_weights
 from excise.errors import SettingError
 from excise.families.base import fingerprint
 from excise.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.injection import strongest
 from excise.training.loop import Step, fit
-from excise.training.probes import Look
+from excise.training.probes import Look, Rates
 from excise.training.problem import TrainingProblem, digest
 from excise.training.run import passes
 
@@ -50,20 +49,12 @@ def localise(
     Raises:
         SettingError: blocks that cannot be chosen as asked.
     """
-    known = blocks(problem.family)
     wanted = config.blocks
-    if wanted == "all":
-        return known, None
-    if wanted.startswith("random:"):
-        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(problem.seed)).tolist()
-        return [known[i] for i in order[: _number(wanted)]], None
-    if wanted != "auto" and not wanted.startswith("worst:"):
-        return [b.strip() for b in wanted.split(",")], None
-    if look is None:
-        raise SettingError(
-            "without a judge no blocks can be localised; give one, or name the blocks with --set blocks=all (or "
-            "their names)."
-        )
+    named = named_blocks(problem, wanted)
+    if named is not None:
+        return named, None
+    check_judge(look)
+    assert look is not None
     kept = _kept(problem, config)
     table = _read(kept) if config.reuse_blocks else None
     if table is None:
@@ -73,6 +64,38 @@ def localise(
     if wanted == "auto":
         return choose(table.rows, config.keep_blocks), table
     return choose(table.rows, _number(wanted), worst=True), table
+
+
+def named_blocks(problem: TrainingProblem, wanted: str) -> list[str] | None:
+    """The blocks of a setting that needs no look: all, random:n, or names; None where localisation has to find them.
+
+    Raises:
+        SettingError: a block that the model does not have, or no number where one belongs.
+    """
+    known = blocks(problem.family)
+    if wanted == "all":
+        return known
+    if wanted.startswith("random:"):
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(problem.seed)).tolist()
+        return [known[i] for i in order[: _number(wanted)]]
+    if wanted.startswith("worst:"):
+        _number(wanted)
+    elif wanted != "auto":
+        chosen = [b.strip() for b in wanted.split(",")]
+        choose_maps(problem.family, "attention", chosen)
+        return chosen
+    return None
+
+
+def check_judge(judge: object) -> None:
+    """Raises:
+    SettingError: there is nothing to look with, so nothing can be localised.
+    """
+    if judge is None:
+        raise SettingError(
+            "without a judge no blocks can be localised; give one, or name the blocks with --set blocks=all (or "
+            "their names)."
+        )
 
 
 def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
@@ -88,9 +111,24 @@ def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[
             with passes(problem.family, config):
                 fit(adapter, step_of(adapter), config.plan(max(1, round(SHARE * config.steps))), seed=problem.seed)
             pictures[block] = look.draw()
-        rates = look.rates(pictures[block])
-        rows.append({"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)})
+        rows.append(_row(block, look.rates(pictures[block])))
     problem.say("localising", len(known), len(known))
+    return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
+
+
+def apart(problem: TrainingProblem, look: Look, adapter: Adapter) -> Table:
+    """What the trained change does in each block alone: not to choose by, but to see where it acts."""
+    rows, pictures = [], {}
+    by_block: dict[str, list[str]] = {}
+    for m in problem.family.attention_maps():
+        if m.path in adapter.paths:
+            by_block.setdefault(m.block, []).append(m.path)
+    for i, (block, paths) in enumerate(by_block.items()):
+        problem.say("looking at each block's part", i, len(by_block))
+        with adapter.only(paths):
+            pictures[block] = look.draw()
+        rows.append(_row(block, look.rates(pictures[block])))
+    problem.say("looking at each block's part", len(by_block), len(by_block))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
 
 
@@ -102,14 +140,22 @@ def choose(rows: Sequence[dict[str, Any]], count: int, worst: bool = False) -> l
     return [r["block"] for r in ranked[:count]]
 
 
+def _row(block: str, rates: Rates) -> dict[str, Any]:
+    """One line of a table."""
+    return {"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)}
+
+
 def _kept(problem: TrainingProblem, config: Any) -> Path | None:
     """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
     if problem.cache is None:
         return None
-    elsewhere = {"blocks", "keep_blocks", "reuse_blocks", "calibrate", "anchor", "tracker"}
+    elsewhere = {"blocks", "keep_blocks", "reuse_blocks", "calibrate", "tie", "anchor", "tracker", "draw"}
     own = config.model_dump(mode="json", exclude=elsewhere)
     kinds = sorted({c.kind for c in problem.concepts})
-    what = [fingerprint(original_weights(problem.family)), kinds, own]
+    family = problem.family
+    weights = {m.path: family.denoiser.get_parameter(f"{m.path}.weight") for m in family.attention_maps()}
+    judge = problem.scorer.name if problem.scorer else None
+    what = [fingerprint(weights), kinds, own, judge, sorted(problem.preserve), sorted(problem.retain)]
     return problem.cache / "localisation" / f"{digest(what)[:32]}.json"
 
 

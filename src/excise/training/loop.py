@@ -1,7 +1,7 @@
 """The loop of trained methods, on accelerate: mixed precision, accumulation, several processes, resumable.
 
 Each step draws its randomness from (seed, step), so an interrupted run ends where an uninterrupted one ends. A step
-whose loss is not finite is left out and counted.
+whose loss is not finite is left out and counted; too many of them end the training at its last checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
-from excise.errors import SettingError, TrainingError
+from excise.errors import ExciseWarning, SettingError, TrainingError
 from excise.files import write_atomically, write_text
 from excise.training.adapters import Weights
 
@@ -41,7 +42,7 @@ class Plan:
         save_every: steps between the states that are kept.
         accumulate: passes whose gradients make one step.
         clip: largest gradient norm.
-        patience: steps that may be left out before training ends.
+        patience: steps that may be left out; one more ends the training.
         precision: no, bf16 or fp16.
         request: a digest of what is trained; a run is gone on with only where it agrees.
     """
@@ -89,29 +90,28 @@ def fit(
 
     Raises:
         SettingError: the precision or the tracker is not to be had here.
-        TrainingError: the loss was not finite too often, or memory ran out; the message says which knob to turn.
+        TrainingError: the loss was not finite too often before the first checkpoint, or memory ran out; the message
+            says which knob to turn.
     """
     accelerator = _accelerator(plan, tracker, folder)
     parameters = adapter.parameters
     optimiser = accelerator.prepare(torch.optim.AdamW(parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay))
-    run, start = _resume(folder, adapter, optimiser, plan, seed)
+    run, start = _resume(folder, adapter, optimiser, accelerator, plan, seed)
     began = time.monotonic() - run.seconds
     for step in range(start, plan.steps):
         for group in optimiser.param_groups:
             group["lr"] = plan.lr * min(1.0, (step + 1) / max(1.0, plan.warmup * plan.steps))
         found = _step(accelerator, optimiser, parameters, step_of, plan, seed, step)
         run.skipped += found is None
+        run.losses.append({"step": step + 1, **(found or {})})
         if run.skipped > plan.patience:
-            raise TrainingError(
-                f"the loss was not finite in {run.skipped} steps (the last one {step + 1} of {plan.steps}); lower the "
-                "learning rate (--set lr=...) or choose a bounded contrast (--set contrast=ratio)."
-            )
-        run.losses.append({"step": step + 1, **(found or {"loss": float("nan")})})
+            _give_up(run, step + 1, plan)
+            break
         run.seconds = time.monotonic() - began
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             run.states[step + 1] = adapter.state()
             if folder is not None and accelerator.is_main_process:
-                _keep(folder, run, optimiser, plan, seed, step + 1)
+                _keep(folder, run, optimiser, accelerator, plan, seed, step + 1)
         accelerator.log(found or {}, step=step + 1)
         if watch:
             watch(step + 1, plan.steps, run.losses[-1])
@@ -119,6 +119,23 @@ def fit(
     for log in accelerator.trackers:
         log.finish()  # not `end_training`, which parts the processes: there may be more to train
     return run
+
+
+def _give_up(run: Run, step: int, plan: Plan) -> None:
+    """Too many steps were left out: say so, and go no further than the last checkpoint.
+
+    Raises:
+        TrainingError: there is none yet.
+    """
+    seen = f"the loss was not finite in {run.skipped} steps (the last one {step} of {plan.steps})"
+    advice = "lower the learning rate (--set lr=...) or choose a bounded contrast (--set contrast=ratio)"
+    if not run.states:
+        raise TrainingError(f"{seen}; {advice}.")
+    warnings.warn(
+        f"{seen}, so training ended at its checkpoint of step {max(run.states)}; {advice}, or keep that one.",
+        ExciseWarning,
+        stacklevel=3,
+    )
 
 
 def _step(
@@ -166,15 +183,9 @@ def _average(accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], t
 
 def _accelerator(plan: Plan, tracker: str, folder: Path | None) -> Accelerator:
     """An accelerator of the plan's precision; one process may train several methods one after another."""
+    check_available(plan.precision, tracker)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != plan.precision:
         AcceleratorState._reset_state()
-    if plan.precision == "fp16" and not torch.cuda.is_available():
-        raise SettingError("precision fp16 needs a GPU, and there is none here; use --set precision=bf16 or no.")
-    if tracker and tracker not in (known := [str(t) for t in get_available_trackers()]):
-        raise SettingError(
-            f"no tracker '{tracker}' is installed; {', '.join(known) or 'none'} can be used. Install it, or leave "
-            "--set tracker=... out: the losses are kept in losses.jsonl anyway."
-        )
     accelerator = Accelerator(
         mixed_precision=plan.precision,
         cpu=not torch.cuda.is_available(),
@@ -186,29 +197,47 @@ def _accelerator(plan: Plan, tracker: str, folder: Path | None) -> Accelerator:
     return accelerator
 
 
-def _resume(folder: Path | None, adapter: Weights, optimiser: Any, plan: Plan, seed: int) -> tuple[Run, int]:
+def check_available(precision: str, tracker: str) -> None:
+    """Raises:
+    SettingError: the precision or the tracker is not to be had here.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise SettingError("precision fp16 needs a GPU, and there is none here; use --set precision=bf16 or no.")
+    if tracker and tracker not in (known := [str(t) for t in get_available_trackers()]):
+        raise SettingError(
+            f"no tracker '{tracker}' is installed; {', '.join(known) or 'none'} can be used. Install it, or leave "
+            "--set tracker=... out: the losses are kept in losses.jsonl anyway."
+        )
+
+
+def _resume(
+    folder: Path | None, adapter: Weights, optimiser: Any, accelerator: Accelerator, plan: Plan, seed: int
+) -> tuple[Run, int]:
     """What an earlier run of the same plan left, or the beginning."""
     path = folder / "state.pt" if folder is not None else None
     if path is None or not path.exists():
         return Run(), 0
     state: Any = torch.load(path, weights_only=True)
-    if state["plan"] != [repr(plan), seed, sorted(adapter.parameters)]:
+    if state["plan"] != [repr(plan), seed, accelerator.num_processes, sorted(adapter.parameters)]:
         return Run(), 0
     run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
     adapter.load(run.states[state["step"]])
     optimiser.load_state_dict(state["optimiser"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
     return run, int(state["step"])
 
 
-def _keep(folder: Path, run: Run, optimiser: Any, plan: Plan, seed: int, step: int) -> None:
+def _keep(folder: Path, run: Run, optimiser: Any, accelerator: Accelerator, plan: Plan, seed: int, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        "plan": [repr(plan), seed, sorted(run.states[step])],
+        "plan": [repr(plan), seed, accelerator.num_processes, sorted(run.states[step])],
         "states": run.states,
         "losses": run.losses,
         "skipped": run.skipped,
         "seconds": run.seconds,
         "optimiser": optimiser.state_dict(),
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
         "step": step,
     }
     write_atomically(folder / "state.pt", lambda p: torch.save(state, p))

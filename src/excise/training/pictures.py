@@ -143,12 +143,13 @@ def _check(names: Sequence[str], filled: Tensor, scorer: Scorer | None) -> None:
     if scorer is None:
         return
     share = filled.float().mean(dim=1)
+    both = (filled[:1] & filled[1:]).any(dim=1)  # a slot must hold the target and the distractor
     if share[0] < FEWEST:
         raise ConceptError(
             f"{scorer.name} sees '{names[0]}' in {int(filled[0].sum())} of {filled.shape[1]} pictures that the "
             f"untouched model draws of it, after {TRIES} tries each; so nothing could be learnt or measured. Check the "
             "name, or give another judge."
         )
-    weak = [name for name, s in zip(names[1:], share[1:].tolist(), strict=True) if s < FEWEST]
+    weak = [n for n, s, b in zip(names[1:], share[1:].tolist(), both.tolist(), strict=True) if s < FEWEST or not b]
     if weak:
         raise UnseenError(scorer.name, weak)

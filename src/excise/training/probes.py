@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import harmonic_mean
@@ -9,12 +10,13 @@ from typing import Literal
 
 from PIL import Image
 
-from excise.errors import ConceptError
+from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family, Progress
 from excise.training.pictures import Sampling, picture_seed
 from excise.training.scorers import Scorer
 
-Role = Literal["target", "related", "unrelated"]
+Role = Literal["target", "related", "unrelated", "gone"]
+"""What a probe is for: the target, what is near to it and what is far, or what an earlier edit has erased."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Rates:
     """What a model in training shows, each between 0 and 1.
 
     Attributes:
-        erase: target pictures that no longer show the target.
+        erase: target pictures that no longer show the target, of the target that is least gone; where earlier edits
+            are in force no more than the share of what they erased that is still gone.
         related, unrelated: of the pictures that were right before, the share still right, near to the target and far.
         instead: target pictures that show something else by name, not wreckage; 0 where no names may stand in.
     """
@@ -76,11 +79,19 @@ class Look:
         self.others = list(others)
         self.before = self.draw()
         self.right = self._sees(self.before)
-        if not any(r for r, p in zip(self.right, self.probes, strict=True) if p.role == "target"):
-            name = next(p.name for p in self.probes if p.role == "target")
-            raise ConceptError(
-                f"{scorer.name} never sees '{name}' in what the untouched model draws of it, so erasing it could not "
-                "be told from leaving it. Check the name, or give another judge."
+        rows = list(zip(self.right, self.probes, strict=True))
+        for name in dict.fromkeys(p.name for p in self.probes if p.role == "target"):
+            if not any(right for right, p in rows if p.role == "target" and p.name == name):
+                raise ConceptError(
+                    f"{scorer.name} never sees '{name}' in what the untouched model draws of it, so erasing it could "
+                    "not be told from leaving it. Check the name, or give another judge."
+                )
+        if not any(right for right, p in rows if p.role in ("related", "unrelated")):
+            warnings.warn(
+                f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws, so what is kept "
+                "counts as whole, whatever happens to it; name other things with --preserve.",
+                ExciseWarning,
+                stacklevel=2,
             )
 
     def draw(self, progress: Progress | None = None) -> list[Image.Image]:
@@ -96,11 +107,16 @@ class Look:
         """What the scorer makes of pictures drawn now."""
         now = self._sees(images)
 
-        def share(role: Role) -> float:
-            rows = [n for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == role and r]
-            return sum(rows) / len(rows) if rows else 1.0
+        def share(role: Role, name: str | None = None) -> float:
+            """Of the pictures of a role (and name) that showed what they should, those that still do."""
+            rows = zip(now, self.right, self.probes, strict=True)
+            kept = [n for n, r, p in rows if r and p.role == role and name in (None, p.name)]
+            return sum(kept) / len(kept) if kept else 1.0
 
-        return Rates(1 - share("target"), share("related"), share("unrelated"), self._instead(images))
+        erased = [1 - share("target", name) for name in {p.name for p in self.probes if p.role == "target"}]
+        back = [n for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == "gone" and not r]
+        erased += [1 - sum(back) / len(back)] if back else []
+        return Rates(min(erased), share("related"), share("unrelated"), self._instead(images))
 
     def _instead(self, images: Sequence[Image.Image]) -> float:
         """Share of the target's pictures in which one of the other names is seen."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from excise.concept import TEMPLATES, Concept, fill
+from excise.concept import TEMPLATES, Concept, fill, same
 from excise.edit import Delta, in_force
 from excise.families.base import Family
+from excise.selection import evenly
 from excise.training.distractors import CANDIDATES, pooled
 from excise.training.pictures import Sampling
 from excise.training.probes import Probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 CANVAS_SAMPLING = Sampling(12, 4.0, batch=40)
 SAMPLING = Sampling(25, 7.0)
 MOST_PROBES = 8  # of a role, where the caller's names are all there is
+GONE_PROBES = 4  # of each concept that an edit in force erased
 
 Say = Callable[[str, int, int], None]
 """Receives what is being done, how much of it is done, and how much there is."""
@@ -40,13 +42,15 @@ class Room:
         folder: of checkpoints, to go on from after an interruption; None keeps none.
         cache: of localisations, which serve every concept of a kind; None keeps none.
         say: receives what is being done, how much of it is done, and how much there is.
-        pictures: receives what was drawn to decide by.
+        charts: also draw what a report shows and nothing is decided by (minutes on a large model).
+        pictures: receives what was drawn.
     """
 
     judge: Any = None
     folder: Path | None = None
     cache: Path | None = None
     say: Say = lambda what, done, total: None
+    charts: bool = False
     pictures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +66,7 @@ class TrainingProblem:
         scorer: looks at pictures; None where there is nothing to look with.
         sampling: how training pictures are drawn.
         folder: for checkpoints. cache: for localisations. None keeps nothing.
+        charts: also draw what only a report shows.
     """
 
     family: Family
@@ -77,6 +82,7 @@ class TrainingProblem:
     folder: Path | None = None
     cache: Path | None = None
     say: Say = lambda what, done, total: None
+    charts: bool = False
 
 
 def digest(what: Any) -> str:
@@ -93,21 +99,33 @@ class Trained:
     pictures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def training_problem(asked: Request, room: Room, built_in: bool, precision: str = "no") -> TrainingProblem:
+def training_problem(
+    asked: Request, room: Room, built_in: bool, precision: str = "no", draw: int = 0
+) -> TrainingProblem:
     """A request as trained methods take it: candidates by the target's level, probes by distance to it.
 
     Args:
-        precision: in which its pictures are drawn.
+        precision: in which its pictures are drawn. draw: how many of them at once, 0 for as many as suit it.
     """
     words = asked.words
     candidates: dict[str, list[str]] = {}
     probes: dict[str, list[Probe]] = {}
-    gone = {t.name for edit, _ in in_force(asked.family) for t in edit.record.concepts}
+    earlier = {t.name: t.concept() for edit, _ in in_force(asked.family) for t in edit.record.concepts}
+    going = {same(w) for c in (*asked.concepts, *earlier.values()) for w in c.words}
     for concept in asked.concepts:
-        siblings = [n for n in words.siblings(concept) if n not in (*concept.words, *gone)]
-        candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if n not in gone]
-        named = words.probes(concept.name, _nearest_first(asked.family, concept.name, siblings)) if siblings else ()
-        probes[concept.name] = [Probe(*p) for p in named] or _probes(asked, concept)  # type: ignore[arg-type]
+        siblings = [n for n in words.siblings(concept) if same(n) not in going]
+        candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if same(n) not in going]
+        own = _own_probes(asked, concept, siblings)
+        probes[concept.name] = [p for p in own if p.role == "target" or same(p.name) not in going]
+    asked_for = {same(c.name) for c in asked.concepts}
+    gone = [
+        Probe(p.prompt, p.name, "gone")
+        for c in earlier.values()
+        if same(c.name) not in asked_for
+        for p in evenly([p for p in _own_probes(asked, c, words.siblings(c)) if p.role == "target"], GONE_PROBES)
+    ]
+    probes[asked.concepts[0].name] += gone
+    sampling = CANVAS_SAMPLING if built_in else SAMPLING
     return TrainingProblem(
         family=asked.family,
         concepts=asked.concepts,
@@ -117,12 +135,19 @@ def training_problem(asked: Request, room: Room, built_in: bool, precision: str 
         candidates=candidates,
         probes=probes,
         scorer=as_scorer(room.judge, built_in, [*(c.name for c in asked.concepts), *asked.preserve]),
-        sampling=replace(CANVAS_SAMPLING if built_in else SAMPLING, precision=precision),
+        sampling=replace(sampling, precision=precision, batch=draw or sampling.batch),
         seed=asked.seed,
         folder=room.folder,
         cache=room.cache,
         say=room.say,
+        charts=room.charts,
     )
+
+
+def _own_probes(asked: Request, concept: Concept, siblings: Sequence[str]) -> list[Probe]:
+    """The vocabulary's probes of a concept, or what its templates make of it and of the names to keep."""
+    named = asked.words.probes(concept.name, _nearest_first(asked.family, concept.name, siblings)) if siblings else ()
+    return [Probe(*p) for p in named] or _probes(asked, concept)  # type: ignore[arg-type]
 
 
 def _probes(asked: Request, concept: Concept) -> list[Probe]:

@@ -40,19 +40,20 @@ def train(
     adapter: Weights,
     step_of: Callable[[Weights], Step],
     look: Look | None,
-    meet: Callable[[], None] | None = None,
+    meet: Callable[[Weights], None] | None = None,
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
     """Train, calibrate, take the deltas; the model is left as it was.
 
     Args:
-        meet: called while the model is as the chosen checkpoint has it.
+        meet: called with the adapter while the model is as the chosen checkpoint has it.
 
     Returns:
         The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
     """
 
     def watch(done: int, total: int, losses: Mapping[str, float]) -> None:
-        problem.say(f"training, loss {losses['loss']:.3f}", done, total)
+        loss = f"loss {losses['loss']:.3f}" if "loss" in losses else "a step was left out"
+        problem.say(f"training, {loss}", done, total)
 
     plan = replace(config.plan(), request=_request(problem, config))
     with adapter:
@@ -63,12 +64,12 @@ def train(
             )
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
-            chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say)
+            chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say, config.tie)
         adapter.load(run.states[chosen])
         deltas = adapter.deltas()
         if meet is not None:
             with passes(problem.family, config):
-                meet()
+                meet(adapter)
     return deltas, {
         "judge": problem.scorer.name if problem.scorer else UNSEEN,
         "step": chosen,
