@@ -79,7 +79,8 @@ def test_every_closed_form_of_what_reads_text_can_be_hardened(tokenizer, method)
     pipe = tiny_pipe(tokenizer)
     more = {"speed": {"threshold": 5.0}}.get(method, {})
     edit = erase(pipe, ["cat"], method, preserve=["dog"], robust=2, **more)
-    assert len(edit.record.measured["restored"]) in (2, 3)
+    shares = edit.record.measured["restored"]
+    assert len(shares) == 3 or shares[-2] - shares[-1] < 0.01  # it settled
     assert all(torch.isfinite(t).all() for t in edit.tensors().values())
     plain = erase(pipe, ["cat"], method, preserve=["dog"], **more)
     assert "restored" not in plain.record.measured

@@ -209,6 +209,22 @@ def test_a_wrong_setting_is_found_before_anything_is_made(pipe, written, tmp_pat
     assert not (tmp_path / "out" / "edits").exists()
 
 
+def test_what_another_group_removes_is_no_anchor(pipe, written, tmp_path):
+    change(written, "default: uce", "default: {name: uce, settings: {anchor: neon}}")
+    with pytest.raises(PolicyError, match="reads 'cat' as 'neon', which it removes as well"):
+        run(pipe, written, tmp_path / "out")
+    assert not (tmp_path / "out" / "edits").exists()
+
+
+def test_another_text_encoder_is_a_change(pipe, written, tmp_path):
+    out = tmp_path / "out"
+    run(pipe, written, out)
+    assert not run(pipe, written, out).changed
+    with torch.no_grad():
+        next(pipe.text_encoder.parameters()).add_(1.0)
+    assert run(pipe, written, out).changed
+
+
 def test_a_damaged_edit_is_made_again_and_what_changed_is_told(pipe, written, tmp_path):
     out = tmp_path / "out"
     run(pipe, written, out)
@@ -239,6 +255,8 @@ def test_an_edit_that_is_not_the_ledgers_is_put_right_or_refused(pipe, written, 
         with pytest.warns(ExciseWarning, match="was put right"):
             assert not run(pipe, written, out).changed
         assert edit.read_bytes() == good
+    (found,) = out.glob("found-*.safetensors")  # somebody may miss it
+    assert found.read_bytes() == b"other"
     edit.write_bytes(b"other")
     for copy in (out / "edits").glob("in-force-*"):
         copy.unlink()

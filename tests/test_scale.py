@@ -9,9 +9,10 @@ import torch
 from conftest import tiny_pipe
 from torch.testing import assert_close
 
+import excise
 from excise import Concept, Edit, advise, erase, fuse, update
 from excise.advising import Point, knee
-from excise.concept import as_concepts
+from excise.concept import TEMPLATES, as_concepts, fill
 from excise.concept_file import read_concepts
 from excise.errors import ConceptError, ExciseWarning, IllConditionedError, SettingError, WrongBaseError
 from excise.families import family_of
@@ -61,6 +62,7 @@ def test_concepts_from_every_kind_of_file(tmp_path):
         ("c.yaml", "- [cat\n", "is no YAML"),
         ("c.yaml", "- {name: 3}\n", "entry 1: 'name': input should be a valid string"),
         ("c.txt", "cat\n../dog\n", "entry 2: the concept '../dog' contains '/'"),
+        ("c.csv", "name,kind\ncat,\ndog,objekt\n", "entry 2: .*no concept kind 'objekt'"),
     ],
 )
 def test_bad_files_are_refused_by_the_row(tmp_path, name, content, message):
@@ -192,8 +194,37 @@ def test_systems_beyond_use_are_said_or_refused():
     a = torch.diag(torch.tensor([1.0, 1e-14]).double())
     with pytest.warns(ExciseWarning, match="condition number above 1e"):
         solve_spd(a, torch.ones(2, 1).double())
+    with pytest.warns(ExciseWarning, match="condition number above 1e"):  # positive definite with jitter alone
+        solve_spd(torch.diag(torch.tensor([1.0, -1e-11]).double()), torch.ones(2, 1).double())
     with pytest.raises(IllConditionedError, match="raise the method's ridge"):
         solve_spd(torch.diag(torch.tensor([1.0, -1.0]).double()), torch.ones(2, 1).double())
+
+
+def test_every_kind_has_its_own_anchor_and_the_settings_that_cannot_be_shared_are_said(pipe):
+    both = [Concept("cat"), Concept("neon", "style")]
+    edit = erase(pipe, both, method="uce", vocabulary=None, preserve=["tree"])
+    assert [(c.name, c.anchor) for c in edit.record.concepts] == [("cat", ""), ("neon", "art")]
+    alike(edit, erase(pipe, both[::-1], method="uce", vocabulary=None, preserve=["tree"]), pipe)
+    with pytest.warns(ExciseWarning, match="kind person have other settings of speed than object"):
+        erase(pipe, ["cat", Concept("fish", "person")], method="speed", vocabulary=None, threshold=5.0)
+
+
+def test_what_is_kept_is_kept_in_the_words_of_every_kind(pipe, monkeypatch):
+    asked: list[str] = []
+    real = excise.erasing.encode
+    monkeypatch.setattr(
+        "excise.erasing.encode", lambda f, c, retain, *a: asked.extend(retain) or real(f, c, retain, *a)
+    )
+    erase(pipe, [Concept("neon", "style"), Concept("cat")], method="uce", vocabulary=None, preserve=["tree"])
+    for kind in ("style", "object"):
+        assert set(fill(TEMPLATES[kind], "tree")) <= set(asked)
+
+
+def test_speed_says_where_it_has_no_room(pipe):
+    match = r"uses every direction .* in (\d+) of \1 layers, so nothing is erased there"
+    with pytest.warns(ExciseWarning, match=match):
+        edit = erase(pipe, ["cat"], method="speed", vocabulary="canvas", threshold=1e-9)
+    assert not any(delta.any() for delta in deltas(edit, pipe).values())
 
 
 def test_more_concepts_than_directions_are_said(pipe):

@@ -7,14 +7,14 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from excise import ledger
-from excise.concept import Concept
+from excise.concept import Concept, same
 from excise.edit import Edit, base_of, stack
 from excise.erasing import erase, guess_kind, is_built_in, vocabulary_of
 from excise.errors import EditFileError, ExciseWarning
@@ -27,7 +27,7 @@ from excise.policy import MethodChoice, Policy, PolicyError, Request
 from excise.record import Base
 from excise.runs import EDIT_NAME, STATES
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Room, Say
-from excise.training.scorers import as_scorer
+from excise.training.scorers import Scorer, as_scorer
 from excise.verifying import Verification, verify
 
 EDITS = "edits"
@@ -86,13 +86,16 @@ def apply_policy(
     last = entries[-1] if entries else None
     _check_in_force(out, last)
     base = base_of(family, policy.model, policy.revision)
-    asked = {"policy": digest, "weights": base.weights, "excise": version("excise")}
-    if last and asked == {"policy": last["policy"], "weights": last["model"]["weights"], "excise": last["excise"]}:
+    asked = (digest, base.weights, base.text_encoder, version("excise"))
+    if last and asked == (last["policy"], *_prints(last), last["excise"]):
         return Outcome(False, 0, len(last["groups"]), last)
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
         config = METHODS.load(group.method.name).Config
         configure(config, group.method.name, group.method.settings, group.concepts[0].kind)
+    _check_anchors(groups)
+    if policy.concepts:
+        _scorer(family, policy)
     edits, made = [], 0
     for i, group in enumerate(groups):
         say("erasing", i, len(groups))
@@ -110,6 +113,27 @@ def apply_policy(
         raise PolicyError("the policy changed while it was being applied; nothing was put in place. Apply it again.")
     entry = _entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
     return Outcome(True, made, len(groups), _commit(out, whole, entry), verification)
+
+
+def _prints(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The fingerprints of the model that an entry of the ledger tells of."""
+    return entry["model"]["weights"], entry["model"].get("text_encoder")
+
+
+def _check_anchors(groups: Sequence[Group]) -> None:
+    """No concept may be read as one that another edit of the policy removes.
+
+    Raises:
+        PolicyError: one is.
+    """
+    gone = {same(w) for group in groups for c in group.concepts for w in c.words}
+    for group in groups:
+        for concept in group.concepts:
+            anchor = concept.anchor if concept.anchor is not None else group.method.settings.get("anchor")
+            if anchor and same(str(anchor)) in gone:
+                raise PolicyError(
+                    f"the policy reads '{concept.name}' as '{anchor}', which it removes as well; name another anchor."
+                )
 
 
 def _known(path: Path) -> Edit | None:
@@ -178,8 +202,7 @@ def _request_digest(base: Base, policy: Policy, group: Group) -> str:
 
 def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Say) -> Verification | None:
     concepts = [concept_of(r) for r in policy.concepts]
-    built_in = is_built_in(family)
-    scorer = as_scorer(policy.judge, built_in, [*(c.name for c in concepts), *policy.preserve], letter="a")
+    scorer = _scorer(family, policy)
     if scorer is None:
         return None
     return verify(
@@ -188,12 +211,18 @@ def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, sa
         concepts,
         vocabulary_of(policy.vocabulary, family, concepts),
         scorer,
-        CANVAS_SAMPLING if built_in else SAMPLING,
+        CANVAS_SAMPLING if is_built_in(family) else SAMPLING,
         kept=policy.preserve,
         pictures=policy.pictures,
         cache=cache,
         progress=lambda done, total: say("verifying", done, total),
     )
+
+
+def _scorer(family: Family, policy: Policy) -> Scorer | None:
+    """Who looks at what the policy did; None where there is nobody."""
+    names = [*(concept_of(r).name for r in policy.concepts), *policy.preserve]
+    return as_scorer(policy.judge, is_built_in(family), names, letter="a")
 
 
 def _entry(
@@ -211,7 +240,7 @@ def _entry(
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "excise": version("excise"),
         "policy": digest,
-        "model": {"name": policy.model, "weights": base.weights},
+        "model": {"name": policy.model, "weights": base.weights, "text_encoder": base.text_encoder},
         "groups": [
             {"method": e.record.method, "settings": e.record.settings, "concepts": [c.name for c in g.concepts]}
             for g, e in groups
@@ -277,7 +306,9 @@ def _verdict(policy: Policy, verification: Verification | None) -> dict[str, Any
 
 
 def _check_in_force(out: Path, last: dict[str, Any] | None) -> None:
-    """Make sure that the edit that lies there is the one the ledger tells of; put that one back from its copy if not.
+    """Make sure that the edit that lies there is the one the ledger tells of; if not, put that one back from its copy.
+
+    The other one is kept beside it.
 
     Raises:
         LedgerError: there is no copy either.
@@ -289,11 +320,16 @@ def _check_in_force(out: Path, last: dict[str, Any] | None) -> None:
     if last is None or (wanted and (not _copy(out, wanted).exists() or _sha256(_copy(out, wanted)) != wanted)):
         what = "is missing" if found is None else "is not one that the ledger tells of"
         raise LedgerError(f"{path} {what}. Restore it from a copy, or choose another --out.")
+    aside = ""
+    if found:
+        kept = path.with_name(f"found-{found[:16]}.safetensors")
+        os.replace(path, kept)
+        aside = f" and the other one kept as {kept.name}"
     if wanted:
         _put_in_place(out, wanted)
-    else:
-        path.unlink()
-    warnings.warn(f"{path} was not the edit that the ledger tells of; it was put right.", ExciseWarning, stacklevel=3)
+    warnings.warn(
+        f"{path} was not the edit that the ledger tells of; it was put right{aside}.", ExciseWarning, stacklevel=3
+    )
 
 
 def _put_in_place(out: Path, digest: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError, field_validator
 
 from excise.concept import Concept
-from excise.errors import ConceptError
+from excise.errors import ConceptError, UnknownNameError
 from excise.strict import Strict, explain, parse_yaml, read_text
 
 COLUMNS = ("name", "kind", "synonyms", "anchor")
@@ -67,7 +67,7 @@ def row_to_concept(row: Mapping[str, Any], where: str, kind: str | None = None) 
         return ConceptRow.model_validate(row).concept(kind)
     except ValidationError as error:
         raise ConceptError(f"{where}: {explain(error, COLUMNS)} Known keys: {', '.join(COLUMNS)}.") from error
-    except ConceptError as error:
+    except (ConceptError, UnknownNameError) as error:
         raise ConceptError(f"{where}: {error}") from error
 
 

@@ -14,15 +14,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from excise.built_in import BUILT_IN, WEIGHTS
-from excise.concept import CHECKS, TEMPLATES, Concept, as_concepts, check_preserve, fill, same, with_anchor
+from excise.concept import (
+    CHECKS,
+    TEMPLATES,
+    Concept,
+    as_concepts,
+    check_preserve,
+    fill,
+    listed,
+    same,
+    with_anchor,
+)
 from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.encoder_problem import EncoderProblem
-from excise.errors import ConceptError, ExciseWarning, unknown
+from excise.errors import ConceptError, ExciseWarning, TrainingError, unknown
 from excise.families.base import Family
 from excise.hardening import hardened
 from excise.methods import METHODS
 from excise.methods.base import Solution, TextProblem, configure, joined, widened
-from excise.problem import Encoded, encode, pooled_problem, retain_prompts, token_problem
+from excise.problem import encode, pooled_problem, retain_prompts, token_problem
 from excise.record import EditRecord, Target
 
 if TYPE_CHECKING:
@@ -84,9 +94,12 @@ def erase(
     config = configure(method_class.Config, method, settings, preset)
     name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
     words = vocabulary_of(vocabulary, family, found)
-    found = [with_anchor(c, config.anchor or words.anchors.get(c.name, "")) for c in found]
+    own = _by_kind(method_class.Config, method, settings, found, config) if preset != "canvas" else {}
+    anchors = {kind_: c.anchor for kind_, c in own.items()}
+    found = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in found]
     _check_anchors(found)
-    kept = retain_prompts(preserve, TEMPLATES[found[0].kind])
+    kinds = list(dict.fromkeys(c.kind for c in found))
+    kept = [p for kind_ in kinds for p in retain_prompts(preserve, TEMPLATES[kind_])]
     retain = list(dict.fromkeys([*kept, *words.prompts]))
     request = Request(family, found, retain, preserve, words, seed, states)
     # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
@@ -157,6 +170,8 @@ def _solved(
     """A closed form: encode, then solve for the text encoder, or for keys, values and the map of the pooled prompt."""
     began = time.perf_counter()
     family = asked.family
+    if not hasattr(method, "solve_encoder"):
+        _warn_of_width(len(asked.concepts), family.text_width)
     encoded = encode(family, asked.concepts, asked.retain, asked.words.templates, asked.states)
     at_once = time.perf_counter()
     if hasattr(method, "solve_encoder"):
@@ -178,7 +193,6 @@ def _solved(
         reading = {path: weight[:, :width] for path, weight in maps.items()}
         theirs = method.solve(pooled, reading, config, generator)
         solution = joined(solution, widened(theirs, {path: w.shape[1] for path, w in maps.items()}))
-    _warn_of_width(encoded)
     return (
         solution,
         {"restored": restored} if restored else {},
@@ -186,13 +200,12 @@ def _solved(
     )
 
 
-def _warn_of_width(encoded: Encoded) -> None:
+def _warn_of_width(concepts: int, width: int) -> None:
     """Say so where more concepts are erased than text states can tell apart."""
-    concepts, width = int(encoded.owner.max()) + 1, encoded.states.states.shape[-1]
     if concepts > width:
         warnings.warn(
             f"{concepts} concepts are more than the {width} directions of this model's text states, so whatever is "
-            "kept moves with them; erase fewer, or retrain the model without them.",
+            "kept moves with them; erase fewer, or edit the text encoder instead (--method emcid).",
             ExciseWarning,
             stacklevel=2,
         )
@@ -202,12 +215,20 @@ def _trained(
     method: Any, config: Any, asked: Request, room: Room | None
 ) -> tuple[Solution, dict[str, Any], dict[str, float]]:
     """A trained method, with what it measured on the way."""
+    from excise.training.loop import check_available
     from excise.training.problem import Room, training_problem
 
+    check_available(config.precision, config.tracker)
     began = time.perf_counter()
     room = room or Room()
-    problem = training_problem(asked, room, is_built_in(asked.family), config.precision)
-    trained = method.train(problem, config)
+    problem = training_problem(asked, room, is_built_in(asked.family), config.precision, config.draw)
+    try:
+        trained = method.train(problem, config)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the device ran out of memory while pictures were drawn or looked at; use "
+            "--set draw=1, load the model with --dtype float16, or use a smaller judge."
+        ) from error
     room.pictures.update(trained.pictures)
     before = in_force(asked.family)
     evidence = {**trained.evidence, **({"after": [_named(*layer) for layer in before]} if before else {})}
@@ -246,6 +267,22 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept])
         lambda concept: canvas.calibration(concept.name),
         lambda concept: canvas.checks(concept.name),
     )
+
+
+def _by_kind(
+    config_class: Any, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], config: Any
+) -> dict[str, Any]:
+    """The settings that each kind of concept would have by itself; says so where the edit cannot have them all."""
+    own = {c.kind: configure(config_class, method, settings, c.kind) for c in concepts}
+    other = [kind for kind, c in own.items() if c.model_copy(update={"anchor": config.anchor}) != config]
+    if other:
+        warnings.warn(
+            f"concepts of kind {listed(other)} have other settings of {method} than {concepts[0].kind}, whose settings "
+            "are used for all; erase each kind by itself, or name a preset with --set preset=...",
+            ExciseWarning,
+            stacklevel=3,
+        )
+    return own
 
 
 def is_built_in(family: Family) -> bool:

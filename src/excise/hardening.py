@@ -48,7 +48,10 @@ def hardened(
             owner=torch.cat([asked.owner, problem.owner]),
         )
         solution = solve(asked)
-    return solution, [*shares, _restoring(problem, weights, solution)[1]] if rounds else []
+    else:
+        if rounds:
+            shares.append(_restoring(problem, weights, solution)[1])
+    return solution, shares
 
 
 def _restoring(problem: TextProblem, weights: Mapping[str, Tensor], solution: Solution) -> tuple[Tensor, float]:

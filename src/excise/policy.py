@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from excise.concept import KINDS, as_concepts, check_name, check_preserve, read_names
 from excise.concept_file import ConceptRow
-from excise.errors import ConceptError, ExciseError, unknown
+from excise.errors import ConceptError, ExciseError, UnknownNameError, unknown
 from excise.methods import METHODS
 from excise.strict import Strict, explain, parse_yaml, read_text
 
@@ -131,7 +131,7 @@ def _concepts(policy: Policy, path: Path) -> Sequence[Any]:
     for i, request in enumerate(policy.concepts, start=1):
         try:
             found.append(request.concept())
-        except ConceptError as error:
+        except (ConceptError, UnknownNameError) as error:
             raise ConceptError(f"the policy {path}, concept {i}: {error}") from error
     return found
 

@@ -11,6 +11,7 @@ from excise.errors import ExciseWarning, IllConditionedError
 
 # Beyond it fewer than four digits of a solution in double precision mean anything.
 WORST_CONDITION = 1e12
+NO_DIGITS = 1e16  # of a matrix that is positive definite only with jitter
 NOT_POSITIVE = (
     "a system of equations that should be positive definite is not, its numbers are too large or too unlike; raise the "
     "method's ridge, or check the text encoder's states."
@@ -33,7 +34,8 @@ def solve_spd(a: Tensor, b: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(a + jitter * scale * torch.eye(len(a), dtype=a.dtype, device=a.device))
         if not info.any():
             diagonal = factor.diagonal()
-            warn_of_condition(float((diagonal.max() / diagonal.min()) ** 2) if len(diagonal) else 1.0)
+            pivots = float((diagonal.max() / diagonal.min()) ** 2) if len(diagonal) else 1.0
+            warn_of_condition(max(pivots, NO_DIGITS) if jitter else pivots)
             return torch.cholesky_solve(b, factor)
     raise IllConditionedError(NOT_POSITIVE)
 

@@ -198,7 +198,7 @@ class _Scale:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
-        G0 = C @ C.mT + config.erase_scale * O.mT @ O + shared.kept
+        G0 = C @ C.mT + config.erase_scale * (O.mT @ O) + shared.kept
         G0.diagonal().add_(config.ridge)
         J = None
         if config.gate:
@@ -227,7 +227,7 @@ class _Small:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
-        A = C @ C.mT + config.erase_scale * O.mT @ O + shared.kept
+        A = C @ C.mT + config.erase_scale * (O.mT @ O) + shared.kept
         A.diagonal().add_(config.ridge)
         inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
         self.OA = O @ inverse
@@ -254,7 +254,7 @@ class _Paper:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O = shared.problem.targets  # noqa: E741 - the paper's letter
-        A = config.erase_scale * O.mT @ O + shared.kept
+        A = config.erase_scale * (O.mT @ O) + shared.kept
         if config.gate:
             S = torch.linalg.svdvals(shared.C)
             A += (shared.U * (torch.sigmoid(-S) * S)) @ shared.U.mT

@@ -18,6 +18,7 @@ neighbours of them along the direction that W hardly sees.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -27,6 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.edit import Delta, LowRank
+from excise.errors import ExciseWarning
 from excise.linalg.kmeans import kmeans
 from excise.linalg.low_rank import compress
 from excise.linalg.solves import null_space, solve_spd, weakest_direction
@@ -99,13 +101,28 @@ class SPEED:
         shared = _prepare(problem, config, generator)
         modules: dict[str, Delta] = {}
         null: Tensor | None = None
+        full = list[str]()
         for path, weight in weights.items():
             W = weight.double()
             per_layer = config.filter or config.augment == "directed"
             if null is None or per_layer:
                 null = null_space(retain_moment(problem.retain, W, shared, config, generator), config.threshold)
+            if not null.shape[1]:
+                full.append(path)
             modules[path] = LowRank(W @ shared.left, through_bracket(shared.right, null, shared, config))
+        if full:
+            _warn_of_no_room(len(full), len(weights), config.threshold)
         return Solution(modules=modules)
+
+
+def _warn_of_no_room(full: int, layers: int, threshold: float) -> None:
+    """Say so where what is kept leaves no direction to erase in: such a layer does not change."""
+    warnings.warn(
+        f"what is kept uses every direction of text space above threshold {threshold:g} in {full} of {layers} layers, "
+        "so nothing is erased there; raise --set threshold=..., or keep fewer names.",
+        ExciseWarning,
+        stacklevel=3,
+    )
 
 
 def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generator) -> _Shared:
@@ -150,6 +167,8 @@ def retain_moment(
     R = retain
     if config.filter and len(retain):
         kept = norms.sqrt() > norms.sqrt().mean()
+        if not kept.any():  # all alike
+            kept = torch.ones_like(kept)
         R, image, norms = retain[kept], image[kept], norms[kept]
     if config.augment == "none" or not len(R):
         return R.mT @ R / max(1, len(R))

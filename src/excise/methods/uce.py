@@ -50,7 +50,7 @@ def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
     H becomes H - H K (K^T H K)^-1 K^T H, the solution of the same problem under that constraint.
     """
     O, N, R, s = problem.targets, problem.anchors, problem.retain, config.erase_scale  # noqa: E741 - the paper's letters
-    A = s * O.mT @ O + config.retain_scale * R.mT @ R
+    A = s * (O.mT @ O) + config.retain_scale * (R.mT @ R)
     A.diagonal().add_(config.ridge)
     left, right = s * (N - O).mT, O
     if len(O) > len(A):  # more tokens than directions: their product is smaller than either
