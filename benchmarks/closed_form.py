@@ -90,8 +90,14 @@ def text_states(n: int, d: int, generator: torch.Generator) -> Tensor:
 
 
 def build(shape: str, concepts: int, tokens: int, roles: str, seed: int = 0) -> tuple[TextProblem, dict[str, Tensor]]:
+    """As `problem_of`, at the shape of a model."""
+    return problem_of(*SHAPES[shape], concepts, tokens, roles, seed)
+
+
+def problem_of(
+    rows: Sequence[int], d: int, concepts: int, tokens: int, roles: str, seed: int = 0
+) -> tuple[TextProblem, dict[str, Tensor]]:
     """A problem of `concepts`, so many target tokens each, and 1,000 retained ones; weights in single precision."""
-    rows, d = SHAPES[shape]
     generator = torch.Generator().manual_seed(seed)
     states = text_states(concepts * tokens + tokens + RETAINED + 1 + 76, d, generator)
     targets, anchor, retain, start, null = states.split([concepts * tokens, tokens, RETAINED, 1, 76])
@@ -182,6 +188,11 @@ class Bench:
     literal: Callable[..., Literal]
     roles: str = "kv"
 
+    def solve(self, problem: TextProblem, weights: dict[str, Tensor]) -> Solution:
+        """The method's own solve."""
+        solution: Solution = self.method.solve(problem, weights, self.config, torch.Generator().manual_seed(0))
+        return solution
+
 
 BENCHES = {
     "uce": Bench(UCE, UCEConfig(fixed="none", tokens="last"), literal_uce),
@@ -198,17 +209,10 @@ def bench(shape: str, method: str, concepts: int) -> Row:
     b = BENCHES[method]
     p, weights = build(shape, concepts, TOKENS[method], b.roles)
 
-    def work(problem: TextProblem = p) -> Solution:
-        solution: Solution = b.method.solve(problem, weights, b.config, torch.Generator().manual_seed(0))
-        return solution
-
-    solution, seconds, peak = cold_and_warm(work)
-    # Making the new weights belongs to the job as much as solving does.
-    _, more, _ = timed(lambda: [w + change(solution, path, w) for path, w in weights.items()])
-    seconds += more
+    solution, seconds, peak = solve_and_apply(b, p, weights)
     printed = b.literal(p, weights, b.config)
     if printed.problem is not None:
-        solution = work(printed.problem)
+        solution = b.solve(printed.problem, weights)
     differences = [
         _difference(solution, path, weights[path].double(), wanted, printed.rows.get(path))
         for path, wanted in printed.new.items()
@@ -228,6 +232,13 @@ def bench(shape: str, method: str, concepts: int) -> Row:
         torch.get_num_threads(),
         torch.__version__,
     )
+
+
+def solve_and_apply(b: Bench, p: TextProblem, weights: dict[str, Tensor]) -> tuple[Solution, float, float]:
+    """The solution, its seconds, and the extra megabytes at the peak; making the new weights belongs to the job."""
+    solution, seconds, peak = cold_and_warm(lambda: b.solve(p, weights))
+    _, more, _ = timed(lambda: [w + change(solution, path, w) for path, w in weights.items()])
+    return solution, seconds + more, peak
 
 
 def _difference(solution: Solution, path: str, W: Tensor, wanted: Tensor, rows: range | None) -> float:
