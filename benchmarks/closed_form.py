@@ -1,11 +1,13 @@
 """Time the closed forms at true model shapes, beside the same formula written literally.
 
-    python -m benchmarks.closed_form --shape sd15 --concepts 100 [--method uce --method speed] [--json]
+    python -m benchmarks.closed_form --shape sd15 --concepts 100 [--method uce --method speed] [--out lines.jsonl]
 
 Weights are random (Gaussian rows at the true shapes); text states are synthetic: a common mean, a decaying spectrum, as
 CLIP's are. What is timed is the edit after encoding, the statistics of the text and the making of the new weights
-included. The literal form follows the published formulas, or the official program,
-matrix by matrix and row by row (`benchmarks/literal.py`). It is timed on a stated part of the work and scaled to all.
+included. The literal form follows the published formulas, or the official program, matrix by matrix and row by row
+(`benchmarks/literal.py`). It is timed on a stated part of the work and scaled to all; where that alone would take too
+long (more than 100 concepts), or no literal form is written, it is left out. Every line is measured in a process of its
+own, so that memory is its own.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +44,10 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
 }
 RETAINED = 1000
 # Target tokens of a concept: its last subject token, its context, or all from the last subject token on.
-TOKENS = {"uce": 1, "speed": 1, "cure": 1, "mace": 10, "rece": 10, "scapre": 60}
+TOKENS = {
+    "uce": 1, "speed": 1, "cure": 1, "mace": 75, "rece": 76, "scapre": 60, "scapre-small": 60, "scapre-paper": 60,
+}  # fmt: skip
+LITERAL_CONCEPTS = 100
 LITERAL_ROWS = 8  # of ScaPre's rows
 
 
@@ -70,9 +77,9 @@ class Row:
     concepts: int
     tokens: int
     seconds: float
-    naive_seconds: float
-    ratio: float
-    max_rel_diff: float
+    naive_seconds: float | None
+    ratio: float | None
+    max_rel_diff: float | None
     peak_extra_mb: float
     projections_mb: float
     naive_part: str
@@ -185,7 +192,7 @@ class Bench:
 
     method: Any
     config: MethodConfig
-    literal: Callable[..., Literal]
+    literal: Callable[..., Literal] | None
     roles: str = "kv"
 
     def solve(self, problem: TextProblem, weights: dict[str, Tensor]) -> Solution:
@@ -201,6 +208,8 @@ BENCHES = {
     "cure": Bench(CURE, CUREConfig(), literal_cure),
     "speed": Bench(SPEED, SPEEDConfig(params="v", tokens="last", retain_tokens="last"), literal_speed, "v"),
     "scapre": Bench(ScaPre, ScaPreConfig(), literal_scapre),
+    "scapre-small": Bench(ScaPre, ScaPreConfig(form="small"), None),
+    "scapre-paper": Bench(ScaPre, ScaPreConfig(form="paper", relevance="ratio"), None),
 }
 
 
@@ -210,6 +219,23 @@ def bench(shape: str, method: str, concepts: int) -> Row:
     p, weights = build(shape, concepts, TOKENS[method], b.roles)
 
     solution, seconds, peak = solve_and_apply(b, p, weights)
+    row = Row(
+        shape,
+        method,
+        concepts,
+        TOKENS[method],
+        round(seconds, 3),
+        None,
+        None,
+        None,
+        round(peak, 1),
+        round(sum(w.numel() for w in weights.values()) * 8 / 1e6, 1),
+        "none",
+        torch.get_num_threads(),
+        torch.__version__,
+    )
+    if b.literal is None or concepts > LITERAL_CONCEPTS:
+        return row
     printed = b.literal(p, weights, b.config)
     if printed.problem is not None:
         solution = b.solve(printed.problem, weights)
@@ -217,28 +243,28 @@ def bench(shape: str, method: str, concepts: int) -> Row:
         _difference(solution, path, weights[path].double(), wanted, printed.rows.get(path))
         for path, wanted in printed.new.items()
     ]
-    return Row(
-        shape,
-        method,
-        concepts,
-        TOKENS[method],
-        round(seconds, 3),
-        round(printed.seconds, 2),
-        round(printed.seconds / seconds, 1),
-        max(differences),
-        round(peak, 1),
-        round(sum(w.numel() for w in weights.values()) * 8 / 1e6, 1),
-        printed.part,
-        torch.get_num_threads(),
-        torch.__version__,
+    return replace(
+        row,
+        naive_seconds=round(printed.seconds, 2),
+        ratio=round(printed.seconds / seconds, 1),
+        max_rel_diff=max(differences),
+        naive_part=printed.part,
     )
 
 
 def solve_and_apply(b: Bench, p: TextProblem, weights: dict[str, Tensor]) -> tuple[Solution, float, float]:
-    """The solution, its seconds, and the extra megabytes at the peak; making the new weights belongs to the job."""
-    solution, seconds, peak = cold_and_warm(lambda: b.solve(p, weights))
-    _, more, _ = timed(lambda: [w + change(solution, path, w) for path, w in weights.items()])
-    return solution, seconds + more, peak
+    """The solution, its seconds, and the extra megabytes at the peak; making the new weights belongs to the job.
+
+    They take the place of the old ones one by one, as in a model, so that each is counted while it is made.
+    """
+
+    def work() -> Solution:
+        solution = b.solve(p, weights)
+        for path, w in weights.items():
+            _ = w + change(solution, path, w)
+        return solution
+
+    return cold_and_warm(work)
 
 
 def _difference(solution: Solution, path: str, W: Tensor, wanted: Tensor, rows: range | None) -> float:
@@ -293,25 +319,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--concepts", type=int, action="append")
     parser.add_argument("--method", action="append", choices=BENCHES)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="file that the lines are added to, as JSON")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    rows = [
-        bench(shape, method, concepts)
+    wanted = [
+        (shape, method, concepts)
         for shape in options.shape or ["sd15"]
         for concepts in options.concepts or [100]
         for method in options.method or BENCHES
     ]
-    if options.json:
-        print(json.dumps([row.__dict__ for row in rows], indent=2))
+    if options.here:
+        print(json.dumps(bench(*wanted[0]).__dict__))
         return
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {RETAINED} retained texts")
-    for row in rows:
-        print(
-            f"{row.method:6} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; literal "
-            f"{row.naive_seconds:.1f} s (timed: {row.naive_part}), ratio {row.ratio:.0f}; largest relative difference "
-            f"{row.max_rel_diff:.1e}; extra memory {row.peak_extra_mb:.0f} MB, projections in float64 "
-            f"{row.projections_mb:.0f} MB"
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {RETAINED} retained texts", flush=True)
+    for one in wanted:
+        row = in_own_process(*one)
+        print(described(row), flush=True)
+        if options.out:
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row.__dict__) + "\n")
+
+
+def in_own_process(shape: str, method: str, concepts: int) -> Row:
+    """As `bench`."""
+    knobs = ["--shape", shape, "--method", method, "--concepts", str(concepts), "--here"]
+    command = [sys.executable, "-m", "benchmarks.closed_form", *knobs]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def described(row: Row) -> str:
+    """One line of the result as a person reads it."""
+    beside = "no literal form timed"
+    if row.naive_seconds is not None:
+        beside = (
+            f"literal {row.naive_seconds:.1f} s (timed: {row.naive_part}), ratio {row.ratio:.0f}, largest relative "
+            f"difference {row.max_rel_diff:.1e}"
         )
+    return (
+        f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; {beside}; "
+        f"extra memory {row.peak_extra_mb:.0f} MB, projections in float64 {row.projections_mb:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def speed(W: Tensor, p: TextProblem, c: SPEEDConfig, K: Tensor, g: Tensor) -> Te
         copies = (part[:, None] + (g[start : start + c.chunk, :, None] * v) @ P_min).flatten(0, 1)
         moved = (copies @ probe.mT).norm(dim=1)
         rows = torch.cat([part, copies[moved > moved.mean()]])
-        total += (rows[:, :, None] @ rows[:, None, :]).sum(dim=0)
+        for some in rows.split(16):  # outer products as printed, a few at a time for the sake of memory
+            total += (some[:, :, None] @ some[:, None, :]).sum(dim=0)
         count += len(rows)
     U, S, _ = torch.linalg.svd(total / count)
     P = U[:, c.threshold > S] @ U[:, c.threshold > S].mT
