@@ -23,7 +23,7 @@ RANGES = {
     "width": (256, 512, 768, 1024, 2048),
     "rows": (160, 320, 640, 1280, 2560),
 }
-FEWER = {"rece": (10, 30, 100, 300), "scapre": (10, 30, 100, 300)}  # concepts: 60 tokens of 1,000 are another shape
+FEWER = dict.fromkeys(("mace", "rece", "scapre"), (10, 30, 100, 300))  # concepts: each has 60 tokens or more
 
 # Multiplications by T target tokens, K concepts, width d, n rows in all, L matrices: the terms that can dominate.
 COUNTS: dict[str, Callable[[int, int, int, int, int], float]] = {
@@ -66,7 +66,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     for axis, what in zip(axes, RANGES, strict=True):
-        for number, method in enumerate(BENCHES):
+        for number, method in enumerate(COUNTS):
             mine = [r for r in rows if r["method"] == method and r["grows"] == what]
             values = [r["value"] for r in mine]
             scale = mine[-1]["seconds"] / mine[-1]["count"]
@@ -80,7 +80,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--method", action="append", choices=BENCHES)
+    parser.add_argument("--method", action="append", choices=COUNTS)
     parser.add_argument("--out", type=Path, help="file to write the points to")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("POINTS", "PICTURE"), help="draw points of a file")
     options = parser.parse_args(arguments)
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         points, picture = options.draw
         draw([json.loads(line) for line in points.read_text(encoding="utf-8").splitlines()], picture)
         return
-    rows = [row for method in options.method or BENCHES for row in lines(method)]
+    rows = [row for method in options.method or COUNTS for row in lines(method)]
     if options.out:
         options.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -2,10 +2,13 @@
 
     python -m benchmarks.summary benchmarks/results/canvas-surgun.jsonl --first surgun
 
+    python -m benchmarks.summary benchmarks/results/canvas-names.jsonl --draw docs/images/names.png
+
 Printed as Markdown. Rates in per cent. `rel.` is a rate divided by that of the untouched model on the same prompts, its
 mean over targets. `near` is what is left of the nearest of the other names (the first of the bins by distance in text
 space), relative to the untouched model. Differences are paired by target: mean, 95 % bootstrap interval, Wilcoxon's
-signed-rank test.
+signed-rank test. Of many names erased at once: a row a method and number of names, `acc_r rel.` beside the untouched
+model; `--draw` shows H_o over the number of names (with matplotlib).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ KINDS: dict[str, Callable[[str], bool]] = {
     "styles": lambda name: name in world.STYLES,
     "pairs": lambda name: world.pair(name) is not None,
 }
+NAMES = ("acc_e", "acc_r", "h_o")
 RATES = ("ua", "ira", "cra", "h", "sc", "oc", "up", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate")
 TESTED = ("h", "ua", "ira", "cra", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate", "drift")
 
@@ -107,13 +111,53 @@ def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
     return "\n".join(rows)
 
 
+def names_table(lines: Sequence[Line]) -> str:
+    """A row a method and number of names erased together, with 95 % intervals, the fewest names first."""
+    rows = ["| names | method | Acc_e | Acc_r | H_o | Acc_r rel. | KID | seconds |", "|---" * 8 + "|"]
+    for line in sorted(lines, key=lambda line: len(line["concepts"])):
+        cells = [_with_interval(line["metrics"][n]) if n in line["metrics"] else "–" for n in NAMES]
+        rel, kid = value(line, "acc_r rel."), value(line, "kid")
+        spent = sum(v for k, v in line["seconds"].items() if k in ("erase", "encode", "solve", "train"))
+        row = [str(len(line["concepts"])), line["method"], *cells, f"{100 * rel:.1f}", f"{kid:.4f}", f"{spent:.1f}"]
+        rows.append("| " + " | ".join(row) + " |")
+    return "\n".join(rows)
+
+
+def _with_interval(e: dict[str, float]) -> str:
+    return f"{100 * e['value']:.1f} ({100 * e['low']:.1f} to {100 * e['high']:.1f})"
+
+
+def draw_names(lines: Sequence[Line], path: Path) -> None:
+    """H_o over the number of names, a line a method, intervals as bars."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
+    for i, name in enumerate(dict.fromkeys(line["method"] for line in lines)):
+        own = sorted((x for x in lines if x["method"] == name), key=lambda line: len(line["concepts"]))
+        found = [x["metrics"]["h_o"] for x in own]
+        values = [100 * e["value"] for e in found]
+        bars = [[100 * (e["value"] - e["low"]) for e in found], [100 * (e["high"] - e["value"]) for e in found]]
+        counts = [len(x["concepts"]) for x in own]
+        axis.errorbar(counts, values, bars, fmt="o", color=f"C{i % 10}", ls="-" if i < 10 else "--", label=name, ms=4)
+    axis.set(xscale="log", xlabel="names erased at once", ylabel="H_o, per cent", ylim=(0, 100))
+    axis.legend(fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks")
     parser.add_argument("--first", help="method to test against the others")
     parser.add_argument("--by-target", action="store_true", help="also a row a target")
+    parser.add_argument("--draw", type=Path, help="picture of H_o over the number of names")
     options = parser.parse_args()
     lines = read(options.results)
+    named = [line for line in lines if "acc_e" in line["metrics"]]
+    if named:
+        print(names_table(named))
+        if options.draw:
+            draw_names(named, options.draw)
+        return
     for model in dict.fromkeys(line["model"] for line in lines):
         mine = [line for line in lines if line["model"] == model]
         print(f"\n## {model}")

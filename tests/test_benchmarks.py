@@ -1,0 +1,60 @@
+"""The benchmarks at toy sizes: they agree with the literal forms, and say what they measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import closed_form, growth, names_order, summary
+
+
+@pytest.mark.parametrize("method", closed_form.BENCHES)
+def test_closed_forms_agree_with_their_literal_forms(method, monkeypatch):
+    monkeypatch.setitem(closed_form.SHAPES, "toy", ((9, 20), 16))
+    monkeypatch.setattr(closed_form, "RETAINED", 12)
+    monkeypatch.setitem(closed_form.TOKENS, method, 3)
+    row = closed_form.bench("toy", method, 4)
+    literal = closed_form.BENCHES[method].literal
+    assert (row.max_rel_diff is None) == (literal is None)
+    assert row.max_rel_diff is None or row.max_rel_diff < 1e-6
+    assert row.projections_mb == round(2 * (9 + 20) * 16 * 8 / 1e6 / (2 if method == "speed" else 1), 1)
+    monkeypatch.setattr(closed_form, "LITERAL_CONCEPTS", 3)
+    assert closed_form.bench("toy", method, 4).naive_seconds is None
+
+
+def test_every_method_has_a_count_that_grows():
+    assert growth.COUNTS.keys() == {m for m in closed_form.BENCHES if "-" not in m}
+    for count in growth.COUNTS.values():
+        small, large = count(100, 10, 64, 640, 8), count(200, 20, 128, 1280, 8)
+        assert 0 < small < large
+
+
+def test_names_are_told_by_their_number(capsys, tmp_path, monkeypatch):
+    def line(method: str, count: int, e: float) -> dict:
+        estimate = {"value": e, "low": e - 0.05, "high": e + 0.05, "n": 10}
+        metrics = dict.fromkeys(("acc_e", "acc_r", "h_o"), estimate)
+        return {
+            "method": method,
+            "concepts": [str(i) for i in range(count)],
+            "metrics": metrics,
+            "untouched": {"acc_r": {"value": 0.8}},
+            "seconds": {"erase": 2.0, "draw": 9.0},
+        }
+
+    table = summary.names_table([line("uce", 100, 0.4), line("uce", 10, 0.2)]).splitlines()
+    assert table[2].startswith("| 10 | uce | 20.0 (15.0 to 25.0) |")
+    assert table[3].endswith("| 50.0 | nan | 2.0 |")
+    summary.draw_names([line("uce", 100, 0.4), line("uce", 10, 0.2)], tmp_path / "names.png")
+    assert (tmp_path / "names.png").stat().st_size > 1000
+
+
+def test_differences_of_changes_are_relative(pipe):
+    from excise import erase
+    from excise.families import family_of
+
+    family = family_of(pipe)
+    edit = erase(pipe, ["cat"], method="uce", preserve=["dog"])
+    once, twice = names_order.changes(family, [edit]), names_order.changes(family, [edit, edit])
+    assert names_order.difference(once, once) == 0
+    assert names_order.difference(twice, once) == pytest.approx(1.0)
+    with edit.apply(pipe):  # what is in force already is no part of what an edit changes
+        assert names_order.difference(names_order.changes(family, [edit]), once) == 0
