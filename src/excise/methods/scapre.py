@@ -124,7 +124,9 @@ class ScaPre:
         modules: dict[str, Delta] = {}
         for path, weight in weights.items():
             W = weight.double()
-            modules[path] = Dense(system.edited(W, generator) - W)
+            # As precise as the weight, and never half: a delta for every weight in double is as large as the model.
+            kept = weight.dtype if weight.dtype == torch.float64 else torch.float32
+            modules[path] = Dense((system.edited(W, generator) - W).to(kept))
         return Solution(modules=modules)
 
 
