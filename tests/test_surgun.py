@@ -538,6 +538,18 @@ def test_the_target_that_is_least_gone_tells_what_is_erased(family):
     assert look.rates(look.before).erase == 1.0
 
 
+def test_pooled_targets_count_together(family):
+    probes = [Probe("a", "cat", "target"), Probe("b", "dog", "target"), Probe("c", "ox", "related")]
+    scorer = Half(lambda name, i: True)
+    look = Look(family, probes, scorer, Sampling(2, 1.0), 0, pooled=True)
+    scorer.answer = lambda name, i: name != "cat"
+    assert look.rates(look.before).erase == 0.5
+    unseen = Half(lambda name, i: name != "dog")  # a name that is never drawn says nothing about the others
+    look = Look(family, probes, unseen, Sampling(2, 1.0), 0, pooled=True)
+    unseen.answer = lambda name, i: name == "ox"
+    assert look.rates(look.before).erase == 1.0
+
+
 def test_what_nobody_sees_is_said(family):
     probes = [Probe("a", "cat", "target"), Probe("b", "ox", "related"), Probe("c", "sea", "unrelated")]
     with pytest.warns(ExciseWarning, match="half sees nothing of what is to be kept"):

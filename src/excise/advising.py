@@ -90,7 +90,7 @@ def advise(
         raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
     words = vocabulary_of(vocabulary, family, found)
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
-    look = Look(family, _probes(found, words, preserve), scorer, sampling, seed)
+    look = Look(family, _probes(found, words, preserve), scorer, sampling, seed, pooled=True)
     if not any(right and p.role == "related" for right, p in zip(look.right, look.probes, strict=True)):
         raise ConceptError(
             f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws of it, so no strength "

@@ -61,9 +61,10 @@ class Look:
     Args:
         probes: what to draw. seed: of the pictures; neither is any protocol's.
         others: names that may stand in for the target.
+        pooled: count all targets' pictures together, where there are too few of each to tell the least gone.
 
     Raises:
-        ConceptError: the scorer never sees the target in the untouched model's pictures.
+        ConceptError: the scorer never sees a target in the untouched model's pictures (pooled: none of them).
     """
 
     def __init__(
@@ -74,14 +75,16 @@ class Look:
         sampling: Sampling,
         seed: int,
         others: Sequence[str] = (),
+        pooled: bool = False,
     ) -> None:
         self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
-        self.others = list(others)
+        self.others, self.pooled = list(others), pooled
         self.before = self.draw()
         self.right = self._sees(self.before)
         rows = list(zip(self.right, self.probes, strict=True))
-        for name in dict.fromkeys(p.name for p in self.probes if p.role == "target"):
-            if not any(right for right, p in rows if p.role == "target" and p.name == name):
+        for name in self._targets():
+            if not any(right for right, p in rows if p.role == "target" and name in (None, p.name)):
+                name = name or next(p.name for p in self.probes if p.role == "target")
                 raise ConceptError(
                     f"{scorer.name} never sees '{name}' in what the untouched model draws of it, so erasing it could "
                     "not be told from leaving it. Check the name, or give another judge."
@@ -93,6 +96,10 @@ class Look:
                 ExciseWarning,
                 stacklevel=2,
             )
+
+    def _targets(self) -> list[str | None]:
+        """The targets that are counted each by itself; None: all as one."""
+        return [None] if self.pooled else list(dict.fromkeys(p.name for p in self.probes if p.role == "target"))
 
     def draw(self, progress: Progress | None = None) -> list[Image.Image]:
         """One picture a probe."""
@@ -113,7 +120,7 @@ class Look:
             kept = [n for n, r, p in rows if r and p.role == role and name in (None, p.name)]
             return sum(kept) / len(kept) if kept else 1.0
 
-        erased = [1 - share("target", name) for name in {p.name for p in self.probes if p.role == "target"}]
+        erased = [1 - share("target", name) for name in self._targets()]
         back = [n for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == "gone" and not r]
         erased += [1 - sum(back) / len(back)] if back else []
         return Rates(min(erased), share("related"), share("unrelated"), self._instead(images))
