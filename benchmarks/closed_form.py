@@ -48,7 +48,7 @@ TOKENS = {
     "uce": 1, "speed": 1, "cure": 1, "mace": 75, "rece": 76, "scapre": 60, "scapre-small": 60, "scapre-paper": 60,
 }  # fmt: skip
 LITERAL_CONCEPTS = 100
-LITERAL_ROWS = 8  # of ScaPre's rows
+LITERAL_ROWS = 9  # of ScaPre's rows
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,21 @@ def literal_speed(p: TextProblem, weights: dict[str, Tensor], config: SPEEDConfi
 
 
 def literal_scapre(p: TextProblem, weights: dict[str, Tensor], config: ScaPreConfig) -> Literal:
-    """The masks of the first matrix, whose draws can be repeated, and a few of its rows."""
+    """The masks of the first matrix, whose draws can be repeated, and a few of its rows; the paper's form has all."""
     first = next(iter(weights))
     W, total = weights[first].double(), sum(len(w) for w in weights.values())
-    (mu, m), masks, _ = timed(lambda: literal.scapre_mask(W, p, config, torch.Generator().manual_seed(0)))
-    rows = range(LITERAL_ROWS)
-    system, setting_up, _ = timed(lambda: literal.scapre_system(p, config, mu))
-    new, solves, _ = timed(lambda: literal.scapre_rows(W, p, config, system, mu, m, rows))
-    seconds = masks * total / len(W) + setting_up * len(weights) + solves * total / len(rows)
-    part = f"masks of {len(W)} and solves of {len(rows)} of {total} rows"
-    return Literal({first: new}, seconds, part, {first: rows})
+    (h, m), masks, _ = timed(lambda: literal.scapre_scores(W, p, config, torch.Generator().manual_seed(0)))
+    count = len(W) if config.form == "paper" else min(LITERAL_ROWS, len(W))
+
+    def solve(count: int) -> Tensor:
+        return literal.SCAPRE[config.form](W, p, config, h, m, range(count))
+
+    new, solves, _ = timed(lambda: solve(count))
+    setting_up = 0.0 if config.form == "paper" else timed(lambda: solve(1))[1]  # once a matrix, not once a row
+    rows = max(0.0, solves - setting_up) * total / (count - 1 if setting_up else count)
+    seconds = masks * total / len(W) + setting_up * len(weights) + rows
+    part = f"masks of {len(W)} and solves of {count} of {total} rows"
+    return Literal({first: new}, seconds, part, {first: range(count)})
 
 
 @dataclass(frozen=True)
@@ -208,8 +213,8 @@ BENCHES = {
     "cure": Bench(CURE, CUREConfig(), literal_cure),
     "speed": Bench(SPEED, SPEEDConfig(params="v", tokens="last", retain_tokens="last"), literal_speed, "v"),
     "scapre": Bench(ScaPre, ScaPreConfig(), literal_scapre),
-    "scapre-small": Bench(ScaPre, ScaPreConfig(form="small"), None),
-    "scapre-paper": Bench(ScaPre, ScaPreConfig(form="paper", relevance="ratio"), None),
+    "scapre-small": Bench(ScaPre, ScaPreConfig(form="small"), literal_scapre),
+    "scapre-paper": Bench(ScaPre, ScaPreConfig(form="paper", relevance="ratio"), literal_scapre),
 }
 
 
@@ -292,11 +297,13 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
-    result = work()
-    seconds = time.perf_counter() - began
-    done.set()
-    watcher.join()
+    try:
+        began = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - began
+    finally:  # or a failure would leave the process waiting for its watcher
+        done.set()
+        watcher.join()
     return result, seconds, max(peak[0], _resident() - before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.linalg import solve_sylvester
 from torch import Tensor
 
 from excise.linalg.solves import weakest_direction
@@ -85,51 +86,52 @@ def speed_kept(W: Tensor, p: TextProblem) -> int:
     return int((influence > influence.mean()).sum())
 
 
-def scapre_mask(W: Tensor, p: TextProblem, c: ScaPreConfig, generator: torch.Generator) -> tuple[float, Tensor]:
-    """mu and m (n, concepts) of one layer, row by row and concept by concept."""
+def scapre_scores(W: Tensor, p: TextProblem, c: ScaPreConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Of one layer, row by row and concept by concept: the entropies h (n,), and the relevance m (n, concepts)."""
     concepts, d = p.subjects.shape
 
     def noise(copies: int) -> Tensor:
         return c.noise * torch.randn((concepts, copies, d), generator=generator, dtype=W.dtype)
 
-    around = (p.subjects[:, None] + noise(c.entropy_copies)).flatten(0, 1)
-    h = 0.0
-    for w in W:
-        acts = around @ w
-        share = torch.histc((acts - acts.min()) / (acts.max() - acts.min()), c.bins, 0, 1) / len(acts)
-        h -= float(torch.special.xlogy(share, share).sum()) / math.log(c.bins)
-    positive, negative = p.subjects[:, None] + noise(c.copies), p.null[0] + noise(c.copies)
+    h = torch.zeros(len(W), dtype=W.dtype)
+    if c.form != "paper":  # which has no entropy
+        around = (p.subjects[:, None] + noise(c.entropy_copies)).flatten(0, 1)
+        for i, w in enumerate(W):
+            acts = around @ w
+            share = torch.histc((acts - acts.min()) / (acts.max() - acts.min()), c.bins, 0, 1) / len(acts)
+            h[i] = -torch.special.xlogy(share, share).sum() / math.log(c.bins)
+    empty = p.null[0] if len(p.null) else p.start  # SANA's empty prompt has no further token
+    positive, negative = p.subjects[:, None] + noise(c.copies), empty + noise(c.copies)
     m = torch.zeros(len(W), concepts, dtype=W.dtype)
     for k in range(concepts):
         for i, w in enumerate(W):
-            acts = torch.cat([positive[k] @ w, negative[k] @ w])
-            above = acts > acts.median()
-            labels = torch.arange(len(acts)) < c.copies
-            total = 0.0
-            for side in (True, False):
-                for label in (True, False):
-                    joint = float(((above == side) & (labels == label)).double().mean())
-                    apart = float((above == side).double().mean()) * float((labels == label).double().mean())
-                    total += joint * math.log(joint / apart) if joint else 0.0
-            m[i, k] = total
+            m[i, k] = _information(positive[k] @ w, negative[k] @ w)
+    if c.relevance == "ratio":
+        return h, m / m.max()
     z = (m - m.mean(dim=0)) / m.std(dim=0).clamp(min=1e-6)
-    return h / len(W), torch.sigmoid(z / c.temperature) ** c.power
+    return h, torch.sigmoid(z / c.temperature) ** c.power
 
 
-def scapre_system(p: TextProblem, c: ScaPreConfig, mu: float) -> tuple[Tensor, Tensor]:
-    """What all rows of a layer share: G and Pi."""
-    C, d = p.subjects.mT, p.targets.shape[1]
+def _information(positive: Tensor, negative: Tensor) -> float:
+    """Mutual information of "above the median" and "of the concept", summed over the four cells of the table."""
+    acts = torch.cat([positive, negative])
+    above = acts > acts.median()
+    labels = torch.arange(len(acts)) < len(positive)
+    total = 0.0
+    for side in (True, False):
+        for label in (True, False):
+            joint = float(((above == side) & (labels == label)).double().mean())
+            apart = float((above == side).double().mean()) * float((labels == label).double().mean())
+            total += joint * math.log(joint / apart) if joint else 0.0
+    return total
+
+
+def scapre_scale(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tensor, rows: range) -> Tensor:
+    """W' of some rows of one layer by the program for many concepts, each with a factorisation of its own."""
+    C, d, mu = p.subjects.mT, W.shape[1], float(h.mean())
     Pi = C @ torch.linalg.inv(C.mT @ C + 1e-8 * torch.eye(C.shape[1], dtype=C.dtype)) @ C.mT
-    G = (c.ridge + mu) * torch.eye(d, dtype=C.dtype) + C @ C.mT + c.erase_scale * p.targets.mT @ p.targets
-    return G, Pi
-
-
-def scapre_rows(
-    W: Tensor, p: TextProblem, c: ScaPreConfig, system: tuple[Tensor, Tensor], mu: float, m: Tensor, rows: range
-) -> Tensor:
-    """W' of some rows of one layer, each with a factorisation of its own."""
-    G, Pi = system
     pull = c.ridge + mu
+    G = pull * torch.eye(d, dtype=C.dtype) + C @ C.mT + c.erase_scale * p.targets.mT @ p.targets
     new = []
     for i in rows:
         w = W[i]
@@ -144,3 +146,32 @@ def scapre_rows(
             u = u / u.norm()
         new.append(r * u)
     return torch.stack(new)
+
+
+def scapre_small(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tensor, rows: range) -> Tensor:
+    """W' of some rows of one layer by the program for few concepts: one inverse, then each row rolled back."""
+    C, d = p.subjects.mT, W.shape[1]
+    G = c.ridge * torch.eye(d, dtype=C.dtype) + C @ C.mT + c.erase_scale * p.targets.mT @ p.targets
+    inverse = torch.linalg.inv(G)
+    new = []
+    for i in rows:
+        w = W[i]
+        b = c.ridge * w + c.erase_scale * ((m[i, p.owner] * (p.anchors @ w)) @ p.targets)
+        share = c.least + (1 - c.least) * (1 - h[i])
+        new.append(share * (b @ inverse) + (1 - share) * w)
+    return torch.stack(new)
+
+
+def scapre_paper(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tensor, rows: range) -> Tensor:
+    """W' of one layer (some rows of it): a Sylvester equation, then back along the geodesic by a full decomposition."""
+    A = c.ridge * torch.eye(W.shape[1], dtype=W.dtype) + c.erase_scale * p.targets.mT @ p.targets
+    right = c.ridge * W + c.erase_scale * W @ p.anchors.mT @ p.targets
+    B = torch.diag(m.amax(dim=1))
+    new = torch.from_numpy(solve_sylvester(B.numpy(), A.numpy(), right.numpy()))
+    if c.geometry:
+        left, _, back = torch.linalg.svd(W.mT @ new)
+        new = (new + c.geometry_weight * W @ left @ back) / (1 + c.geometry_weight)
+    return new[rows.start : rows.stop]
+
+
+SCAPRE = {"scale": scapre_scale, "small": scapre_small, "paper": scapre_paper}
