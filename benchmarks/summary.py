@@ -31,6 +31,7 @@ KINDS: dict[str, Callable[[str], bool]] = {
     "styles": lambda name: name in world.STYLES,
     "pairs": lambda name: world.pair(name) is not None,
 }
+ADVISED = ", advised"  # how a recipe ends the label of a row whose strength a sweep chose
 NAMES = ("acc_e", "acc_r", "h_o")
 RATES = ("ua", "ira", "cra", "h", "sc", "oc", "up", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate")
 TESTED = ("h", "ua", "ira", "cra", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate", "drift")
@@ -123,23 +124,47 @@ def names_table(lines: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
+def by_number(lines: Sequence[Line]) -> str:
+    """H_o of each method by the number of names, the best at the largest number first; and where it first is below 80.
+
+    The number at which a method breaks is the first measured one; none where it holds to the last.
+    """
+    numbers = sorted({len(line["concepts"]) for line in lines})
+    of = {(line["method"], len(line["concepts"])): line["metrics"]["h_o"] for line in lines}
+    methods = dict.fromkeys(line["method"] for line in lines)
+    rows = [f"| method | {' | '.join(map(str, numbers))} | H_o first below 80 at |", "|---" * (2 + len(numbers)) + "|"]
+    for method in sorted(methods, key=lambda m: -of[m, numbers[-1]]["value"] if (m, numbers[-1]) in of else 1):
+        found = {n: of[method, n] for n in numbers if (method, n) in of}
+        cells = [f"{100 * found[n]['value']:.1f}" if n in found else "–" for n in numbers]
+        broken = next((str(n) for n, e in found.items() if e["value"] < 0.8), "–")
+        rows.append(f"| {method} | {' | '.join(cells)} | {broken} |")
+    return "\n".join(rows)
+
+
 def _with_interval(e: dict[str, float]) -> str:
     return f"{100 * e['value']:.1f} ({100 * e['low']:.1f} to {100 * e['high']:.1f})"
 
 
 def draw_names(lines: Sequence[Line], path: Path) -> None:
-    """H_o over the number of names, a line a method, intervals as bars."""
+    """H_o over the number of names, a line a method, intervals as bars; dashed at the strength that a sweep advised."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-    for i, name in enumerate(dict.fromkeys(line["method"] for line in lines)):
+    colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    methods = list(dict.fromkeys(line["method"].removesuffix(ADVISED) for line in lines))
+    for name in dict.fromkeys(line["method"] for line in lines):
         own = sorted((x for x in lines if x["method"] == name), key=lambda line: len(line["concepts"]))
         found = [x["metrics"]["h_o"] for x in own]
         values = [100 * e["value"] for e in found]
         bars = [[100 * (e["value"] - e["low"]) for e in found], [100 * (e["high"] - e["value"]) for e in found]]
         counts = [len(x["concepts"]) for x in own]
-        axis.errorbar(counts, values, bars, fmt="o", color=f"C{i % 10}", ls="-" if i < 10 else "--", label=name, ms=4)
+        which = methods.index(name.removesuffix(ADVISED))
+        style = {"ls": "--" if name.endswith(ADVISED) else "-", "marker": "o" if which < len(colours) else "s"}
+        axis.errorbar(counts, values, bars, color=colours[which % len(colours)], label=name, ms=4, lw=1.2, **style)
     axis.set(xscale="log", xlabel="names erased at once", ylabel="H_o, per cent", ylim=(0, 100))
+    numbers = sorted({len(line["concepts"]) for line in lines})
+    axis.set_xticks(numbers, [str(n) for n in numbers])
+    axis.minorticks_off()
     axis.legend(fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     figure.savefig(path, dpi=110)
 
@@ -154,7 +179,7 @@ def main() -> None:
     lines = read(options.results)
     named = [line for line in lines if "acc_e" in line["metrics"]]
     if named:
-        print(names_table(named))
+        print(by_number(named), names_table(named), sep="\n\n")
         if options.draw:
             draw_names(named, options.draw)
         return
