@@ -313,7 +313,12 @@ def bures_step(edited: Tensor, W: Tensor, beta: float) -> Tensor:
     """argmin_X |X - edited|^2 + beta d(X X^T, W W^T)^2 with d the Bures distance: (edited + beta W Q) / (1 + beta).
 
     d is min_Q |X - W Q| over orthogonal Q (Procrustes), reached on the way from `edited` by the polar factor of
-    W^T edited.
+    W^T edited. That has no more rank than W has rows: with fewer rows than columns it is found in their coordinates.
     """
-    left, _, right = torch.linalg.svd(W.mT @ edited)
-    return (edited + beta * W @ (left @ right)) / (1 + beta)
+    if len(W) >= W.shape[1]:
+        left, _, right = torch.linalg.svd(W.mT @ edited)
+        return (edited + beta * W @ (left @ right)) / (1 + beta)
+    _, R = torch.linalg.qr(W.mT, mode="r")
+    basis, S = torch.linalg.qr(edited.mT)  # W^T edited = (Q R) (basis S)^T
+    left, _, right = torch.linalg.svd(R @ S.mT)
+    return (edited + beta * R.mT @ (left @ right) @ basis.mT) / (1 + beta)
