@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import excise
 from excise import Concept, Edit, advise, erase, fuse, update
-from excise.advising import Point, knee
+from excise.advising import Point, between, knee
 from excise.concept import TEMPLATES, as_concepts, fill
 from excise.concept_file import read_concepts
 from excise.errors import ConceptError, ExciseWarning, IllConditionedError, SettingError, WrongBaseError
@@ -290,7 +290,11 @@ def test_a_strength_is_swept_and_the_best_balance_taken(pipe, method):
     advice = advise(pipe, ["cat"], method, preserve=["dog", "tree"], judge=Lazy(60.0), **settings)
     setting, values = METHODS.load(method).Config.sweep
     assert advice.setting == setting
-    assert [p.value for p in advice.curve] == list(values)
+    tried = [p.value for p in advice.curve]
+    assert tried == sorted(tried, reverse=values[0] > values[-1])
+    swept = [p for p in advice.curve if p.value in values]
+    assert [p.value for p in swept] == list(values)
+    assert [p.value for p in advice.curve if p not in swept] == sorted(between(swept), reverse=values[0] > values[-1])
     best = max(p.h for p in advice.curve)
     chosen = next(p for p in advice.curve if p.value == advice.chosen)
     assert chosen.h >= best - 0.01
@@ -327,6 +331,15 @@ def test_the_sweep_goes_from_harsh_to_gentle(pipe):
 )
 def test_the_knee(points, wanted):
     assert knee([Point(*p) for p in points]) == wanted
+
+
+def test_values_between_those_of_a_sweep_are_next_to_its_best():
+    def curve(*points):
+        return [Point(*p) for p in points]
+
+    assert between(curve((1.0, 1.0, 0.2), (4.0, 0.9, 0.9), (16.0, 0.2, 1.0))) == [2.0, 8.0]
+    assert between(curve((0.0, 1.0, 0.9), (4.0, 0.2, 0.9))) == [2.0]  # no geometric mean with zero
+    assert between(curve((8.0, 0.0, 1.0), (2.0, 0.5, 0.9), (0.5, 1.0, 0.9))) == [1.0]  # downwards, the best an end
 
 
 def test_strengths_that_cannot_be_chosen(pipe):

@@ -74,7 +74,8 @@ def naive_scale(W, p, c, generator):
         G = G + mu * U @ torch.diag(1 - torch.sigmoid((S - S.median()) / c.gate_temperature) ** c.gate_power) @ U.mT
     for o in p.targets:
         G = G + c.erase_scale * torch.outer(o, o)
-    keep = sum((torch.outer(r, r) for r in p.retain), torch.zeros(d, d, dtype=W.dtype)) * c.retain_scale
+    keep = sum((torch.outer(r, r) for r in p.retain), torch.zeros(d, d, dtype=W.dtype))
+    keep = keep * c.retain_scale * len(p.targets) / len(p.retain)
     new = []
     for i, w in enumerate(W):
         b = (c.ridge + mu) * w + keep @ w

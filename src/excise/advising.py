@@ -21,6 +21,7 @@ from excise.training.scorers import as_scorer
 
 MOST = 40  # pictures of targets, and of what is kept
 TIE = 0.01
+FINER = 2  # values that are tried between those of a sweep, at the most
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def advise(
 ) -> Advice:
     """Erase with every value of the method's own sweep, look at pictures, and take the value with the best balance.
 
+    Neighbours of a sweep are a factor of three apart, so values between the best and its neighbours are tried as well.
+
     Text is encoded once for all. On the built-in models the prompts are not those an edit is made from, nor the judge
     the one whose verdict counts; elsewhere the prompts are those of the templates. They are no check of a policy.
 
@@ -103,12 +106,18 @@ def advise(
             request = {**more, setting: value, "preserve": preserve, "vocabulary": vocabulary, "seed": seed}
             return erase(family, list(found), method, kind=kind, states=states or Path(folder), **request)
 
-        for i, value in enumerate(values):
-            say(f"trying {setting}, {value:g}", i, len(values))
+        def tried(value: float) -> Point:
+            say(f"trying {setting}, {value:g}", len(curve), len(values) + FINER)
             with make(value).apply(family):
                 rates = look.rates(look.draw())
-            curve.append(Point(value, rates.erase, rates.related))
-        say(f"trying {setting}", len(values), len(values))
+            return Point(value, rates.erase, rates.related)
+
+        for value in values:
+            curve.append(tried(value))
+        for value in between(curve):
+            curve.append(tried(value))
+        curve.sort(key=lambda p: p.value, reverse=values[0] > values[-1])
+        say(f"trying {setting}", len(values) + FINER, len(values) + FINER)
         best = curve[knee(curve)]
         edit = make(best.value)  # made once more: seven dense edits at once could be larger than the model
     told = {
@@ -126,6 +135,18 @@ def knee(curve: Sequence[Point]) -> int:
     best = max(p.h for p in curve)
     tied = [i for i, p in enumerate(curve) if p.h >= best - TIE]
     return max(tied, key=lambda i: (curve[i].retained, i))
+
+
+def between(curve: Sequence[Point]) -> list[float]:
+    """Values between the best of a sweep and its neighbours: the geometric mean, or half where a neighbour is zero.
+
+    >>> between([Point(0.0, 1.0, 0.0), Point(1.0, 1.0, 0.8), Point(4.0, 0.2, 1.0)])
+    [0.5, 2.0]
+    """
+    best = knee(curve)
+    here = curve[best].value
+    beside = [curve[i].value for i in (best - 1, best + 1) if 0 <= i < len(curve)]
+    return [float(f"{(here * other) ** 0.5 or max(here, other) / 2:.2g}") for other in beside]
 
 
 def _sweep(method: str, settings: dict[str, Any]) -> tuple[str, tuple[float, ...]]:

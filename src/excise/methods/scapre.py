@@ -15,9 +15,9 @@ their span, R what is kept, w_i a row of a projection W and m_ik the relevance o
             geodesic of W W^T
 
 The entropy of a projection's answers sets mu, the gate lies on the weak spectral directions of C. `scale` is the
-official program for many concepts, `small` the one for few. Ours: the retained term (p R^T R on the left, p W R^T R on
-the right), `cosine` relevance, and `elsewhere="own"`, where rows that have little to do with a concept keep their own
-reading of it instead of losing it.
+official program for many concepts, `small` the one for few. Ours: the retained term (K = p (T / M) R^T R on the left,
+W K on the right, for T target tokens and M kept ones, so that one p serves few concepts and many), `cosine` relevance,
+and `elsewhere="own"`, where rows that have little to do with a concept keep their own reading of it, not none.
 """
 
 from __future__ import annotations
@@ -40,24 +40,30 @@ from excise.methods.informax import cosine, entropy, mutual_information, noisy, 
 # Elements of the (rows x target tokens) product that are held at once.
 _CHUNK = 4_000_000
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
+# What measures best on the built-in models (docs/methods/scapre.md).
+_RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
 
 
 class ScaPreConfig(MethodConfig):
-    """Settings of ScaPre; the presets are the official recipes for many concepts."""
+    """Settings of ScaPre; the presets hold what is kept, those named official are the programs' recipes."""
 
-    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        **dict.fromkeys(("object", "instance", "person"), _OFFICIAL),
-        "style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True, "entropy_copies": 30},
-        "explicit": {**_OFFICIAL, "erase_scale": 2.0, "relevance": "none"},
-        "canvas": {},
+        **dict.fromkeys(("object", "instance", "person", "style", "explicit", "canvas"), _RETAINING),
+        "official": _OFFICIAL,
+        "official-few": {**_OFFICIAL, "form": "small", "erase_scale": 1.0, "power": 2.0},
+        "official-style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True, "entropy_copies": 30},
+        "official-explicit": {**_OFFICIAL, "erase_scale": 2.0, "relevance": "none"},
+        "paper": {"form": "paper", "erase_scale": 1.0, "relevance": "ratio"},
     }
 
     form: Literal["scale", "small", "paper"] = Field(
         "scale", description="The program for many concepts, the one for few, or the paper's Sylvester equation."
     )
     erase_scale: float = Field(3.0, ge=0, description="Weight of the concepts to erase (s).")
-    retain_scale: float = Field(0.0, ge=0, description="Weight of what is kept (p); the paper has none.")
+    retain_scale: float = Field(
+        0.0, ge=0, description="Weight of what is kept, all of it beside all targets (p); the paper has none."
+    )
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
     relevance: Literal["mask", "ratio", "cosine", "none"] = Field(
         "mask",
@@ -101,7 +107,7 @@ class _Shared:
     empty: Tensor  # (d,) what "nothing" reads, for the relevance
     anchors: Tensor  # distinct anchor rows
     anchor_of: Tensor  # (T,) which of them a target row has
-    kept: Tensor  # (d, d), p R^T R
+    kept: Tensor  # (d, d), p (T / M) R^T R
 
 
 class ScaPre:
@@ -145,7 +151,7 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
         problem.null[0] if len(problem.null) else problem.start,
         anchors,
         anchor_of,
-        config.retain_scale * problem.retain.mT @ problem.retain,
+        config.retain_scale * len(problem.targets) / max(1, len(problem.retain)) * problem.retain.mT @ problem.retain,
     )
 
 
