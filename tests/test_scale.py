@@ -156,12 +156,17 @@ def test_updates_that_cannot_be(pipe):
         update(pipe, stack([edit, edit]), add=["fish"])
 
 
-@pytest.mark.parametrize("method", ["uce", "speed"])
+@pytest.mark.parametrize("method", ["uce", "speed", "surgun"])
 def test_fusion_equals_its_formula(any_pipe, method):
-    """W' = (sum_i (W + D_i) S_i + p W S_R + lambda W) (sum_i S_i + p S_R + lambda I)^-1, dense."""
+    """W' = (sum_i (W + D_i) S_i + p W S_R + lambda W) (sum_i S_i + p S_R + lambda I)^-1, dense; the rest adds up."""
     family = family_of(any_pipe)
-    settings = {"threshold": 5.0} if method == "speed" else {}
-    edits = [erase(family, [name], method=method, pooled=False, **settings) for name in ("cat", "dog")]
+    few = {"steps": 2, "save_every": 2, "lr": 3e-2, "batch": 2, "pictures": 2, "count": 2}
+    settings = {
+        "uce": {"pooled": False},
+        "speed": {"pooled": False, "threshold": 5.0},
+        "surgun": {"preserve": ["car"], "confine": False, "blocks": "all", **few},
+    }[method]
+    edits = [erase(family, [name], method=method, **settings) for name in ("cat", "dog")]
     fused = fuse(family, edits, preserve=["tree"], retain_scale=0.7, ridge=0.3)
 
     def moment(word: str) -> torch.Tensor:
@@ -171,8 +176,13 @@ def test_fusion_equals_its_formula(any_pipe, method):
 
     S, kept = [moment("cat"), moment("dog")], moment("tree")
     eye = torch.eye(len(kept), dtype=torch.float64)
+    reading = {p.path for p in family.projections("kv")}
+    assert reading & set(fused.paths)
     for path in fused.paths:
         W = family.denoiser.get_submodule(path).weight.double()
+        if path not in reading:
+            assert_close(fused.delta(path, W), sum(e.delta(path, W) for e in edits))
+            continue
         left = sum((W + e.delta(path, W)) @ s for e, s in zip(edits, S, strict=True)) + W @ (0.7 * kept + 0.3 * eye)
         wanted = left @ torch.linalg.inv(S[0] + S[1] + 0.7 * kept + 0.3 * eye) - W
         assert_close(fused.delta(path, W), wanted, rtol=1e-4, atol=1e-6 * float(1 + wanted.abs().max()))
