@@ -1,6 +1,6 @@
 """Does it matter in which order names are erased? A hundred at once, one by one, and in ten batches.
 
-    python -m benchmarks.names_order --method uce --set anchor=sheep [--names 100] [--batches 10] [--no-pictures]
+    python -m benchmarks.names_order --method uce --set anchor=sheep [--names 100] [--batches 10] [--no-singles]
 
 Two ways of erasing a few at a time: `excise.update` makes the edit anew with the concepts added, and should end where
 the edit made at once is; edits of a few each, stacked one on top of the other, need not. Told is the relative
@@ -66,14 +66,17 @@ def updated(
     return edit, seconds
 
 
-def measure(method: str, settings: dict[str, Any], count: int, batches: int, pictures: bool) -> list[dict[str, Any]]:
-    """A line for each way of erasing the same names."""
+def measure(
+    method: str, settings: dict[str, Any], count: int, batches: int, pictures: bool, singles: bool
+) -> list[dict[str, Any]]:
+    """A line for each way of erasing the same names; one by one, which takes as many edits, only with `singles`."""
     family = load("canvas-sd")
     names, kept = world.list_a()[:count], world.list_b()
     # Every edit has the same names to keep, whichever of the others were erased before or will be.
     request = {"method": method, "preserve": kept, "vocabulary": "none", "kind": "object", **settings}
     size = -(-count // batches)
-    batched, single = [names[i : i + size] for i in range(0, count, size)], [[n] for n in names]
+    ways = {f"in {-(-count // size)} batches": [names[i : i + size] for i in range(0, count, size)]}
+    ways |= {"one by one": [[n] for n in names]} if singles else {}
     at_once: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
 
@@ -94,11 +97,11 @@ def measure(method: str, settings: dict[str, Any], count: int, batches: int, pic
     add("at once", [edit], time.perf_counter() - began)
     add("at once, in reverse order", [erase(family, names[::-1], **request)])
     with tempfile.TemporaryDirectory(prefix="excise-") as folder:
-        for way, groups in ((f"updated in {len(batched)} batches", batched), ("updated one by one", single)):
+        for way, groups in ways.items():
             edit, seconds = updated(family, groups, request, Path(folder) / way.replace(" ", "-"))
-            add(way, [edit], seconds)
-    add(f"stacked in {len(batched)} batches", stacked(family, batched, request))
-    add("stacked one by one", stacked(family, single, request))
+            add(f"updated {way}", [edit], seconds)
+    for way, groups in ways.items():
+        add(f"stacked {way}", stacked(family, groups, request))
     return rows
 
 
@@ -115,9 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", type=int, default=100)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--no-pictures", action="store_true")
+    parser.add_argument("--no-singles", action="store_true", help="leave out the ways that go one by one")
     parser.add_argument("--out", type=Path, help="file that the lines are added to, as JSON")
     options = parser.parse_args(arguments)
-    rows = measure(options.method, parse_settings(options.set), options.names, options.batches, not options.no_pictures)
+    settings = parse_settings(options.set)
+    shown, singles = not options.no_pictures, not options.no_singles
+    rows = measure(options.method, settings, options.names, options.batches, shown, singles)
     if options.out:
         with options.out.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -150,7 +150,7 @@ def draw_names(lines: Sequence[Line], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-    colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    colours = plt.get_cmap("tab10").colors
     methods = list(dict.fromkeys(line["method"].removesuffix(ADVISED) for line in lines))
     for name in dict.fromkeys(line["method"] for line in lines):
         own = sorted((x for x in lines if x["method"] == name), key=lambda line: len(line["concepts"]))
