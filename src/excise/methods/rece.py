@@ -15,7 +15,6 @@ Every step is in d x d, whatever the number and size of the projections.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,7 +25,8 @@ from excise.edit import TextMap
 from excise.linalg.low_rank import compress
 from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
-from excise.methods.uce import UCEConfig, solve_map
+from excise.methods.uce import Moments, UCEConfig, fixed_states, moments
+from excise.methods.uce import solve_change as solve_uce
 
 # All tokens but the start token, which is the same in every prompt: the program moves that one as well.
 _PAPER = {"tokens": "all_but_start", "retain_tokens": "last"}
@@ -65,13 +65,14 @@ def solve_change(problem: TextProblem, G: Tensor, config: RECEConfig) -> Tensor:
     )
     kept = config.retain_scale / 10 if config.round_retain_scale is None else config.round_retain_scale
     again = UCEConfig(retain_scale=kept, ridge=config.round_ridge, fixed=config.fixed)
-    U, V = solve_map(problem, first)
-    change = U @ V
+    m, K = moments(problem), fixed_states(problem, config.fixed)
+    change = solve_uce(m, K, first)
     for _ in range(config.rounds):
         X = eye + change
-        restoring = solve_spd(config.regularisation * eye + X.mT @ G @ X, X.mT @ (G @ problem.targets.mT)).mT
-        U, V = solve_map(replace(problem, targets=restoring), again)
-        change = change + (U + change @ U) @ V
+        # The states that restore the targets O are O M^T, all of them at once, so only their moments are made.
+        M = solve_spd(config.regularisation * eye + X.mT @ G @ X, X.mT @ G)
+        step = solve_uce(Moments(M @ m.targets @ M.mT, m.anchors @ M.mT, m.retain), K, again)
+        change = change + X @ step
     return change
 
 

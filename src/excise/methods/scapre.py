@@ -32,13 +32,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from excise.edit import Delta, Dense
+from excise.linalg.moments import distinct, gram
 from excise.linalg.rows import Pencil, pencil, solve_rows
 from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 from excise.methods.informax import cosine, entropy, mutual_information, noisy, soft_mask
 
 # Elements of the (rows x target tokens) product that are held at once.
-_CHUNK = 4_000_000
+_CHUNK = 1_000_000
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
 # What measures best on the built-in models (docs/methods/scapre.md).
 _RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
@@ -139,7 +140,7 @@ class ScaPre:
 def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
     C = problem.subjects.mT
     U, S, _ = torch.linalg.svd(C, full_matrices=False)
-    anchors, anchor_of = torch.unique(problem.anchors, dim=0, return_inverse=True)
+    anchors, anchor_of = distinct(problem.anchors)
     gate = torch.sigmoid((S - S.median()) / config.gate_temperature) ** config.gate_power
     squared = S.square()
     return _Shared(
@@ -151,7 +152,7 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
         problem.null[0] if len(problem.null) else problem.start,
         anchors,
         anchor_of,
-        config.retain_scale * len(problem.targets) / max(1, len(problem.retain)) * problem.retain.mT @ problem.retain,
+        config.retain_scale * len(problem.targets) / max(1, len(problem.retain)) * gram(problem.retain),
     )
 
 
@@ -206,7 +207,7 @@ class _Scale:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
-        G0 = C @ C.mT + config.erase_scale * (O.mT @ O) + shared.kept
+        G0 = C @ C.mT + config.erase_scale * gram(O) + shared.kept
         G0.diagonal().add_(config.ridge)
         J = None
         if config.gate:
@@ -235,7 +236,7 @@ class _Small:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
-        A = C @ C.mT + config.erase_scale * (O.mT @ O) + shared.kept
+        A = C @ C.mT + config.erase_scale * gram(O) + shared.kept
         A.diagonal().add_(config.ridge)
         inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
         self.OA = O @ inverse
@@ -262,7 +263,7 @@ class _Paper:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O = shared.problem.targets  # noqa: E741 - the paper's letter
-        A = config.erase_scale * (O.mT @ O) + shared.kept
+        A = config.erase_scale * gram(O) + shared.kept
         if config.gate:
             S = torch.linalg.svdvals(shared.C)
             A += (shared.U * (torch.sigmoid(-S) * S)) @ shared.U.mT

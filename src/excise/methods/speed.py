@@ -27,10 +27,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.edit import Delta, LowRank
+from excise.edit import Delta, Dense, LowRank
 from excise.errors import ExciseWarning
 from excise.linalg.kmeans import kmeans
 from excise.linalg.low_rank import compress
+from excise.linalg.moments import cross, gram
 from excise.linalg.solves import null_space, solve_spd, weakest_direction
 from excise.methods.base import MethodConfig, Solution, TextProblem
 
@@ -109,10 +110,17 @@ class SPEED:
                 null = null_space(retain_moment(problem.retain, W, shared, config, generator), config.threshold)
             if not null.shape[1]:
                 full.append(path)
-            modules[path] = LowRank(W @ shared.left, through_bracket(shared.right, null, shared, config))
+            modules[path] = _thin(W @ shared.left, through_bracket(shared.right, null, shared, config), weight)
         if full:
             _warn_of_no_room(len(full), len(weights), config.threshold)
         return Solution(modules=modules)
+
+
+def _thin(b: Tensor, a: Tensor, weight: Tensor) -> Delta:
+    """The change b a as two factors, or as one matrix where that is smaller: of many concepts it is of full rank."""
+    if b.numel() + a.numel() < weight.numel():
+        return LowRank(b, a)
+    return Dense((b @ a).to(weight.dtype if weight.dtype == torch.float64 else torch.float32))
 
 
 def _warn_of_no_room(full: int, layers: int, threshold: float) -> None:
@@ -128,7 +136,11 @@ def _warn_of_no_room(full: int, layers: int, threshold: float) -> None:
 def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generator) -> _Shared:
     k = len(problem.targets)
     Z = problem.targets / k**0.5
-    left, right = compress((problem.anchors - problem.targets).mT / k, problem.targets)
+    if k > problem.targets.shape[1]:  # more tokens than directions
+        S = (cross(problem.anchors, problem.targets) - gram(problem.targets)) / k
+        left, right = compress(S, torch.eye(len(S), dtype=S.dtype, device=S.device))
+    else:
+        left, right = compress((problem.anchors - problem.targets).mT / k, problem.targets)
     # (I + Z^T Z)^-1 applied to the rows of `right`, through the smaller of k and d
     T1 = Z.mT @ Z
     T1.diagonal().add_(1.0)

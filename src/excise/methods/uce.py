@@ -7,6 +7,7 @@ Provenance: written from the paper; official code (MIT) not used
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from excise.edit import TextMap
 from excise.linalg.low_rank import compress
+from excise.linalg.moments import cross, gram
 from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 
@@ -40,30 +42,54 @@ class UCEConfig(MethodConfig):
     )
 
 
-def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
-    """Factors U (d, r) and V (r, d), r = min(T, d), such that W + (W U) V is the edited weight of every projection W.
+@dataclass(frozen=True)
+class Moments:
+    """All that the objective knows of the texts: O^T O, N^T O and R^T R, each (d, d)."""
+
+    targets: Tensor
+    anchors: Tensor
+    retain: Tensor
+
+
+def moments(problem: TextProblem) -> Moments:
+    """Of targets O, their anchors N and what is kept R."""
+    return Moments(gram(problem.targets), cross(problem.anchors, problem.targets), gram(problem.retain))
+
+
+def solve_change(m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
+    """D (d, d) such that W + W D is the edited weight of every projection W.
 
         W' = argmin  s |W' O^T - W N^T|^2 + p |(W' - W) R^T|^2 + lambda |W' - W|^2
         W' - W = W s (N - O)^T O H,   H = (lambda I + s O^T O + p R^T R)^-1
 
-    O, N: (T, d) targets and anchors; R: (M, d) retained. With fixed states K (d, q), where (W' - W) K = 0 must hold,
-    H becomes H - H K (K^T H K)^-1 K^T H, the solution of the same problem under that constraint.
+    With fixed states K (d, q), where (W' - W) K = 0 must hold, H becomes H - H K (K^T H K)^-1 K^T H, the solution of
+    the same problem under that constraint.
     """
-    O, N, R, s = problem.targets, problem.anchors, problem.retain, config.erase_scale  # noqa: E741 - the paper's letters
-    A = s * (O.mT @ O) + config.retain_scale * (R.mT @ R)
+    return _through(config.erase_scale * (m.anchors - m.targets), m, K, config)
+
+
+def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
+    """Factors U (d, r) and V (r, d), r = min(T, d), of the D = U V of `solve_change`."""
+    O, N = problem.targets, problem.anchors  # noqa: E741 - the paper's letters
+    K = fixed_states(problem, config.fixed)
+    if len(O) > O.shape[1]:  # more tokens than directions: their product is smaller than either
+        return solve_change(moments(problem), K, config), torch.eye(O.shape[1], dtype=O.dtype, device=O.device)
+    known = Moments(gram(O), O.new_zeros(0), gram(problem.retain))
+    return config.erase_scale * (N - O).mT, _through(O, known, K, config)
+
+
+def _through(rows: Tensor, m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
+    """`rows` (n, d) times H under its constraint."""
+    A = config.erase_scale * m.targets + config.retain_scale * m.retain
     A.diagonal().add_(config.ridge)
-    left, right = s * (N - O).mT, O
-    if len(O) > len(A):  # more tokens than directions: their product is smaller than either
-        left, right = left @ O, torch.eye(len(A), dtype=A.dtype, device=A.device)
-    V = solve_spd(A, right.mT).mT  # A is symmetric, so O A^-1 = (A^-1 O^T)^T
-    K = _fixed_states(problem, config.fixed)
+    V = solve_spd(A, rows.mT).mT  # A is symmetric, so O A^-1 = (A^-1 O^T)^T
     if K.shape[1]:
         HK = solve_spd(A, K)
         V = V - (V @ K) @ torch.linalg.pinv(K.mT @ HK, hermitian=True) @ HK.mT
-    return left, V
+    return V
 
 
-def _fixed_states(problem: TextProblem, which: str) -> Tensor:
+def fixed_states(problem: TextProblem, which: str) -> Tensor:
     """(d, q) columns to leave untouched; near-copies among the empty prompt's states are merged."""
     rows = {
         "none": problem.start[None][:0],
