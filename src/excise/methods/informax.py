@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Activations that are held at once.
-_CHUNK = 2_000_000
+_CHUNK = 500_000
 
 
 def mutual_information_table(positives: int) -> Tensor:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -32,14 +33,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from excise.edit import Delta, Dense
-from excise.linalg.moments import distinct, gram
+from excise.linalg.moments import cross, distinct, gram
 from excise.linalg.rows import Pencil, pencil, solve_rows
 from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 from excise.methods.informax import cosine, entropy, mutual_information, noisy, soft_mask
 
 # Elements of the (rows x target tokens) product that are held at once.
-_CHUNK = 1_000_000
+_CHUNK = 500_000
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
 # What measures best on the built-in models (docs/methods/scapre.md).
 _RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
@@ -110,6 +111,11 @@ class _Shared:
     anchor_of: Tensor  # (T,) which of them a target row has
     kept: Tensor  # (d, d), p (T / M) R^T R
 
+    @cached_property
+    def moment(self) -> Tensor:
+        """sum_k N_k^T O_k (d, d)."""
+        return cross(self.problem.anchors, self.problem.targets)
+
 
 class ScaPre:
     """The method as the registry knows it."""
@@ -128,12 +134,16 @@ class ScaPre:
         forms: dict[str, type[_Scale] | type[_Small] | type[_Paper]]
         forms = {"scale": _Scale, "small": _Small, "paper": _Paper}
         system = forms[config.form](shared, config)
-        modules: dict[str, Delta] = {}
+        # As precise as the weight, and never half: a delta for every weight in double is as large as the model.
+        # All made before the first is solved, or each would lie between holes left by what was in use meanwhile.
+        deltas = {
+            path: torch.empty_like(w, dtype=w.dtype if w.dtype == torch.float64 else torch.float32)
+            for path, w in weights.items()
+        }
         for path, weight in weights.items():
             W = weight.double()
-            # As precise as the weight, and never half: a delta for every weight in double is as large as the model.
-            kept = weight.dtype if weight.dtype == torch.float64 else torch.float32
-            modules[path] = Dense((system.edited(W, generator) - W).to(kept))
+            deltas[path].copy_(system.edited(W, generator).sub_(W))
+        modules: dict[str, Delta] = {path: Dense(delta) for path, delta in deltas.items()}
         return Solution(modules=modules)
 
 
@@ -156,11 +166,11 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
     )
 
 
-def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor:
-    """m (n, m): the weight of each concept for each row of W, in [0, 1]."""
+def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor | None:
+    """m (n, m): the weight of each concept for each row of W, in [0, 1]; None where all rows count alike, as 1."""
     concepts = shared.problem.subjects
     if config.relevance == "none":
-        return torch.ones(len(W), len(concepts), dtype=W.dtype, device=W.device)
+        return None
     if config.relevance == "cosine":
         return cosine(W, concepts, shared.empty) ** config.power
     information = mutual_information(
@@ -173,17 +183,21 @@ def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch
     return soft_mask(information, config.temperature, config.power)
 
 
-def anchored(W: Tensor, m: Tensor, shared: _Shared, config: ScaPreConfig, right: Tensor) -> Tensor:
-    """s sum_k m_ik w_i N_k^T O_k, times `right`, row by row: ((W N^T) * m) (O right).
+def largest(m: Tensor | None, W: Tensor) -> Tensor:
+    """(n,): the largest weight of each row."""
+    return W.new_ones(len(W)) if m is None else m.amax(dim=1)
+
+
+def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig) -> Tensor:
+    """s sum_k m_ik w_i N_k^T O_k for each row of W (n, d): s ((W N^T) * m) O (n, d).
 
     Args:
-        right: (T, e), O times whatever follows, made once.
-
-    Returns:
-        (n, e).
+        m: (n, m), or None where all rows count alike.
     """
+    if m is None:
+        return config.erase_scale * W @ shared.moment
     p, parts = shared.problem, []
-    for rows, weight in zip(*(x.split(max(1, _CHUNK // max(1, len(right)))) for x in (W, m)), strict=True):
+    for rows, weight in zip(*(x.split(max(1, _CHUNK // max(1, len(p.targets)))) for x in (W, m)), strict=True):
         read = (rows @ shared.anchors.mT)[:, shared.anchor_of]
         mask = weight[:, p.owner]
         if config.elsewhere == "own":
@@ -191,7 +205,7 @@ def anchored(W: Tensor, m: Tensor, shared: _Shared, config: ScaPreConfig, right:
             read = own + mask * (read - own)
         else:
             read = mask * read
-        parts.append(read @ right)
+        parts.append(read @ p.targets)
     return config.erase_scale * torch.cat(parts)
 
 
@@ -215,17 +229,15 @@ class _Scale:
             J.diagonal().add_(1.0)
         self.pencil: Pencil = pencil(G0, J)
         self.EF = self.pencil.E.mT @ shared.F
-        self.OE = O @ self.pencil.E
-        self.kept_E = shared.kept @ self.pencil.E
 
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         h = row_entropy(W, shared, config, generator) if config.mu is None or config.spherical else None
         mu = float(h.mean()) if config.mu is None and h is not None else config.mu or 0.0
         m = relevance(W, shared, config, generator)
-        rhs = W @ ((config.ridge + mu) * self.pencil.E + self.kept_E) + anchored(W, m, shared, config, self.OE)
-        alpha = config.erase_scale * m.amax(dim=1)
-        edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs)
+        rhs = (config.ridge + mu) * W + W @ shared.kept + anchored(W, m, shared, config)
+        alpha = config.erase_scale * largest(m, W)
+        edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs @ self.pencil.E)
         edited = aligned(edited, W, config.ridge + mu, mu, config.geometry)
         return spherical_mix(edited, W, h) if config.spherical and h is not None else edited
 
@@ -238,21 +250,19 @@ class _Small:
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
         A = C @ C.mT + config.erase_scale * gram(O) + shared.kept
         A.diagonal().add_(config.ridge)
-        inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
-        self.OA = O @ inverse
+        self.inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
         # What every row is multiplied with, whatever its relevance.
-        common = shared.kept.clone()
-        common.diagonal().add_(config.ridge)
+        self.common = shared.kept.clone()
+        self.common.diagonal().add_(config.ridge)
         if config.project:
             PC = C - (shared.U * shared.gate) @ (shared.U.mT @ C)
-            common -= (config.erase_scale if config.residual is None else config.residual) * PC @ PC.mT
-        self.common = common @ inverse
+            self.common -= (config.erase_scale if config.residual is None else config.residual) * PC @ PC.mT
 
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         h = row_entropy(W, shared, config, generator)
         m = relevance(W, shared, config, generator)
-        edited = W @ self.common + anchored(W, m, shared, config, self.OA)
+        edited = (W @ self.common + anchored(W, m, shared, config)) @ self.inverse
         keep = (config.least + (1 - config.least) * (1 - h))[:, None]
         return keep * edited + (1 - keep) * W
 
@@ -270,15 +280,12 @@ class _Paper:
         A.diagonal().add_(config.ridge)
         self.pencil: Pencil = pencil(A)
         self.pencil.check(0.0)
-        self.OE = O @ self.pencil.E
-        self.pulled_E = config.ridge * self.pencil.E + shared.kept @ self.pencil.E
 
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         m = relevance(W, shared, config, generator)
-        ones = torch.ones_like(m)
-        rhs = W @ self.pulled_E + anchored(W, ones, shared, config, self.OE)
-        edited = (rhs / (self.pencil.values + m.amax(dim=1, keepdim=True))) @ self.pencil.E.mT
+        rhs = config.ridge * W + W @ shared.kept + anchored(W, None, shared, config)
+        edited = (rhs @ self.pencil.E / (self.pencil.values + largest(m, W)[:, None])) @ self.pencil.E.mT
         return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
 
 
