@@ -173,9 +173,9 @@ def retain_moment(
     with u = R^T (sum of the chosen g) the moment is R^T diag(1 + chosen) R + u v^T + v u^T + (sum g^2) v v^T.
     """
     probe = W @ shared.left  # influence of c is |probe (probe_right c)|, the change an unconstrained erasure makes
-    gram = probe.mT @ probe
+    squares = probe.mT @ probe
     image = shared.image
-    norms = _quadratic(image, gram)
+    norms = _quadratic(image, squares)
     R = retain
     if config.filter and len(retain):
         kept = norms.sqrt() > norms.sqrt().mean()
@@ -187,18 +187,18 @@ def retain_moment(
     if config.augment == "random":
         noise = torch.randn((len(R) * config.draws, R.shape[1]), generator=generator, dtype=R.dtype).to(R.device)
         copies = R.repeat_interleave(config.draws, dim=0) + noise
-        influence = _quadratic(copies @ shared.probe_right.mT, gram).sqrt().view(len(R), config.draws)
+        influence = _quadratic(copies @ shared.probe_right.mT, squares).sqrt().view(len(R), config.draws)
         every = torch.cat([R, copies[_above_chunk_mean(influence, config.chunk).flatten()]])
         return every.mT @ every / len(every)
     v = weakest_direction(W)
     g = torch.randn((len(R), config.draws), generator=generator, dtype=R.dtype).to(R.device)
     step = shared.probe_right @ v  # (r,)
-    cross, square = image @ (gram @ step), step @ gram @ step
-    influence = (norms[:, None] + 2 * g * cross[:, None] + g**2 * square).clamp(min=0).sqrt()
+    slope, square = image @ (squares @ step), step @ squares @ step
+    influence = (norms[:, None] + 2 * g * slope[:, None] + g**2 * square).clamp(min=0).sqrt()
     chosen = _above_chunk_mean(influence, config.chunk).to(R)
     u = R.mT @ (g * chosen).sum(dim=1)
-    cross_moment = torch.outer(u, v)
-    moment = (R * (1 + chosen.sum(dim=1, keepdim=True))).mT @ R + cross_moment + cross_moment.mT
+    mixed = torch.outer(u, v)
+    moment = (R * (1 + chosen.sum(dim=1, keepdim=True))).mT @ R + mixed + mixed.mT
     moment += (g**2 * chosen).sum() * torch.outer(v, v)
     return moment / (len(R) + chosen.sum())
 
@@ -218,9 +218,9 @@ def through_bracket(rows: Tensor, Q: Tensor, shared: _Shared, config: SPEEDConfi
     return rows_H - (rows_H @ shared.K) @ inverse @ K_H
 
 
-def _quadratic(rows: Tensor, gram: Tensor) -> Tensor:
-    """x^T gram x of each row, (M,), never negative."""
-    return ((rows @ gram) * rows).sum(dim=1).clamp(min=0)
+def _quadratic(rows: Tensor, form: Tensor) -> Tensor:
+    """x^T form x of each row, (M,), never negative."""
+    return ((rows @ form) * rows).sum(dim=1).clamp(min=0)
 
 
 def _above_chunk_mean(influence: Tensor, chunk: int) -> Tensor:
