@@ -23,16 +23,15 @@ RANGES = {
     "width": (256, 512, 768, 1024, 2048),
     "rows": (160, 320, 640, 1280, 2560),
 }
-FEWER = dict.fromkeys(("mace", "rece", "scapre"), (10, 30, 100, 300))  # concepts: each has 60 tokens or more
 
 # Multiplications by T target tokens, K concepts, width d, n rows in all, L matrices: the terms that can dominate.
 COUNTS: dict[str, Callable[[int, int, int, int, int], float]] = {
     "uce": lambda T, K, d, n, L: d**3 / 3 + 2 * min(T, d) * d**2 + n * d * min(T, d),
-    "mace": lambda T, K, d, n, L: d**3 / 3 + 3 * T * d**2 + n * d * min(T, d),
-    "rece": lambda T, K, d, n, L: 4 * d**3 + 4 * T * d**2 + n * d**2 + n * d * min(T, d),
+    "mace": lambda T, K, d, n, L: 2 * d**3 + 0.6 * T * d**2 + n * d * min(T, d),
+    "rece": lambda T, K, d, n, L: 20 * d**3 + 0.6 * T * d**2 + n * d**2 + n * d * min(T, d),
     "cure": lambda T, K, d, n, L: 4 * min(T, d) ** 2 * d + n * d * min(T, d),
     "speed": lambda T, K, d, n, L: L * (10 * d**3 + 2 * T * d**2) + n * d**2,
-    "scapre": lambda T, K, d, n, L: 10 * d**3 + T * d**2 + 3 * n * d**2 + 2 * n * d * T + L * 10 * K**3,
+    "scapre": lambda T, K, d, n, L: 10 * d**3 + 0.6 * T * d**2 + 3 * n * d**2 + n * d * (T + 30 * K) + L * 10 * K**3,
 }
 
 
@@ -47,7 +46,7 @@ def lines(method: str) -> list[dict[str, Any]]:
     """One a point: what grew, how large it was, the seconds and the count."""
     found = []
     for what, values in RANGES.items():
-        for value in FEWER.get(method, values) if what == "concepts" else values:
+        for value in values:
             sizes = {"concepts": CONCEPTS, "width": WIDTH, "rows": ROWS, what: value}
             seconds = time_of(method, **sizes)
             matrices = LAYERS * len(BENCHES[method].roles)

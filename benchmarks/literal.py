@@ -91,7 +91,7 @@ def scapre_scores(W: Tensor, p: TextProblem, c: ScaPreConfig, generator: torch.G
     concepts, d = p.subjects.shape
 
     def noise(copies: int) -> Tensor:
-        return c.noise * torch.randn((concepts, copies, d), generator=generator, dtype=W.dtype)
+        return c.noise * torch.randn((concepts, copies, d), generator=generator).to(W)
 
     h = torch.zeros(len(W), dtype=W.dtype)
     if c.form != "paper":  # which has no entropy

@@ -27,7 +27,7 @@ def naive_relevance(W, p, c, generator):
     """The binarised activations counted one by one, the information summed over the four cells of the table."""
     empty = p.null[0]
     m = torch.zeros(len(W), len(p.subjects), dtype=W.dtype)
-    draws = [torch.randn((len(p.subjects), c.copies, W.shape[1]), generator=generator, dtype=W.dtype) for _ in "ab"]
+    draws = [torch.randn((len(p.subjects), c.copies, W.shape[1]), generator=generator).to(W) for _ in "ab"]
     for k, concept in enumerate(p.subjects):
         for i, w in enumerate(W):
             positive = [float(w @ (concept + c.noise * z)) for z in draws[0][k]]
@@ -50,7 +50,7 @@ def naive_relevance(W, p, c, generator):
 
 
 def naive_entropy(W, p, c, generator):
-    z = torch.randn((len(p.subjects), c.entropy_copies, W.shape[1]), generator=generator, dtype=W.dtype)
+    z = torch.randn((len(p.subjects), c.entropy_copies, W.shape[1]), generator=generator).to(W)
     copies = (p.subjects[:, None] + c.noise * z).flatten(0, 1)
     h = []
     for w in W:

@@ -30,9 +30,12 @@ def mutual_information_table(positives: int) -> Tensor:
 
 
 def noisy(states: Tensor, copies: int, noise: float, generator: torch.Generator) -> Tensor:
-    """(m, copies, d): states (m, d) with Gaussian noise of standard deviation `noise`, drawn on the CPU."""
+    """(m, copies, d): states (m, d) with Gaussian noise of standard deviation `noise`.
+
+    It is drawn on the CPU, and in single precision: for wide models the draws are a good part of the time.
+    """
     m, d = states.shape
-    drawn = torch.randn((m, copies, d), generator=generator, dtype=states.dtype).to(states.device)
+    drawn = torch.randn((m, copies, d), generator=generator).to(states)
     return states[:, None] + noise * drawn
 
 

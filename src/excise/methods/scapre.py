@@ -39,8 +39,6 @@ from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 from excise.methods.informax import cosine, entropy, mutual_information, noisy, soft_mask
 
-# Elements of the (rows x target tokens) product that are held at once.
-_CHUNK = 500_000
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
 # What measures best on the built-in models (docs/methods/scapre.md).
 _RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
@@ -197,16 +195,22 @@ def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig)
     if m is None:
         return config.erase_scale * W @ shared.moment
     p, parts = shared.problem, []
-    for rows, weight in zip(*(x.split(max(1, _CHUNK // max(1, len(p.targets)))) for x in (W, m)), strict=True):
+    at_once = max(1, W.numel() // max(1, len(p.targets)))  # rows whose readings take no more room than W
+    for rows, weight in zip(W.split(at_once), m.split(at_once), strict=True):
         read = (rows @ shared.anchors.mT)[:, shared.anchor_of]
         mask = weight[:, p.owner]
         if config.elsewhere == "own":
             own = rows @ p.targets.mT
             read = own + mask * (read - own)
         else:
-            read = mask * read
+            read *= mask
         parts.append(read @ p.targets)
     return config.erase_scale * torch.cat(parts)
+
+
+def held(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
+    """W (pull I + K), for the moment K of what is kept."""
+    return pull * W + W @ shared.kept if config.retain_scale else pull * W
 
 
 def row_entropy(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor:
@@ -235,7 +239,7 @@ class _Scale:
         h = row_entropy(W, shared, config, generator) if config.mu is None or config.spherical else None
         mu = float(h.mean()) if config.mu is None and h is not None else config.mu or 0.0
         m = relevance(W, shared, config, generator)
-        rhs = (config.ridge + mu) * W + W @ shared.kept + anchored(W, m, shared, config)
+        rhs = held(W, config.ridge + mu, shared, config) + anchored(W, m, shared, config)
         alpha = config.erase_scale * largest(m, W)
         edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs @ self.pencil.E)
         edited = aligned(edited, W, config.ridge + mu, mu, config.geometry)
@@ -284,7 +288,7 @@ class _Paper:
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         m = relevance(W, shared, config, generator)
-        rhs = config.ridge * W + W @ shared.kept + anchored(W, None, shared, config)
+        rhs = held(W, config.ridge, shared, config) + anchored(W, None, shared, config)
         edited = (rhs @ self.pencil.E / (self.pencil.values + largest(m, W)[:, None])) @ self.pencil.E.mT
         return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
 
@@ -296,14 +300,21 @@ def aligned(edited: Tensor, W: Tensor, pull: float, mu: float, steps: int) -> Te
 
         kappa = max(0, <u, u_0>);   r = (l |a| + mu |w| kappa) / (l + mu)
         u <- normalise(l |a| u_a + mu |w| kappa u_0)
+
+    Every u lies in the plane of a and w, as x a + y w, so that three inner products of each row are all it takes.
     """
-    size, old = edited.norm(dim=1, keepdim=True), W.norm(dim=1, keepdim=True)
-    u, u_0 = normalize(edited, dim=1), normalize(W, dim=1)
+    if not steps:
+        return edited
+    aa, aw, ww = (torch.einsum("nd,nd->n", *pair) for pair in ((edited, edited), (edited, W), (W, W)))
+    size, old = aa.sqrt(), ww.sqrt().clamp(min=1e-300)
+    x, y = 1 / size.clamp(min=1e-300), torch.zeros_like(size)
     for _ in range(steps):
-        kappa = (u * u_0).sum(dim=1, keepdim=True).clamp(min=0)
+        kappa = ((x * aw + y * ww) / old).clamp(min=0)
         r = (pull * size + mu * old * kappa) / (pull + mu)
-        u = normalize(pull * edited + mu * old * kappa * u_0, dim=1)
-    return r * u if steps else edited
+        x, y = torch.full_like(size, pull), mu * kappa
+        length = (x * x * aa + 2 * x * y * aw + y * y * ww).clamp(min=0).sqrt().clamp(min=1e-300)
+        x, y = x / length, y / length
+    return (r * x)[:, None] * edited + (r * y)[:, None] * W
 
 
 def spherical_mix(edited: Tensor, W: Tensor, h: Tensor) -> Tensor:
