@@ -1,6 +1,7 @@
 """Time the closed forms at true model shapes, beside the same formula written literally.
 
     python -m benchmarks.closed_form --shape sd15 --concepts 100 [--method uce --method speed] [--out lines.jsonl]
+    python -m benchmarks.closed_form --table lines.jsonl
 
 Weights are random (Gaussian rows at the true shapes); text states are synthetic: a common mean, a decaying spectrum, as
 CLIP's are. What is timed is the edit after encoding, the statistics of the text and the making of the new weights
@@ -327,8 +328,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--concepts", type=int, action="append")
     parser.add_argument("--method", action="append", choices=BENCHES)
     parser.add_argument("--out", type=Path, help="file that the lines are added to, as JSON")
+    parser.add_argument("--table", type=Path, help="print the lines of such a file as a table, and measure nothing")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.table:
+        print(table([Row(**json.loads(line)) for line in options.table.read_text(encoding="utf-8").splitlines()]))
+        return
     wanted = [
         (shape, method, concepts)
         for shape in options.shape or ["sd15"]
@@ -367,6 +372,19 @@ def described(row: Row) -> str:
         f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; {beside}; "
         f"extra memory {row.peak_extra_mb:.0f} MB, projections in float64 {row.projections_mb:.0f} MB"
     )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown; memory also as a multiple of the projections in double precision."""
+    head = ["shape", "method", "concepts", "seconds", "literal", "ratio", "largest difference", "extra memory"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        beside = ["–"] * 3
+        if row.naive_seconds is not None:
+            beside = [f"{row.naive_seconds:.0f} s", f"{row.ratio:.0f}", f"{row.max_rel_diff:.0e}"]
+        memory = f"{row.peak_extra_mb:.0f} MB, {row.peak_extra_mb / row.projections_mb:.1f} x"
+        lines.append([row.shape, row.method, f"{row.concepts:,}", f"{row.seconds:.2f}", *beside, memory])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 if __name__ == "__main__":

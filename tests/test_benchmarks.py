@@ -18,7 +18,11 @@ def test_closed_forms_agree_with_their_literal_forms(method, monkeypatch):
     assert row.max_rel_diff is None or row.max_rel_diff < 1e-6
     assert row.projections_mb == round(2 * (9 + 20) * 16 * 8 / 1e6 / (2 if method == "speed" else 1), 1)
     monkeypatch.setattr(closed_form, "LITERAL_CONCEPTS", 3)
-    assert closed_form.bench("toy", method, 4).naive_seconds is None
+    alone = closed_form.bench("toy", method, 4)
+    assert alone.naive_seconds is None
+    table = closed_form.table([row, alone]).splitlines()
+    assert len(table) == 4 and len({line.count("|") for line in table}) == 1
+    assert table[3].startswith(f"| toy | {method} | 4 |") and "| – | – | – |" in table[3]
 
 
 def test_every_method_has_a_count_that_grows():
