@@ -7,7 +7,7 @@ Weights are random (Gaussian rows at the true shapes); text states are synthetic
 CLIP's are. What is timed is the edit after encoding, the statistics of the text and the making of the new weights
 included. The literal form follows the published formulas, or the official program, matrix by matrix and row by row
 (`benchmarks/literal.py`). It is timed on a stated part of the work and scaled to all; where that alone would take too
-long (more than 100 concepts), or no literal form is written, it is left out. Every line is measured in a process of its
+long (more than 100 concepts, or than `--literal`), or no literal form is written, it is left out. Every line is measured in a process of its
 own, so that memory is its own.
 """
 
@@ -219,8 +219,8 @@ BENCHES = {
 }
 
 
-def bench(shape: str, method: str, concepts: int) -> Row:
-    """One method at one shape."""
+def bench(shape: str, method: str, concepts: int, literal_concepts: int = LITERAL_CONCEPTS) -> Row:
+    """One method at one shape, beside its literal form up to so many concepts."""
     b = BENCHES[method]
     p, weights = build(shape, concepts, TOKENS[method], b.roles)
 
@@ -240,7 +240,7 @@ def bench(shape: str, method: str, concepts: int) -> Row:
         torch.get_num_threads(),
         torch.__version__,
     )
-    if b.literal is None or concepts > LITERAL_CONCEPTS:
+    if b.literal is None or concepts > literal_concepts:
         return row
     printed = b.literal(p, weights, b.config)
     if printed.problem is not None:
@@ -327,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--concepts", type=int, action="append")
     parser.add_argument("--method", action="append", choices=BENCHES)
+    parser.add_argument("--literal", type=int, default=LITERAL_CONCEPTS, help="concepts up to which it is timed")
     parser.add_argument("--out", type=Path, help="file that the lines are added to, as JSON")
     parser.add_argument("--table", type=Path, help="print the lines of such a file as a table, and measure nothing")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -341,20 +342,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for method in options.method or BENCHES
     ]
     if options.here:
-        print(json.dumps(bench(*wanted[0]).__dict__))
+        print(json.dumps(bench(*wanted[0], options.literal).__dict__))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {RETAINED} retained texts", flush=True)
     for one in wanted:
-        row = in_own_process(*one)
+        row = in_own_process(*one, options.literal)
         print(described(row), flush=True)
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row.__dict__) + "\n")
 
 
-def in_own_process(shape: str, method: str, concepts: int) -> Row:
+def in_own_process(shape: str, method: str, concepts: int, literal_concepts: int) -> Row:
     """As `bench`."""
-    knobs = ["--shape", shape, "--method", method, "--concepts", str(concepts), "--here"]
+    knobs = [
+        "--shape",
+        shape,
+        "--method",
+        method,
+        "--concepts",
+        str(concepts),
+        "--literal",
+        str(literal_concepts),
+        "--here",
+    ]
     command = [sys.executable, "-m", "benchmarks.closed_form", *knobs]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Row(**json.loads(done.stdout.splitlines()[-1]))

@@ -19,8 +19,7 @@ def test_closed_forms_agree_with_their_literal_forms(method, monkeypatch):
     assert (row.max_rel_diff is None) == (literal is None)
     assert row.max_rel_diff is None or row.max_rel_diff < 1e-6
     assert row.projections_mb == round(2 * (9 + 20) * 16 * 8 / 1e6 / (2 if method == "speed" else 1), 1)
-    monkeypatch.setattr(closed_form, "LITERAL_CONCEPTS", 3)
-    alone = closed_form.bench("toy", method, 4)
+    alone = closed_form.bench("toy", method, 4, literal_concepts=3)
     assert alone.naive_seconds is None
     table = closed_form.table([replace(line, projections_mb=0.1) for line in (row, alone)]).splitlines()
     assert len(table) == 4
