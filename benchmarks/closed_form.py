@@ -7,8 +7,8 @@ Weights are random (Gaussian rows at the true shapes); text states are synthetic
 CLIP's are. What is timed is the edit after encoding, the statistics of the text and the making of the new weights
 included. The literal form follows the published formulas, or the official program, matrix by matrix and row by row
 (`benchmarks/literal.py`). It is timed on a stated part of the work and scaled to all; where that alone would take too
-long (more than 100 concepts, or than `--literal`), or no literal form is written, it is left out. Every line is measured in a process of its
-own, so that memory is its own.
+long (more than 100 concepts, or than `--literal`), or no literal form is written, it is left out. Every line is
+measured in a process of its own, so that memory is its own.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def noisy(states: Tensor, copies: int, noise: float, generator: torch.Generator)
     """
     m, d = states.shape
     drawn = torch.randn((m, copies, d), generator=generator).to(states)
-    return states[:, None] + noise * drawn
+    return drawn.mul_(noise).add_(states[:, None])
 
 
 def mutual_information(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:

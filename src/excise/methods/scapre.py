@@ -39,6 +39,8 @@ from excise.linalg.solves import solve_spd
 from excise.methods.base import MethodConfig, Solution, TextProblem
 from excise.methods.informax import cosine, entropy, mutual_information, noisy, soft_mask
 
+# Rows that are read at once at the least: fewer make slow products.
+_ROWS = 64
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
 # What measures best on the built-in models (docs/methods/scapre.md).
 _RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
@@ -195,7 +197,7 @@ def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig)
     if m is None:
         return config.erase_scale * W @ shared.moment
     p, parts = shared.problem, []
-    at_once = max(1, W.numel() // max(1, len(p.targets)))  # rows whose readings take no more room than W
+    at_once = max(_ROWS, W.numel() // max(1, len(p.targets)))  # rows whose readings take no more room than W
     for rows, weight in zip(W.split(at_once), m.split(at_once), strict=True):
         read = (rows @ shared.anchors.mT)[:, shared.anchor_of]
         mask = weight[:, p.owner]
