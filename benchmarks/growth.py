@@ -71,9 +71,11 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             scale = mine[-1]["seconds"] / mine[-1]["count"]
             axis.loglog(values, [r["seconds"] for r in mine], "o-", color=f"C{number}", label=method, markersize=4)
             axis.loglog(values, [scale * r["count"] for r in mine], "--", color=f"C{number}", linewidth=0.8)
+        axis.set_xticks(RANGES[what], [f"{value:,}" for value in RANGES[what]])
+        axis.minorticks_off()
         axis.set_xlabel(what)
     axes[0].set_ylabel("seconds")
-    axes[0].legend(title="dashed: multiplications")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", title="dashed: count")
     figure.savefig(path, dpi=110)
 
 
