@@ -196,18 +196,23 @@ def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig)
     """
     if m is None:
         return config.erase_scale * W @ shared.moment
-    p, parts = shared.problem, []
-    at_once = max(_ROWS, W.numel() // max(1, len(p.targets)))  # rows whose readings take no more room than W
-    for rows, weight in zip(W.split(at_once), m.split(at_once), strict=True):
-        read = (rows @ shared.anchors.mT)[:, shared.anchor_of]
-        mask = weight[:, p.owner]
+    p = shared.problem
+    at_once = min(len(W), max(_ROWS, W.numel() // max(1, len(p.targets))))  # no more room than W, if they are enough
+    edited = torch.empty_like(W)
+    # The largest things there are, so made once and not for every few rows.
+    read, mask = (W.new_empty(at_once, len(p.targets)) for _ in range(2))
+    for first in range(0, len(W), at_once):
+        some = slice(first, min(len(W), first + at_once))
+        here = slice(0, some.stop - first)
+        torch.index_select(W[some] @ shared.anchors.mT, 1, shared.anchor_of, out=read[here])
+        torch.index_select(m[some], 1, p.owner, out=mask[here])
         if config.elsewhere == "own":
-            own = rows @ p.targets.mT
-            read = own + mask * (read - own)
+            own = W[some] @ p.targets.mT
+            read[here] = own.lerp_(read[here], mask[here])
         else:
-            read *= mask
-        parts.append(read @ p.targets)
-    return config.erase_scale * torch.cat(parts)
+            read[here] *= mask[here]
+        torch.mm(read[here], p.targets, out=edited[some])
+    return edited.mul_(config.erase_scale)
 
 
 def held(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
