@@ -35,7 +35,8 @@ def ledger(
         return
     models = dict.fromkeys(f"{e['model']['name']} (weights {e['model']['weights'][:12]})" for e in entries)
     show.say("\n".join(models))
-    show.table([_row(e, concept) for e in entries], ("", "time", "out", "added", "given back", "verified", "edit"))
+    header = ("", "time (UTC)", "out", "added", "given back", "verified", "edit")
+    show.table([_row(e, concept) for e in entries], header)
 
 
 def _names(entry: dict[str, Any]) -> list[str]:
@@ -47,7 +48,7 @@ def _row(entry: dict[str, Any], concept: str | None) -> tuple[str, ...]:
 
     return (
         str(entry["n"]),
-        entry["time"].removesuffix("+00:00"),
+        entry["time"][:16].replace("T", " "),  # to the minute, in UTC; --json has all of it
         str(len(entry["in_force"])),
         listed(entry["added"]) or "-",
         listed(entry["removed"]) or "-",

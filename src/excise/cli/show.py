@@ -72,6 +72,8 @@ def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
     from rich.text import Text
 
     grid = Table(*header, box=None, pad_edge=False)
+    for column in grid.columns:
+        column.overflow = "fold"  # cut off by an ellipsis, a time or a hash tells nothing
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(grid)
