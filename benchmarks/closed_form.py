@@ -36,6 +36,7 @@ from excise.methods.rece import RECE, RECEConfig
 from excise.methods.scapre import ScaPre, ScaPreConfig
 from excise.methods.speed import SPEED, SPEEDConfig, invariant_states
 from excise.methods.uce import UCE, UCEConfig
+from excise.tables import markdown
 
 # Rows of each cross-attention's keys (and values), and the text width.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
@@ -355,18 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def in_own_process(shape: str, method: str, concepts: int, literal_concepts: int) -> Row:
     """As `bench`."""
-    knobs = [
-        "--shape",
-        shape,
-        "--method",
-        method,
-        "--concepts",
-        str(concepts),
-        "--literal",
-        str(literal_concepts),
-        "--here",
-    ]
-    command = [sys.executable, "-m", "benchmarks.closed_form", *knobs]
+    knobs = [f"--shape={shape}", f"--method={method}", f"--concepts={concepts}", f"--literal={literal_concepts}"]
+    command = [sys.executable, "-m", "benchmarks.closed_form", *knobs, "--here"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Row(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -388,14 +379,14 @@ def described(row: Row) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Markdown; memory also as a multiple of the projections in double precision."""
     head = ["shape", "method", "concepts", "seconds", "literal", "ratio", "largest difference", "extra memory"]
-    lines = [head, ["---"] * len(head)]
+    body = []
     for row in rows:
         beside = ["–"] * 3
         if row.naive_seconds is not None:
             beside = [f"{row.naive_seconds:.0f} s", f"{row.ratio:.0f}", f"{row.max_rel_diff:.0e}"]
         memory = f"{row.peak_extra_mb:.0f} MB, {row.peak_extra_mb / row.projections_mb:.1f} x"
-        lines.append([row.shape, row.method, f"{row.concepts:,}", f"{row.seconds:.2f}", *beside, memory])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        body.append([row.shape, row.method, f"{row.concepts:,}", f"{row.seconds:.2f}", *beside, memory])
+    return markdown(head, body)
 
 
 if __name__ == "__main__":

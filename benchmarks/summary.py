@@ -24,6 +24,7 @@ from scipy.stats import wilcoxon
 
 from excise.canvas import world
 from excise.metrics.rates import bootstrap
+from excise.tables import markdown
 
 Line = dict[str, Any]
 KINDS: dict[str, Callable[[str], bool]] = {
@@ -65,12 +66,12 @@ def table(lines: Sequence[Line]) -> str:
     columns += [f"{n} rel." for n in ("ira", "cra") if n in columns]
     columns += ["near"] if any(line["neighbours"] for line in lines) else []
     plain = [n for n in ("kid", "drift") if any(n in line["metrics"] for line in lines)]
-    rows = [f"| method | targets | {' | '.join([*columns, *plain])} |", "|---" * (2 + len(columns) + len(plain)) + "|"]
+    rows = []
     for method in dict.fromkeys(line["method"] for line in lines):
         own = [line for line in lines if line["method"] == method]
         cells = [f"{100 * _mean(own, c):.1f}" for c in columns] + [f"{_mean(own, c):.4f}" for c in plain]
-        rows.append(f"| {method} | {len(own)} | {' | '.join(c if c != 'nan' else '–' for c in cells)} |")
-    return "\n".join(rows)
+        rows.append([method, str(len(own)), *(c if c != "nan" else "–" for c in cells)])
+    return markdown(["method", "targets", *columns, *plain], rows)
 
 
 def _mean(lines: Sequence[Line], name: str) -> float:
@@ -80,7 +81,7 @@ def _mean(lines: Sequence[Line], name: str) -> float:
 
 def tests(lines: Sequence[Line], first: str, against: Sequence[str]) -> str:
     """A row a metric and method: the first method's value less the other's, paired by target."""
-    rows = ["| metric | against | targets | difference | 95 % | p |", "|---|---|---|---|---|---|"]
+    rows = []
     of = {(line["method"], tuple(line["concepts"])): line for line in lines}
     for metric in TESTED:
         for other in against:
@@ -93,13 +94,13 @@ def tests(lines: Sequence[Line], first: str, against: Sequence[str]) -> str:
             p = float(wilcoxon(found).pvalue) if np.any(found) else 1.0
             scale, form = (1, "+.4f") if metric == "drift" else (100, "+.2f")
             interval = f"{scale * e.low:{form}} to {scale * e.high:{form}}"
-            rows.append(f"| {metric} | {other} | {len(found)} | {scale * e.value:{form}} | {interval} | {p:.2g} |")
-    return "\n".join(rows)
+            rows.append([metric, other, str(len(found)), f"{scale * e.value:{form}}", interval, f"{p:.2g}"])
+    return markdown(["metric", "against", "targets", "difference", "95 %", "p"], rows)
 
 
 def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
     """A row a target: UA / IRA / CRA and the alias rate of each method."""
-    rows = [f"| target | {' | '.join(methods)} |", "|---" * (1 + len(methods)) + "|"]
+    rows = []
     of = {(line["method"], tuple(line["concepts"])): line for line in lines}
     for concepts in dict.fromkeys(tuple(line["concepts"]) for line in lines):
         cells = []
@@ -108,20 +109,20 @@ def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
             rates = [f"{100 * value(line, n):.1f}" for n in ("ua", "ira", "cra")] if line else []
             alias = value(line, "alias_rate") if line else float("nan")
             cells.append(" / ".join(rates) + (f" ({100 * alias:.0f})" if alias == alias else ""))
-        rows.append(f"| {', '.join(concepts)} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([", ".join(concepts), *cells])
+    return markdown(["target", *methods], rows)
 
 
 def names_table(lines: Sequence[Line]) -> str:
     """A row a method and number of names erased together, with 95 % intervals, the fewest names first."""
-    rows = ["| names | method | Acc_e | Acc_r | H_o | Acc_r rel. | KID | seconds |", "|---" * 8 + "|"]
+    rows = []
     for line in sorted(lines, key=lambda line: len(line["concepts"])):
         cells = [_with_interval(line["metrics"][n]) if n in line["metrics"] else "–" for n in NAMES]
         rel, kid = value(line, "acc_r rel."), value(line, "kid")
         spent = sum(v for k, v in line["seconds"].items() if k in ("erase", "encode", "solve", "train"))
         row = [str(len(line["concepts"])), line["method"], *cells, f"{100 * rel:.1f}", f"{kid:.4f}", f"{spent:.1f}"]
-        rows.append("| " + " | ".join(row) + " |")
-    return "\n".join(rows)
+        rows.append(row)
+    return markdown(["names", "method", "Acc_e", "Acc_r", "H_o", "Acc_r rel.", "KID", "seconds"], rows)
 
 
 def by_number(lines: Sequence[Line]) -> str:
@@ -132,13 +133,13 @@ def by_number(lines: Sequence[Line]) -> str:
     numbers = sorted({len(line["concepts"]) for line in lines})
     of = {(line["method"], len(line["concepts"])): line["metrics"]["h_o"] for line in lines}
     methods = dict.fromkeys(line["method"] for line in lines)
-    rows = [f"| method | {' | '.join(map(str, numbers))} | H_o first below 80 at |", "|---" * (2 + len(numbers)) + "|"]
+    rows = []
     for method in sorted(methods, key=lambda m: -of[m, numbers[-1]]["value"] if (m, numbers[-1]) in of else 1):
         found = {n: of[method, n] for n in numbers if (method, n) in of}
         cells = [f"{100 * found[n]['value']:.1f}" if n in found else "–" for n in numbers]
         broken = next((str(n) for n, e in found.items() if e["value"] < 0.8), "–")
-        rows.append(f"| {method} | {' | '.join(cells)} | {broken} |")
-    return "\n".join(rows)
+        rows.append([method, *cells, broken])
+    return markdown(["method", *map(str, numbers), "H_o first below 80 at"], rows)
 
 
 def _with_interval(e: dict[str, float]) -> str:

@@ -242,7 +242,12 @@ def _markdown(table: Sequence[Row], several_models: bool) -> str:
         ]
         for row in table
     ]
-    marks = ["---"] * (len(head) - len(shown)) + ["---:"] * len(shown)
+    return markdown(head, body, figures=len(shown))
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]], figures: int = 0) -> str:
+    """A table in Markdown, its last so many columns to the right."""
+    marks = ["---"] * (len(head) - figures) + ["---:"] * figures
     return "\n".join(f"| {' | '.join(map(_escape, cells))} |" for cells in (head, marks, *body))
 
 
