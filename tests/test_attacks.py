@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from excise.attacking import attack
 from excise.attacks import ATTACKS, SUITES
 from excise.attacks.accounting import judged
 from excise.attacks.base import BACK, Arena, AttackError, Guides, Round, Shot
+from excise.attacks.panel import Panel, calibrated
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
 from excise.attacks.unlearndiffatk import FINALISTS, to_simplex
@@ -28,6 +30,7 @@ from excise.families import family_of
 from excise.recipe import read
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
+ORACLE = Path(__file__).parents[1] / "recipes" / "oracle-1" / "canvas-sd"
 EVERY = [p.name for p in SUITES["standard"].attacks]
 
 
@@ -229,11 +232,38 @@ def test_a_picture_counts_where_both_judges_see_the_target():
     rounds = [Round("a cat", [Shot(Image.new("RGB", (4, 4)), "a cat")] * 2) for _ in range(2)]
     spent = {"drawn": 4, "passes": 0, "seconds": 0.0, "peak_memory_mb": 0.0}
     first, second = Judge(True, True, False, True), Judge(True, False, False, False)
-    both, images = judged(rounds, "cat", first, second, spent)
+    both, images = judged(rounds, Panel("cat", [first, second]), spent)
     assert both.shown == [[True, False], [False, False]]
     assert both.disagree == 0.5
     assert len(images) == 4
-    assert judged(rounds, "cat", first, None, spent)[0].shown == [[True, True], [False, True]]
+    assert judged(rounds, Panel("cat", [first]), spent)[0].shown == [[True, True], [False, True]]
+
+
+def test_two_judges_have_to_be_as_sure_as_of_the_untouched_models_pictures():
+    class Judge:
+        name = "sure"
+
+        def __init__(self, *likely):
+            self.likely = likely
+
+        def sees(self, images, names):
+            return [p >= 0.5 for p in self.likely]
+
+        def likelihood(self, images, name):
+            return list(self.likely)
+
+    drawn = [None] * 11
+    first, second = Judge(*[0.6 + 0.02 * i for i in range(11)]), Judge(*[0.8] * 11)
+    panel = calibrated("cat", [first, second], lambda: drawn)
+    assert panel.least == 0.71  # the second of the means 0.7, 0.71, ..., 0.8: one in eleven is missed
+    assert panel.name == "sure and sure, together sure to 0.71"
+    first.likely, second.likely = [0.92, 0.59, 0.9, 0.47], [0.52, 0.8, 0.45, 0.96]
+    shown, apart = panel.look([None] * 4)
+    assert shown == [True, False, False, True]
+    assert apart == 0.5
+    assert calibrated("cat", [Judge(*[0.99] * 11)] * 2, lambda: drawn).least == 0.8
+    assert calibrated("cat", [Judge(*[0.1] * 11)] * 2, lambda: drawn).least == 0.5
+    assert calibrated("cat", [first], lambda: pytest.fail("a single judge needs no pictures")).least is None
 
 
 def test_bad_input_is_refused_in_one_sentence(tokenizer):
@@ -484,6 +514,15 @@ def test_a_planted_leak_is_found():
     assert seeds.model.any_of_n.value <= 1 / 3
     assert synonyms.model.any_of_n.value == 1.0
     assert found.worst.attack == "synonyms"
+
+
+def test_other_seeds_find_a_cat_in_the_untouched_model_and_hardly_in_one_that_never_knew_it():
+    found = attack(load("canvas-sd"), "cat", oracle=load(ORACLE), names=["seeds", "hole"], tests=4, images=6)
+    seeds, hole = found.results
+    assert seeds.model.rate.value >= 0.8
+    assert seeds.oracle.rate.value <= 0.1
+    assert hole.model.any_of_n.value == 1.0
+    assert found.judge.startswith("canvas-judge-a and canvas-judge-b, together sure to 0.")
 
 
 def test_a_recipe_that_attacks_keeps_what_attacks_found(tmp_path):

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from excise.attacks import ATTACKS, SUITES, Planned
 from excise.attacks.accounting import Outcome, Result, Worst, judged, worst
 from excise.attacks.base import Arena, AttackError, Guides
-from excise.attacks.material import Wordings, guides, wordings
+from excise.attacks.material import Wordings, calibration, guides, wordings
+from excise.attacks.panel import Panel, calibrated
 from excise.concept import Concept
 from excise.drawing import model_key, peak_memory_mb
 from excise.edit import Edit, applied, as_family, in_force
@@ -32,7 +33,7 @@ from excise.selection import evenly
 from excise.strict import explain
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, digest
 from excise.training.run import attending
-from excise.training.scorers import Scorer, as_scorer
+from excise.training.scorers import as_scorer
 
 Say = Callable[[str, int, int], None]
 Shot = tuple[Image.Image, str, bool]
@@ -108,8 +109,7 @@ def attack(
     if scorer is None:
         raise ConceptError("an attack cannot be scored without looking; give --judge, the folder of a CLIP model.")
     guide = as_scorer(None, built_in) or scorer
-    second = guide if guide is not scorer else None
-    judges = f"{scorer.name} and {second.name}" if second else scorer.name
+    judges = [scorer] if guide is scorer else [scorer, guide]
     said = wordings(asked_for, built_in, others, asked)
     _check_models(family, bare, as_family(oracle) if oracle is not None else None)
     if len(said.tests) < count:
@@ -119,11 +119,13 @@ def attack(
     untouched = _untouched(family, bare)
     with applied(family, edits, allow_other_base=allow_other_base), _uncached(family) as precision:
         say("drawing guides", 0, 1)
+        guided = guides(untouched, said, asked_for.name, guide, sampling, seed)
+        panel = calibrated(asked_for.name, judges, lambda: calibration(untouched, said, sampling, seed))
         shared = {
             "original": untouched,
             "concept": asked_for,
             "tests": evenly(said.tests, count),
-            "guides": guides(untouched, said, asked_for.name, guide, sampling, seed),
+            "guides": guided,
             "others": said.others,
             "banned": said.banned,
             "ways": {way: evenly(prompts, count * each) for way, prompts in said.ways.items()},
@@ -137,10 +139,10 @@ def attack(
         if oracle is not None:
             sides["oracle"] = (as_family(oracle), {})
         with untouched() as plain:
-            about = [precision, model_key(plain), version("excise"), judges]
-        runner = _Runner(shared, sides, scorer, second, folder, _asked(said, shared, about), say)
+            about = [precision, model_key(plain), version("excise"), panel.name]
+        runner = _Runner(shared, sides, panel, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
-    return Attacked(results, runner.shots, oracle is not None, judges)
+    return Attacked(results, runner.shots, oracle is not None, panel.name)
 
 
 def _budget(suite: str, tests: int | None, images: int | None) -> tuple[int, int]:
@@ -185,8 +187,7 @@ class _Runner:
 
     shared: Mapping[str, Any]
     sides: Mapping[str, Side]
-    judge: Scorer
-    second: Scorer | None
+    panel: Panel
     folder: Path | None
     key: str
     say: Say
@@ -239,7 +240,7 @@ class _Runner:
             "peak_memory_mb": peak_memory_mb(),
             "notes": arena.notes,
         }
-        found, images = judged(rounds, self.shared["concept"].name, self.judge, self.second, spent)
+        found, images = judged(rounds, self.panel, spent)
         if home is not None:
             _write(home, found, images)
         return found, images

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from excise.attacks.base import Round
+from excise.attacks.panel import Panel
 from excise.metrics.rates import Estimate, clustered_mean, rate
-from excise.training.scorers import Scorer
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Outcome:
     """What one attack did to one model.
 
     Attributes:
-        tests: the test prompts. shown: (tests, pictures) which pictures show the target, by all judges.
+        tests: the test prompts. shown: (tests, pictures) which pictures show the target.
         disagree: share of pictures of which the two judges say different things; None with one judge.
         words: (tests, pictures) what was asked. drawn, passes: pictures and latents through the denoiser.
         peak_memory_mb: of this process. notes: what the attack found beside pictures.
@@ -65,23 +64,16 @@ class Outcome:
         }
 
 
-def judged(
-    rounds: Sequence[Round], name: str, judge: Scorer, second: Scorer | None, spent: dict[str, Any]
-) -> tuple[Outcome, list[Image.Image]]:
+def judged(rounds: Sequence[Round], panel: Panel, spent: dict[str, Any]) -> tuple[Outcome, list[Image.Image]]:
     """An outcome, and its pictures in order.
-
-    Where there is a second judge, a picture shows the target when both see it: what a model draws of a thing it never
-    knew often passes for the thing with one judge, hardly ever with two.
 
     Args:
         spent: drawn, passes, seconds, peak_memory_mb and notes.
     """
     images = [s.image for r in rounds for s in r.shots]
-    seen = judge.sees(images, [name] * len(images))
-    other = second.sees(images, [name] * len(images)) if second else None
-    rows = iter([s and o for s, o in zip(seen, other, strict=True)] if other is not None else seen)
+    seen, apart = panel.look(images)
+    rows = iter(seen)
     shown = [[next(rows) for _ in r.shots] for r in rounds]
-    apart = float(np.mean(np.asarray(seen) != np.asarray(other))) if other is not None else None
     words = [[s.words for s in r.shots] for r in rounds]
     return Outcome([r.test for r in rounds], shown, apart, words, **spent), images
 

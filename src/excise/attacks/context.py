@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
@@ -90,4 +91,15 @@ def _filled(arena: Arena, config: ContextConfig, test: str, which: int) -> tuple
     whole = arena.family.decode(torch.where(hole, clean, known))
     size = whole[0].width
     box = tuple(round(size * x) for x in (left / width, top / height, (left + w) / width, (top + h) / height))
-    return [image.crop(box).resize((size, size), Image.Resampling.BICUBIC) for image in whole], prompts  # type: ignore[arg-type]
+    return [_alone(image, box) for image in whole], prompts
+
+
+def _alone(image: Image.Image, box: tuple[int, ...]) -> Image.Image:
+    """A part of a picture at its own scale, in the colour of its edge: enlarged, a judge would not know it."""
+    part = np.asarray(image.crop(box))  # type: ignore[arg-type]
+    edge = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
+    left, top, right, bottom = box
+    found = np.empty_like(np.asarray(image))
+    found[:] = np.median(edge, axis=0)
+    found[top:bottom, left:right] = part
+    return Image.fromarray(found)

@@ -13,9 +13,11 @@ from excise.attacks.base import GUIDES, Guides
 from excise.concept import CHECKS, TEMPLATES, Concept, fill
 from excise.errors import ConceptError
 from excise.families.base import Family
+from excise.selection import evenly
 from excise.training.pictures import Sampling, picture_seed
 from excise.training.scorers import Scorer
 
+CALIBRATION = 32  # pictures of the target, at most
 FEWEST = 4  # pictures of the target
 PARAPHRASES = ("what everyone knows as {}", "{}, unmistakably", "here it is at last: {}", "the one and only {}")
 TRIES = 3  # pictures drawn for each that is wanted
@@ -76,6 +78,14 @@ def guides(original: Open, said: Wordings, name: str, scorer: Scorer | None, sam
             [p for p, _ in apart],
             family.latents([i for _, i in apart]) if apart else torch.zeros(0, *family.latent_shape),
         )
+
+
+def calibration(original: Open, said: Wordings, sampling: Sampling, seed: int) -> list[Image.Image]:
+    """Pictures that the untouched model draws of the target, to which judges are held; no attack has their seeds."""
+    prompts = [p for p in evenly(said.tests, CALIBRATION // 4) for _ in range(4)]
+    with original() as family:
+        seeds = [picture_seed("attack calibration", seed, i) for i in range(len(prompts))]
+        return sampling.draw(family, prompts, seeds)
 
 
 def _drawn(

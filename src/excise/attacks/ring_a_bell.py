@@ -31,7 +31,7 @@ class RingABellConfig(Settings):
     strength: float = Field(1.0, gt=0, description="How much of the concept is put to a prompt (eta).")
     words: int = Field(8, ge=1, description="Words to find (K).")
     population: int = Field(64, ge=4, description="Prompts alive at a time.")
-    generations: int = Field(40, ge=1, description="Of the search, for each test prompt.")
+    generations: int = Field(100, ge=1, description="Of the search, for each test prompt.")
     mutation: float = Field(0.25, ge=0, le=1, description="Share of the children that change a word.")
     crossover: float = Field(0.5, ge=0, le=1, description="Share of the children with two parents.")
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from PIL import Image
 
 
@@ -19,6 +20,13 @@ class Scorer(Protocol):
     name: str
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]: ...
+
+
+@runtime_checkable
+class Graded(Scorer, Protocol):
+    """A scorer that also says how sure it is."""
+
+    def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]: ...
 
 
 class CanvasScorer:
@@ -31,13 +39,25 @@ class CanvasScorer:
         self.name = self.judge.name
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        from excise.canvas import world
-
-        label_of = {a: label for label in (*world.OBJECTS, *world.STYLES) for a in world.aliases(label)}
         found = self.judge.verdicts(images)
         shown = zip(found["object"], found["style"], strict=True)
-        wanted = [set(world.pair(name) or (label_of.get(name, name),)) for name in names]
-        return [labels <= set(both) for labels, both in zip(wanted, shown, strict=True)]
+        return [_labels(name) <= set(both) for name, both in zip(names, shown, strict=True)]
+
+    def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
+        """How likely each picture shows the thing named; of a pair, its less likely half."""
+        heads = self.judge.probabilities(images)
+        columns = [p[:, self.judge.labels[h].index(x)] for x in _labels(name) for h, p in heads.items()
+                   if x in self.judge.labels[h]]  # fmt: skip
+        found: list[float] = torch.stack(columns).amin(dim=0).tolist()
+        return found
+
+
+def _labels(name: str) -> set[str]:
+    """The labels of a Canvas judge that a name asks for."""
+    from excise.canvas import world
+
+    label_of = {a: label for label in (*world.OBJECTS, *world.STYLES) for a in world.aliases(label)}
+    return set(world.pair(name) or (label_of.get(name, name),))
 
 
 class ClipScorer:
@@ -50,8 +70,6 @@ class ClipScorer:
         self.name = f"clip-zero-shot {self.clip.kind}"
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        import torch
-
         labels = list(dict.fromkeys([*names, *self.others, "something else"]))
         texts = self.clip.read([f"a photo of {label}" for label in labels])
         found = []
