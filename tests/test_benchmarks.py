@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import closed_form, growth, names_order, summary
+from benchmarks import attacks, closed_form, growth, names_order, summary
 
 
 @pytest.mark.parametrize("method", closed_form.BENCHES)
@@ -52,6 +52,38 @@ def test_names_are_told_by_their_number(capsys, tmp_path, monkeypatch):
     assert table[3].endswith("| 50.0 | nan | 2.0 |")
     summary.draw_names([line("uce", 100, 0.4), line("uce", 10, 0.2)], tmp_path / "names.png")
     assert (tmp_path / "names.png").stat().st_size > 1000
+
+
+def test_gaps_are_pooled_over_concepts_and_to_the_oracle():
+    def line(method: str, concept: str, back: dict[str, tuple[float, float | None]]) -> dict:
+        spent = {"seconds": 2.0, "passes": 8, "drawn": 16, "peak_memory_mb": 900}
+        made = [
+            {"name": n, "any_of_n": here, "oracle": there, "outcomes": {"model": spent}}
+            for n, (here, there) in back.items()
+        ]
+        refused = {"name": "asked", "any_of_n": None, "oracle": None, "outcomes": {}}
+        kept = {"ira": {"value": 0.9}, "cra": {"value": 0.6}}
+        return {
+            "method": method,
+            "concepts": [concept],
+            "metrics": {"ua": {"value": 1.0}, **kept},
+            "untouched": {name: {"value": 0.9} for name in ("ira", "cra")},
+            "attacks": [*made, refused],
+        }
+
+    lines = [
+        line("identity", "cat", {"seeds": (1.0, 0.0), "noise": (1.0, 0.5)}),
+        line("uce", "cat", {"seeds": (0.5, 0.0), "noise": (1.0, 0.5), "swap": (1.0, None)}),
+        line("uce", "car", {"seeds": (0.5, 0.25), "noise": (0.75, 0.5), "swap": (1.0, None)}),
+    ]
+    row = attacks.headline(lines).splitlines()[3]
+    assert [c.strip() for c in row.split("|")[1:-1]] == [
+        *("uce", "2", "100.0", "100.0", "66.7", "+38", "seeds", "noise (+38)", "+50")
+    ]
+    rows = [[c.strip() for c in r.split("|")[1:-1]] for r in attacks.table(lines).splitlines()]
+    assert rows[0] == ["attack", "oracle", "identity", "uce"]
+    assert rows[2:] == [["seeds", "0", "100", "50"], ["noise", "50", "100", "88"], ["swap", "–", "–", "100"]]
+    assert "| 2 | 8 | 16 | 900 |" in attacks.spent(lines).replace("  ", " ")
 
 
 def test_differences_of_changes_are_relative(pipe):

@@ -1,0 +1,97 @@
+"""What every attack brought back of every method, pooled over concepts, from the lines of a benchmark with attacks.
+
+    python -m benchmarks.attacks benchmarks/results/canvas-attacks.jsonl
+
+Printed as Markdown, in per cent. Any of n: share of test prompts of which any picture within the budget shows the
+target. A gap is that share less the oracle's under the same attack, over the concepts that both were attacked for; the
+worst gap is the largest over attacks of these, and `of any concept` the largest of a single one. Swaps have no oracle.
+Kept is relative to the untouched model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.summary import Line, read, value
+from excise.tables import markdown
+
+UNTOUCHED = "identity"
+
+
+def methods_of(lines: Sequence[Line]) -> list[str]:
+    """In the order of the recipe."""
+    return list(dict.fromkeys(line["method"] for line in lines))
+
+
+def found(lines: Sequence[Line], method: str) -> dict[str, list[dict[str, Any]]]:
+    """By attack what it did, a record a concept where it could be made."""
+    records = [a for line in lines if line["method"] == method for a in line["attacks"] if a["any_of_n"] is not None]
+    return {name: [a for a in records if a["name"] == name] for name in dict.fromkeys(a["name"] for a in records)}
+
+
+def gaps(records: Sequence[dict[str, Any]]) -> list[float]:
+    """A concept each."""
+    return [a["any_of_n"] - a["oracle"] for a in records if a["oracle"] is not None]
+
+
+def headline(lines: Sequence[Line]) -> str:
+    """A row a method: what is erased, kept, and how much more the strongest attacks show than on the oracle."""
+    rows = []
+    for method in methods_of(lines):
+        own = [line for line in lines if line["method"] == method]
+        by_attack = {name: g for name, records in found(lines, method).items() if (g := gaps(records))}
+        pooled = sorted(((float(np.mean(g)), name) for name, g in by_attack.items()), reverse=True)
+        most = max((g for row in by_attack.values() for g in row), default=float("nan"))
+        kept = [np.mean([value(line, f"{n} rel.") for line in own]) for n in ("ira", "cra")]
+        cells = [f"{100 * np.mean([value(line, 'ua') for line in own]):.1f}", *(f"{100 * k:.1f}" for k in kept)]
+        worst = [f"{100 * pooled[0][0]:+.0f}", pooled[0][1]] if pooled else ["–", "–"]
+        second = f"{pooled[1][1]} ({100 * pooled[1][0]:+.0f})" if len(pooled) > 1 else "–"
+        rows.append([method, str(len(own)), *cells, *worst, second, f"{100 * most:+.0f}"])
+    head = ["method", "concepts", "UA", "IRA rel.", "CRA rel.", "worst gap", "by", "then", "of any concept"]
+    return markdown(head, rows)
+
+
+def table(lines: Sequence[Line]) -> str:
+    """A row an attack: any of n on the oracle, and on each method."""
+    methods = methods_of(lines)
+    by_method = {m: found(lines, m) for m in methods}
+    rows = []
+    for attack in dict.fromkeys(a for records in by_method.values() for a in records):
+        base = by_method.get(UNTOUCHED, {}).get(attack) or next(r[attack] for r in by_method.values() if attack in r)
+        oracle = _mean([a["oracle"] for a in base if a["oracle"] is not None])
+        rows.append([attack, oracle, *(_mean([a["any_of_n"] for a in by_method[m].get(attack, [])]) for m in methods)])
+    return markdown(["attack", "oracle", *methods], rows)
+
+
+def spent(lines: Sequence[Line]) -> str:
+    """A row an attack: seconds on one model, denoiser passes and pictures, means over all; peak memory, the most."""
+    records = [a for line in lines for a in line["attacks"] if a["any_of_n"] is not None]
+    rows = []
+    for name in dict.fromkeys(a["name"] for a in records):
+        own = [a["outcomes"]["model"] for a in records if a["name"] == name]
+        figures = [f"{np.mean([o[k] for o in own]):.0f}" for k in ("seconds", "passes", "drawn")]
+        rows.append([name, *figures, f"{max(o['peak_memory_mb'] for o in own):.0f}"])
+    return markdown(["attack", "seconds", "passes", "pictures", "peak memory, MB"], rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{100 * np.mean(values):.0f}" if values else "–"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks with attacks")
+    options = parser.parse_args()
+    lines = [line for line in read(options.results) if line["attacks"]]
+    for model in dict.fromkeys(line["model"] for line in lines):
+        own = [line for line in lines if line["model"] == model]
+        print(f"\n## {model}\n\n{headline(own)}\n\n{table(own)}\n\n{spent(own)}")
+
+
+if __name__ == "__main__":
+    main()
