@@ -492,10 +492,17 @@ def test_words_that_bring_the_target_back_join_its_prompts(tokenizer, tmp_path, 
     words = one.record.measured["words"]["cat"]
     assert 1 <= len(words) <= 2
     assert all(len(w.split()) == 3 and "cat" not in w.split() for w in words)
-    assert "words" not in plain.record.measured
+    assert one.record.measured["learnt_words"] == {"cat": 2}
+    assert not {"words", "learnt_words"} & plain.record.measured.keys()
     assert all(torch.equal(t, again.tensors()[name]) for name, t in one.tensors().items())
     assert not all(torch.equal(t, plain.tensors()[name]) for name, t in one.tensors().items())
     assert (tmp_path / "robust-1" / "state.pt").exists()
+
+
+def test_new_words_that_bring_the_target_back_are_learnt_on_every_family(any_pipe):
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, **SMALL)
+    assert edit.record.measured["learnt_words"] == {"cat": 2}
+    assert edit.record.measured["text_space"]["free"] >= 1
 
 
 def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkeypatch):

@@ -159,6 +159,12 @@ def test_every_target_has_its_clearest_direction_however_little_it_tells(family)
     both = target_span(family, [cat, tree], kept, 1e-9, 1e-2)
     assert both.directions.shape == (family.text_width, 2)
     assert both.shares[0] == alone.shares[0]
+    states = family.encode(*map(list, zip(*cat, strict=True)))
+    rows = torch.cat([states.span(i, "from_last") for i in range(len(cat))])
+    again = target_span(family, [cat], kept, 1e-9, 1e-2, [rows])  # states it has already move nothing
+    assert_close(again.directions, alone.directions)
+    elsewhere = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    assert target_span(family, [cat], kept, 0.5, 1e-2, [elsewhere]).directions.shape[1] > 1
     same = target_span(family, [cat, cat], kept, 1e-9, 1e-2)  # twice the same adds no direction
     assert_close(same.directions * 2**0.5, alone.directions)
 

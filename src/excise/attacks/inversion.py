@@ -10,13 +10,16 @@ Pitfall:    a free vector can teach what a model never knew. Only the gap to the
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from excise.attacks.base import BACK, SEEDS, Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import lexicon, soft
+from excise.attacks.tokens import Lexicon, lexicon, soft
 from excise.concept import same
+from excise.families.base import Condition
 
 
 class InversionConfig(Settings):
@@ -49,25 +52,38 @@ class ConceptInversion:
     def attack(arena: Arena, config: InversionConfig) -> list[Round]:
         """min over vectors  E |f(z_t, t, prompt with the new word) - y|^2  on the guides."""
         known = lexicon(arena.family, (), [*arena.guides.prompts, *arena.tests])
-        word = " ".join([known.place] * config.vectors)
-        texts = [in_place(arena, p, word) for p in arena.guides.prompts]
-        # Begun at words drawn at random: at the mean of all words it hardly learns.
-        generator = arena.generator("inversion")
-        first = torch.randint(len(known.words), (config.vectors,), generator=generator)
-        vectors = {name: rows[first].clone().requires_grad_() for name, rows in known.rows.items()}
-        optimiser = torch.optim.AdamW(vectors.values(), lr=config.lr)
-        for step in range(config.iterations):
-            at, clean, noise, t = arena.noised(generator, config.batch)
-            condition = soft(arena.family, known, [texts[i] for i in at.tolist()], vectors)
-            loss = arena.errors(clean, noise, t, condition).mean()
-            arena.descend(optimiser, loss)
-            arena.say("learning a word", step + 1, config.iterations)
+        vectors = learnt(arena, known, config)
         with torch.no_grad():
-            rows_ = [
-                soft(arena.family, known, [in_place(arena, test, word)], vectors)[[0] * arena.images]
-                for test in arena.tests
-            ]
-        return arena.conditions(rows_)
+            rows = [read_as(arena, known, vectors, [test])[[0] * arena.images] for test in arena.tests]
+        return arena.conditions(rows)
+
+
+def learnt(arena: Arena, known: Lexicon, config: InversionConfig, *which: object) -> dict[str, Tensor]:
+    """By encoder (k, e): the vectors of a new word for the target; `which` tells it from others of the same arena."""
+    # Begun at words drawn at random: at the mean of all words it hardly learns.
+    generator = arena.generator("inversion", *which)
+    first = torch.randint(len(known.words), (config.vectors,), generator=generator)
+    vectors = {name: rows[first].clone().requires_grad_() for name, rows in known.rows.items()}
+    optimiser = torch.optim.AdamW(vectors.values(), lr=config.lr)
+    for step in range(config.iterations):
+        at, clean, noise, t = arena.noised(generator, config.batch)
+        condition = read_as(arena, known, vectors, [arena.guides.prompts[i] for i in at.tolist()])
+        arena.descend(optimiser, arena.errors(clean, noise, t, condition).mean())
+        arena.say("learning a word", step + 1, config.iterations)
+    return {name: rows.detach() for name, rows in vectors.items()}
+
+
+def read_as(arena: Arena, known: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]) -> Condition:
+    """What is read of prompts in which vectors stand instead of the target's name."""
+    return soft(arena.family, known, marked(arena, known, vectors, prompts)[0], vectors)
+
+
+def marked(
+    arena: Arena, known: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]
+) -> tuple[list[str], str]:
+    """Prompts with marking words instead of the target's name, as many as there are vectors; and those words."""
+    word = " ".join([known.place] * len(next(iter(vectors.values()))))
+    return [in_place(arena, p, word) for p in prompts], word
 
 
 def in_place(arena: Arena, prompt: str, word: str) -> str:

@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.restoring import restoring_words, with_words
+from excise.attacks.restoring import Restoring, restoring, with_words
 from excise.concept import Concept, fill
 from excise.edit import Delta
 from excise.errors import ExciseWarning, SettingError
@@ -81,8 +81,8 @@ class SurgUnConfig(TrainedConfig):
     robust: int = Field(
         0,
         ge=0,
-        description="Rounds after the first: words that bring the target back are searched, join its prompts, and it "
-        "is trained anew.",
+        description="Rounds after the first: words that bring the target back are searched, and new ones learnt; they "
+        "join its prompts, and it is trained anew.",
     )
     retain_weight: float = Field(
         0.0,
@@ -249,20 +249,22 @@ class SurgUn:
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
         }
         train_once = _train_confined if config.confine else _train_blocks
-        found: list[list[str]] = [[] for _ in competitions]
+        found: list[list[Restoring]] = [[] for _ in competitions]
 
         def meet(_: Weights) -> None:
-            for words, c, k in zip(found, problem.concepts, competitions, strict=True):
-                words[:] = restoring_words(family, c, k.slots, problem.seed, problem.say)
+            for more, c, k in zip(found, problem.concepts, competitions, strict=True):
+                more[:] = restoring(family, c, k.slots, problem.seed, len(k.restoring), problem.say)
 
         job = Job(problem, config, competitions, look, meet if config.robust else None)
         trained = train_once(job)
         for number in range(1, config.robust + 1):
-            competitions = [_hardened(k, words) for k, words in zip(competitions, found, strict=True)]
+            competitions = [_hardened(k, more) for k, more in zip(competitions, found, strict=True)]
             again = replace(job, competitions=competitions, meet=meet if number < config.robust else None)
             trained = train_once(again.aside(f"robust-{number}"))
         if config.robust:
-            evidence["words"] = {c.name: list(k.words) for c, k in zip(problem.concepts, competitions, strict=True)}
+            pairs = list(zip(problem.concepts, competitions, strict=True))
+            evidence["words"] = {c.name: [r.words for r in k.restoring if r.words] for c, k in pairs}
+            evidence["learnt_words"] = {c.name: sum(not r.words for r in k.restoring) for c, k in pairs}
         return replace(trained, evidence={**evidence, **trained.evidence})
 
 
@@ -344,16 +346,14 @@ def _train_within(span: Span, job: Job) -> Trained:
 
 def _target_span(job: Job, share: float) -> Span:
     """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
-    problem, asked = job.problem, []
+    problem, asked, learnt = job.problem, [], []
     for concept, competition in zip(problem.concepts, job.competitions, strict=True):
         pairs = [(p, w) for w in concept.words for p in fill(problem.templates[concept.kind], w)]
-        more = [
-            (prompt, w)
-            for words in competition.words
-            for prompt, (_, w) in zip(with_words(problem.family, words, [p for p, _ in pairs]), pairs, strict=True)
-        ]
-        asked.append(pairs + more)
-    return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
+        prompts, names = [p for p, _ in pairs], [w for _, w in pairs]
+        restored = [with_words(problem.family, r.words, prompts) for r in competition.restoring if r.words]
+        asked.append(pairs + [pair for row in restored for pair in zip(row, names, strict=True)])
+        learnt.append(competition.learnt)
+    return target_span(problem.family, asked, problem.retain, share, job.config.ridge, learnt)
 
 
 def _kept(problem: TrainingProblem) -> Condition:
@@ -373,12 +373,11 @@ def _kept(problem: TrainingProblem) -> Condition:
     )
 
 
-def _hardened(competition: Competition, words: Sequence[str]) -> Competition:
-    """The same with further words that bring the target back."""
-    new = [w for w in words if w not in competition.words]
-    family, at = competition.family, (torch.device("cpu"), torch.float32)
-    rows = [family.condition(with_words(family, w, competition.slots.prompts)).to(*at) for w in new]
-    return replace(competition, words=(*competition.words, *new), restoring=(*competition.restoring, *rows))
+def _hardened(competition: Competition, found: Sequence[Restoring]) -> Competition:
+    """The same with further things that bring the target back."""
+    known = {r.words for r in competition.restoring if r.words}
+    new = [r for r in found if r.words not in known]
+    return replace(competition, restoring=(*competition.restoring, *new))
 
 
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from excise.attacks.restoring import Restoring
 from excise.families.base import Condition, Family, join
 from excise.noising import Noising
 from excise.training import objectives
@@ -26,7 +27,7 @@ class Competition:
     Attributes:
         size: targets in a batch, and distractors. caption: the prompts that distractors are trained under.
         share_noise: one noise for a target and its distractor. kept: the prompts of an explicit retain loss, if any.
-        words: that brought the target back in earlier rounds. restoring: by these the conditions of all slots.
+        restoring: what brought the target back in earlier rounds.
     """
 
     slots: Slots
@@ -36,14 +37,19 @@ class Competition:
     caption: Literal["target", "own"] = "target"
     share_noise: bool = True
     kept: Condition | None = None
-    words: tuple[str, ...] = ()
-    restoring: tuple[Condition, ...] = ()
+    restoring: tuple[Restoring, ...] = ()
+
+    @property
+    def learnt(self) -> Tensor:
+        """(n, d) states of the learnt words that bring the target back."""
+        none = torch.zeros(0, self.family.text_width)
+        return torch.cat([none, *(r.states for r in self.restoring)])
 
     def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
-        """The target's prompts of some slots; half of the time with words that bring it back, where some are known."""
+        """The target's prompts of some slots; half of the time with what brings it back, where that is known."""
         if not self.restoring or bool(torch.rand(1, generator=generator) < 0.5):
             return self.slots.condition[s]
-        return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))][s]
+        return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))].condition[s]
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""
