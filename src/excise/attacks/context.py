@@ -98,8 +98,6 @@ def _alone(image: Image.Image, box: tuple[int, ...]) -> Image.Image:
     """A part of a picture at its own scale, in the colour of its edge: enlarged, a judge would not know it."""
     part = np.asarray(image.crop(box))  # type: ignore[arg-type]
     edge = np.concatenate([part[0], part[-1], part[:, 0], part[:, -1]])
-    left, top, right, bottom = box
-    found = np.empty_like(np.asarray(image))
-    found[:] = np.median(edge, axis=0)
-    found[top:bottom, left:right] = part
-    return Image.fromarray(found)
+    found = Image.new(image.mode, image.size, tuple(int(x) for x in np.median(edge, axis=0)))
+    found.paste(Image.fromarray(part), box[:2])  # type: ignore[arg-type]
+    return found

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from excise.attacks.base import Arena, Guides
-from excise.attacks.inversion import InversionConfig, learnt, marked, read_as
-from excise.attacks.tokens import led, lexicon, put_to, words_first
+from excise.attacks.inversion import InversionConfig, learnt, marked
+from excise.attacks.tokens import led, lexicon, put_to, soft, words_first
 from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig, found_words
 from excise.concept import Concept
 from excise.families.base import Condition, Family
@@ -61,9 +61,9 @@ def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number:
         rows.append(Restoring(w, condition.to(*at), torch.zeros(0, family.text_width)))
     for i in range(SEARCHES):
         vectors = learnt(arena, known, LEARNING, "restoring", number, i)
-        with torch.no_grad():
-            condition = read_as(arena, known, vectors, slots.prompts).to(*at)
         texts, word = marked(arena, known, vectors, slots.prompts)
+        with torch.no_grad():
+            condition = soft(family, known, texts, vectors).to(*at)
         there = family.encode(led(known, texts), [word] * len(texts))
         states = replace(there, states=condition.inputs["encoder_hidden_states"])
         rows.append(Restoring("", condition, torch.cat([states.span(k, "from_last") for k in range(len(texts))])))

@@ -7,6 +7,7 @@ stays out of it; a policy is verified with the first. Elsewhere a CLIP model of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,12 +53,13 @@ class CanvasScorer:
         return found
 
 
-def _labels(name: str) -> set[str]:
+@cache
+def _labels(name: str) -> frozenset[str]:
     """The labels of a Canvas judge that a name asks for."""
     from excise.canvas import world
 
     label_of = {a: label for label in (*world.OBJECTS, *world.STYLES) for a in world.aliases(label)}
-    return set(world.pair(name) or (label_of.get(name, name),))
+    return frozenset(world.pair(name) or (label_of.get(name, name),))
 
 
 class ClipScorer:
