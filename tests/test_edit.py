@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from excise import Edit, erase, stack
-from excise.edit import Dense, LowRank, original_weights
+from excise.edit import Dense, LowRank, laid, original_weights
 from excise.errors import EditFileError, OutputError, WrongBaseError
 from excise.families import family_of
 
@@ -43,6 +43,22 @@ def test_apply_changes_and_remove_restores_the_very_tensors(pipe, edits, name):
         assert not torch.equal(image(pipe), picture)
     assert all(w is before[p] for p, w in weights(pipe).items())
     assert torch.equal(image(pipe), picture)
+
+
+def test_what_a_method_has_so_far_is_in_force_as_its_edit_would_be_and_below_it_every_edit_stays(pipe, edits):
+    family = family_of(pipe)
+    path = edits["speed"].paths[0]
+    shape = family.denoiser.get_submodule(path).weight.shape
+    low = LowRank(torch.randn(shape[0], 2), torch.randn(2, shape[1]))
+    with edits["uce"].apply(pipe):
+        before = weights(pipe)
+        with laid(family, {path: low}):
+            changed = family.denoiser.get_submodule(path).weight
+            assert_close(changed, before[path] + low.b @ low.a)
+            assert changed.requires_grad == before[path].requires_grad
+        with pytest.raises(RuntimeError, match="midway"), laid(family, {path: low}):
+            raise RuntimeError("midway")
+        assert all(w is before[p] for p, w in weights(pipe).items())
 
 
 def test_only_declared_weights_change(pipe, edits):

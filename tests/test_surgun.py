@@ -17,6 +17,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from excise import erase
+from excise.attacks import restoring
+from excise.attacks.inversion import InversionConfig
+from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig
 from excise.concept import TEMPLATES, Concept, fill
 from excise.edit import Edit
 from excise.errors import ConceptError, ExciseWarning, SettingError
@@ -480,29 +483,87 @@ def test_a_target_that_stays_is_given_more_of_text_space(tokenizer, tmp_path):
     assert edit.paths == stays.paths
 
 
+@pytest.fixture
+def short_searches(monkeypatch):
+    monkeypatch.setattr(restoring, "SEARCHING", UnlearnDiffAtkConfig(iterations=2))
+    monkeypatch.setattr(restoring, "LEARNING", InversionConfig(iterations=2))
+
+
+def test_drawing_by_conditions_is_drawing_by_their_prompts_however_many_at_once(any_pipe):
+    family = family_of(any_pipe)
+    prompts, seeds = ["a cat", "a dog", "a tree"], [1, 2, 3]
+    drawn = Sampling(2, 2.0, batch=3).draw(family, prompts, seeds)
+    rendered = Sampling(2, 2.0, batch=2).render(family, family.condition(prompts), seeds)
+    for one, two in zip(drawn, rendered, strict=True):
+        assert_close(np.asarray(one).astype(int), np.asarray(two).astype(int), atol=1, rtol=0)
+
+
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("knobs", [{"confine": False, "blocks": "all"}, {"share": 0.5}])
-def test_words_that_bring_the_target_back_join_its_prompts(tokenizer, tmp_path, knobs):
+def test_hardening_adds_a_wider_training_to_the_first(tokenizer, tmp_path, knobs):
     pipe = tiny_pipe(tokenizer)
+    weights = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
 
     def made(robust, folder=None):
         room = Room(folder=folder)
         return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=robust, room=room, **knobs, **SMALL)
 
     plain, one, again = made(0), made(1, tmp_path), made(1)
-    words = one.record.measured["words"]["cat"]
+    (found,) = one.record.measured["hardening"]
+    words = found["words"]["cat"]
     assert 1 <= len(words) <= 2
     assert all(len(w.split()) == 3 and "cat" not in w.split() for w in words)
-    assert one.record.measured["learnt_words"] == {"cat": 2}
-    assert not {"words", "learnt_words"} & plain.record.measured.keys()
+    assert found["learnt_words"] == {"cat": 2}
+    assert found["restored"] == {"cat": None}  # nobody looked
+    assert "hardening" not in plain.record.measured
     assert all(torch.equal(t, again.tensors()[name]) for name, t in one.tensors().items())
-    assert not all(torch.equal(t, plain.tensors()[name]) for name, t in one.tensors().items())
+    rank = next(iter(plain.modules.values())).b.shape[1]
+    for path, first in plain.modules.items():  # the first is in it as it was
+        assert torch.equal(one.modules[path].b[:, :rank], first.b)
+        assert torch.equal(one.modules[path].a[:rank], first.a)
+    further = set(one.paths) - set(plain.paths)
+    assert set(one.paths) == {m.path for m in family_of(pipe).attention_maps()}
+    assert further or not knobs.get("share")
+    assert any(bool(one.modules[path].delta(one.modules[path].b).any()) for path in one.paths)
     assert (tmp_path / "robust-1" / "state.pt").exists()
+    assert all(torch.equal(w, weights[name]) for name, w in pipe.unet.state_dict().items())
 
 
-def test_new_words_that_bring_the_target_back_are_learnt_on_every_family(any_pipe):
-    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, **SMALL)
-    assert edit.record.measured["learnt_words"] == {"cat": 2}
-    assert edit.record.measured["text_space"]["free"] >= 1
+@pytest.mark.usefixtures("short_searches")
+def test_hardening_ends_where_nothing_brings_the_target_back(any_pipe, monkeypatch):
+    """The judge sees the target with what was found before the first further training, and no more after it."""
+    looked = []
+
+    def judge(images, names):
+        return [True] * len(names)
+
+    def shown(problem, concept, found):
+        looked.append(len(found))
+        return 0.5 if len(looked) == 1 else 0.0
+
+    monkeypatch.setattr("excise.methods.surgun._shown", shown)
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=5, share=0.5, room=Room(judge), **SMALL)
+    rounds = edit.record.measured["hardening"]
+    assert [r["restored"]["cat"] for r in rounds] == [0.5, 0.0]
+    assert ["step" in r for r in rounds] == [True, False]
+    assert len(looked) == 2
+
+
+@pytest.mark.usefixtures("short_searches")
+def test_what_was_found_is_drawn_and_judged(any_pipe):
+    def judge(images, names):
+        assert set(names) <= {"cat", "dog", *CANDIDATES["object"]}
+        return [True] * len(names)
+
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, room=Room(judge), **SMALL)
+    assert edit.record.measured["hardening"][0]["restored"] == {"cat": 1.0}
+
+
+def test_hardening_needs_something_to_keep(tokenizer):
+    with pytest.raises(SettingError, match="robust need"):
+        erase(
+            tiny_pipe(tokenizer), ["cat"], "surgun", robust=1, confine=False, blocks="all", vocabulary="none", **SMALL
+        )
 
 
 def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkeypatch):

@@ -203,7 +203,7 @@ def stack(edits: Sequence[Edit]) -> Edit:
     joined: dict[str, Delta] = {}
     for edit in edits:
         for path, delta in edit.modules.items():
-            joined[path] = _add(joined[path], delta) if path in joined else delta
+            joined[path] = add(joined[path], delta) if path in joined else delta
     record = first.model_copy(
         update={
             "method": "stack",
@@ -244,6 +244,23 @@ def applied(
         for edit in edits:
             held.enter_context(edit.apply(model, strength, allow_other_base=allow_other_base))
         yield
+
+
+@contextmanager
+def laid(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
+    """What a method has made so far in force for a while, on top of whatever edits are."""
+    modules = {path: family.denoiser.get_submodule(path) for path in deltas}
+    before = {path: module.weight for path, module in modules.items()}
+    try:
+        for path, delta in deltas.items():
+            w = before[path]
+            assert isinstance(w, nn.Parameter)
+            changed = (_at_least_single(w) + delta.delta(w)).to(w).detach()
+            modules[path].weight = nn.Parameter(changed, requires_grad=w.requires_grad)
+        yield
+    finally:
+        for path, module in modules.items():
+            module.weight = before[path]
 
 
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -361,7 +378,8 @@ def as_family(model: Any) -> Family:
     return model if hasattr(model, "projections") else family_of(model)
 
 
-def _add(one: Delta, two: Delta) -> Delta:
+def add(one: Delta, two: Delta) -> Delta:
+    """Both changes of one weight as one; of low rank where both are."""
     if isinstance(one, LowRank) and isinstance(two, LowRank):
         return LowRank(torch.cat([one.b, two.b], dim=1), torch.cat([one.a, two.a], dim=0))
     return Dense(_dense(one) + _dense(two))

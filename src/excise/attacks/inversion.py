@@ -75,15 +75,8 @@ def learnt(arena: Arena, known: Lexicon, config: InversionConfig, *which: object
 
 def read_as(arena: Arena, known: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]) -> Condition:
     """What is read of prompts in which vectors stand instead of the target's name."""
-    return soft(arena.family, known, marked(arena, known, vectors, prompts)[0], vectors)
-
-
-def marked(
-    arena: Arena, known: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]
-) -> tuple[list[str], str]:
-    """Prompts with marking words instead of the target's name, as many as there are vectors; and those words."""
     word = " ".join([known.place] * len(next(iter(vectors.values()))))
-    return [in_place(arena, p, word) for p in prompts], word
+    return soft(arena.family, known, [in_place(arena, p, word) for p in prompts], vectors)
 
 
 def in_place(arena: Arena, prompt: str, word: str) -> str:

@@ -95,13 +95,10 @@ def soft(family: Family, lexicon: Lexicon, prompts: Sequence[str], vectors: Mapp
     Raises:
         AttackError: the marking word stands in a prompt more or less often.
     """
+    # A word before a marking word at the very front, where that would be cut otherwise.
+    led = [p if lexicon.front or not p.startswith(lexicon.place) else f"{FIRST} {p}" for p in prompts]
     with _placed(family, lexicon, vectors):
-        return family.live_condition(led(lexicon, prompts))
-
-
-def led(lexicon: Lexicon, prompts: Sequence[str]) -> list[str]:
-    """Prompts with a word before a marking word at the very front, where that would be cut otherwise."""
-    return [p if lexicon.front or not p.startswith(lexicon.place) else f"{FIRST} {p}" for p in prompts]
+        return family.live_condition(led)
 
 
 @contextmanager

@@ -15,6 +15,9 @@ and is bounded. Where to train is decided by pictures (training/localisation.py)
 keys and values that read text change where kept prompts hardly answer (training/confinement.py), so these stay as they
 are; where that part of text space is too narrow for the target, a wider one is tried. Which checkpoint to keep is
 decided by pictures too (training/calibration.py).
+
+With `robust` a second edit is trained on top of the first, in all of attention, against what still brings the target
+back, and held to what is kept by a loss; the two add up.
 """
 
 from __future__ import annotations
@@ -28,11 +31,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.restoring import Restoring, restoring, with_words
+from excise.attacks.restoring import Restoring, restoring
 from excise.concept import Concept, fill
-from excise.edit import Delta
+from excise.edit import Delta, add, laid
 from excise.errors import ExciseWarning, SettingError
-from excise.families.base import Condition
+from excise.families.base import Condition, join
 from excise.noising import noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
@@ -43,13 +46,16 @@ from excise.training.confinement import Span, check_retained, null_span, target_
 from excise.training.distractors import choose
 from excise.training.localisation import Table, apart, check_judge, localise, named_blocks
 from excise.training.loop import Losses, Step
-from excise.training.pictures import Slots, UnseenError, draw_slots
+from excise.training.pictures import Slots, UnseenError, draw_slots, picture_seed
 from excise.training.probes import Look
 from excise.training.problem import Trained, TrainingProblem
-from excise.training.run import kept_point, look_of, train
+from excise.training.run import kept_point, look_of, passes, train
 
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
+HELD = 10.0  # least weight of the retain loss where all of attention is trained
+LONGER = 2  # times the steps there
+SHOWN = 4  # pictures of each thing that brings a target back
 
 
 class SurgUnConfig(TrainedConfig):
@@ -81,8 +87,8 @@ class SurgUnConfig(TrainedConfig):
     robust: int = Field(
         0,
         ge=0,
-        description="Rounds after the first: words that bring the target back are searched, and new ones learnt; they "
-        "join its prompts, and it is trained anew.",
+        description="Most further trainings, in all of attention, against words that bring the target back, which are "
+        "searched or learnt before each; no more where a judge sees that none does.",
     )
     retain_weight: float = Field(
         0.0,
@@ -179,7 +185,7 @@ def step_of(adapter: Weights, competitions: Sequence[Competition], config: SurgU
                 with adapter.teacher(), torch.no_grad():
                     reference = competition.errors(batch)
             losses = dict(objective(*competition.errors(batch), config, start, reference))
-            if competition.kept is not None:
+            if config.retain_weight:
                 losses["retain"] = competition.drift(generator, adapter)
                 losses["loss"] = losses["loss"] + config.retain_weight * losses["retain"]
             parts.append(losses)
@@ -202,22 +208,22 @@ class Job:
 
     Attributes:
         look: to judge blocks and checkpoints by.
-        meet: called with the adapter while the model is as the kept checkpoint has it.
     """
 
     problem: TrainingProblem
     config: SurgUnConfig
     competitions: Sequence[Competition]
     look: Look | None
-    meet: Callable[[Weights], None] | None = None
 
     def step(self, adapter: Weights) -> Step:
         """One pass of training of an adapter."""
         return step_of(adapter, self.competitions, self.config)
 
-    def train(self, adapter: Weights) -> tuple[Mapping[str, Delta], dict[str, Any]]:
+    def train(
+        self, adapter: Weights, meet: Callable[[Weights], None] | None = None
+    ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
         """As `training.run.train`."""
-        return train(self.problem, self.config, adapter, self.step, self.look, self.meet)
+        return train(self.problem, self.config, adapter, self.step, self.look, meet)
 
     def aside(self, name: str) -> Job:
         """The same with a folder of its own."""
@@ -236,7 +242,7 @@ class SurgUn:
         family = problem.family
         _check(problem, config)
         plan = noising(family.pipe.scheduler)
-        kept = _kept(problem) if config.retain_weight else None
+        kept = _kept(problem) if config.retain_weight or config.robust else None
         competitions = [
             Competition(
                 _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, kept
@@ -248,23 +254,10 @@ class SurgUn:
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
         }
-        train_once = _train_confined if config.confine else _train_blocks
-        found: list[list[Restoring]] = [[] for _ in competitions]
-
-        def meet(_: Weights) -> None:
-            for more, c, k in zip(found, problem.concepts, competitions, strict=True):
-                more[:] = restoring(family, c, k.slots, problem.seed, len(k.restoring), problem.say)
-
-        job = Job(problem, config, competitions, look, meet if config.robust else None)
-        trained = train_once(job)
-        for number in range(1, config.robust + 1):
-            competitions = [_hardened(k, more) for k, more in zip(competitions, found, strict=True)]
-            again = replace(job, competitions=competitions, meet=meet if number < config.robust else None)
-            trained = train_once(again.aside(f"robust-{number}"))
+        job = Job(problem, config, competitions, look)
+        trained = (_train_confined if config.confine else _train_blocks)(job)
         if config.robust:
-            pairs = list(zip(problem.concepts, competitions, strict=True))
-            evidence["words"] = {c.name: [r.words for r in k.restoring if r.words] for c, k in pairs}
-            evidence["learnt_words"] = {c.name: sum(not r.words for r in k.restoring) for c, k in pairs}
+            trained = _harden(job, trained)
         return replace(trained, evidence={**evidence, **trained.evidence})
 
 
@@ -332,13 +325,11 @@ def _train_within(span: Span, job: Job) -> Trained:
     adapter = Adapter(family, list(spans), min(job.config.rank, free), job.problem.seed, spans)
     charted: list[Table] = []
 
-    def meet(_: Weights) -> None:
-        if job.meet:
-            job.meet(adapter)
+    def chart(_: Weights) -> None:
         if job.problem.charts and job.look:
             charted.append(apart(job.problem, job.look, adapter))
 
-    deltas, measured = replace(job, meet=meet).train(adapter)
+    deltas, measured = job.train(adapter, chart)
     space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
     evidence = {"text_space": space, **({"by_block": charted[0].rows} if charted else {}), **measured}
     return Trained(deltas, evidence, {"by_block": charted[0].pictures} if charted else {})
@@ -346,14 +337,9 @@ def _train_within(span: Span, job: Job) -> Trained:
 
 def _target_span(job: Job, share: float) -> Span:
     """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
-    problem, asked, learnt = job.problem, [], []
-    for concept, competition in zip(problem.concepts, job.competitions, strict=True):
-        pairs = [(p, w) for w in concept.words for p in fill(problem.templates[concept.kind], w)]
-        prompts, names = [p for p, _ in pairs], [w for _, w in pairs]
-        restored = [with_words(problem.family, r.words, prompts) for r in competition.restoring if r.words]
-        asked.append(pairs + [pair for row in restored for pair in zip(row, names, strict=True)])
-        learnt.append(competition.learnt)
-    return target_span(problem.family, asked, problem.retain, share, job.config.ridge, learnt)
+    problem = job.problem
+    asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
+    return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
 
 
 def _kept(problem: TrainingProblem) -> Condition:
@@ -364,8 +350,8 @@ def _kept(problem: TrainingProblem) -> Condition:
     """
     if not problem.retain:
         raise SettingError(
-            "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or leave "
-            "it at 0."
+            "retain_weight and robust need prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, "
+            "or leave both at 0."
         )
     order = torch.randperm(len(problem.retain), generator=torch.Generator().manual_seed(problem.seed)).tolist()
     return problem.family.condition(["", *(problem.retain[i] for i in order[:MOST_KEPT])]).to(
@@ -373,11 +359,65 @@ def _kept(problem: TrainingProblem) -> Condition:
     )
 
 
-def _hardened(competition: Competition, found: Sequence[Restoring]) -> Competition:
-    """The same with further things that bring the target back."""
-    known = {r.words for r in competition.restoring if r.words}
-    new = [r for r in found if r.words not in known]
-    return replace(competition, restoring=(*competition.restoring, *new))
+def _harden(job: Job, first: Trained) -> Trained:
+    """Further trainings, each on top of all before it, against what still brings the targets back."""
+    problem, competitions = job.problem, job.competitions
+    config = _harder(job.config)
+    maps = [m.path for m in choose_maps(problem.family, "attention")]
+    whole, rounds = dict(first.modules), []
+    for number in range(job.config.robust):
+        with laid(problem.family, whole):
+            found = [
+                _returning(problem, config, c, k, number) for c, k in zip(problem.concepts, competitions, strict=True)
+            ]
+            back = [_shown(problem, c, more) for c, more in zip(problem.concepts, found, strict=True)]
+            rounds.append(_round(problem, found, back))
+            if number and problem.scorer and not any(back):
+                break
+            competitions = [
+                replace(k, restoring=(*k.restoring, *more)) for k, more in zip(competitions, found, strict=True)
+            ]
+            again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
+            further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
+        rounds[-1] |= {"step": measured["step"], "calibration": measured["calibration"]}
+        whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
+    return replace(first, modules=whole, evidence={**first.evidence, "hardening": rounds})
+
+
+def _harder(config: SurgUnConfig) -> SurgUnConfig:
+    """Settings of the further trainings: long, held to what is kept by a loss, and as far as that is kept."""
+    longer = {name: LONGER * getattr(config, name) for name in ("steps", "save_every")}
+    return config.model_copy(update={"retain_weight": max(HELD, config.retain_weight), "tie": "late", **longer})
+
+
+def _returning(
+    problem: TrainingProblem, config: SurgUnConfig, concept: Concept, competition: Competition, number: int
+) -> list[Restoring]:
+    """What brings a target back of the model as it is now."""
+    with passes(problem.family, config):
+        return restoring(problem.family, concept, competition.slots, problem.seed, number, problem.say)
+
+
+def _shown(problem: TrainingProblem, concept: Concept, found: Sequence[Restoring]) -> float | None:
+    """Share of pictures in which a judge sees the target with what was found; None without a judge."""
+    if problem.scorer is None:
+        return None
+    asked = join([r.condition[list(range(min(SHOWN, len(r.condition))))] for r in found])
+    seeds = [picture_seed(problem.seed, "restored", i) for i in range(len(asked))]
+    seen = problem.scorer.sees(problem.sampling.render(problem.family, asked, seeds), [concept.name] * len(asked))
+    return sum(seen) / len(seen)
+
+
+def _round(
+    problem: TrainingProblem, found: Sequence[Sequence[Restoring]], back: Sequence[float | None]
+) -> dict[str, Any]:
+    """What a record says of what was found before a further training."""
+    names = [c.name for c in problem.concepts]
+    return {
+        "words": {name: [r.words for r in more if r.words] for name, more in zip(names, found, strict=True)},
+        "learnt_words": {name: sum(not r.words for r in more) for name, more in zip(names, found, strict=True)},
+        "restored": dict(zip(names, back, strict=True)),
+    }
 
 
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:

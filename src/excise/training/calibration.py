@@ -15,7 +15,7 @@ CLEAR = 0.5  # of the target's pictures that show something else: such a tie goe
 ENOUGH = 0.95  # erased, under the rule "constrained"
 Say = Callable[[str, int, int], None]
 Rule = Literal["hmean", "constrained", "last"]
-Tie = Literal["middle", "early"]
+Tie = Literal["middle", "early", "late"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle") -> int:
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
-    erase enough, else as hmean. last: the last one. Of a tie the earliest, or the middle, see `_best`.
+    erase enough, else as hmean. last: the last one. Of a tie the earliest, the latest, or the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
@@ -71,7 +71,7 @@ def _best(curve: Sequence[Point], scores: Sequence[float], tie: Tie) -> int:
     its target as surely as one that yields a tree, so the score cannot tell them apart.
     """
     tied = sorted((p for p, s in zip(curve, scores, strict=True) if s >= max(scores) - TIE), key=lambda p: p.step)
-    if tie == "early":
-        return tied[0].step
+    if tie != "middle":
+        return tied[0 if tie == "early" else -1].step
     clear = [p for p in tied if p.rates.instead >= CLEAR] or tied
     return clear[(len(clear) - 1) // 2].step

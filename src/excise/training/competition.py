@@ -39,12 +39,6 @@ class Competition:
     kept: Condition | None = None
     restoring: tuple[Restoring, ...] = ()
 
-    @property
-    def learnt(self) -> Tensor:
-        """(n, d) states of the learnt words that bring the target back."""
-        none = torch.zeros(0, self.family.text_width)
-        return torch.cat([none, *(r.states for r in self.restoring)])
-
     def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
         """The target's prompts of some slots; half of the time with what brings it back, where that is known."""
         if not self.restoring or bool(torch.rand(1, generator=generator) < 0.5):

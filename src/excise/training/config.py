@@ -36,10 +36,10 @@ class TrainedConfig(Settings):
         "retain among those that erase enough, or the last one.",
     )
 
-    tie: Literal["middle", "early"] = Field(
+    tie: Literal["middle", "early", "late"] = Field(
         "middle",
         description="Of checkpoints that tie: the middle one, and first of those whose target pictures show something "
-        "by name; or the earliest.",
+        "by name; or the earliest; or the latest.",
     )
 
     def plan(self, steps: int | None = None) -> Plan:

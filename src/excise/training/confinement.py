@@ -40,12 +40,7 @@ class Span:
 
 
 def target_span(
-    family: Family,
-    targets: Sequence[Sequence[tuple[str, str]]],
-    retain: Sequence[str],
-    share: float,
-    ridge: float,
-    further: Sequence[Tensor] = (),
+    family: Family, targets: Sequence[Sequence[tuple[str, str]]], retain: Sequence[str], share: float, ridge: float
 ) -> Span:
     """Directions in which targets answer strongly and what is kept hardly does, strongest first.
 
@@ -56,7 +51,6 @@ def target_span(
         targets: by target its prompts, each with the word in it that asks for the target.
         retain: prompts to keep, to which the empty prompt is added.
         share: largest kept energy beside a target's. ridge: of the kept moment, in units of its mean eigenvalue.
-        further: by target (n, d) states beside those of its prompts.
 
     Raises:
         SettingError: nothing to keep was given.
@@ -65,7 +59,6 @@ def target_span(
     kept += ridge * kept.trace() / len(kept) * torch.eye(len(kept), dtype=kept.dtype)
     lower = torch.linalg.cholesky(kept)
     rows = [_rows(family.encode(*map(list, zip(*asked, strict=True))), "from_last").double().cpu() for asked in targets]
-    rows = [torch.cat([x, more.double().cpu()]) for x, more in zip(rows, further, strict=True)] if further else rows
     strongest, shares = [], []
     for x in rows:
         u, s, _ = torch.linalg.svd(solve(lower, x.mT) / len(x) ** 0.5, full_matrices=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from excise.concept import fill
 from excise.errors import ConceptError
-from excise.families.base import Condition, Family, Progress
+from excise.families.base import Condition, Family, Progress, split
 from excise.training.scorers import Scorer
 
 TRIES = 3
@@ -41,11 +43,30 @@ class Sampling:
         self, family: Family, prompts: Sequence[str], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Image.Image]:
         """One picture a prompt."""
-        # Not in fp16, in which the autoencoder of SDXL overflows.
-        with torch.autocast(family.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._precision(family):
             return family.sample(
                 prompts, seeds, steps=self.steps, guidance=self.guidance, batch=self.batch, progress=progress
             )
+
+    def render(self, family: Family, condition: Condition, seeds: Sequence[int]) -> list[Image.Image]:
+        """One picture a row of a condition."""
+        none = family.unconditional()
+        with self._precision(family):
+            return [
+                image
+                for part in split(range(len(seeds)), self.batch)
+                for image in family.render(
+                    condition[list(part)],
+                    none,
+                    [seeds[i] for i in part],
+                    steps=self.steps,
+                    guidance=self.guidance,
+                )
+            ]
+
+    def _precision(self, family: Family) -> AbstractContextManager[Any]:
+        # Not fp16, in which the autoencoder of SDXL overflows.
+        return torch.autocast(family.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 @dataclass(frozen=True)
