@@ -149,6 +149,30 @@ def test_same_seed_same_attack_and_the_oracle_is_attacked_the_same_way(tokenizer
     assert found.worst.gap.high > 0.3  # two prompts say little
 
 
+def test_a_search_of_the_untouched_model_is_done_once_for_all_edits(tokenizer, tmp_path, monkeypatch):
+    """Ring-A-Bell and MMA look at the untouched model alone: an edit, another and the oracle get the same words."""
+    from excise.attacks import mma, ring_a_bell
+
+    searched = []
+    for module in (mma, ring_a_bell):
+        once = module._searches
+        monkeypatch.setattr(module, "_searches", lambda *given, once=once: searched.append(1) or once(*given))
+    pipe, twin = tiny_pipe(tokenizer), tiny_pipe(tokenizer, seed=1)
+    names = ["mma", "ring-a-bell"]
+    found = [
+        run(pipe, edits=[erase(pipe, ["cat"], "uce", preserve=[kept])], oracle=twin, names=names, folder=tmp_path)
+        for kept in ("dog", "tree")
+    ]
+    assert len(searched) == len(names)
+    for one, two in zip(*(f.results for f in found), strict=True):
+        assert one.model.words == one.oracle.words == two.model.words
+        seconds = [json.loads(kept.read_text())[1] for kept in tmp_path.glob("attacks/*.json")]
+        assert len(seconds) == len(names)
+        assert min(o.seconds for o in (one.model, one.oracle, two.model)) > min(seconds) > 0
+    run(pipe, names=names, folder=tmp_path, seed=1)
+    assert len(searched) == 2 * len(names)
+
+
 def test_gaps_are_to_the_oracle(tokenizer):
     """The judge sees the target in what the model under attack draws, and not in what the oracle draws."""
     pipe, oracle = tiny_pipe(tokenizer), tiny_pipe(tokenizer, seed=1)

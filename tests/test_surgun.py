@@ -430,7 +430,7 @@ def test_the_retain_loss_holds_kept_prompts_and_starts_at_zero(tokenizer):
     free, held = retained(1e-6), retained(100.0)
     assert free[0] == held[0] == 0
     assert held[-1] < 0.5 * free[-1]
-    with pytest.raises(SettingError, match="retain_weight needs prompts to keep"):
+    with pytest.raises(SettingError, match="retain_weight and robust need prompts to keep"):
         erase(pipe, ["cat"], "surgun", confine=False, blocks="all", retain_weight=1.0, **SMALL)
 
 

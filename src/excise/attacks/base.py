@@ -84,6 +84,7 @@ class Arena:
         drawn, passes: what has been spent so far: pictures, and latents that a search put through a denoiser (three for
             one with gradients).
         notes: what an attack found beside pictures.
+        recall: gives what a search of the untouched model alone found before, by a name and what would search.
     """
 
     family: Family
@@ -104,6 +105,7 @@ class Arena:
     drawn: int = 0
     passes: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    recall: Callable[[str, Callable[[], list[str]]], list[str]] = lambda name, search: search()
 
     @property
     def plan(self) -> Noising:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.attacks.base import Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import FIRST, Lexicon, lexicon, mixed, one_hot, soft
+from excise.attacks.tokens import FIRST, Lexicon, lexicon, mixed, one_hot, put_to, soft, words_first
 from excise.families.base import Family
 
 
@@ -45,14 +45,18 @@ class MMA:
     @staticmethod
     def attack(arena: Arena, config: MMAConfig) -> list[Round]:
         """max over words  cos(E(words), E(prompt)) at the last state that is read."""
-        known = lexicon(arena.family, [*arena.concept.words, *arena.banned])
-        prompts = []
-        for i in range(len(arena.tests)):
-            guide = arena.guides.prompts[i % len(arena.guides.prompts)]
-            with arena.original() as untouched:
-                chosen = _searched(arena, untouched, known, guide, config, i)
-            prompts.append([known.prompt(known.text(chosen.tolist()), FIRST)] * arena.images)
-        return arena.words(prompts)
+        found = arena.recall(f"mma {config!r}", lambda: _searches(arena, config))
+        front = words_first(arena.family)
+        return arena.words([[put_to(w, FIRST, front)] * arena.images for w in found])
+
+
+def _searches(arena: Arena, config: MMAConfig) -> list[str]:
+    """Words for each test prompt, found on the untouched model."""
+    with arena.original() as untouched:
+        known = lexicon(untouched, [*arena.concept.words, *arena.banned])
+        guides = [arena.guides.prompts[i % len(arena.guides.prompts)] for i in range(len(arena.tests))]
+        rows = [_searched(arena, untouched, known, guide, config, i).tolist() for i, guide in enumerate(guides)]
+    return [" ".join(known.text(row)) for row in rows]
 
 
 def _searched(arena: Arena, family: Family, known: Lexicon, guide: str, config: MMAConfig, which: int) -> Tensor:

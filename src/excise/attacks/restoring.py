@@ -21,8 +21,8 @@ from excise.families.base import Condition, Family
 from excise.training.pictures import Slots
 from excise.training.problem import Say
 
-SEARCHES = 2  # of words, and of learnt words, each from another start
-SEARCHING, LEARNING = UnlearnDiffAtkConfig(), InversionConfig(iterations=100)
+SEARCHES, LEARNT = 2, 4  # of words, and of learnt words, each from another start
+SEARCHING, LEARNING = UnlearnDiffAtkConfig(), InversionConfig()
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number:
     known = lexicon(family, concept.words, slots.prompts)
     found = [" ".join(known.text(found_words(arena, known, SEARCHING, i))) for i in range(SEARCHES)]
     rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(found)}
-    vectors = [learnt(arena, known, LEARNING, "restoring", i) for i in range(SEARCHES)]
+    vectors = [learnt(arena, known, LEARNING, "restoring", i) for i in range(LEARNT)]
     with torch.no_grad():
         new = [read_as(arena, known, v, slots.prompts) for v in vectors]
     return [Restoring(w, c.to(torch.device("cpu"), torch.float32)) for w, c in [*rows.items(), *(("", c) for c in new)]]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Round, Settings
 from excise.attacks.inversion import in_place
-from excise.attacks.tokens import Lexicon, lexicon
+from excise.attacks.tokens import Lexicon, lexicon, put_to, words_first
 from excise.families.base import Condition, Family
 
 ZERO = torch.zeros(())
@@ -67,15 +67,21 @@ class RingABell:
             return arena.conditions(
                 [_added(arena, arena.family, test, others, config)[[0] * arena.images] for test in arena.tests]
             )
-        known = lexicon(arena.family, arena.concept.words)
-        prompts = []
-        for i, test in enumerate(arena.tests):
+        found = arena.recall(f"ring-a-bell {config!r}", lambda: _searches(arena, others, config))
+        front = words_first(arena.family)
+        return arena.words([[put_to(w, t, front)] * arena.images for w, t in zip(found, arena.tests, strict=True)])
+
+
+def _searches(arena: Arena, others: list[str], config: RingABellConfig) -> list[str]:
+    """Words for each test prompt, found on the untouched model."""
+    with arena.original() as untouched:
+        known = lexicon(untouched, arena.concept.words)
+        rows = []
+        for i in range(len(arena.tests)):
             guide = arena.guides.prompts[i % len(arena.guides.prompts)]
-            with arena.original() as untouched:
-                wanted = _added(arena, untouched, guide, others, config)
-                chosen = _evolved(arena, untouched, known, wanted, config, i)
-            prompts.append([known.prompt(known.text(chosen.tolist()), test)] * arena.images)
-        return arena.words(prompts)
+            wanted = _added(arena, untouched, guide, others, config)
+            rows.append(_evolved(arena, untouched, known, wanted, config, i).tolist())
+    return [" ".join(known.text(row)) for row in rows]
 
 
 def _added(arena: Arena, family: Family, prompt: str, others: list[str], config: RingABellConfig) -> Condition:
