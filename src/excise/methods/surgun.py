@@ -53,7 +53,7 @@ from excise.training.run import kept_point, look_of, passes, train
 
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
-HELD = 10.0  # least weight of the retain loss where all of attention is trained
+HELD = 100.0  # least weight of the retain loss where all of attention is trained
 LONGER = 2  # times the steps there
 SHOWN = 4  # pictures of each thing that brings a target back
 
