@@ -110,7 +110,7 @@ def train_oracle(
     else:
         family = StableDiffusion(sd.pipeline(own.vae, own.text_encoder, own.tokenizer))
         count, plan = steps.denoiser, SD
-    train_denoiser(family, work, count, seed, without, device, report, plan)
+    train_denoiser(family, work, count, seed, without, device, report, plan, started=start is not None)
     assemble(family, out / model)
 
 
@@ -218,11 +218,14 @@ def train_denoiser(
     device: str,
     report: Report,
     plan: Plan,
+    *,
+    started: bool = False,
 ) -> None:
     pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
     vae = "-dc" if family.name == "sana" else ""
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
-    folder = work / "-".join([f"denoiser{family_name}", str(seed), *sorted(without)]).replace(" ", "_")
+    parts = [f"denoiser{family_name}", str(seed), *sorted(without), *(["started"] if started else [])]
+    folder = work / "-".join(parts).replace(" ", "_")
     seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, plan.lr, plan.batch)
     _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
