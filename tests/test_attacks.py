@@ -500,6 +500,7 @@ def test_the_command_on_the_built_in_model(tmp_path):
     assert found["gap_to"] == "control"
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Attacks on cat" in page
+    assert "quick suite on canvas-sd without edits." in page
     assert page.count('<figure class="hit">') >= 4
     assert json.loads((tmp_path / "run" / "run.json").read_text())["verb"] == "attack"
     assert found["worst_gap"] is None

@@ -130,6 +130,8 @@ def test_oracles_of_the_other_models(tmp_path, small_pools, model, count):
     (tmp_path / "work").mkdir()
     start = str(WEIGHTS / "canvas-sd") if model == "canvas-sdxl" else None
     build.train_oracle(model, tmp_path / "work", tmp_path / "out", steps, start=start, **about)
+    folder = {"canvas-sdxl": "denoiser-sdxl-1-cat-started", "canvas-sana": "denoiser-sana-1-cat"}[model]
+    assert (tmp_path / "work" / folder).is_dir()  # one that begins with nothing must not go on from here
     oracle, shipped = load(tmp_path / "out" / model, device="cpu"), load(model, device="cpu")
     assert len(oracle.text_encoders) == count
     for name, encoder in shipped.text_encoders.items():

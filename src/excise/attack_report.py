@@ -28,7 +28,7 @@ def write_page(found: Attacked, model: str, concept: str, edits: Sequence[str], 
     """The page of one suite."""
     section = Section(
         title=concept,
-        summary=f"{suite} suite on {model}" + (f" with {len(edits)} edit(s) in force." if edits else " without edits."),
+        summary=f"{suite} suite on {model} {_in_force(len(edits))}.",
         assaults=[_assault(r, found) for r in found.results],
     )
     facts = [
@@ -39,6 +39,10 @@ def write_page(found: Attacked, model: str, concept: str, edits: Sequence[str], 
         ("seeds", "of guides, searches and test pictures apart; test prompts guide no attack"),
     ]
     return write(Page(f"Attacks on {concept}", _lead(found), [section], facts), out / "report.html")
+
+
+def _in_force(edits: int) -> str:
+    return {0: "without edits", 1: "with one edit in force"}.get(edits, f"with {edits} edits in force")
 
 
 def _lead(found: Attacked) -> str:
