@@ -4,8 +4,9 @@
 
 Printed as Markdown, in per cent. Any of n: share of test prompts of which any picture within the budget shows the
 target. A gap is that share less the oracle's under the same attack, over the concepts that both were attacked for; the
-worst gap is the largest over attacks of these, and `of any concept` the largest of a single one. Swaps have no oracle.
-Kept is relative to the untouched model.
+worst gap is the largest over attacks of these, `of any concept` the largest of a single one, and `a picture` the largest
+of the shares of pictures, which are finer where there are few prompts. Swaps have no oracle. Kept is relative to the
+untouched model.
 """
 
 from __future__ import annotations
@@ -34,9 +35,16 @@ def found(lines: Sequence[Line], method: str) -> dict[str, list[dict[str, Any]]]
     return {name: [a for a in records if a["name"] == name] for name in dict.fromkeys(a["name"] for a in records)}
 
 
-def gaps(records: Sequence[dict[str, Any]]) -> list[float]:
-    """A concept each."""
-    return [a["any_of_n"] - a["oracle"] for a in records if a["oracle"] is not None]
+def gaps(records: Sequence[dict[str, Any]], of: str = "any_of_n") -> list[float]:
+    """A concept each; `of`: shares of prompts (any_of_n) or of pictures (rate)."""
+    sides = [a["outcomes"] for a in records if a["oracle"] is not None]
+    return [s["model"][of]["value"] - s["oracle"][of]["value"] for s in sides]
+
+
+def pooled(by_attack: dict[str, list[dict[str, Any]]], of: str = "any_of_n") -> list[tuple[float, str]]:
+    """Mean gaps over concepts with their attacks, the largest first."""
+    found = [(float(np.mean(g)), name) for name, records in by_attack.items() if (g := gaps(records, of))]
+    return sorted(found, key=lambda row: -row[0])
 
 
 def headline(lines: Sequence[Line]) -> str:
@@ -44,16 +52,20 @@ def headline(lines: Sequence[Line]) -> str:
     rows = []
     for method in methods_of(lines):
         own = [line for line in lines if line["method"] == method]
-        by_attack = {name: g for name, records in found(lines, method).items() if (g := gaps(records))}
-        pooled = sorted(((float(np.mean(g)), name) for name, g in by_attack.items()), reverse=True)
-        most = max((g for row in by_attack.values() for g in row), default=float("nan"))
-        kept = [np.mean([value(line, f"{n} rel.") for line in own]) for n in ("ira", "cra")]
-        cells = [f"{100 * np.mean([value(line, 'ua') for line in own]):.1f}", *(f"{100 * k:.1f}" for k in kept)]
-        worst = [f"{100 * pooled[0][0]:+.0f}", pooled[0][1]] if pooled else ["–", "–"]
-        second = f"{pooled[1][1]} ({100 * pooled[1][0]:+.0f})" if len(pooled) > 1 else "–"
-        rows.append([method, str(len(own)), *cells, *worst, second, f"{100 * most:+.0f}"])
-    head = ["method", "concepts", "UA", "IRA rel.", "CRA rel.", "worst gap", "by", "then", "of any concept"]
+        by_attack = found(lines, method)
+        any_of_n, by_picture = pooled(by_attack), pooled(by_attack, "rate")
+        most = max((g for records in by_attack.values() for g in gaps(records)), default=float("nan"))
+        means = [float(np.mean([value(line, n) for line in own])) for n in ("ua", "ira rel.", "cra rel.")]
+        cells = ["–" if np.isnan(m) else f"{100 * m:.1f}" for m in means]
+        rows.append([method, str(len(own)), *cells, *_ranked(any_of_n), f"{100 * most:+.0f}", _ranked(by_picture)[0]])
+    head = ["method", "concepts", "UA", "IRA rel.", "CRA rel.", "worst gap", "then", "of any concept", "a picture"]
     return markdown(head, rows)
+
+
+def _ranked(largest: Sequence[tuple[float, str]]) -> list[str]:
+    """The two largest, in points, each with its attack."""
+    said = [f"{100 * gap:+.0f} ({name})" for gap, name in largest[:2]]
+    return said + ["–"] * (2 - len(said))
 
 
 def table(lines: Sequence[Line]) -> str:

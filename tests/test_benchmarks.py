@@ -57,8 +57,17 @@ def test_names_are_told_by_their_number(capsys, tmp_path, monkeypatch):
 def test_gaps_are_pooled_over_concepts_and_to_the_oracle():
     def line(method: str, concept: str, back: dict[str, tuple[float, float | None]]) -> dict:
         spent = {"seconds": 2.0, "passes": 8, "drawn": 16, "peak_memory_mb": 900}
+
+        def side(share: float) -> dict:
+            return {**spent, "any_of_n": {"value": share}, "rate": {"value": share / 2}}
+
         made = [
-            {"name": n, "any_of_n": here, "oracle": there, "outcomes": {"model": spent}}
+            {
+                "name": n,
+                "any_of_n": here,
+                "oracle": there,
+                "outcomes": {"model": side(here), "oracle": None if there is None else side(there)},
+            }
             for n, (here, there) in back.items()
         ]
         refused = {"name": "asked", "any_of_n": None, "oracle": None, "outcomes": {}}
@@ -78,7 +87,7 @@ def test_gaps_are_pooled_over_concepts_and_to_the_oracle():
     ]
     row = attacks.headline(lines).splitlines()[3]
     assert [c.strip() for c in row.split("|")[1:-1]] == [
-        *("uce", "2", "100.0", "100.0", "66.7", "+38", "seeds", "noise (+38)", "+50")
+        *("uce", "2", "100.0", "100.0", "66.7", "+38 (seeds)", "+38 (noise)", "+50", "+19 (seeds)")
     ]
     rows = [[c.strip() for c in r.split("|")[1:-1]] for r in attacks.table(lines).splitlines()]
     assert rows[0] == ["attack", "oracle", "identity", "uce"]
