@@ -4,8 +4,8 @@
 
 Printed as Markdown, in per cent. Any of n: share of test prompts of which any picture within the budget shows the
 target. A gap is that share less the oracle's under the same attack, over the concepts that both were attacked for; the
-worst gap is the largest over attacks of these, `of any concept` the largest of a single one, and `a picture` the largest
-of the shares of pictures, which are finer where there are few prompts. Swaps have no oracle. Kept is relative to the
+worst gap is the largest over attacks of these, `of any concept` the largest of a single one, `a picture` the largest of
+the shares of pictures, which are finer where there are few prompts. Swaps have no oracle. Kept is relative to the
 untouched model.
 """
 
