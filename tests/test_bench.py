@@ -64,7 +64,7 @@ def test_every_cell_once_in_the_order_of_the_recipe(recipe, tmp_path):
     ]
     assert {"model", "method", "concepts", "protocol", "hash", "metrics"} <= set(lines[0])
     assert all((tmp_path / "out" / name).exists() for d in done for name in d.images)
-    assert len(list((tmp_path / "out" / "edits").iterdir())) == 4
+    assert len(list((tmp_path / "out" / "edits").glob("*.safetensors"))) == 4
     identity = lines[2]
     assert identity["metrics"]["drift"]["value"] == 0
     assert lines[3]["metrics"]["drift"]["value"] > lines[0]["metrics"]["drift"]["value"]
@@ -93,6 +93,34 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_the_same(recipe, tmp_path, monke
     assert images_of(tmp_path / "cut") == images_of(tmp_path / "whole")
 
 
+def test_an_edit_is_not_made_again_where_the_run_was_cut_off_after_it(recipe, tmp_path, monkeypatch):
+    recipe = recipe.model_copy(update={"methods": recipe.methods[:1], "concepts": recipe.concepts[:1]})
+    bench.run(recipe, tmp_path / "whole")
+    real = {name: getattr(bench, name) for name in ("erase", "evaluate")}
+
+    def cut(*_, **__):
+        raise KeyboardInterrupt
+
+    def begin():
+        monkeypatch.setattr(bench, "evaluate", cut)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(recipe, tmp_path / "cut")
+        monkeypatch.setattr(bench, "evaluate", real["evaluate"])
+
+    begin()
+    (edit,) = (tmp_path / "cut" / "edits").glob("*.safetensors")
+    whole = edit.read_bytes()
+    edit.write_bytes(whole[: len(whole) // 2])
+    begin()  # a damaged one is
+    assert edit.read_bytes() == whole
+    monkeypatch.setattr(bench, "erase", cut)
+    bench.run(recipe, tmp_path / "cut")
+    assert lines_of(tmp_path / "cut") == lines_of(tmp_path / "whole")
+    (note,) = (tmp_path / "cut" / "edits").glob("*.json")
+    (line,) = (tmp_path / "cut" / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["seconds"]["erase"] == pytest.approx(json.loads(note.read_text())["seconds"], abs=1e-3)
+
+
 def images_of(folder):
     return {p.name: p.read_bytes() for p in (folder / "images").rglob("*.png")}
 
@@ -109,7 +137,7 @@ def test_a_sequence_is_erased_one_on_top_of_the_other(tmp_path, pipe):
         preserve: [car]
         """
     bench.run(read(write(tmp_path, text)), tmp_path / "out")
-    first, second = (Edit.load(p) for p in sorted((tmp_path / "out" / "edits").iterdir()))
+    first, second = (Edit.load(p) for p in sorted((tmp_path / "out" / "edits").glob("*.safetensors")))
     assert "after" not in first.record.measured
     assert second.record.measured["after"] == ["surgun: cat"]
     assert in_force(family_of(pipe)) == []

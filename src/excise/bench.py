@@ -1,8 +1,9 @@
 """Running a recipe: every cell once, kept as soon as it is done, so that a killed run goes on where it stopped.
 
-A result folder holds `recipe.json`, `cells/<key>.json` (one whole evaluation each), `edits/<key>.safetensors`,
-`images/` (drawn images by content) and `results.jsonl`: one line a cell, in the order of the recipe. Lines are made
-from the cells each time, so an interrupted run ends with the very lines of an uninterrupted one, seconds aside.
+A result folder holds `recipe.json`, `cells/<key>.json` (one whole evaluation each), `edits/<key>.safetensors`
+(and `.json`: what erasing took), `images/` (drawn images by content) and `results.jsonl`: one line a cell, in the order
+of the recipe. Lines are made from the cells each time, so an interrupted run ends with the very lines of an
+uninterrupted one, seconds aside.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from excise.concept import Concept
 from excise.drawing import Workers
 from excise.edit import Edit, applied
 from excise.erasing import erase
+from excise.errors import ExciseError
 from excise.evaluation import Evaluated, Evaluation, evaluate, measure
 from excise.fade import fade
 from excise.families import load
@@ -123,9 +125,7 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
     """Erase, draw, judge: one cell. Writes its edit and its images, not its result."""
     family = _loaded(_model_of(cell))
     with bar(cell.title) if bar else nullcontext() as progress, _precision(cell.precision):
-        began = time.perf_counter()
-        edits = _edits(cell, family, out)
-        erased = time.perf_counter() - began
+        edits, erased = _edits(cell, family, out)
         options: dict[str, Any] = {
             "protocol": cell.protocol,
             "groups": cell.groups,
@@ -192,17 +192,30 @@ def processes() -> Workers:
     return Workers(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
-def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
-    """The cell's edits, none for an oracle; those of a method are kept beside the results."""
-    name = cell.method.name
-    # A sequence is erased one concept after another, each on top of those before it, anything else at once.
-    one_by_one = PROTOCOLS.load(cell.protocol)().score == "sequence"
-    if name == "oracle":
-        return []
-    if name in controls.EDITS:
-        return [controls.EDITS[name](family, cell.model, cell.seed) for _ in (cell.concepts if one_by_one else (1,))]
+def _edits(cell: Cell, family: Family, out: Path) -> tuple[list[Edit], float]:
+    """The cell's edits and the seconds they took; those of a method are kept, so that no interruption costs them."""
+    began, note = time.perf_counter(), out / "edits" / f"{cell.key}.json"
+    if cell.method.name == "oracle":
+        return [], 0.0
+    if cell.method.name in controls.EDITS:
+        made = [controls.EDITS[cell.method.name](family, cell.model, cell.seed) for _ in _requests(cell)]
+        return made, time.perf_counter() - began
+    kept = _kept_edits(note)
+    if kept is not None:
+        return kept
+    edits = _erased(cell, family)
+    names = [f"{cell.key}{f'-{i}' if _one_by_one(cell) else ''}.safetensors" for i in range(len(edits))]
+    for edit, name in zip(edits, names, strict=True):
+        edit.save(note.with_name(name))
+    spent = time.perf_counter() - began
+    write_json(note, {"files": names, "seconds": spent})  # last: what it names is whole
+    return edits, spent
+
+
+def _erased(cell: Cell, family: Family) -> list[Edit]:
+    """One edit after another, each made on top of those before it."""
     found: list[Edit] = []
-    for i, names in enumerate([[c] for c in cell.concepts] if one_by_one else [list(cell.concepts)]):
+    for names in _requests(cell):
         with applied(family, found):
             request: dict[str, Any] = {
                 "vocabulary": cell.vocabulary,
@@ -213,12 +226,29 @@ def _edits(cell: Cell, family: Family, out: Path) -> list[Edit]:
                 **cell.method.settings,
             }
             if cell.method.advise:
-                edit = advise(family, names, name, judge=cell.judge, **request).edit
+                edit = advise(family, names, cell.method.name, judge=cell.judge, **request).edit
             else:
-                edit = erase(family, names, name, room=Room(cell.judge), **request)
-        edit.save(out / "edits" / (f"{cell.key}-{i}.safetensors" if one_by_one else f"{cell.key}.safetensors"))
+                edit = erase(family, names, cell.method.name, room=Room(cell.judge), **request)
         found.append(edit)
     return found
+
+
+def _requests(cell: Cell) -> list[list[str]]:
+    """What is erased at once: in a sequence one concept after another, each on top of those before it, else all."""
+    return [[c] for c in cell.concepts] if _one_by_one(cell) else [list(cell.concepts)]
+
+
+def _one_by_one(cell: Cell) -> bool:
+    return PROTOCOLS.load(cell.protocol)().score == "sequence"
+
+
+def _kept_edits(note: Path) -> tuple[list[Edit], float] | None:
+    """Edits of a cell that was interrupted later; None where there are none, or not whole."""
+    try:
+        made = json.loads(note.read_text(encoding="utf-8"))
+        return [Edit.load(note.with_name(Path(name).name)) for name in made["files"]], float(made["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, ExciseError):
+        return None
 
 
 def _fair(cell: Cell, found: Evaluated) -> Evaluated:
