@@ -93,7 +93,7 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_the_same(recipe, tmp_path, monke
     assert images_of(tmp_path / "cut") == images_of(tmp_path / "whole")
 
 
-def test_an_edit_is_not_made_again_where_the_run_was_cut_off_after_it(recipe, tmp_path, monkeypatch):
+def test_an_edit_is_not_made_again_where_the_run_was_cut_off_after_it(recipe, tmp_path, monkeypatch, caplog):
     recipe = recipe.model_copy(update={"methods": recipe.methods[:1], "concepts": recipe.concepts[:1]})
     bench.run(recipe, tmp_path / "whole")
     real = {name: getattr(bench, name) for name in ("erase", "evaluate")}
@@ -108,11 +108,13 @@ def test_an_edit_is_not_made_again_where_the_run_was_cut_off_after_it(recipe, tm
         monkeypatch.setattr(bench, "evaluate", real["evaluate"])
 
     begin()
+    assert not caplog.text
     (edit,) = (tmp_path / "cut" / "edits").glob("*.safetensors")
     whole = edit.read_bytes()
     edit.write_bytes(whole[: len(whole) // 2])
-    begin()  # a damaged one is
+    begin()  # a damaged one is, and said
     assert edit.read_bytes() == whole
+    assert "is damaged (EditFileError); it is made again" in caplog.text
     monkeypatch.setattr(bench, "erase", cut)
     bench.run(recipe, tmp_path / "cut")
     assert lines_of(tmp_path / "cut") == lines_of(tmp_path / "whole")

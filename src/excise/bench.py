@@ -243,11 +243,14 @@ def _one_by_one(cell: Cell) -> bool:
 
 
 def _kept_edits(note: Path) -> tuple[list[Edit], float] | None:
-    """Edits of a cell that was interrupted later; None where there are none, or not whole."""
+    """Edits of a cell that was interrupted later; None where there are none, or they are damaged (said)."""
+    if not note.exists():
+        return None
     try:
         made = json.loads(note.read_text(encoding="utf-8"))
         return [Edit.load(note.with_name(Path(name).name)) for name in made["files"]], float(made["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, ExciseError):
+    except (OSError, ValueError, KeyError, TypeError, ExciseError) as error:
+        log.warning("the kept edit of %s is damaged (%s); it is made again.", note.name, type(error).__name__)
         return None
 
 
