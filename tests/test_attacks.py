@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipe, tiny_sana
+from peft import LoraConfig
 from PIL import Image
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from excise import bench, erase, export, load
-from excise.attacking import attack
+from excise.attacking import _without, attack, target_of
 from excise.attacks import ATTACKS, SUITES
-from excise.attacks.accounting import judged
+from excise.attacks import restoring as restoring_module
+from excise.attacks.accounting import Outcome, judged
 from excise.attacks.base import BACK, Arena, AttackError, Guides, Round, Shot
 from excise.attacks.panel import Panel, calibrated
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
 from excise.attacks.unlearndiffatk import FINALISTS, to_simplex
 from excise.cli.main import app
-from excise.concept import Concept
+from excise.concept import CHECKS, Concept, fill
+from excise.edit import applied, in_force
 from excise.errors import ConceptError, ExciseError, ExciseWarning, ModelError, SettingError, UnknownNameError
 from excise.families import family_of
 from excise.recipe import read
@@ -58,9 +62,9 @@ def arena_of(pipe, images: int = 2, **more) -> Arena:
     )
 
 
-def run(pipe, **more):
+def run(pipe, concept="cat", **more):
     options = {"suite": "standard", "tests": 2, "images": 2, "judge": sees_all, "others": ["dog", "tree"]}
-    return attack(pipe, "cat", **{**options, "settings": SHORT, **more})
+    return attack(pipe, concept, **{**options, "settings": SHORT, **more})
 
 
 def test_every_attack_on_every_family_within_its_budget(any_pipe):
@@ -290,8 +294,75 @@ def test_two_judges_have_to_be_as_sure_as_of_the_untouched_models_pictures():
     assert calibrated("cat", [first], lambda: pytest.fail("a single judge needs no pictures")).least is None
 
 
+def test_an_attack_that_the_oracle_cannot_host_costs_its_gap_alone(tokenizer):
+    oracle = tiny_pipe(tokenizer, seed=3)
+    oracle.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
+    found = run(tiny_pipe(tokenizer), names=["relearning, 1 picture", "seeds"], oracle=oracle)
+    assert found.results[0].model is not None
+    assert (found.results[0].oracle, found.results[0].gap) == (None, None)
+    assert found.results[0].why.startswith("the oracle: ")
+    assert found.results[1].gap is not None
+
+
+def test_one_share_in_all_prompts_lies_within_its_interval():
+    row = [True, False, False]
+    rate = Outcome(["a cat"] * 10, [row] * 10, None, [["a cat"] * 3] * 10, 30, 0, 1.0, 1.0).rate
+    assert rate.value == pytest.approx(1 / 3)
+    assert (rate.low, rate.high) == pytest.approx((0.127, 0.632), abs=1e-3)
+
+
+def test_a_judge_of_ones_own_decides_alone():
+    found = attack(load("canvas-sd"), "cat", names=["seeds"], tests=1, images=1, judge=sees_all)
+    assert "canvas" not in found.judge
+    assert found.results[0].model.disagree is None
+
+
+def test_the_target_is_what_the_edits_record_says(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    monet = Concept("Monet", "style", synonyms=("Claude Monet",))
+    edit = erase(pipe, [monet], "uce", preserve=["dog"])
+    assert target_of("monet", [edit]) == Concept("monet", "style", synonyms=("Claude Monet",))
+    assert target_of("Monet", [edit], "person", ["him"]) == Concept("Monet", "person", synonyms=("him",))
+    assert [target_of(name).kind for name in ("cat", "neon", "Monet")] == ["object", "style", "object"]
+    found = run(pipe, target_of("Monet", [edit]), edits=[edit], names=["seeds", "synonyms"], images=1)
+    assert set(found.results[0].model.tests) < set(fill(CHECKS["style"], "Monet"))
+    assert all("Claude Monet" in w for row in found.results[1].model.words for w in row)
+
+
+def test_edits_come_back_in_their_order(tokenizer):
+    pipe = tiny_pipe(tokenizer)
+    edits = [erase(pipe, [name], "uce", preserve=["dog"]) for name in ("cat", "car")]
+    family = family_of(pipe)
+    with applied(family, edits):
+        before = in_force(family)
+        with _without(family, before):
+            assert in_force(family) == []
+        assert [e for e, _ in in_force(family)] == [e for e, _ in before]
+
+
+def test_what_hardens_has_no_seed_of_an_attack(tokenizer, monkeypatch):
+    """Else an edit would be held against the very searches that made it."""
+    seeds: list[int] = []
+    monkeypatch.setattr(restoring_module, "found_words", lambda arena, *_: seeds.append(arena.seed) or _stop())
+    family = family_of(tiny_pipe(tokenizer))
+    slots = SimpleNamespace(prompts=["a cat", "the cat"], target=torch.zeros(2, *family.latent_shape))
+    for number in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            restoring_module.restoring(family, Concept("cat"), slots, 0, number, lambda *_: None)
+    assert len(set(seeds)) == 3
+    assert min(seeds) > 1000
+
+
+def _stop():
+    raise KeyboardInterrupt
+
+
 def test_bad_input_is_refused_in_one_sentence(tokenizer):
     pipe = tiny_pipe(tokenizer)
+    with pytest.raises(ConceptError, match="'Cat' is the target itself"):
+        run(pipe, others=["dog", "Cat"])
+    with pytest.raises(SettingError, match="'pictures' tells attacks of a suite apart; choose"):
+        run(pipe, settings={"pictures": 3})
     with pytest.raises(ConceptError, match="the untouched model draws 'cat' in 0 of .* nothing to bring back"):
         run(pipe, judge=lambda images, names: [False] * len(images))
     with pytest.raises(ConceptError, match="cannot be scored without looking"):
@@ -329,7 +400,7 @@ def test_a_swap_puts_one_part_back(tokenizer):
     assert (reading.weight is plain[0], encoding.weight is plain[1]) == (True, True)
     with pytest.warns(ExciseWarning):
         alone = run(pipe, edits=edits[:1], names=["text encoder put back", "denoiser put back"])
-    assert "is the original one already" in alone.results[0].why
+    assert "no edit changes the text encoder, so it is the original one already" in alone.results[0].why
     assert "all of the edit is in the denoiser" in alone.results[1].why
 
 

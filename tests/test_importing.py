@@ -207,6 +207,19 @@ def test_what_cannot_be_read_is_refused_with_the_reason(tokenizer, tmp_path):
     refused(tmp_path / "same.safetensors", ConceptError, "is empty", [""])
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", EditFileError, "holds neither .safetensors nor .bin")
+    save_file({name: kv(pipe)[name].to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
+    import_edit(tmp_path / "fp8.safetensors", erased(tokenizer), ["cat"])  # coarse, but read
+    endless: dict = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pt")
+    refused(tmp_path / "endless.pt", EditFileError, "holds something that holds itself")
+    state = single_file_state(pipe) | {"model.diffusion_model.extra.weight": torch.zeros(3, 3)}
+    torch.save(state, tmp_path / "more.ckpt")
+    refused(tmp_path / "more.ckpt", WrongBaseError, "1 of the checkpoint's .* tensors of a denoiser have no place")
+    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    half = {f"{key}.lora_down.weight": torch.zeros(2, 32), f"{key}.alpha": torch.ones(1)}
+    save_file(half, tmp_path / "half.safetensors")
+    refused(tmp_path / "half.safetensors", (EditFileError, WrongBaseError), "LoRA")
 
 
 def test_an_exact_file_on_a_base_in_half_precision_is_not_all_difference(tokenizer, tmp_path):

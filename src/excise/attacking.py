@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from excise.attacks.accounting import Outcome, Result, Worst, judged, worst
 from excise.attacks.base import Arena, AttackError, Guides
 from excise.attacks.material import Wordings, calibration, guides, wordings
 from excise.attacks.panel import Panel, calibrated
-from excise.concept import Concept
+from excise.concept import Concept, same
 from excise.drawing import model_key, peak_memory_mb
 from excise.edit import Edit, applied, as_family, in_force
 from excise.erasing import guess_kind, is_built_in
@@ -41,6 +41,7 @@ Shots = dict[str, list[Shot]]
 Side = tuple[Family, Mapping[str, Any]]
 """A model under attack, and what of it can be put back."""
 MOST_SHOTS = 8  # of an attack, for the report
+VARIANTS = ("form", "given", "part", "pictures", "unrelated", "way")  # settings that a suite names attacks by
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,14 @@ def attack(
     (count, each), plan = _budget(suite, tests, images), _planned(suite, names)
     _check_settings(settings or {})
     family, bare = as_family(model), as_family(base) if base is not None else None
-    asked_for = guess_kind(concept if isinstance(concept, Concept) else Concept(concept), None)
+    asked_for = guess_kind(concept, None) if isinstance(concept, Concept) else target_of(concept, edits)
+    _check_others(asked_for, others)
     built_in = is_built_in(family) or (bare is not None and is_built_in(bare))
     scorer = as_scorer(judge, built_in, [asked_for.name, *others], letter="a")
     if scorer is None:
         raise ConceptError("an attack cannot be scored without looking; give --judge, the folder of a CLIP model.")
     guide = as_scorer(None, built_in) or scorer
-    judges = [scorer] if guide is scorer else [scorer, guide]
+    judges = [scorer] if guide is scorer or judge is not None else [scorer, guide]
     said = wordings(asked_for, built_in, others, asked)
     _check_models(family, bare, as_family(oracle) if oracle is not None else None)
     if len(said.tests) < count:
@@ -139,7 +141,8 @@ def attack(
         if oracle is not None:
             sides["oracle"] = (as_family(oracle), {})
         with untouched() as plain:
-            about = [precision, model_key(plain), version("excise"), panel.name]
+            eyes = [j.key for j in judges if hasattr(j, "key")]
+            about = [precision, model_key(plain), version("excise"), panel.name, *eyes]
         runner = _Runner(shared, sides, panel, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
     return Attacked(results, runner.shots, oracle is not None, panel.name)
@@ -158,6 +161,21 @@ def _budget(suite: str, tests: int | None, images: int | None) -> tuple[int, int
     if min(count, each) < 1:
         raise SettingError("a budget of no pictures attacks nothing; give --images and --tests of 1 or more.")
     return count, each
+
+
+def target_of(name: str, edits: Sequence[Edit] = (), kind: str | None = None, synonyms: Sequence[str] = ()) -> Concept:
+    """What is attacked for: as it is given, else as the record of an edit has it, else as a built-in name is known."""
+    recorded = [t for e in edits for t in e.record.concepts if same(t.name) == same(name)]
+    if recorded:
+        kind, synonyms = kind or recorded[0].kind, synonyms or recorded[0].synonyms
+    return replace(guess_kind(Concept(name, kind or "object"), kind), synonyms=tuple(synonyms))
+
+
+def _check_others(concept: Concept, others: Sequence[str]) -> None:
+    """Refuse the target as one of what it is told from."""
+    words = {same(w) for w in concept.words}
+    if found := next((o for o in others if same(o) in words), None):
+        raise ConceptError(f"'{found}' is the target itself; name other things of its kind with --other.")
 
 
 @contextmanager
@@ -210,10 +228,17 @@ class _Runner:
             return Result(*about, why=str(error))
         name, own = kind.control(config)
         base = Planned(f"{planned.name}, control", name, own)
-        control = self.outcome(base, *_configured(base, {}), "model")
-        if "oracle" not in self.sides or planned.attack == "swap":  # an oracle has no parts to put back
-            return Result(*about, model=model, control=control)
-        return Result(*about, model=model, control=control, oracle=self.outcome(planned, kind, config, "oracle"))
+        compared = {"control": (base, *_configured(base, {}), "model")}
+        if "oracle" in self.sides and planned.attack != "swap":  # an oracle has no parts to put back
+            compared["oracle"] = (planned, kind, config, "oracle")
+        found: dict[str, Outcome] = {}
+        why = ""
+        for side, what in compared.items():
+            try:
+                found[side] = self.outcome(*what)
+            except AttackError as error:
+                why = f"the {side}: {error}"
+        return Result(*about, model=model, control=found.get("control"), oracle=found.get("oracle"), why=why)
 
     def outcome(self, planned: Planned, kind: Any, config: Any, side: str) -> Outcome:
         """One attack on one side; what was done before is not done again."""
@@ -315,11 +340,13 @@ def estimate(
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse a setting that no attack has."""
+    """Refuse a setting that no attack has, and one that would make an attack another of its suite."""
     fields = {f for name in ATTACKS for f in ATTACKS.load(name).Config.model_fields}
     for key in settings:
         if key not in fields:
             raise unknown("setting of an attack", key, fields)
+        if key in VARIANTS:
+            raise SettingError(f"'{key}' tells attacks of a suite apart; choose among them with --attack.")
 
 
 def _check_alike(family: Family, other: Family | None) -> None:
@@ -391,7 +418,7 @@ def _untouched(family: Family, base: Family | None) -> Callable[[], AbstractCont
 def _without(family: Family, edits: Sequence[tuple[Edit, float]]) -> Iterator[None]:
     """Some of the edits in force taken off for a while; each is back whatever happens."""
     with ExitStack() as held:
-        for edit, strength in edits:
+        for edit, strength in reversed(edits):  # so that they come back in the order they have
             edit.remove(family)
             held.callback(edit.apply, family, strength, allow_other_base=True)
         yield
@@ -448,6 +475,6 @@ def _read(home: Path) -> tuple[Outcome, list[Image.Image]] | None:
     try:
         outcome = Outcome(**json.loads((home / "outcome.json").read_text(encoding="utf-8")))
         images = [Image.open(home / f"{i:03d}.png").convert("RGB") for i in range(sum(map(len, outcome.shown)))]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, SyntaxError):  # a damaged PNG may be the last
         return None
     return outcome, images

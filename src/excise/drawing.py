@@ -117,9 +117,7 @@ def model_key(family: Family) -> str:
     for name, part in sorted(family.pipe.components.items()):
         digest.update(f"{name}:{type(part).__name__}".encode())
         if isinstance(part, nn.Module):
-            for key, tensor in sorted(part.state_dict().items()):
-                digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            _read_weights(digest, part)
         elif hasattr(part, "get_vocab"):
             digest.update(json.dumps(part.get_vocab(), sort_keys=True).encode())
         if hasattr(part, "config"):
@@ -127,6 +125,20 @@ def model_key(family: Family) -> str:
             digest.update(json.dumps(_portable(config), sort_keys=True, default=str).encode())
     digest.update(f"torch {version('torch')} diffusers {version('diffusers')}".encode())
     return digest.hexdigest()
+
+
+def weights_key(network: nn.Module) -> str:
+    """A digest of a network's weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    _read_weights(digest, network)
+    return digest.hexdigest()
+
+
+def _read_weights(digest: Any, network: nn.Module) -> None:
+    """Put names, shapes, types and bytes of all weights into a digest."""
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:

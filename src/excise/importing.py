@@ -118,7 +118,10 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(content, Mapping) or not content:
         raise EditFileError(f"{path} holds {type(content).__name__}; expected tensors by name.")
-    left = _flat(content)
+    try:
+        left = _flat(content)
+    except RecursionError as error:
+        raise EditFileError(f"{path} holds something that holds itself; expected tensors by name.") from error
     if not left:
         raise EditFileError(f"{path} holds no tensors by name.")
     return left
@@ -227,6 +230,12 @@ def _from_compvis(state: Mapping[str, Tensor], family: Family) -> dict[str, Tens
         raise WrongBaseError(
             f"the checkpoint has no {error}, which the base has; give the model it came from."
         ) from error
+    of_denoiser = [n for n in state if n.startswith("model.diffusion_model.")]
+    if len(found) < len(of_denoiser):
+        raise WrongBaseError(
+            f"{len(of_denoiser) - len(found)} of the checkpoint's {len(of_denoiser)} tensors of a denoiser have no "
+            "place in the base; give the model it came from."
+        )
     if strange := next((n for n in state if n.startswith("cond_stage_model.model.")), None):
         raise WrongBaseError(f"'{strange}' is of a text encoder in the names of OpenCLIP, which are not read.")
     prefix = "cond_stage_model.transformer."
@@ -249,7 +258,7 @@ def _differences(named: Mapping[str, Tensor], family: Family) -> Iterable[tuple[
                 f"'{name}' has the shape {seen}, in the base {tuple(base.shape) if base is not None else 'nothing'}; "
                 "give the model that the result was made from."
             )
-        if not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(tensor.float()).all()):
             raise EditFileError(f"'{name}' holds numbers that are not finite; the file is damaged.")
         one, two = tensor.float().cpu(), base.detach().float().cpu()
         # What is no more than the rounding of the coarser of both is no difference.
@@ -268,14 +277,17 @@ def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) ->
         raise EditFileError("this is a DoRA, whose magnitudes an edit cannot hold; merge it where it was made.")
     try:
         read = type(family.pipe).lora_state_dict(dict(state), unet_config=family.denoiser.config)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise EditFileError(
-            f"this is no LoRA on linear maps that diffusers knows: {str(error).split(chr(10))[0]}"
+            f"this is no whole LoRA on linear maps that diffusers knows: {str(error).split(chr(10))[0]}"
         ) from error
     converted, alphas = read if isinstance(read, tuple) else (read, None)
     told = _told(about)
     # Alphas come under the name of a factor, or of the map itself.
-    given = {**(alphas or {}), **{n: float(t) for n, t in converted.items() if n.endswith(".alpha")}}
+    own = {n: t for n, t in converted.items() if n.endswith(".alpha")}
+    if wrong := next((n for n, t in own.items() if t.numel() != 1), None):
+        raise EditFileError(f"'{wrong}' holds {own[wrong].numel()} numbers; the scale of a factor is one.")
+    given = {**(alphas or {}), **{n: float(t) for n, t in own.items()}}
     scales = {_placed(name.removesuffix(".alpha")): alpha for name, alpha in given.items()}
     factors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in converted.items():
@@ -298,7 +310,7 @@ def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) ->
         a, b = (_flattened(both.get(side)) for side in "ab")
         if a is None or b is None or (b.shape[0], a.shape[1]) != tuple(shape[:2]) or shape[2:].numel() != 1:
             raise WrongBaseError(f"the factors of the LoRA at '{place}' do not fit the base's {tuple(shape)}.")
-        if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
+        if not bool(torch.isfinite(a.float()).all() and torch.isfinite(b.float()).all()):
             raise EditFileError(f"'{place}' holds numbers that are not finite; the file is damaged.")
         part = place.partition(".")[0]
         alpha = scales.get(place, told.get(f"{part}.lora_alpha", len(a)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from excise.attacks.base import Round
 from excise.attacks.panel import Panel
-from excise.metrics.rates import Estimate, clustered_mean, rate
+from excise.metrics.rates import Estimate, clustered_mean, rate, wilson
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Outcome:
         found = clustered_mean([float(s) for s in hits], [i for i, row in enumerate(self.shown) for _ in row])
         if found.low < found.high:
             return found
-        wide = rate([bool(round(found.value))] * len(self.shown))  # all alike: nothing to resample
-        return Estimate(found.value, wide.low, wide.high, len(hits))
+        low, high = wilson(found.value, len(self.shown))  # all alike: nothing to resample
+        return Estimate(found.value, low, high, len(hits))
 
     @property
     def any_of_n(self) -> Estimate:
@@ -84,7 +84,8 @@ class Result:
 
     Attributes:
         name, attack, settings, access, teaches: what it is. images: pictures a test prompt may have.
-        model: on the model under attack; None where it could not be made, and `why` says why.
+        model: on the model under attack; None where it could not be made, and `why` says why. There is no gap either
+            where `why` says that it could not be made on what it is compared with.
         control: the same budget without the search. oracle: the same attack on a model that never knew the concept.
     """
 
@@ -106,7 +107,7 @@ class Result:
         Its interval is Newcombe's for two rates (1998, method 10): at a few prompts wide, as it must be.
         """
         base = self.oracle or self.control
-        if self.model is None or base is None:
+        if self.model is None or base is None or self.why:
             return None
         here, there = self.model.any_of_n, base.any_of_n
         value = here.value - there.value

@@ -81,7 +81,7 @@ def guides(original: Open, said: Wordings, name: str, scorer: Scorer | None, sam
 
 
 def calibration(original: Open, said: Wordings, sampling: Sampling, seed: int) -> list[Image.Image]:
-    """Pictures that the untouched model draws of the target, to which judges are held; no attack has their seeds."""
+    """What the untouched model draws of test prompts, to which judges are held; no attack has these seeds."""
     prompts = [p for p in evenly(said.tests, CALIBRATION // 4) for _ in range(4)]
     with original() as family:
         seeds = [picture_seed("attack calibration", seed, i) for i in range(len(prompts))]

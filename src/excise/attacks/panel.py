@@ -51,7 +51,7 @@ def calibrated(target: str, judges: Sequence[Scorer], draw: Callable[[], Sequenc
     """Two judges held to what the untouched model draws of the target; a single one, and one of the user's, as it is.
 
     Args:
-        draw: pictures that the untouched model draws of the target, of no test and no guide.
+        draw: pictures that the untouched model draws of the target: its test prompts, with seeds of no attack.
     """
     if len(judges) < 2 or not all(isinstance(j, Graded) for j in judges):
         return Panel(target, judges)

@@ -18,7 +18,7 @@ from excise.attacks.tokens import lexicon, put_to, words_first
 from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig, found_words
 from excise.concept import Concept
 from excise.families.base import Condition, Family
-from excise.training.pictures import Slots
+from excise.training.pictures import Slots, picture_seed
 from excise.training.problem import Say
 
 SEARCHES, LEARNT = 2, 4  # of words, and of learnt words, each from another start
@@ -46,7 +46,8 @@ def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number:
     """
     empty = torch.zeros(0, *family.latent_shape)
     guides = Guides(list(slots.prompts), slots.target, [], empty)
-    arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=seed + number)
+    own = picture_seed("restoring", seed, number)  # of no attack on what comes of this
+    arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=own)
     arena.say = lambda what, done, total: say(f"{what} for {concept.name}", done, total)
     known = lexicon(family, concept.words, slots.prompts)
     found = [" ".join(known.text(found_words(arena, known, SEARCHING, i))) for i in range(SEARCHES)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Round, Settings
@@ -10,7 +12,9 @@ from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Roun
 class SwapConfig(Settings):
     """Settings of the swap."""
 
-    part: str = Field("text_encoder", description="What is put back: text_encoder (all of them), or denoiser.")
+    part: Literal["text_encoder", "denoiser"] = Field(
+        "text_encoder", description="What is put back: text_encoder (all of them), or denoiser."
+    )
 
 
 class Swap:
@@ -39,7 +43,10 @@ class Swap:
         """
         part = config.part.replace("_", " ")
         if config.part not in arena.swaps:
-            raise AttackError(f"the {part} of this model is the original one already.")
+            raise AttackError(
+                f"no edit changes the {part}, so it is the original one already; what was changed by other means can "
+                "be put back once it is an edit (excise import)."
+            )
         if len(arena.swaps) == 1:
             raise AttackError(f"all of the edit is in the {part}: put back, the model is the untouched one.")
         with arena.swaps[config.part]():

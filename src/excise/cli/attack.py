@@ -32,6 +32,10 @@ def attack(
         Optional[Path], typer.Option(help="Folder of a CLIP model that judges; built-in models have their own.")
     ] = None,
     other: Annotated[Optional[list[str]], typer.Option(help="Another thing of the target's kind; repeatable.")] = None,
+    kind: o.KindOption = None,
+    synonym: Annotated[
+        Optional[list[str]], typer.Option(help="Another word for the concept, asked for in turn; repeatable.")
+    ] = None,
     ask: Annotated[
         Optional[Path], typer.Option(help="Prompts of your own that ask for the target, one a line.")
     ] = None,
@@ -52,13 +56,14 @@ def attack(
 ) -> None:
     """Try to bring a concept back, beside controls with the same budget.
 
-    Gates are held against the unfavourable end of the 95 % interval.
+    Gates are held against the unfavourable end of the 95 % interval. Kind and synonyms are those of the edit's record,
+    unless they are given.
 
     Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
     """
     from excise.attack_report import document, write_page
     from excise.attacking import attack as run_suite
-    from excise.attacking import estimate
+    from excise.attacking import estimate, target_of
     from excise.cli import gates, show
     from excise.errors import ConceptError, SettingError
     from excise.files import make_folder
@@ -75,6 +80,7 @@ def attack(
     edits = o.load_edits(edit)
     lines = read_text(ask, "prompts", ConceptError).splitlines() if ask else []
     asked = [line.strip() for line in lines if line.strip()]
+    target = target_of(concept, edits, kind, synonym or ())
     family = source.load(model)
     never = source.load(oracle) if oracle else None
     untouched = source.load(base) if base else None
@@ -85,7 +91,7 @@ def attack(
         with show.stages() as say:
             found = run_suite(
                 family,
-                concept,
+                target,
                 edits,
                 suite=suite,
                 names=only or (),
@@ -105,6 +111,7 @@ def attack(
         result = document(found)
         write_page(found, model, concept, edit or [], suite, out)
         request: dict[str, Any] = {"model": model, "edits": edit or [], "concept": concept, "suite": suite}
+        request |= {"kind": target.kind, "synonyms": list(target.synonyms)}
         request |= {"oracle": oracle, "base": base, "others": other or [], "asked": asked, "settings": knobs}
         write_run(out, "attack", {**request, "seed": seed, **result})
     if as_json:

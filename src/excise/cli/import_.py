@@ -16,6 +16,7 @@ def import_(
     concept: Annotated[list[str], typer.Option("--concept", "-c", help="What it is said to have erased; repeatable.")],
     out: Annotated[Path, typer.Option(help="Run folder to write: edit.safetensors, run.json, report.html.")],
     model: o.ModelOption = "canvas-sd",
+    kind: o.KindOption = None,
     preview: o.PreviewOption = None,
     as_json: o.JsonOption = False,
     preserve: o.PreserveOption = None,
@@ -29,15 +30,17 @@ def import_(
     from time import perf_counter
 
     from excise.cli import making
+    from excise.concept import as_concepts
     from excise.files import make_folder
     from excise.importing import import_edit
     from excise.runs import locked
 
+    concepts = as_concepts(concept, kind) if kind else concept
     make_folder(out)
     with locked(out):
         family = source.load(model)
         began = perf_counter()
-        made = import_edit(file, family, concept, model_name=model)
+        made = import_edit(file, family, concepts, model_name=model)
         timings = {"read": perf_counter() - began}
         making.finish(
             "import", family, made, model, out, timings, preserve=preserve or (), preview=preview, as_json=as_json

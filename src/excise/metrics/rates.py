@@ -38,9 +38,19 @@ def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
     if n == 0:
         raise ValueError("a rate needs at least one observation")
     p = float(np.mean(np.asarray(hits, dtype=float)))
+    return Estimate(p, *wilson(p, n), n)
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """The ends of the Wilson score interval of a share p of n observations.
+
+    >>> low, high = wilson(0.5, 6)
+    >>> (round(low, 3), round(high, 3))
+    (0.188, 0.812)
+    """
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return Estimate(p, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def any_of_n(hits: np.ndarray, n: int) -> Estimate:

@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from PIL import Image
 
+from excise.drawing import weights_key
+
 
 class Scorer(Protocol):
     """Anything with a name that can say of each picture whether it shows the thing named."""
@@ -70,6 +72,7 @@ class ClipScorer:
 
         self.clip, self.others = Clip("clip-zero-shot", folder), list(others)
         self.name = f"clip-zero-shot {self.clip.kind}"
+        self.key = weights_key(self.clip.model)  # another folder of the same make is another judge
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
         labels = list(dict.fromkeys([*names, *self.others, "something else"]))
