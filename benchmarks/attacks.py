@@ -1,6 +1,6 @@
 """What every attack brought back of every method, pooled over concepts, from the lines of a benchmark with attacks.
 
-    python -m benchmarks.attacks benchmarks/results/canvas-attacks.jsonl
+    python -m benchmarks.attacks benchmarks/results/canvas-attacks.jsonl [--concepts watercolor neon]
 
 Printed as Markdown, in per cent. Any of n: share of test prompts of which any picture within the budget shows the
 target. A gap is that share less the oracle's under the same attack, over the concepts that both were attacked for; the
@@ -27,6 +27,11 @@ UNTOUCHED = "identity"
 def methods_of(lines: Sequence[Line]) -> list[str]:
     """In the order of the recipe."""
     return list(dict.fromkeys(line["method"] for line in lines))
+
+
+def of_concepts(lines: Sequence[Line], concepts: Sequence[str] | None) -> list[Line]:
+    """Those that are about some concepts alone; all where none are named."""
+    return [line for line in lines if concepts is None or set(line["concepts"]) <= set(concepts)]
 
 
 def found(lines: Sequence[Line], method: str) -> dict[str, list[dict[str, Any]]]:
@@ -98,8 +103,9 @@ def _mean(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks with attacks")
+    parser.add_argument("--concepts", nargs="+", help="of these alone")
     options = parser.parse_args()
-    lines = [line for line in read(options.results) if line["attacks"]]
+    lines = of_concepts([line for line in read(options.results) if line["attacks"]], options.concepts)
     for model in dict.fromkeys(line["model"] for line in lines):
         own = [line for line in lines if line["model"] == model]
         print(f"\n## {model}\n\n{headline(own)}\n\n{table(own)}\n\n{spent(own)}")
