@@ -92,6 +92,8 @@ def test_gaps_are_pooled_over_concepts_and_to_the_oracle():
     rows = [[c.strip() for c in r.split("|")[1:-1]] for r in attacks.table(lines).splitlines()]
     assert rows[0] == ["attack", "oracle", "identity", "uce"]
     assert rows[2:] == [["seeds", "0", "100", "50"], ["noise", "50", "100", "88"], ["swap", "–", "–", "100"]]
+    assert [line["concepts"] for line in attacks.of_concepts(lines, ["car"])] == [["car"]]
+    assert attacks.of_concepts(lines, None) == lines
     assert "| 2 | 8 | 16 | 900 |" in attacks.spent(lines).replace("  ", " ")
 
 

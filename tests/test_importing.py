@@ -208,7 +208,8 @@ def test_what_cannot_be_read_is_refused_with_the_reason(tokenizer, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", EditFileError, "holds neither .safetensors nor .bin")
     save_file({name: kv(pipe)[name].to(torch.float8_e4m3fn)}, tmp_path / "fp8.safetensors")
-    import_edit(tmp_path / "fp8.safetensors", erased(tokenizer), ["cat"])  # coarse, but read
+    read = import_edit(tmp_path / "fp8.safetensors", erased(tokenizer), ["Monet"], kind="style")  # coarse, but read
+    assert (list(read.modules), read.record.concepts[0].kind) == ([name.removesuffix(".weight")], "style")
     endless: dict = {}
     endless["model"] = endless
     torch.save(endless, tmp_path / "endless.pt")

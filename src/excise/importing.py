@@ -37,21 +37,26 @@ _LORA = re.compile(
 
 
 def import_edit(
-    path: str | Path, model: Any, concepts: Sequence[str | Concept], *, model_name: str | None = None
+    path: str | Path,
+    model: Any,
+    concepts: Sequence[str | Concept],
+    *,
+    kind: str | None = None,
+    model_name: str | None = None,
 ) -> Edit:
     """Read another tool's result as an edit of the model it was made from.
 
     Args:
         path: a file, or a folder of a pipeline, of its denoiser, or of its text encoder.
         model: the base; it is not changed.
-        concepts: what the result is said to have erased, for the record.
+        concepts: what the result is said to have erased, for the record. kind: of those given as plain names.
 
     Raises:
         EditFileError: it cannot be read, holds code, or holds tensors that have no place in an edit.
         WrongBaseError: names or shapes are not those of the base, or nothing differs from it.
     """
     path, family = Path(path), as_family(model)
-    found = [guess_kind(c, None) for c in as_concepts(concepts)]
+    found = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
     state, about = _read(path)
     if _is_lora(state):
         modules: dict[str, Delta] = dict(_lora(state, about, family))

@@ -30,17 +30,15 @@ def import_(
     from time import perf_counter
 
     from excise.cli import making
-    from excise.concept import as_concepts
     from excise.files import make_folder
     from excise.importing import import_edit
     from excise.runs import locked
 
-    concepts = as_concepts(concept, kind) if kind else concept
     make_folder(out)
     with locked(out):
         family = source.load(model)
         began = perf_counter()
-        made = import_edit(file, family, concepts, model_name=model)
+        made = import_edit(file, family, concept, kind=kind, model_name=model)
         timings = {"read": perf_counter() - began}
         making.finish(
             "import", family, made, model, out, timings, preserve=preserve or (), preview=preview, as_json=as_json

@@ -7,7 +7,7 @@ stays out of it; a policy is verified with the first. Elsewhere a CLIP model of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,7 +72,11 @@ class ClipScorer:
 
         self.clip, self.others = Clip("clip-zero-shot", folder), list(others)
         self.name = f"clip-zero-shot {self.clip.kind}"
-        self.key = weights_key(self.clip.model)  # another folder of the same make is another judge
+
+    @cached_property
+    def key(self) -> str:
+        """What tells this judge from another of the same make; read from all weights, so only where it is asked for."""
+        return weights_key(self.clip.model)
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
         labels = list(dict.fromkeys([*names, *self.others, "something else"]))
