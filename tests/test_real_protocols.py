@@ -29,6 +29,7 @@ from excise.judges.local import Classifier, MissingFilesError, find, read_state
 from excise.metrics.images import cmmd, kid
 from excise.protocols import PROTOCOLS, imagenette, unlearncanvas
 from excise.scoring import Shown, score
+from excise.training.scorers import ClipScorer
 
 PEOPLE = {"erased": ["Ada Lovelace", "Alan Turing"], "kept": ["Grace Hopper"]}
 
@@ -470,6 +471,21 @@ def test_clip_zero_shot_chooses_among_the_labels_of_a_protocol(clip_folder, peop
     assert never.verdicts(pictures(3)) == {"person": [NONE] * 3}
     with pytest.raises(ModelError, match="needs at least two"):
         ClipZeroShot({"object": ["cat"]}, clip_folder)
+
+
+def test_another_clip_of_the_same_make_is_another_scorer(clip_folder, tmp_path):
+    from transformers import CLIPModel
+
+    other = CLIPModel.from_pretrained(clip_folder)
+    with torch.no_grad():
+        other.logit_scale.add_(1.0)
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    other.save_pretrained(tmp_path)
+    first, again, second = (ClipScorer(folder) for folder in (clip_folder, clip_folder, tmp_path))
+    assert first.key == again.key
+    assert first.name == second.name
+    assert second.key != first.key
 
 
 def test_clip_zero_shot_by_name_reads_its_labels(clip_folder, tmp_path):
