@@ -8,6 +8,7 @@ import math
 import re
 from contextlib import ExitStack
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -557,6 +558,97 @@ def test_what_was_found_is_drawn_and_judged(any_pipe):
 
     edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, room=Room(judge), **SMALL)
     assert edit.record.measured["hardening"][0]["restored"] == {"cat": 1.0}
+
+
+@pytest.mark.usefixtures("short_searches")
+def test_an_interrupted_hardening_goes_on_with_its_adversary(tokenizer, tmp_path):
+    """Between two of its checkpoints; the words that were being learnt are where they were."""
+    pipe = tiny_pipe(tokenizer)
+
+    def stop(what, done, total):
+        if what.startswith("training") and total == 2 * SMALL["steps"] and done == 5:
+            raise KeyboardInterrupt
+
+    def made(room):
+        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, room=room, **SMALL)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(Room(folder=tmp_path, say=stop))
+    steps: list[int] = []
+    again = made(Room(folder=tmp_path, say=lambda what, done, total: steps.append(done) if total == 8 else None))
+    assert steps[0] == 5  # the checkpoint of step 4 was gone on from
+    whole = made(Room())
+    assert all(torch.equal(t, again.tensors()[name]) for name, t in whole.tensors().items())
+
+
+@pytest.fixture
+def adversary(any_pipe):
+    family = family_of(any_pipe)
+    prompts = ["a cat", "the cat", "a cat on grass"]
+    target = torch.randn(3, *family.latent_shape, generator=torch.Generator().manual_seed(0))
+    return restoring.adversary(family, Concept("cat"), SimpleNamespace(prompts=prompts, target=target), 0, 0)
+
+
+def test_words_are_learnt_and_the_model_is_not_touched(adversary):
+    model = adversary.arena.family.denoiser
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    first = [w.vectors[n].clone() for w in adversary.words for n in w.vectors]
+
+    def error(generator):
+        at, clean, noise, t = adversary.arena.noised(generator, 16)
+        words = torch.arange(16) % len(adversary.words)
+        with torch.no_grad():
+            return float(adversary.arena.errors(clean, noise, t, adversary._read(at, words)).mean())
+
+    begun = error(torch.Generator().manual_seed(9))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(15):
+        adversary.learn(generator)
+    assert error(torch.Generator().manual_seed(9)) < begun
+    now = [w.vectors[n] for w in adversary.words for n in w.vectors]
+    assert not any(torch.equal(a, b) for a, b in zip(first, now, strict=True))
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_one_word_after_another_begins_anew(adversary, monkeypatch):
+    monkeypatch.setattr("excise.attacks.adversary.LIFE", 2 * len(adversary.words))
+    old = list(adversary.words)
+    generator = torch.Generator().manual_seed(1)
+    left = []
+    for _ in range(6):
+        adversary.learn(generator)
+        left.append(sum(now is not then for now, then in zip(adversary.words, old, strict=True)))
+    assert left == [0, 1, 1, 2, 2, 3]
+    rows = {name: {tuple(r.tolist()) for r in table} for name, table in adversary.known.rows.items()}
+    fresh = adversary.words[3]
+    assert all(tuple(v.tolist()) in rows[n] for n in rows for v in fresh.vectors[n].detach())
+    assert old[0] is adversary.words[0]
+
+
+def test_prompts_of_a_hardening_are_the_targets_own_found_ones_and_those_of_the_adversary(any_pipe, monkeypatch):
+    family = family_of(any_pipe)
+    own, found = family.condition(["a cat"] * 4), family.condition(["a tree"] * 4)
+    learnt = family.condition(["a car"] * 4)
+    asked = SimpleNamespace(learnt=0, learn=lambda g: setattr(asked, "learnt", asked.learnt + 1))
+    asked.read = lambda s, g: learnt
+    slots = SimpleNamespace(condition=own)
+    plain = Competition(slots, family, None, 4)
+    hard = replace(plain, restoring=(restoring.Restoring("", found),), adversary=asked)
+
+    def drawn(competition):
+        generator = torch.Generator().manual_seed(0)
+        rows = [competition.asked(torch.arange(4), generator).inputs for _ in range(200)]
+        kinds = {"own": own, "found": found, "learnt": learnt}
+        same = {n: lambda r, c=c: all(torch.equal(v, r[k]) for k, v in c.inputs.items()) for n, c in kinds.items()}
+        return {n: sum(map(is_it, rows)) / 200 for n, is_it in same.items()}
+
+    assert drawn(plain) == drawn(hard.plain) == {"own": 1.0, "found": 0.0, "learnt": 0.0}
+    shares = drawn(hard)
+    assert asked.learnt == 200
+    assert sum(shares.values()) == 1.0
+    assert_close(list(shares.values()), [0.25, 0.25, 0.5], atol=0.1, rtol=0)
+    assert drawn(replace(hard, restoring=()))["found"] == 0.0
 
 
 def test_hardening_needs_something_to_keep(tokenizer):

@@ -60,11 +60,8 @@ class ConceptInversion:
 
 def learnt(arena: Arena, known: Lexicon, config: InversionConfig, *which: object) -> dict[str, Tensor]:
     """By encoder (k, e): the vectors of a new word for the target; `which` tells it from others of the same arena."""
-    # Begun at words drawn at random: at the mean of all words it hardly learns.
     generator = arena.generator("inversion", *which)
-    first = torch.randint(len(known.words), (config.vectors,), generator=generator)
-    vectors = {name: rows[first].clone().requires_grad_() for name, rows in known.rows.items()}
-    optimiser = torch.optim.AdamW(vectors.values(), lr=config.lr)
+    vectors, optimiser = begun(known, config, generator)
     for step in range(config.iterations):
         at, clean, noise, t = arena.noised(generator, config.batch)
         condition = read_as(arena, known, vectors, [arena.guides.prompts[i] for i in at.tolist()])
@@ -73,9 +70,21 @@ def learnt(arena: Arena, known: Lexicon, config: InversionConfig, *which: object
     return {name: rows.detach() for name, rows in vectors.items()}
 
 
+def begun(
+    known: Lexicon, config: InversionConfig, generator: torch.Generator
+) -> tuple[dict[str, Tensor], torch.optim.Optimizer]:
+    """By encoder (k, e) the vectors of a new word, and their optimiser.
+
+    They begin at words drawn at random: at the mean of all words they hardly learn.
+    """
+    first = torch.randint(len(known.words), (config.vectors,), generator=generator)
+    vectors = {name: rows[first].clone().requires_grad_() for name, rows in known.rows.items()}
+    return vectors, torch.optim.AdamW(vectors.values(), lr=config.lr)
+
+
 def read_as(arena: Arena, known: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]) -> Condition:
-    """What is read of prompts in which vectors stand instead of the target's name."""
-    word = " ".join([known.place] * len(next(iter(vectors.values()))))
+    """What is read of prompts in which vectors, (k, e) for all or (B, k, e), stand instead of the target's name."""
+    word = " ".join([known.place] * next(iter(vectors.values())).shape[-2])
     return soft(arena.family, known, [in_place(arena, p, word) for p in prompts], vectors)
 
 

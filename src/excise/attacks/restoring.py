@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from excise.attacks.adversary import Adversary
 from excise.attacks.base import Arena, Guides
 from excise.attacks.inversion import InversionConfig, learnt, read_as
-from excise.attacks.tokens import lexicon, put_to, words_first
+from excise.attacks.tokens import Lexicon, lexicon, put_to, words_first
 from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig, found_words
 from excise.concept import Concept
 from excise.families.base import Condition, Family
@@ -44,18 +45,28 @@ def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number:
     Args:
         number: of the round, which starts its searches elsewhere.
     """
-    empty = torch.zeros(0, *family.latent_shape)
-    guides = Guides(list(slots.prompts), slots.target, [], empty)
-    own = picture_seed("restoring", seed, number)  # of no attack on what comes of this
-    arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=own)
+    arena, known = _arena(family, concept, slots, picture_seed("restoring", seed, number))
     arena.say = lambda what, done, total: say(f"{what} for {concept.name}", done, total)
-    known = lexicon(family, concept.words, slots.prompts)
     found = [" ".join(known.text(found_words(arena, known, SEARCHING, i))) for i in range(SEARCHES)]
     rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(found)}
     vectors = [learnt(arena, known, LEARNING, "restoring", i) for i in range(LEARNT)]
     with torch.no_grad():
         new = [read_as(arena, known, v, slots.prompts) for v in vectors]
     return [Restoring(w, c.to(torch.device("cpu"), torch.float32)) for w, c in [*rows.items(), *(("", c) for c in new)]]
+
+
+def adversary(family: Family, concept: Concept, slots: Slots, seed: int, number: int) -> Adversary:
+    """Words that go on being learnt during the training of a round."""
+    arena, known = _arena(family, concept, slots, picture_seed("adversary", seed, number))
+    return Adversary(arena, known, LEARNING, arena.generator("adversary"))
+
+
+def _arena(family: Family, concept: Concept, slots: Slots, seed: int) -> tuple[Arena, Lexicon]:
+    """The training pictures as guides, with a seed that no attack on what comes of this has; and the words to use."""
+    empty = torch.zeros(0, *family.latent_shape)
+    guides = Guides(list(slots.prompts), slots.target, [], empty)
+    arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=seed)
+    return arena, lexicon(family, concept.words, slots.prompts)
 
 
 def with_words(family: Family, words: str, prompts: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ are; where that part of text space is too narrow for the target, a wider one is 
 decided by pictures too (training/calibration.py).
 
 With `robust` a second edit is trained on top of the first, in all of attention, against what still brings the target
-back, and held to what is kept by a loss; the two add up.
+back and what learns to meanwhile, and held to what is kept by a loss; the two add up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.restoring import Restoring, restoring
+from excise.attacks.restoring import Restoring, adversary, restoring
 from excise.concept import Concept, fill
 from excise.edit import Delta, add, laid
 from excise.errors import ExciseWarning, SettingError
@@ -55,6 +55,7 @@ MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
 LONGER = 2  # times the steps there
+PUSH = 10.0  # times the weight of the contrast there: what new words bring back is pushed away as hard as it is held
 SHOWN = 4  # pictures of each thing that brings a target back
 
 
@@ -88,7 +89,7 @@ class SurgUnConfig(TrainedConfig):
         0,
         ge=0,
         description="Most further trainings, in all of attention, against words that bring the target back, which are "
-        "searched or learnt before each; no more where a judge sees that none does.",
+        "searched or learnt before each and in it; no more where a judge sees that none does.",
     )
     retain_weight: float = Field(
         0.0,
@@ -196,10 +197,10 @@ def step_of(adapter: Weights, competitions: Sequence[Competition], config: SurgU
 
 @torch.no_grad()
 def _start(adapter: Weights, competition: Competition) -> float:
-    """L_T of the untouched model, over a few batches."""
-    generator = torch.Generator().manual_seed(0)
+    """L_T of the untouched model under the target's own prompts, over a few batches."""
+    generator, own = torch.Generator().manual_seed(0), competition.plain
     with adapter.teacher():
-        return float(torch.stack([competition.errors(competition.batch(generator))[0].mean() for _ in range(4)]).mean())
+        return float(torch.stack([own.errors(own.batch(generator))[0].mean() for _ in range(4)]).mean())
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,8 @@ class Job:
         self, adapter: Weights, meet: Callable[[Weights], None] | None = None
     ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
         """As `training.run.train`."""
-        return train(self.problem, self.config, adapter, self.step, self.look, meet)
+        learning = [c.adversary for c in self.competitions if c.adversary]
+        return train(self.problem, self.config, adapter, self.step, self.look, meet, learning)
 
     def aside(self, name: str) -> Job:
         """The same with a folder of its own."""
@@ -375,7 +377,12 @@ def _harden(job: Job, first: Trained) -> Trained:
             if number and problem.scorer and not any(back):
                 break
             competitions = [
-                replace(k, restoring=(*k.restoring, *more)) for k, more in zip(competitions, found, strict=True)
+                replace(
+                    k,
+                    restoring=(*k.restoring, *more),
+                    adversary=adversary(problem.family, c, k.slots, problem.seed, number),
+                )
+                for c, k, more in zip(problem.concepts, competitions, found, strict=True)
             ]
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
@@ -385,9 +392,10 @@ def _harden(job: Job, first: Trained) -> Trained:
 
 
 def _harder(config: SurgUnConfig) -> SurgUnConfig:
-    """Settings of the further trainings: long, held to what is kept by a loss, and as far as that is kept."""
+    """Settings of the further trainings: long, pushed and held to what is kept harder, and as far as that is kept."""
     longer = {name: LONGER * getattr(config, name) for name in ("steps", "save_every")}
-    return config.model_copy(update={"retain_weight": max(HELD, config.retain_weight), "tie": "late", **longer})
+    held = {"weight": PUSH * config.weight, "retain_weight": max(HELD, config.retain_weight), "tie": "late"}
+    return config.model_copy(update={**held, **longer})
 
 
 def _returning(

@@ -6,18 +6,21 @@ One pass of the model sees m targets and m distractors, pair by pair under one p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from excise.attacks.adversary import Adversary
 from excise.attacks.restoring import Restoring
 from excise.families.base import Condition, Family, join
 from excise.noising import Noising
 from excise.training import objectives
 from excise.training.adapters import Weights
 from excise.training.pictures import Slots
+
+OWN, FOUND = 0.25, 0.25  # of a hardening's steps: under the target's own prompts, and under what was found before it
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Competition:
     Attributes:
         size: targets in a batch, and distractors. caption: the prompts that distractors are trained under.
         share_noise: one noise for a target and its distractor. kept: the prompts of an explicit retain loss, if any.
-        restoring: what brought the target back in earlier rounds.
+        restoring: what brought the target back before. adversary: words that are learnt meanwhile.
     """
 
     slots: Slots
@@ -38,12 +41,24 @@ class Competition:
     share_noise: bool = True
     kept: Condition | None = None
     restoring: tuple[Restoring, ...] = ()
+    adversary: Adversary | None = None
+
+    @property
+    def plain(self) -> Competition:
+        """Under the target's own prompts alone."""
+        return replace(self, restoring=(), adversary=None)
 
     def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
-        """The target's prompts of some slots; half of the time with what brings it back, where that is known."""
-        if not self.restoring or bool(torch.rand(1, generator=generator) < 0.5):
+        """The target's prompts of some slots, or in their stead what brings it back, where that is known."""
+        if self.adversary is None:
             return self.slots.condition[s]
-        return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))].condition[s]
+        self.adversary.learn(generator)
+        chance = float(torch.rand(1, generator=generator))
+        if chance < OWN:
+            return self.slots.condition[s]
+        if self.restoring and chance < OWN + FOUND:
+            return self.restoring[int(torch.randint(len(self.restoring), (1,), generator=generator))].condition[s]
+        return self.adversary.read(s, generator)
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """Latents (2m, c, h, w), noise, times and conditions of m targets, then of m distractors, slot by slot."""

@@ -10,10 +10,10 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +30,14 @@ Losses = Mapping[str, Tensor]
 Step = Callable[[torch.Generator], Losses]
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Receives steps done, steps in all, and the losses of the last step."""
+
+
+class Stateful(Protocol):
+    """What can be kept and taken up again."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ def fit(
     *,
     seed: int,
     folder: Path | None = None,
+    beside: Sequence[Stateful] = (),
     watch: Watch | None = None,
     tracker: str = "",
 ) -> Run:
@@ -86,6 +95,7 @@ def fit(
     Args:
         step_of: from a generator the losses of one pass, by name; "loss" is minimised, the others are logged.
         folder: of `state.pt` (to go on from) and `losses.jsonl`; None keeps nothing on disk.
+        beside: what else changes from step to step. It goes on where it was; of several processes, where the first was.
         tracker: also log to what accelerate calls so: tensorboard, wandb, mlflow, ...
 
     Raises:
@@ -96,7 +106,7 @@ def fit(
     accelerator = _accelerator(plan, tracker, folder)
     parameters = adapter.parameters
     optimiser = accelerator.prepare(torch.optim.AdamW(parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay))
-    run, start = _resume(folder, adapter, optimiser, accelerator, plan, seed)
+    run, start = _resume(folder, adapter, optimiser, accelerator, plan, seed, beside)
     began = time.monotonic() - run.seconds
     for step in range(start, plan.steps):
         for group in optimiser.param_groups:
@@ -111,7 +121,7 @@ def fit(
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             run.states[step + 1] = adapter.state()
             if folder is not None and accelerator.is_main_process:
-                _keep(folder, run, optimiser, accelerator, plan, seed, step + 1)
+                _keep(folder, run, optimiser, accelerator, plan, seed, step + 1, beside)
         accelerator.log(found or {}, step=step + 1)
         if watch:
             watch(step + 1, plan.steps, run.losses[-1])
@@ -211,15 +221,26 @@ def check_available(precision: str, tracker: str) -> None:
 
 
 def _resume(
-    folder: Path | None, adapter: Weights, optimiser: Any, accelerator: Accelerator, plan: Plan, seed: int
+    folder: Path | None,
+    adapter: Weights,
+    optimiser: Any,
+    accelerator: Accelerator,
+    plan: Plan,
+    seed: int,
+    beside: Sequence[Stateful],
 ) -> tuple[Run, int]:
     """What an earlier run of the same plan left, or the beginning."""
     path = folder / "state.pt" if folder is not None else None
     if path is None or not path.exists():
         return Run(), 0
     state: Any = torch.load(path, weights_only=True)
+    kept = state.get("beside", [])
     if state["plan"] != [repr(plan), seed, accelerator.num_processes, sorted(adapter.parameters)]:
         return Run(), 0
+    if len(kept) != len(beside):
+        return Run(), 0
+    for one, its in zip(beside, kept, strict=True):
+        one.load_state_dict(its)
     run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
     adapter.load(run.states[state["step"]])
     optimiser.load_state_dict(state["optimiser"])
@@ -228,7 +249,16 @@ def _resume(
     return run, int(state["step"])
 
 
-def _keep(folder: Path, run: Run, optimiser: Any, accelerator: Accelerator, plan: Plan, seed: int, step: int) -> None:
+def _keep(
+    folder: Path,
+    run: Run,
+    optimiser: Any,
+    accelerator: Accelerator,
+    plan: Plan,
+    seed: int,
+    step: int,
+    beside: Sequence[Stateful],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "plan": [repr(plan), seed, accelerator.num_processes, sorted(run.states[step])],
@@ -238,6 +268,7 @@ def _keep(folder: Path, run: Run, optimiser: Any, accelerator: Accelerator, plan
         "seconds": run.seconds,
         "optimiser": optimiser.state_dict(),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+        "beside": [one.state_dict() for one in beside],
         "step": step,
     }
     write_atomically(folder / "state.pt", lambda p: torch.save(state, p))

@@ -14,7 +14,7 @@ from excise.families.base import Family, fingerprint
 from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
-from excise.training.loop import Step, fit
+from excise.training.loop import Stateful, Step, fit
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem, digest
 
@@ -41,11 +41,13 @@ def train(
     step_of: Callable[[Weights], Step],
     look: Look | None,
     meet: Callable[[Weights], None] | None = None,
+    beside: Sequence[Stateful] = (),
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
     """Train, calibrate, take the deltas; the model is left as it was.
 
     Args:
         meet: called with the adapter while the model is as the chosen checkpoint has it.
+        beside: what else changes from step to step.
 
     Returns:
         The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
@@ -60,7 +62,14 @@ def train(
         with passes(problem.family, config):
             step = step_of(adapter)
             run = fit(
-                adapter, step, plan, seed=problem.seed, folder=problem.folder, watch=watch, tracker=config.tracker
+                adapter,
+                step,
+                plan,
+                seed=problem.seed,
+                folder=problem.folder,
+                beside=beside,
+                watch=watch,
+                tracker=config.tracker,
             )
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
