@@ -19,7 +19,7 @@ from excise.attacks.inversion import InversionConfig, begun, read_as
 from excise.attacks.tokens import Lexicon
 from excise.families.base import Condition
 
-WORDS, EACH = 8, 2  # new words at a time, and pictures of a step for each
+WORDS, EACH = 8, 2  # new words at a time, and pictures that each sees in a step
 LIFE = 160  # steps of a word, until it begins anew
 
 
@@ -45,11 +45,16 @@ class Adversary:
     def learn(self, generator: torch.Generator) -> None:
         """One step: each word lowers the model's error on pictures of the target; the model gets no gradient."""
         at, clean, noise, t = self.arena.noised(generator, WORDS * EACH)
-        errors = self.arena.errors(clean, noise, t, self._read(at, torch.arange(len(at)) % WORDS)).mean()
-        if bool(torch.isfinite(errors)):  # else the loop of training leaves the step out as well, and counts it
-            vectors = [v for w in self.words for v in w.vectors.values()]
-            for v, gradient in zip(vectors, self.arena.gradients(errors, vectors), strict=True):
-                v.grad = gradient
+        vectors = [v for w in self.words for v in w.vectors.values()]
+        parts = []
+        for rows in torch.arange(len(at)).chunk(EACH):  # a word once in each, for memory's sake
+            condition = self._read(at[rows], torch.arange(WORDS))
+            error = self.arena.errors(clean[rows], noise[rows], t[rows], condition).mean()
+            if bool(torch.isfinite(error)):  # else the loop of training leaves the step out as well, and counts it
+                parts.append(self.arena.gradients(error, vectors))
+        if len(parts) == EACH:
+            for v, gradients in zip(vectors, zip(*parts, strict=True), strict=True):
+                v.grad = torch.stack(gradients).mean(dim=0)
             for word in self.words:
                 word.optimiser.step()
         self.steps += 1

@@ -55,7 +55,6 @@ MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
 LONGER = 2  # times the steps there
-PUSH = 10.0  # times the weight of the contrast there: what new words bring back is pushed away as hard as it is held
 SHOWN = 4  # pictures of each thing that brings a target back
 
 
@@ -90,6 +89,9 @@ class SurgUnConfig(TrainedConfig):
         ge=0,
         description="Most further trainings, in all of attention, against words that bring the target back, which are "
         "searched or learnt before each and in it; no more where a judge sees that none does.",
+    )
+    push: float = Field(
+        10.0, gt=0, description="Of robust: times the weight of the contrast there; less keeps more and resists less."
     )
     retain_weight: float = Field(
         0.0,
@@ -394,7 +396,7 @@ def _harden(job: Job, first: Trained) -> Trained:
 def _harder(config: SurgUnConfig) -> SurgUnConfig:
     """Settings of the further trainings: long, pushed and held to what is kept harder, and as far as that is kept."""
     longer = {name: LONGER * getattr(config, name) for name in ("steps", "save_every")}
-    held = {"weight": PUSH * config.weight, "retain_weight": max(HELD, config.retain_weight), "tie": "late"}
+    held = {"weight": config.push * config.weight, "retain_weight": max(HELD, config.retain_weight), "tie": "late"}
     return config.model_copy(update={**held, **longer})
 
 
