@@ -626,7 +626,7 @@ def test_one_word_after_another_begins_anew(adversary, monkeypatch):
     assert old[0] is adversary.words[0]
 
 
-def test_prompts_of_a_hardening_are_the_targets_own_found_ones_and_those_of_the_adversary(any_pipe, monkeypatch):
+def test_prompts_of_a_hardening_are_the_targets_own_found_ones_and_those_of_the_adversary(any_pipe):
     family = family_of(any_pipe)
     own, found = family.condition(["a cat"] * 4), family.condition(["a tree"] * 4)
     learnt = family.condition(["a car"] * 4)

@@ -49,7 +49,7 @@ class Competition:
         return replace(self, restoring=(), adversary=None)
 
     def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
-        """The target's prompts of some slots, or in their stead what brings it back, where that is known."""
+        """The target's prompts of some slots, or in their stead what brings it back. An adversary learns first."""
         if self.adversary is None:
             return self.slots.condition[s]
         self.adversary.learn(generator)

@@ -234,10 +234,8 @@ def _resume(
     if path is None or not path.exists():
         return Run(), 0
     state: Any = torch.load(path, weights_only=True)
-    kept = state.get("beside", [])
-    if state["plan"] != [repr(plan), seed, accelerator.num_processes, sorted(adapter.parameters)]:
-        return Run(), 0
-    if len(kept) != len(beside):
+    kept, same = state.get("beside", []), [repr(plan), seed, accelerator.num_processes, sorted(adapter.parameters)]
+    if state["plan"] != same or len(kept) != len(beside):
         return Run(), 0
     for one, its in zip(beside, kept, strict=True):
         one.load_state_dict(its)
