@@ -34,6 +34,7 @@ from excise.fade import fade
 from excise.families import load
 from excise.families.base import Family
 from excise.files import make_folder, write_json, write_text
+from excise.precision import bfloat16
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import asks
 from excise.recipe import Cell, Recipe, cells
@@ -321,4 +322,4 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _precision(name: str) -> Any:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(kind, torch.bfloat16, enabled=name == "bfloat16")
+    return bfloat16(kind, asked=name == "bfloat16")

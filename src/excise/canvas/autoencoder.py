@@ -13,6 +13,7 @@ from torch import Tensor
 
 from excise.canvas.data import Pool, pixels
 from excise.canvas.loop import Plan, train
+from excise.precision import fastest
 
 BATCH = 32
 LATENT_NOISE = 0.05  # beside latents that are pulled towards unit size
@@ -42,7 +43,7 @@ def train_autoencoder(
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with fastest(device):
             latent = vae.encode(x).latent_dist
             noise = torch.randn(latent.mean.shape, generator=generator).to(device)
             y = vae.decode(latent.mean + latent.std * noise).sample
@@ -66,7 +67,7 @@ def train_deep(
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(device).contiguous()
-        with torch.autocast(device, torch.bfloat16):
+        with fastest(device):
             latent = vae.encode(x).latent
             noise = torch.randn(latent.shape, generator=generator).to(device)
             y = vae.decode(latent + LATENT_NOISE * noise).sample
@@ -82,7 +83,7 @@ def encode(vae: AutoencoderKL | AutoencoderDC, images: np.ndarray, batch: int = 
     """(N, 64, 64, 3) uint8 to (N, c, h, w) latents (of a posterior its mean), unscaled, float32 on the CPU."""
     out = []
     for part in np.array_split(images, max(1, len(images) // batch)):
-        with torch.autocast(vae.device.type, torch.bfloat16):
+        with fastest(vae.device.type):
             found = vae.encode(pixels(part).to(vae.device))
         out.append((found.latent_dist.mean if hasattr(found, "latent_dist") else found.latent).float().cpu())
     return torch.cat(out)

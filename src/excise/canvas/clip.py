@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from excise.canvas import world
 from excise.canvas.data import Caption, Pool, caption, pixels
 from excise.canvas.loop import Plan, train
+from excise.precision import fastest
 
 WIDTH = 256
 LENGTH = 32
@@ -152,7 +153,7 @@ def train_clip(
         chosen = rng.integers(len(pool.cells), size=BATCH)
         captions = [caption(pool.cells[c], rng) for c in chosen]
         ids = tokenize(tokenizer, [c.text for c in captions]).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with fastest(device):
             image = model.image(pixels(pool.images[pool.pick(chosen, rng)]).to(device))
             text = model.text_features(ids)
         logits = model.log_scale.exp().clamp(max=100) * text @ image.mT

@@ -15,6 +15,7 @@ from excise.canvas.loop import Plan, train
 from excise.families.base import Condition, join
 from excise.families.pipeline import PipelineFamily
 from excise.noising import Noising, noising
+from excise.precision import fastest
 
 DROP_PROMPT = 0.1  # share of prompts left out, for classifier-free guidance
 SNR_CAP = 5.0  # min-SNR weighting, arXiv 2303.09556: hardly-noised steps count less
@@ -70,7 +71,7 @@ def train_denoiser(
         t = plan.times(batch, generator=generator)
         noised = plan.add(clean, noise, t).to(device, memory_format=torch.channels_last)
         condition = conditions(prompts)
-        with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # fastest on so few tokens
+        with fastest(device), sdpa_kernel(SDPBackend.MATH):  # fastest on so few tokens
             guess = family.predict(noised, t, condition)
         error = (guess - plan.target(clean, noise, t).to(device)).square().mean(dim=(1, 2, 3))
         return (_weight(plan, t).to(device) * error).mean()

@@ -14,6 +14,7 @@ from excise.canvas import render, world
 from excise.canvas.data import Pool, pixels, render_pool
 from excise.canvas.loop import Plan, train
 from excise.judges.canvas import LABELS, NETWORKS
+from excise.precision import fastest
 
 BATCH = 128
 NOTHING = 0.3  # share of a batch that shows no known object
@@ -55,7 +56,7 @@ def train_judge(
         _make_nothing(x, objects, style_labels, empty, rng)
         x = _washed_out(x, generator) if which == "a" else x
         x = _augment(x, generator).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16):
+        with fastest(device):
             object_logits, style_logits = network(x)
         return F.cross_entropy(object_logits.float(), objects.to(device), label_smoothing=0.02) + F.cross_entropy(
             style_logits.float(), style_labels.to(device), ignore_index=IGNORE

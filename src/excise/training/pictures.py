@@ -15,6 +15,7 @@ from torch import Tensor
 from excise.concept import fill
 from excise.errors import ConceptError
 from excise.families.base import Condition, Family, Progress, split
+from excise.precision import bfloat16
 from excise.training.scorers import Scorer
 
 TRIES = 3
@@ -66,7 +67,7 @@ class Sampling:
 
     def _precision(self, family: Family) -> AbstractContextManager[Any]:
         # Not fp16, in which the autoencoder of SDXL overflows.
-        return torch.autocast(family.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return bfloat16(family.device.type, asked=self.precision == "bf16")
 
 
 @dataclass(frozen=True)
