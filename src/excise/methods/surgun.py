@@ -35,12 +35,12 @@ from excise.attacks.restoring import Restoring, adversary, restoring
 from excise.concept import Concept, fill
 from excise.edit import Delta, add, laid
 from excise.errors import ExciseWarning, SettingError
-from excise.families.base import Condition, join
+from excise.families.base import join
 from excise.noising import noising
 from excise.training import objectives
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
-from excise.training.competition import Competition
+from excise.training.competition import Competition, Kept
 from excise.training.config import TrainedConfig
 from excise.training.confinement import Span, check_retained, null_span, target_span
 from excise.training.distractors import choose
@@ -54,8 +54,10 @@ from excise.training.run import kept_point, look_of, passes, train
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
+HELD_PICTURES = 96  # of what is kept, for that loss
 LONGER = 2  # times the steps there
 SHOWN = 4  # pictures of each thing that brings a target back
+SEEDS = 4  # of each prompt of what is kept, by which checkpoints of a hardening are judged
 
 
 class SurgUnConfig(TrainedConfig):
@@ -261,7 +263,7 @@ class SurgUn:
         job = Job(problem, config, competitions, look)
         trained = (_train_confined if config.confine else _train_blocks)(job)
         if config.robust:
-            trained = _harden(job, trained)
+            trained = _harden(_closer(job), trained)
         return replace(trained, evidence={**evidence, **trained.evidence})
 
 
@@ -346,7 +348,7 @@ def _target_span(job: Job, share: float) -> Span:
     return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
 
 
-def _kept(problem: TrainingProblem) -> Condition:
+def _kept(problem: TrainingProblem) -> Kept:
     """The prompts of the retain loss: at most MOST_KEPT of those to keep, and the empty prompt.
 
     Raises:
@@ -357,19 +359,41 @@ def _kept(problem: TrainingProblem) -> Condition:
             "retain_weight and robust need prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, "
             "or leave both at 0."
         )
+    prompts = _kept_prompts(problem)
+    return Kept(problem.family.condition([*prompts, ""]).to(torch.device("cpu"), torch.float32))
+
+
+def _kept_prompts(problem: TrainingProblem) -> list[str]:
     order = torch.randperm(len(problem.retain), generator=torch.Generator().manual_seed(problem.seed)).tolist()
-    return problem.family.condition(["", *(problem.retain[i] for i in order[:MOST_KEPT])]).to(
-        torch.device("cpu"), torch.float32
+    return [problem.retain[i] for i in order[:MOST_KEPT]]
+
+
+def _closer(job: Job) -> Job:
+    """The job of a hardening: the untouched model also draws what is kept, to hold it there and to look closer."""
+    problem, look = job.problem, job.look
+    prompts = _kept_prompts(problem)[:HELD_PICTURES]
+    images = problem.sampling.draw(
+        problem.family,
+        prompts,
+        [picture_seed(problem.seed, "kept", i) for i in range(len(prompts))],
+        lambda done, total: problem.say("drawing what is kept", done, total),
     )
+    pictures = problem.family.latents(images)
+    held = [replace(c, kept=replace(c.kept, pictures=pictures)) for c in job.competitions if c.kept is not None]
+    return replace(job, competitions=held, look=look.closer(SEEDS) if look else None)
 
 
 def _harden(job: Job, first: Trained) -> Trained:
-    """Further trainings, each on top of all before it, against what still brings the targets back."""
+    """Further trainings, each on top of all before it, against what still brings the targets back.
+
+    Each stops before it costs more than its part of what `keep` leaves to lose. One that costs all of that and more at
+    every checkpoint is left out, and is the last.
+    """
     problem, competitions = job.problem, job.competitions
-    config = _harder(job.config)
     maps = [m.path for m in choose_maps(problem.family, "attention")]
     whole, rounds = dict(first.modules), []
     for number in range(job.config.robust):
+        config = _harder(job.config, (number + 1) / job.config.robust)
         with laid(problem.family, whole):
             found = [
                 _returning(problem, config, c, k, number) for c, k in zip(problem.concepts, competitions, strict=True)
@@ -389,15 +413,33 @@ def _harden(job: Job, first: Trained) -> Trained:
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
         rounds[-1] |= {"step": measured["step"], "calibration": measured["calibration"]}
+        if job.look and kept_point(measured)["retain"] < job.config.keep:
+            rounds[-1]["step"] = None
+            _warn_of_costs(number, job.config.keep)
+            break
         whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
     return replace(first, modules=whole, evidence={**first.evidence, "hardening": rounds})
 
 
-def _harder(config: SurgUnConfig) -> SurgUnConfig:
-    """Settings of the further trainings: long, pushed and held to what is kept harder, and as far as that is kept."""
+def _harder(config: SurgUnConfig, share: float) -> SurgUnConfig:
+    """Settings of a further training: long, pushed and held to what is kept harder, and as far as that is kept.
+
+    Args:
+        share: of what `keep` leaves to lose, what may be lost by now.
+    """
     longer = {name: LONGER * getattr(config, name) for name in ("steps", "save_every")}
-    held = {"weight": config.push * config.weight, "retain_weight": max(HELD, config.retain_weight), "tie": "late"}
-    return config.model_copy(update={**held, **longer})
+    held = {"weight": config.push * config.weight, "retain_weight": max(HELD, config.retain_weight)}
+    rule = {"calibrate": "last" if config.calibrate == "last" else "kept", "keep": 1 - share * (1 - config.keep)}
+    return config.model_copy(update={**held, **longer, **rule})
+
+
+def _warn_of_costs(number: int, keep: float) -> None:
+    warnings.warn(
+        f"round {number + 1} of the hardening kept less than {keep:.0%} of what is to be kept at every checkpoint, so "
+        "it was left out; a lower --set push=... or --set keep=... lets more of it in.",
+        ExciseWarning,
+        stacklevel=2,
+    )
 
 
 def _returning(

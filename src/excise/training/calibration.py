@@ -12,9 +12,10 @@ from excise.training.probes import Look, Rates
 
 TIE = 0.01  # scores within it count as equal
 CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
-ENOUGH = 0.95  # erased, under the rule "constrained"
+ENOUGH = 0.95  # erased, under the rules "constrained" and "kept"
+KEEP = 0.97  # retained, under the rule "kept"
 Say = Callable[[str, int, int], None]
-Rule = Literal["hmean", "constrained", "last"]
+Rule = Literal["hmean", "constrained", "kept", "last"]
 Tie = Literal["middle", "early", "late"]
 
 
@@ -33,6 +34,7 @@ def calibrate(
     rule: Rule,
     say: Say = lambda *_: None,
     tie: Tie = "middle",
+    keep: float = KEEP,
 ) -> tuple[int, list[Point]]:
     """Draw with every kept state and choose one.
 
@@ -45,19 +47,25 @@ def calibrate(
         adapter.load(state)
         curve.append(Point(step, look.rates(look.draw())))
     say("calibrating", len(states), len(states))
-    step = choose(curve, rule, tie)
+    step = choose(curve, rule, tie, keep)
     adapter.load(states[step])
     return step, curve
 
 
-def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle") -> int:
+def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float = KEEP) -> int:
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
-    erase enough, else as hmean. last: the last one. Of a tie the earliest, the latest, or the middle, see `_best`.
+    erase enough, else as hmean. kept: the latest of those that retain `keep`, of these one that erases enough where
+    there is any; where none retains it, the one that retains most. last: the last one. Of a tie the earliest, the
+    latest, or the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
+    if rule == "kept" and (held := [p for p in curve if p.rates.retain >= keep]):
+        return ([p for p in held if p.rates.erase >= ENOUGH] or held)[-1].step
+    if rule == "kept":
+        return _best(curve, [p.rates.retain for p in curve], tie)
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
         return _best(enough, [p.rates.retain for p in enough], tie)

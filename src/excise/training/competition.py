@@ -24,12 +24,25 @@ OWN, FOUND = 0.25, 0.25  # of a hardening's steps: under the target's own prompt
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What the retain loss holds as it is.
+
+    Attributes:
+        condition: the prompts. pictures: (p, c, h, w) latents of the first p of them, as the untouched model draws
+            them, or None.
+    """
+
+    condition: Condition
+    pictures: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Competition:
     """One target's pictures, ready for training.
 
     Attributes:
         size: targets in a batch, and distractors. caption: the prompts that distractors are trained under.
-        share_noise: one noise for a target and its distractor. kept: the prompts of an explicit retain loss, if any.
+        share_noise: one noise for a target and its distractor. kept: of an explicit retain loss, if any.
         restoring: what brought the target back before. adversary: words that are learnt meanwhile.
     """
 
@@ -39,7 +52,7 @@ class Competition:
     size: int
     caption: Literal["target", "own"] = "target"
     share_noise: bool = True
-    kept: Condition | None = None
+    kept: Kept | None = None
     restoring: tuple[Restoring, ...] = ()
     adversary: Adversary | None = None
 
@@ -85,14 +98,22 @@ class Competition:
         return target, distractor
 
     def drift(self, generator: torch.Generator, adapter: Weights) -> Tensor:
-        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over prompts c to keep, at noised pictures of the distractors."""
+        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over prompts c to keep.
+
+        At noised pictures of the distractors; half of a batch at the prompts' own pictures, where there are any.
+        """
         assert self.kept is not None
         m = self.size
         pictures = self.slots.distractors.flatten(0, 1)
         clean = pictures[torch.randint(len(pictures), (m,), generator=generator)]
+        asked = torch.randint(len(self.kept.condition), (m,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         t = self.plan.times(m, generator=generator)
-        condition = self.kept[torch.randint(len(self.kept), (m,), generator=generator)]
+        if self.kept.pictures is not None:
+            half = len(asked[::2])
+            asked[::2] = torch.randint(len(self.kept.pictures), (half,), generator=generator)
+            clean[::2] = self.kept.pictures[asked[::2]]
+        condition = self.kept.condition[asked]
         noised = self.plan.add(clean, noise, t)
         with adapter.teacher(), torch.no_grad():
             before = self.family.predict(noised, t, condition)

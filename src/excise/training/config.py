@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from excise.methods.base import Settings
+from excise.training.calibration import KEEP
 from excise.training.loop import Plan
 
 
@@ -30,10 +31,17 @@ class TrainedConfig(Settings):
         "", description="Also log losses to what accelerate calls so (tensorboard, wandb, ...), where it is installed."
     )
 
-    calibrate: Literal["hmean", "constrained", "last"] = Field(
+    calibrate: Literal["hmean", "constrained", "kept", "last"] = Field(
         "hmean",
         description="How the checkpoint is chosen, where a judge looks: by the harmonic mean of erase and retain, by "
-        "retain among those that erase enough, or the last one.",
+        "retain among those that erase enough, the latest of those that retain `keep`, or the last one.",
+    )
+    keep: float = Field(
+        KEEP,
+        gt=0,
+        le=1,
+        description="Of calibrate=kept, and of SurgUn's robust: least share of the pictures of what is kept that must "
+        "stay right.",
     )
 
     tie: Literal["middle", "early", "late"] = Field(

@@ -62,6 +62,8 @@ class Look:
         probes: what to draw. seed: of the pictures; neither is any protocol's.
         others: names that may stand in for the target.
         pooled: count all targets' pictures together, where there are too few of each to tell the least gone.
+        net: of what is kept, pictures that became right make up for others that no longer are, so that on average
+            no harm is seen where there is none; for many pictures.
 
     Raises:
         ConceptError: the scorer never sees a target in the untouched model's pictures (pooled: none of them).
@@ -76,9 +78,10 @@ class Look:
         seed: int,
         others: Sequence[str] = (),
         pooled: bool = False,
+        net: bool = False,
     ) -> None:
         self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
-        self.others, self.pooled = list(others), pooled
+        self.others, self.pooled, self.net = list(others), pooled, net
         self.before = self.draw()
         self.right = self._sees(self.before)
         rows = list(zip(self.right, self.probes, strict=True))
@@ -96,6 +99,12 @@ class Look:
                 ExciseWarning,
                 stacklevel=2,
             )
+
+    def closer(self, seeds: int) -> Look:
+        """The same with several seeds for each prompt of what is kept, in net; draws with the model as it is now."""
+        kept = [p for p in self.probes if p.role in ("related", "unrelated")]
+        probes = [*self.probes, *(seeds - 1) * kept]
+        return Look(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, net=True)
 
     def _targets(self) -> list[str | None]:
         """The targets that are counted each by itself; None: all as one."""
@@ -117,13 +126,20 @@ class Look:
         def share(role: Role, name: str | None = None) -> float:
             """Of the pictures of a role (and name) that showed what they should, those that still do."""
             rows = zip(now, self.right, self.probes, strict=True)
-            kept = [n for n, r, p in rows if r and p.role == role and name in (None, p.name)]
-            return sum(kept) / len(kept) if kept else 1.0
+            still = [n for n, r, p in rows if r and p.role == role and name in (None, p.name)]
+            return sum(still) / len(still) if still else 1.0
+
+        def kept(role: Role) -> float:
+            if not self.net:
+                return share(role)
+            rows = [(n, r) for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == role]
+            before = sum(r for _, r in rows)
+            return min(1.0, sum(n for n, _ in rows) / before) if before else 1.0
 
         erased = [1 - share("target", name) for name in self._targets()]
         back = [n for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == "gone" and not r]
         erased += [1 - sum(back) / len(back)] if back else []
-        return Rates(min(erased), share("related"), share("unrelated"), self._instead(images))
+        return Rates(min(erased), kept("related"), kept("unrelated"), self._instead(images))
 
     def _instead(self, images: Sequence[Image.Image]) -> float:
         """Share of the target's pictures in which one of the other names is seen."""

@@ -73,7 +73,8 @@ def train(
             )
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
-            chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say, config.tie)
+            rule = (config.calibrate, problem.say, config.tie, config.keep)
+            chosen, curve = calibrate(adapter, run.states, look, *rule)
         adapter.load(run.states[chosen])
         deltas = adapter.deltas()
         if meet is not None:
@@ -82,7 +83,9 @@ def train(
     return deltas, {
         "judge": problem.scorer.name if problem.scorer else UNSEEN,
         "step": chosen,
-        "calibration": [{"step": p.step, **vars(p.rates), "score": p.rates.score} for p in curve],
+        "calibration": [
+            {"step": p.step, **vars(p.rates), "retain": p.rates.retain, "score": p.rates.score} for p in curve
+        ],
         "losses": run.losses,
         "skipped_steps": run.skipped,
     }
