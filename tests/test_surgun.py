@@ -30,7 +30,7 @@ from excise.families.pipeline import PipelineFamily
 from excise.methods.surgun import SurgUnConfig, objective
 from excise.noising import noising
 from excise.training.adapters import blocks
-from excise.training.competition import Competition
+from excise.training.competition import Competition, Kept
 from excise.training.distractors import CANDIDATES
 from excise.training.injection import injected
 from excise.training.pictures import Sampling, draw_slots, picture_seed
@@ -273,6 +273,43 @@ def test_rates_count_what_was_right_before(family):
     assert (rates.erase, rates.related, rates.unrelated) == (0.5, 0.5, 1.0)
     assert rates.score == pytest.approx(3 / (2 + 2 + 1))
     assert rates.instead == 0
+
+
+def test_a_closer_look_has_more_seeds_of_what_is_kept_and_counts_what_became_right(family):
+    probes = [Probe("a cat", "cat", "target"), Probe("a dog", "dog", "related"), Probe("a car", "car", "unrelated")]
+    before = [True, *(True, True), *(True, False), *(False, True)]  # then two seeds more of dog and car
+    now = [False, *(True, True), *(False, False), *(True, False)]
+    looks = iter([before[:3], before, now])
+    scorer = SimpleNamespace(name="scripted", sees=lambda images, names: next(looks))
+    look = Look(family, probes, scorer, Sampling(2, 1.0), 0)
+    closer = look.closer(3)
+    assert [p.name for p in closer.probes] == ["cat", "dog", "car", "dog", "car", "dog", "car"]
+    assert closer.before[:3] == look.before
+    assert len({image.tobytes() for image in closer.before}) == 7
+    rates = closer.rates(closer.before)
+    assert (rates.erase, rates.related, rates.unrelated) == (1.0, 1.0, 0.5)  # one dog for another; of two cars one
+
+
+def test_drift_is_measured_at_what_is_kept_and_at_the_distractors(any_pipe, monkeypatch):
+    family = family_of(any_pipe)
+    rows = torch.arange(1.0, 4)[:, None, None, None].expand(3, *family.latent_shape)
+    slots = SimpleNamespace(distractors=-rows[None])
+    condition = family.condition(["a dog", "a tree", "a sea", "a car"])
+    plan = noising(family.pipe.scheduler)
+    kept = Kept(condition, rows)
+    seen = []
+    monkeypatch.setattr(type(plan), "add", lambda self, clean, noise, t: clean)
+    predict = lambda z, t, c: seen.append((z, c)) or z  # noqa: E731
+    spied = SimpleNamespace(predict=predict, latent_shape=family.latent_shape)
+    adapter = SimpleNamespace(teacher=ExitStack)
+    drift = Competition(slots, spied, plan, 8, kept=kept).drift(torch.Generator().manual_seed(0), adapter)
+    assert drift == 0
+    z, c = seen[0]
+    assert bool((z[1::2] < 0).all())  # of distractors
+    assert bool((z[::2] > 0).all())
+    for latent, i in zip(z[::2], range(0, 8, 2), strict=True):  # each under the prompt it was drawn of
+        own = condition[[int(latent.flatten()[0]) - 1]]
+        assert all(torch.equal(v, c[[i]].inputs[k]) for k, v in own.inputs.items())
 
 
 def test_rates_tell_wreckage_from_something_else(family):
@@ -548,6 +585,31 @@ def test_hardening_ends_where_nothing_brings_the_target_back(any_pipe, monkeypat
     assert [r["restored"]["cat"] for r in rounds] == [0.5, 0.0]
     assert ["step" in r for r in rounds] == [True, False]
     assert len(looked) == 2
+
+
+@pytest.mark.usefixtures("short_searches")
+def test_a_hardening_that_keeps_too_little_is_left_out(tokenizer):
+    """The judge no longer sees what is kept once the second edit is in force."""
+    pipe = tiny_pipe(tokenizer)
+    hardening = []
+    room = Room(
+        lambda images, names: [name == "cat" or not hardening for name in names],
+        say=lambda what, done, total: hardening.append(1) if what.startswith("training") and total == 8 else None,
+    )
+
+    def made(robust):
+        return erase(
+            pipe, ["cat"], "surgun", preserve=["dog", "sea"], robust=robust, share=0.5, widen=1.0, room=room, **SMALL
+        )
+
+    plain = made(0)
+    with pytest.warns(ExciseWarning, match="round 1 of the hardening kept less than 97%"):
+        held = made(3)
+    (found,) = held.record.measured["hardening"]
+    assert found["step"] is None
+    assert {p["retain"] for p in found["calibration"]} == {0.0}
+    assert all(torch.equal(t, held.tensors()[name]) for name, t in plain.tensors().items())
+    assert held.paths == plain.paths
 
 
 @pytest.mark.usefixtures("short_searches")
