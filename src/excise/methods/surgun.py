@@ -320,7 +320,7 @@ def _train_confined(job: Job) -> Trained:
 def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, float]:
     """How good an attempt is, by the rule that chose its checkpoint."""
     point = kept_point(measured)
-    return config.calibrate == "constrained" and point["erase"] >= ENOUGH, point["score"]
+    return config.calibrate in ("constrained", "kept") and point["erase"] >= ENOUGH, point["score"]
 
 
 def _train_within(span: Span, job: Job) -> Trained:
@@ -378,9 +378,11 @@ def _closer(job: Job) -> Job:
         [picture_seed(problem.seed, "kept", i) for i in range(len(prompts))],
         lambda done, total: problem.say("drawing what is kept", done, total),
     )
-    pictures = problem.family.latents(images)
-    held = [replace(c, kept=replace(c.kept, pictures=pictures)) for c in job.competitions if c.kept is not None]
-    return replace(job, competitions=held, look=look.closer(SEEDS) if look else None)
+    kept = job.competitions[0].kept
+    assert kept is not None, "all hold the same with robust"
+    kept = replace(kept, pictures=problem.family.latents(images))
+    competitions = [replace(c, kept=kept) for c in job.competitions]
+    return replace(job, competitions=competitions, look=look.closer(SEEDS) if look else None)
 
 
 def _harden(job: Job, first: Trained) -> Trained:
@@ -413,7 +415,7 @@ def _harden(job: Job, first: Trained) -> Trained:
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
         rounds[-1] |= {"step": measured["step"], "calibration": measured["calibration"]}
-        if job.look and kept_point(measured)["retain"] < job.config.keep:
+        if job.look and config.calibrate == "kept" and kept_point(measured)["retain"] < job.config.keep:
             rounds[-1]["step"] = None
             _warn_of_costs(number, job.config.keep)
             break
