@@ -149,19 +149,8 @@ def _kept(problem: TrainingProblem, config: Any) -> Path | None:
     """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
     if problem.cache is None:
         return None
-    elsewhere = {
-        "blocks",
-        "keep_blocks",
-        "reuse_blocks",
-        "calibrate",
-        "tie",
-        "keep",
-        "robust",
-        "push",
-        "anchor",
-        "tracker",
-        "draw",
-    }
+    choice = {"blocks", "keep_blocks", "reuse_blocks", "calibrate", "tie", "keep"}
+    elsewhere = choice | {"robust", "push", "anchor", "tracker", "draw"}
     own = config.model_dump(mode="json", exclude=elsewhere)
     kinds = sorted({c.kind for c in problem.concepts})
     family = problem.family
