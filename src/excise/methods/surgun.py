@@ -415,7 +415,7 @@ def _harden(job: Job, first: Trained) -> Trained:
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
         rounds[-1] |= {"step": measured["step"], "calibration": measured["calibration"]}
-        if job.look and config.calibrate == "kept" and kept_point(measured)["retain"] < job.config.keep:
+        if job.look and config.calibrate == "kept" and kept_point(measured)["least"] < job.config.keep:
             rounds[-1]["step"] = None
             _warn_of_costs(number, job.config.keep)
             break

@@ -13,7 +13,7 @@ from excise.training.probes import Look, Rates
 TIE = 0.01  # scores within it count as equal
 CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
 ENOUGH = 0.95  # erased, under the rules "constrained" and "kept"
-KEEP = 0.97  # retained, under the rule "kept"
+KEEP = 0.97  # retained on either side, under the rule "kept"
 Say = Callable[[str, int, int], None]
 Rule = Literal["hmean", "constrained", "kept", "last"]
 Tie = Literal["middle", "early", "late"]
@@ -56,16 +56,16 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float 
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
-    erase enough, else as hmean. kept: the latest of those that retain `keep`, of these one that erases enough where
-    there is any; where none retains it, the one that retains most. last: the last one. Of a tie the earliest, the
-    latest, or the middle, see `_best`.
+    erase enough, else as hmean. kept: the latest of those that retain `keep` on either side, of these one that erases
+    enough where there is any; where none retains it, the one that retains most. last: the last one. Of a tie the
+    earliest, the latest, or the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
-    if rule == "kept" and (held := [p for p in curve if p.rates.retain >= keep]):
+    if rule == "kept" and (held := [p for p in curve if p.rates.least >= keep]):
         return ([p for p in held if p.rates.erase >= ENOUGH] or held)[-1].step
     if rule == "kept":
-        return _best(curve, [p.rates.retain for p in curve], tie)
+        return _best(curve, [p.rates.least for p in curve], tie)
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
         return _best(enough, [p.rates.retain for p in enough], tie)

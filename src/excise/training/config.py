@@ -40,8 +40,8 @@ class TrainedConfig(Settings):
         KEEP,
         gt=0,
         le=1,
-        description="Of calibrate=kept, and of SurgUn's robust: least share of the pictures of what is kept that must "
-        "stay right.",
+        description="Of calibrate=kept, and of SurgUn's robust: least share of the pictures of what is kept, near to "
+        "the target and far from it, that must stay right.",
     )
 
     tie: Literal["middle", "early", "late"] = Field(

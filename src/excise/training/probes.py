@@ -50,6 +50,11 @@ class Rates:
         return (self.related + self.unrelated) / 2
 
     @property
+    def least(self) -> float:
+        """The lesser side of what is kept."""
+        return min(self.related, self.unrelated)
+
+    @property
     def score(self) -> float:
         """Harmonic mean of the three."""
         return harmonic_mean([self.erase, self.related, self.unrelated])
