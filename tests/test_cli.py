@@ -190,6 +190,8 @@ def test_methods_and_doctor(excise, model):
     status, out, _ = excise("methods", "spee")
     assert status == 2
     status, out, _ = excise("doctor", "--model", model, "--json")
+    assert json.loads(out)["device"] in ("cpu", "mps", "cuda:0")
+    assert json.loads(out)["bfloat16"] in ("fast", "slow here; leave float32")
     assert json.loads(out)["model"]["methods"] == "cure, emcid, esd, mace, rece, scapre, speed, surgun, uce"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from excise import precision
+from excise.families import load
 
 
 @pytest.fixture(params=["AVX2", "AVX512"])
@@ -32,3 +33,11 @@ def test_bfloat16_asked_for_is_given_and_its_price_said_once(cpu: str, caplog: p
     said = [r.getMessage() for r in caplog.records if "bfloat16" in r.getMessage()]
     assert len(said) == (cpu == "AVX2")
     assert all("AVX2" in s and "float32" in s for s in said)
+
+
+def test_a_model_loaded_in_half_precision_says_so_too(cpu: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for dtype in ("auto", "float32", "float16"):
+            load("canvas-sd", dtype=dtype, device="cpu")
+    said = [r.getMessage() for r in caplog.records if "instructions" in r.getMessage()]
+    assert ["float16" in s for s in said] == ([True] if cpu == "AVX2" else [])

@@ -35,6 +35,8 @@ def doctor(
         except PackageNotFoundError:
             checks[package] = "missing"
             missing.append(package)
+    if "torch" not in missing:
+        checks |= _computing()
     checks["cores"] = os.cpu_count()
     checks["free disk (GB)"] = round(shutil.disk_usage(".").free / 1e9, 1)
     checks["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "not set")
@@ -53,6 +55,14 @@ def doctor(
     if missing:
         show.say(f"missing: {', '.join(missing)}; run: pip install excise")
         sys.exit(1)
+
+
+def _computing() -> dict[str, str]:
+    from excise.families.load import pick_device
+    from excise.precision import has_bfloat16
+
+    device = pick_device("auto")
+    return {"device": device, "bfloat16": "fast" if has_bfloat16(device) else "slow here; leave float32"}
 
 
 def _look_inside(family: Any, model: str) -> dict[str, Any]:

@@ -65,8 +65,11 @@ def load(
     name, path = str(model), Path(model)
     import torch
 
+    from excise.precision import check
+
     where = pick_device(device)
     options = {"dtype": _dtype(dtype, where)}
+    check(dtype if dtype != "auto" else "float32", where)
     if name in BUILT_IN:
         path = WEIGHTS / name
         if not (path / "model_index.json").exists():
