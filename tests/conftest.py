@@ -17,6 +17,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from excise.canvas import gemma
@@ -24,6 +25,9 @@ from excise.canvas.clip import build_tokenizer
 from excise.families import WEIGHTS
 
 WIDTH = 32
+
+settings.register_profile("excise", deadline=None)  # a busy machine is no failure
+settings.load_profile("excise")
 
 
 @pytest.fixture(autouse=True)

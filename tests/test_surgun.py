@@ -607,7 +607,7 @@ def test_a_hardening_that_keeps_too_little_is_left_out(tokenizer):
         held = made(3)
     (found,) = held.record.measured["hardening"]
     assert found["step"] is None
-    assert {p["least"] for p in found["calibration"]} == {0.0}
+    assert {p["retain"] for p in found["calibration"]} == {0.0}
     assert all(torch.equal(t, held.tensors()[name]) for name, t in plain.tensors().items())
     assert held.paths == plain.paths
 

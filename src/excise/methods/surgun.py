@@ -388,8 +388,8 @@ def _closer(job: Job) -> Job:
 def _harden(job: Job, first: Trained) -> Trained:
     """Further trainings, each on top of all before it, against what still brings the targets back.
 
-    Each stops before it costs more than its part of what `keep` leaves to lose. One that costs all of that and more at
-    every checkpoint is left out, and is the last.
+    Each stops before it costs more than its part of what `keep` leaves to lose, near to the target or far from it. One
+    that costs all of that and more, on average of both, at every checkpoint is left out, and is the last.
     """
     problem, competitions = job.problem, job.competitions
     maps = [m.path for m in choose_maps(problem.family, "attention")]
@@ -415,7 +415,7 @@ def _harden(job: Job, first: Trained) -> Trained:
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
         rounds[-1] |= {"step": measured["step"], "calibration": measured["calibration"]}
-        if job.look and config.calibrate == "kept" and kept_point(measured)["least"] < job.config.keep:
+        if job.look and config.calibrate == "kept" and kept_point(measured)["retain"] < job.config.keep:
             rounds[-1]["step"] = None
             _warn_of_costs(number, job.config.keep)
             break

@@ -57,7 +57,7 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float 
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
     erase enough, else as hmean. kept: the latest of those that retain `keep` on either side, of these one that erases
-    enough where there is any; where none retains it, the one that retains most. last: the last one. Of a tie the
+    enough where there is any; where none does, the one that retains most on average. last: the last one. Of a tie the
     earliest, the latest, or the middle, see `_best`.
     """
     if rule == "last":
@@ -65,7 +65,7 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float 
     if rule == "kept" and (held := [p for p in curve if p.rates.least >= keep]):
         return ([p for p in held if p.rates.erase >= ENOUGH] or held)[-1].step
     if rule == "kept":
-        return _best(curve, [p.rates.least for p in curve], tie)
+        return _best(curve, [p.rates.retain for p in curve], tie)
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
         return _best(enough, [p.rates.retain for p in enough], tie)

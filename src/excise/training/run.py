@@ -84,7 +84,7 @@ def train(
         "judge": problem.scorer.name if problem.scorer else UNSEEN,
         "step": chosen,
         "calibration": [
-            {"step": p.step, **vars(p.rates), "least": p.rates.least, "score": p.rates.score} for p in curve
+            {"step": p.step, **vars(p.rates), "retain": p.rates.retain, "score": p.rates.score} for p in curve
         ],
         "losses": run.losses,
         "skipped_steps": run.skipped,
