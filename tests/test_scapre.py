@@ -98,7 +98,7 @@ def edited(p, W, c, seed=0):
     return W + ScaPre.solve(p, {"w": W}, c, seeded(seed)).modules["w"].dw
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     problems_,
     st.sampled_from(["mask", "ratio"]),
@@ -117,7 +117,7 @@ def test_scale_equals_the_program_row_by_row(p, relevance, elsewhere, gate, mu, 
         assert_close(edited(p, W, c, seed), naive_scale(W, p, c, seeded(seed)), rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems_, st.booleans(), st.sampled_from([0.0, 0.8, 1.0]), st.integers(0, 1000))
 def test_small_equals_the_program_for_few_concepts(p, project, least, seed):
     c = ScaPreConfig(form="small", project=project, least=least, noise=0.5, erase_scale=1.0)
@@ -135,7 +135,7 @@ def test_small_equals_the_program_for_few_concepts(p, project, least, seed):
         assert_close(edited(p, W, c, seed), share * new + (1 - share) * W, rtol=1e-7, atol=1e-7)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems_, st.booleans(), st.integers(0, 1000))
 def test_paper_solves_its_sylvester_equation(p, gate, seed):
     c = ScaPreConfig(form="paper", relevance="ratio", geometry=0, gate=gate, noise=0.5)
@@ -150,7 +150,7 @@ def test_paper_solves_its_sylvester_equation(p, gate, seed):
         assert_close(B @ new + new @ A, right, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(text_problems(max_width=8), st.floats(0.1, 5), st.integers(0, 1000))
 def test_the_bures_step_is_the_minimum(p, beta, seed):
     """Among nearby matrices none has a smaller objective; the distance is the nuclear-norm formula of Bures."""
@@ -258,7 +258,7 @@ def test_entropy_counts_as_a_histogram_does():
     assert informax.entropy(torch.zeros(2, 8).double(), copies, 20).tolist() == [0, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 10), st.integers(1, 12), st.integers(1, 6), st.floats(0, 2), st.integers(0, 1000))
 def test_row_systems_are_solved_one_by_one(d, n, m, mu, seed):
     generator = seeded(seed)

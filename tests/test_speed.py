@@ -50,7 +50,7 @@ def naive_delta(W, p, K, moment, config):
     return W @ (A - T) @ P @ (eye - M @ K @ torch.linalg.inv(core) @ K.mT @ P) @ M
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text_problems(min_retain=3), st.booleans(), st.sampled_from(["none", "directed"]), st.integers(0, 1000))
 def test_moment_equals_the_rows_written_out(p, filter_, augment, seed):
     config = SPEEDConfig(filter=filter_, augment=augment, draws=3, chunk=4)
@@ -69,7 +69,7 @@ def test_moment_equals_the_rows_written_out(p, filter_, augment, seed):
         assert_close(fast, naive_moment(p.retain, W, p, config, g), rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text_problems(min_retain=4), st.floats(0.05, 5), st.sampled_from([0.0, 0.5]), st.integers(0, 1000))
 def test_delta_equals_the_printed_closed_form(p, ridge, slack, seed):
     config = SPEEDConfig(ridge=ridge, invariant_slack=slack, threshold=0.4, augment="none", invariants=2)
@@ -87,7 +87,7 @@ def test_delta_equals_the_printed_closed_form(p, ridge, slack, seed):
         assert_close(delta, wanted, rtol=1e-5, atol=1e-6 * float(1 + wanted.abs().max()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text_problems(max_width=16, max_tokens=3, min_retain=3), st.integers(0, 1000))
 def test_kept_states_and_invariants_do_not_move(p, seed):
     config = SPEEDConfig(threshold=1e-9, filter=False, augment="none")

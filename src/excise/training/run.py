@@ -73,8 +73,7 @@ def train(
             )
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
-            rule = (config.calibrate, problem.say, config.tie, config.keep)
-            chosen, curve = calibrate(adapter, run.states, look, *rule)
+            chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say, config.tie, config.keep)
         adapter.load(run.states[chosen])
         deltas = adapter.deltas()
         if meet is not None:
