@@ -431,8 +431,9 @@ def _harder(config: SurgUnConfig, share: float) -> SurgUnConfig:
     """
     longer = {name: LONGER * getattr(config, name) for name in ("steps", "save_every")}
     held = {"weight": config.push * config.weight, "retain_weight": max(HELD, config.retain_weight)}
+    settling = {"lr_scheduler": "cosine"}
     rule = {"calibrate": "last" if config.calibrate == "last" else "kept", "keep": 1 - share * (1 - config.keep)}
-    return config.model_copy(update={**held, **longer, **rule})
+    return config.model_copy(update={**held, **longer, **settling, **rule})
 
 
 def _warn_of_costs(number: int, keep: float) -> None:

@@ -16,6 +16,9 @@ class TrainedConfig(Settings):
 
     rank: int = Field(8, ge=1, description="Rank of the LoRA; its alpha is the same.")
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
+    lr_scheduler: Literal["constant", "cosine"] = Field(
+        "constant", description="Whether the learning rate stays, after its warm-up, or falls to zero."
+    )
     steps: int = Field(600, ge=1, description="Optimiser steps.")
     save_every: int = Field(50, ge=1, description="Steps between checkpoints that calibration chooses from.")
     batch: int = Field(4, ge=1, description="Target pictures in a pass (as many distractors beside them).")
@@ -55,6 +58,7 @@ class TrainedConfig(Settings):
         return Plan(
             steps=steps or self.steps,
             lr=self.lr,
+            lr_scheduler=self.lr_scheduler,
             save_every=steps or self.save_every,
             accumulate=self.accumulate,
             precision=self.precision,

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -46,7 +46,8 @@ class Plan:
 
     Attributes:
         steps: optimiser steps.
-        lr: learning rate after a linear warm-up over `warmup` of the steps.
+        lr: learning rate after a linear warm-up over `warmup` of the steps. lr_scheduler: whether it stays there
+            (constant) or falls to zero along a half cosine (cosine).
         save_every: steps between the states that are kept.
         accumulate: passes whose gradients make one step.
         clip: largest gradient norm.
@@ -59,12 +60,20 @@ class Plan:
     lr: float
     save_every: int
     warmup: float = 0.05
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
     accumulate: int = 1
     clip: float = 1.0
     weight_decay: float = 1e-2
     patience: int = 10
     precision: str = "no"
     request: str = ""
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = max(1.0, self.warmup * self.steps)
+        if step + 1 <= warm or self.lr_scheduler == "constant":
+            return self.lr * min(1.0, (step + 1) / warm)
+        return self.lr * (1 + math.cos(math.pi * (step + 1 - warm) / (self.steps + 1 - warm))) / 2
 
 
 @dataclass
@@ -110,7 +119,7 @@ def fit(
     began = time.monotonic() - run.seconds
     for step in range(start, plan.steps):
         for group in optimiser.param_groups:
-            group["lr"] = plan.lr * min(1.0, (step + 1) / max(1.0, plan.warmup * plan.steps))
+            group["lr"] = plan.rate(step)
         found = _step(accelerator, optimiser, parameters, step_of, plan, seed, step)
         run.skipped += found is None
         run.losses.append({"step": step + 1, **(found or {})})
