@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -163,8 +164,23 @@ def test_every_target_has_its_clearest_direction_however_little_it_tells(family)
     assert_close(same.directions * 2**0.5, alone.directions)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tokenizer, tmp_path):
-    plan = Plan(steps=6, lr=1e-2, save_every=2)
+@pytest.mark.parametrize("steps", [1, 7, 200])
+def test_a_learning_rate_rises_and_stays_or_falls_to_nothing(steps):
+    stays = Plan(steps=steps, lr=0.5, save_every=1)
+    falls = Plan(steps=steps, lr=0.5, save_every=1, lr_scheduler="cosine")
+    warm = max(1, steps // 20)
+    constant, cosine = ([plan.rate(i) for i in range(steps)] for plan in (stays, falls))
+    assert constant[:warm] == cosine[:warm] == pytest.approx([0.5 * (i + 1) / warm for i in range(warm)])
+    assert set(constant[warm:]) <= {0.5}
+    assert all(a > b > 0 for a, b in pairwise(cosine[warm - 1 :]))
+    if steps > 1:
+        assert cosine[-1] < 0.5 * 4 / steps
+        assert sum(cosine[warm:]) == pytest.approx(0.25 * (steps - warm))
+
+
+@pytest.mark.parametrize("lr_scheduler", ["constant", "cosine"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tokenizer, tmp_path, lr_scheduler):
+    plan = Plan(steps=6, lr=1e-2, save_every=2, lr_scheduler=lr_scheduler)
 
     def train(folder, stop=None):
         family = family_of(tiny_pipe(tokenizer))
@@ -253,6 +269,7 @@ def test_out_of_memory_says_which_knob(tokenizer):
 
 TWO = """
 import os, sys
+from itertools import pairwise
 from pathlib import Path
 import torch
 sys.path[:0] = [sys.argv[1], sys.argv[2]]

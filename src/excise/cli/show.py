@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,16 @@ def progress(what: str) -> Iterator[Advance]:
         yield partial(say, what)
 
 
+@dataclass
+class _Stage:
+    """What was done when it began, and when; what is done now, and when that was last said."""
+
+    first: int
+    began: float
+    done: int
+    said: float
+
+
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (what, done, total) for work of several stages: one bar each, or lines every ten seconds."""
@@ -48,19 +59,23 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
                 stage = what.split(",")[0]
                 if stage not in tasks:
                     tasks[stage] = bar.add_task(what, total=None)
+                elif done < bar.tasks[tasks[stage]].completed:
+                    bar.reset(tasks[stage])
                 bar.update(tasks[stage], description=what, completed=done, total=total or None)
 
             yield draw
         return
-    began: dict[str, float] = {}
-    last: dict[str, float] = {}
+    running: dict[str, _Stage] = {}
 
     def line(what: str, done: int, total: int) -> None:
-        stage, now = what.split(",")[0], time.monotonic()
-        start = began.setdefault(stage, now)
-        if total and (done == total or now - last.get(stage, start) > 10):
-            last[stage] = now
-            left = (now - start) / max(1, done) * (total - done)
+        name, now = what.split(",")[0], time.monotonic()
+        if name not in running or done < running[name].done:  # a stage that goes back comes again
+            running[name] = _Stage(done, now, done, now)
+        stage = running[name]
+        stage.done = done
+        if total and (done == total or now - stage.said > 10):
+            stage.said = now
+            left = (now - stage.began) / max(1, done - stage.first) * (total - done)
             say(f"{what}: {done}/{total}, about {left:.0f} s left" if done < total else f"{what}: {total}/{total}")
 
     yield line

@@ -1,0 +1,66 @@
+"""What a person is told while something is done."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from excise.cli import show
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, moved by the test."""
+    now = [1000.0]
+    monkeypatch.setattr(show.time, "monotonic", lambda: now[0])
+    return now
+
+
+def count(say, clock, each, steps, first=0):
+    for done in range(first, steps + 1):
+        say("drawing", done, steps)
+        clock[0] += each
+
+
+def test_time_left_is_of_the_stage_at_hand_when_one_comes_again(clock, capsys):
+    with show.stages() as say:
+        count(say, clock, 11, 3)
+        clock[0] += 5000  # something else is done
+        count(say, clock, 20, 3)
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing: 1/3, about 22 s left",
+        "drawing: 2/3, about 11 s left",
+        "drawing: 3/3",
+        "drawing: 1/3, about 40 s left",
+        "drawing: 2/3, about 20 s left",
+        "drawing: 3/3",
+    ]
+
+
+def test_time_left_does_not_count_what_was_done_before(clock, capsys):
+    with show.stages() as say:
+        count(say, clock, 15, 60, first=57)
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing: 58/60, about 30 s left",
+        "drawing: 59/60, about 15 s left",
+        "drawing: 60/60",
+    ]
+
+
+def test_a_bar_that_comes_again_begins_anew(monkeypatch):
+    bars = []
+
+    class Watched(show.Progress):
+        def __enter__(self):
+            bars.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(show, "Progress", Watched)
+    monkeypatch.setattr(show, "errors", Console(force_terminal=True, width=100, file=io.StringIO()))
+    with show.stages() as say:
+        for done in (0, 1, 2, 0, 1):
+            say("drawing", done, 2)
+        (task,) = bars[0].tasks
+        assert (task.completed, task.finished, task.finished_time) == (1, False, None)
