@@ -277,13 +277,13 @@ def test_rates_count_what_was_right_before(family):
 
 def test_a_closer_look_has_more_seeds_of_what_is_kept_and_counts_what_became_right(family):
     probes = [Probe("a cat", "cat", "target"), Probe("a dog", "dog", "related"), Probe("a car", "car", "unrelated")]
-    before = [True, *(True, True), *(True, False), *(False, True)]  # then two seeds more of dog and car
-    now = [False, *(True, True), *(False, False), *(True, False)]
+    before = [True, *(True, True), *(True, False), *(False, True)]  # then two seeds more of dog, and of car
+    now = [False, *(True, True), *(False, True), *(False, False)]
     looks = iter([before[:3], before, now])
     scorer = SimpleNamespace(name="scripted", sees=lambda images, names: next(looks))
     look = Look(family, probes, scorer, Sampling(2, 1.0), 0)
     closer = look.closer(3)
-    assert [p.name for p in closer.probes] == ["cat", "dog", "car", "dog", "car", "dog", "car"]
+    assert [p.name for p in closer.probes] == ["cat", "dog", "car", "dog", "dog", "car", "car"]
     assert closer.before[:3] == look.before
     assert len({image.tobytes() for image in closer.before}) == 7
     rates = closer.rates(closer.before)
@@ -323,7 +323,7 @@ def test_rates_tell_wreckage_from_something_else(family):
     assert (rates.erase, rates.instead) == (1.0, 0.5)
 
 
-SMALL = {"steps": 4, "save_every": 2, "lr": 3e-2, "batch": 2, "pictures": 4, "count": 2}
+SMALL = {"steps": 4, "save_every": 2, "lr": 3e-2, "batch": 2, "pictures": 4, "count": 2, "judged": 2}
 
 
 def test_the_whole_method_with_a_judge_of_the_users(any_pipe):

@@ -140,7 +140,7 @@ class Vocabulary:
     templates: Mapping[str, Sequence[str]]
     anchors: Mapping[str, str] = field(default_factory=dict)
     siblings: Callable[[Concept], Sequence[str]] = lambda concept: ()
-    probes: Callable[[str, Sequence[str]], Sequence[tuple[str, str, str]]] = lambda target, others: ()
+    probes: Callable[[str, Sequence[str]], Sequence[tuple[str, str, str, str]]] = lambda target, others: ()
     calibration: Callable[[Concept], Sequence[str]] = lambda concept: fill(TEMPLATES[concept.kind], concept.name)
     checks: Callable[[Concept], Sequence[str]] = lambda concept: fill(CHECKS[concept.kind], concept.name)
 

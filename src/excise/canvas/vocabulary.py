@@ -19,6 +19,8 @@ ANCHORS = {"plain": "sketch"}
 MOST_PROBES = 10  # of a role
 PAIRS_ALONE = ("{}", "the {}", "a {}", "one {}")
 PAIRS = ("{o}, {s}", "{o} in the style of {s}")
+Row = tuple[str, str, str, str]
+"""A prompt, the name to be seen in its picture, what it stands for, and what else is to be seen ("" for nothing)."""
 
 
 def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
@@ -82,8 +84,8 @@ def siblings(target: str) -> list[str]:
     return list(world.STYLES) if target in world.STYLES else list(world.OBJECTS)
 
 
-def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tuple[str, str, str]]:
-    """(prompt, name to be seen, role) to watch a model by while it is trained.
+def probes(target: str, others: Sequence[str], strict: bool = False) -> list[Row]:
+    """What to watch a model by while it is trained.
 
     Args:
         others: names of the target's level without it, the nearest first; the nearer half is "related".
@@ -104,11 +106,11 @@ def probes(target: str, others: Sequence[str], strict: bool = False) -> list[tup
     half = (len(others) + 1) // 2
     # A fixed stride pairs every name with another partner.
     paired = [(name, partners[(3 * i + 1) % len(partners)], i) for i, name in enumerate(others)]
-    found = [(prompt(target, say(p), i), target, "target") for i, p in enumerate(partners[:MOST_PROBES])]
+    found = [(prompt(target, say(p), i), target, "target", "") for i, p in enumerate(partners[:MOST_PROBES])]
     for rows, role in ((paired[:half], "related"), (paired[half:], "unrelated")):
-        found += [(prompt(say(n), say(p), i), n, role) for n, p, i in rows[:MOST_PROBES]]
+        found += [(prompt(say(n), say(p), i), n, role, p) for n, p, i in rows[:MOST_PROBES]]
     # The other attribute must survive as well.
-    found += [(prompt(say(n), say(p), i + 1), p, "unrelated") for n, p, i in paired[1::3][: MOST_PROBES // 2]]
+    found += [(prompt(say(n), say(p), i + 1), p, "unrelated", n) for n, p, i in paired[1::3][: MOST_PROBES // 2]]
     return found
 
 
@@ -132,17 +134,17 @@ def checks(target: str) -> list[str]:
     return [world.PARAPHRASES[i % len(world.PARAPHRASES)].format(o=o, s=s) for i, (o, s) in enumerate(cells)]
 
 
-def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool) -> list[tuple[str, str, str]]:
+def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool) -> list[Row]:
     """The pair; its object in other styles and its style on other objects; other pairs, the furthest first."""
     (obj, style), name = target, world.pair_name(*target)
-    found = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(name), name, "target") for i in range(MOST_PROBES)]
+    found = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(name), name, "target", "") for i in range(MOST_PROBES)]
     near = [(obj, s) for s in world.STYLES if s != style][: MOST_PROBES // 2]
     near += [(o, style) for o in world.OBJECTS if o != obj][: MOST_PROBES // 2]
     far = [p for other in reversed(others) if (p := world.pair(other))][:MOST_PROBES]
     for role, pairs in (("related", near), ("unrelated", far)):
         for i, (o, s) in enumerate(pairs):
             prompt = PAIRS[i % 2].format(o=_said(o, strict), s=_said(s, strict))
-            found.append((prompt, world.pair_name(o, s), role))
+            found.append((prompt, world.pair_name(o, s), role, ""))
     return found
 
 

@@ -48,23 +48,31 @@ from excise.training.localisation import Table, apart, check_judge, localise, na
 from excise.training.loop import Losses, Step
 from excise.training.pictures import Slots, UnseenError, draw_slots, picture_seed
 from excise.training.probes import Look
-from excise.training.problem import Trained, TrainingProblem
+from excise.training.problem import Trained, TrainingProblem, nearest_first
 from excise.training.run import kept_point, look_of, passes, train
 
 MOST_KEPT = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
-HELD_PICTURES = 96  # of what is kept, for that loss
+HELD_PICTURES = 96  # of what is kept, for that loss, half of them of what is nearest to a target
 LONGER = 2  # times the steps there
 SHOWN = 4  # pictures of each thing that brings a target back
-SEEDS = 4  # of each prompt of what is kept, by which checkpoints of a hardening are judged
 
 
 class SurgUnConfig(TrainedConfig):
     """Settings of SurgUn."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {"rank": 8, "lr": 3e-3, "steps": 120, "save_every": 20, "batch": 16, "count": 4, "pictures": 24},
+        "canvas": {
+            "rank": 8,
+            "lr": 3e-3,
+            "steps": 120,
+            "save_every": 20,
+            "batch": 16,
+            "count": 4,
+            "pictures": 24,
+            "judged": 104,
+        },
     }
 
     modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
@@ -94,6 +102,11 @@ class SurgUnConfig(TrainedConfig):
     )
     push: float = Field(
         10.0, gt=0, description="Of robust: times the weight of the contrast there; less keeps more and resists less."
+    )
+    judged: int = Field(
+        48,
+        ge=1,
+        description="Of robust: least pictures of what is kept, on either side, by which each checkpoint is judged.",
     )
     retain_weight: float = Field(
         0.0,
@@ -248,7 +261,7 @@ class SurgUn:
         family = problem.family
         _check(problem, config)
         plan = noising(family.pipe.scheduler)
-        kept = _kept(problem) if config.retain_weight or config.robust else None
+        kept = _kept(problem, _kept_prompts(problem)) if config.retain_weight else None
         competitions = [
             Competition(
                 _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, kept
@@ -271,8 +284,13 @@ def _check(problem: TrainingProblem, config: SurgUnConfig) -> None:
     """What can be refused before anything is drawn.
 
     Raises:
-        SettingError: confined with nothing to keep, or blocks that are not there or cannot be found.
+        SettingError: there is nothing to keep where that is needed, or blocks are not there or cannot be found.
     """
+    if (config.retain_weight or config.robust) and not problem.retain:
+        raise SettingError(
+            "retain_weight and robust need prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, "
+            "or leave both at 0."
+        )
     named = named_blocks(problem, config.blocks)
     if not config.confine:
         if named is None:
@@ -348,41 +366,32 @@ def _target_span(job: Job, share: float) -> Span:
     return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
 
 
-def _kept(problem: TrainingProblem) -> Kept:
-    """The prompts of the retain loss: at most MOST_KEPT of those to keep, and the empty prompt.
-
-    Raises:
-        SettingError: nothing to keep was given.
-    """
-    if not problem.retain:
-        raise SettingError(
-            "retain_weight and robust need prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, "
-            "or leave both at 0."
-        )
-    prompts = _kept_prompts(problem)
-    return Kept(problem.family.condition([*prompts, ""]).to(torch.device("cpu"), torch.float32))
+def _kept(problem: TrainingProblem, prompts: Sequence[str], pictures: Tensor | None = None) -> Kept:
+    """What the retain loss holds: prompts, the empty one beside them, and pictures of the first of them."""
+    return Kept(problem.family.condition([*prompts, ""]).to(torch.device("cpu"), torch.float32), pictures)
 
 
-def _kept_prompts(problem: TrainingProblem) -> list[str]:
+def _kept_prompts(problem: TrainingProblem, first: Sequence[str] = ()) -> list[str]:
+    """At most MOST_KEPT of the prompts to keep, in random order after those that are to be first."""
     order = torch.randperm(len(problem.retain), generator=torch.Generator().manual_seed(problem.seed)).tolist()
-    return [problem.retain[i] for i in order[:MOST_KEPT]]
+    return list(dict.fromkeys([*first, *(problem.retain[i] for i in order)]))[:MOST_KEPT]
 
 
 def _closer(job: Job) -> Job:
     """The job of a hardening: the untouched model also draws what is kept, to hold it there and to look closer."""
     problem, look = job.problem, job.look
-    prompts = _kept_prompts(problem)[:HELD_PICTURES]
+    targets = [w for c in problem.concepts for w in c.words]
+    near = nearest_first(problem.family, targets, problem.retain)[: HELD_PICTURES // 2]
+    prompts = _kept_prompts(problem, near)
     images = problem.sampling.draw(
         problem.family,
-        prompts,
-        [picture_seed(problem.seed, "kept", i) for i in range(len(prompts))],
+        prompts[:HELD_PICTURES],
+        [picture_seed(problem.seed, "kept", i) for i in range(len(prompts[:HELD_PICTURES]))],
         lambda done, total: problem.say("drawing what is kept", done, total),
     )
-    kept = job.competitions[0].kept
-    assert kept is not None, "all hold the same with robust"
-    kept = replace(kept, pictures=problem.family.latents(images))
+    kept = _kept(problem, prompts, problem.family.latents(images))
     competitions = [replace(c, kept=kept) for c in job.competitions]
-    return replace(job, competitions=competitions, look=look.closer(SEEDS) if look else None)
+    return replace(job, competitions=competitions, look=look.closer(job.config.judged) if look else None)
 
 
 def _harden(job: Job, first: Trained) -> Trained:

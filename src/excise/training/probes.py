@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import harmonic_mean
 from typing import Literal
 
@@ -21,11 +22,16 @@ Role = Literal["target", "related", "unrelated", "gone"]
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt, what its picture should show, and what it stands for."""
+    """A prompt, what its picture should show, and what it stands for.
+
+    Attributes:
+        partner: what else its picture should show, judged in a closer look.
+    """
 
     prompt: str
     name: str
     role: Role
+    partner: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class Look:
         probes: what to draw. seed: of the pictures; neither is any protocol's.
         others: names that may stand in for the target.
         pooled: count all targets' pictures together, where there are too few of each to tell the least gone.
-        net: of what is kept, pictures that became right make up for others that no longer are, so that on average
-            no harm is seen where there is none; for many pictures.
+        close: of what is kept judge partners too, and let pictures that became right make up for others that no
+            longer are, so that on average no harm is seen where there is none; for many pictures.
 
     Raises:
         ConceptError: the scorer never sees a target in the untouched model's pictures (pooled: none of them).
@@ -83,10 +89,10 @@ class Look:
         seed: int,
         others: Sequence[str] = (),
         pooled: bool = False,
-        net: bool = False,
+        close: bool = False,
     ) -> None:
         self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
-        self.others, self.pooled, self.net = list(others), pooled, net
+        self.others, self.pooled, self.close = list(others), pooled, close
         self.before = self.draw()
         self.right = self._sees(self.before)
         rows = list(zip(self.right, self.probes, strict=True))
@@ -105,11 +111,16 @@ class Look:
                 stacklevel=2,
             )
 
-    def closer(self, seeds: int) -> Look:
-        """The same with several seeds for each prompt of what is kept, in net; draws with the model as it is now."""
-        kept = [p for p in self.probes if p.role in ("related", "unrelated")]
-        probes = [*self.probes, *(seeds - 1) * kept]
-        return Look(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, net=True)
+    def closer(self, pictures: int) -> Look:
+        """A close look at so many pictures or more on either side of what is kept, by more seeds of each prompt.
+
+        Draws with the model as it is now.
+        """
+        probes = list(self.probes)
+        for role in ("related", "unrelated"):
+            own = [p for p in self.probes if p.role == role]
+            probes += (ceil(pictures / max(1, len(own))) - 1) * own
+        return Look(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, close=True)
 
     def _targets(self) -> list[str | None]:
         """The targets that are counted each by itself; None: all as one."""
@@ -135,7 +146,7 @@ class Look:
             return sum(still) / len(still) if still else 1.0
 
         def kept(role: Role) -> float:
-            if not self.net:
+            if not self.close:
                 return share(role)
             rows = [(n, r) for n, r, p in zip(now, self.right, self.probes, strict=True) if p.role == role]
             before = sum(r for _, r in rows)
@@ -155,4 +166,10 @@ class Look:
         return sum(any(seen[i * k : (i + 1) * k]) for i in range(len(shown))) / len(shown)
 
     def _sees(self, images: Sequence[Image.Image]) -> list[bool]:
-        return self.scorer.sees(images, [p.name for p in self.probes])
+        seen = list(self.scorer.sees(images, [p.name for p in self.probes]))
+        pairs = [i for i, p in enumerate(self.probes) if self.close and p.partner]
+        if pairs:
+            also = self.scorer.sees([images[i] for i in pairs], [self.probes[i].partner for i in pairs])
+            for i, partner in zip(pairs, also, strict=True):
+                seen[i] = seen[i] and partner
+        return seen

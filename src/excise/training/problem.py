@@ -146,7 +146,7 @@ def training_problem(
 
 def _own_probes(asked: Request, concept: Concept, siblings: Sequence[str]) -> list[Probe]:
     """The vocabulary's probes of a concept, or what its templates make of it and of the names to keep."""
-    named = asked.words.probes(concept.name, _nearest_first(asked.family, concept.name, siblings)) if siblings else ()
+    named = asked.words.probes(concept.name, nearest_first(asked.family, [concept.name], siblings)) if siblings else ()
     return [Probe(*p) for p in named] or _probes(asked, concept)  # type: ignore[arg-type]
 
 
@@ -154,17 +154,18 @@ def _probes(asked: Request, concept: Concept) -> list[Probe]:
     """Where no vocabulary serves: the target in its own templates, the names to keep in theirs, nearest first."""
     templates = TEMPLATES[concept.kind]
     found = [Probe(fill([templates[i % len(templates)]], concept.name)[0], concept.name, "target") for i in range(8)]
-    ordered = _nearest_first(asked.family, concept.name, list(asked.preserve))
+    ordered = nearest_first(asked.family, [concept.name], asked.preserve)
     half = (len(ordered) + 1) // 2
     for names, role in ((ordered[:half], "related"), (ordered[half:], "unrelated")):
         found += [Probe(fill(["a picture of {}"], n)[0], n, role) for n in names[:MOST_PROBES]]  # type: ignore[arg-type]
     return found
 
 
-def _nearest_first(family: Family, name: str, others: Sequence[str]) -> list[str]:
-    """Names by their distance to `name` in the text encoder's space."""
+def nearest_first(family: Family, names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Other texts by their distance to the nearest of some names in the text encoder's space."""
     if not others:
         return []
-    states = pooled(family, [name, *others])
-    order = torch.cosine_similarity(states[:1], states[1:]).argsort(descending=True, stable=True)
+    states = torch.nn.functional.normalize(pooled(family, [*names, *others]), dim=-1)
+    cosine = states[len(names) :] @ states[: len(names)].T
+    order = cosine.amax(1).argsort(descending=True, stable=True)
     return [others[i] for i in order.tolist()]
