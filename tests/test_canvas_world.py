@@ -75,12 +75,24 @@ def test_a_pair_goes_in_all_its_words_and_what_lies_around_it_stays():
     siblings = vocabulary.siblings(pair)
     assert len(siblings) == 23 * 9
     probes = vocabulary.probes(pair, siblings, strict=True)
-    assert not tested & {prompt for prompt, _, _ in probes}
-    roles = {role: [name for _, name, r in probes if r == role] for role in ("target", "related", "unrelated")}
+    assert not tested & {prompt for prompt, *_ in probes}
+    roles = {role: [name for _, name, r, _ in probes if r == role] for role in ("target", "related", "unrelated")}
     assert set(roles["target"]) == {pair}
     assert all(name.startswith("cat in ") != name.endswith("in neon style") for name in roles["related"])
     assert all("cat" not in name and "neon" not in name for name in roles["unrelated"])
     assert min(map(len, roles.values())) == 10
+
+
+@pytest.mark.parametrize("target", ["cat", "neon"])
+def test_probes_of_what_is_kept_know_the_two_things_that_their_picture_shows(target):
+    others = [n for n in vocabulary.siblings(target) if n != target]
+    rows = vocabulary.probes(target, others, strict=True)
+    assert {partner for _, _, role, partner in rows if role == "target"} == {""}
+    kept = [row for row in rows if row[2] != "target"]
+    assert {role for _, _, role, _ in kept} == {"related", "unrelated"}
+    for prompt, name, _, partner in kept:
+        assert {name in world.STYLES, partner in world.STYLES} == {True, False}
+        assert all(world.aliases(n)[0] in prompt for n in (name, partner))
 
 
 def test_the_scorer_knows_names_aliases_and_pairs():

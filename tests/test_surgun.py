@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipe
+from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
@@ -27,11 +28,11 @@ from excise.errors import ConceptError, ExciseWarning, SettingError
 from excise.families import family_of
 from excise.families.base import join
 from excise.families.pipeline import PipelineFamily
-from excise.methods.surgun import SurgUnConfig, objective
+from excise.methods.surgun import HELD_PICTURES, Job, SurgUnConfig, _closer, objective
 from excise.noising import noising
 from excise.training.adapters import blocks
 from excise.training.competition import Competition, Kept
-from excise.training.distractors import CANDIDATES
+from excise.training.distractors import CANDIDATES, pooled
 from excise.training.injection import injected
 from excise.training.pictures import Sampling, draw_slots, picture_seed
 from excise.training.probes import Look, Probe
@@ -288,6 +289,49 @@ def test_a_closer_look_has_more_seeds_of_what_is_kept_and_counts_what_became_rig
     assert len({image.tobytes() for image in closer.before}) == 7
     rates = closer.rates(closer.before)
     assert (rates.erase, rates.related, rates.unrelated) == (1.0, 1.0, 0.5)  # one dog for another; of two cars one
+
+
+def test_a_closer_look_judges_all_that_a_picture_of_what_is_kept_should_show(family):
+    dog = Probe("a dog in sepia", "dog", "related", "sepia")
+    probes = [Probe("a cat", "cat", "target"), dog, Probe("a car", "car", "unrelated")]
+    broken: set[str] = set()
+    scorer = SimpleNamespace(name="scripted", sees=lambda images, names: [n not in broken for n in names])
+    look = Look(family, probes, scorer, Sampling(2, 1.0), 0)
+    closer = look.closer(2)
+    broken |= {"sepia", "cat"}
+    for at, related in ((look, 1.0), (closer, 0.0)):
+        rates = at.rates(at.before)
+        assert (rates.erase, rates.related, rates.unrelated) == (1.0, related, 1.0)
+
+
+def test_a_hardening_holds_pictures_of_what_is_nearest_to_a_target_and_of_the_rest(family):
+    retain = [f"{a} {b}" for a in ("dog", "sea", "hat", "car", "sun", "owl", "ship") for b in "abcdefghijklmnopqrst"]
+    drawn = []
+
+    def draw(family, prompts, seeds, say):
+        drawn.extend(prompts)
+        return [Image.new("RGB", (64, 64))] * len(prompts)
+
+    problem = SimpleNamespace(
+        family=family,
+        concepts=[Concept("cat", synonyms=("kitten",))],
+        retain=retain,
+        seed=0,
+        sampling=SimpleNamespace(draw=draw),
+        say=lambda *_: None,
+    )
+    job = Job(problem, SurgUnConfig(), [Competition(None, family, noising(family.pipe.scheduler), 2)], None)
+    (competition,) = _closer(job).competitions
+    states = torch.nn.functional.normalize(pooled(family, ["cat", "kitten", *retain]), dim=-1)
+    nearness = dict(zip(retain, (states[2:] @ states[:2].T).amax(1).tolist(), strict=True))
+    near, rest = drawn[: HELD_PICTURES // 2], drawn[HELD_PICTURES // 2 :]
+    assert len(set(drawn)) == HELD_PICTURES
+    assert near == sorted(retain, key=nearness.__getitem__, reverse=True)[: len(near)]
+    assert rest != sorted(rest, key=nearness.__getitem__, reverse=True)
+    assert len(competition.kept.condition) == len(retain) + 1
+    assert len(competition.kept.pictures) == HELD_PICTURES
+    for name, states in family.condition([near[0]]).inputs.items():
+        assert_close(competition.kept.condition.inputs[name][0], states[0])
 
 
 def test_drift_is_measured_at_what_is_kept_and_at_the_distractors(any_pipe, monkeypatch):
