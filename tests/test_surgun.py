@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from excise.errors import ConceptError, ExciseWarning, SettingError
 from excise.families import family_of
 from excise.families.base import join
 from excise.families.pipeline import PipelineFamily
+from excise.methods import surgun
 from excise.methods.surgun import HELD_PICTURES, Job, SurgUnConfig, _closer, objective
 from excise.noising import noising
 from excise.training.adapters import blocks
@@ -632,28 +634,38 @@ def test_hardening_ends_where_nothing_brings_the_target_back(any_pipe, monkeypat
 
 
 @pytest.mark.usefixtures("short_searches")
-def test_a_hardening_that_keeps_too_little_is_left_out(tokenizer):
-    """The judge no longer sees what is kept once the second edit is in force."""
+def test_a_hardening_that_keeps_too_little_is_left_out_and_the_next_is_pushed_less(tokenizer, monkeypatch):
+    """The judge no longer sees what is kept once the second edit is in force, in all trainings or in the first."""
     pipe = tiny_pipe(tokenizer)
-    hardening = []
-    room = Room(
-        lambda images, names: [name == "cat" or not hardening for name in names],
-        say=lambda what, done, total: hardening.append(1) if what.startswith("training") and total == 8 else None,
+    begun = []
+    monkeypatch.setattr(
+        "excise.methods.surgun._returning", lambda *a, inner=surgun._returning: begun.append(a[1].weight) or inner(*a)
     )
 
-    def made(robust):
+    def made(robust, blind=0):
+        begun.clear()
+        room = Room(lambda images, names: [name == "cat" or not 1 <= len(begun) <= blind for name in names])
         return erase(
             pipe, ["cat"], "surgun", preserve=["dog", "sea"], robust=robust, share=0.5, widen=1.0, room=room, **SMALL
         )
 
     plain = made(0)
-    with pytest.warns(ExciseWarning, match="round 1 of the hardening kept less than 97%"):
-        held = made(3)
-    (found,) = held.record.measured["hardening"]
-    assert found["step"] is None
-    assert {p["retain"] for p in found["calibration"]} == {0.0}
+    with pytest.warns(ExciseWarning, match="round 2 of the hardening, the last, kept less than 97%"):
+        held = made(2, blind=2)
+    assert [r["step"] for r in held.record.measured["hardening"]] == [None, None]
+    assert {p["retain"] for r in held.record.measured["hardening"] for p in r["calibration"]} == {0.0}
     assert all(torch.equal(t, held.tensors()[name]) for name, t in plain.tensors().items())
     assert held.paths == plain.paths
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ExciseWarning)
+        second = made(2, blind=1)
+    assert_close(begun, [1.0, 1.0 / 3])
+    first, last = second.record.measured["hardening"]
+    assert (first["step"], first["push"]) == (None, 10.0)
+    assert last["step"]
+    assert last["push"] == pytest.approx(10 / 3)
+    assert set(second.paths) > set(plain.paths)
 
 
 @pytest.mark.usefixtures("short_searches")

@@ -424,6 +424,8 @@ def test_the_rule_kept_goes_as_far_as_what_is_kept_allows():
     assert choose(curve, "kept", keep=0.95) == 160
     assert choose(curve[2:3], "kept", keep=0.97) == 120  # where none that keeps enough erases enough
     assert choose(curve[3:], "kept", keep=0.97) == 160  # none keeps it: what keeps most
+    close = [Point(40, Rates(1.0, 0.96, 0.96)), Point(80, Rates(1.0, 1.0, 0.93)), Point(120, Rates(1.0, 0.9, 0.9))]
+    assert choose(close, "kept", keep=0.97) == 80  # however little more
 
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():

@@ -56,6 +56,7 @@ GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
 HELD_PICTURES = 96  # of what is kept, for that loss, half of them of what is nearest to a target
 LONGER = 2  # times the steps there
+GENTLER = 3.0  # by what `push` is divided where a further training cost too much
 SHOWN = 4  # pictures of each thing that brings a target back
 
 
@@ -101,7 +102,9 @@ class SurgUnConfig(TrainedConfig):
         "searched or learnt before each and in it; no more where a judge sees that none does.",
     )
     push: float = Field(
-        10.0, gt=0, description="Of robust: times the weight of the contrast there; less keeps more and resists less."
+        10.0,
+        gt=0,
+        description="Of robust: times the weight of the contrast there, at first; less keeps more and resists less.",
     )
     judged: int = Field(
         48,
@@ -398,13 +401,13 @@ def _harden(job: Job, first: Trained) -> Trained:
     """Further trainings, each on top of all before it, against what still brings the targets back.
 
     Each stops before it costs more than its part of what `keep` leaves to lose, near to the target or far from it. One
-    that costs all of that and more, on average of both, at every checkpoint is left out, and is the last.
+    that costs all of that and more, on average of both, at every checkpoint is left out, and the next is pushed less.
     """
-    problem, competitions = job.problem, job.competitions
+    problem, competitions, push = job.problem, job.competitions, job.config.push
     maps = [m.path for m in choose_maps(problem.family, "attention")]
     whole, rounds = dict(first.modules), []
     for number in range(job.config.robust):
-        config = _harder(job.config, (number + 1) / job.config.robust)
+        config = _harder(job.config, push, (number + 1) / job.config.robust)
         with laid(problem.family, whole):
             found = [
                 _returning(problem, config, c, k, number) for c, k in zip(problem.concepts, competitions, strict=True)
@@ -423,23 +426,26 @@ def _harden(job: Job, first: Trained) -> Trained:
             ]
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
-        rounds[-1] |= {"step": measured["step"], "calibration": measured["calibration"]}
+        rounds[-1] |= {"push": push, "step": measured["step"], "calibration": measured["calibration"]}
         if job.look and config.calibrate == "kept" and kept_point(measured)["retain"] < job.config.keep:
             rounds[-1]["step"] = None
-            _warn_of_costs(number, job.config.keep)
-            break
-        whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
+            push /= GENTLER
+        else:
+            whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
+    if rounds[-1].get("step", 0) is None:
+        _warn_of_costs(len(rounds), job.config.keep)
     return replace(first, modules=whole, evidence={**first.evidence, "hardening": rounds})
 
 
-def _harder(config: SurgUnConfig, share: float) -> SurgUnConfig:
+def _harder(config: SurgUnConfig, push: float, share: float) -> SurgUnConfig:
     """Settings of a further training: long, pushed and held to what is kept harder, and as far as that is kept.
 
     Args:
+        push: times the weight of the contrast.
         share: of what `keep` leaves to lose, what may be lost by now.
     """
     longer = {name: LONGER * getattr(config, name) for name in ("steps", "save_every")}
-    held = {"weight": config.push * config.weight, "retain_weight": max(HELD, config.retain_weight)}
+    held = {"weight": push * config.weight, "retain_weight": max(HELD, config.retain_weight)}
     settling = {"lr_scheduler": "cosine"}
     rule = {"calibrate": "last" if config.calibrate == "last" else "kept", "keep": 1 - share * (1 - config.keep)}
     return config.model_copy(update={**held, **longer, **settling, **rule})
@@ -447,8 +453,8 @@ def _harder(config: SurgUnConfig, share: float) -> SurgUnConfig:
 
 def _warn_of_costs(number: int, keep: float) -> None:
     warnings.warn(
-        f"round {number + 1} of the hardening kept less than {keep:.0%} of what is to be kept at every checkpoint, so "
-        "it was left out; a lower --set push=... or --set keep=... lets more of it in.",
+        f"round {number} of the hardening, the last, kept less than {keep:.0%} of what is to be kept at every "
+        "checkpoint, so it was left out; a lower --set push=... or --set keep=... lets more of it in.",
         ExciseWarning,
         stacklevel=2,
     )

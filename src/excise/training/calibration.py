@@ -57,15 +57,15 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float 
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
     erase enough, else as hmean. kept: the latest of those that retain `keep` on either side, of these one that erases
-    enough where there is any; where none does, the one that retains most on average. last: the last one. Of a tie the
-    earliest, the latest, or the middle, see `_best`.
+    enough where there is any; where none does, the one that retains most on average. last: the last one. Of a tie, under
+    the first two rules, the earliest, the latest, or the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
     if rule == "kept" and (held := [p for p in curve if p.rates.least >= keep]):
         return ([p for p in held if p.rates.erase >= ENOUGH] or held)[-1].step
     if rule == "kept":
-        return _best(curve, [p.rates.retain for p in curve], tie)
+        return max(curve, key=lambda p: (p.rates.retain, p.step)).step
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
         return _best(enough, [p.rates.retain for p in enough], tie)
