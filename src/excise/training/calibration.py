@@ -57,8 +57,8 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float 
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
     erase enough, else as hmean. kept: the latest of those that retain `keep` on either side, of these one that erases
-    enough where there is any; where none does, the one that retains most on average. last: the last one. Of a tie, under
-    the first two rules, the earliest, the latest, or the middle, see `_best`.
+    enough where there is any; where none does, the one that retains most on average. last: the last one. Of a tie under
+    the first two rules the earliest, the latest, or the middle, see `_best`.
     """
     if rule == "last":
         return curve[-1].step
