@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from functools import partial
 
 import pytest
 import worlds
@@ -16,6 +17,8 @@ from excise.families import family_of
 from excise.metrics.rates import Estimate
 from excise.recipe import AttackEntry, Cell, MethodEntry, RecipeError, cells, read
 from excise.runs import locked
+from excise.training.pictures import Sampling
+from excise.training.problem import Room
 
 RECIPE = """
 schema: 1
@@ -125,6 +128,34 @@ def test_an_edit_is_not_made_again_where_the_run_was_cut_off_after_it(recipe, tm
 
 def images_of(folder):
     return {p.name: p.read_bytes() for p in (folder / "images").rglob("*.png")}
+
+
+def test_a_training_goes_on_where_the_run_was_cut_off_in_it(tmp_path, monkeypatch):
+    settings = "{steps: 4, save_every: 2, batch: 2, pictures: 4, count: 1, confine: false, blocks: all}"
+    head, tail = RECIPE.split("methods:")[0], RECIPE.split("- noise")[1]
+    text = f"{head}methods:\n  - {{name: surgun, settings: {settings}}}{tail}".replace("[cat, [dog, neon]]", "[cat]")
+    recipe, steps = read(write(tmp_path, text)), []
+
+    def room(judge, folder, at=None):
+        def say(what, done, total):
+            if what.startswith("training"):
+                steps.append(done)
+                if done == at:
+                    raise KeyboardInterrupt
+
+        return Room(None, folder, say=say)
+
+    monkeypatch.setattr("excise.training.problem.SAMPLING", Sampling(2, 2.0))
+    monkeypatch.setattr(bench, "Room", partial(room, at=3))
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(recipe, tmp_path / "out")
+    monkeypatch.setattr(bench, "Room", room)
+    steps.clear()
+    bench.run(recipe, tmp_path / "out")
+    assert steps[0] == 3  # the checkpoint of step 2 was gone on from
+    assert not list((tmp_path / "out" / "training").iterdir())
+    bench.run(recipe, tmp_path / "whole")
+    assert lines_of(tmp_path / "out") == lines_of(tmp_path / "whole")
 
 
 def test_a_sequence_is_erased_one_on_top_of_the_other(tmp_path, pipe):

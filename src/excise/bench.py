@@ -1,15 +1,16 @@
 """Running a recipe: every cell once, kept as soon as it is done, so that a killed run goes on where it stopped.
 
 A result folder holds `recipe.json`, `cells/<key>.json` (one whole evaluation each), `edits/<key>.safetensors`
-(and `.json`: what erasing took), `images/` (drawn images by content) and `results.jsonl`: one line a cell, in the order
-of the recipe. Lines are made from the cells each time, so an interrupted run ends with the very lines of an
-uninterrupted one, seconds aside.
+(and `.json`: what erasing took), `training/<key>/` (checkpoints, while a cell trains), `images/` (drawn images by
+content) and `results.jsonl`: one line a cell, in the order of the recipe. Lines are made from the cells each time, so
+an interrupted run ends with the very lines of an uninterrupted one, seconds aside.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -194,7 +195,7 @@ def processes() -> Workers:
 
 
 def _edits(cell: Cell, family: Family, out: Path) -> tuple[list[Edit], float]:
-    """The cell's edits and the seconds they took; those of a method are kept, so that no interruption costs them."""
+    """The cell's edits, and the seconds that the run which finished them spent; they are kept, whatever comes later."""
     began, note = time.perf_counter(), out / "edits" / f"{cell.key}.json"
     if cell.method.name == "oracle":
         return [], 0.0
@@ -204,19 +205,21 @@ def _edits(cell: Cell, family: Family, out: Path) -> tuple[list[Edit], float]:
     kept = _kept_edits(note)
     if kept is not None:
         return kept
-    edits = _erased(cell, family)
+    training = out / "training" / cell.key
+    edits = _erased(cell, family, training)
     names = [f"{cell.key}{f'-{i}' if _one_by_one(cell) else ''}.safetensors" for i in range(len(edits))]
     for edit, name in zip(edits, names, strict=True):
         edit.save(note.with_name(name))
     spent = time.perf_counter() - began
     write_json(note, {"files": names, "seconds": spent})  # last: what it names is whole
+    shutil.rmtree(training, ignore_errors=True)
     return edits, spent
 
 
-def _erased(cell: Cell, family: Family) -> list[Edit]:
-    """One edit after another, each made on top of those before it."""
+def _erased(cell: Cell, family: Family, training: Path) -> list[Edit]:
+    """One edit after another, each made on top of those before it; `training` has the checkpoints of each."""
     found: list[Edit] = []
-    for names in _requests(cell):
+    for i, names in enumerate(_requests(cell)):
         with applied(family, found):
             request: dict[str, Any] = {
                 "vocabulary": cell.vocabulary,
@@ -229,7 +232,7 @@ def _erased(cell: Cell, family: Family) -> list[Edit]:
             if cell.method.advise:
                 edit = advise(family, names, cell.method.name, judge=cell.judge, **request).edit
             else:
-                edit = erase(family, names, cell.method.name, room=Room(cell.judge), **request)
+                edit = erase(family, names, cell.method.name, room=Room(cell.judge, training / str(i)), **request)
         found.append(edit)
     return found
 
