@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from excise import bench, erase, export, load
+from excise.attack_report import _lead
 from excise.attacking import _without, attack, target_of
 from excise.attacks import ATTACKS, SUITES
 from excise.attacks import restoring as restoring_module
@@ -645,3 +646,11 @@ attack: {suite: quick, tests: 2, images: 2, only: [seeds, paraphrases]}
     (again,) = bench.run(recipe, tmp_path / "out")
     assert again.line()["attacks"] == line["attacks"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "attacks").rglob("outcome.json")} == kept
+
+
+@pytest.mark.parametrize(("back", "words"), [(0.0, "No attack that counts brings it back."), (0.5, "on 50 % of the")])
+def test_a_page_without_an_oracle_begins_with_what_came_back(back, words):
+    top = SimpleNamespace(attack="seeds", gap=None, back=SimpleNamespace(value=back))
+    lead = _lead(SimpleNamespace(worst=top, has_oracle=False))
+    assert words in lead
+    assert "--oracle" in lead

@@ -55,10 +55,14 @@ def _lead(found: Attacked) -> str:
         return f"The strongest attack, {top.attack}, brings it back {points} more often than on one that never knew it."
     if top.back is None:
         return "No attack could be made."
+    worst = (
+        f"The strongest attack, {top.attack}, brings it back on {100 * top.back.value:.0f} % of the prompts."
+        if top.back.value
+        else "No attack that counts brings it back."
+    )
     return (
-        f"The strongest attack, {top.attack}, brings it back on {100 * top.back.value:.0f} % of the prompts. Attacks "
-        "that show the model pictures of the target are left out here: without a model that never knew it (--oracle) "
-        "nobody can tell what they bring back from what they teach."
+        f"{worst} Attacks that show the model pictures of the target are left out here: without a model that never "
+        "knew it (--oracle) nobody can tell what they bring back from what they teach."
     )
 
 
