@@ -430,10 +430,10 @@ def _harden(job: Job, first: Trained) -> Trained:
         if job.look and config.calibrate == "kept" and kept_point(measured)["retain"] < job.config.keep:
             rounds[-1]["step"] = None
             push /= GENTLER
-        else:
-            whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
-    if rounds[-1].get("step", 0) is None:
-        _warn_of_costs(len(rounds), job.config.keep)
+            if number + 1 == job.config.robust:
+                _warn_of_costs(number + 1, job.config.keep)
+            continue
+        whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
     return replace(first, modules=whole, evidence={**first.evidence, "hardening": rounds})
 
 
