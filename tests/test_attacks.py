@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipe, tiny_sana
+from conftest import tiny_pipe, tiny_sana, tiny_sdxl
 from peft import LoraConfig
 from PIL import Image
 from torch.testing import assert_close
@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 from excise import bench, erase, export, load
 from excise.attack_report import _lead
-from excise.attacking import _without, attack, target_of
+from excise.attacking import attack, target_of
 from excise.attacks import ATTACKS, SUITES
 from excise.attacks import restoring as restoring_module
 from excise.attacks.accounting import Outcome, judged
 from excise.attacks.base import BACK, Arena, AttackError, Guides, Round, Shot
+from excise.attacks.original import hooked, networks, taken_off
 from excise.attacks.panel import Panel, calibrated
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
@@ -336,7 +337,7 @@ def test_edits_come_back_in_their_order(tokenizer):
     family = family_of(pipe)
     with applied(family, edits):
         before = in_force(family)
-        with _without(family, before):
+        with taken_off(family, before):
             assert in_force(family) == []
         assert [e for e, _ in in_force(family)] == [e for e, _ in before]
 
@@ -401,8 +402,49 @@ def test_a_swap_puts_one_part_back(tokenizer):
     assert (reading.weight is plain[0], encoding.weight is plain[1]) == (True, True)
     with pytest.warns(ExciseWarning):
         alone = run(pipe, edits=edits[:1], names=["text encoder put back", "denoiser put back"])
-    assert "no edit changes the text encoder, so it is the original one already" in alone.results[0].why
-    assert "all of the edit is in the denoiser" in alone.results[1].why
+    assert "the text encoder is the original one already" in alone.results[0].why
+    assert "all that was changed is in the denoiser" in alone.results[1].why
+
+
+def test_parts_of_a_base_are_put_back(tokenizer, tmp_path):
+    """What was erased by other means, in both parts, and where the base is another pipeline."""
+    pipe, base = tiny_pipe(tokenizer), tiny_pipe(tokenizer)
+    names = ["text encoder put back", "denoiser put back"]
+    with torch.no_grad():
+        family_of(pipe).projections()[0].module.weight.mul_(2)
+    alone = run(pipe, base=base, names=names)
+    assert "the text encoder is the original one already" in alone.results[0].why
+    assert "all that was changed is in the denoiser" in alone.results[1].why
+    with torch.no_grad():
+        pipe.text_encoder.encoder.layers[-1].mlp.fc2.weight.mul_(2)
+    own, drawn = (pipe.text_encoder, pipe.unet), {}
+    for part, mixed_by_hand in zip(names, ((base.text_encoder, own[1]), (own[0], base.unet)), strict=True):
+        run(pipe, base=base, names=[part], folder=tmp_path / part)
+        assert (pipe.text_encoder, pipe.unet) == own
+        mixture = tiny_pipe(tokenizer)
+        mixture.text_encoder, mixture.unet = mixed_by_hand
+        run(mixture, base=base, names=["seeds"], folder=tmp_path / f"{part} by hand")
+        for name in (part, f"{part} by hand"):
+            drawn[name] = {p.read_bytes() for p in (tmp_path / name).rglob("*.png")}
+        assert drawn[f"{part} by hand"] < drawn[part]  # beside those of the control
+    half = tiny_pipe(tokenizer).to(torch.bfloat16)
+    assert "torch.bfloat16; load both alike" in run(pipe, base=half, names=names[:1]).results[0].why
+
+
+def test_what_a_hook_may_have_changed_is_not_taken_from_a_run_before(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+    pipe.text_encoder.register_forward_hook(lambda *_: None)
+    for count in (1, 2):
+        with pytest.warns(ExciseWarning, match="ships hooks or a LoRA"):
+            run(pipe, names=["seeds"], folder=tmp_path)
+        assert len(list(tmp_path.rglob("outcome.json"))) == count
+
+
+def test_hooks_of_transformers_are_none(tokenizer, tmp_path):
+    """It reads a layer of SDXL's text encoders by hooks of its own, which stay."""
+    pipe = tiny_sdxl(tokenizer)
+    family_of(pipe).condition(["a cat"])
+    assert not any(map(hooked, networks(family_of(pipe))))
 
 
 def test_prompts_of_ones_own_are_asked(tokenizer):

@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +21,14 @@ from excise.attacks import ATTACKS, SUITES, Planned
 from excise.attacks.accounting import Outcome, Result, Worst, judged, worst
 from excise.attacks.base import Arena, AttackError, Guides
 from excise.attacks.material import Wordings, calibration, guides, wordings
+from excise.attacks.original import Swaps, hooked, key_of, networks, swaps, untouched
 from excise.attacks.panel import Panel, calibrated
 from excise.concept import Concept, same
-from excise.drawing import model_key, peak_memory_mb
-from excise.edit import Edit, applied, as_family, in_force
+from excise.drawing import peak_memory_mb
+from excise.edit import Edit, applied, as_family
 from excise.erasing import guess_kind, is_built_in
 from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
-from excise.families.base import Family, in_encoder
+from excise.families.base import Family
 from excise.files import make_folder, write_atomically, write_json
 from excise.selection import evenly
 from excise.strict import explain
@@ -38,7 +39,7 @@ from excise.training.scorers import as_scorer
 Say = Callable[[str, int, int], None]
 Shot = tuple[Image.Image, str, bool]
 Shots = dict[str, list[Shot]]
-Side = tuple[Family, Mapping[str, Any]]
+Side = tuple[Family, Swaps]
 """A model under attack, and what of it can be put back."""
 MOST_SHOTS = 8  # of an attack, for the report
 VARIANTS = ("form", "given", "part", "pictures", "unrelated", "way")  # settings that a suite names attacks by
@@ -118,13 +119,13 @@ def attack(
         known = f"only {len(said.tests)} test prompts are known; figures are of those."
         warnings.warn(known, ExciseWarning, stacklevel=2)
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
-    untouched = _untouched(family, bare)
+    plain = untouched(family, bare)
     with applied(family, edits, allow_other_base=allow_other_base), _uncached(family) as precision:
         say("drawing guides", 0, 1)
-        guided = guides(untouched, said, asked_for.name, guide, sampling, seed)
-        panel = calibrated(asked_for.name, judges, lambda: calibration(untouched, said, sampling, seed))
+        guided = guides(plain, said, asked_for.name, guide, sampling, seed)
+        panel = calibrated(asked_for.name, judges, lambda: calibration(plain, said, sampling, seed))
         shared = {
-            "original": untouched,
+            "original": plain,
             "concept": asked_for,
             "tests": evenly(said.tests, count),
             "guides": guided,
@@ -137,12 +138,13 @@ def attack(
             "batch": sampling.batch,
             "seed": seed,
         }
-        sides: dict[str, Side] = {"model": (family, _swaps(family))}
+        swapped = any(p.attack == "swap" for p in plan)
+        sides: dict[str, Side] = {"model": (family, swaps(family, bare) if swapped else {})}
         if oracle is not None:
             sides["oracle"] = (as_family(oracle), {})
-        with untouched() as plain:
+        with plain() as standing:
             eyes = [j.key for j in judges if hasattr(j, "key")]
-            about = [precision, model_key(plain), version("excise"), panel.name, *eyes]
+            about = [precision, key_of(standing), version("excise"), panel.name, *eyes]
         runner = _Runner(shared, sides, panel, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
     return Attacked(results, runner.shots, oracle is not None, panel.name)
@@ -215,7 +217,7 @@ class _Runner:
         self.known: dict[str, tuple[Outcome, list[Shot]]] = {}
         self.searched: dict[str, tuple[list[str], float]] = {}
         self.recalled = 0.0
-        self.models = {side: model_key(family) for side, (family, _) in self.sides.items()}
+        self.models = {side: key_of(family) for side, (family, _) in self.sides.items()}
 
     def run(self, planned: Planned, settings: Mapping[str, Any]) -> Result:
         """One attack on the model, its control, and the oracle."""
@@ -364,8 +366,7 @@ def _check_alike(family: Family, other: Family | None) -> None:
 
 def _warn_of_what_stays(family: Family) -> None:
     """What is no edit of ours cannot be taken off, so it would be in what is taken for the untouched model."""
-    modules = list(family.denoiser.modules())
-    if any(m._forward_hooks or m._forward_pre_hooks for m in modules) or hasattr(family.denoiser, "peft_config"):
+    if any(hooked(n) or hasattr(n, "peft_config") for n in networks(family)):
         warnings.warn(
             "the model ships hooks or a LoRA, which stay in force in what is taken for the untouched model; give that "
             "one with --base.",
@@ -399,60 +400,6 @@ def _asked(said: Wordings, shared: Mapping[str, Any], about: Sequence[str]) -> s
     pictures = hashlib.sha256(made.latents.numpy().tobytes() + made.other_latents.numpy().tobytes()).hexdigest()
     prompts = [said.guides, said.other_prompts, made.prompts, made.others]
     return digest([asdict(shared["concept"]), rest, prompts, pictures, list(about)])
-
-
-def _untouched(family: Family, base: Family | None) -> Callable[[], AbstractContextManager[Family]]:
-    """A context in which the untouched model stands: another model, or this one with its edits taken off."""
-    if base is not None:
-        return lambda: nullcontext(base)
-
-    @contextmanager
-    def without() -> Iterator[Family]:
-        with _without(family, in_force(family)):
-            yield family
-
-    return without
-
-
-@contextmanager
-def _without(family: Family, edits: Sequence[tuple[Edit, float]]) -> Iterator[None]:
-    """Some of the edits in force taken off for a while; each is back whatever happens."""
-    with ExitStack() as held:
-        for edit, strength in reversed(edits):  # so that they come back in the order they have
-            edit.remove(family)
-            held.callback(edit.apply, family, strength, allow_other_base=True)
-        yield
-
-
-def _swaps(family: Family) -> dict[str, Callable[[], AbstractContextManager[None]]]:
-    """By part of the model that edits in force change, a context in which that part is the original one."""
-    edits = in_force(family)
-    found: dict[str, Callable[[], AbstractContextManager[None]]] = {}
-    for part, of_encoder in (("text_encoder", True), ("denoiser", False)):
-        if any(_touches(edit, family, of_encoder) for edit, _ in edits):
-            found[part] = lambda of_encoder=of_encoder: _only(family, edits, not of_encoder)  # type: ignore[misc]
-    return found
-
-
-@contextmanager
-def _only(family: Family, edits: Sequence[tuple[Edit, float]], of_encoder: bool) -> Iterator[None]:
-    """The edits in force with what they change in one part alone."""
-    with ExitStack() as held:
-        held.enter_context(_without(family, edits))
-        for edit, strength in edits:
-            half = _half(edit, family, of_encoder)
-            if half.paths:
-                held.enter_context(half.apply(family, strength, allow_other_base=True))
-        yield
-
-
-def _half(edit: Edit, family: Family, of_encoder: bool) -> Edit:
-    modules = {p: d for p, d in edit.modules.items() if in_encoder(p, family.text_encoders) == of_encoder}
-    return Edit(edit.record, () if of_encoder else edit.text_maps, modules)
-
-
-def _touches(edit: Edit, family: Family, of_encoder: bool) -> bool:
-    return bool(_half(edit, family, of_encoder).paths)
 
 
 def _write(home: Path, outcome: Outcome, images: Sequence[Image.Image]) -> None:

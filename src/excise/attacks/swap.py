@@ -44,10 +44,10 @@ class Swap:
         part = config.part.replace("_", " ")
         if config.part not in arena.swaps:
             raise AttackError(
-                f"no edit changes the {part}, so it is the original one already; what was changed by other means can "
-                "be put back once it is an edit (excise import)."
+                f"the {part} is the original one already; where it was changed by other means than an edit, give the "
+                "untouched model with --base."
             )
         if len(arena.swaps) == 1:
-            raise AttackError(f"all of the edit is in the {part}: put back, the model is the untouched one.")
+            raise AttackError(f"all that was changed is in the {part}: put back, the model is the untouched one.")
         with arena.swaps[config.part]():
             return arena.words([[test] * arena.images for test in arena.tests])
