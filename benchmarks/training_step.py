@@ -40,7 +40,7 @@ from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
-from excise.methods.surgun import SurgUnConfig, step_of
+from excise.methods.surgun_objective import SurgUnConfig, step_of
 from excise.noising import Noising, noising
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.competition import Competition

@@ -29,8 +29,9 @@ from excise.errors import ConceptError, ExciseWarning, SettingError
 from excise.families import family_of
 from excise.families.base import join
 from excise.families.pipeline import PipelineFamily
-from excise.methods import surgun
-from excise.methods.surgun import HELD_PICTURES, Job, SurgUnConfig, _closer, objective
+from excise.methods import surgun_robust
+from excise.methods.surgun_objective import Job, SurgUnConfig, objective
+from excise.methods.surgun_robust import HELD_PICTURES, closer
 from excise.noising import noising
 from excise.training.adapters import blocks
 from excise.training.competition import Competition, Kept
@@ -323,7 +324,7 @@ def test_a_hardening_holds_pictures_of_what_is_nearest_to_a_target_and_of_the_re
         say=lambda *_: None,
     )
     job = Job(problem, SurgUnConfig(), [Competition(None, family, noising(family.pipe.scheduler), 2)], None)
-    (competition,) = _closer(job).competitions
+    (competition,) = closer(job).competitions
     states = torch.nn.functional.normalize(pooled(family, ["cat", "kitten", *retain]), dim=-1)
     nearness = dict(zip(retain, (states[2:] @ states[:2].T).amax(1).tolist(), strict=True))
     near, rest = drawn[: HELD_PICTURES // 2], drawn[HELD_PICTURES // 2 :]
@@ -625,7 +626,7 @@ def test_hardening_ends_where_nothing_brings_the_target_back(any_pipe, monkeypat
         looked.append(len(found))
         return 0.5 if len(looked) == 1 else 0.0
 
-    monkeypatch.setattr("excise.methods.surgun._shown", shown)
+    monkeypatch.setattr("excise.methods.surgun_robust._shown", shown)
     edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=5, share=0.5, room=Room(judge), **SMALL)
     rounds = edit.record.measured["hardening"]
     assert [r["restored"]["cat"] for r in rounds] == [0.5, 0.0]
@@ -639,7 +640,8 @@ def test_a_hardening_that_keeps_too_little_is_left_out_and_the_next_is_pushed_le
     pipe = tiny_pipe(tokenizer)
     begun = []
     monkeypatch.setattr(
-        "excise.methods.surgun._returning", lambda *a, inner=surgun._returning: begun.append(a[1].weight) or inner(*a)
+        "excise.methods.surgun_robust._returning",
+        lambda *a, inner=surgun_robust._returning: begun.append(a[1].weight) or inner(*a),
     )
 
     def made(robust, blind=0):
