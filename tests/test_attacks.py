@@ -440,7 +440,7 @@ def test_what_a_hook_may_have_changed_is_not_taken_from_a_run_before(tokenizer, 
         assert len(list(tmp_path.rglob("outcome.json"))) == count
 
 
-def test_hooks_of_transformers_are_none(tokenizer, tmp_path):
+def test_hooks_of_transformers_are_none(tokenizer):
     """It reads a layer of SDXL's text encoders by hooks of its own, which stay."""
     pipe = tiny_sdxl(tokenizer)
     family_of(pipe).condition(["a cat"])

@@ -52,17 +52,20 @@ def swaps(family: Family, base: Family | None) -> Swaps:
     if base is not None:
         return {p: partial(_lent, family, base, p) for p in PARTS if _changed(family, base, p)}
     edits = in_force(family)
-    halves = {part: [(_half(edit, family, part), strength) for edit, strength in edits] for part in PARTS}
-    touched = [part for part in PARTS if any(half.paths for half, _ in halves[part])]
-    return {part: partial(_only, family, edits, halves[PARTS[1 - PARTS.index(part)]]) for part in touched}
+    return {
+        part: partial(_only, family, edits, other)
+        for part, other in (PARTS, PARTS[::-1])
+        if any(_half(edit, family, part).paths for edit, _ in edits)
+    }
 
 
 @contextmanager
-def _only(family: Family, edits: Sequence[tuple[Edit, float]], halves: Sequence[tuple[Edit, float]]) -> Iterator[None]:
-    """The halves of the edits in force that are in one part, in their place."""
+def _only(family: Family, edits: Sequence[tuple[Edit, float]], part: str) -> Iterator[None]:
+    """The edits in force with what they change in one part alone."""
     with ExitStack() as held:
         held.enter_context(taken_off(family, edits))
-        for half, strength in halves:
+        for edit, strength in edits:
+            half = _half(edit, family, part)
             if half.paths:
                 held.enter_context(half.apply(family, strength, allow_other_base=True))
         yield
