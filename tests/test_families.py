@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from excise.errors import ConceptError, ModelError, UnknownNameError
 from excise.families import family_of, load
+from excise.families.base import fingerprint
 from excise.noising import noising
 
 
@@ -27,6 +28,12 @@ def test_projections_are_those_that_read_text(family):
     assert {p.module.in_features for p in found} == {WIDTH}
     assert len(found) == 2 * len(family.projections("v"))
     assert all(p.path.endswith(f"to_{p.role}") for p in found)
+
+
+def test_one_print_however_the_weights_lie_in_memory(pipe):
+    before = fingerprint(pipe.unet.state_dict())
+    pipe.unet.to(memory_format=torch.channels_last)
+    assert fingerprint(pipe.unet.state_dict()) == before
 
 
 def test_no_text_reading_projection_is_an_error(pipe):

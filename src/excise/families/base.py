@@ -223,7 +223,7 @@ def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float1
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         digest.update(f"{name}{tuple(weight.shape)}".encode())
-        raw = weight.detach().to("cpu", dtype).contiguous()
+        raw = weight.detach().to("cpu", dtype).flatten()
         digest.update(raw.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
