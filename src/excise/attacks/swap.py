@@ -44,8 +44,7 @@ class Swap:
         part = config.part.replace("_", " ")
         if config.part not in arena.swaps:
             raise AttackError(
-                f"the {part} is the original one already; where it was changed by other means than an edit, give the "
-                "untouched model with --base."
+                f"the {part} is the original one already, as far as edits and the untouched model (--base) tell."
             )
         if len(arena.swaps) == 1:
             raise AttackError(f"all that was changed is in the {part}: put back, the model is the untouched one.")
