@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 
 from excise.errors import unknown
-from excise.families.base import Family, Progress, Request, split
+from excise.families.base import Family, Progress, Request, raw_bytes, split
 from excise.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _read_weights(digest: Any, network: nn.Module) -> None:
     """Put names, shapes, types and bytes of all weights into a digest."""
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(raw_bytes(tensor.detach().cpu()))
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:

@@ -223,9 +223,14 @@ def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float1
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         digest.update(f"{name}{tuple(weight.shape)}".encode())
-        raw = weight.detach().to("cpu", dtype).flatten()
-        digest.update(raw.view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(weight.detach().to("cpu", dtype)))
     return digest.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """What is in a tensor on the CPU, byte by byte, row after row, however it lies in memory."""
+    flat = tensor.flatten()  # 1x1 convolutions laid out channels last have strides that no view takes
+    return flat.view(torch.uint8).numpy().data
 
 
 def in_encoder(path: str, encoders: Mapping[str, Any]) -> bool:
