@@ -28,7 +28,7 @@ from excise.drawing import peak_memory_mb
 from excise.edit import Edit, applied, as_family
 from excise.erasing import guess_kind, is_built_in
 from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
-from excise.families.base import Family
+from excise.families.base import Family, raw_bytes
 from excise.files import make_folder, write_atomically, write_json
 from excise.selection import evenly
 from excise.strict import explain
@@ -397,7 +397,7 @@ def _asked(said: Wordings, shared: Mapping[str, Any], about: Sequence[str]) -> s
     """A digest of what is the same for every attack: prompts, guides, budget, sampler, judges, precision, version."""
     rest = {k: v for k, v in shared.items() if k not in ("original", "guides", "concept")}
     made: Guides = shared["guides"]
-    pictures = hashlib.sha256(made.latents.numpy().tobytes() + made.other_latents.numpy().tobytes()).hexdigest()
+    pictures = hashlib.sha256(raw_bytes(torch.cat([made.latents, made.other_latents]))).hexdigest()
     prompts = [said.guides, said.other_prompts, made.prompts, made.others]
     return digest([asdict(shared["concept"]), rest, prompts, pictures, list(about)])
 
