@@ -22,20 +22,27 @@ def edited(solution, W: torch.Tensor) -> torch.Tensor:
     return W + (W @ text_map.u) @ text_map.v
 
 
-def naive_uce(W, targets, anchors, retain, keep, ridge):
+def naive_uce(W, targets, anchors, retain, keep, ridge, held=(), hold=0.0):
     left = ridge * W
     right = ridge * torch.eye(W.shape[1], dtype=W.dtype)
     for o, n in zip(targets, anchors, strict=True):
         left, right = left + torch.outer(W @ n, o), right + torch.outer(o, o)
-    for r in retain:
-        left, right = left + keep * torch.outer(W @ r, r), right + keep * torch.outer(r, r)
+    for rows, weight in ((retain, keep), (held, hold)):
+        for r in rows:
+            left, right = left + weight * torch.outer(W @ r, r), right + weight * torch.outer(r, r)
     return left @ torch.linalg.inv(right)
 
 
 @settings(max_examples=40, deadline=None)
-@given(text_problems(min_retain=1), st.integers(0, 3), st.sampled_from([1e-3, 0.1, 1.0]), st.integers(0, 1000))
-def test_rece_equals_its_loop_over_layers_and_concepts(p, rounds, nu, seed):
-    config = RECEConfig(rounds=rounds, regularisation=nu, fixed="none")
+@given(
+    text_problems(min_retain=1),
+    st.integers(0, 3),
+    st.sampled_from([1e-3, 0.1, 1.0]),
+    st.integers(0, 1000),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_rece_equals_its_loop_over_layers_and_concepts(p, rounds, nu, seed, hold):
+    config = RECEConfig(rounds=rounds, regularisation=nu, fixed="none", hold=hold)
     original = weights_for(p, seed)
     now = {path: naive_uce(W, p.targets, p.anchors, p.retain, 1.0, 0.5) for path, W in original.items()}
     for _ in range(rounds):
@@ -44,10 +51,27 @@ def test_rece_equals_its_loop_over_layers_and_concepts(p, rounds, nu, seed):
         for path, W in original.items():
             left, cross = left + now[path].mT @ now[path], cross + now[path].mT @ W
         restoring = [torch.linalg.solve(left, cross @ c) for c in p.targets]
-        now = {path: naive_uce(W, restoring, p.anchors, p.retain, 0.1, 0.1) for path, W in now.items()}
+        now = {
+            path: naive_uce(W, restoring, p.anchors, p.retain, 0.1, 0.1, p.targets, hold) for path, W in now.items()
+        }
     solution = RECE.solve(p, original, config, torch.Generator())
     for path, W in original.items():
         assert_close(edited(solution, W), now[path], rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(text_problems(min_retain=8), st.integers(1, 3), st.integers(0, 1000))
+def test_a_round_does_not_bring_back_what_the_first_step_erased(p, rounds, seed):
+    """Its map is fitted at the states that restore the targets, far from them; `hold` is what keeps the targets gone."""
+    weights = weights_for(p, seed, sizes=(20, 30))
+
+    def left(n: int, hold: float) -> float:
+        """How far from the anchors the targets are read."""
+        solution = RECE.solve(p, weights, RECEConfig(rounds=n, hold=hold), torch.Generator())
+        return sum(float((edited(solution, W) @ p.targets.mT - W @ p.anchors.mT).norm()) for W in weights.values())
+
+    first = left(0, 0.0)
+    assert left(rounds, 100.0) <= 1.1 * first + 0.05
 
 
 def test_after_a_round_the_targets_are_harder_to_restore():

@@ -25,6 +25,33 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 KINDS = tuple(TEMPLATES)
 
+# Prompts of published programs, by the name that a closed form's setting `prompts` has for them and by kind: the bare
+# name (UCE, SPEED, RECE, ScaPre), and the thirty wordings of MACE's refinement (arXiv 2403.06135), which are part of
+# its recipe. CLIP reads no capitals.
+_MACE_THINGS = (
+    *(f"{{}} {tail}" for tail in ("in a photo", "in a snapshot")),
+    *(f"{head} {{}}" for head in (
+        "a snapshot of", "a photograph showcasing", "an illustration of", "a digital rendering of",
+        "a visual representation of", "a graphic of", "a shot of", "a photo of", "a black and white image of",
+        "a depiction in portrait form of",
+    )),
+    "a scene depicting {} during a public gathering",
+    "{} captured in an image",
+    *(f"{head} {{}}" for head in (
+        "a depiction created with oil paints capturing", "an image of", "a drawing capturing the essence of",
+        "an official photograph featuring", "a detailed sketch of",
+    )),
+    *(f"{{}} {tail}" for tail in ("during sunset/sunrise", "in a detailed portrait")),
+    *(f"{head} {{}}" for head in (
+        "an official photo of", "historic photo of", "detailed portrait of", "a painting of", "hd picture of",
+        "magazine cover capturing", "painting-like image of", "hand-drawn art of", "an oil portrait of",
+    )),
+)  # fmt: skip
+PROGRAM_PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "name": dict.fromkeys(KINDS, ("{}",)),
+    "mace": dict.fromkeys(KINDS, _MACE_THINGS),
+}
+
 # Prompts in which an erasure is verified afterwards; no method sees them.
 CHECKS: dict[str, tuple[str, ...]] = {
     "object": ("a photograph with a {}", "there is a {} here", "two of them: {}", "a large {} outdoors"),

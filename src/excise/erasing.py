@@ -16,6 +16,7 @@ import torch
 from excise.built_in import BUILT_IN, WEIGHTS
 from excise.concept import (
     CHECKS,
+    PROGRAM_PROMPTS,
     TEMPLATES,
     Concept,
     as_concepts,
@@ -31,7 +32,7 @@ from excise.errors import ConceptError, ExciseWarning, TrainingError, unknown
 from excise.families.base import Family
 from excise.hardening import hardened
 from excise.methods import METHODS
-from excise.methods.base import Solution, TextProblem, configure, joined, widened
+from excise.methods.base import MethodConfig, Solution, TextProblem, configure, joined, widened
 from excise.problem import encode, pooled_problem, retain_prompts, token_problem
 from excise.record import EditRecord, Target
 
@@ -90,17 +91,15 @@ def erase(
     family = as_family(model)
     if anchor is not None:
         settings["anchor"] = anchor
-    preset = "canvas" if is_built_in(family) else found[0].kind
-    config = configure(method_class.Config, method, settings, preset)
+    preset = "canvas" if is_built_in(family) else None
+    config = configure(method_class.Config, method, settings, found[0].kind, default=preset)
     name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
     words = vocabulary_of(vocabulary, family, found)
-    own = _by_kind(method_class.Config, method, settings, found, config) if preset != "canvas" else {}
+    own = {} if preset and "preset" not in settings else _by_kind(method_class.Config, method, settings, found, config)
     anchors = {kind_: c.anchor for kind_, c in own.items()}
     found = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in found]
     _check_anchors(found)
-    kinds = list(dict.fromkeys(c.kind for c in found))
-    kept = [p for kind_ in kinds for p in retain_prompts(preserve, TEMPLATES[kind_])]
-    retain = list(dict.fromkeys([*kept, *words.prompts]))
+    retain = _retained(found, preserve, words, config)
     request = Request(family, found, retain, preserve, words, seed, states)
     # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
     # autocast keeps its casts of weights until its outermost context ends, and training in half precision moves them.
@@ -125,6 +124,15 @@ def erase(
         solution.text_maps,
         dict(solution.modules or {}),
     )
+
+
+def _retained(concepts: Sequence[Concept], preserve: Sequence[str], words: Vocabulary, config: Any) -> list[str]:
+    """The prompts to keep: names in the templates of every kind that is erased, or bare; the vocabulary's; nothing."""
+    closed = isinstance(config, MethodConfig)
+    bare = closed and config.prompts != "templates"
+    kinds = dict.fromkeys(c.kind for c in concepts)
+    kept = list(preserve) if bare else [p for kind in kinds for p in retain_prompts(preserve, TEMPLATES[kind])]
+    return list(dict.fromkeys([*kept, *words.prompts, *([""] if closed and config.retain_empty else [])]))
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,9 @@ def _solved(
     family = asked.family
     if not hasattr(method, "solve_encoder"):
         _warn_of_width(len(asked.concepts), family.text_width)
-    encoded = encode(family, asked.concepts, asked.retain, asked.words.templates, asked.states)
+    named = config.prompts if isinstance(config, MethodConfig) else "templates"
+    templates = PROGRAM_PROMPTS.get(named, asked.words.templates)
+    encoded = encode(family, asked.concepts, asked.retain, templates, asked.states)
     at_once = time.perf_counter()
     if hasattr(method, "solve_encoder"):
         solution = method.solve_encoder(EncoderProblem(family, encoded), config)

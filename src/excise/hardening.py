@@ -46,6 +46,7 @@ def hardened(
             targets=torch.cat([asked.targets, restoring]),
             anchors=torch.cat([asked.anchors, problem.anchors]),
             owner=torch.cat([asked.owner, problem.owner]),
+            prompts=None if asked.prompts is None else asked.prompts + (problem.prompts or 0),
         )
         solution = solve(asked)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -75,10 +75,15 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
     A target and its anchor are the same template filled with either name; their token blocks start at the subject (for
     an empty anchor, at the token before what follows) and are cut to equal length, so that they match row by row.
     """
+    first = _problem(encoded, config.tokens, config.retain_tokens)
+    return replace(first, later=_problem(encoded, config.later, config.retain_tokens)) if config.later else first
+
+
+def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
     states, rows, n = encoded.states, encoded.rows, encoded.pairs
-    pairs = [_matched(states, rows[i], rows[n + i], config.tokens) for i in range(n)]
+    pairs = [_matched(states, rows[i], rows[n + i], tokens) for i in range(n)]
     lengths = torch.tensor([len(target) for target, _ in pairs])
-    kept = [states.span(i, config.retain_tokens) for i in rows[2 * n : -1]]
+    kept = [states.span(i, retain_tokens) for i in rows[2 * n : -1]]
     null = states.span(rows[-1], "all").double()
     return TextProblem(
         targets=torch.cat([target for target, _ in pairs]).double(),
@@ -88,6 +93,7 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
         null=null[1:],
         owner=encoded.owner.repeat_interleave(lengths).to(null.device),
         subjects=_means(torch.cat([states.span(i, "last") for i in rows[:n]]).double(), encoded.owner),
+        prompts=n,
     )
 
 

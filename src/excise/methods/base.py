@@ -16,6 +16,7 @@ from excise.errors import SettingError
 
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
 TargetTokens = Tokens | Literal["context"]
+OFFICIAL = "official"
 
 
 class Settings(BaseModel):
@@ -47,6 +48,18 @@ class MethodConfig(Settings):
     pooled: bool = Field(
         True, description="Where the model also reads the pooled prompt (SDXL), edit that map as well."
     )
+    prompts: Literal["templates", "name", "mace"] = Field(
+        "templates",
+        description="Prompts in which targets are looked at: templates (the vocabulary's, or those of the kind), the "
+        "bare name, or the thirty of MACE's program. Names to keep go into the templates as well, else they stand "
+        "bare.",
+    )
+    retain_empty: bool = Field(False, description="Keep the empty prompt as well.")
+
+    @property
+    def later(self) -> TargetTokens | None:
+        """Which tokens of targets a later step of the method takes, where that is another choice."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class TextProblem:
         null: (P, d) the states of the empty prompt after the start token.
         owner: (T,) which concept each target row speaks of, from 0.
         subjects: (m, d) each concept's last subject token, the mean over its prompts.
+        prompts: how many prompts the target rows come from; None: one a row.
+        later: the same request by the tokens of a method's later steps, where it has such (`MethodConfig.later`).
     """
 
     targets: Tensor
@@ -69,6 +84,8 @@ class TextProblem:
     null: Tensor
     owner: Tensor
     subjects: Tensor
+    prompts: int | None = None
+    later: TextProblem | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +132,13 @@ class ClosedForm(Protocol):
     ) -> Solution: ...
 
 
-def configure(config: type[Settings], method: str, settings: Mapping[str, Any], kind: str) -> Any:
-    """Settings over the preset for a concept kind (or the one named by `preset`) over the defaults.
+def configure(
+    config: type[Settings], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
+) -> Any:
+    """Settings over a preset over the defaults.
+
+    The preset is the one named by `preset`, else `default`, else that of the concept kind. `preset="official"`, the
+    published program's own recipe, is "official-<kind>" where a method has one for the kind.
 
     Raises:
         SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range.
@@ -124,8 +146,10 @@ def configure(config: type[Settings], method: str, settings: Mapping[str, Any], 
     import difflib
 
     given = dict(settings)
-    preset = given.pop("preset", kind)
-    if preset not in {*config.presets, kind, "default"}:
+    preset = given.pop("preset", default or kind)
+    if preset == OFFICIAL and f"{OFFICIAL}-{kind}" in config.presets:
+        preset = f"{OFFICIAL}-{kind}"
+    if preset not in {*config.presets, default or kind, "default"}:
         raise SettingError(f"{method} has no preset '{preset}'; it has: {', '.join(sorted(config.presets))}.")
     for key in given:
         if key not in config.model_fields:

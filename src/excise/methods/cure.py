@@ -20,7 +20,8 @@ from excise.edit import TextMap
 from excise.linalg.low_rank import compress
 from excise.methods.base import MethodConfig, Solution, TextProblem
 
-# Which tokens the paper takes is not known to us; these are the target's own.
+# The target's own tokens. From its last word to the end (the default of closed forms), most states are padding, and the
+# spectrum's strong directions are what every prompt shares: the target's own count for little and stay.
 _PAPER = {"tokens": "subject", "retain_tokens": "last"}
 
 
@@ -34,7 +35,7 @@ class CUREConfig(MethodConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "style", "person"), _PAPER),
         "explicit": {**_PAPER, "expansion": 5.0},
-        "canvas": {},
+        "canvas": _PAPER,
     }
 
     expansion: float = Field(2.0, ge=1, description="How far weak spectral directions are counted in (a).")

@@ -41,9 +41,12 @@ from excise.methods.informax import cosine, entropy, mutual_information, noisy, 
 
 # Rows that are read at once at the least: fewer make slow products.
 _ROWS = 64
-_OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start"}
+_OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start", "prompts": "name"}
 # What measures best on the built-in models (docs/methods/scapre.md).
 _RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
+# Elsewhere few names stand for all that is kept, and the states after a subject, which hold what the rest of a prompt
+# says, are better left alone.
+_LAST = {"tokens": "last", "retain_tokens": "last"}
 
 
 class ScaPreConfig(MethodConfig):
@@ -51,7 +54,8 @@ class ScaPreConfig(MethodConfig):
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        **dict.fromkeys(("object", "instance", "person", "style", "explicit", "canvas"), _RETAINING),
+        **{kind: {**_RETAINING, **_LAST} for kind in ("object", "instance", "person", "style", "explicit")},
+        "canvas": _RETAINING,
         "official": _OFFICIAL,
         "official-few": {**_OFFICIAL, "form": "small", "erase_scale": 1.0, "power": 2.0},
         "official-style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True, "entropy_copies": 30},

@@ -37,6 +37,18 @@ from excise.methods.base import MethodConfig, Solution, TextProblem
 
 # Values only, last subject token: what the paper's experiments edit.
 _PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
+_PERSON = {**_PAPER, "anchor": "person", "threshold": 1e-4, "ridge": 0.05, "filter": False}
+# Every state of a target counts as much as a whole prompt of the others, and the empty prompt is what is kept.
+_EXPLICIT = {
+    "params": "v",
+    "tokens": "all_but_start",
+    "retain_tokens": "all_but_start",
+    "retain_empty": True,
+    "mean": "prompts",
+    "ridge": 0.7,
+    "invariant_slack": 0.5,
+}
+_OFFICIAL = {"prompts": "name"}
 
 
 class SPEEDConfig(MethodConfig):
@@ -47,17 +59,24 @@ class SPEEDConfig(MethodConfig):
         "object": _PAPER,
         "instance": _PAPER,
         "style": {**_PAPER, "anchor": "art"},
-        "person": {**_PAPER, "anchor": "person", "threshold": 1e-4, "ridge": 0.05, "filter": False},
-        "explicit": {**_PAPER, "ridge": 0.7, "invariant_slack": 0.5, "tokens": "all_but_start"},
+        "person": _PERSON,
+        "explicit": _EXPLICIT,
         # The small text encoder spreads a concept over all later tokens, so targets are many rows, and the mean moment
         # of them is small beside the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
         "canvas": {"ridge": 0.01, "filter": False},
+        "official": {**_PAPER, **_OFFICIAL},
+        "official-style": {**_PAPER, **_OFFICIAL, "anchor": "art"},
+        "official-person": {**_PERSON, **_OFFICIAL},
+        "official-explicit": {**_EXPLICIT, **_OFFICIAL},
     }
 
     threshold: float = Field(
         1e-1, gt=0, description="Eigenvalues of the mean retain moment below this count as null space."
     )
     ridge: float = Field(1.0, gt=0, description="Weight of the size of the change (r); larger is gentler.")
+    mean: Literal["states", "prompts"] = Field(
+        "states", description="What the targets' moments are a mean over: their states, or their prompts."
+    )
     invariant_slack: float = Field(
         0.0, ge=0, description="Softness of the invariant equality constraints (lambda); 0 makes them exact."
     )
@@ -134,9 +153,9 @@ def _warn_of_no_room(full: int, layers: int, threshold: float) -> None:
 
 
 def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generator) -> _Shared:
-    k = len(problem.targets)
+    k = problem.prompts if config.mean == "prompts" and problem.prompts else len(problem.targets)
     Z = problem.targets / k**0.5
-    if k > problem.targets.shape[1]:  # more tokens than directions
+    if len(problem.targets) > problem.targets.shape[1]:  # more tokens than directions
         S = (cross(problem.anchors, problem.targets) - gram(problem.targets)) / k
         left, right = compress(S, torch.eye(len(S), dtype=S.dtype, device=S.device))
     else:

@@ -22,6 +22,8 @@ from excise.methods.base import MethodConfig, Solution, TextProblem
 
 # Keys and values, last subject token, as in the official program of 2025.
 _PAPER = {"tokens": "last", "retain_tokens": "last"}
+# That program: bare names, and no state held fixed.
+_OFFICIAL = {**_PAPER, "prompts": "name", "fixed": "none"}
 
 
 class UCEConfig(MethodConfig):
@@ -31,6 +33,8 @@ class UCEConfig(MethodConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **dict.fromkeys(("object", "instance", "person", "explicit"), _PAPER),
         "style": {**_PAPER, "anchor": "art"},
+        "official": _OFFICIAL,
+        "official-style": {**_OFFICIAL, "anchor": "art"},
         "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # chosen by benchmarks/canvas_presets.py
     }
 
