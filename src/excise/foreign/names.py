@@ -57,12 +57,13 @@ class Names:
             rows = {f"{encoder}.{n.removeprefix('text_model.')}": p for n, p in module.named_parameters()}
             self._inside[encoder] = {_flat(name.removeprefix(f"{encoder}.")): name for name in rows}
             self.parameters |= rows
-        self._prefixes = dict.fromkeys((f"{family.denoiser_name}.", *DENOISER), "")
+        prefixes = dict.fromkeys((f"{family.denoiser_name}.", *DENOISER), "")
         for i, encoder in enumerate(self.encoders):
-            self._prefixes |= {f"{encoder}.": encoder, f"lora_te{i + 1}_": encoder}
+            prefixes |= {f"{encoder}.": encoder, f"lora_te{i + 1}_": encoder}
         if self.encoders:
-            self._prefixes["lora_te_"] = self.encoders[0]
-        self._prefixes |= {p: self.encoders[i] for p, i in ENCODERS.get(family.name, {}).items()}
+            prefixes["lora_te_"] = self.encoders[0]
+        prefixes |= {p: self.encoders[i] for p, i in ENCODERS.get(family.name, {}).items()}
+        self._prefixes = sorted(prefixes.items(), key=lambda row: -len(row[0]))  # the longest that fits is meant
 
     def of_denoiser(self) -> dict[str, Tensor]:
         """The parameters that are of no text encoder."""
@@ -78,10 +79,9 @@ class Names:
             WrongBaseError: it may be of several text encoders alike.
         """
         name = _unwrapped(name)
-        for prefix in sorted(self._prefixes, key=len, reverse=True):
+        for prefix, encoder in self._prefixes:
             if name.startswith(prefix):
                 rest = _unwrapped(name.removeprefix(prefix))
-                encoder = self._prefixes[prefix]
                 return self._in_encoder(encoder, rest) if encoder else self._in_denoiser(rest)
         return self._in_denoiser(name) or self._in_some_encoder(name, tensor)
 
