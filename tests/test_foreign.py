@@ -418,6 +418,16 @@ def test_the_scale_that_peft_keeps_beside_its_factors(tokenizer, tmp_path):
         import_edit(file, pipe, ["cat"])
 
 
+def test_the_scale_that_diffusers_keeps_in_the_header(tokenizer, tmp_path):
+    """It counts whether the file is named or the folder that it lies in."""
+    pipe = tiny_pipe(tokenizer)
+    state = {f"unet.{KEY}.lora_A.weight": rand(2, 32), f"unet.{KEY}.lora_B.weight": rand(48, 2)}
+    told = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 8})}
+    save_file(state, tmp_path / "pytorch_lora_weights.safetensors", metadata=told)
+    for path in (tmp_path / "pytorch_lora_weights.safetensors", tmp_path):
+        check_only(import_edit(path, pipe, ["cat"]), pipe, KEY, 4 * rand(48, 2) @ rand(2, 32))
+
+
 def test_a_lora_of_sana_under_the_names_of_peft(gemma_tokenizer, tmp_path):
     pipe, path = tiny_sana(gemma_tokenizer), "transformer_blocks.0.attn2.to_k"
     out, into = pipe.transformer.get_submodule(path).weight.shape

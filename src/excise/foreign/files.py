@@ -29,7 +29,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         EditFileError: it cannot be read, or holds more than weights.
     """
     if path.is_dir():
-        return _read_folder(path), _beside(path)
+        state, about = _read_folder(path)
+        return state, about | _beside(path)
     if not path.is_file():
         raise EditFileError(f"there is no file or folder {path}; give the result of another tool.")
     state, about = _read_file(path)
@@ -94,21 +95,22 @@ def _flat(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _read_folder(path: Path) -> dict[str, Tensor]:
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A pipeline's folder (denoiser and text encoders), or that of one of its parts."""
     parts = [p for p in sorted(path.iterdir()) if p.is_dir() and re.match(r"(unet|transformer|text_encoder)", p.name)]
     if not parts:
         return _read_weights(path)
-    return {f"{part.name}.{name}": t for part in parts for name, t in _read_weights(part).items()}
+    return {f"{part.name}.{name}": t for part in parts for name, t in _read_weights(part)[0].items()}, {}
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pt"))
     # Where a variant in half precision lies beside the full weights, the full ones are meant.
     files = [f for f in files if ".fp16." not in f.name and ".fp16-" not in f.name] or files
     if not files:
         raise EditFileError(f"{folder} holds neither .safetensors nor .bin files; expected a folder of diffusers.")
-    found: dict[str, Tensor] = {}
+    found, about = dict[str, Tensor](), dict[str, str]()
     for file in files:
-        found |= _read_file(file)[0]
-    return found
+        state, said = _read_file(file)
+        found, about = found | state, about | said
+    return found, about
