@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from compvis import _unet_name, single_file_state
 from conftest import tiny_pipe, tiny_sana, tiny_sdxl
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -151,6 +152,15 @@ def test_original_names_are_those_that_diffusers_reads(real_layout):
             next(iter(found)).removeprefix("unet.").replace(".processor.", ".").replace("to_out_lora", "to_out.0_lora")
         )
         assert name.replace("_lora.", ".lora.").partition(".lora")[0] == path
+
+
+def test_a_checkpoint_under_original_names_is_what_diffusers_reads(real_layout):
+    """Norms and biases too: its converter gives back the very state."""
+    table, state = original_names(real_layout), real_layout.state_dict()
+    theirs = {f"model.diffusion_model.{original_name(name, table)}": t for name, t in state.items()}
+    back = convert_ldm_unet_checkpoint(theirs, {**real_layout.config, "num_class_embeds": None})
+    assert back.keys() == state.keys()
+    assert all(torch.equal(t, back[name]) for name, t in state.items())
 
 
 def test_a_lora_of_sdxl_under_original_names_comes_back_whole(tokenizer, tmp_path):
