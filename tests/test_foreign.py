@@ -328,7 +328,11 @@ def test_factors_that_do_not_fit_are_refused(tokenizer, tmp_path):
     swapped = {f"{STEM}.lora_down.weight": torch.ones(2, 48), f"{STEM}.lora_up.weight": torch.ones(32, 2)}
     odd = good | {f"{STEM}.lora_up.weight": torch.ones(48, 3)}
     kron = {f"{STEM}.lokr_w1": torch.ones(2, 3), f"{STEM}.lokr_w2": torch.ones(16, 16)}
-    for state in (swapped, odd, kron):
+    turned = {f"{STEM}.diff": torch.ones(32, 48)}
+    thin = good | {f"{STEM}.lora_down.weight": torch.ones(2)}
+    flat = [{f"{STEM}.diff": torch.ones(n)} for n in ((), (3,))]
+    single = {f"{STEM}.lokr_w1": torch.ones(()), f"{STEM}.lokr_w2": torch.ones(48, 32)}
+    for state in (swapped, odd, kron, turned, thin, *flat, single):
         with pytest.raises(WrongBaseError, match=r"at 'lora_unet_mid.* do not fit the base's \(48, 32\)"):
             imported(state, pipe, tmp_path)
     with pytest.raises(EditFileError, match="numbers that are not finite"):
@@ -336,6 +340,11 @@ def test_factors_that_do_not_fit_are_refused(tokenizer, tmp_path):
     other = {name.replace("mid_block_att", "mid_block_arr"): t for name, t in good.items()}
     with pytest.raises(WrongBaseError, match="changes 'lora_unet_mid_block_arrentions.*which the base does not have"):
         imported(good | other, pipe, tmp_path)
+
+
+def test_a_difference_written_as_a_convolution_of_one_pixel(tokenizer, tmp_path):
+    pipe = tiny_pipe(tokenizer)
+    check_only(imported({f"{STEM}.diff": rand(48, 32)[..., None, None]}, pipe, tmp_path), pipe, KEY, rand(48, 32))
 
 
 def test_one_map_under_two_names(tokenizer, tmp_path):

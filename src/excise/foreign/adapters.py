@@ -19,7 +19,7 @@ from excise.edit import Delta, Dense, LowRank
 from excise.errors import EditFileError, WrongBaseError
 from excise.foreign.files import PEFT
 from excise.foreign.names import Names
-from excise.foreign.products import Factors, loha, lokr, lora, rank
+from excise.foreign.products import Factors, difference, loha, lokr, lora, rank
 
 # What a tensor is of its map, by how its name ends; "(\.\w+)?" is the name that peft gives an adapter.
 _PART = r"lora_linear_layer|lora"
@@ -33,7 +33,7 @@ ROLES = {
     "diff": r"\.(diff|w_norm)",
     "diff_b": r"\.(diff_b|b_norm)",
 }
-# The forms of a change: its name, the tensors it needs, those it may have, and the product.
+# The forms of a change: its name, the tensors it is made of, and their product.
 Product = Callable[[Factors, torch.Size, float], Delta]
 _HADA = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
 _FIRST = {"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"}
@@ -44,7 +44,7 @@ FORMS: list[tuple[str, set[str], Product]] = [
     ("LoHa", _HADA, loha),
     ("LoHa", _HADA | {"hada_t1", "hada_t2"}, loha),
     *(("LoKr", one | two, lokr) for one in _FIRST for two in _SECOND),
-    ("difference", {"diff"}, lambda parts, shape, scale: Dense(parts["diff"].reshape(shape))),
+    ("difference", {"diff"}, difference),
 ]
 # What cannot be an edit, by the ends of its names, and why.
 REFUSED = [
@@ -172,7 +172,7 @@ def _change(
     try:
         change = product(parts, shape, _scale(alpha, rank(parts), place, names, told))
         fits = isinstance(change, Dense) or _meet(change, shape)
-    except RuntimeError:  # two factors that cannot be multiplied
+    except (RuntimeError, IndexError, ValueError, TypeError):  # factors of sizes that cannot be multiplied
         fits = False
     if not fits:
         raise WrongBaseError(f"the factors of the LoRA at '{map_}' do not fit the base's {tuple(shape)}.")

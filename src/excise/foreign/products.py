@@ -55,6 +55,12 @@ def lokr(parts: Factors, shape: torch.Size, scale: float) -> Delta:
     return LowRank(torch.kron(b1, b2) * scale, torch.kron(a1, a2))
 
 
+def difference(parts: Factors, shape: torch.Size, scale: float) -> Delta:
+    """The change as it is; of a linear map also written as of a convolution of one pixel, and the other way round."""
+    change = parts["diff"]
+    return _dense(change if change.shape == shape else change.flatten(1), shape)
+
+
 def rank(parts: Factors) -> int | None:
     """The rank that alpha is held against: None where nothing is factorised, and alpha means nothing."""
     name = next((n for n in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if n in parts), None)
