@@ -162,5 +162,5 @@ def test_every_flow_scheduler_is_read_as_one(scheduler, told):
 
 
 def test_a_scheduler_that_noises_in_another_way_is_named():
-    with pytest.raises(ModelError, match="EDMEulerScheduler noises neither by a schedule of alphas nor by a flow"):
+    with pytest.raises(ModelError, match="EDMEulerScheduler noises in its own way"):
         noising(EDMEulerScheduler())
