@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 
+import diffusers
 import pytest
+from conftest import tiny_sana
 
 
 @pytest.fixture
@@ -193,6 +195,24 @@ def test_methods_and_doctor(excise, model):
     assert json.loads(out)["device"] in ("cpu", "mps", "cuda:0")
     assert json.loads(out)["bfloat16"] in ("fast", "slow here; leave float32")
     assert json.loads(out)["model"]["methods"] == "cure, emcid, esd, mace, rece, scapre, speed, surgun, uce"
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "SCMScheduler"])
+def test_doctor_says_what_works_with_a_scheduler(excise, gemma_tokenizer, tmp_path, name):
+    pipe = tiny_sana(gemma_tokenizer)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    pipe.save_pretrained(tmp_path / "sana")
+    status, out, err = excise("doctor", "--model", tmp_path / "sana", "--json")
+    assert status == 0, err
+    found = json.loads(out)["model"]
+    assert found["scheduler"] == name
+    if "Flow" in name:
+        assert found["prediction"] == "flow"
+        assert found["methods"] == "cure, esd, mace, rece, scapre, speed, surgun, uce"
+    else:  # it predicts what no training here knows, and closed forms do not ask
+        assert (found["prediction"], found["methods"]) == ("unknown", "cure, mace, rece, scapre, speed, uce")
+        assert found["not with this scheduler"].startswith("esd, surgun, attacks that ask the denoiser, FADE: ")
+        assert "trigflow" in found["not with this scheduler"]
 
 
 def test_two_evaluations_do_not_share_a_folder(excise, tmp_path):

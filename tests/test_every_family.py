@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipe, tiny_sana
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from torch.testing import assert_close
 
 from excise import erase
-from excise.errors import ConceptError, WrongBaseError
+from excise.errors import ConceptError, ModelError, WrongBaseError
 from excise.families import family_of
 from excise.noising import noising
 
@@ -138,3 +145,22 @@ def test_an_edit_of_another_family_is_refused(tokenizer, any_pipe):
             return
     with pytest.raises(WrongBaseError, match=f"for a model of the family 'sd' .* is of the family '{family.name}'"):
         edit.apply(any_pipe)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), 1.0),
+        (FlowMatchEulerDiscreteScheduler(), 1.0),
+        (FlowMatchHeunDiscreteScheduler(shift=3.0), 3.0),
+        (UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=2.0), 2.0),
+    ],
+)
+def test_every_flow_scheduler_is_read_as_one(scheduler, told):
+    plan = noising(scheduler)
+    assert (plan.kind, plan.shift) == ("flow", told)
+
+
+def test_a_scheduler_that_noises_in_another_way_is_named():
+    with pytest.raises(ModelError, match="EDMEulerScheduler noises in its own way"):
+        noising(EDMEulerScheduler())

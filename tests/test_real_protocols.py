@@ -24,6 +24,7 @@ from torch import nn
 from excise.errors import ConceptError, ModelError
 from excise.evaluation import evaluate
 from excise.judges import FEATURES, JUDGES, NONE, local, resnet, vit
+from excise.judges.canvas import CanvasJudge
 from excise.judges.clip import Clip, ClipScore, ClipZeroShot
 from excise.judges.local import Classifier, MissingFilesError, find, read_state
 from excise.metrics.images import cmmd, kid
@@ -486,6 +487,35 @@ def test_another_clip_of_the_same_make_is_another_scorer(clip_folder, tmp_path):
     assert first.key == again.key
     assert first.name == second.name
     assert second.key != first.key
+
+
+def test_what_a_picture_shows_does_not_depend_on_the_others_asked_about(clip_folder, monkeypatch):
+    """A picture a little like a cat and more like a car shows a cat, whether or not another is asked about a car."""
+    words = ("cat", "car", "dog", "else")
+    scorer = ClipScorer(clip_folder, ["cat", "dog"])
+    monkeypatch.setattr(scorer.clip, "read", lambda texts: torch.eye(4)[[words.index(t.split()[-1]) for t in texts]])
+    monkeypatch.setattr(
+        scorer.clip, "prepare", lambda images: torch.tensor([0.6, 0.8, 0.0, 0.0]).expand(len(images), 4)
+    )
+    monkeypatch.setattr(scorer.clip, "see", lambda pixels: pixels)
+    image = pictures(1)[0]
+    assert scorer.sees([image], ["cat"]) == [True]
+    assert scorer.sees([image, image, image], ["cat", "car", "dog"]) == [True, True, False]
+
+
+def test_a_score_does_not_depend_on_the_batch(clip_folder):
+    images, prompts = pictures(local.BATCH + 2), [f"{'very ' * (n % 7)}red cat" for n in range(local.BATCH + 2)]
+    judge = ClipScore(clip_folder)
+    alone = [judge.values([i], [p])["clip_score"][0] for i, p in zip(images, prompts, strict=True)]
+    assert judge.values(images, prompts)["clip_score"] == pytest.approx(alone, abs=1e-3)
+
+
+@pytest.mark.parametrize("letter", ["a", "b"])
+def test_a_canvas_judge_does_not_depend_on_the_batch(letter):
+    judge, images = CanvasJudge(letter), pictures(9, side=64)
+    for head, p in judge.probabilities(images).items():
+        alone = torch.cat([judge.probabilities([image])[head] for image in images])
+        torch.testing.assert_close(p, alone, atol=1e-5, rtol=1e-4)
 
 
 def test_clip_zero_shot_by_name_reads_its_labels(clip_folder, tmp_path):

@@ -141,7 +141,7 @@ class Arena:
                 if len(ids) > self.family.max_tokens:
                     raise AttackError(
                         f"'{prompt[:60]}' has {len(ids)} tokens, {self.family.max_tokens} are read: the end, which may "
-                        "ask for the target, would be lost. Take fewer words (--set words=...) or shorter prompts."
+                        "ask for the target, would be lost. Take shorter prompts, or fewer words if it looks for words."
                     )
 
     def conditions(self, rows: Sequence[Condition], words: Any = None) -> list[Round]:

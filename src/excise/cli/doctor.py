@@ -66,8 +66,18 @@ def _computing() -> dict[str, str]:
 
 
 def _look_inside(family: Any, model: str) -> dict[str, Any]:
+    from excise.errors import ModelError
     from excise.methods import METHODS
 
+    records = {n: r for n, r in METHODS.records().items() if family.name in r.families}
+    without = {}
+    try:
+        prediction = family.prediction
+    except ModelError as error:  # closed forms and drawing do not ask how the scheduler noises
+        prediction = "unknown"
+        trained = ", ".join(n for n, r in records.items() if r.shape == "trained")
+        records = {n: r for n, r in records.items() if r.shape != "trained"}
+        without = {"not with this scheduler": f"{trained}, attacks that ask the denoiser, FADE: {error}"}
     projections = family.projections()
     states = family.encode(["a cat"], ["cat"])
     return {
@@ -78,8 +88,10 @@ def _look_inside(family: Any, model: str) -> dict[str, Any]:
         "text width": projections[0].module.in_features,
         "prompt tokens": family.max_tokens,
         "subject token of 'a cat'": int(states.last[0]),
-        "prediction": family.pipe.scheduler.config.prediction_type,
+        "scheduler": type(family.pipe.scheduler).__name__,
+        "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),
         "device": str(projections[0].module.weight.device),
-        "methods": ", ".join(n for n, r in METHODS.records().items() if family.name in r.families),
+        "methods": ", ".join(records),
+        **without,
     }

@@ -23,7 +23,7 @@ def import_(
     *,
     source: o.Source,
 ) -> None:
-    """Read a UNet, partial weights, a text encoder, a LoRA, a folder or a CompVis checkpoint as an edit of its base.
+    """Read a UNet, partial weights, a text encoder, a LoRA or its like, a folder or a single file as an edit.
 
     Example: excise import erased_unet.pt --model ./sd15 --concept "Van Gogh" --out runs/theirs
     """

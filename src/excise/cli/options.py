@@ -139,7 +139,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         key, sign, text = pair.partition("=")
         key = key.strip()
         if not sign or not key:
-            raise SettingError(f"--set got '{pair}'; expected key=value, for example: --set ridge=0.5")
+            raise SettingError(f"--set got '{pair}'; expected key=value, with a setting that the method or attack has.")
         if key in settings:
             raise SettingError(f"--set names '{key}' twice; give it once.")
         try:

@@ -14,7 +14,7 @@ WORST_CONDITION = 1e12
 NO_DIGITS = 1e16  # of a matrix that is positive definite only with jitter
 NOT_POSITIVE = (
     "a system of equations that should be positive definite is not, its numbers are too large or too unlike; raise the "
-    "method's ridge, or check the text encoder's states."
+    "method's ridge, where it has one, or check the text encoder's states."
 )
 
 
@@ -45,7 +45,7 @@ def warn_of_condition(condition: float) -> None:
     if condition > WORST_CONDITION:
         warnings.warn(
             f"the system of equations is ill-conditioned (condition number above {condition:.0e}), so the edit may be "
-            "noise in part; raise the method's ridge.",
+            "noise in part; raise the method's ridge, where it has one.",
             ExciseWarning,
             stacklevel=3,
         )

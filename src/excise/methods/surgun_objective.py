@@ -30,6 +30,7 @@ GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 class SurgUnConfig(TrainedConfig):
     """Settings of SurgUn."""
 
+    steadier: ClassVar[str] = f"{TrainedConfig.steadier} or choose a bounded contrast (--set contrast=ratio)"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {
             "rank": 8,

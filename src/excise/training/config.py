@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from excise.training.loop import Plan
 
 class TrainedConfig(Settings):
     """How a LoRA is trained, and where."""
+
+    steadier: ClassVar[str] = "lower the learning rate (--set lr=...)"
+    """What to do where losses are not finite."""
 
     rank: int = Field(8, ge=1, description="Rank of the LoRA; its alpha is the same.")
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")

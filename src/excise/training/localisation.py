@@ -109,7 +109,8 @@ def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
             with passes(problem.family, config):
-                fit(adapter, step_of(adapter), config.plan(max(1, round(SHARE * config.steps))), seed=problem.seed)
+                plan = config.plan(max(1, round(SHARE * config.steps)))
+                fit(adapter, step_of(adapter), plan, seed=problem.seed, advice=config.steadier)
             pictures[block] = look.draw()
         rows.append(_row(block, look.rates(pictures[block])))
     problem.say("localising", len(known), len(known))

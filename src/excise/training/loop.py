@@ -96,6 +96,7 @@ def fit(
     beside: Sequence[Stateful] = (),
     watch: Watch | None = None,
     tracker: str = "",
+    advice: str = "lower the learning rate",
 ) -> Run:
     """Train what the adapter holds.
 
@@ -106,6 +107,7 @@ def fit(
         folder: of `state.pt` (to go on from) and `losses.jsonl`; None keeps nothing on disk.
         beside: what else changes from step to step. It goes on where it was; of several processes, where the first was.
         tracker: also log to what accelerate calls so: tensorboard, wandb, mlflow, ...
+        advice: what to do where losses are not finite, in settings that the caller has.
 
     Raises:
         SettingError: the precision or the tracker is not to be had here.
@@ -124,7 +126,7 @@ def fit(
         run.skipped += found is None
         run.losses.append({"step": step + 1, **(found or {})})
         if run.skipped > plan.patience:
-            _give_up(run, step + 1, plan)
+            _give_up(run, step + 1, plan, advice)
             break
         run.seconds = time.monotonic() - began
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
@@ -140,14 +142,13 @@ def fit(
     return run
 
 
-def _give_up(run: Run, step: int, plan: Plan) -> None:
+def _give_up(run: Run, step: int, plan: Plan, advice: str) -> None:
     """Too many steps were left out: say so, and go no further than the last checkpoint.
 
     Raises:
         TrainingError: there is none yet.
     """
     seen = f"the loss was not finite in {run.skipped} steps (the last one {step} of {plan.steps})"
-    advice = "lower the learning rate (--set lr=...) or choose a bounded contrast (--set contrast=ratio)"
     if not run.states:
         raise TrainingError(f"{seen}; {advice}.")
     warnings.warn(

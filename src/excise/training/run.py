@@ -70,6 +70,7 @@ def train(
                 beside=beside,
                 watch=watch,
                 tracker=config.tracker,
+                advice=config.steadier,
             )
         chosen, curve = max(run.states), list[Point]()
         if look is not None:

@@ -65,12 +65,17 @@ def _labels(name: str) -> frozenset[str]:
 
 
 class ClipScorer:
-    """Zero-shot CLIP from a local folder: the named thing among all that are asked about, and more likely than not."""
+    """Zero-shot CLIP from a local folder: the named thing among the others, and more likely than not.
+
+    Args:
+        others: what else a picture may show, the same for every picture: what other pictures are asked for in one call
+            has no part in a verdict.
+    """
 
     def __init__(self, folder: Path, others: Sequence[str] = ()) -> None:
         from excise.judges.clip import Clip
 
-        self.clip, self.others = Clip("clip-zero-shot", folder), list(others)
+        self.clip, self.others = Clip("clip-zero-shot", folder), [*dict.fromkeys([*others, "something else"])]
         self.name = f"clip-zero-shot {self.clip.kind}"
 
     @cached_property
@@ -79,12 +84,13 @@ class ClipScorer:
         return weights_key(self.clip.model)
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        labels = list(dict.fromkeys([*names, *self.others, "something else"]))
+        labels = list(dict.fromkeys([*names, *self.others]))
         texts = self.clip.read([f"a photo of {label}" for label in labels])
         found = []
         for image, name in zip(images, names, strict=True):
-            p = (100 * self.clip.see(self.clip.prepare([image])) @ texts.mT).softmax(dim=-1)[0]
-            found.append(bool(p[labels.index(name)] > 0.5 or torch.argmax(p) == labels.index(name)))
+            among = texts[[labels.index(label) for label in dict.fromkeys([name, *self.others])]]
+            p = (100 * self.clip.see(self.clip.prepare([image])) @ among.mT).softmax(dim=-1)[0]
+            found.append(bool(p[0] >= p.max()))
         return found
 
 

@@ -1,0 +1,116 @@
+"""Files and folders of other tools as tensors by name; nothing in them is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from excise.errors import EditFileError
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+NESTS = ("state_dict", "model", "model_state_dict")  # under which some tools put the weights
+SAFE_TORCH = (2, 6)
+PEFT = "adapter_config.json"  # what peft keeps beside its factors, their scale among it
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and what is said of them; of a folder those of its parts, each part's name before them.
+
+    Returns:
+        The tensors, and the metadata of a file, with what peft says beside it under the name of that file.
+
+    Raises:
+        EditFileError: it cannot be read, or holds more than weights.
+    """
+    if path.is_dir():
+        state, about = _read_folder(path)
+        return state, about | _beside(path)
+    if not path.is_file():
+        raise EditFileError(f"there is no file or folder {path}; give the result of another tool.")
+    state, about = _read_file(path)
+    return state, about | (_beside(path.parent) if path.stem == "adapter_model" else {})
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix.lower() in PICKLES:
+        return _unpickled(path), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise EditFileError(
+            f"{path} is no safetensors file, or it is damaged ({error}); expected .safetensors, or a pickle of "
+            f"weights ({', '.join(PICKLES)})."
+        ) from error
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    try:
+        return {PEFT: (folder / PEFT).read_text(encoding="utf-8")} if (folder / PEFT).is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise EditFileError(
+            f"{folder / PEFT}, which tells the scale of its factors, cannot be read: {error}."
+        ) from error
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    if tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < SAFE_TORCH:
+        raise EditFileError(
+            f"{path} is a pickle, and torch {torch.__version__} cannot read one safely (CVE-2025-32434); upgrade torch "
+            f"to {'.'.join(map(str, SAFE_TORCH))}, or save the state_dict as safetensors where it was made."
+        )
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may fail in any way
+        raise EditFileError(
+            f"{path} holds more than weights, or is damaged; nothing in it was executed. Save its state_dict as "
+            "safetensors where it was made."
+        ) from error
+    if not isinstance(content, Mapping) or not content:
+        raise EditFileError(f"{path} holds {type(content).__name__}; expected tensors by name.")
+    try:
+        left = _flat(content)
+    except RecursionError as error:
+        raise EditFileError(f"{path} holds something that holds itself; expected tensors by name.") from error
+    if not left:
+        raise EditFileError(f"{path} holds no tensors by name.")
+    return left
+
+
+def _flat(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Tensors by name out of what a pickle holds: under a part of the pipeline's name, or nested as some tools do."""
+    found: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            found[str(key)] = value
+        elif isinstance(value, Mapping):
+            before = "" if key in NESTS else f"{key}."
+            found |= {before + name: tensor for name, tensor in _flat(value).items()}
+    return found
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A pipeline's folder (denoiser and text encoders), or that of one of its parts."""
+    parts = [p for p in sorted(path.iterdir()) if p.is_dir() and re.match(r"(unet|transformer|text_encoder)", p.name)]
+    if not parts:
+        return _read_weights(path)
+    return {f"{part.name}.{name}": t for part in parts for name, t in _read_weights(part)[0].items()}, {}
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pt"))
+    # Where a variant in half precision lies beside the full weights, the full ones are meant.
+    files = [f for f in files if ".fp16." not in f.name and ".fp16-" not in f.name] or files
+    if not files:
+        raise EditFileError(f"{folder} holds neither .safetensors nor .bin files; expected a folder of diffusers.")
+    found, about = dict[str, Tensor](), dict[str, str]()
+    for file in files:
+        state, said = _read_file(file)
+        found, about = found | state, about | said
+    return found, about

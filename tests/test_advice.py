@@ -1,0 +1,90 @@
+"""Messages that tell a person to set something name a setting that the method at hand has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_pipe
+
+import excise
+from excise import erase
+from excise.errors import TrainingError
+from excise.methods import METHODS
+from excise.training import loop
+
+ROOT = Path(excise.__file__).parent
+ALL = set(METHODS.records())
+TRAINED = {name for name, record in METHODS.records().items() if record.shape == "trained"}
+# Whose messages they are, by file; a method's own file is its own.
+WHOSE = {
+    "cli/erase.py": ALL - {"esd", "emcid"},  # the help of --robust, which these refuse
+    "erasing.py": TRAINED,
+    "exporting.py": ALL - TRAINED - {"emcid"},
+    "training/config.py": TRAINED,
+    "training/confinement.py": {"surgun"},
+    "training/distractors.py": {"surgun"},
+    "training/localisation.py": {"surgun"},
+    "training/loop.py": TRAINED,
+    "training/pictures.py": {"surgun"},
+}
+OF_ALL = {"preset"}  # no setting, but taken by every method that has presets
+
+
+def advised(path: Path) -> Iterator[tuple[str, str]]:
+    """Every setting that a text in a file says to set, and the text."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for name in re.findall(r"--set (\w+)=", node.value):
+                yield name, node.value
+
+
+FILES = [str(p.relative_to(ROOT)) for p in sorted(ROOT.rglob("*.py")) if any(advised(p))]
+
+
+def whose(file: str) -> set[str]:
+    own = {name for name in ALL if Path(file).parent.name == "methods" and Path(file).stem.startswith(name)}
+    return WHOSE.get(file, own)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_message_names_settings_that_its_readers_have(file):
+    assert whose(file), f"{file} tells people to set something: say in this test which methods they may be using"
+    for method in whose(file):
+        fields = METHODS.load(method).Config.model_fields
+        for name, text in advised(ROOT / file):
+            assert name in fields or name in OF_ALL, f"{method} has no '{name}', but may say: {text}"
+
+
+@pytest.mark.parametrize("method", sorted(TRAINED))
+def test_what_steadies_a_training_can_be_set(tokenizer, monkeypatch, method):
+    """A loss that is not finite: what the message says to set is there."""
+
+    def never(*given):
+        return None
+
+    monkeypatch.setattr(loop, "_step", never)
+    with pytest.raises(TrainingError, match="not finite") as error:
+        erase(tiny_pipe(tokenizer), ["cat"], method, preserve=["dog"], steps=20, **SMALL[method])
+    names = re.findall(r"--set (\w+)=", str(error.value))
+    assert "lr" in names
+    assert set(names) <= set(METHODS.load(method).Config.model_fields)
+
+
+SMALL = {
+    "esd": {"sampler_steps": 2},
+    "surgun": {"pictures": 4, "distractors": "car,tree", "count": 2, "blocks": "all"},
+}
+
+
+def test_memory_that_runs_out_in_esd_is_answered_with_its_own_settings(tokenizer, monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loop, "_step", full)
+    with pytest.raises(TrainingError, match="--set draw=1"):
+        erase(tiny_pipe(tokenizer), ["cat"], "esd", preserve=["dog"], steps=2, sampler_steps=2)
