@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from excise.built_in import BUILT_IN, WEIGHTS
+from excise.built_in import is_built_in
 from excise.concept import (
     CHECKS,
     TEMPLATES,
@@ -29,6 +29,7 @@ from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.encoder_problem import EncoderProblem
 from excise.errors import ConceptError, ExciseWarning, TrainingError, unknown
 from excise.families.base import Family
+from excise.families.networks import check_trainable
 from excise.hardening import hardened
 from excise.methods import METHODS
 from excise.methods.base import Solution, TextProblem, configure, joined, widened
@@ -101,6 +102,7 @@ def erase(
     kinds = list(dict.fromkeys(c.kind for c in found))
     kept = [p for kind_ in kinds for p in retain_prompts(preserve, TEMPLATES[kind_])]
     retain = list(dict.fromkeys([*kept, *words.prompts]))
+    base = base_of(family, name, revision)  # first, for it refuses what cannot be read
     request = Request(family, found, retain, preserve, words, seed, states)
     # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
     # autocast keeps its casts of weights until its outermost context ends, and training in half precision moves them.
@@ -112,7 +114,7 @@ def erase(
     return Edit(
         EditRecord(
             excise=version("excise"),
-            base=base_of(family, name, revision),
+            base=base,
             method=method,
             settings=config.model_dump(mode="json"),
             concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in found),
@@ -219,6 +221,7 @@ def _trained(
     from excise.training.problem import Room, training_problem
 
     check_available(config.precision, config.tracker)
+    check_trainable(asked.family)
     began = time.perf_counter()
     room = room or Room()
     problem = training_problem(asked, room, is_built_in(asked.family), config.precision, config.draw)
@@ -283,12 +286,6 @@ def _by_kind(
             stacklevel=3,
         )
     return own
-
-
-def is_built_in(family: Family) -> bool:
-    """Whether the model is one of those that ship with the package."""
-    path = str(family.pipe.config.get("_name_or_path"))
-    return any(path == str(WEIGHTS / name) for name in BUILT_IN)
 
 
 def guess_kind(concept: Concept, kind: str | None) -> Concept:

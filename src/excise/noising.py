@@ -86,7 +86,7 @@ def noising(scheduler: Any) -> Noising:
     """How the scheduler of a pipeline noises.
 
     Raises:
-        ModelError: it predicts something else.
+        ModelError: it predicts something else, or noises in another way (EDM).
     """
     config = scheduler.config
     kind = "flow" if "flow" in type(scheduler).__name__.lower() else str(config.get("prediction_type"))
@@ -98,4 +98,9 @@ def noising(scheduler: Any) -> Noising:
         )
     if kind not in ("epsilon", "v_prediction"):
         raise ModelError(f"the scheduler predicts '{kind}'; expected epsilon, v_prediction or a flow.")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ModelError(
+            f"the model's {type(scheduler).__name__} noises in its own way (EDM), in which nothing here trains, "
+            "attacks or samples; use a closed form (excise methods), and protocols with the model's own sampler."
+        )
     return Noising(kind, config.num_train_timesteps, scheduler.alphas_cumprod.float().cpu())
