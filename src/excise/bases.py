@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from excise.built_in import is_built_in
-from excise.errors import ModelError, WrongBaseError
+from excise.errors import EditFileError, WrongBaseError
 from excise.families.base import Family, fingerprint, text_encoder_print
 from excise.families.networks import check_fused, in_encoder, values
 from excise.in_force import original_text_weights, original_weights
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from excise.edit import Edit
 
 KEPT = 512  # values of a model that its record keeps, at least one of every weight
-ROUNDING = 2**-8  # of a value, where both sides may have been rounded to bfloat16
+ROUNDING = 2**-7  # of a value: bfloat16's step, which two ways of rounding to it may lie apart
 SMALLEST = 2**-24  # half precision's steps near zero
 
 
@@ -163,4 +163,4 @@ def _unpacked(base: Base, what: str) -> Tensor | None:
     try:
         return torch.from_numpy(np.frombuffer(base64.b64decode(base.values[what]), "<f4").astype(np.float32))
     except ValueError as error:
-        raise ModelError(f"the record of this edit holds values that cannot be read ({error}).") from error
+        raise EditFileError(f"the record of this edit holds values that cannot be read ({error}).") from error
