@@ -29,7 +29,6 @@ from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.encoder_problem import EncoderProblem
 from excise.errors import ConceptError, ExciseWarning, TrainingError, unknown
 from excise.families.base import Family
-from excise.families.networks import check_trainable
 from excise.hardening import hardened
 from excise.methods import METHODS
 from excise.methods.base import Solution, TextProblem, configure, joined, widened
@@ -221,7 +220,7 @@ def _trained(
     from excise.training.problem import Room, training_problem
 
     check_available(config.precision, config.tracker)
-    check_trainable(asked.family)
+    asked.family.check_trainable()
     began = time.perf_counter()
     room = room or Room()
     problem = training_problem(asked, room, is_built_in(asked.family), config.precision, config.draw)

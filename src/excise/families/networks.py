@@ -215,14 +215,14 @@ def check_own_layers(network: Any, what: str) -> None:
         )
 
 
-def check_trainable(family: Any) -> None:
+def check_trainable(denoiser: Any) -> None:
     """Refuse a denoiser that a trained method cannot put its own adapters into.
 
     Raises:
         ModelError: its layers have wrappers, or fused copies are read instead of them.
     """
-    check_own_layers(family.denoiser, "training takes")
-    if any(_reads_fused(layer) for layer, _, _ in fused_copies(family.denoiser)):
+    check_own_layers(denoiser, "training takes")
+    if any(_reads_fused(layer) for layer, _, _ in fused_copies(denoiser)):
         raise ModelError(
             "training takes the layers as they are, but this model reads fused projections; call "
             "pipe.unfuse_qkv_projections() first."

@@ -29,7 +29,7 @@ from excise.families.base import (
     join,
     split,
 )
-from excise.families.networks import bare, computes_in, module_in, walk
+from excise.families.networks import bare, check_trainable, computes_in, module_in, walk
 from excise.noising import noising
 
 ENCODE_BATCH = 256
@@ -108,6 +108,16 @@ class PipelineFamily(ABC):
     def tokenizers(self) -> dict[str, Any]:
         """The tokenizer of each text encoder, by the encoder's name."""
         return {name: getattr(self.pipe, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
+
+    def check_trainable(self) -> None:
+        """Refuse a pipeline that no trained method is for.
+
+        Raises:
+            ModelError: it draws or noises in a way of its own, or its layers are not as they were loaded.
+        """
+        self._check_draws()
+        noising(self.pipe.scheduler)
+        check_trainable(self.denoiser)
 
     def encoder_layers(self) -> list[EncoderLayer]:
         """Layers of its text encoders that an edit can go into, first to last; none where their MLPs are normed."""
