@@ -138,12 +138,7 @@ def _freeu(family):
     return family.denoiser.disable_freeu
 
 
-def _lora(family):
-    family.denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False))
-    return family.denoiser.unload_lora
-
-
-@pytest.mark.parametrize("change", [_hook, _pre_hook, _processor, _forward, _freeu, _lora])
+@pytest.mark.parametrize("change", [_hook, _pre_hook, _processor, _forward, _freeu])
 def test_a_model_with_ways_of_its_own_shares_no_pictures(family, tmp_path, change):
     counting, key = Counting(family), model_key(family)
     plain = bytes_of(run(counting, tmp_path))
@@ -162,6 +157,25 @@ def test_a_model_with_ways_of_its_own_shares_no_pictures(family, tmp_path, chang
     assert bytes_of(run(counting, tmp_path)) == plain
     assert counting.drawn == 12
     assert (own != plain) == (change is not _pre_hook)
+
+
+def test_a_lora_has_pictures_of_its_own_at_every_scale(family, tmp_path):
+    key, denoiser = model_key(family), family.denoiser
+    denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), "one")
+    full = model_key(family)
+    denoiser.set_adapters(["one"], [0.5])
+    half = model_key(family)
+    denoiser.disable_lora()
+    off = model_key(family)
+    denoiser.enable_lora()
+    denoiser.set_adapters(["one"], [1.0])
+    assert model_key(family) == full
+    assert len({key, full, half, off}) == 4
+    counting = Counting(family)
+    assert bytes_of(run(counting, tmp_path)) == bytes_of(run(counting, tmp_path))
+    assert counting.drawn == 6
+    denoiser.unload_lora()
+    assert model_key(family) == key
 
 
 def test_a_model_as_it_is_loaded_has_no_ways_of_its_own(any_pipe):

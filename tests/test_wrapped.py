@@ -12,7 +12,7 @@ from situations import FAMILIES, add_lora, encoder_edit, image, same, state, uce
 
 from excise import Edit, erase
 from excise.edit import Dense, base_of, original_weights
-from excise.errors import ModelError
+from excise.errors import ModelError, WrongBaseError
 from excise.exporting import export
 from excise.families import family_of
 from excise.families.networks import walk
@@ -94,6 +94,30 @@ def test_a_lora_fused_into_an_edited_weight_is_not_lost_by_removing_the_edit(mak
     pipe.unet.unfuse_lora()
     applied.remove()
     assert all(state(pipe)[n] is w for n, w in before.items() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight")))
+
+
+def test_a_model_with_a_lora_fused_into_it_is_told_from_its_base(make):
+    pipe, edit = make(), uce(make())
+    add_lora(pipe.unet)
+    pipe.unet.fuse_lora()
+    with pytest.raises(WrongBaseError, match="A LoRA is fused into it: call pipe.unfuse_lora"):
+        edit.apply(pipe)
+    before = state(pipe)
+    with edit.apply(pipe, allow_other_base=True):
+        assert not same(state(pipe), before)
+    assert same(state(pipe), before)
+
+
+def test_text_states_of_an_encoder_with_a_lora_are_not_kept_as_its_own(make, tmp_path):
+    pipe = make()
+    asked = {"method": "uce", "preserve": ["dog"], "vocabulary": None, "states": tmp_path}
+    plain = erase(pipe, ["cat"], **asked)
+    kept = sorted(tmp_path.rglob("*.safetensors"))
+    add_lora(pipe.text_encoder, ["q_proj"])
+    other = erase(pipe, ["cat"], **asked)
+    assert sorted(tmp_path.rglob("*.safetensors")) == kept
+    pipe.text_encoder.delete_adapter("default")
+    assert not torch.equal(other.text_maps[0].u, plain.text_maps[0].u)
 
 
 def test_what_works_on_layers_themselves_refuses_a_lora(make, tmp_path):

@@ -30,7 +30,7 @@ from excise.edit import Edit, applied, as_family
 from excise.erasing import guess_kind
 from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
 from excise.families.base import Family, raw_bytes
-from excise.families.networks import adapted, hooked
+from excise.families.networks import adapters, hooked
 from excise.files import make_folder, write_atomically, write_json
 from excise.selection import evenly
 from excise.strict import explain
@@ -368,7 +368,7 @@ def _check_alike(family: Family, other: Family | None) -> None:
 
 def _warn_of_what_stays(family: Family) -> None:
     """What is no edit of ours cannot be taken off, so it would be in what is taken for the untouched model."""
-    if any(hooked(n) or adapted(n) for n in networks(family)):
+    if any(hooked(n) or adapters(n) for n in networks(family)):
         warnings.warn(
             "the model ships hooks or a LoRA, which stay in force in what is taken for the untouched model; give that "
             "one with --base.",

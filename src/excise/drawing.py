@@ -25,7 +25,7 @@ from torch import nn
 
 from excise.errors import ModelError, unknown
 from excise.families.base import Family, Progress, Request, raw_bytes, split
-from excise.families.networks import adapted, hooked
+from excise.families.networks import adapters, hooked
 from excise.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def draw(
     root = cache or Path(owner.name)  # type: ignore[union-attr]
     if own_ways(family) and workers.count > 1:
         raise ModelError(
-            "a model with hooks, a LoRA or offloaded weights cannot be drawn by several processes, which meet in the "
+            "a model with hooks or offloaded weights cannot be drawn by several processes, which meet in the "
             "cache of images; use one process."
         )
     with _scheduler(family, sampler):
@@ -133,6 +133,7 @@ def model_key(family: Family) -> str:
         digest.update(f"{name}:{type(part).__name__}".encode())
         if isinstance(part, nn.Module):
             _read_weights(digest, part)
+            digest.update(adapters(part).encode())
         elif hasattr(part, "get_vocab"):
             digest.update(json.dumps(part.get_vocab(), sort_keys=True).encode())
         if hasattr(part, "config"):
@@ -145,11 +146,10 @@ def model_key(family: Family) -> str:
 def own_ways(family: Family) -> bool:
     """Whether anything but weights and configurations decides what a pipeline draws, or its weights cannot be read.
 
-    Hooks, attention processors and forward passes put in place of its own; a LoRA, whose scale no weight tells;
-    offloading.
+    Hooks, attention processors and forward passes put in place of its own, FreeU, offloading.
     """
     parts = [part for part in family.pipe.components.values() if isinstance(part, nn.Module)]
-    return any(hooked(p) or adapted(p) or any(w.is_meta for w in p.parameters()) for p in parts)
+    return any(hooked(p) or any(w.is_meta for w in p.parameters()) for p in parts)
 
 
 def weights_key(network: nn.Module) -> str:

@@ -265,9 +265,11 @@ def _has_own_ways(processor: Any) -> bool:
     return not _of(type(processor), "diffusers") or any(value is not None for value in vars(processor).values())
 
 
-def adapted(network: nn.Module) -> bool:
-    """Whether a network carries a LoRA, whose scale no weight tells."""
-    return any("base_layer" in module._modules for module in network.modules())
+def adapters(network: nn.Module) -> str:
+    """What decides how the LoRAs of a network act and no weight tells: scales, what is switched on; "" without any."""
+    names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+    layers = [(path, m) for path, m in network.named_modules() if "base_layer" in m._modules]
+    return "".join(f"{path} {[getattr(module, name, None) for name in names]}" for path, module in layers)
 
 
 def values(weights: Mapping[str, Tensor], each: int) -> Tensor:
