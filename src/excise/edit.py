@@ -121,6 +121,11 @@ class Edit:
         """Every module path that the edit changes, sorted."""
         return sorted({*self.modules, *(path for m in self.text_maps for path in m.modules)})
 
+    @property
+    def strength(self) -> float:
+        """What it was scaled by since it was made."""
+        return float(self.record.settings.get("strength", 1.0))
+
     def delta(self, path: str, weight: Tensor) -> Tensor:
         """The change of one weight (out, in): the sum over everything the edit has for that path."""
         parts = [m.delta(weight) for m in self.text_maps if path in m.modules]
@@ -165,7 +170,7 @@ class Edit:
 
     def scaled(self, strength: float) -> Edit:
         """The same edit at another strength, which multiplies the one it has."""
-        whole = self.record.settings.get("strength", 1.0) * strength
+        whole = self.strength * strength
         return replace(
             self,
             text_maps=tuple(replace(m, u=m.u * strength) for m in self.text_maps),

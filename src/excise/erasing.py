@@ -240,6 +240,7 @@ def _trained(
 def _named(edit: Edit, strength: float) -> str:
     """An edit in a word: its method and concepts."""
     names = ", ".join(c.name for c in edit.record.concepts)
+    strength *= edit.strength
     return f"{edit.record.method}: {names}" + ("" if strength == 1 else f" at strength {strength:g}")
 
 
