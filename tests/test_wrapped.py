@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from situations import FAMILIES, add_lora, encoder_edit, image, same, state, uce
@@ -224,6 +225,18 @@ def test_a_fused_copy_that_is_none_any_more_is_refused_where_it_is_read(make):
     pipe.unfuse_qkv_projections()
     with edit.apply(pipe):
         pass
+
+
+def test_processors_with_keys_and_values_of_their_own_are_refused(make):
+    pipe, edit = make(), uce(make())
+    processors = dict(pipe.unet.attn_processors)
+    name = next(n for n in processors if "attn2" in n)
+    processors[name] = CustomDiffusionAttnProcessor2_0(hidden_size=48, cross_attention_dim=32)
+    pipe.unet.set_attn_processor(processors)
+    for refused in (edit.apply, uce):
+        with pytest.raises(ModelError, match="reads keys and values of its CustomDiffusionAttnProcessor2_0 instead"):
+            refused(pipe)
+    assert in_force(family_of(pipe)) == []
 
 
 def test_trained_methods_refuse_what_is_read_fused(make):

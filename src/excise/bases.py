@@ -19,7 +19,7 @@ from torch import Tensor
 from excise.built_in import is_built_in
 from excise.errors import EditFileError, WrongBaseError
 from excise.families.base import Family, fingerprint, text_encoder_print
-from excise.families.networks import check_fused, in_encoder, values
+from excise.families.networks import check_read, in_encoder, values
 from excise.in_force import original_text_weights, original_weights
 from excise.record import Base
 
@@ -38,7 +38,7 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         ModelError: its weights cannot be read (offloaded, quantised), or its text encoders are not loaded.
     """
     family.check_encoders()
-    check_fused(family.denoiser)
+    check_read(family.denoiser)
     weights, text = original_weights(family), original_text_weights(family)
     # A built-in model is one file in half precision, so its prints say all.
     kept = {} if is_built_in(family) else {"weights": _packed(weights), "text_encoder": _packed(text)}
@@ -74,7 +74,7 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
         )
     if any(in_encoder(path, dict.fromkeys(family.encoder_names)) for path in edit.paths):
         family.check_encoders()
-    check_fused(family.denoiser)
+    check_read(family.denoiser)
     weights = original_weights(family)
     same = _same_weights(weights, base)
     if not same and not allow_other_base:

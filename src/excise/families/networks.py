@@ -157,12 +157,19 @@ def fused_copies(network: Any) -> Iterator[tuple[Any, str, list[Any]]]:
                 yield layer, name, [bare(layer._modules[p]) for p in parts]
 
 
-def check_fused(network: Any) -> None:
-    """Refuse a fused copy that is read and is no copy any more.
+def check_read(network: Any) -> None:
+    """Refuse a network whose attention reads other weights than those of its maps.
 
     Raises:
-        ModelError: a map or its fused copy was changed alone.
+        ModelError: a processor has keys and values of its own, or a map or its fused copy was changed alone.
     """
+    for path, layer in walk(network):
+        processor = getattr(layer, "processor", None)
+        if getattr(processor, "train_kv", False):  # of Custom Diffusion
+            raise ModelError(
+                f"'{path}' reads keys and values of its {type(processor).__name__} instead of its own, so an edit "
+                "would do nothing there; use the model without these processors."
+            )
     for layer, name, parts in fused_copies(network):
         if _reads_fused(layer) and not torch.equal(layer._modules[name].weight, torch.cat([p.weight for p in parts])):
             raise ModelError(

@@ -55,8 +55,12 @@ class PipelineFamily(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; of an offloaded model that is not where its weights are."""
-        device = next(self.denoiser.parameters()).device
+        """Where it computes."""
+        return self._device_of(self.denoiser)
+
+    def _device_of(self, part: Any) -> torch.device:
+        """Where a part computes; of an offloaded one that is not where its weights are."""
+        device = next(part.parameters()).device
         return self.pipe._execution_device if device.type == "meta" else device
 
     @property
@@ -298,12 +302,12 @@ class PipelineFamily(ABC):
         """(n, c, h, w) scaled latents of images on the CPU in single precision; of a posterior its mean."""
         vae, parts = self.pipe.vae, []
         with _steady(vae):
-            weight = next(vae.parameters())
+            device, dtype = self._device_of(vae), computes_in(vae)
             size = max((i.width * i.height for i in images), default=1)
             for chunk in split(images, max(1, IMAGE_PIXELS // size)):
                 pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
                 x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-                encoded = vae.encode(x.to(weight.device, weight.dtype))
+                encoded = vae.encode(x.to(device, dtype))
                 latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
                 parts.append(latent.float().cpu())
         return torch.cat(parts) * vae.config.scaling_factor
@@ -313,10 +317,10 @@ class PipelineFamily(ABC):
         """Pictures of scaled latents (n, c, h, w), the way back from `latents`."""
         vae, images = self.pipe.vae, list[Image.Image]()
         with _steady(vae):
-            weight = next(vae.parameters())
+            device, dtype = self._device_of(vae), computes_in(vae)
             size = latents.shape[-2] * latents.shape[-1] * self.pipe.vae_scale_factor**2
             for part in latents.split(max(1, IMAGE_PIXELS // size)):
-                pixels = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
+                pixels = vae.decode((part / vae.config.scaling_factor).to(device, dtype)).sample
                 images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
 

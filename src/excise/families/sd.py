@@ -51,11 +51,10 @@ class StableDiffusion(PipelineFamily):
 
     def _condition(self, texts: Sequence[str]) -> Condition:
         encoder = self.pipe.text_encoder
-        device = self.device if encoder.device.type == "meta" else encoder.device  # offloaded until it runs
         ids = self.pipe.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).input_ids
-        return Condition({"encoder_hidden_states": encoder(ids.to(device))[0]})
+        return Condition({"encoder_hidden_states": encoder(ids.to(self._device_of(encoder)))[0]})
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         return {
