@@ -144,7 +144,6 @@ def test_compiled_networks_have_the_paths_and_weights_of_their_own(make, name, w
     part = family.denoiser_name
     if way == "around":
         setattr(pipe, part, torch.compile(family.denoiser, backend="eager"))
-        pipe.text_encoder = torch.compile(pipe.text_encoder, backend="eager")
     elif way == "inside":
         family.denoiser.compile(backend="eager")
     else:
@@ -156,11 +155,19 @@ def test_compiled_networks_have_the_paths_and_weights_of_their_own(make, name, w
     assert np.abs(image(pipe) - picture).max() <= 1
     with edit.apply(pipe):
         erased = image(pipe)
-        with edit.apply(make(name)):
-            pass
         assert np.abs(erased - picture).max() > 1
     assert same(state(pipe), before)
     assert np.abs(image(pipe) - picture).max() <= 1
+
+
+def test_a_compiled_text_encoder_has_the_paths_and_print_of_its_own(make):
+    pipe, edit = make(), encoder_edit(make())
+    before = state(pipe)
+    pipe.text_encoder = torch.compile(pipe.text_encoder, backend="eager")
+    assert encoder_edit(pipe).record.base == edit.record.base
+    with edit.apply(pipe):
+        assert sum(w is not before[n] for n, w in state(pipe).items()) == len(edit.paths)
+    assert same(state(pipe), before)
 
 
 def test_a_network_compiled_while_an_edit_is_in_force_is_still_the_one_that_has_it(make):
