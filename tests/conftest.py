@@ -55,6 +55,18 @@ def any_pipe(request, tokenizer, gemma_tokenizer):
     return {"sd": tiny_pipe, "sdxl": tiny_sdxl}[request.param](tokenizer)
 
 
+@pytest.fixture
+def make(tokenizer, gemma_tokenizer):
+    """A maker of equal pipelines of one family."""
+
+    def make(family: str = "sd"):
+        if family == "sana":
+            return tiny_sana(gemma_tokenizer)
+        return {"sd": tiny_pipe, "sdxl": tiny_sdxl}[family](tokenizer)
+
+    return make
+
+
 def tiny_pipe(tokenizer: CLIPTokenizer, seed: int = 0, prediction: str = "epsilon") -> StableDiffusionPipeline:
     """A complete Stable Diffusion pipeline of some ten thousand random weights."""
     torch.manual_seed(seed)

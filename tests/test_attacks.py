@@ -23,7 +23,7 @@ from excise.attacks import ATTACKS, SUITES
 from excise.attacks import restoring as restoring_module
 from excise.attacks.accounting import Outcome, judged
 from excise.attacks.base import BACK, Arena, AttackError, Guides, Round, Shot
-from excise.attacks.original import hooked, networks, taken_off
+from excise.attacks.original import networks, taken_off
 from excise.attacks.panel import Panel, calibrated
 from excise.attacks.sampler import denoise, invert, times
 from excise.attacks.tokens import lexicon, mixed, one_hot, soft
@@ -33,6 +33,7 @@ from excise.concept import CHECKS, Concept, fill
 from excise.edit import applied, in_force
 from excise.errors import ConceptError, ExciseError, ExciseWarning, ModelError, SettingError, UnknownNameError
 from excise.families import family_of
+from excise.families.networks import hooked
 from excise.recipe import read
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from peft import LoraConfig
 from PIL import Image
 
 from excise.drawing import Workers, draw, model_key
 from excise.edit import Edit, LowRank, base_of
-from excise.errors import UnknownNameError
+from excise.errors import ModelError, UnknownNameError
 from excise.families import family_of
+from excise.families.networks import hooked
 from excise.record import EditRecord
 
 ASKED = [(p, seed) for seed in range(3) for p in ("a cat", "a dog")]
@@ -99,3 +102,87 @@ def test_other_samplers(family, tmp_path):
     assert family.pipe.scheduler is own
     with pytest.raises(UnknownNameError, match="no sampler 'dimm'. Did you mean 'ddim'"):
         run(family, sampler="dimm")
+
+
+class Louder(AttnProcessor2_0):
+    """An attention processor of one's own."""
+
+    def __call__(self, *args, **kwargs):
+        return 2 * super().__call__(*args, **kwargs)
+
+
+def _hook(family):
+    hook = family.denoiser.conv_in.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return hook.remove
+
+
+def _pre_hook(family):
+    hook = family.pipe.vae.register_forward_pre_hook(lambda module, inputs: None)
+    return hook.remove
+
+
+def _processor(family):
+    own = dict(family.denoiser.attn_processors)
+    family.denoiser.set_attn_processor(Louder())
+    return lambda: family.denoiser.set_attn_processor(own)
+
+
+def _forward(family):
+    own = family.denoiser.conv_out.forward
+    family.denoiser.conv_out.forward = lambda x: 2 * own(x)
+    return lambda: family.denoiser.conv_out.__dict__.pop("forward")
+
+
+def _freeu(family):
+    family.denoiser.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)
+    return family.denoiser.disable_freeu
+
+
+@pytest.mark.parametrize("change", [_hook, _pre_hook, _processor, _forward, _freeu])
+def test_a_model_with_ways_of_its_own_shares_no_pictures(family, tmp_path, change):
+    counting, key = Counting(family), model_key(family)
+    plain = bytes_of(run(counting, tmp_path))
+    undo = change(family)
+    first, files = model_key(family), sorted(tmp_path.rglob("*.png"))
+    assert first != key
+    assert first != model_key(family)  # nothing tells what it is, so nothing of it is kept
+    own = bytes_of(run(counting, tmp_path))
+    assert counting.drawn == 12
+    assert bytes_of(run(family)) == own
+    assert sorted(tmp_path.rglob("*.png")) == files
+    with pytest.raises(ModelError, match="cannot be drawn by several processes"):
+        run(family, tmp_path, workers=Workers(0, 2))
+    undo()
+    assert model_key(family) == key
+    assert bytes_of(run(counting, tmp_path)) == plain
+    assert counting.drawn == 12
+    assert (own != plain) == (change is not _pre_hook)
+
+
+def test_a_lora_has_pictures_of_its_own_at_every_scale(family, tmp_path):
+    key, denoiser = model_key(family), family.denoiser
+    denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), "one")
+    full = model_key(family)
+    denoiser.set_adapters(["one"], [0.5])
+    half = model_key(family)
+    denoiser.disable_lora()
+    off = model_key(family)
+    denoiser.enable_lora()
+    denoiser.set_adapters(["one"], [1.0])
+    assert model_key(family) == full
+    assert len({key, full, half, off}) == 4
+    counting = Counting(family)
+    assert bytes_of(run(counting, tmp_path)) == bytes_of(run(counting, tmp_path))
+    assert counting.drawn == 6
+    denoiser.unload_lora()
+    assert model_key(family) == key
+
+
+def test_a_model_as_it_is_loaded_has_no_ways_of_its_own(any_pipe):
+    family = family_of(any_pipe)
+    before = model_key(family)
+    family.sample(["a cat"], [0], steps=1, guidance=2.0, batch=1)
+    assert not any(hooked(part) for part in any_pipe.components.values() if isinstance(part, torch.nn.Module))
+    assert model_key(family) == before
+    family.denoiser.compile(backend="eager")
+    assert model_key(family) == before

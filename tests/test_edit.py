@@ -84,6 +84,21 @@ def test_strength_scales_the_change_and_zero_is_nothing(pipe, edits):
             assert_close(half[p], w - before[p], rtol=1e-4, atol=1e-6)
 
 
+def test_strengths_of_a_strength_multiply_in_the_record_as_in_the_edit(pipe, edits):
+    edit = edits["uce"]
+    quarter = edit.scaled(0.5).scaled(0.5)
+    assert quarter.record.settings == {**edit.record.settings, "strength": 0.25}
+    assert quarter.record == edit.scaled(0.25).record
+    for path, w in original_weights(family_of(pipe)).items():
+        assert_close(quarter.delta(path, w), edit.delta(path, w) / 4, rtol=1e-4, atol=1e-6)
+
+
+def test_what_was_in_force_is_told_with_its_whole_strength(pipe, edits):
+    with edits["uce"].scaled(0.5).apply(pipe, 0.5), edits["speed"].apply(pipe):
+        made = erase(pipe, ["tree"], method="esd", vocabulary=None, steps=1, sampler_steps=2)
+    assert made.record.measured["after"] == ["uce: cat at strength 0.25", "speed: car"]
+
+
 def test_edits_add_up_in_any_order_and_leave_in_any_order(pipe, edits):
     before = weights(pipe)
     first, second = edits["uce"].apply(pipe), edits["speed"].apply(pipe)

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
 
+from excise.built_in import is_built_in
 from excise.concept import Concept, as_concepts
 from excise.edit import Edit, as_family
-from excise.erasing import Vocabulary, erase, guess_kind, is_built_in, vocabulary_of
+from excise.erasing import Vocabulary, erase, guess_kind, vocabulary_of
 from excise.errors import ConceptError, SettingError
 from excise.methods import METHODS
 from excise.selection import evenly

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from excise import ledger
+from excise.built_in import is_built_in
 from excise.concept import Concept, same
 from excise.edit import Edit, base_of, stack
-from excise.erasing import erase, guess_kind, is_built_in, vocabulary_of
+from excise.erasing import erase, guess_kind, vocabulary_of
 from excise.errors import EditFileError, ExciseWarning
 from excise.families.base import Family
 from excise.files import write_atomically

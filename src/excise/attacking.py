@@ -21,14 +21,16 @@ from excise.attacks import ATTACKS, SUITES, Planned
 from excise.attacks.accounting import Outcome, Result, Worst, judged, worst
 from excise.attacks.base import Arena, AttackError, Guides
 from excise.attacks.material import Wordings, calibration, guides, wordings
-from excise.attacks.original import Swaps, hooked, key_of, networks, swaps, untouched
+from excise.attacks.original import Swaps, networks, swaps, untouched
 from excise.attacks.panel import Panel, calibrated
+from excise.built_in import is_built_in
 from excise.concept import Concept, same
-from excise.drawing import peak_memory_mb
+from excise.drawing import model_key, peak_memory_mb
 from excise.edit import Edit, applied, as_family
-from excise.erasing import guess_kind, is_built_in
+from excise.erasing import guess_kind
 from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
 from excise.families.base import Family, raw_bytes
+from excise.families.networks import adapters, hooked
 from excise.files import make_folder, write_atomically, write_json
 from excise.selection import evenly
 from excise.strict import explain
@@ -144,7 +146,7 @@ def attack(
             sides["oracle"] = (as_family(oracle), {})
         with plain() as standing:
             eyes = [j.key for j in judges if hasattr(j, "key")]
-            about = [precision, key_of(standing), version("excise"), panel.name, *eyes]
+            about = [precision, model_key(standing), version("excise"), panel.name, *eyes]
         runner = _Runner(shared, sides, panel, folder, _asked(said, shared, about), say)
         results = [runner.run(p, settings or {}) for p in plan]
     return Attacked(results, runner.shots, oracle is not None, panel.name)
@@ -217,7 +219,7 @@ class _Runner:
         self.known: dict[str, tuple[Outcome, list[Shot]]] = {}
         self.searched: dict[str, tuple[list[str], float]] = {}
         self.recalled = 0.0
-        self.models = {side: key_of(family) for side, (family, _) in self.sides.items()}
+        self.models = {side: model_key(family) for side, (family, _) in self.sides.items()}
 
     def run(self, planned: Planned, settings: Mapping[str, Any]) -> Result:
         """One attack on the model, its control, and the oracle."""
@@ -366,7 +368,7 @@ def _check_alike(family: Family, other: Family | None) -> None:
 
 def _warn_of_what_stays(family: Family) -> None:
     """What is no edit of ours cannot be taken off, so it would be in what is taken for the untouched model."""
-    if any(hooked(n) or hasattr(n, "peft_config") for n in networks(family)):
+    if any(hooked(n) or adapters(n) for n in networks(family)):
         warnings.warn(
             "the model ships hooks or a LoRA, which stay in force in what is taken for the untouched model; give that "
             "one with --base.",

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from excise.errors import unknown
+from excise.errors import ModelError, unknown
 from excise.families.base import Family, Progress, Request, raw_bytes, split
+from excise.families.networks import adapters, hooked
 from excise.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -83,15 +85,23 @@ def draw(
 
     Args:
         sampler: "model" for the model's own scheduler, or "ddim".
-        cache: folder of images kept by key; None keeps them in a temporary folder.
+        cache: folder of images kept by key; None keeps them in a temporary folder, and so does a model with hooks.
         workers: several processes share the batches among them; they need one `cache`.
 
     Raises:
         UnknownNameError: there is no such sampler.
+        ModelError: the sampler is not for this model, or several processes cannot draw it.
     """
     workers = workers or Workers()
+    if own_ways(family):
+        cache = None  # nothing that could be found again
     owner = None if cache else tempfile.TemporaryDirectory(prefix="excise-")
     root = cache or Path(owner.name)  # type: ignore[union-attr]
+    if own_ways(family) and workers.count > 1:
+        raise ModelError(
+            "a model with hooks or offloaded weights cannot be drawn by several processes, which meet in the "
+            "cache of images; use one process."
+        )
     with _scheduler(family, sampler):
         key = model_key(family)
         about = [key, steps, guidance, sampler, _precision(family)]
@@ -112,12 +122,18 @@ def draw(
 
 
 def model_key(family: Family) -> str:
-    """A digest of all that decides what a pipeline draws: weights in force, configurations, tokenizers, versions."""
+    """A digest of all that decides what a pipeline draws: weights in force, configurations, tokenizers, versions.
+
+    Of one that has ways of its own it is another one every time.
+    """
+    if own_ways(family):
+        return uuid.uuid4().hex
     digest = hashlib.blake2b(digest_size=16)
     for name, part in sorted(family.pipe.components.items()):
         digest.update(f"{name}:{type(part).__name__}".encode())
         if isinstance(part, nn.Module):
             _read_weights(digest, part)
+            digest.update(adapters(part).encode())
         elif hasattr(part, "get_vocab"):
             digest.update(json.dumps(part.get_vocab(), sort_keys=True).encode())
         if hasattr(part, "config"):
@@ -125,6 +141,15 @@ def model_key(family: Family) -> str:
             digest.update(json.dumps(_portable(config), sort_keys=True, default=str).encode())
     digest.update(f"torch {version('torch')} diffusers {version('diffusers')}".encode())
     return digest.hexdigest()
+
+
+def own_ways(family: Family) -> bool:
+    """Whether anything but weights and configurations decides what a pipeline draws, or its weights cannot be read.
+
+    Hooks, attention processors and forward passes put in place of its own, FreeU, offloading.
+    """
+    parts = [part for part in family.pipe.components.values() if isinstance(part, nn.Module)]
+    return any(hooked(p) or any(w.is_meta for w in p.parameters()) for p in parts)
 
 
 def weights_key(network: nn.Module) -> str:
@@ -188,6 +213,8 @@ def _scheduler(family: Family, sampler: str) -> Iterator[None]:
     from diffusers import DDIMScheduler
 
     own = family.pipe.scheduler
+    if family.prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"DDIM does not sample from a model that predicts '{family.prediction}'; use sampler 'model'.")
     family.pipe.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False, set_alpha_to_one=False)
     try:
         yield

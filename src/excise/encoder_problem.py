@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excise.errors import ModelError
-from excise.families.base import EncoderLayer, Family, module_at, split
+from excise.families.base import EncoderLayer, Family, split
+from excise.families.networks import module_in
 from excise.problem import Encoded
 
 BATCH = 128  # prompts
@@ -119,7 +120,8 @@ class EncoderProblem:
             yield run
 
     def _module(self, path: str) -> Any:
-        return module_at(self.family.denoiser, self.family.text_encoders, path)
+        name, _, rest = path.partition(".")
+        return module_in(self.family.text_encoders[name], rest)
 
 
 def _adding(delta: Tensor) -> Any:

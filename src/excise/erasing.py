@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from excise.built_in import BUILT_IN, WEIGHTS
+from excise.built_in import is_built_in
 from excise.concept import (
     CHECKS,
     PROGRAM_PROMPTS,
@@ -100,6 +100,7 @@ def erase(
     found = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in found]
     _check_anchors(found)
     retain = _retained(found, preserve, words, config)
+    base = base_of(family, name, revision)  # first, for it refuses what cannot be read
     request = Request(family, found, retain, preserve, words, seed, states)
     # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
     # autocast keeps its casts of weights until its outermost context ends, and training in half precision moves them.
@@ -111,7 +112,7 @@ def erase(
     return Edit(
         EditRecord(
             excise=version("excise"),
-            base=base_of(family, name, revision),
+            base=base,
             method=method,
             settings=config.model_dump(mode="json"),
             concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in found),
@@ -229,6 +230,7 @@ def _trained(
     from excise.training.problem import Room, training_problem
 
     check_available(config.precision, config.tracker)
+    asked.family.check_trainable()
     began = time.perf_counter()
     room = room or Room()
     problem = training_problem(asked, room, is_built_in(asked.family), config.precision, config.draw)
@@ -248,6 +250,7 @@ def _trained(
 def _named(edit: Edit, strength: float) -> str:
     """An edit in a word: its method and concepts."""
     names = ", ".join(c.name for c in edit.record.concepts)
+    strength *= edit.strength
     return f"{edit.record.method}: {names}" + ("" if strength == 1 else f" at strength {strength:g}")
 
 
@@ -293,12 +296,6 @@ def _by_kind(
             stacklevel=3,
         )
     return own
-
-
-def is_built_in(family: Family) -> bool:
-    """Whether the model is one of those that ship with the package."""
-    path = str(family.pipe.config.get("_name_or_path"))
-    return any(path == str(WEIGHTS / name) for name in BUILT_IN)
 
 
 def guess_kind(concept: Concept, kind: str | None) -> Concept:

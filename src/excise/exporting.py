@@ -22,7 +22,8 @@ from torch import Tensor
 
 from excise.edit import Dense, Edit, LowRank, as_family, check_base, original_weights
 from excise.errors import OutputError, WrongBaseError, unknown
-from excise.families.base import Family, in_encoder
+from excise.families.base import Family
+from excise.families.networks import as_saved, in_encoder
 from excise.files import make_folder, write_atomically
 from excise.linalg.low_rank import compress
 
@@ -243,7 +244,7 @@ def _merged(edit: Edit, family: Family, folder: Path, allow_other_base: bool) ->
     weights = original_weights(family, edit.paths)
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with edit.apply(family, allow_other_base=allow_other_base):
+        with edit.apply(family, allow_other_base=allow_other_base), as_saved(family.pipe):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         for part in partial.iterdir():
             target = folder / part.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from excise.concept import Concept
 from excise.strict import Strict
@@ -16,7 +16,9 @@ class Base(Strict):
     """The model an edit was made for.
 
     `weights` is the fingerprint of its text-reading projections in half precision, `weights_bfloat16` the same for
-    models loaded in bfloat16, `text_encoder` that of the text encoder.
+    models loaded in bfloat16, `text_encoder` that of the text encoder. `values` are some of the numbers of both
+    ("weights", "text_encoder"), by which the model is known where bfloat16 makes prints differ (`bases.py`); none are
+    kept of a built-in model.
     """
 
     model: str
@@ -25,6 +27,12 @@ class Base(Strict):
     weights: str
     weights_bfloat16: str
     text_encoder: str
+    values: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_no_values(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records without them stay as they have always been written."""
+        return {name: value for name, value in write(self).items() if name != "values" or value}
 
 
 class Target(Strict):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from excise.families.base import Family, TextStates, text_encoder_print
+from excise.families.networks import adapters, hooked
 from excise.files import write_atomically
 
 
@@ -21,12 +22,15 @@ def encode_known(
 ) -> TextStates:
     """As `family.encode`; what `folder` holds of this text encoder is read, the rest encoded and added to it.
 
-    One file a prompt and subject. A damaged one is made again.
+    One file a prompt and subject. A damaged one is made again. Nothing is kept of a text encoder with hooks or a LoRA,
+    of which its weights do not tell.
 
     Raises:
         ConceptError: a prompt does not fit, or does not contain its subject.
         OutputError: the folder cannot be written.
     """
+    if any(hooked(encoder) or adapters(encoder) for encoder in family.text_encoders.values()):
+        return family.encode(texts, subjects)
     weights = family.text_encoder_weights
     # A state is one of a precision and of a kind of device too: half-precise ones must not stand for single ones.
     precision = str(next(iter(weights.values())).dtype).removeprefix("torch.")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 from torch import nn
 
 from excise.attacks.base import AttackError
-from excise.drawing import model_key
 from excise.edit import Edit, in_force
-from excise.families.base import Family, fingerprint, in_encoder
+from excise.families.base import Family, fingerprint
+from excise.families.networks import hooked, in_encoder
 
 Standing = Callable[[], AbstractContextManager[Family]]
 Swaps = Mapping[str, Callable[[], AbstractContextManager[None]]]
@@ -115,16 +113,3 @@ def _changed(family: Family, base: Family, part: str) -> bool:
 def networks(family: Family) -> list[nn.Module]:
     """The denoiser and the text encoders."""
     return [family.denoiser, *family.text_encoders.values()]
-
-
-def hooked(network: nn.Module) -> bool:
-    """Whether a network ships hooks; those by which transformers reads its own layers are none."""
-    hooks: list[Any] = []
-    for module in network.modules():
-        hooks += [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return any(not str(getattr(h, "__module__", "")).startswith("transformers.") for h in hooks)
-
-
-def key_of(family: Family) -> str:
-    """A digest of what a model draws; of one with hooks, which cannot be read, another one every time."""
-    return model_key(family) + (uuid.uuid4().hex if any(map(hooked, networks(family))) else "")

@@ -26,6 +26,10 @@ LocalOption = Annotated[bool, typer.Option("--local-files-only", help="Never use
 ConfigOption = Annotated[
     Optional[str], typer.Option(help="For a single file: a local diffusers folder of the same architecture.")
 ]
+PredictionOption = Annotated[
+    Optional[str],
+    typer.Option(help="epsilon or v_prediction, for a model whose files do not say what it predicts."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply; repeatable.")]
 PreserveOption = Annotated[Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")]
@@ -72,6 +76,7 @@ class Source:
     variant: str | None = None
     config: str | None = None
     local_files_only: bool = False
+    prediction: str | None = None
 
     def load(self, model: str, revision: str | None = None) -> Any:
         """The family adapter of `model`; `revision` is used where the option is not given."""
@@ -88,6 +93,7 @@ _SOURCE_OPTIONS: dict[str, Any] = {
     "variant": VariantOption,
     "config": ConfigOption,
     "local_files_only": LocalOption,
+    "prediction": PredictionOption,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from excise.errors import ConceptError
+from excise.families.networks import values
 
 Progress = Callable[[int, int], None]
 Request = tuple[str, int]
@@ -138,6 +138,7 @@ class Family(Protocol):
     name: str
     pipe: Any
     denoiser_name: str  # of the denoiser among the parts of the pipeline
+    encoder_names: tuple[str, ...]  # of the text encoders, loaded or not
 
     @property
     def denoiser(self) -> nn.Module: ...
@@ -168,6 +169,10 @@ class Family(Protocol):
 
     @property
     def prediction(self) -> str: ...
+
+    def check_encoders(self) -> None: ...
+
+    def check_trainable(self) -> None: ...
 
     def projections(self, roles: str = "kv") -> list[Projection]: ...
 
@@ -233,44 +238,6 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def in_encoder(path: str, encoders: Mapping[str, Any]) -> bool:
-    """Whether a path is of one of the text encoders, not of the denoiser."""
-    return path.partition(".")[0] in encoders
-
-
-def module_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> Any:
-    """The module at a path of the denoiser, or of a text encoder where the path begins with that one's name.
-
-    Raises:
-        AttributeError: there is none.
-    """
-    name, _, rest = path.partition(".")
-    if name not in encoders:
-        return denoiser.get_submodule(path)
-    # What transformers 5 has at the top of CLIP, earlier versions, and CLIP with a projection, have one level down.
-    inner = getattr(encoders[name], "text_model", None)
-    if inner is not None:
-        with suppress(AttributeError):
-            return inner.get_submodule(rest)
-    return encoders[name].get_submodule(rest)
-
-
-def parameter_at(denoiser: Any, encoders: Mapping[str, Any], path: str) -> tuple[Any, str]:
-    """The module and the name of the parameter that a path means: the weight of a module, or a parameter by name.
-
-    Raises:
-        AttributeError: there is none.
-    """
-    head, _, last = path.rpartition(".")
-    parent = module_at(denoiser, encoders, head) if head and head not in encoders else encoders.get(head, denoiser)
-    if isinstance(getattr(parent, last, None), nn.Parameter):
-        return parent, last
-    module = module_at(denoiser, encoders, path)
-    if not isinstance(getattr(module, "weight", None), nn.Parameter):
-        raise AttributeError(f"no parameter at '{path}'")
-    return module, "weight"
-
-
 def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = None) -> str:
     """The fingerprint of a model's text encoder; computed again only when a weight of it was written to.
 
@@ -278,14 +245,15 @@ def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = No
         weights: instead of those it has now.
     """
     weights = family.text_encoder_weights if weights is None else weights
-    mark = tuple((w.data_ptr(), w._version) for w in weights.values())
+    # A few values of each tell of what writes past torch's count of versions, as fusing a LoRA does.
+    mark = tuple((w.data_ptr(), w._version) for w in weights.values()), bytes(raw_bytes(values(weights, 4)))
     known = _prints.get(family.pipe)
     if known is None or known[0] != mark:
         known = _prints[family.pipe] = (mark, fingerprint(weights))
     return known[1]
 
 
-_prints: WeakKeyDictionary[Any, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
+_prints: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def find_subject(ids: list[int], subject: list[int], text: str, name: str) -> tuple[int, int]:

@@ -23,21 +23,28 @@ FAMILIES = Registry(
         "sana": Record("excise.families.sana:Sana", "SANA 0.6B to 4.8B (SanaPipeline)"),
     },
 )
-_FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl", "SanaPipeline": "sana"}
+_PIPELINES = {"StableDiffusion": "sd", "StableDiffusionXL": "sdxl", "Sana": "sana"}
+# The siblings of a pipeline have its parts and its way of encoding text.
+_SIBLING = re.compile(rf"({'|'.join(_PIPELINES)})(ControlNet(Union)?)?(PAG)?(Img2Img|Inpaint)?Pipeline")
+PREDICTIONS = ("epsilon", "v_prediction")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def family_of(pipe: Any) -> Family:
-    """The adapter of a loaded pipeline.
+    """The adapter of a loaded pipeline: of a supported class, of one made of it, or of a sibling for other uses.
 
     Raises:
         ModelError: its family is not supported yet.
     """
-    kind = type(pipe).__name__
-    if kind not in _FAMILY_OF_PIPELINE:
-        raise ModelError(f"{kind} is not supported yet; supported are {', '.join(_FAMILY_OF_PIPELINE)}.")
-    return FAMILIES.load(_FAMILY_OF_PIPELINE[kind])(pipe)
+    for kind in type(pipe).__mro__:
+        if found := _SIBLING.fullmatch(kind.__name__):
+            return FAMILIES.load(_PIPELINES[found[1]])(pipe)
+    known = ", ".join(f"{name}Pipeline" for name in _PIPELINES)
+    raise ModelError(
+        f"{type(pipe).__name__} is not supported yet; supported are {known}, and their img2img, inpainting and "
+        "ControlNet siblings."
+    )
 
 
 def load(
@@ -49,6 +56,7 @@ def load(
     device: str = "auto",
     local_files_only: bool = False,
     config: str | Path | None = None,
+    prediction: str | None = None,
 ) -> Family:
     """Load a text-to-image model.
 
@@ -58,6 +66,7 @@ def load(
         dtype: float32, float16, bfloat16, or auto (float16 on a GPU, else float32).
         device: cpu, cuda, cuda:0, mps, or auto.
         config: for a single file, a local diffusers folder of the same architecture, so that nothing is fetched.
+        prediction: epsilon or v_prediction, of a model whose files do not say it or say it wrongly.
 
     Raises:
         UnknownNameError, ModelError: it cannot be found, read or handled; the message says what to do.
@@ -88,10 +97,27 @@ def load(
                 "model", name, BUILT_IN, "Or give a hub id (org/name), a diffusers folder or a .safetensors file."
             )
     family = family_of(pipe)
+    if prediction is not None:
+        _set_prediction(pipe, prediction)
     pipe.to(where)
     if where.startswith("cpu"):
         family.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return family
+
+
+def _set_prediction(pipe: Any, prediction: str) -> None:
+    """The pipeline with a scheduler that takes the denoiser's output for what it is told to be.
+
+    Raises:
+        UnknownNameError: it is neither epsilon nor v_prediction.
+        ModelError: the model predicts a flow.
+    """
+    if prediction not in PREDICTIONS:
+        raise unknown("prediction", prediction, PREDICTIONS)
+    own = pipe.scheduler
+    if "flow" in type(own).__name__.lower() or own.config.get("use_flow_sigmas"):
+        raise ModelError(f"the model's {type(own).__name__} is for a flow, not {prediction}; leave --prediction out.")
+    pipe.scheduler = type(own).from_config(own.config, prediction_type=prediction)
 
 
 def pick_device(device: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention
@@ -27,6 +29,7 @@ from excise.families.base import (
     join,
     split,
 )
+from excise.families.networks import bare, check_trainable, computes_in, module_in, walk
 from excise.noising import noising
 
 ENCODE_BATCH = 256
@@ -38,17 +41,27 @@ class PipelineFamily(ABC):
 
     name: str
     denoiser_name = "unet"
+    encoder_names: tuple[str, ...] = ("text_encoder",)
+    draws_with: str
+    """The class in diffusers that draws from words alone with the parts of any pipeline of the family."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe: Any = pipe
 
     @property
     def denoiser(self) -> Any:
-        return getattr(self.pipe, self.denoiser_name)
+        """The denoiser itself, also where torch.compile or peft stands around it."""
+        return bare(getattr(self.pipe, self.denoiser_name))
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
+        """Where it computes."""
+        return self._device_of(self.denoiser)
+
+    def _device_of(self, part: Any) -> torch.device:
+        """Where a part computes; of an offloaded one that is not where its weights are."""
+        device = next(part.parameters()).device
+        return self.pipe._execution_device if device.type == "meta" else device
 
     @property
     def image_size(self) -> int:
@@ -78,13 +91,37 @@ class PipelineFamily(ABC):
 
     @property
     def text_encoders(self) -> dict[str, Any]:
-        """Its text encoders by their names in the pipeline."""
-        return {"text_encoder": self.pipe.text_encoder}
+        """Its text encoders by their names in the pipeline, those that are loaded."""
+        found = {name: getattr(self.pipe, name, None) for name in self.encoder_names}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+    def check_encoders(self) -> None:
+        """Refuse a pipeline that cannot encode text.
+
+        Raises:
+            ModelError: it was loaded without a text encoder.
+        """
+        for name in self.encoder_names:
+            if name not in self.text_encoders:
+                raise ModelError(
+                    f"the pipeline was loaded without its '{name}' ({name}=None), which this needs; load it with it. "
+                    "Applying and removing an edit of the denoiser alone needs none."
+                )
 
     @property
     def tokenizers(self) -> dict[str, Any]:
         """The tokenizer of each text encoder, by the encoder's name."""
         return {name: getattr(self.pipe, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
+
+    def check_trainable(self) -> None:
+        """Refuse a pipeline that no trained method is for.
+
+        Raises:
+            ModelError: it draws or noises in a way of its own, or its layers are not as they were loaded.
+        """
+        self._check_draws()
+        noising(self.pipe.scheduler)
+        check_trainable(self.denoiser)
 
     def encoder_layers(self) -> list[EncoderLayer]:
         """Layers of its text encoders that an edit can go into, first to last; none where their MLPs are normed."""
@@ -116,9 +153,10 @@ class PipelineFamily(ABC):
 
         Inputs may be anywhere and of any precision; the answer is in single, where the denoiser is.
         """
-        where = next(self.denoiser.parameters())
-        inputs = condition.to(where.device, where.dtype)
-        return self._predict(latents.to(where.device, where.dtype), timestep.to(where.device), inputs).float()
+        self._check_draws()
+        device, dtype = self.device, computes_in(self.denoiser)
+        inputs = condition.to(device, dtype)
+        return self._predict(latents.to(device, dtype), timestep.to(device), inputs).float()
 
     @abstractmethod
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
@@ -138,11 +176,13 @@ class PipelineFamily(ABC):
 
     def live_condition(self, texts: Sequence[str]) -> Condition:
         """As `condition`, all at once, and gradients flow through it."""
+        self.check_encoders()
         return self._condition(texts)
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
         """Exactly what the pipeline hands to its denoiser for each prompt."""
+        self.check_encoders()
         return join([self._condition(part) for part in split(list(texts), ENCODE_BATCH)])
 
     def projections(self, roles: str = "kv") -> list[Projection]:
@@ -152,7 +192,7 @@ class PipelineFamily(ABC):
             ModelError: there are none.
         """
         found = [
-            Projection(m.path, m.part, self.denoiser.get_submodule(m.path))
+            Projection(m.path, m.part, module_in(self.denoiser, m.path))
             for m in self.attention_maps()
             if m.source == "cross" and m.part in "kv" and m.part in roles
         ]
@@ -167,10 +207,10 @@ class PipelineFamily(ABC):
         """Every linear map of every attention layer, in the order of the denoiser."""
         width = self.text_width
         found = []
-        for path, module in self.denoiser.named_modules():
+        for path, module in walk(self.denoiser):
             if not isinstance(module, Attention):
                 continue
-            reads_text = module.is_cross_attention and module.to_k.in_features == width
+            reads_text = module.is_cross_attention and bare(module.to_k).in_features == width
             block = re.match(r"(.*?attentions\.\d+|transformer_blocks\.\d+)", path)
             for part, child in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("out", "to_out.0")):
                 where = block.group() if block else path
@@ -204,14 +244,39 @@ class PipelineFamily(ABC):
         Args:
             condition: (B) rows. unconditional: one row, that guidance moves away from. seeds: (B).
         """
-        self.pipe.set_progress_bar_config(disable=True)
-        drawn: list[Image.Image] = self.pipe(
+        self._check_draws()
+        drawer = self._drawer()
+        drawer.set_progress_bar_config(disable=True)
+        drawn: list[Image.Image] = drawer(
             **self._call(condition, unconditional[[0] * len(condition)]),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             num_inference_steps=steps,
             guidance_scale=guidance,
         ).images
         return drawn
+
+    def _drawer(self) -> Any:
+        """The pipeline where it draws from words alone, else one that does, of the same parts."""
+        kind = getattr(diffusers, self.draws_with)
+        if any(cls.__name__ == self.draws_with for cls in type(self.pipe).__mro__):
+            return self.pipe
+        known = {**self.pipe.config, **self.pipe.components}
+        taken = [name for name in inspect.signature(kind).parameters if name in known]
+        return kind(**{name: known[name] for name in taken})
+
+    def _check_draws(self) -> None:
+        """Refuse a denoiser that wants more than noised latents.
+
+        Raises:
+            ModelError: it is one for inpainting, say.
+        """
+        takes, vae = int(self.denoiser.config.in_channels), self.pipe.vae.config
+        if takes != vae.latent_channels:
+            raise ModelError(
+                f"the denoiser takes {takes} channels, not the {vae.latent_channels} of a picture's latents (a model "
+                "for inpainting?), so nothing can be drawn with it from words alone; erase with a closed form, apply "
+                "the edit, and draw with the pipeline itself."
+            )
 
     def sample(
         self,
@@ -237,12 +302,12 @@ class PipelineFamily(ABC):
         """(n, c, h, w) scaled latents of images on the CPU in single precision; of a posterior its mean."""
         vae, parts = self.pipe.vae, []
         with _steady(vae):
-            weight = next(vae.parameters())
+            device, dtype = self._device_of(vae), computes_in(vae)
             size = max((i.width * i.height for i in images), default=1)
             for chunk in split(images, max(1, IMAGE_PIXELS // size)):
                 pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
                 x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-                encoded = vae.encode(x.to(weight.device, weight.dtype))
+                encoded = vae.encode(x.to(device, dtype))
                 latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
                 parts.append(latent.float().cpu())
         return torch.cat(parts) * vae.config.scaling_factor
@@ -252,10 +317,10 @@ class PipelineFamily(ABC):
         """Pictures of scaled latents (n, c, h, w), the way back from `latents`."""
         vae, images = self.pipe.vae, list[Image.Image]()
         with _steady(vae):
-            weight = next(vae.parameters())
+            device, dtype = self._device_of(vae), computes_in(vae)
             size = latents.shape[-2] * latents.shape[-1] * self.pipe.vae_scale_factor**2
             for part in latents.split(max(1, IMAGE_PIXELS // size)):
-                pixels = vae.decode((part / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
+                pixels = vae.decode((part / vae.config.scaling_factor).to(device, dtype)).sample
                 images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
 

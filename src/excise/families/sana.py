@@ -18,21 +18,25 @@ from torch import Tensor
 
 from excise.errors import ConceptError
 from excise.families.base import Condition, TextStates
+from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 
 LONGEST = 300  # tokens of a prompt, the pipeline's own default
 
 
 class Sana(PipelineFamily):
-    """Adapter of a `SanaPipeline`."""
+    """Adapter of a `SanaPipeline`, and of its sibling with a ControlNet."""
 
     name = "sana"
     denoiser_name = "transformer"
+    draws_with = "SanaPipeline"
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
         asked: list[str] = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
-        fits = len(pipe.tokenizer("\n".join(asked), verbose=False).input_ids) < pipe.tokenizer.model_max_length
+        fits = pipe.tokenizer is not None and (
+            len(pipe.tokenizer("\n".join(asked), verbose=False).input_ids) < pipe.tokenizer.model_max_length
+        )
         self.instruction: list[str] | None = asked if fits else None
         self._before = "\n".join(asked) if fits else ""
         # With an instruction of n tokens the pipeline keeps the start token and everything from token n - 1 on.
@@ -44,24 +48,23 @@ class Sana(PipelineFamily):
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        encoder = dict(self.pipe.text_encoder.named_parameters())
-        between = {
-            f"{part}.{name}": w
-            for part in ("caption_projection", "caption_norm")
-            for name, w in self.denoiser.get_submodule(part).named_parameters()
-        }
-        return encoder | between
+        encoder = parameters(self.pipe.text_encoder)
+        for part in ("caption_projection", "caption_norm"):
+            encoder |= parameters(module_in(self.denoiser, part), f"{part}.")
+        return dict(encoder)
 
     @property
     def max_tokens(self) -> int:
+        self.check_encoders()
         return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+        self.check_encoders()
         spans = [self._span(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
         first, last, end = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
         states = self.condition(texts).inputs["encoder_hidden_states"]
-        read = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(self.denoiser.dtype)))
+        read = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(computes_in(self.denoiser))))
         return TextStates(read, first, last, end, pads=False)
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:

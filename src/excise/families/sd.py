@@ -9,27 +9,32 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Condition, EncoderLayer, TextStates
+from excise.families.networks import parameters
 from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
 
 
 class StableDiffusion(PipelineFamily):
-    """Adapter of a `StableDiffusionPipeline`."""
+    """Adapter of a `StableDiffusionPipeline`, and of its siblings for other uses."""
 
     name = "sd"
+    draws_with = "StableDiffusionPipeline"
 
     @property
     def text_width(self) -> int:
-        return int(self.pipe.text_encoder.config.hidden_size)
+        encoder = self.pipe.text_encoder
+        return int(self.denoiser.config.cross_attention_dim if encoder is None else encoder.config.hidden_size)
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        return dict(self.pipe.text_encoder.named_parameters())
+        return dict(parameters(self.pipe.text_encoder))
 
     def encoder_layers(self) -> list[EncoderLayer]:
+        self.check_encoders()
         return clip_layers("text_encoder", self.pipe.text_encoder)
 
     @property
     def max_tokens(self) -> int:
+        self.check_encoders()
         return min(self.pipe.tokenizer.model_max_length, self.pipe.text_encoder.config.max_position_embeddings)
 
     @torch.no_grad()
@@ -49,7 +54,7 @@ class StableDiffusion(PipelineFamily):
         ids = self.pipe.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).input_ids
-        return Condition({"encoder_hidden_states": encoder(ids.to(encoder.device))[0]})
+        return Condition({"encoder_hidden_states": encoder(ids.to(self._device_of(encoder)))[0]})
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         return {

@@ -14,33 +14,39 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Condition, EncoderLayer, Projection, TextStates
+from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
 
 
 class StableDiffusionXL(PipelineFamily):
-    """Adapter of a `StableDiffusionXLPipeline`; pictures are square, as large as the model draws them, not cropped."""
+    """Adapter of a `StableDiffusionXLPipeline` and its siblings.
+
+    Pictures are square, as large as the model draws them, not cropped.
+    """
 
     name = "sdxl"
+    encoder_names = ("text_encoder", "text_encoder_2")
+    draws_with = "StableDiffusionXLPipeline"
 
     @property
     def text_width(self) -> int:
+        if len(self.text_encoders) < len(self.encoder_names):
+            return int(self.denoiser.config.cross_attention_dim)
         return sum(int(e.config.hidden_size) for e in self.text_encoders.values())
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
         both = enumerate(self.text_encoders.values(), 1)
-        return {f"{i}.{name}": w for i, encoder in both for name, w in encoder.named_parameters()}
-
-    @property
-    def text_encoders(self) -> dict[str, Any]:
-        return {"text_encoder": self.pipe.text_encoder, "text_encoder_2": self.pipe.text_encoder_2}
+        return {name: w for i, encoder in both for name, w in parameters(encoder, f"{i}.").items()}
 
     def encoder_layers(self) -> list[EncoderLayer]:
+        self.check_encoders()
         # Token states are read one layer before the end; the pooled prompt, made of them by the last, goes with them.
         return [layer for name, e in self.text_encoders.items() for layer in clip_layers(name, e, unread=1)]
 
     @property
     def max_tokens(self) -> int:
+        self.check_encoders()
         tokenizers = (self.pipe.tokenizer, self.pipe.tokenizer_2)
         encoders = self.text_encoders.values()
         return min(*(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in encoders))
@@ -49,7 +55,7 @@ class StableDiffusionXL(PipelineFamily):
         """As elsewhere; with role "p" also the map that reads the pooled prompt."""
         found = super().projections(roles)
         if "p" in roles:
-            found.append(Projection("add_embedding.linear_1", "p", self.denoiser.add_embedding.linear_1))
+            found.append(Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1")))
         return found
 
     @torch.no_grad()

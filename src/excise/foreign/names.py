@@ -12,7 +12,8 @@ import re
 from torch import Tensor
 
 from excise.errors import WrongBaseError
-from excise.families.base import Family, in_encoder
+from excise.families.base import Family
+from excise.families.networks import in_encoder, parameters
 from excise.foreign.original import original_name, original_names
 
 DENOISER = ("model.diffusion_model.", "diffusion_model.", "lora_unet_", "lora_transformer_")
@@ -45,7 +46,7 @@ class Names:
 
     def __init__(self, family: Family) -> None:
         self.denoiser_name, self.encoders = family.denoiser_name, tuple(family.text_encoders)
-        self.parameters: dict[str, Tensor] = dict(family.denoiser.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(parameters(family.denoiser))
         self._denoiser = {_flat(name): name for name in self.parameters}
         if hasattr(family.denoiser, "down_blocks"):
             table = original_names(family.denoiser)
@@ -54,7 +55,7 @@ class Names:
                     self._denoiser[_flat(original)] = name
         self._inside: dict[str, dict[str, str]] = {}
         for encoder, module in family.text_encoders.items():
-            rows = {f"{encoder}.{n.removeprefix('text_model.')}": p for n, p in module.named_parameters()}
+            rows = {f"{encoder}.{n.removeprefix('text_model.')}": p for n, p in parameters(module).items()}
             self._inside[encoder] = {_flat(name.removeprefix(f"{encoder}.")): name for name in rows}
             self.parameters |= rows
         prefixes = dict.fromkeys((f"{family.denoiser_name}.", *DENOISER), "")

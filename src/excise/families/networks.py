@@ -1,0 +1,297 @@
+"""Networks as they come: compiled, with a LoRA around their layers, fused, offloaded, quantised or hooked.
+
+One path means one module here, whatever stands around it: `torch.compile` puts a level `_orig_mod` over a module, peft
+a level `base_layer` over each of its layers, and `PeftModel` two over a whole network. None of them is in a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from excise.errors import ModelError
+
+PLAIN: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+EIGHT_BITS: tuple[torch.dtype, ...] = (torch.float8_e4m3fn, torch.float8_e5m2)
+FUSED = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
+"""What `fuse_qkv_projections` of diffusers adds to an attention layer, and the maps that each is a copy of."""
+
+
+def bare(module: Any) -> Any:
+    """The module that its wrappers stand around."""
+    while True:
+        children = module._modules
+        if "_orig_mod" in children or "base_layer" in children:
+            module = children.get("_orig_mod", children.get("base_layer"))
+        elif hasattr(type(module), "get_base_model"):
+            module = module.get_base_model()
+        else:
+            return module
+
+
+def walk(network: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """As `named_modules`, as it were without wrappers and what they bring along; a module met twice comes once."""
+    seen = set()
+
+    def below(module: Any, path: str) -> Iterator[tuple[str, Any]]:
+        module = bare(module)
+        if module in seen:
+            return
+        seen.add(module)
+        yield path, module
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from below(child, f"{path}.{name}" if path else name)
+
+    return below(network, path)
+
+
+def parameters(network: Any, prefix: str = "") -> dict[str, nn.Parameter]:
+    """As `named_parameters`, as it were without wrappers; names begin with `prefix`."""
+    found: dict[nn.Parameter, str] = {}
+    for path, module in walk(network):
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                found.setdefault(weight, f"{prefix}{path}.{name}" if path else prefix + name)
+    return {name: weight for weight, name in found.items()}
+
+
+def in_encoder(path: str, encoders: Mapping[str, Any]) -> bool:
+    """Whether a path is of one of the text encoders, not of the denoiser."""
+    return path.partition(".")[0] in encoders
+
+
+def module_in(network: Any, path: str) -> Any:
+    """The module at a path of a network; a path may leave out the level `text_model`.
+
+    What transformers 5 has at the top of CLIP, earlier versions, and CLIP with a projection, have one level down.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    network = bare(network)
+    inner = network._modules.get("text_model")
+    if inner is not None:
+        with suppress(AttributeError):
+            return _down(inner, path)
+    return _down(network, path)
+
+
+def _down(module: Any, path: str) -> Any:
+    for name in path.split(".") if path else ():
+        child = bare(module)._modules.get(name)
+        if child is None:
+            raise AttributeError(f"no module at '{path}'")
+        module = child
+    return bare(module)
+
+
+def parameter_in(network: Any, path: str) -> tuple[Any, str]:
+    """The module and the name of the parameter that a path means: the weight of a module, or a parameter by name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    head, _, last = path.rpartition(".")
+    with suppress(AttributeError):
+        parent = module_in(network, head)
+        if isinstance(parent._parameters.get(last), nn.Parameter):
+            return parent, last
+    module = module_in(network, path)
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        raise AttributeError(f"no parameter at '{path}'")
+    return module, "weight"
+
+
+def check_plain(weight: Any, path: str, kept_in: Sequence[torch.dtype] = PLAIN) -> None:
+    """Refuse a weight that cannot be read and written as the numbers that the forward pass uses.
+
+    Args:
+        kept_in: precisions that will do.
+
+    Raises:
+        ModelError: it is offloaded, quantised, or kept in eight bits.
+    """
+    if weight.is_meta:
+        raise ModelError(
+            f"'{path}' is offloaded: its weight is not in the model until it runs. Take the offloading off first "
+            "(pipe.remove_all_hooks()), and switch it on again afterwards; pipe.enable_model_cpu_offload() may stay."
+        )
+    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in kept_in or hasattr(weight, "quant_state"):
+        kind = type(weight).__name__ if type(weight) not in (Tensor, nn.Parameter) else str(weight.dtype)
+        raise ModelError(
+            f"'{path}' is quantised or kept in eight bits ({kind}), so an edit would be lost in it; expected float32, "
+            "float16 or bfloat16. Do this on the model as it is loaded without that, and quantise or cast it "
+            "afterwards."
+        )
+
+
+def check_not_grouped(network: Any) -> None:
+    """Refuse a network whose offloading keeps copies of its parameters.
+
+    Raises:
+        ModelError: diffusers' group offloading is on.
+    """
+    for _, module in walk(network):
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None and "group_offloading" in getattr(registry, "hooks", {}):
+            raise ModelError(
+                f"the {type(bare(network)).__name__} is offloaded in groups, which keep copies of its weights that an "
+                "edit would not reach; apply or remove edits before enable_group_offload(), or load the model again."
+            )
+
+
+def fused_copies(network: Any) -> Iterator[tuple[Any, str, list[Any]]]:
+    """Attention layers that hold a fused copy of their maps: the layer, the copy's name, the maps in their order."""
+    for _, layer in walk(network):
+        for name, parts in FUSED.items():
+            if layer._modules.get(name) is not None and all(layer._modules.get(p) is not None for p in parts):
+                yield layer, name, [bare(layer._modules[p]) for p in parts]
+
+
+def check_read(network: Any) -> None:
+    """Refuse a network whose attention reads other weights than those of its maps.
+
+    Raises:
+        ModelError: a processor has keys and values of its own, or a map or its fused copy was changed alone.
+    """
+    for path, layer in walk(network):
+        processor = getattr(layer, "processor", None)
+        if getattr(processor, "train_kv", False):  # of Custom Diffusion
+            raise ModelError(
+                f"'{path}' reads keys and values of its {type(processor).__name__} instead of its own, so an edit "
+                "would do nothing there; use the model without these processors."
+            )
+    for layer, name, parts in fused_copies(network):
+        if _reads_fused(layer) and not torch.equal(layer._modules[name].weight, torch.cat([p.weight for p in parts])):
+            raise ModelError(
+                f"'{name}' of a {type(layer).__name__} layer is what the model reads, and it is no copy of "
+                f"{', '.join(FUSED[name])} any more; call unfuse_qkv_projections() and fuse_qkv_projections() again."
+            )
+
+
+def _reads_fused(layer: Any) -> bool:
+    """Whether an attention layer reads its fused copy; one that was made and left stays beside the maps."""
+    return "Fused" in type(getattr(layer, "processor", None)).__name__
+
+
+@contextmanager
+def as_saved(pipe: Any) -> Iterator[None]:
+    """A pipeline for the time in which it is saved: without fused copies, which no reader expects.
+
+    Raises:
+        ModelError: its files would not hold it: a LoRA is loaded, weights are offloaded or quantised.
+    """
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    for name, part in parts.items():
+        check_own_layers(part, "a folder holds")
+        for path, weight in parameters(part, f"{name}.").items():
+            check_plain(weight, path)
+    taken = [(layer, fused, layer._modules[fused]) for p in parts.values() for layer, fused, _ in fused_copies(p)]
+    try:
+        for layer, fused, _ in taken:
+            del layer._modules[fused]
+        yield
+    finally:
+        for layer, fused, copy in taken:
+            layer._modules[fused] = copy
+
+
+def check_own_layers(network: Any, what: str) -> None:
+    """Refuse a network with wrappers around its layers, for work that takes them as they are.
+
+    Args:
+        what: that work, with its verb.
+
+    Raises:
+        ModelError: a LoRA is loaded, or a layer compiled.
+    """
+    wrapped = [path for path, module in bare(network).named_modules() if bare(module) is not module]
+    if wrapped:
+        raise ModelError(
+            f"{what} the layers as they are, but a LoRA or torch.compile stands around '{wrapped[0]}'; unload the LoRA "
+            "(pipe.unload_lora_weights()), or compile afterwards."
+        )
+
+
+def check_trainable(denoiser: Any) -> None:
+    """Refuse a denoiser that a trained method cannot put its own adapters into.
+
+    Raises:
+        ModelError: its layers have wrappers, or fused copies are read instead of them.
+    """
+    check_own_layers(denoiser, "training takes")
+    if any(_reads_fused(layer) for layer, _, _ in fused_copies(denoiser)):
+        raise ModelError(
+            "training takes the layers as they are, but this model reads fused projections; call "
+            "pipe.unfuse_qkv_projections() first."
+        )
+
+
+def hooked(network: nn.Module) -> bool:
+    """Whether a network draws otherwise than its weights and configuration say.
+
+    That is with foreign hooks, a forward pass or an attention processor put in place of its own, or FreeU. Hooks by
+    which transformers reads its own layers are none, nor are those by which weights are moved about.
+    """
+    return any(_is_hooked(module) for module in network.modules())
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    mover = getattr(module, "_hf_hook", None)
+    registered = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    forward = module.__dict__.get("forward")
+    replaced = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+    return (
+        any(not _of(hook, "transformers") for hook in hooks)
+        or (mover is not None and not _of(type(mover), "accelerate"))
+        or any("group_offloading" not in name for name in registered)
+        or (replaced and mover is None and not registered and "_orig_mod" not in module._modules)
+        or _has_own_ways(getattr(module, "processor", None))
+        or any(getattr(module, factor, None) is not None for factor in ("s1", "s2", "b1", "b2"))
+    )
+
+
+def _of(thing: Any, package: str) -> bool:
+    return str(getattr(thing, "__module__", "")).startswith(package + ".")
+
+
+def _has_own_ways(processor: Any) -> bool:
+    """Whether an attention processor is of another package than diffusers, or holds what decides pictures."""
+    if processor is None or not callable(processor):
+        return False
+    return not _of(type(processor), "diffusers") or any(value is not None for value in vars(processor).values())
+
+
+def adapters(network: nn.Module) -> str:
+    """What decides how the LoRAs of a network act and no weight tells: scales, what is switched on; "" without any."""
+    names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+    layers = [(path, m) for path, m in network.named_modules() if "base_layer" in m._modules]
+    return "".join(f"{path} {[getattr(module, name, None) for name in names]}" for path, module in layers)
+
+
+def values(weights: Mapping[str, Tensor], each: int) -> Tensor:
+    """Up to `each` values of every weight, evenly spaced, in the order of their names, in single precision."""
+    return torch.cat([some(weight, each) for _, weight in sorted(weights.items())])
+
+
+def some(weight: Tensor, count: int) -> Tensor:
+    """Up to `count` values of a weight, evenly spaced, on the CPU in single precision."""
+    flat = weight.detach().reshape(-1)
+    at = torch.arange(min(count, flat.numel()), device=flat.device) * max(1, flat.numel() // count)
+    return flat[at].float().cpu()
+
+
+def computes_in(network: Any) -> torch.dtype:
+    """The precision that a network computes in, which may not be the one its weights are kept in."""
+    first: torch.dtype = next(iter(network.parameters())).dtype
+    return first if first in PLAIN else network.dtype

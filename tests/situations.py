@@ -1,0 +1,51 @@
+"""Pipelines of every family in the states that users bring them in, and what to compare of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from peft import LoraConfig
+
+from excise import Edit, erase
+from excise.edit import LowRank, base_of, original_weights
+from excise.families import family_of
+from excise.families.networks import parameters
+from excise.record import EditRecord
+
+FAMILIES = ["sd", "sdxl", "sana"]
+
+
+def uce(pipe) -> Edit:
+    return erase(pipe, ["cat"], method="uce", preserve=["dog"], vocabulary=None)
+
+
+def encoder_edit(pipe) -> Edit:
+    """A change of keys and values and of a map in the text encoder."""
+    family = family_of(pipe)
+    layer = "text_encoder.encoder.layers.0.mlp.fc2" if family.name != "sana" else "text_encoder.layers.0.mlp.down_proj"
+    generator = torch.Generator().manual_seed(0)
+    deltas = {}
+    for path, w in original_weights(family, [family.projections()[0].path, layer]).items():
+        deltas[path] = LowRank(*(torch.randn(s, generator=generator) for s in ((w.shape[0], 1), (1, w.shape[1]))))
+    assert layer in deltas
+    return Edit(EditRecord(excise="0", base=base_of(family, "tiny"), method="test", concepts=()), (), deltas)
+
+
+def image(pipe) -> np.ndarray:
+    family = family_of(pipe)
+    return np.asarray(family.sample(["a cat"], [0], steps=2, guidance=2.0, batch=1)[0]).astype(int)
+
+
+def state(pipe) -> dict[str, torch.Tensor]:
+    family = family_of(pipe)
+    parts = [family.denoiser, *family.text_encoders.values()]
+    return {f"{i}.{name}": w for i, part in enumerate(parts) for name, w in parameters(part).items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+
+
+def add_lora(network, targets=("to_q", "to_k", "to_v"), seed: int = 0) -> None:
+    torch.manual_seed(seed)
+    network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(targets), init_lora_weights=False))
