@@ -92,7 +92,7 @@ def test_a_policy_is_read_strictly(written, tmp_path):
         ("default: uce", "default: uec", UnknownNameError, "Did you mean 'uce'"),
         ("- dog", "- Cat", ConceptError, "given twice"),
         ("- dog", "- kitty", ConceptError, "belongs to 'cat' and to 'kitty'"),
-        ("- dog", "- ../dog", ConceptError, "concept 2: the concept '../dog'"),
+        ("- dog", "- '{dog'", ConceptError, "concept 2: the concept '{dog'"),
         ("[tree]", "[tree, dog]", ConceptError, "erased and to be preserved"),
         ("concepts:", "concepts: [", PolicyError, "is no YAML"),
         ("kind: style", "kind: stile", ExciseError, "Did you mean 'style'"),

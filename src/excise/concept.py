@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from excise.columns import ENDINGS, check_words, name_column, read_table
 from excise.errors import ConceptError, unknown
 
 MAX_LENGTH = 200
-_FORBIDDEN = re.compile(r"[/\\<>&\"`{}\x00-\x1f\x7f]")
+_FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f\u2028\u2029]")
 
 # Prompts in which a concept is looked at while it is erased or kept; "{}" is its name.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -74,7 +73,7 @@ def check_name(name: str, what: str = "concept") -> str:
     """Return `name` if it may be used as a name.
 
     Raises:
-        ConceptError: empty, too long, or with characters that belong to paths or markup.
+        ConceptError: empty, too long, or with braces or control characters.
     """
     if not name.strip():
         raise ConceptError(
@@ -85,8 +84,8 @@ def check_name(name: str, what: str = "concept") -> str:
     found = _FORBIDDEN.search(name)
     if found:
         raise ConceptError(
-            f"the {what} {name!r} contains {found.group()!r}; path separators, markup and control characters are "
-            "not allowed in a name. Write it in plain words."
+            f"the {what} {name!r} contains {found.group()!r}; braces and control characters are not allowed in a name. "
+            "Write it as it stands in prompts."
         )
     return name
 
@@ -133,26 +132,30 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
             )
 
 
-def read_names(path: Path) -> list[str]:
-    """Names from a text file (one a line, # comments) or the first column of a CSV file with a header.
+def read_names(path: Path, prompts: bool = True) -> list[str]:
+    """Names from a text file (one a line, # comments), or from the column of a table that is called so.
+
+    A table is a file that ends in .csv or .tsv, with a header; a name that stands in several rows counts once.
+
+    Args:
+        prompts: whether a table may hold whole prompts where it has no names, as lists of what to keep do.
 
     Raises:
-        ConceptError: the file cannot be read, or holds no names.
+        ConceptError: the file cannot be read, holds no names, or no column is known to hold them.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConceptError(f"cannot read names from {path}: {error}. Expected a UTF-8 text or CSV file.") from error
-    if path.suffix.lower() == ".csv":
-        rows = [row[0].strip() for row in csv.reader(io.StringIO(text)) if row]
-        names = rows[1:]
+    if path.suffix.lower() in ENDINGS:
+        table = read_table(text, path)
+        names = list(dict.fromkeys(table.column(name_column(table, prompts)))) if table.header else []
     else:
         names = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     names = [check_name(n, "name to preserve") for n in names if n]
     if not names:
-        raise ConceptError(
-            f"{path} holds no names; expected one a line, or a CSV file with a header and a first column."
-        )
+        raise ConceptError(f"{path} holds no names; expected one a line, or a table with the column `name`.")
+    check_words(names, str(path))
     return names
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Condition, EncoderLayer, TextStates
-from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
+from excise.families.pipeline import PipelineFamily, clip_layers
+from excise.families.subjects import subject_spans
 
 
 class StableDiffusion(PipelineFamily):
