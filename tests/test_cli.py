@@ -162,6 +162,15 @@ def test_preserve_file_and_preview(excise, model, tmp_path):
     assert "data:image/webp" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_several_names_in_one_text_are_said_once_and_beside_the_json(excise, model, tmp_path):
+    status, out, err = excise(
+        "erase", "--model", model, "-c", "cat, dog", "-p", "car; tree", "--method", "uce", "--out", tmp_path, "--json"
+    )
+    assert (status, json.loads(out)["concepts"]) == (0, ["cat, dog"])
+    assert err.count("'cat, dog' is taken as one phrase") == 1
+    assert "--preserve car --preserve tree" in err
+
+
 def test_a_name_with_marks_is_escaped_wherever_it_is_written(excise, model, tmp_path):
     name = "<b>a/c</b> & 'x' \"$y\""
     status, _, err = excise(

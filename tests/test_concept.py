@@ -133,3 +133,26 @@ def test_a_list_of_numbers_is_refused_and_a_header_that_could_be_a_name_is_said(
 def test_templates():
     assert fill(("{}", "a {} style"), "") == ["", "a style"]
     assert Concept("Monet", "style").prompts()[1] == "Monet style"
+
+
+def test_a_phrase_that_looks_like_several_names_is_said(tmp_path):
+    with pytest.warns(ExciseWarning) as said:
+        assert [c.name for c in as_concepts(["cat, dog"])] == ["cat, dog"]
+    text = str(said[0].message)
+    assert "'cat, dog' is taken as one phrase" in text
+    assert "--concept cat --concept dog" in text
+    assert '["cat", "dog"]' in text
+    (tmp_path / "keep.txt").write_text("cat, dog\n")
+    for read in (read_names, read_concepts):
+        with pytest.warns(ExciseWarning, match="'cat, dog' too; if several are meant, give each a line"):
+            read(tmp_path / "keep.txt")
+    (tmp_path / "keep.csv").write_text('name\n"Gogh, Vincent van"\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_concepts(read_concepts(tmp_path / "keep.csv"))  # what a table holds is meant
+
+
+def test_a_text_in_place_of_a_list_is_one_name():
+    assert as_concepts("cat") == [Concept("cat")]
+    with pytest.raises(ConceptError, match="give a list of names: \\['dog'\\]"):
+        check_preserve([Concept("cat")], "dog")

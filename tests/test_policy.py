@@ -22,6 +22,7 @@ methods:
   default: uce
   style: {{name: uce, settings: {{ridge: 1.0}}}}
 preserve: [tree]
+vocabulary: none
 concepts:
   - {{name: cat, requested_by: "Cat Ltd", date: 2026-03-01, reference: T-1, synonyms: [kitty]}}
   - dog
@@ -119,8 +120,10 @@ def test_apply_extend_reduce_and_revert(pipe, written, tmp_path, monkeypatch):
     assert (first.changed, first.made, first.groups) == (True, 2, 2)
     wanted = stack(
         [
-            erase(pipe, [c.concept() for c in read(written)[0].concepts[:2]], "uce", preserve=["tree"]),
-            erase(pipe, ["neon"], "uce", kind="style", preserve=["tree"], ridge=1.0),
+            erase(
+                pipe, [c.concept() for c in read(written)[0].concepts[:2]], "uce", preserve=["tree"], vocabulary=None
+            ),
+            erase(pipe, ["neon"], "uce", kind="style", preserve=["tree"], vocabulary=None, ridge=1.0),
         ]
     )
     loaded = Edit.load(out / "edit.safetensors")

@@ -1,4 +1,4 @@
-"""Tables that people give as lists: their separator, their header, and which column is meant. No torch here."""
+"""Lists that people give: a name a line, or tables, with which column of theirs is meant. No torch here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,20 @@ class Table:
         return [row[at] for _, row in self.rows if row[at]]
 
 
+def read_lines(text: str, path: Path) -> list[str]:
+    """A name a line; empty lines and those that begin with # are left out. Says so where a line looks like several."""
+    names = [line.strip() for line in text.splitlines()]
+    names = [name for name in names if name and not name.startswith("#")]
+    several = [name for name in names if re.search(r"[,;\t]", name)]
+    if several:
+        warnings.warn(
+            f"each line of {path} is taken as one name, '{several[0]}' too; if several are meant, give each a line.",
+            ExciseWarning,
+            stacklevel=3,
+        )
+    return names
+
+
 def read_table(text: str, path: Path) -> Table:
     """A table from its text; the separator (comma, semicolon, tab) is the one that parts the header.
 
@@ -57,7 +71,7 @@ def read_table(text: str, path: Path) -> Table:
     return Table(path, header, [(number, (cells + [""] * width)[:width]) for number, cells in rows])
 
 
-def _cells(text: str, separator: str, path: Path) -> Iterable[tuple[int, list[str]]]:
+def _cells(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     rows = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     try:
         for row in rows:

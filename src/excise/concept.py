@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from excise.columns import ENDINGS, check_words, name_column, read_table
-from excise.errors import ConceptError, unknown
+from excise.columns import ENDINGS, check_words, name_column, read_lines, read_table
+from excise.errors import ConceptError, ExciseWarning, unknown
 
 MAX_LENGTH = 200
 _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f\u2028\u2029]")
@@ -94,12 +97,14 @@ def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> l
     """Names or concepts to concepts, duplicates refused.
 
     Args:
-        concepts: at least one.
+        concepts: at least one; a text is one name.
         kind: the kind of those given as plain names; object when None.
 
     Raises:
         ConceptError: none given, or one given twice.
     """
+    concepts = [concepts] if isinstance(concepts, (str, Concept)) else list(concepts)
+    warn_of_commas(concepts, "--concept")
     found = [c if isinstance(c, Concept) else Concept(c, kind or "object") for c in concepts]
     if not found:
         raise ConceptError("no concept given; name at least one, for example: --concept cat")
@@ -121,8 +126,10 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
     """Refuse a preserve list that holds a target.
 
     Raises:
-        ConceptError: the same name on both sides.
+        ConceptError: the same name on both sides, or a text in place of a list.
     """
+    if isinstance(preserve, str):
+        raise ConceptError(f"what to preserve is the text '{preserve}'; give a list of names: ['{preserve}'].")
     targets = {same(w): w for c in concepts for w in c.words}
     for name in preserve:
         check_name(name, "name to preserve")
@@ -151,12 +158,26 @@ def read_names(path: Path, prompts: bool = True) -> list[str]:
         table = read_table(text, path)
         names = list(dict.fromkeys(table.column(name_column(table, prompts)))) if table.header else []
     else:
-        names = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
-    names = [check_name(n, "name to preserve") for n in names if n]
+        names = read_lines(text, path)
+    names = [check_name(n, "name to preserve") for n in names]
     if not names:
         raise ConceptError(f"{path} holds no names; expected one a line, or a table with the column `name`.")
     check_words(names, str(path))
     return names
+
+
+def warn_of_commas(names: Iterable[str | Concept], option: str) -> None:
+    """Say that a text that looks like several names is one phrase, and how several are given."""
+    for name in names:
+        parts = [p.strip() for p in re.split("[,;]", name) if p.strip()] if isinstance(name, str) else []
+        if len(parts) > 1:
+            each = " ".join(f"{option} {shlex.quote(p)}" for p in parts)
+            warnings.warn(
+                f"'{name}' is taken as one phrase, not as {len(parts)} names; if these are meant, give each by itself: "
+                f"{each} (in Python: {json.dumps(parts, ensure_ascii=False)}).",
+                ExciseWarning,
+                stacklevel=1,  # one place for all who call: what was said once is not said again
+            )
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

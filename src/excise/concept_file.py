@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError, field_validator
 
-from excise.columns import ENDINGS, check_words, name_column, read_table
+from excise.columns import ENDINGS, check_words, name_column, read_lines, read_table
 from excise.concept import Concept
 from excise.errors import ConceptError, UnknownNameError
 from excise.strict import Strict, explain, parse_yaml, read_text
@@ -72,8 +72,7 @@ def row_to_concept(row: Mapping[str, Any], where: str, kind: str | None = None) 
 
 
 def _text_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
-    lines = (line.strip() for line in text.splitlines())
-    return [{"name": line} for line in lines if line and not line.startswith("#")]
+    return [{"name": line} for line in read_lines(text, path)]
 
 
 def _table_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from excise.built_in import is_built_in
 from excise.concept import Concept, as_concepts
 from excise.edit import Delta, Dense, Edit, LowRank, as_family, base_of, original_weights
 from excise.erasing import VERSIONED, guess_kind
@@ -56,7 +57,7 @@ def import_edit(
         WrongBaseError: names or shapes are not those of the base, or nothing differs from it.
     """
     path, family = Path(path), as_family(model)
-    found = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    found = [guess_kind(c, kind, is_built_in(family)) for c in as_concepts(concepts, kind)]
     state, about = _read(path)
     if _is_lora(state):
         modules: dict[str, Delta] = dict(_lora(state, about, family))

@@ -78,11 +78,11 @@ def erase(
     method_class = METHODS.load(method)
 
     from excise.advising import advise as find_strength
+    from excise.built_in import is_built_in
     from excise.cli import show
     from excise.cli.making import finish
     from excise.edit import applied
     from excise.erasing import erase as erase_concepts
-    from excise.erasing import is_built_in
     from excise.files import make_folder
     from excise.methods.base import configure
     from excise.runs import STATES

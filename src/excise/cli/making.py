@@ -32,9 +32,9 @@ def finish(
         drawn: what a trained method drew to decide by.
         earlier: edit files that are in force below the new one.
     """
+    from excise.built_in import is_built_in
     from excise.cli import show
     from excise.concept import listed
-    from excise.erasing import is_built_in
     from excise.reporting import erase_page
     from excise.runs import EDIT_NAME, write_images, write_run
 
