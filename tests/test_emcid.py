@@ -21,7 +21,7 @@ def clip_pipe(request, tokenizer):
 
 
 def made(pipe, concepts=("cat",), **more) -> Edit:
-    return erase(pipe, list(concepts), "emcid", preserve=KEPT, **{"anchor": "car", **more})
+    return erase(pipe, list(concepts), "emcid", preserve=KEPT, vocabulary=None, **{"anchor": "car", **more})
 
 
 def streams(pipe, prompt: str) -> torch.Tensor:
