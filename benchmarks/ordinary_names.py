@@ -48,7 +48,7 @@ def moved(family: Family, edit: Edit, names: list[str]) -> float:
     rows = torch.cat([states.span(i, "from_last") for i in range(len(names))]).double()
     changed = whole = 0.0
     for p in family.projections("v"):
-        weight = p.module.weight.double()
+        weight = p.module.weight.detach().double()
         whole += float((rows @ weight.T).square().sum())
         if p.path in edit.paths:
             changed += float((rows @ edit.delta(p.path, weight).T).square().sum())

@@ -793,9 +793,7 @@ def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkey
 
     def probes(names: list[str]) -> list[Probe]:
         seen.clear()
-        erase(
-            any_pipe, names, "surgun", room=room, **{**SMALL, "vocabulary": "canvas"}
-        )  # with nothing to look with after all
+        erase(any_pipe, names, "surgun", room=room, **{**SMALL, "vocabulary": "canvas"})
         return list(seen)
 
     def kept(found: list[Probe]) -> set[str]:
