@@ -326,7 +326,8 @@ def test_the_target_is_what_the_edits_record_says(tokenizer):
     edit = erase(pipe, [monet], "uce", preserve=["dog"])
     assert target_of("monet", [edit]) == Concept("monet", "style", synonyms=("Claude Monet",))
     assert target_of("Monet", [edit], "person", ["him"]) == Concept("Monet", "person", synonyms=("him",))
-    assert [target_of(name).kind for name in ("cat", "neon", "Monet")] == ["object", "style", "object"]
+    assert [target_of(n, canvas=True).kind for n in ("cat", "neon", "Monet")] == ["object", "style", "object"]
+    assert [target_of(n).kind for n in ("neon", "cat in neon style")] == ["object"] * 2  # elsewhere they mean nothing
     found = run(pipe, target_of("Monet", [edit]), edits=[edit], names=["seeds", "synonyms"], images=1)
     assert set(found.results[0].model.tests) < set(fill(CHECKS["style"], "Monet"))
     assert all("Claude Monet" in w for row in found.results[1].model.words for w in row)

@@ -232,7 +232,7 @@ def test_fade_sets_images_of_one_prompt_and_seed_side_by_side(recipe, tmp_path, 
         (
             ("- noise", "- {name: oracle, model: gone/canvas-sd, without: [cat]}"),
             RecipeError,
-            "the oracle of the recipe is not there: no folder .*excise canvas train --without 'cat' --seed 1 --out",
+            "the oracle of the recipe is not there: no folder .*excise canvas train --without cat --seed 1 --out",
         ),
         (("name: small", "name: [small"), RecipeError, "is no YAML: line 4, expected"),
         (("concepts: [cat,", "concepts: [Monet,"), ConceptError, "small-world cannot judge 'Monet'"),

@@ -21,7 +21,7 @@ def clip_pipe(request, tokenizer):
 
 
 def made(pipe, concepts=("cat",), **more) -> Edit:
-    return erase(pipe, list(concepts), "emcid", preserve=KEPT, **{"anchor": "car", **more})
+    return erase(pipe, list(concepts), "emcid", preserve=KEPT, vocabulary=None, **{"anchor": "car", **more})
 
 
 def streams(pipe, prompt: str) -> torch.Tensor:
@@ -67,10 +67,12 @@ def test_one_layer_is_its_formula_token_by_token(tokenizer):
 
     import excise.erasing
     import excise.problem
+    import excise.vocabulary
 
     with pytest.MonkeyPatch.context() as patch:
         few = {**excise.erasing.TEMPLATES, "object": templates}
         patch.setattr(excise.erasing, "TEMPLATES", few)
+        patch.setattr(excise.vocabulary, "TEMPLATES", few)
         edit = made(pipe, layers=1, retain_scale=3.0, ridge=0.01)
     (path,) = edit.paths
     assert path == f"text_encoder.encoder.layers.{len(encoder.encoder.layers) - 1}.mlp.fc2"

@@ -370,7 +370,16 @@ def test_rates_tell_wreckage_from_something_else(family):
     assert (rates.erase, rates.instead) == (1.0, 0.5)
 
 
-SMALL = {"steps": 4, "save_every": 2, "lr": 3e-2, "batch": 2, "pictures": 4, "count": 2, "judged": 2}
+SMALL = {
+    "steps": 4,
+    "save_every": 2,
+    "lr": 3e-2,
+    "batch": 2,
+    "pictures": 4,
+    "count": 2,
+    "judged": 2,
+    "vocabulary": None,
+}
 
 
 def test_the_whole_method_with_a_judge_of_the_users(any_pipe):
@@ -773,9 +782,7 @@ def test_prompts_of_a_hardening_are_the_targets_own_found_ones_and_those_of_the_
 
 def test_hardening_needs_something_to_keep(tokenizer):
     with pytest.raises(SettingError, match="robust need"):
-        erase(
-            tiny_pipe(tokenizer), ["cat"], "surgun", robust=1, confine=False, blocks="all", vocabulary="none", **SMALL
-        )
+        erase(tiny_pipe(tokenizer), ["cat"], "surgun", robust=1, confine=False, blocks="all", **SMALL)
 
 
 def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkeypatch):
@@ -786,7 +793,7 @@ def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkey
 
     def probes(names: list[str]) -> list[Probe]:
         seen.clear()
-        erase(any_pipe, names, "surgun", vocabulary="canvas", room=room, **SMALL)  # with nothing to look with after all
+        erase(any_pipe, names, "surgun", room=room, **{**SMALL, "vocabulary": "canvas"})
         return list(seen)
 
     def kept(found: list[Probe]) -> set[str]:
@@ -889,6 +896,7 @@ def test_every_contrast_trains(tokenizer, contrast):
 def test_the_command_trains_shows_its_losses_and_ships(any_pipe, excise, tmp_path):
     any_pipe.save_pretrained(tmp_path / "model")
     knobs = {**SMALL, "confine": "false", "blocks": "all"}
+    del knobs["vocabulary"]  # an option of its own
     settings = [part for k, v in knobs.items() for part in ("--set", f"{k}={v}")]
     run = tmp_path / "run"
     status, out, err = excise(
@@ -940,6 +948,7 @@ def test_another_request_in_the_same_folder_is_trained_anew(tokenizer, tmp_path)
 def test_a_second_concept_is_erased_on_top_of_the_first(any_pipe, excise, tmp_path):
     any_pipe.save_pretrained(tmp_path / "model")
     knobs = {**SMALL, "confine": "false", "blocks": "all"}
+    del knobs["vocabulary"]  # an option of its own
     settings = [part for k, v in knobs.items() for part in ("--set", f"{k}={v}")]
 
     def run(concept: str, out: str, *more) -> None:

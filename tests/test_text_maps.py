@@ -51,9 +51,7 @@ def test_rece_equals_its_loop_over_layers_and_concepts(p, rounds, nu, seed, hold
         for path, W in original.items():
             left, cross = left + now[path].mT @ now[path], cross + now[path].mT @ W
         restoring = [torch.linalg.solve(left, cross @ c) for c in p.targets]
-        now = {
-            path: naive_uce(W, restoring, p.anchors, p.retain, 0.1, 0.1, p.targets, hold) for path, W in now.items()
-        }
+        now = {path: naive_uce(W, restoring, p.anchors, p.retain, 0.1, 0.1, p.targets, hold) for path, W in now.items()}
     solution = RECE.solve(p, original, config, torch.Generator())
     for path, W in original.items():
         assert_close(edited(solution, W), now[path], rtol=1e-6, atol=1e-6)
@@ -62,7 +60,7 @@ def test_rece_equals_its_loop_over_layers_and_concepts(p, rounds, nu, seed, hold
 @settings(max_examples=40, deadline=None)
 @given(text_problems(min_retain=8), st.integers(1, 3), st.integers(0, 1000))
 def test_a_round_does_not_bring_back_what_the_first_step_erased(p, rounds, seed):
-    """Its map is fitted at the states that restore the targets, far from them; `hold` is what keeps the targets gone."""
+    """Its map is fitted at states that restore the targets, far from them; `hold` is what keeps the targets gone."""
     weights = weights_for(p, seed, sizes=(20, 30))
 
     def left(n: int, hold: float) -> float:

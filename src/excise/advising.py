@@ -12,13 +12,14 @@ from typing import Any
 from excise.built_in import is_built_in
 from excise.concept import Concept, as_concepts
 from excise.edit import Edit, as_family
-from excise.erasing import Vocabulary, erase, guess_kind, vocabulary_of
+from excise.erasing import erase, guess_kind
 from excise.errors import ConceptError, SettingError
 from excise.methods import METHODS
 from excise.selection import evenly
 from excise.training.probes import Look, Probe
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Say
 from excise.training.scorers import as_scorer
+from excise.vocabulary import Vocabulary, speaks_canvas, vocabulary_of
 
 MOST = 40  # pictures of targets, and of what is kept
 TIE = 0.01
@@ -86,7 +87,7 @@ def advise(
         SettingError: the method has no sweep, or the swept setting is given.
     """
     family = as_family(model)
-    found = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    found = [guess_kind(c, kind, speaks_canvas(vocabulary, family)) for c in as_concepts(concepts, kind)]
     setting, values = _sweep(method, more)
     built_in = is_built_in(family)
     scorer = as_scorer(judge, built_in, [*(c.name for c in found), *preserve])

@@ -17,7 +17,7 @@ from excise import ledger
 from excise.built_in import is_built_in
 from excise.concept import Concept, same
 from excise.edit import Edit, base_of, stack
-from excise.erasing import erase, guess_kind, vocabulary_of
+from excise.erasing import erase, guess_kind
 from excise.errors import EditFileError, ExciseWarning
 from excise.families.base import Family
 from excise.files import write_atomically
@@ -30,6 +30,7 @@ from excise.runs import EDIT_NAME, STATES
 from excise.training.problem import CANVAS_SAMPLING, SAMPLING, Room, Say
 from excise.training.scorers import Scorer, as_scorer
 from excise.verifying import Verification, verify
+from excise.vocabulary import speaks_canvas, vocabulary_of
 
 EDITS = "edits"
 
@@ -90,6 +91,7 @@ def apply_policy(
     asked = (digest, base.weights, base.text_encoder, version("excise"))
     if last and asked == (last["policy"], *_prints(last), last["excise"]):
         return Outcome(False, 0, len(last["groups"]), last)
+    policy = _told(policy, speaks_canvas(policy.vocabulary, family))
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
         config = METHODS.load(group.method.name).Config
@@ -153,7 +155,7 @@ def grouped(policy: Policy) -> list[Group]:
     """
     together: dict[str, Group] = {}
     for request in policy.concepts:
-        concept = concept_of(request)
+        concept = request.concept()
         choice = policy.method_of(concept.kind)
         trained = METHODS.record(choice.name).shape != "closed-form"
         key = f"{concept.kind}\x00{concept.name}" if trained else concept.kind
@@ -162,10 +164,11 @@ def grouped(policy: Policy) -> list[Group]:
     return list(together.values())
 
 
-def concept_of(request: Request) -> Concept:
-    """A request's concept; on Canvas its kind is found out where it is not told."""
-    concept = request.concept()
-    return guess_kind(concept, request.kind)
+def _told(policy: Policy, canvas: bool) -> Policy:
+    """The policy with every concept's kind; on Canvas it is found out where it is not told."""
+    kinds = [guess_kind(r.concept(), r.kind, canvas).kind for r in policy.concepts]
+    told = [r.model_copy(update={"kind": kind}) for r, kind in zip(policy.concepts, kinds, strict=True)]
+    return policy.model_copy(update={"concepts": tuple(told)})
 
 
 def _make(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> Edit:
@@ -202,7 +205,7 @@ def _request_digest(base: Base, policy: Policy, group: Group) -> str:
 
 
 def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Say) -> Verification | None:
-    concepts = [concept_of(r) for r in policy.concepts]
+    concepts = [r.concept() for r in policy.concepts]
     scorer = _scorer(family, policy)
     if scorer is None:
         return None
@@ -222,7 +225,7 @@ def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, sa
 
 def _scorer(family: Family, policy: Policy) -> Scorer | None:
     """Who looks at what the policy did; None where there is nobody."""
-    names = [*(concept_of(r).name for r in policy.concepts), *policy.preserve]
+    names = [*(r.name for r in policy.concepts), *policy.preserve]
     return as_scorer(policy.judge, is_built_in(family), names, letter="a")
 
 
@@ -235,7 +238,7 @@ def _entry(
     last: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What the ledger is told: what was removed from which model, by what, on whose request, how it was verified."""
-    now = {c.name: _request(c, r) for c, r in zip(map(concept_of, policy.concepts), policy.concepts, strict=True)}
+    now = {r.name: _request(r.concept(), r) for r in policy.concepts}
     before = {c["name"]: c for c in last["in_force"]} if last else {}
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

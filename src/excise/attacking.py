@@ -107,9 +107,12 @@ def attack(
     (count, each), plan = _budget(suite, tests, images), _planned(suite, names)
     _check_settings(settings or {})
     family, bare = as_family(model), as_family(base) if base is not None else None
-    asked_for = guess_kind(concept, None) if isinstance(concept, Concept) else target_of(concept, edits)
-    _check_others(asked_for, others)
     built_in = is_built_in(family) or (bare is not None and is_built_in(bare))
+    if isinstance(concept, Concept):
+        asked_for = guess_kind(concept, None, built_in)
+    else:
+        asked_for = target_of(concept, edits, canvas=built_in)
+    _check_others(asked_for, others)
     scorer = as_scorer(judge, built_in, [asked_for.name, *others], letter="a")
     if scorer is None:
         raise ConceptError("an attack cannot be scored without looking; give --judge, the folder of a CLIP model.")
@@ -167,12 +170,19 @@ def _budget(suite: str, tests: int | None, images: int | None) -> tuple[int, int
     return count, each
 
 
-def target_of(name: str, edits: Sequence[Edit] = (), kind: str | None = None, synonyms: Sequence[str] = ()) -> Concept:
-    """What is attacked for: as it is given, else as the record of an edit has it, else as a built-in name is known."""
+def target_of(
+    name: str,
+    edits: Sequence[Edit] = (),
+    kind: str | None = None,
+    synonyms: Sequence[str] = (),
+    *,
+    canvas: bool = False,
+) -> Concept:
+    """What is attacked for: as it is given, else as the record of an edit has it, else, on Canvas, as known there."""
     recorded = [t for e in edits for t in e.record.concepts if same(t.name) == same(name)]
     if recorded:
         kind, synonyms = kind or recorded[0].kind, synonyms or recorded[0].synonyms
-    return replace(guess_kind(Concept(name, kind or "object"), kind), synonyms=tuple(synonyms))
+    return replace(guess_kind(Concept(name, kind or "object"), kind, canvas), synonyms=tuple(synonyms))
 
 
 def _check_others(concept: Concept, others: Sequence[str]) -> None:

@@ -1,13 +1,26 @@
 """The models that ship inside the package: their names and where they lie."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from excise.families.base import Family
 
 WEIGHTS = Path(__file__).parent / "canvas" / "weights"
 BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")
 
 
-def is_built_in(family: Any) -> bool:
-    """Whether the model of an adapter is one of those that ship with the package."""
-    path = str(family.pipe.config.get("_name_or_path"))
-    return any(path == str(WEIGHTS / name) for name in BUILT_IN)
+def is_built_in(family: Family) -> bool:
+    """Whether the model is one of those that ship with the package."""
+    return str(family.pipe.config.get("_name_or_path")) in _folders()
+
+
+def names_built_in(model: str | None) -> bool:
+    """Whether a model that is named, by its name or its folder, is one of those that ship with the package."""
+    return model in (*BUILT_IN, *_folders())
+
+
+def _folders() -> list[str]:
+    return [str(WEIGHTS / name) for name in BUILT_IN]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import re
+import shlex
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from excise.errors import ConceptError, unknown
+from excise.columns import ENDINGS, check_words, name_column, read_lines, read_table
+from excise.errors import ConceptError, ExciseWarning, unknown
 
 MAX_LENGTH = 200
-_FORBIDDEN = re.compile(r"[/\\<>&\"`{}\x00-\x1f\x7f]")
+_FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f\u2028\u2029]")
 
 # Prompts in which a concept is looked at while it is erased or kept; "{}" is its name.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -101,7 +103,7 @@ def check_name(name: str, what: str = "concept") -> str:
     """Return `name` if it may be used as a name.
 
     Raises:
-        ConceptError: empty, too long, or with characters that belong to paths or markup.
+        ConceptError: empty, too long, or with braces or control characters.
     """
     if not name.strip():
         raise ConceptError(
@@ -112,8 +114,8 @@ def check_name(name: str, what: str = "concept") -> str:
     found = _FORBIDDEN.search(name)
     if found:
         raise ConceptError(
-            f"the {what} {name!r} contains {found.group()!r}; path separators, markup and control characters are "
-            "not allowed in a name. Write it in plain words."
+            f"the {what} {name!r} contains {found.group()!r}; braces and control characters are not allowed in a name. "
+            "Write it as it stands in prompts."
         )
     return name
 
@@ -122,12 +124,14 @@ def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> l
     """Names or concepts to concepts, duplicates refused.
 
     Args:
-        concepts: at least one.
+        concepts: at least one; a text is one name.
         kind: the kind of those given as plain names; object when None.
 
     Raises:
         ConceptError: none given, or one given twice.
     """
+    concepts = [concepts] if isinstance(concepts, (str, Concept)) else list(concepts)
+    warn_of_commas(concepts, "--concept")
     found = [c if isinstance(c, Concept) else Concept(c, kind or "object") for c in concepts]
     if not found:
         raise ConceptError("no concept given; name at least one, for example: --concept cat")
@@ -149,8 +153,10 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
     """Refuse a preserve list that holds a target.
 
     Raises:
-        ConceptError: the same name on both sides.
+        ConceptError: the same name on both sides, or a text in place of a list.
     """
+    if isinstance(preserve, str):
+        raise ConceptError(f"what to preserve is the text '{preserve}'; give a list of names: ['{preserve}'].")
     targets = {same(w): w for c in concepts for w in c.words}
     for name in preserve:
         check_name(name, "name to preserve")
@@ -160,27 +166,45 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
             )
 
 
-def read_names(path: Path) -> list[str]:
-    """Names from a text file (one a line, # comments) or the first column of a CSV file with a header.
+def read_names(path: Path, prompts: bool = True) -> list[str]:
+    """Names from a text file (one a line, # comments), or from the column of a table that is called so.
+
+    A table is a file that ends in .csv or .tsv, with a header; a name that stands in several rows counts once.
+
+    Args:
+        prompts: whether a table may hold whole prompts where it has no names, as lists of what to keep do.
 
     Raises:
-        ConceptError: the file cannot be read, or holds no names.
+        ConceptError: the file cannot be read, holds no names, or no column is known to hold them.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConceptError(f"cannot read names from {path}: {error}. Expected a UTF-8 text or CSV file.") from error
-    if path.suffix.lower() == ".csv":
-        rows = [row[0].strip() for row in csv.reader(io.StringIO(text)) if row]
-        names = rows[1:]
+    if path.suffix.lower() in ENDINGS:
+        table = read_table(text, path)
+        names = list(dict.fromkeys(table.column(name_column(table, prompts)))) if table.header else []
     else:
-        names = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
-    names = [check_name(n, "name to preserve") for n in names if n]
+        names = read_lines(text, path)
+    names = [check_name(n, "name to preserve") for n in names]
     if not names:
-        raise ConceptError(
-            f"{path} holds no names; expected one a line, or a CSV file with a header and a first column."
-        )
+        raise ConceptError(f"{path} holds no names; expected one a line, or a table with the column `name`.")
+    check_words(names, str(path))
     return names
+
+
+def warn_of_commas(names: Iterable[str | Concept], option: str) -> None:
+    """Say that a text that looks like several names is one phrase, and how several are given."""
+    for name in names:
+        parts = [p.strip() for p in re.split("[,;]", name) if p.strip()] if isinstance(name, str) else []
+        if len(parts) > 1:
+            each = " ".join(f"{option} {shlex.quote(p)}" for p in parts)
+            warnings.warn(
+                f"'{name}' is taken as one phrase, not as {len(parts)} names; if these are meant, give each by itself: "
+                f"{each} (in Python: {json.dumps(parts, ensure_ascii=False)}).",
+                ExciseWarning,
+                stacklevel=1,  # one place for all who call: what was said once is not said again
+            )
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

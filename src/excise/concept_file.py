@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, field_validator
 
+from excise.columns import ENDINGS, check_words, name_column, read_lines, read_table
 from excise.concept import Concept
 from excise.errors import ConceptError, UnknownNameError
 from excise.strict import Strict, explain, parse_yaml, read_text
@@ -39,8 +38,8 @@ def read_concepts(path: Path, kind: str | None = None) -> list[Concept]:
     """Concepts from a file.
 
     Text: a name a line, lines that begin with # are comments. CSV: a header with `name` and, if wanted, `kind`,
-    `synonyms` (parted by semicolons) and `anchor`; an empty cell is none. YAML: a list of names, or of mappings with
-    those keys.
+    `synonyms` (parted by semicolons) and `anchor`; an empty cell is none; a table from elsewhere, without `name`, has
+    the column that is called concept, artist, class or the like. YAML: a list of names, or of mappings with those keys.
 
     Args:
         kind: of concepts that the file gives none.
@@ -49,11 +48,12 @@ def read_concepts(path: Path, kind: str | None = None) -> list[Concept]:
         ConceptError: it cannot be read, holds nothing, or a row is wrong; the row is named.
     """
     text = read_text(path, "concepts from", ConceptError)
-    readers = {".csv": _csv_rows, ".yaml": _yaml_rows, ".yml": _yaml_rows}
+    readers = {**dict.fromkeys(ENDINGS, _table_rows), ".yaml": _yaml_rows, ".yml": _yaml_rows}
     rows = readers.get(path.suffix.lower(), _text_rows)(text, path)
     found = [row_to_concept(row, f"{path}, entry {i}", kind) for i, row in enumerate(rows, start=1)]
     if not found:
         raise ConceptError(f"{path} holds no concepts; expected one a line, or a table with the column `name`.")
+    check_words([c.name for c in found], str(path))
     return found
 
 
@@ -72,35 +72,20 @@ def row_to_concept(row: Mapping[str, Any], where: str, kind: str | None = None) 
 
 
 def _text_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
-    lines = (line.strip() for line in text.splitlines())
-    return [{"name": line} for line in lines if line and not line.startswith("#")]
+    return [{"name": line} for line in read_lines(text, path)]
 
 
-def _csv_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
-    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    header = [name.strip() for name in rows.fieldnames or ()]
-    if "name" not in header:
-        raise ConceptError(
-            f"{path} has the columns {', '.join(header) or 'none'}; expected `name`, and if wanted "
-            f"{', '.join(COLUMNS[1:])}."
-        )
-    rows.fieldnames = header
-    found = []
-    for row in _rows(rows, path):
-        if None in row:
-            raise ConceptError(
-                f"{path}, line {rows.line_num}: more cells than the header has; quote what holds a comma."
-            )
-        if any(cell and cell.strip() for cell in row.values()):
-            found.append({key: cell for key, cell in row.items() if cell and cell.strip()})
-    return found
-
-
-def _rows(rows: csv.DictReader[str], path: Path) -> Iterable[dict[Any, Any]]:
-    try:
-        yield from rows
-    except csv.Error as error:
-        raise ConceptError(f"{path}, line {rows.line_num}: {error}. Expected a CSV table.") from error
+def _table_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:
+    """Rows by column. A table of ours is read strictly; of another its names, each once, and what is ours."""
+    table = read_table(text, path)
+    header = [cell.casefold() for cell in table.header]
+    ours = not header or "name" in header
+    if not ours:
+        header[name_column(table)] = "name"
+        header = [key if key in COLUMNS else "" for key in header]
+    cells = [[c for c in zip(header, row, strict=True) if c[1] and (ours or c[0])] for _, row in table.rows]
+    rows = [dict(row) for row in cells if row]
+    return rows if ours else list({row["name"]: row for row in reversed(rows) if "name" in row}.values())[::-1]
 
 
 def _yaml_rows(text: str, path: Path) -> Iterable[Mapping[str, Any]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,26 +14,25 @@ import torch
 
 from excise.built_in import is_built_in
 from excise.concept import (
-    CHECKS,
     PROGRAM_PROMPTS,
     TEMPLATES,
     Concept,
     as_concepts,
     check_preserve,
-    fill,
     listed,
     same,
     with_anchor,
 )
 from excise.edit import Edit, as_family, base_of, in_force, original_weights
 from excise.encoder_problem import EncoderProblem
-from excise.errors import ConceptError, ExciseWarning, TrainingError, unknown
+from excise.errors import ConceptError, ExciseWarning, TrainingError
 from excise.families.base import Family
 from excise.hardening import hardened
 from excise.methods import METHODS
-from excise.methods.base import MethodConfig, Solution, TextProblem, configure, joined, widened
+from excise.methods.base import OFFICIAL, MethodConfig, Solution, TextProblem, configure, joined, widened
 from excise.problem import encode, pooled_problem, retain_prompts, token_problem
 from excise.record import EditRecord, Target
+from excise.vocabulary import Vocabulary, speaks_canvas, vocabulary_of
 
 if TYPE_CHECKING:
     from excise.training.problem import Room
@@ -69,8 +67,9 @@ def erase(
         concepts: names, or `Concept`s.
         method: see `excise methods`.
         preserve: names to keep, beside those of the vocabulary.
-        vocabulary: prompts to keep: "canvas" or "canvas-strict" (for the built-in models), None or "none", or "auto":
-            canvas on a built-in model, none elsewhere.
+        vocabulary: prompts to keep: "ordinary" (a list of common names of the concepts' kinds), "canvas" or
+            "canvas-strict" (for the built-in models), None or "none", or "auto": none where an official preset is asked
+            for, else canvas on a built-in model, ordinary elsewhere.
         kind: of concepts given as names: object, instance, style, person or explicit. Found out on Canvas, else object.
         anchor: what concepts without their own anchor are read as ("": nothing); None takes the method's preset.
         seed: of everything random in the method.
@@ -85,16 +84,20 @@ def erase(
 
     >>> edit = erase(pipe, ["cat"], method="speed", preserve=["dog"])  # doctest: +SKIP
     """
-    found = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    family = as_family(model)
+    canvas = speaks_canvas(vocabulary, family)
+    found = [guess_kind(c, kind, canvas) for c in as_concepts(concepts, kind)]
     check_preserve(found, preserve)
     method_class = METHODS.load(method)
-    family = as_family(model)
     if anchor is not None:
         settings["anchor"] = anchor
     preset = "canvas" if is_built_in(family) else None
     config = configure(method_class.Config, method, settings, found[0].kind, default=preset)
     name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
-    words = vocabulary_of(vocabulary, family, found)
+    bare = isinstance(config, MethodConfig) and config.prompts != "templates"
+    if vocabulary == "auto" and str(settings.get("preset", "")).startswith(OFFICIAL):
+        vocabulary = None  # a program keeps what its user names
+    words = vocabulary_of(vocabulary, family, [with_anchor(c, config.anchor) for c in found], bare=bare)
     own = {} if preset and "preset" not in settings else _by_kind(method_class.Config, method, settings, found, config)
     anchors = {kind_: c.anchor for kind_, c in own.items()}
     found = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in found]
@@ -134,30 +137,6 @@ def _retained(concepts: Sequence[Concept], preserve: Sequence[str], words: Vocab
     kinds = dict.fromkeys(c.kind for c in concepts)
     kept = list(preserve) if bare else [p for kind in kinds for p in retain_prompts(preserve, TEMPLATES[kind])]
     return list(dict.fromkeys([*kept, *words.prompts, *([""] if closed and config.retain_empty else [])]))
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do.
-
-    `siblings` are names of each target's own level, `probes` prompts to watch it by, given its siblings by distance,
-    `calibration` prompts to choose a method's strength by, `checks` prompts to verify it by afterwards.
-    """
-
-    name: str | None
-    prompts: list[str]
-    templates: Mapping[str, Sequence[str]]
-    anchors: Mapping[str, str] = field(default_factory=dict)
-    siblings: Callable[[Concept], Sequence[str]] = lambda concept: ()
-    probes: Callable[[str, Sequence[str]], Sequence[tuple[str, str, str, str]]] = lambda target, others: ()
-    calibration: Callable[[Concept], Sequence[str]] = lambda concept: fill(TEMPLATES[concept.kind], concept.name)
-    checks: Callable[[Concept], Sequence[str]] = lambda concept: fill(CHECKS[concept.kind], concept.name)
-
-    def others(self, concepts: Sequence[Concept], kept: Sequence[str]) -> list[str]:
-        """Names to keep and siblings of the concepts, those themselves left out."""
-        gone = {same(w) for c in concepts for w in c.words}
-        found = [*kept, *(s for c in concepts for s in self.siblings(c))]
-        return [name for name in dict.fromkeys(found) if same(name) not in gone]
 
 
 @dataclass(frozen=True)
@@ -254,34 +233,6 @@ def _named(edit: Edit, strength: float) -> str:
     return f"{edit.record.method}: {names}" + ("" if strength == 1 else f" at strength {strength:g}")
 
 
-def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept]) -> Vocabulary:
-    """The vocabulary of that name, without anything that speaks of the targets.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-    """
-    if name == "auto":
-        name = "canvas" if is_built_in(family) else None
-    if name in (None, "none"):
-        return Vocabulary(None, [], TEMPLATES)
-    if name not in ("canvas", "canvas-strict"):
-        raise unknown("vocabulary", name, ["auto", "none", "canvas", "canvas-strict"])
-    from excise.canvas import vocabulary as canvas
-
-    strict = name == "canvas-strict"
-    templates = {kind: canvas.contexts(kind, strict) for kind in TEMPLATES}
-    return Vocabulary(
-        name,
-        canvas.prompts([w for c in concepts for w in c.words], strict),
-        templates,
-        canvas.ANCHORS,
-        lambda concept: canvas.siblings(concept.name),
-        partial(canvas.probes, strict=strict),
-        lambda concept: canvas.calibration(concept.name),
-        lambda concept: canvas.checks(concept.name),
-    )
-
-
 def _by_kind(
     config_class: Any, method: str, settings: Mapping[str, Any], concepts: Sequence[Concept], config: Any
 ) -> dict[str, Any]:
@@ -298,15 +249,19 @@ def _by_kind(
     return own
 
 
-def guess_kind(concept: Concept, kind: str | None) -> Concept:
-    """A Canvas style given by its name alone is a style, a Canvas object in a style an instance of both."""
+def guess_kind(concept: Concept, kind: str | None, canvas: bool) -> Concept:
+    """A Canvas style given by its name alone is a style, a Canvas object in a style an instance of both.
+
+    Args:
+        canvas: whether the model is of Canvas; elsewhere its names mean nothing.
+    """
     from excise.canvas import world
 
-    if kind is None and concept == Concept(concept.name) and concept.name in world.STYLES:
+    if not canvas or kind is not None or concept != Concept(concept.name):
+        return concept
+    if concept.name in world.STYLES:
         return Concept(concept.name, "style")
-    if kind is None and concept == Concept(concept.name) and world.pair(concept.name):
-        return Concept(concept.name, "instance")
-    return concept
+    return Concept(concept.name, "instance") if world.pair(concept.name) else concept
 
 
 def _check_anchors(concepts: Sequence[Concept]) -> None:

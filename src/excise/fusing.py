@@ -22,11 +22,11 @@ from torch import Tensor
 
 from excise.concept import TEMPLATES, Concept, check_preserve, fill
 from excise.edit import Delta, Dense, Edit, LowRank, TextMap, as_family, check_base, stack
-from excise.erasing import Vocabulary, vocabulary_of
 from excise.errors import ConceptError
 from excise.families.base import Family, split
 from excise.linalg.solves import solve_spd
 from excise.problem import retain_prompts
+from excise.vocabulary import Vocabulary, vocabulary_of
 
 BATCH = 256  # prompts
 

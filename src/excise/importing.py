@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from excise.built_in import is_built_in
 from excise.concept import Concept, as_concepts
 from excise.edit import Delta, Edit, as_family, base_of
 from excise.erasing import VERSIONED, guess_kind
@@ -44,7 +45,7 @@ def import_edit(
         WrongBaseError: names or shapes are not those of the base, or nothing differs from it.
     """
     path, family = Path(path), as_family(model)
-    wanted = [guess_kind(c, kind) for c in as_concepts(concepts, kind)]
+    wanted = [guess_kind(c, kind, is_built_in(family)) for c in as_concepts(concepts, kind)]
     state, about = read(path)
     names, notes = Names(family), list[str]()
     if is_adapter(state):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -230,10 +231,10 @@ def _checked(recipe: Recipe, home: Path) -> Recipe:
             return method
         found = next((p for p in (home / method.model, Path(method.model)) if p.is_dir()), None)
         if found is None:
-            options = " ".join(f"--without '{name}'" for name in method.without)
+            options = " ".join(f"--without {shlex.quote(name)}" for name in method.without)
             raise RecipeError(
                 f"the {method.title} of the recipe is not there: no folder {home / method.model}. Train it with: "
-                f"excise canvas train {options} --seed 1 --out {(home / method.model).parent}"
+                f"excise canvas train {options} --seed 1 --out {shlex.quote(str((home / method.model).parent))}"
             )
         return method.model_copy(update={"model": str(found)})
 
@@ -253,5 +254,7 @@ def _oracle(recipe: Recipe, names: Sequence[str]) -> MethodEntry | None:
 
 
 def _names(entry: str | tuple[str, ...] | NamesFile) -> tuple[str, ...]:
-    names = [entry] if isinstance(entry, str) else read_names(entry.file) if isinstance(entry, NamesFile) else entry
+    if isinstance(entry, NamesFile):
+        entry = tuple(read_names(entry.file, prompts=False))
+    names = [entry] if isinstance(entry, str) else entry
     return tuple(c.name for c in as_concepts(names))

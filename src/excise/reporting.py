@@ -20,6 +20,7 @@ from excise.report.grid import heat
 from excise.report.html import Block, BlockTable, Figure, Page, Pair, Section, write
 from excise.runs import EDIT_NAME
 from excise.selection import evenly
+from excise.vocabulary import CANVAS, ORDINARY, ordinary_prompts
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12
@@ -244,8 +245,10 @@ def commands(model: str, edit: Path, concept: str) -> list[tuple[str, str]]:
 def _preview_prompts(edit: Edit, preserve: Sequence[str]) -> tuple[list[str], list[str]]:
     targets = [p for c in edit.record.concepts[:4] for p in fill(TEMPLATES[c.kind][1:3], c.name)]
     names = list(preserve[:4])
-    if not names and edit.record.vocabulary:
+    if not names and edit.record.vocabulary in CANVAS:
         names = [o for o in world.OBJECTS if o not in {c.name for c in edit.record.concepts}][:4]
+    if not names and edit.record.vocabulary == ORDINARY:
+        return targets, evenly(ordinary_prompts([c.concept() for c in edit.record.concepts]), 4)
     return targets, [f"a {n}" for n in names]
 
 

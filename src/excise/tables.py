@@ -274,5 +274,5 @@ def _figures(line: Line) -> dict[str, Figure]:
 
 def _escape(text: str) -> str:
     """Text inside a Markdown table cell; names may hold anything."""
-    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
     return plain.replace("&", "&amp;").replace("<", "&lt;")

@@ -12,12 +12,12 @@ from PIL import Image
 from excise.concept import Concept
 from excise.drawing import Images, draw
 from excise.edit import Edit, applied
-from excise.erasing import Vocabulary
 from excise.families.base import Family, Progress
 from excise.metrics.rates import Estimate, rate
 from excise.selection import evenly
 from excise.training.pictures import Sampling
 from excise.training.scorers import Scorer
+from excise.vocabulary import Vocabulary
 
 MOST_KEPT = 60
 

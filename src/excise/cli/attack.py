@@ -64,6 +64,7 @@ def attack(
     from excise.attack_report import document, write_page
     from excise.attacking import attack as run_suite
     from excise.attacking import estimate, target_of
+    from excise.built_in import names_built_in
     from excise.cli import gates, show
     from excise.errors import ConceptError, SettingError
     from excise.files import make_folder
@@ -80,7 +81,8 @@ def attack(
     edits = o.load_edits(edit)
     lines = read_text(ask, "prompts", ConceptError).splitlines() if ask else []
     asked = [line.strip() for line in lines if line.strip()]
-    target = target_of(concept, edits, kind, synonym or ())
+    canvas = names_built_in(model) or names_built_in(base)
+    target = target_of(concept, edits, kind, synonym or (), canvas=canvas)
     family = source.load(model)
     never = source.load(oracle) if oracle else None
     untouched = source.load(base) if base else None

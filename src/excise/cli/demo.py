@@ -11,6 +11,7 @@ import typer
 from excise.cli import options as o
 
 MODEL = "canvas-sd"
+PROTOCOL = "canvas-mini"
 
 
 def demo(
@@ -26,21 +27,24 @@ def demo(
     from excise.evaluation import evaluate
     from excise.files import make_folder
     from excise.methods import METHODS
+    from excise.protocols import PROTOCOLS
     from excise.reporting import commands, evaluation_section, write_page
     from excise.runs import EDIT_NAME, write_images, write_run
 
     METHODS.record(method)
+    for name in (object_, style):  # before it names a folder
+        PROTOCOLS.load(PROTOCOL)().target_of(name)
     make_folder(out)
     began = time.perf_counter()
     family = o.Source().load(MODEL)
     with show.progress("the model as it is") as advance:
-        before = evaluate(family, groups=["grid"], model_name=MODEL, progress=advance)
+        before = evaluate(family, protocol=PROTOCOL, groups=["grid"], model_name=MODEL, progress=advance)
     sections, results, last = [], {}, before
     for concept in (object_, style):
         edit = erase(family, [concept], method=method, model_name=MODEL)
         path = edit.save(out / concept / EDIT_NAME)
         with show.progress(f"without {concept}") as advance:
-            last = evaluate(family, [concept], edits=[edit], model_name=MODEL, progress=advance)
+            last = evaluate(family, [concept], protocol=PROTOCOL, edits=[edit], model_name=MODEL, progress=advance)
         results[concept] = {"edit": str(path), "metrics": last.result.metrics, "became": last.result.became}
         title = f"Without {concept}"
         sections.append(evaluation_section(title, before, last, edit, commands(MODEL, path, concept)))

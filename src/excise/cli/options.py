@@ -34,9 +34,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply; repeatable.")]
 PreserveOption = Annotated[Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")]
 PreserveFileOption = Annotated[
-    Optional[Path], typer.Option(help="Names to keep: text (one a line) or CSV (first column).")
+    Optional[Path], typer.Option(help="Names to keep: text (one a line), or CSV with a column called name, artist, ...")
 ]
-VocabularyOption = Annotated[str, typer.Option(help="Built-in prompts to keep: auto, none, canvas or canvas-strict.")]
+VocabularyOption = Annotated[str, typer.Option(help="Names to keep: auto, ordinary, none, canvas or canvas-strict.")]
 KindOption = Annotated[Optional[str], typer.Option(help="object, instance, style, person or explicit.")]
 PreviewOption = Annotated[
     Optional[bool], typer.Option(help="Draw a few images before and after; on by default for built-in models.")
@@ -124,9 +124,10 @@ def load_edits(paths: list[str] | None) -> list[Any]:
 
 def kept_names(preserve: list[str] | None, file: Path | None) -> list[str]:
     """The names of `--preserve` and `--preserve-file`, checked."""
-    from excise.concept import check_name, read_names
+    from excise.concept import check_name, read_names, warn_of_commas
 
     names = [check_name(p, "name to preserve") for p in preserve or []]
+    warn_of_commas(names, "--preserve")
     return names + (read_names(file) if file else [])
 
 

@@ -51,7 +51,12 @@ class _Stage:
 def stages() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (what, done, total) for work of several stages: one bar each, or lines every ten seconds."""
     if errors.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=errors, transient=True) as bar:
             tasks: dict[str, Any] = {}
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from excise.errors import ConceptError
 from excise.families.networks import values
 
 Progress = Callable[[int, int], None]
@@ -254,15 +253,3 @@ def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = No
 
 
 _prints: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
-
-
-def find_subject(ids: list[int], subject: list[int], text: str, name: str) -> tuple[int, int]:
-    """First and last position of the last occurrence of the `subject` tokens in `ids`.
-
-    Raises:
-        ConceptError: it does not occur.
-    """
-    for start in range(len(ids) - len(subject), -1, -1):
-        if ids[start : start + len(subject)] == subject:
-            return start, start + len(subject) - 1
-    raise ConceptError(f"'{name}' does not stand as words of its own in the prompt '{text}'; put spaces around it.")

@@ -1,4 +1,4 @@
-"""What the adapters of diffusers pipelines share: drawing in batches, latents, finding subjects in token rows."""
+"""What the adapters of diffusers pipelines share: drawing in batches, latents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image
 from torch import Tensor
 
-from excise.errors import ConceptError, ModelError
+from excise.errors import ModelError
 from excise.families.base import (
     AttentionMap,
     Condition,
@@ -25,7 +25,6 @@ from excise.families.base import (
     Projection,
     Request,
     TextStates,
-    find_subject,
     join,
     split,
 )
@@ -347,35 +346,3 @@ def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:
     """
     paths = [f"{name}.encoder.layers.{i}" for i in range(int(encoder.config.num_hidden_layers) - unread)]
     return [EncoderLayer(name, path, f"{path}.mlp.fc2") for path in paths]
-
-
-def subject_spans(
-    tokenizer: Any, texts: Sequence[str], subjects: Sequence[str | int | None] | None, limit: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) first, last and end positions of each prompt's subject; arguments as `encode`.
-
-    Args:
-        limit: tokens that fit; the last one of a prompt is its end token.
-
-    Raises:
-        ConceptError: a prompt does not fit, or does not contain its subject.
-    """
-    rows = tokenizer(list(texts)).input_ids
-    looked_for = [
-        t if s is None else t[:s] if isinstance(s, int) else s
-        for t, s in zip(texts, subjects or [None] * len(texts), strict=True)
-    ]
-    inner = tokenizer(looked_for, add_special_tokens=False).input_ids
-    spans = []
-    for i, (text, row, words) in enumerate(zip(texts, rows, inner, strict=True)):
-        if len(row) > limit:
-            raise ConceptError(
-                f"'{text[:60]}' has {len(row)} tokens; {limit} fit; the end would be ignored. Shorten it."
-            )
-        end = len(row) - 1
-        if subjects is not None and isinstance(subjects[i], str):
-            spans.append((*find_subject(row[:end], words, text, looked_for[i]), end))
-        else:  # the whole prompt, or what stands before an empty subject
-            spans.append((min(1, len(words)), len(words), end))
-    first, last, ends_at = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
-    return first, last, ends_at

@@ -9,7 +9,6 @@ and leaves the instruction out where the tokenizer has no room for it (as in the
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from excise.errors import ConceptError
 from excise.families.base import Condition, TextStates
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
+from excise.families.subjects import find_words, holding
 
 LONGEST = 300  # tokens of a prompt, the pipeline's own default
 
@@ -114,27 +114,18 @@ class Sana(PipelineFamily):
             raise ConceptError(
                 f"'{text[:60]}' has {end + 1} tokens; {self.max_tokens} fit; the end would be ignored. Shorten it."
             )
-        begin, stop = _place(prompt, subject, text)
-        at = [
-            i - cut
-            for i, (a, b) in enumerate(found.offset_mapping)
-            if a < stop + len(before) and b > begin + len(before) and b > a
-        ]
+        begin, stop = _place(prompt, subject)
+        at = [i - cut for i in holding(found.offset_mapping, begin + len(before), stop + len(before))]
         if not at:  # an empty subject: the token before it, at the very front the start token
             earlier = [i - cut for i, (a, b) in enumerate(found.offset_mapping) if b > a and b <= stop + len(before)]
             at = [max([0, *(i for i in earlier if i > 0)])]
         return min(at), max(at), end
 
 
-def _place(prompt: str, subject: str | int | None, text: str) -> tuple[int, int]:
+def _place(prompt: str, subject: str | int | None) -> tuple[int, int]:
     """Where the subject stands in the prompt, in characters; an empty one ends where it begins."""
     if subject is None:
         return 0, len(prompt)
     if isinstance(subject, int):
         return subject, subject
-    found = list(re.finditer(rf"(?<!\w){re.escape(subject.lower().strip())}(?!\w)", prompt))
-    if not found:
-        raise ConceptError(
-            f"'{subject}' does not stand as words of its own in the prompt '{text}'; put spaces around it."
-        )
-    return found[-1].start(), found[-1].end()
+    return find_words(prompt, subject.lower())

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from excise.families.base import Condition, EncoderLayer, TextStates
 from excise.families.networks import parameters
-from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
+from excise.families.pipeline import PipelineFamily, clip_layers
+from excise.families.subjects import subject_spans
 
 
 class StableDiffusion(PipelineFamily):

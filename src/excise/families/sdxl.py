@@ -15,7 +15,8 @@ from torch import Tensor
 
 from excise.families.base import Condition, EncoderLayer, Projection, TextStates
 from excise.families.networks import module_in, parameters
-from excise.families.pipeline import PipelineFamily, clip_layers, subject_spans
+from excise.families.pipeline import PipelineFamily, clip_layers
+from excise.families.subjects import subject_spans
 
 
 class StableDiffusionXL(PipelineFamily):

@@ -66,7 +66,7 @@ def celebrity_classifier(weights: Path | None = None) -> Classifier:
             labels (it could never be seen, and would count as erased).
     """
     listed, path = find(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
-    labels = read_names(listed)
+    labels = read_names(listed, prompts=False)
     _check_known(labels, listed)
     network = _network(path, labels, PEOPLE)
     return Classifier(PEOPLE, {"person": (network, labels)}, cropped(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)

@@ -71,7 +71,7 @@ def names() -> tuple[list[str], list[str]]:
             f"celebrity does not find {' and '.join(missing)} in {paths[0].parent}, which {FOLDER} names; "
             "write one name a line into each."
         )
-    gone, kept = (read_names(p) for p in paths)
+    gone, kept = (read_names(p, prompts=False) for p in paths)
     seen: set[str] = set()
     for name in (*gone, *kept):
         if same(name) in seen:

@@ -1,0 +1,59 @@
+"""What ordinary names do where nobody names anything to keep: how far a target and other objects move, by template.
+
+    python -m benchmarks.ordinary_names
+
+On `canvas-sd` with the presets of real models: "cat" is erased, and what values read of it and of 83 other objects is
+compared, in prompts that no method saw, before and after; the size of the change over the size of what was read.
+"""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import torch
+
+import excise
+from excise import vocabulary
+from excise.canvas import world
+from excise.concept import CHECKS, TEMPLATES
+from excise.edit import Edit
+from excise.families.base import Family
+from excise.tables import markdown
+
+TARGET = "cat"
+METHODS = ("uce", "speed", "rece", "mace", "scapre", "cure")
+
+
+def main() -> None:
+    """Print the table."""
+    family = excise.load("canvas-sd", device="cpu")
+    others = [n for n in [*world.OBJECTS, *list(world.NAMES)[:60]] if n != TARGET]
+    rows = []
+    for method in METHODS:
+        for templates in (0, 1, 2, 3, 5):
+            kept = {kind: some[:templates] for kind, some in TEMPLATES.items()}
+            with patch.object(vocabulary, "KEPT_IN", kept):
+                name = "ordinary" if templates else None
+                edit = excise.erase(family, [TARGET], method, vocabulary=name, preset="object")
+            moves = (moved(family, edit, [TARGET] * len(CHECKS["object"])), moved(family, edit, others))
+            rows.append([method, str(templates or "none"), *(f"{100 * m:.0f} %" for m in moves)])
+    print(markdown(["method", "templates of each name", "target moved", "others moved"], rows, figures=2))
+
+
+def moved(family: Family, edit: Edit, names: list[str]) -> float:
+    """The change of what values read of some names, over its size; all layers."""
+    checks = CHECKS["object"]
+    prompts = [checks[i % len(checks)].replace("{}", name) for i, name in enumerate(names)]
+    states = family.encode(prompts, names)
+    rows = torch.cat([states.span(i, "from_last") for i in range(len(names))]).double()
+    changed = whole = 0.0
+    for p in family.projections("v"):
+        weight = p.module.weight.detach().double()
+        whole += float((rows @ weight.T).square().sum())
+        if p.path in edit.paths:
+            changed += float((rows @ edit.delta(p.path, weight).T).square().sum())
+    return (changed / whole) ** 0.5
+
+
+if __name__ == "__main__":
+    main()
