@@ -37,7 +37,7 @@ class MACEConfig(MethodConfig):
         "style": {**_OURS, "anchor": "art"},
         "person": {**_OURS, "anchor": "a person"},
         "explicit": {**_OURS, "anchor": "a person wearing clothes"},
-        "canvas": {},
+        "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # as UCE's
         "official": _OFFICIAL,
         "official-style": {**_OFFICIAL, "anchor": "art"},
         "official-person": {**_OFFICIAL, "anchor": "a person"},
