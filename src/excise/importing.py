@@ -317,6 +317,8 @@ def _lora(state: dict[str, Tensor], about: Mapping[str, str], family: Family) ->
             raise WrongBaseError(f"the factors of the LoRA at '{place}' do not fit the base's {tuple(shape)}.")
         if not bool(torch.isfinite(a.float()).all() and torch.isfinite(b.float()).all()):
             raise EditFileError(f"'{place}' holds numbers that are not finite; the file is damaged.")
+        if not a.any() or not b.any():  # our own exports name a map so that other programs know the base
+            continue
         part = place.partition(".")[0]
         alpha = scales.get(place, told.get(f"{part}.lora_alpha", len(a)))
         scaled = b.float() * (float(alpha) / len(a))
