@@ -132,6 +132,7 @@ class Reading:
     """How much of a file a program takes: `taken` of `maps`, without those named in `missed`."""
 
     program: str
+    version: str
     taken: int
     maps: int
     missed: tuple[str, ...]
@@ -158,7 +159,7 @@ def readings(format: str, family: str, names: Sequence[str], beside: Sequence[st
     for r in READERS.values():
         taken = set(r.taken(format, family, names, beside))
         missed = tuple(n for n in names if n not in taken)
-        found[r.name] = Reading(f"{r.program} {r.version}", len(taken), len(names), missed)
+        found[r.name] = Reading(r.program, r.version, len(taken), len(names), missed)
     return found
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from excise.edit import Edit, LowRank
+from excise.edit import Edit, LowRank, original_weights
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
 from excise.exporting.original_names import unet_name
@@ -147,15 +147,23 @@ def _at_one_alpha(factors: Mapping[str, LowRank], alpha: int) -> dict[str, LowRa
 
 
 def _mark(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
-    """A change of nothing to one map that reads text, where the edit changes none of them.
+    """Changes of nothing to maps that some reader has to see before it takes the others.
 
-    InvokeAI knows the base of a LoRA by the width of those maps, and takes no file without one.
+    InvokeAI knows the base of a LoRA by the width of the maps that read text, and takes no file without one. diffusers
+    (0.42.1) takes queries, keys and values of a text encoder only where a file has an output map or an MLP of it too.
     """
-    reads = family.projections("kv") if format == "kohya-lora" else []
-    if not reads or any(p.path in edit.paths for p in reads):
+    if format != "kohya-lora":
         return {}
-    out, width = reads[0].module.weight.shape
-    return {reads[0].path: LowRank(torch.zeros(out, 1), torch.zeros(1, width))}
+    missing = []
+    reads = [p.path for p in family.projections("kv")]
+    if not set(reads) & set(edit.paths):
+        missing.append(reads[0])
+    for encoder in family.text_encoders:
+        own = [p for p in edit.paths if parted(p, family)[0] == encoder]
+        if own and not any(".mlp." in p or p.endswith(".out_proj") for p in own):
+            missing.append(own[0].rpartition(".")[0] + ".out_proj")
+    shapes = {path: weight.shape for path, weight in original_weights(family, missing).items()}
+    return {path: LowRank(torch.zeros(shape[0], 1), torch.zeros(1, shape[1])) for path, shape in shapes.items()}
 
 
 def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
