@@ -14,7 +14,7 @@ from excise.families.base import Family, in_encoder, parameter_at
 from excise.linalg.low_rank import compress
 
 JOINED = 1e-8  # of the largest singular value; below it lies what joining added
-ROUNDING = 5e-7  # the same for a dense change in single precision, where it is rounding
+REST = 2e-5  # of a dense change that may be left out; numbers of half precision are coarser by far
 
 
 def check_maps(edit: Edit, family: Family) -> None:
@@ -38,8 +38,9 @@ def check_maps(edit: Edit, family: Family) -> None:
 def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
     """Every changed weight as one pair of factors: parts are joined along the rank, which is exact.
 
-    A convolution is a map of its window, (out, in * height * width). A dense part, and a joint rank above the smaller
-    side of the weight, is reduced to its numerical rank.
+    A convolution is a map of its window, (out, in * height * width). A joint rank above the smaller side of the weight is
+    reduced to its numerical rank; a dense part to the rank at which `REST` of it is left out, or the file would hold the
+    rounding of its numbers.
     """
     return {path: _factors(edit, path, weights[path].detach()) for path in edit.paths}
 
@@ -53,11 +54,14 @@ def _factors(edit: Edit, path: str, weight: Tensor) -> LowRank:
         dw = own.dw.float().flatten(1)
         parts.append(LowRank(dw, torch.eye(dw.shape[1])))
     b, a = torch.cat([p.b.float() for p in parts], dim=1), torch.cat([p.a.float() for p in parts], dim=0)
-    dense = isinstance(own, Dense)
-    if dense or b.shape[1] > min(b.shape[0], a.shape[1]):
-        tolerance = ROUNDING if dense else JOINED
-        b, a = (f.float() for f in compress(b.double(), a.double(), tolerance=tolerance))
-    return LowRank(b, a)
+    if isinstance(own, Dense) or b.shape[1] > min(b.shape[0], a.shape[1]):
+        b, a = compress(b.double(), a.double(), tolerance=JOINED)
+        if isinstance(own, Dense):
+            sizes = b.square().sum(dim=0)  # the singular values
+            rest = sizes.flip(0).square().cumsum(0).flip(0).sqrt()  # of the product from each one on
+            rank = max(1, int((rest > REST * rest[0]).sum()))
+            b, a = b[:, :rank], a[:rank]
+    return LowRank(b.float().contiguous(), a.float().contiguous())
 
 
 def padded(factors: Mapping[str, LowRank]) -> dict[str, LowRank]:

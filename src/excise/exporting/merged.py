@@ -11,12 +11,13 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from excise.edit import Edit
 from excise.errors import OutputError
 from excise.exporting.lora import parted
+from excise.exporting.original_names import is_fused
 from excise.families.base import Family
 from excise.files import write_json
 
@@ -59,20 +60,11 @@ def _make_readable(folder: Path, pipe: Any) -> None:
             _rename(folder / name, lambda n: n if n.startswith("text_model.") else f"text_model.{n}")
         elif name.startswith("tokenizer"):
             _write_vocabulary(folder / name)
-        elif getattr(part, "fused_projections", False) or _has_fused(part):
-            _rename(folder / name, lambda n: None if _is_fused(n) else n)
+        elif isinstance(part, nn.Module) and any(is_fused(n) for n, _ in part.named_parameters()):
+            _rename(folder / name, lambda n: None if is_fused(n) else n)
     index = folder / "model_index.json"
     text = index.read_text(encoding="utf-8")
     index.write_text(text.replace('"CLIPImageProcessorPil"', '"CLIPImageProcessor"'), encoding="utf-8")
-
-
-def _has_fused(part: Any) -> bool:
-    return hasattr(part, "named_parameters") and any(_is_fused(n) for n, _ in part.named_parameters())
-
-
-def _is_fused(name: str) -> bool:
-    """Whether this is a copy that `fuse_qkv_projections` made, which the edit does not change."""
-    return any(f".{fused}." in name for fused in ("to_qkv", "to_kv"))
 
 
 def _rename(folder: Path, name_of: Callable[[str], str | None]) -> None:

@@ -132,6 +132,11 @@ def open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
+def is_fused(name: str) -> bool:
+    """Whether a weight is a copy that `fuse_qkv_projections` made, which no edit changes."""
+    return any(f".{fused}." in name for fused in ("to_qkv", "to_kv"))
+
+
 def _layers(config: Mapping[str, Any], side: str) -> list[int]:
     """Residual layers of each block before the one that the sampler's number stands for, from the top or the bottom."""
     given = config["layers_per_block"]

@@ -18,7 +18,7 @@ from torch import Tensor
 from excise.edit import Edit
 from excise.errors import WrongBaseError
 from excise.exporting.lora import parted
-from excise.exporting.original_names import open_clip, unet_name, vae_name
+from excise.exporting.original_names import is_fused, open_clip, unet_name, vae_name
 from excise.exporting.record import about, architecture
 from excise.families.base import Family
 from excise.files import write_atomically
@@ -48,7 +48,7 @@ def check(family: Family) -> None:
             f"the family '{family.name}' has no single-file layout here; use --format merged, or diffusers-lora."
         )
     for name in family.denoiser.state_dict():
-        if not _fused(name):
+        if not is_fused(name):
             unet_name(name, family.denoiser.config)  # type: ignore[arg-type]
 
 
@@ -80,10 +80,10 @@ def original_state(family: Family) -> dict[str, Tensor]:
     state = {
         UNET + unet_name(name, config): t  # type: ignore[arg-type]
         for name, t in family.denoiser.state_dict().items()
-        if not _fused(name)
+        if not is_fused(name)
     }
     for name, t in pipe.vae.state_dict().items():
-        if not _fused(name):
+        if not is_fused(name):
             theirs = vae_name(name, len(pipe.vae.config.block_out_channels))
             state[VAE + theirs] = t[:, :, None, None] if "attn_1" in theirs and t.ndim == 2 else t
     kind = architecture(family).name
@@ -91,23 +91,18 @@ def original_state(family: Family) -> dict[str, Tensor]:
         whole = {n.removeprefix("text_model."): t for n, t in getattr(pipe, encoder).state_dict().items()}
         whole = {n: t for n, t in whole.items() if not n.endswith("position_ids")}
         if opened:
-            whole = open_clip(_completed(whole) if kind == "sd2" else whole)
+            whole = open_clip(with_last_layer(whole) if kind == "sd2" else whole)
         state |= {prefix + name: t for name, t in whole.items()}
     if kind == "sdxl" and family.prediction == "v_prediction":
         state["v_pred"] = torch.tensor([])  # by which other programs know it
     return {name: t.detach().cpu().contiguous() for name, t in state.items()}
 
 
-def _completed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """With the last layer of OpenCLIP's, which nothing reads and some readers ask for, as a copy of the one before."""
     last = f"encoder.layers.{CUT - 1}."
     copies = {n.replace(last, f"encoder.layers.{CUT}."): t.clone() for n, t in state.items() if n.startswith(last)}
     return {**state, **copies} if not any(n.startswith(f"encoder.layers.{CUT}.") for n in state) else dict(state)
-
-
-def _fused(name: str) -> bool:
-    """Whether this is a copy that `fuse_qkv_projections` made."""
-    return any(f".{fused}." in name for fused in ("to_qkv", "to_kv"))
 
 
 def _read(path: Path, family: Family) -> dict[str, dict[str, Tensor]]:
