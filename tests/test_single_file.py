@@ -111,6 +111,18 @@ def test_no_single_file_of_sana(gemma_tokenizer, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("format", ["merged", "single-file"])
+def test_a_pipeline_with_a_lora_of_its_own_is_no_whole_model(pipe, tmp_path, format):
+    edit = erase(pipe, ["cat"], "uce", preserve=["dog"], vocabulary=None)
+    lora = export(edit, pipe, tmp_path / "lora")
+    pipe.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name)
+    with pytest.raises(WrongBaseError):
+        export(edit, pipe, tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()
+    pipe.unload_lora_weights()
+    assert export(edit, pipe, tmp_path / "out", format).error < 1e-4
+
+
 def test_no_half_a_file_is_left(pipe, tmp_path, monkeypatch):
     from excise.exporting import single_file
 

@@ -55,12 +55,9 @@ class Reader:
             format, family: of the file. names: of its maps, without the names of factors.
             beside: of what else is in the file.
         """
-        if format not in self.formats.get(family, ()) and format not in LORA:
-            return []
-        if format not in LORA:
-            return list(names)
-        if not self.formats.get(family):
-            return []
+        reads = self.formats.get(family, ())
+        if format not in LORA or not reads:
+            return list(names) if format in reads else []
         if format == "kohya-lora" and not any(re.fullmatch(self.needs, n) for n in (*names, *beside)):
             return []
         pattern = re.compile(self.kohya if format == "kohya-lora" else self.diffusers)

@@ -119,7 +119,14 @@ def _check(edit: Edit, family: Family, format: str) -> None:
     """Refuse what a format has no place for, before anything is written."""
     if format in LORA:
         lora.check(edit, family, format)
-    elif format == "single-file":
+        return
+    for part in (family.denoiser, *family.text_encoders.values()):
+        if any(hasattr(module, "base_layer") for module in part.modules()):
+            raise WrongBaseError(
+                "this pipeline carries a LoRA of its own, which no whole model can hold beside its weights; take it "
+                "off with pipe.unload_lora_weights() and export again."
+            )
+    if format == "single-file":
         single_file.check(family)
 
 

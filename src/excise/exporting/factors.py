@@ -38,9 +38,9 @@ def check_maps(edit: Edit, family: Family) -> None:
 def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
     """Every changed weight as one pair of factors: parts are joined along the rank, which is exact.
 
-    A convolution is a map of its window, (out, in * height * width). A joint rank above the smaller side of the weight is
-    reduced to its numerical rank; a dense part to the rank at which `REST` of it is left out, or the file would hold the
-    rounding of its numbers.
+    A convolution is a map of its window, (out, in * height * width). A joint rank above the smaller side of the weight
+    is reduced to its numerical rank; a dense part to the rank at which `REST` of it is left out, or the file would hold
+    the rounding of its numbers.
     """
     return {path: _factors(edit, path, weights[path].detach()) for path in edit.paths}
 
