@@ -60,6 +60,11 @@ def test_a_diffusers_lora_is_read_by_diffusers_alone(tokenizer, tmp_path):
     assert lines[0] == "read whole by diffusers"
     assert f"in part by ComfyUI: 1 of {n} maps, not unet." in lines[1]
     assert lines[-1].startswith("not by the web UIs")
+    first = tiny_pipe(tokenizer)
+    edit = erase(first, ["cat"], "uce", preserve=["dog"], vocabulary=None)
+    n = len(edit.paths)
+    counts = taken(export(edit, first, tmp_path / "first", "diffusers-lora"))
+    assert counts == {"comfyui": 0, "webui": 0, "invokeai": 0, "sd-cpp": n, "sd-scripts": 0, "diffusers": n}
 
 
 def test_the_program_picks_what_it_reads_whole(tokenizer, gemma_tokenizer, tmp_path):
