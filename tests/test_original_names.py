@@ -83,7 +83,7 @@ def effective(unet: nn.Module, paths: list[str]) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_every_map_and_convolution_of_sdxl_arrives_in_diffusers_and_back_here(sdxl, everywhere, tmp_path):
+def test_every_map_and_convolution_of_sdxl_arrives_in_diffusers(sdxl, everywhere, tmp_path):
     paths = everywhere.paths
     base = original_weights(family_of(sdxl), paths)
     done = export(everywhere, sdxl, tmp_path, for_="comfyui")
