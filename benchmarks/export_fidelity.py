@@ -42,6 +42,9 @@ def stock(path: Path, kind: str, model: str = "canvas-sd") -> Any:
     """A pipeline that diffusers alone has put together."""
     if kind == "merged":
         pipe = DiffusionPipeline.from_pretrained(path)
+    elif kind == "single-file":
+        base = DiffusionPipeline.from_pretrained(WEIGHTS / model)
+        pipe = type(base).from_single_file(str(path), config=str(WEIGHTS / model), local_files_only=True)
     else:
         pipe = DiffusionPipeline.from_pretrained(WEIGHTS / model)
         pipe.load_lora_weights(str(path.parent), weight_name=path.name)
@@ -86,7 +89,7 @@ def main() -> None:
         with edit.apply(family):
             edited = pictures(family.pipe)
         print(f"{method}: the edit moves pixels by up to {np.abs(edited - untouched).max():.3f}")
-        for kind in ("diffusers-lora", "kohya-lora", "merged"):
+        for kind in ("diffusers-lora", "kohya-lora", "merged", "single-file"):
             with tempfile.TemporaryDirectory() as folder:
                 exported = export(edit, family, Path(folder), kind)
                 found = np.abs(pictures(stock(exported.path, kind)) - edited).max()

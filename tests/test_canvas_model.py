@@ -129,12 +129,16 @@ print(*first, *inside)
 
 
 @pytest.mark.parametrize("method", ["speed", "uce"])
-@pytest.mark.parametrize("format", ["diffusers-lora", "kohya-lora", "merged"])
+@pytest.mark.parametrize("format", ["diffusers-lora", "kohya-lora", "merged", "single-file"])
 def test_stock_diffusers_draws_the_same_from_every_export(canvas_family, edits, tmp_path, method, format):
     edit = edits["cat", method]
     done = export(edit, canvas_family, tmp_path, format)
     if format == "merged":
         stock = StableDiffusionPipeline.from_pretrained(done.path)
+    elif format == "single-file":
+        stock = StableDiffusionPipeline.from_single_file(
+            str(done.path), config=str(WEIGHTS / "canvas-sd"), local_files_only=True
+        )
     else:
         stock = StableDiffusionPipeline.from_pretrained(WEIGHTS / "canvas-sd")
         stock.load_lora_weights(str(done.path.parent), weight_name=done.path.name)

@@ -206,7 +206,7 @@ def test_generate_inspect_export(excise, model, edit, tmp_path):
     assert json.loads(out)["record"]["method"] == "uce"
     status, out, _ = excise("inspect", edit)
     assert "cat (object" in out
-    for format in ("diffusers-lora", "kohya-lora", "merged"):
+    for format in ("diffusers-lora", "kohya-lora", "merged", "single-file"):
         status, out, err = excise("export", edit, "--format", format, "--out", tmp_path / format, "--json")
         assert status == 0, err
         assert json.loads(out)["relative_error"] < 1e-4

@@ -91,7 +91,7 @@ def test_alpha_is_the_rank_in_both_dialects(edit, pipe, tmp_path):
     for key, alpha in kohya.items():
         if key.endswith(".alpha"):
             assert float(alpha) == len(kohya[key.replace(".alpha", ".lora_down.weight")])
-    with safe_open(export(edit, pipe, tmp_path / "d").path, "pt") as file:
+    with safe_open(export(edit, pipe, tmp_path / "d", "diffusers-lora").path, "pt") as file:
         adapter = json.loads(file.metadata()["lora_adapter_metadata"])
         record = json.loads(file.metadata()["excise_record"])
     assert adapter["unet.lora_alpha"] == adapter["unet.r"]

@@ -18,8 +18,8 @@ from torch.testing import assert_close
 from excise import erase, export
 from excise.errors import EditFileError, ExciseWarning, WrongBaseError
 from excise.families import family_of
-from excise.families.base import module_at
-from excise.foreign.original import original_name, original_names
+from excise.families.networks import module_in
+from excise.families.original_names import unet_name
 from excise.importing import import_edit
 
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -33,7 +33,9 @@ def rand(*shape: int) -> torch.Tensor:
 
 def weight(pipe, path: str) -> torch.Tensor:
     family = family_of(pipe)
-    return module_at(family.denoiser, family.text_encoders, path).weight
+    name, _, rest = path.partition(".")
+    encoder = family.text_encoders.get(name)
+    return module_in(family.denoiser, path).weight if encoder is None else module_in(encoder, rest).weight
 
 
 def imported(state, pipe, tmp_path, **more):
@@ -134,10 +136,8 @@ def real_layout() -> UNet2DConditionModel:
 
 def test_original_names_are_those_that_diffusers_reads(real_layout):
     """Every linear map and convolution that its own converter knows comes back as the module it was."""
-    table = original_names(real_layout)
     modules = [n for n, m in real_layout.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
-    named = {path: original_name(path, table) for path in modules}
-    assert None not in named.values()
+    named = {path: unet_name(path, real_layout.config) for path in modules}
     assert len(set(named.values())) == len(modules)
     assert named["down_blocks.1.attentions.0.proj_in"] == "input_blocks.4.1.proj_in"
     assert named["up_blocks.1.attentions.2.proj_in"] == "output_blocks.5.1.proj_in"
@@ -156,8 +156,8 @@ def test_original_names_are_those_that_diffusers_reads(real_layout):
 
 def test_a_checkpoint_under_original_names_is_what_diffusers_reads(real_layout):
     """Norms and biases too: its converter gives back the very state."""
-    table, state = original_names(real_layout), real_layout.state_dict()
-    theirs = {f"model.diffusion_model.{original_name(name, table)}": t for name, t in state.items()}
+    state = real_layout.state_dict()
+    theirs = {f"model.diffusion_model.{unet_name(name, real_layout.config)}": t for name, t in state.items()}
     back = convert_ldm_unet_checkpoint(theirs, {**real_layout.config, "num_class_embeds": None})
     assert back.keys() == state.keys()
     assert all(torch.equal(t, back[name]) for name, t in state.items())

@@ -84,7 +84,9 @@ def test_a_whole_unet(tokenizer, tmp_path, write):
     assert torch.equal(predicted(base), plain)
     merged = export(loaded, base, tmp_path / "merged", "merged")
     assert merged.error < 1e-5
-    with pytest.raises(WrongBaseError, match="a LoRA changes linear maps alone, this edit also 'conv_"):
+    with pytest.raises(
+        WrongBaseError, match="a LoRA changes linear maps and convolutions alone, this edit also 'conv_"
+    ):
         export(loaded, base, tmp_path / "lora")
 
 
@@ -292,7 +294,7 @@ def test_factors_written_as_convolutions_of_one_pixel(tokenizer, tmp_path):
 
 def test_what_a_lora_says_of_itself_is_heeded(tokenizer, tmp_path):
     pipe = tiny_pipe(tokenizer)
-    path = export(erase(pipe, ["cat"], "uce", preserve=["dog"]), pipe, tmp_path).path
+    path = export(erase(pipe, ["cat"], "uce", preserve=["dog"]), pipe, tmp_path, "diffusers-lora").path
     with safe_open(path, "pt") as file:
         told = json.loads(file.metadata()["lora_adapter_metadata"])
     for more, match in (({"unet.use_rslora": True}, "uses 'use_rslora'"), (None, "cannot be read")):

@@ -238,7 +238,7 @@ def commands(model: str, edit: Path, concept: str) -> list[tuple[str, str]]:
         ("undo: the edit is a file beside the model, generate without it", f"excise generate --model {name} --prompt "
          f"{shlex.quote(concept)} --out without-edit"),
         ("use it", f"excise generate --model {name} --edit {file} --prompt {shlex.quote(concept)} --out with-edit"),
-        ("ship it: a LoRA that stock diffusers loads", f"excise export {file} --format diffusers-lora --out shipped"),
+        ("ship it: a LoRA that other programs load", f"excise export {file} --out shipped"),
     ]  # fmt: skip
 
 

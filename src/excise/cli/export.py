@@ -9,38 +9,58 @@ import typer
 
 from excise.cli import options as o
 
+FORMAT = (
+    "kohya-lora (most programs), diffusers-lora (diffusers alone), merged (a pipeline folder) or single-file (a model "
+    "in the original layout). By default what --for reads; without it kohya-lora for sd and sdxl, else diffusers-lora."
+)
+
 
 @o.with_source
 def export(
     file: Annotated[Path, typer.Argument(help="The edit file.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    format: Annotated[str, typer.Option(help="diffusers-lora, kohya-lora or merged.")] = "diffusers-lora",
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", help="Program it is for: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers."),
+    ] = None,
+    format: Annotated[str | None, typer.Option(help=FORMAT)] = None,
     model: o.EditModelOption = None,
     allow_other_base: o.OtherBaseOption = False,
     as_json: o.JsonOption = False,
     *,
     source: o.Source,
 ) -> None:
-    """Write an edit as a diffusers LoRA, a kohya LoRA or a merged pipeline folder, and say how exact that is.
+    """Write an edit as a LoRA or a whole model for another program, and say how exact it is and who reads how much.
 
-    Example: excise export runs/cat/edit.safetensors --format diffusers-lora --out shipped
+    Example: excise export runs/cat/edit.safetensors --for comfyui --out shipped
     """
     from excise.cli import show
     from excise.edit import Edit
     from excise.errors import unknown
     from excise.exporting import FORMATS
     from excise.exporting import export as export_edit
+    from excise.readers import reader, told
 
-    if format not in FORMATS:
+    if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
+    if for_ is not None:
+        reader(for_)
     edit = Edit.load(file)
     family = source.load(model or edit.record.base.model, edit.record.base.revision)
-    done = export_edit(edit, family, out, format, allow_other_base=allow_other_base)
-    result = {"path": str(done.path), "format": done.format, "rank": done.rank, "relative_error": done.error}
+    done = export_edit(edit, family, out, format, for_=for_, allow_other_base=allow_other_base)
     if as_json:
-        show.print_json(result)
+        readers = {
+            n: {"version": r.version, "taken": r.taken, "maps": r.maps, "missed": r.missed}
+            for n, r in done.readers.items()
+        }
+        result = {"path": str(done.path), "format": done.format, "rank": done.rank, "relative_error": done.error}
+        show.print_json({**result, "readers": readers})
         return
     rank = f"rank {done.rank}, " if done.rank else ""
-    show.say(f"{done.path}: {rank}off from the edit by {done.error:.1e} of its size")
-    if format == "diffusers-lora":
+    show.say(f"{done.path}: {done.format}, {rank}off from the edit by {done.error:.1e} of its size")
+    for line in told(done.readers):
+        show.say(line)
+    if for_ is not None and not done.readers[for_].whole:
+        show.say(f"leave out --format {format}, and what {done.readers[for_].program} reads whole is chosen")
+    if done.format == "diffusers-lora":
         show.say(f"load it: pipe.load_lora_weights('{done.path.parent}', weight_name='{done.path.name}')")

@@ -8,13 +8,15 @@ in it with underscores, so one table serves every spelling.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from typing import Any
 
 from torch import Tensor
 
 from excise.errors import WrongBaseError
 from excise.families.base import Family
 from excise.families.networks import in_encoder, parameters
-from excise.foreign.original import original_name, original_names
+from excise.families.original_names import unet_name
 
 DENOISER = ("model.diffusion_model.", "diffusion_model.", "lora_unet_", "lora_transformer_")
 # By family, the prefixes of its text encoders in single files and in ComfyUI; kohya's and diffusers' go by number.
@@ -49,10 +51,10 @@ class Names:
         self.parameters: dict[str, Tensor] = dict(parameters(family.denoiser))
         self._denoiser = {_flat(name): name for name in self.parameters}
         if hasattr(family.denoiser, "down_blocks"):
-            table = original_names(family.denoiser)
+            config: Any = family.denoiser.config
             for name in list(self.parameters):
-                if (original := original_name(name, table)) is not None:
-                    self._denoiser[_flat(original)] = name
+                with suppress(WrongBaseError):  # what the original layout has no place for has one name alone
+                    self._denoiser[_flat(unet_name(name, config))] = name
         self._inside: dict[str, dict[str, str]] = {}
         for encoder, module in family.text_encoders.items():
             rows = {f"{encoder}.{n.removeprefix('text_model.')}": p for n, p in parameters(module).items()}

@@ -1,0 +1,137 @@
+"""Ship an edit in the forms that others load: a diffusers LoRA, a kohya LoRA, a merged pipeline folder or single file.
+
+Each export is read back, and the figure returned says how far it is from the edit. Which program reads which, and how
+much of it, stands in `excise.readers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from excise.edit import Edit, as_family, check_base, original_weights
+from excise.errors import WrongBaseError, unknown
+from excise.exporting import lora, merged, single_file
+from excise.families.base import Family
+from excise.families.networks import as_saved
+from excise.files import make_folder
+from excise.readers import LORA, READERS, Reading, reader, readings
+
+FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file, or the folder of a merged pipeline.
+        rank: the largest LoRA rank; 0 for a whole model.
+        error: largest over the edited weights of |exported change - change| / |change| (Frobenius).
+        readers: how much of it each program takes, by the program's name in `excise.readers`.
+    """
+
+    path: Path
+    format: str
+    rank: int
+    error: float
+    readers: Mapping[str, Reading] = field(default_factory=dict)
+
+
+def export(
+    edit: Edit,
+    model: Any,
+    out: str | Path,
+    format: str | None = None,
+    *,
+    for_: str | None = None,
+    allow_other_base: bool = False,
+) -> Exported:
+    """Write `edit` for the world outside.
+
+    Args:
+        edit: what to ship.
+        model: the pipeline (or adapter) it is for, without the edit applied.
+        out: a folder.
+        format: diffusers-lora, kohya-lora, merged or single-file. By default what `for_` reads; without that a kohya
+            LoRA for Stable Diffusion and SDXL, which most programs read, and a diffusers LoRA for other families.
+        for_: the program it is for: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.
+
+    Raises:
+        UnknownNameError: no such format or program.
+        WrongBaseError: another model, or an edit that the format, or every format of the program, has no place for.
+        OutputError: `out` cannot be written.
+    """
+    if format is not None and format not in FORMATS:
+        raise unknown("export format", format, FORMATS)
+    if for_ is not None:
+        reader(for_)
+    family = as_family(model)
+    check_base(edit, family, allow_other_base)
+    if format is None:
+        format = _chosen(edit, family, for_)
+    _check(edit, family, format)
+    folder = make_folder(Path(out))
+    weights = original_weights(family, edit.paths)
+    if format in LORA:
+        path, rank, change = lora.write(edit, family, weights, folder, format)
+        read = readings(format, family.name, lora.names(edit, family, format), lora.beside(edit, family, format))
+        return Exported(path, format, rank, _largest_error(edit, weights, change), read)
+    if format == "merged":
+        path, change = folder, merged.write(edit, family, weights, folder, allow_other_base)
+    else:
+        path, change = single_file.write(edit, family, weights, folder, allow_other_base)
+    return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
+
+
+def _chosen(edit: Edit, family: Family, for_: str | None) -> str:
+    """The first format that the program reads whole.
+
+    Raises:
+        WrongBaseError: there is none.
+    """
+    if for_ is None:
+        return "kohya-lora" if family.name in lora.KOHYA else "diffusers-lora"
+    program, reason = reader(for_), ""
+    for format in program.formats.get(family.name, ()):
+        try:
+            _check(edit, family, format)
+        except WrongBaseError as error:
+            reason = reason or str(error)
+            continue
+        if format not in LORA:
+            return format
+        names = lora.names(edit, family, format)
+        if len(program.taken(format, family.name, names, lora.beside(edit, family, format))) == len(names):
+            return format
+    if reason:
+        raise WrongBaseError(f"no format that {program.program} reads holds this edit: {reason}")
+    others = ", ".join(r.name for r in READERS.values() if family.name in r.formats)
+    raise WrongBaseError(
+        f"{program.program} {program.version} reads no edit of the family '{family.name}'; use --for {others}."
+    )
+
+
+def _check(edit: Edit, family: Family, format: str) -> None:
+    """Refuse what a format has no place for, before anything is written."""
+    if format in LORA:
+        lora.check(edit, family, format)
+        return
+    with as_saved(family.pipe):  # refuses what no file would hold
+        pass
+    if format == "single-file":
+        single_file.check(family)
+
+
+def _largest_error(edit: Edit, weights: Mapping[str, Tensor], change: Callable[[str], Tensor]) -> float:
+    errors = []
+    for path in edit.paths:
+        wanted = edit.delta(path, weights[path].detach().cpu()).double()
+        size = wanted.norm()
+        if size > 0:
+            errors.append(float((change(path).cpu().double() - wanted).norm() / size))
+    return max(errors, default=0.0)

@@ -1,0 +1,206 @@
+"""The two layouts of a LoRA file: diffusers' own, and kohya's, which most other programs read.
+
+Two traps are avoided: diffusers loses `lora_alpha` when no metadata is given, and its kohya converter writes alpha =
+rank whatever alpha was. Here alpha equals the largest rank always (the scale is folded into the up factor), and the
+metadata is written all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from excise.edit import Edit, LowRank, original_weights
+from excise.errors import WrongBaseError
+from excise.exporting.factors import check_maps, lora_factors, padded, shaped
+from excise.exporting.record import about, architecture, our_record
+from excise.families.base import Family
+from excise.families.networks import in_encoder
+from excise.families.original_names import unet_name
+from excise.files import write_atomically
+
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+KOHYA_NAME = "excise_kohya_lora.safetensors"
+# Families that kohya's scripts know, and what they call them.
+KOHYA = {"sd": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+
+
+def check(edit: Edit, family: Family, format: str) -> None:
+    """Refuse what the layout has no place for.
+
+    Raises:
+        WrongBaseError: naming what it is.
+    """
+    if format == "kohya-lora" and family.name not in KOHYA:
+        raise WrongBaseError(
+            f"no tool reads a kohya LoRA for the family '{family.name}' (it exists for {', '.join(KOHYA)}); "
+            "use --format diffusers-lora or merged."
+        )
+    check_maps(edit, family)
+    if family.name not in KOHYA and any(in_encoder(p, family.text_encoders) for p in edit.paths):
+        raise WrongBaseError(
+            f"diffusers loads no LoRA into the text encoder of the family '{family.name}', which this edit changes; "
+            "use --format merged."
+        )
+    if format == "kohya-lora":
+        for path in edit.paths:
+            kohya_key(path, family)
+
+
+def write(
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, format: str
+) -> tuple[Path, int, Callable[[str], Tensor]]:
+    """Write a LoRA file; returns it, its largest rank, and what it adds to the weight at a path for its readers."""
+    factors = lora_factors(edit, weights)
+    if format == "kohya-lora":
+        path, factors = folder / KOHYA_NAME, _at_one_alpha(factors, _rank(factors))
+        metadata = _kohya_metadata(edit, factors, family)
+    else:
+        path, factors = folder / DIFFUSERS_NAME, padded(factors)
+        metadata = _adapter_metadata(edit, factors, family)
+    state: dict[str, Tensor] = {}
+    for place, f in {**factors, **_mark(edit, family, format)}.items():
+        key, shape = key_of(place, family, format), weights[place].shape if place in weights else f.a.shape
+        state |= dict(zip(_factor_names(place, family, format), shaped(f, shape), strict=True))
+        if format == "kohya-lora":
+            state[f"{key}.alpha"] = torch.tensor(float(_rank(factors)))
+    write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
+    written = load_file(path)
+
+    def change(place: str) -> Tensor:
+        down, up = (written[name].flatten(1) for name in _factor_names(place, family, format))
+        alpha = written.get(f"{key_of(place, family, format)}.alpha", torch.tensor(float(len(down))))
+        return (up @ down * (alpha / len(down))).view(weights[place].shape)
+
+    return path, _rank(factors), change
+
+
+def names(edit: Edit, family: Family, format: str) -> list[str]:
+    """The names of the edit's maps in a file."""
+    return [key_of(path, family, format) for path in edit.paths]
+
+
+def beside(edit: Edit, family: Family, format: str) -> list[str]:
+    """The names of what else is in the file."""
+    return [key_of(path, family, format) for path in _mark(edit, family, format)]
+
+
+def key_of(path: str, family: Family, format: str) -> str:
+    """The name of a map in a file, without that of a factor."""
+    return kohya_key(path, family) if format == "kohya-lora" else diffusers_key(path, family)
+
+
+def diffusers_key(path: str, family: Family) -> str:
+    """The name of a map in diffusers' layout.
+
+    In a text encoder the level that transformers 5 left out is there: loaders of all versions find it.
+    """
+    part, rest = parted(path, family)
+    return f"{part}.text_model.{rest}" if part in family.text_encoders else f"{part}.{rest}"
+
+
+def kohya_key(path: str, family: Family) -> str:
+    """The name of a map in kohya's layout: for Stable Diffusion 1 and 2 diffusers' name, for SDXL the original one.
+
+    Raises:
+        WrongBaseError: the original layout has none.
+    """
+    part, rest = parted(path, family)
+    if part in family.text_encoders:
+        which = "te" if len(family.text_encoders) == 1 else f"te{list(family.text_encoders).index(part) + 1}"
+        return f"lora_{which}_text_model_" + rest.replace(".", "_")
+    if family.name == "sdxl":
+        rest = unet_name(rest, family.denoiser.config)  # type: ignore[arg-type]
+    return "lora_unet_" + rest.replace(".", "_")
+
+
+def parted(path: str, family: Family) -> tuple[str, str]:
+    """A module path as the name of its part of the pipeline, and the path in there."""
+    name, _, rest = path.partition(".")
+    return (name, rest) if name in family.text_encoders else (family.denoiser_name, path)
+
+
+def _factor_names(path: str, family: Family, format: str) -> tuple[str, str]:
+    """Names of the factors (down, up).
+
+    In a text encoder they are those that diffusers had before it took peft's: its loader knows an MLP by them alone.
+    """
+    key = key_of(path, family, format)
+    if format == "kohya-lora":
+        return f"{key}.lora_down.weight", f"{key}.lora_up.weight"
+    if in_encoder(path, family.text_encoders):
+        return f"{key}.lora_linear_layer.down.weight", f"{key}.lora_linear_layer.up.weight"
+    return f"{key}.lora_A.weight", f"{key}.lora_B.weight"
+
+
+def _at_one_alpha(factors: Mapping[str, LowRank], alpha: int) -> dict[str, LowRank]:
+    """The same products where a reader multiplies by `alpha` / rank: ranks may differ in a file, alphas may not.
+
+    Where alphas differ, diffusers (0.42.1) looks for those of attention maps under names that no module has, and takes
+    the most common one for all of them. Programs of every kind are right with one alpha and ranks of their own.
+    """
+    return {path: f if len(f.a) == alpha else LowRank(f.b * (len(f.a) / alpha), f.a) for path, f in factors.items()}
+
+
+def _mark(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
+    """Changes of nothing to maps that some reader has to see before it takes the others.
+
+    InvokeAI knows the base of a LoRA by the width of the maps that read text, and takes no file without one. diffusers
+    (0.42.1) takes queries, keys and values of a text encoder only where a file has an output map or an MLP of it too.
+    """
+    if format != "kohya-lora":
+        return {}
+    missing = []
+    reads = [p.path for p in family.projections("kv")]
+    if not set(reads) & set(edit.paths):
+        missing.append(reads[0])
+    for encoder in family.text_encoders:
+        own = [p for p in edit.paths if parted(p, family)[0] == encoder]
+        if own and not any(".mlp." in p or p.endswith(".out_proj") for p in own):
+            missing.append(own[0].rpartition(".")[0] + ".out_proj")
+    shapes = {path: weight.shape for path, weight in original_weights(family, missing).items()}
+    return {path: LowRank(torch.zeros(shape[0], 1), torch.zeros(1, shape[1])) for path, shape in shapes.items()}
+
+
+def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
+    """What diffusers reads (`lora_adapter_metadata`), and our own record beside it."""
+    rank = _rank(factors)
+    targets: dict[str, list[str]] = {}
+    for path in sorted(factors):
+        part, rest = parted(path, family)
+        targets.setdefault(part, []).append(rest)
+    adapter = {
+        f"{part}.{name}": value
+        for part, paths in targets.items()
+        for name, value in {
+            "r": rank,
+            "lora_alpha": rank,
+            "target_modules": paths,
+            "peft_type": "LORA",
+            "bias": "none",
+        }.items()
+    }
+    return {"lora_adapter_metadata": json.dumps(adapter), **our_record(edit)}
+
+
+def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
+    """What kohya's scripts write and web UIs sort by: without `ss_v2` a file for 2.x is taken for one of 1.x."""
+    ranks, kind = {len(f.a) for f in factors.values()}, architecture(family)
+    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": str(_rank(factors)),
+        "ss_base_model_version": KOHYA[kind.name],
+        **({"ss_v2": "True"} if kind.name == "sd2" else {}),
+        **about(edit, f"{kind.spec}/lora"),
+    }
+
+
+def _rank(factors: Mapping[str, LowRank]) -> int:
+    return max(len(f.a) for f in factors.values())

@@ -1,0 +1,99 @@
+"""A pipeline folder with the edit inside, with the files and names that readers of all versions know."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from excise.edit import Edit
+from excise.errors import OutputError
+from excise.exporting.lora import parted
+from excise.families.base import Family
+from excise.families.networks import as_saved
+from excise.files import write_json
+
+
+def write(
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, allow_other_base: bool
+) -> Callable[[str], Tensor]:
+    """Write the folder, beside itself and moved in only when it is complete; returns its difference at a path."""
+    partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
+    try:
+        with edit.apply(family, allow_other_base=allow_other_base), as_saved(family.pipe):
+            family.pipe.save_pretrained(partial, safe_serialization=True)
+        _make_readable(partial, family.pipe)
+        for part in partial.iterdir():
+            target = folder / part.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            part.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"writing {folder} failed: {error.strerror or error}. Free some space and run it again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    parts = {parted(path, family)[0] for path in edit.paths}
+    merged = {part: _state(folder / part) for part in parts}
+
+    def change(path: str) -> Tensor:
+        part, rest = parted(path, family)
+        name = f"{rest}.weight" if f"{rest}.weight" in merged[part] else rest
+        return merged[part][name].float() - weights[path].float().cpu()
+
+    return change
+
+
+def _make_readable(folder: Path, pipe: Any) -> None:
+    """What transformers 4, older diffusers and other programs need beside what transformers 5 writes."""
+    for name, part in pipe.components.items():
+        if isinstance(part, CLIPTextModel):
+            _rename(folder / name, lambda n: n if n.startswith("text_model.") else f"text_model.{n}")
+        elif name.startswith("tokenizer"):
+            _write_vocabulary(folder / name)
+    index = folder / "model_index.json"
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace('"CLIPImageProcessorPil"', '"CLIPImageProcessor"'), encoding="utf-8")
+
+
+def _rename(folder: Path, name_of: Callable[[str], str]) -> None:
+    """Give every tensor of a part another name."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata()
+        save_file({name_of(name): tensor for name, tensor in load_file(file).items()}, file, metadata=metadata)
+    for file in sorted(folder.glob("*.index.json")):
+        index = json.loads(file.read_text(encoding="utf-8"))
+        index["weight_map"] = {name_of(name): at for name, at in index["weight_map"].items()}
+        write_json(file, index)
+
+
+def _write_vocabulary(folder: Path) -> None:
+    """`vocab.json` and `merges.txt` beside `tokenizer.json`, from what that holds; of tokenizers as CLIP's."""
+    file = folder / "tokenizer.json"
+    if not file.exists() or (folder / "vocab.json").exists():
+        return
+    model = json.loads(file.read_text(encoding="utf-8"))["model"]
+    if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
+        return
+    pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")
+    vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of one part of a saved pipeline, by the names that paths have."""
+    state: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state |= load_file(file)
+    return {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
