@@ -18,7 +18,7 @@ from excise.methods import METHODS
 SETTINGS: dict[str, dict[str, object]] = {
     "speed": {"threshold": 5.0},
     "surgun": {"confine": False, "blocks": "all", "steps": 4, "lr": 1e-2, "batch": 2, "pictures": 4, "count": 2},
-    "rece": {"regularisation": 1e-3},
+    "rece": {"regularisation": 1e-3, "fixed": "start"},  # the empty prompt's states fill so narrow a space
     "esd": {"steps": 4, "lr": 1e-2, "batch": 2, "sampler_steps": 4},
 }
 # What puts nothing in the target's place, or nearly: it is to lose its reading rather than to gain the anchor's.

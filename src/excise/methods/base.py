@@ -17,6 +17,11 @@ from excise.errors import SettingError
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
 TargetTokens = Tokens | Literal["context"]
 OFFICIAL = "official"
+BALANCED = Field(
+    False,
+    description="Weigh all that is kept beside all targets, so that one weight serves one name and a hundred; else "
+    "state by state, as the programs do.",
+)
 
 
 class Settings(BaseModel):
@@ -86,6 +91,11 @@ class TextProblem:
     subjects: Tensor
     prompts: int | None = None
     later: TextProblem | None = None
+
+
+def weight_of_kept(problem: TextProblem, scale: float, balanced: bool) -> float:
+    """The weight of each state that is kept: `scale`, or of all of them beside all targets (see `BALANCED`)."""
+    return scale * len(problem.targets) / max(1, len(problem.retain)) if balanced else scale
 
 
 @dataclass(frozen=True)

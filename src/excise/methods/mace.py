@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.methods.base import MethodConfig, Solution, TargetTokens, TextProblem
+from excise.methods.base import BALANCED, MethodConfig, Solution, TargetTokens, TextProblem, weight_of_kept
 from excise.methods.uce import UCE, UCEConfig
 
 # The pull is for five prompts a target (docs/methods/mace.md); the program's, for its thirty, is that of its recipe for
@@ -37,7 +37,7 @@ class MACEConfig(MethodConfig):
         "style": {**_OURS, "anchor": "art"},
         "person": {**_OURS, "anchor": "a person"},
         "explicit": {**_OURS, "anchor": "a person wearing clothes"},
-        "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # as UCE's
+        "canvas": {"balanced": True, "ridge": 0.03},
         "official": _OFFICIAL,
         "official-style": {**_OFFICIAL, "anchor": "art"},
         "official-person": {**_OFFICIAL, "anchor": "a person"},
@@ -48,6 +48,7 @@ class MACEConfig(MethodConfig):
         "context", description="Target tokens: `context` leaves the concept's own out; `all` has them too."
     )
     retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
+    balanced: bool = BALANCED
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
 
 
@@ -61,5 +62,6 @@ class MACE:
         problem: TextProblem, weights: Mapping[str, Tensor], config: MACEConfig, generator: torch.Generator
     ) -> Solution:
         """One text map for all of `weights`; nothing in it is random."""
-        same = UCEConfig(retain_scale=config.retain_scale, ridge=config.ridge, fixed="none")
+        kept = weight_of_kept(problem, config.retain_scale, config.balanced)
+        same = UCEConfig(retain_scale=kept, ridge=config.ridge, fixed="none")
         return UCE.solve(problem, weights, same, generator)

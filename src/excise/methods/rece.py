@@ -27,7 +27,7 @@ from torch import Tensor
 from excise.edit import TextMap
 from excise.linalg.low_rank import compress
 from excise.linalg.solves import solve_spd
-from excise.methods.base import MethodConfig, Solution, TargetTokens, TextProblem
+from excise.methods.base import BALANCED, MethodConfig, Solution, TargetTokens, TextProblem, weight_of_kept
 from excise.methods.uce import Moments, UCEConfig, fixed_states, moments
 from excise.methods.uce import solve_change as solve_uce
 
@@ -60,7 +60,7 @@ class RECEConfig(MethodConfig):
         **dict.fromkeys(("object", "instance", "person"), _OURS),
         "style": {**_OURS, "anchor": "art", "regularisation": 1e-3},
         "explicit": {**_OURS, "rounds": 3},
-        "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # as UCE's
+        "canvas": {"balanced": True, "round_retain_scale": 1.0, "ridge": 0.03},
         "official": _OFFICIAL,
         "official-style": {**_OFFICIAL, "anchor": "art", "regularisation": 1e-3},
         "official-explicit": {**_OFFICIAL, "rounds": 3},
@@ -70,6 +70,7 @@ class RECEConfig(MethodConfig):
     regularisation: float = Field(1e-1, gt=0, description="Pull of those embeddings towards zero (nu).")
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase, in the first step.")
     retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept, in the first step.")
+    balanced: bool = BALANCED
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights, in the first step.")
     hold: float = Field(
         1.0, ge=0, description="Weight, in the rounds, of the targets as they read by then, so that they stay erased."
@@ -93,15 +94,17 @@ class RECEConfig(MethodConfig):
 def solve_change(problem: TextProblem, G: Tensor, config: RECEConfig) -> Tensor:
     """X - I (d, d), for the summed Gram matrix G (d, d) of the projections."""
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
-    first = UCEConfig(
-        erase_scale=config.erase_scale, retain_scale=config.retain_scale, ridge=config.ridge, fixed=config.fixed
-    )
-    kept = config.retain_scale / 10 if config.round_retain_scale is None else config.round_retain_scale
+    kept = weight_of_kept(problem, config.retain_scale, config.balanced)
+    first = UCEConfig(erase_scale=config.erase_scale, retain_scale=kept, ridge=config.ridge, fixed=config.fixed)
+    if config.round_retain_scale is None:
+        later = kept / 10
+    else:
+        later = weight_of_kept(problem, config.round_retain_scale, config.balanced)
     again = UCEConfig(ridge=config.round_ridge, fixed=config.fixed)
     K = fixed_states(problem, config.fixed)
     change = solve_uce(moments(problem), K, first)
     m = moments(problem.later or problem)
-    still = kept * m.retain + config.hold * m.targets
+    still = later * m.retain + config.hold * m.targets
     for _ in range(config.rounds):
         X = eye + change
         # The states that restore the targets O are O M^T, all of them at once, so only their moments are made.
