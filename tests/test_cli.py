@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -286,3 +288,42 @@ def test_light_verbs_do_not_import_torch(args):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("concept", "kind"), [("AC/DC", "instance"), ("cat", "object")])
+def test_every_printed_next_step_runs_as_printed(excise, model, tmp_path, concept, kind):
+    """With the options that the model was loaded with; on a model of one's own no judge of ours knows a name."""
+    options = ["--model", model, "--dtype", "float32", "--prediction", "epsilon", "--vocabulary", "none"]
+    out = tmp_path / "a run"
+    status, said, err = excise("erase", *options, "-c", concept, "--kind", kind, "--method", "uce", "--out", out)
+    assert status == 0, err
+    page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
+    steps = re.findall(r"excise ((?:generate|evaluate|export) [^<\n]*)", said + page)
+    assert {step.split()[0] for step in steps} == {"generate", "export"}
+    for i, step in enumerate(steps):
+        assert " --dtype float32 --prediction epsilon" in step
+        words = shlex.split(step)
+        words[words.index("--out") + 1] = str(tmp_path / f"next-{i}")
+        status, _, err = excise(*words, *(["--steps", "2"] if words[0] == "generate" else []))
+        assert status == 0, (step, err)
+
+
+def test_what_cannot_be_judged_is_said_before_a_folder_is_made(excise, model, tmp_path):
+    status, _, err = excise("evaluate", "--model", model, "-c", "AC/DC", "--out", tmp_path / "out")
+    assert (status, "excise generate" in sentence(err)) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_prediction_is_another_evaluation(excise, model, monkeypatch):
+    """What was measured before is not given for a model that is read in another way."""
+    from excise import recall
+
+    asked = []
+    monkeypatch.setattr(recall, "request_key", lambda *request: asked.append(request[-1]))
+    for more in ([], ["--prediction", "v_prediction"], ["--revision", "main"]):
+        excise("evaluate", "--model", model, "-c", "cat", *more)
+    assert [(o.get("prediction"), o.get("revision")) for o in asked] == [
+        (None, None),
+        ("v_prediction", None),
+        (None, "main"),
+    ]

@@ -74,11 +74,13 @@ def erase_page(
     preserve: Sequence[str],
     advance: Progress | None,
     drawn: Mapping[str, Any] | None = None,
+    loaded: str = "",
 ) -> list[Pair]:
     """Write the report of `excise erase`; with `advance`, draw a few images before and after and show them.
 
     Args:
         drawn: what a trained method drew to decide by.
+        loaded: how the model was loaded, as further options of the commands that are shown.
 
     Returns:
         The pairs that were drawn.
@@ -95,7 +97,7 @@ def erase_page(
         curves=training_curves(record.measured),
         blocks=training_blocks(record.measured, drawn or {}),
         record=_without_losses(record.model_dump(mode="json")),
-        commands=commands(model, out / EDIT_NAME, names[0]),
+        commands=commands(model, out / EDIT_NAME, names[0], loaded),
     )
     lead = "What was asked for, and how to look further. Nothing on this page has been judged yet."
     write(Page(f"Without {', '.join(names)}", lead, [section], _facts(record.versions)), out / "report.html")
@@ -231,14 +233,14 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
     return write(Page(title, lead, sections, facts), path)
 
 
-def commands(model: str, edit: Path, concept: str) -> list[tuple[str, str]]:
-    """The lines that undo, check and ship an edit."""
-    file, name = shlex.quote(str(edit)), shlex.quote(model)
+def commands(model: str, edit: Path, concept: str, loaded: str = "") -> list[tuple[str, str]]:
+    """The lines that undo, check and ship an edit; `loaded` says how its model is loaded, as options."""
+    file, name = shlex.quote(str(edit)), shlex.quote(model) + loaded
     return [
         ("undo: the edit is a file beside the model, generate without it", f"excise generate --model {name} --prompt "
          f"{shlex.quote(concept)} --out without-edit"),
         ("use it", f"excise generate --model {name} --edit {file} --prompt {shlex.quote(concept)} --out with-edit"),
-        ("ship it: a LoRA that other programs load", f"excise export {file} --out shipped"),
+        ("ship it: a LoRA that other programs load", f"excise export {file}{loaded} --out shipped"),
     ]  # fmt: skip
 
 

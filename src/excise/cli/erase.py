@@ -125,5 +125,6 @@ def erase(
             preview=preview,
             drawn=room.pictures,
             earlier=edit or (),
+            loaded=source.given(),
             as_json=as_json,
         )

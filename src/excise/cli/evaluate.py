@@ -56,6 +56,8 @@ def evaluate(
     from excise.protocols import PROTOCOLS
 
     plan = PROTOCOLS.load(protocol)()
+    for name in concept or []:
+        plan.target_of(name)  # before a folder is made
     wanted = gates.parse_all(require or [])
     images = o.image_cache(cache, no_cache)
     beside = bool(edit) if untouched is None else untouched
@@ -63,6 +65,7 @@ def evaluate(
         **{"concepts": concept, "groups": group, "untouched": beside, "weights": str(judge_weights), "batch": batch},
         **{"device": source.device, "dtype": source.dtype, "variant": source.variant, "config": source.config},
         "other_base": allow_other_base,
+        **{name: value for name in ("prediction", "revision") if (value := getattr(source, name)) is not None},
     }
     key = recall.request_key(model, edit or [], plan.hash, options)
     document = recall.find(images, key, out)

@@ -56,4 +56,5 @@ def fuse(
         ridge=ridge,
     )
     timings = {"solve": time.perf_counter() - began}
-    finish("fuse", family, made, name, out, timings, preserve=names, preview=preview, as_json=as_json)
+    loaded = source.given()
+    finish("fuse", family, made, name, out, timings, preserve=names, preview=preview, loaded=loaded, as_json=as_json)

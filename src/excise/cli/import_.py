@@ -41,5 +41,14 @@ def import_(
         made = import_edit(file, family, concept, kind=kind, model_name=model)
         timings = {"read": perf_counter() - began}
         making.finish(
-            "import", family, made, model, out, timings, preserve=preserve or (), preview=preview, as_json=as_json
+            "import",
+            family,
+            made,
+            model,
+            out,
+            timings,
+            preserve=preserve or (),
+            preview=preview,
+            loaded=source.given(),
+            as_json=as_json,
         )

@@ -23,6 +23,7 @@ def finish(
     preview: bool | None = None,
     drawn: Mapping[str, Any] | None = None,
     earlier: Sequence[str] = (),
+    loaded: str = "",
     as_json: bool = False,
 ) -> None:
     """Write edit, pictures, report and `run.json` to `out`, and print the result.
@@ -31,24 +32,26 @@ def finish(
         preview: draw a few pictures before and after; None: on the built-in models.
         drawn: what a trained method drew to decide by.
         earlier: edit files that are in force below the new one.
+        loaded: how the model was loaded, as further options of the commands that are printed.
     """
     from excise.built_in import is_built_in
     from excise.cli import show
-    from excise.concept import listed
+    from excise.concept import CHECKS, listed
+    from excise.protocols.canvas import canvas_mini
     from excise.reporting import erase_page
     from excise.runs import EDIT_NAME, write_images, write_run
 
     path = made.save(out / EDIT_NAME)
     if preview if preview is not None else is_built_in(family):
         with show.progress("drawing a preview") as advance:
-            pairs = erase_page(family, made, model, out, preserve, advance, drawn)
+            pairs = erase_page(family, made, model, out, preserve, advance, drawn, loaded)
         write_images(
             out,
             [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")],
             [image for p in pairs for image in (p.before, p.after)],
         )
     else:
-        erase_page(family, made, model, out, preserve, None, drawn)
+        erase_page(family, made, model, out, preserve, None, drawn, loaded)
     result = erase_result(made, path, timings)
     write_run(out, verb, {**result, "record": made.record.model_dump(mode="json")})
     if as_json:
@@ -61,10 +64,17 @@ def finish(
     )
     show.say(f"see it:   {out / 'report.html'}")
     edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*earlier, path])
-    show.say(
-        f"verify:   excise evaluate --model {shlex.quote(model)} {edits} --concept {shlex.quote(names[0])} "
-        f"--out {shlex.quote(f'{out}-evaluation')}"
-    )
+    start = f"--model {shlex.quote(model)}{loaded} {edits}"
+    if is_built_in(family) and canvas_mini().knows(names[0]):
+        asked = f"--concept {shlex.quote(names[0])} --out {_beside(out, 'evaluation')}"
+        show.say(f"verify:   excise evaluate {start} {asked}")
+    else:  # no judge that ships with the package knows the name
+        prompt = CHECKS[made.record.concepts[0].kind][0].replace("{}", names[0])
+        show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {_beside(out, 'pictures')}")
+
+
+def _beside(out: Path, what: str) -> str:
+    return shlex.quote(f"{out}-{what}")
 
 
 def erase_result(edit: Edit, path: Path, timings: Mapping[str, float]) -> dict[str, Any]:

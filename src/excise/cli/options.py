@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -77,6 +78,16 @@ class Source:
     config: str | None = None
     local_files_only: bool = False
     prediction: str | None = None
+
+    def given(self) -> str:
+        """What differs from the defaults, as the options of a command line; begins with a space where there is any."""
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                words.append("--" + field.name.replace("_", "-"))
+                words += [] if value is True else [str(value)]
+        return "".join(f" {shlex.quote(word)}" for word in words)
 
     def load(self, model: str, revision: str | None = None) -> Any:
         """The family adapter of `model`; `revision` is used where the option is not given."""

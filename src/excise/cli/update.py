@@ -56,5 +56,14 @@ def update(
         timings: dict[str, float] = {}
         made = update_edit(family, edit, new, drop or [], states=run / STATES, timings=timings)
         finish(
-            "update", family, made, name, run, timings, preserve=made.record.preserve, preview=preview, as_json=as_json
+            "update",
+            family,
+            made,
+            name,
+            run,
+            timings,
+            preserve=made.record.preserve,
+            preview=preview,
+            loaded=source.given(),
+            as_json=as_json,
         )

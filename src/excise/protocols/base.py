@@ -120,7 +120,14 @@ class Protocol:
             f"{attribute}: {', '.join(list(labels)[:30])}{' ...' if len(labels) > 30 else ''}"
             for attribute, labels in self.labels.items()
         )
-        raise ConceptError(f"{self.name} cannot judge '{concept}'; it knows {known or 'no concepts'}.")
+        raise ConceptError(
+            f"{self.name} cannot judge '{concept}'; it knows {known or 'no concepts'}. Name one of these, take another "
+            "--protocol (excise protocols), or look at pictures yourself (excise generate)."
+        )
+
+    def knows(self, concept: str) -> bool:
+        """Whether its judge knows a concept."""
+        return any(concept in labels for labels in self.labels.values())
 
 
 def parts(target: Target) -> dict[str, str]:
