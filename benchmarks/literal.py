@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy.linalg import solve_sylvester
@@ -16,15 +17,18 @@ from excise.methods.scapre import ScaPreConfig
 from excise.methods.speed import SPEEDConfig
 
 
-def uce(W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float) -> Tensor:
-    """W', concept by concept, as the formula is printed."""
+def uce(
+    W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float, held: Sequence[Tensor] = (), hold: float = 0.0
+) -> Tensor:
+    """W', concept by concept, as the formula is printed; `held` are further states to keep, weighed by `hold`."""
     left, right = ridge * W, ridge * torch.eye(W.shape[1], dtype=W.dtype)
     for o, n in zip(p.targets, p.anchors, strict=True):
         left = left + erase * torch.outer(W @ n, o)
         right = right + erase * torch.outer(o, o)
-    for r in p.retain:
-        left = left + keep * torch.outer(W @ r, r)
-        right = right + keep * torch.outer(r, r)
+    for rows, weight in ((p.retain, keep), (held, hold)):
+        for r in rows:
+            left = left + weight * torch.outer(W @ r, r)
+            right = right + weight * torch.outer(r, r)
     return left @ torch.linalg.inv(right)
 
 

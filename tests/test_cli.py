@@ -185,8 +185,8 @@ def test_a_name_with_marks_is_escaped_wherever_it_is_written(excise, model, tmp_
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<b>a" not in page
     assert "&lt;b&gt;a/c&lt;/b&gt; &amp; " in page
-    printed = next(line for line in err.splitlines() if line.startswith("verify:"))
-    assert name in shlex.split(printed)
+    printed = next(line for line in err.splitlines() if line.startswith("look:"))
+    assert any(name in word for word in shlex.split(printed))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["record"]["concepts"][0]["name"] == name
 
 
@@ -295,10 +295,10 @@ def test_every_printed_next_step_runs_as_printed(excise, model, tmp_path, concep
     """With the options that the model was loaded with; on a model of one's own no judge of ours knows a name."""
     options = ["--model", model, "--dtype", "float32", "--prediction", "epsilon", "--vocabulary", "none"]
     out = tmp_path / "a run"
-    status, said, err = excise("erase", *options, "-c", concept, "--kind", kind, "--method", "uce", "--out", out)
+    status, _, err = excise("erase", *options, "-c", concept, "--kind", kind, "--method", "uce", "--out", out)
     assert status == 0, err
     page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
-    steps = re.findall(r"excise ((?:generate|evaluate|export) [^<\n]*)", said + page)
+    steps = re.findall(r"excise ((?:generate|evaluate|export) [^<\n]*)", err + page)
     assert {step.split()[0] for step in steps} == {"generate", "export"}
     for i, step in enumerate(steps):
         assert " --dtype float32 --prediction epsilon" in step
