@@ -147,7 +147,9 @@ def literal_rece(p: TextProblem, weights: dict[str, Tensor], config: RECEConfig)
     now = {k: literal.uce(W, part, 1.0, kept, config.ridge) for k, W in doubles.items()}
     restoring, sums, _ = timed(lambda: literal.rece_restoring(doubles, now, part, config))
     again = replace(part, targets=restoring)
-    new = {k: literal.uce(now[k], again, 1.0, kept / 10, config.round_ridge, part.targets, config.hold) for k in some}
+    new = {
+        k: literal.uce(now[k], again, 1.0, kept / 10, config.round_ridge, list(part.targets), config.hold) for k in some
+    }
     _, uce, _ = timed(lambda: {k: literal.uce(doubles[k], p, 1.0, kept, config.ridge) for k in some})
     concepts = len(p.subjects)
     seconds = 2 * uce * len(weights) / len(some) + sums * concepts
