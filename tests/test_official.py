@@ -106,6 +106,8 @@ def test_the_official_preset_is_that_of_the_kind(method):
 def test_a_method_without_a_program_has_no_official_preset():
     with pytest.raises(SettingError, match="cure has no preset 'official'"):
         configure(METHODS.load("cure").Config, "cure", {"preset": "official"}, "object")
+    with pytest.raises(SettingError, match=r"emcid has no preset 'official'; it has none\.$"):
+        configure(METHODS.load("emcid").Config, "emcid", {"preset": "official"}, "object")
 
 
 @pytest.mark.canvas

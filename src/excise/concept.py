@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from excise.columns import ENDINGS, check_words, name_column, read_lines, read_table
+from excise.columns import ENDINGS, parted, read_entries
 from excise.errors import ConceptError, ExciseWarning, unknown
 
 MAX_LENGTH = 200
@@ -167,9 +167,9 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
 
 
 def read_names(path: Path, prompts: bool = True) -> list[str]:
-    """Names from a text file (one a line, # comments), or from the column of a table that is called so.
+    """Names from a text file (one a line, # comments), the column of a table that is called so, or a YAML list.
 
-    A table is a file that ends in .csv or .tsv, with a header; a name that stands in several rows counts once.
+    What `excise.concept_file.read_concepts` reads as well. A name that stands in several rows of a table counts once.
 
     Args:
         prompts: whether a table may hold whole prompts where it has no names, as lists of what to keep do.
@@ -177,26 +177,19 @@ def read_names(path: Path, prompts: bool = True) -> list[str]:
     Raises:
         ConceptError: the file cannot be read, holds no names, or no column is known to hold them.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConceptError(f"cannot read names from {path}: {error}. Expected a UTF-8 text or CSV file.") from error
-    if path.suffix.lower() in ENDINGS:
-        table = read_table(text, path)
-        names = list(dict.fromkeys(table.column(name_column(table, prompts)))) if table.header else []
-    else:
-        names = read_lines(text, path)
-    names = [check_name(n, "name to preserve") for n in names]
+    entries = read_entries(path, "names from", prompts)
+    names = [check_name(entry["name"].strip(), "name to preserve") for entry in entries if "name" in entry]
     if not names:
-        raise ConceptError(f"{path} holds no names; expected one a line, or a table with the column `name`.")
-    check_words(names, str(path))
-    return names
+        raise ConceptError(
+            f"{path} holds no names; expected one a line, a table with the column `name`, or a YAML list."
+        )
+    return list(dict.fromkeys(names)) if path.suffix.lower() in ENDINGS else names
 
 
 def warn_of_commas(names: Iterable[str | Concept], option: str) -> None:
     """Say that a text that looks like several names is one phrase, and how several are given."""
     for name in names:
-        parts = [p.strip() for p in re.split("[,;]", name) if p.strip()] if isinstance(name, str) else []
+        parts = parted(name) if isinstance(name, str) else []
         if len(parts) > 1:
             each = " ".join(f"{option} {shlex.quote(p)}" for p in parts)
             warnings.warn(

@@ -111,9 +111,9 @@ def erase(
                 judge, out / "training", o.user_cache(), say, charts=is_built_in(family) if charts is None else charts
             )
             if advise:
-                made = find_strength(family, asked, method, judge=judge, say=say, **request).edit
+                made = find_strength(family, concepts, method, judge=judge, say=say, **request).edit
             else:
-                made = erase_concepts(family, asked, method, room=room, **request)
+                made = erase_concepts(family, concepts, method, room=room, **request)
         finish(
             "erase",
             family,

@@ -35,7 +35,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply; repeatable.")]
 PreserveOption = Annotated[Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")]
 PreserveFileOption = Annotated[
-    Optional[Path], typer.Option(help="Names to keep: text (one a line), or CSV with a column called name, artist, ...")
+    Optional[Path],
+    typer.Option(help="Names to keep: text (one a line), CSV with a column called name, artist, ..., or a YAML list."),
 ]
 VocabularyOption = Annotated[str, typer.Option(help="Names to keep: auto, ordinary, none, canvas or canvas-strict.")]
 KindOption = Annotated[Optional[str], typer.Option(help="object, instance, style, person or explicit.")]

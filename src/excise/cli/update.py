@@ -42,9 +42,8 @@ def update(
     from excise.updating import changed, check_updatable
     from excise.updating import update as update_edit
 
-    new: list[str | Concept] = [*(add or []), *(read_concepts(add_file, kind) if add_file else [])]
-    if kind is not None and new:
-        new = list(as_concepts(new, kind))
+    asked: list[str | Concept] = [*(add or []), *(read_concepts(add_file, kind) if add_file else [])]
+    new = as_concepts(asked, kind) if asked else []
     if not new and not drop:
         raise ConceptError("nothing to change; give --add, --add-file or --drop.")
     with locked(run):

@@ -160,7 +160,8 @@ def configure(
     if preset == OFFICIAL and f"{OFFICIAL}-{kind}" in config.presets:
         preset = f"{OFFICIAL}-{kind}"
     if preset not in {*config.presets, default or kind, "default"}:
-        raise SettingError(f"{method} has no preset '{preset}'; it has: {', '.join(sorted(config.presets))}.")
+        has = f"has: {', '.join(sorted(config.presets))}" if config.presets else "has none"
+        raise SettingError(f"{method} has no preset '{preset}'; it {has}.")
     for key in given:
         if key not in config.model_fields:
             near = difflib.get_close_matches(key, config.model_fields, n=1)
