@@ -16,12 +16,20 @@ from torch import Tensor
 from excise.edit import Edit, as_family, check_base, original_weights
 from excise.errors import WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
+from excise.exporting.place import check_place
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.files import make_folder
 from excise.readers import LORA, READERS, Reading, reader, readings
 
-FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
+# By format, what is written into the folder.
+TARGETS = {
+    "diffusers-lora": lora.DIFFUSERS_NAME,
+    "kohya-lora": lora.KOHYA_NAME,
+    "merged": "",
+    "single-file": single_file.NAME,
+}
+FORMATS = tuple(TARGETS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def export(
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: another model, or an edit that the format, or every format of the program, has no place for.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or it holds the model itself or what no export wrote.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -75,6 +83,7 @@ def export(
     if format is None:
         format = _chosen(edit, family, for_)
     _check(edit, family, format)
+    check_place(family, Path(out) / TARGETS[format])
     folder = make_folder(Path(out))
     weights = original_weights(family, edit.paths)
     if format in LORA:
