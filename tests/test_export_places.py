@@ -79,3 +79,25 @@ def test_a_single_file_model_is_not_written_over(make, tmp_path):
     with pytest.raises(OutputError, match="is the model itself"):
         export(uce(family.pipe), family, tmp_path / "out", "single-file")
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("format", ["merged", "single-file"])
+def test_a_whole_model_holds_the_edit_alone_whatever_is_in_force(make, tmp_path, format):
+    pipe = make()
+    edit, other = encoder_edit(pipe), uce(pipe)
+    wanted = export(edit, pipe, tmp_path / "wanted", format).path
+    for applied, strength in ((other, 0.5), (edit, 1.0), (other, 2.0)):
+        applied.apply(pipe, strength)
+    before, layers = state(pipe), in_force(family_of(pipe))
+    done = export(edit, pipe, tmp_path / "out", format)
+    assert done.error < 1e-4
+    assert same(state(pipe), before)
+    assert in_force(family_of(pipe)) == layers
+    files = [wanted] if format == "single-file" else sorted(wanted.rglob("*.safetensors"))
+    for file in files:
+        one, two = load_file(file), load_file(tmp_path / "out" / file.relative_to(tmp_path / "wanted"))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[n], two[n]) for n in one)
+    for applied in (other, edit, other):
+        applied.remove(pipe)
+    assert in_force(family_of(pipe)) == []

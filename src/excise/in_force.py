@@ -94,15 +94,40 @@ def put(edit: Edit, family: Family, strength: float) -> None:
     Raises:
         ModelError: a weight cannot be replaced, or was written to since.
     """
-    found, layer = networks(family), Layer(edit, strength, next(_numbers))
-    paths: dict[str, dict[str, str]] = {}
+    found = networks(family)
+    placed = _placed(edit, found, strength)
+    _make([_planned(found[name], [*_account(found[name]).placed, new], name) for name, new in placed.items()])
+
+
+@contextmanager
+def alone(edit: Edit, family: Family) -> Iterator[None]:
+    """An edit in force for a while without any other; afterwards everything is as it was, the very parameters too.
+
+    Raises:
+        ModelError: a weight cannot be replaced, or was written to since; nothing is changed.
+    """
+    found = networks(family)
+    placed = _placed(edit, found, 1.0)
+    changes = [_planned(network, [placed[n]] if n in placed else [], n) for n, network in found.items()]
+    parameters = [(module, key, module._parameters[key]) for c in changes for module, key in c.parameters]
+    accounts = [(c.account, c.account.placed, c.account.replaced) for c in changes]
+    _make(changes)
+    try:
+        yield
+    finally:
+        for module, key, parameter in parameters:
+            module._parameters[key] = parameter
+        for account, before, replaced in accounts:
+            account.placed, account.replaced = before, replaced
+
+
+def _placed(edit: Edit, found: Mapping[str, Any], strength: float) -> dict[str, _Placed]:
+    """A new layer, by the networks that it changes; one that changes nothing is the denoiser's."""
+    layer, paths = Layer(edit, strength, next(_numbers)), dict[str, dict[str, str]]()
     for path in edit.paths:
         name, rest = parted(path, found)
         paths.setdefault(name, {})[rest] = path
-    _make(
-        [_planned(found[n], [*_account(found[n]).placed, _Placed(layer, theirs)], n) for n, theirs in paths.items()]
-        or [_planned(found[""], [*_account(found[""]).placed, _Placed(layer, {})], "")]
-    )
+    return {name: _Placed(layer, theirs) for name, theirs in (paths or {"": {}}).items()}
 
 
 def take(edit: Edit, found: Mapping[str, Any]) -> None:

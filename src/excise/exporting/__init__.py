@@ -20,6 +20,7 @@ from excise.exporting.place import check_place
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.files import make_folder
+from excise.in_force import alone
 from excise.readers import LORA, READERS, Reading, reader, readings
 
 # By format, what is written into the folder.
@@ -63,7 +64,7 @@ def export(
 
     Args:
         edit: what to ship.
-        model: the pipeline (or adapter) it is for, without the edit applied.
+        model: the pipeline (or adapter) it is for; edits in force on it are left aside.
         out: a folder.
         format: diffusers-lora, kohya-lora, merged or single-file. By default what `for_` reads; without that a kohya
             LoRA for Stable Diffusion and SDXL, which most programs read, and a diffusers LoRA for other families.
@@ -91,9 +92,9 @@ def export(
         read = readings(format, family.name, lora.names(edit, family, format), lora.beside(edit, family, format))
         return Exported(path, format, rank, _largest_error(edit, weights, change), read)
     if format == "merged":
-        path, change = folder, merged.write(edit, family, weights, folder, allow_other_base)
+        path, change = folder, merged.write(edit, family, weights, folder)
     else:
-        path, change = single_file.write(edit, family, weights, folder, allow_other_base)
+        path, change = single_file.write(edit, family, weights, folder)
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
 
 
@@ -130,7 +131,7 @@ def _check(edit: Edit, family: Family, format: str) -> None:
     if format in LORA:
         lora.check(edit, family, format)
         return
-    with as_saved(family.pipe):  # refuses what no file would hold
+    with alone(edit, family), as_saved(family.pipe):  # refuses what no file would hold
         pass
     if format == "single-file":
         single_file.check(family)

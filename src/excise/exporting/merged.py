@@ -21,15 +21,16 @@ from excise.exporting.place import MARK
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.files import write_json
+from excise.in_force import alone
 
 
 def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, allow_other_base: bool
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path
 ) -> Callable[[str], Tensor]:
     """Write the folder, beside itself and moved in only when it is complete; returns its difference at a path."""
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with edit.apply(family, allow_other_base=allow_other_base), as_saved(family.pipe):
+        with alone(edit, family), as_saved(family.pipe):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))

@@ -23,6 +23,7 @@ from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
 from excise.files import write_atomically
+from excise.in_force import alone
 
 NAME = "excise_model.safetensors"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -54,11 +55,11 @@ def check(family: Family) -> None:
 
 
 def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, allow_other_base: bool
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path
 ) -> tuple[Path, Callable[[str], Tensor]]:
     """Write the file; returns it and how it differs from the base at a path, read back by diffusers' own converter."""
     path = folder / NAME
-    with edit.apply(family, allow_other_base=allow_other_base), as_saved(family.pipe):
+    with alone(edit, family), as_saved(family.pipe):
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}
     metadata = {"format": "pt", **about(edit, architecture(family).spec), **prediction}
