@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -101,3 +99,38 @@ def test_a_whole_model_holds_the_edit_alone_whatever_is_in_force(make, tmp_path,
     for applied in (other, edit, other):
         applied.remove(pipe)
     assert in_force(family_of(pipe)) == []
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "vae"])
+@pytest.mark.parametrize("format", ["merged", "single-file"])
+def test_a_whole_model_has_every_part(make, tmp_path, format, part):
+    pipe = make("sdxl")
+    edit = uce(pipe)
+    setattr(pipe, part, None)
+    with pytest.raises(ModelError, match=f"was loaded without its '{part}'"):
+        export(edit, pipe, tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_single_file_of_another_autoencoder(make, tmp_path):
+    pipe = make()
+    edit = uce(pipe)
+    pipe.vae = AutoencoderTiny(
+        encoder_block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        num_encoder_blocks=(1,),
+        num_decoder_blocks=(1,),
+    )
+    with pytest.raises(ModelError, match="vae is AutoencoderTiny, .* expected AutoencoderKL"):
+        export(edit, pipe, tmp_path / "out", "single-file")
+    assert not (tmp_path / "out").exists()
+    assert export(edit, pipe, tmp_path / "merged", "merged").error < 1e-4
+
+
+@pytest.mark.parametrize("format", ["diffusers-lora", "kohya-lora"])
+def test_an_edit_of_nothing_is_no_lora(make, tmp_path, format):
+    pipe = make()
+    nothing = Edit(uce(pipe).record)
+    with pytest.raises(WrongBaseError, match="changes no weight"):
+        export(nothing, pipe, tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from excise.edit import Edit, as_family, check_base, original_weights
-from excise.errors import WrongBaseError, unknown
+from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.place import check_place
 from excise.families.base import Family
@@ -73,6 +73,7 @@ def export(
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: another model, or an edit that the format, or every format of the program, has no place for.
+        ModelError: a part of a whole model is not loaded, or no file would hold it.
         OutputError: `out` cannot be written, or it holds the model itself or what no export wrote.
     """
     if format is not None and format not in FORMATS:
@@ -131,10 +132,13 @@ def _check(edit: Edit, family: Family, format: str) -> None:
     if format in LORA:
         lora.check(edit, family, format)
         return
-    with alone(edit, family), as_saved(family.pipe):  # refuses what no file would hold
-        pass
+    family.check_encoders()
+    if family.pipe.vae is None:
+        raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":
         single_file.check(family)
+    with alone(edit, family), as_saved(family.pipe):  # refuses what no file would hold
+        pass
 
 
 def _largest_error(edit: Edit, weights: Mapping[str, Tensor], change: Callable[[str], Tensor]) -> float:

@@ -24,9 +24,7 @@ from excise.files import write_json
 from excise.in_force import alone
 
 
-def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path
-) -> Callable[[str], Tensor]:
+def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path) -> Callable[[str], Tensor]:
     """Write the folder, beside itself and moved in only when it is complete; returns its difference at a path."""
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from excise.edit import Edit
-from excise.errors import WrongBaseError
+from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import parted
 from excise.exporting.record import about, architecture
 from excise.families.base import Family
@@ -40,14 +41,21 @@ CUT = 23  # layers that diffusers keeps of the 24 in the text encoder of Stable 
 
 
 def check(family: Family) -> None:
-    """Refuse a family without an original layout.
+    """Refuse a model without an original layout.
 
     Raises:
-        WrongBaseError: it is another than Stable Diffusion.
+        WrongBaseError: it is of another family than Stable Diffusion.
+        ModelError: its autoencoder is of another kind than the layout has names for.
     """
     if family.name not in ("sd", "sdxl"):
         raise WrongBaseError(
             f"the family '{family.name}' has no single-file layout here; use --format merged, or diffusers-lora."
+        )
+    vae = bare(family.pipe.vae)
+    if not isinstance(vae, AutoencoderKL):
+        raise ModelError(
+            f"the pipeline's vae is {type(vae).__name__}, for which the original layout has no names; expected "
+            "AutoencoderKL: put the model's own back, or use --format merged."
         )
     for name in parameters(family.denoiser):
         if not is_fused(name):
