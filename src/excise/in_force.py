@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,17 @@ _numbers = count()
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One application of an edit. `number` tells which came first."""
+    """One application of an edit.
+
+    Attributes:
+        number: tells which came first.
+        networks: what it was brought into, by name.
+    """
 
     edit: Edit
     strength: float
     number: int
+    networks: Mapping[str, ref[nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -123,11 +129,13 @@ def alone(edit: Edit, family: Family) -> Iterator[None]:
 
 def _placed(edit: Edit, found: Mapping[str, Any], strength: float) -> dict[str, _Placed]:
     """A new layer, by the networks that it changes; one that changes nothing is the denoiser's."""
-    layer, paths = Layer(edit, strength, next(_numbers)), dict[str, dict[str, str]]()
+    paths: dict[str, dict[str, str]] = {}
     for path in edit.paths:
         name, rest = parted(path, found)
         paths.setdefault(name, {})[rest] = path
-    return {name: _Placed(layer, theirs) for name, theirs in (paths or {"": {}}).items()}
+    paths = paths or {"": {}}
+    layer = Layer(edit, strength, next(_numbers), {name: ref(found[name]) for name in paths})
+    return {name: _Placed(layer, theirs) for name, theirs in paths.items()}
 
 
 def take(edit: Edit, found: Mapping[str, Any]) -> None:
@@ -135,12 +143,19 @@ def take(edit: Edit, found: Mapping[str, Any]) -> None:
 
     Raises:
         WrongBaseError: it is in force on none.
-        ModelError: a weight cannot be replaced, or was written to since; the edit stays in force.
+        ModelError: a weight cannot be replaced, or was written to since, or the edit is in force on a network that is
+            not among these; it stays in force.
     """
     here = [p.layer for network in found.values() for p in _account(network).placed if p.layer.edit is edit]
     if not here:
         raise WrongBaseError("this edit is not applied to this model, so there is nothing to remove.")
     last = max(here, key=lambda layer: layer.number)
+    for name, network in last.networks.items():
+        if network() is not None and network() is not found.get(name):
+            raise ModelError(
+                f"this edit is in force on a '{name or 'denoiser'}' too that is not the pipeline's now, where it would "
+                "stay; put that back into the pipeline and remove the edit then."
+            )
     changes = []
     for name, network in found.items():
         placed = _account(network).placed
@@ -232,6 +247,7 @@ def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Te
     return now if replaced is None else replaced.original.to(now)
 
 
+@torch.inference_mode(False)  # whose tensors could never be trained or written to
 @torch.no_grad()
 def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Change:
     """Every touched parameter of a network anew, from its original and what is to be in force."""
