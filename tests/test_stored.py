@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import tempfile
 
@@ -12,7 +13,7 @@ from diffusers.hooks import apply_group_offloading
 from situations import FAMILIES, encoder_edit, image, same, state, uce
 
 from excise import Edit, erase
-from excise.errors import ModelError
+from excise.errors import ModelError, WrongBaseError
 from excise.exporting import export
 from excise.families import family_of
 from excise.families.networks import walk
@@ -256,3 +257,18 @@ def test_what_is_applied_in_inference_mode_is_no_inference_tensor(make):
         edit.remove(pipe)
         edit.remove(pipe)
     assert not any(w.is_inference() for w in state(pipe).values())
+
+
+def test_a_copy_of_a_model_with_an_edit_in_force_is_told_for_one(make):
+    pipe = make()
+    edit = uce(pipe)
+    other = make()
+    with edit.apply(pipe):
+        twin = copy.deepcopy(pipe)
+        for refused in (edit.remove, edit.apply):
+            with pytest.raises(WrongBaseError, match="copy of a model with an edit in force.*copy a model before"):
+                refused(twin)
+        with pytest.raises(WrongBaseError, match=r"there is nothing to remove\.$"):
+            edit.remove(other)
+        with edit.apply(other):
+            pass

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from excise.edit import Delta, Edit
 
 SEEN = 64  # values of a weight by which it is known again
+COPIED = (
+    "It seems to be a copy of a model with an edit in force, which holds the edited weights and not the original ones; "
+    "copy a model before an edit is applied."
+)
 _numbers = count()
 
 
@@ -148,7 +152,8 @@ def take(edit: Edit, found: Mapping[str, Any]) -> None:
     """
     here = [p.layer for network in found.values() for p in _account(network).placed if p.layer.edit is edit]
     if not here:
-        raise WrongBaseError("this edit is not applied to this model, so there is nothing to remove.")
+        hint = f" {COPIED}" if copied(found) else ""
+        raise WrongBaseError(f"this edit is not applied to this model, so there is nothing to remove.{hint}")
     last = max(here, key=lambda layer: layer.number)
     for name, network in last.networks.items():
         if network() is not None and network() is not found.get(name):
@@ -168,6 +173,25 @@ def in_force(family: Family) -> list[tuple[Edit, float]]:
     """What is applied to a model now, in order: each edit and its strength."""
     layers = {p.layer.number: p.layer for network in networks(family).values() for p in _account(network).placed}
     return [(layers[n].edit, layers[n].strength) for n in sorted(layers)]
+
+
+def copied(found: Mapping[str, Any]) -> bool:
+    """Whether a network without edits holds what one was given in another network, as a deep copy of that does."""
+    return any(
+        _holds(network, *next(iter(account.replaced.items())))
+        for network in found.values()
+        if not _account(network).replaced
+        for account in list(_accounts.values())
+        if account.replaced
+    )
+
+
+def _holds(network: nn.Module, rest: str, replaced: _Replaced) -> bool:
+    with suppress(AttributeError):
+        module, key = parameter_in(network, rest)
+        now = module._parameters[key]
+        return not now.is_meta and now.shape == replaced.original.shape and _known(replaced.seen, now)
+    return False
 
 
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from excise.edit import Edit
 from excise.families.base import Family
 
-
 RECORD = "excise_record"  # the field of a file's metadata that holds ours
 
 
