@@ -97,6 +97,13 @@ def test_a_strength_that_is_not_finite_is_refused(pipe, edits, strength, excise,
     assert not (tmp_path / "out").exists()
 
 
+def test_what_overflowed_is_restored(pipe, edits):
+    before = weights(pipe)
+    with edits["uce"].apply(pipe, 1e40):
+        assert not all(w.isfinite().all() for w in weights(pipe).values())
+    assert all(w is before[p] for p, w in weights(pipe).items())
+
+
 def test_strengths_of_a_strength_multiply_in_the_record_as_in_the_edit(pipe, edits):
     edit = edits["uce"]
     quarter = edit.scaled(0.5).scaled(0.5)

@@ -26,6 +26,7 @@ from excise.families.networks import (
     check_not_grouped,
     check_plain,
     fused_copies,
+    fused_into,
     module_in,
     parameter_in,
     some,
@@ -280,10 +281,11 @@ def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Chang
     wanted = {rest for p in placed if p.layer.strength != 0 for rest in p.paths}
     if touched := sorted(wanted | set(account.replaced)):
         check_not_grouped(network)
+    holding = fused_into(network) if touched else set()
     for rest in touched:
         module, key = parameter_in(network, rest)
         now, before = module._parameters[key], account.replaced.get(rest)
-        _check_writable(now, before, f"{name}.{rest}" if name else rest)
+        _check_writable(now, before, f"{name}.{rest}" if name else rest, exactly=module in holding)
         original = now if before is None else before.original
         if rest not in wanted:
             # It has moved with the model, or it is the very one.
@@ -331,28 +333,33 @@ def _make(changes: Sequence[_Change]) -> None:
         change.account.placed, change.account.replaced = change.after.placed, change.after.replaced
 
 
-def _check_writable(now: Any, before: _Replaced | None, path: str) -> None:
+def _check_writable(now: Any, before: _Replaced | None, path: str, exactly: bool) -> None:
     """Refuse a parameter that cannot be replaced, or that holds another change which would be lost.
+
+    Args:
+        exactly: a LoRA is fused into it now, which may be as small as the rounding that one taken out leaves.
 
     Raises:
         ModelError: it is so.
     """
     check_plain(now, path, PLAIN if before is None else (*PLAIN, *EIGHT_BITS))
-    if before is not None and not _known(before.seen, now):
+    if before is not None and not _known(before.seen, now, exactly):
         raise ModelError(
             f"'{path}' was written to while an edit was in force (a LoRA fused into it, or weights loaded over it), "
             "which would be lost; take that back first (pipe.unfuse_lora()), or load the model again."
         )
 
 
-def _known(seen: Tensor, now: Tensor) -> bool:
+def _known(seen: Tensor, now: Tensor, exactly: bool = False) -> bool:
     """Whether a parameter still has the values it was given, but for the precisions it may have gone through."""
     there = some(now, SEEN)
     if there.shape != seen.shape:
         return False
     passed = (now.dtype, torch.float16, torch.bfloat16, *EIGHT_BITS)
-    if any(torch.equal(seen.to(dtype).float(), there) for dtype in passed):
+    if any(torch.allclose(seen.to(d).float(), there, rtol=0, atol=0, equal_nan=True) for d in passed):
         return True
+    if exactly:
+        return False
     # A LoRA that was fused and taken out again leaves rounding behind.
     rounding = max(1e-6, torch.finfo(now.dtype).eps / 2)
     return float((there - seen).norm()) <= rounding * float(seen.norm())
