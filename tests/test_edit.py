@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from excise import Edit, erase, stack
 from excise.edit import Dense, LowRank, laid, original_weights
-from excise.errors import EditFileError, OutputError, WrongBaseError
+from excise.errors import EditFileError, OutputError, SettingError, WrongBaseError
 from excise.families import family_of
 
 LOOSE = {"threshold": 5.0}  # a random text encoder has no near-empty directions
@@ -82,6 +82,26 @@ def test_strength_scales_the_change_and_zero_is_nothing(pipe, edits):
     with edit.scaled(0.5).apply(pipe):
         for p, w in weights(pipe).items():
             assert_close(half[p], w - before[p], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), float("-inf")])
+def test_a_strength_that_is_not_finite_is_refused(pipe, edits, strength, excise, tmp_path):
+    before = weights(pipe)
+    for refused in (lambda: edits["uce"].apply(pipe, strength), lambda: edits["uce"].scaled(strength)):
+        with pytest.raises(SettingError, match=f"the strength is {strength}; expected a finite number"):
+            refused()
+    assert all(w is before[p] for p, w in weights(pipe).items())
+    status, _, err = excise("generate", "--prompt", "a cat", "--out", tmp_path / "out", f"--strength={strength}")
+    assert status == 2
+    assert "expected a finite number" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_overflowed_is_restored(pipe, edits):
+    before = weights(pipe)
+    with edits["uce"].apply(pipe, 1e40):
+        assert not all(w.isfinite().all() for w in weights(pipe).values())
+    assert all(w is before[p] for p, w in weights(pipe).items())
 
 
 def test_strengths_of_a_strength_multiply_in_the_record_as_in_the_edit(pipe, edits):

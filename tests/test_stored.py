@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import tempfile
 
 import pytest
@@ -11,7 +13,7 @@ from diffusers.hooks import apply_group_offloading
 from situations import FAMILIES, encoder_edit, image, same, state, uce
 
 from excise import Edit, erase
-from excise.errors import ModelError
+from excise.errors import ModelError, WrongBaseError
 from excise.exporting import export
 from excise.families import family_of
 from excise.families.networks import walk
@@ -214,3 +216,59 @@ def test_a_layer_without_a_weight_of_its_own_is_refused(make):
         edit.apply(pipe)
     with pytest.raises(ModelError, match="has no weight"):
         uce(pipe)
+
+
+@pytest.mark.parametrize("instead", [False, True])
+def test_an_edit_is_not_removed_by_half(make, instead):
+    pipe = make()
+    edit, before, encoder = encoder_edit(pipe), state(pipe), pipe.text_encoder
+    edit.apply(pipe)
+    during, layers = state(pipe), in_force(family_of(pipe))
+    pipe.text_encoder = make().text_encoder if instead else None
+    with pytest.raises(ModelError, match="in force on a 'text_encoder' too that is not the pipeline's now"):
+        edit.remove(pipe)
+    pipe.text_encoder = encoder
+    assert same(state(pipe), during)
+    assert in_force(family_of(pipe)) == layers
+    edit.remove(pipe)
+    assert same(state(pipe), before)
+
+
+def test_a_network_that_is_gone_for_good_keeps_no_edit_from_being_removed(make):
+    pipe = make()
+    edit, before = encoder_edit(pipe), dict(pipe.unet.named_parameters())
+    edit.apply(pipe)
+    pipe.text_encoder = make().text_encoder
+    gc.collect()
+    edit.remove(pipe)
+    assert same(dict(pipe.unet.named_parameters()), before)
+
+
+def test_what_is_applied_in_inference_mode_is_no_inference_tensor(make):
+    pipe = make()
+    pipe.fuse_qkv_projections()
+    edit = encoder_edit(pipe)
+    with torch.inference_mode():
+        edit.apply(pipe)
+        edit.apply(pipe, 0.5)
+    assert not any(w.is_inference() for w in state(pipe).values())
+    pipe.to(torch.float64)
+    with torch.inference_mode():
+        edit.remove(pipe)
+        edit.remove(pipe)
+    assert not any(w.is_inference() for w in state(pipe).values())
+
+
+def test_a_copy_of_a_model_with_an_edit_in_force_is_told_for_one(make):
+    pipe = make()
+    edit = uce(pipe)
+    other = make()
+    with edit.apply(pipe):
+        twin = copy.deepcopy(pipe)
+        for refused in (edit.remove, edit.apply):
+            with pytest.raises(WrongBaseError, match="copy of a model with an edit in force.*copy a model before"):
+                refused(twin)
+        with pytest.raises(WrongBaseError, match=r"there is nothing to remove\.$"):
+            edit.remove(other)
+        with edit.apply(other):
+            pass

@@ -97,6 +97,27 @@ def test_a_lora_fused_into_an_edited_weight_is_not_lost_by_removing_the_edit(mak
     assert all(state(pipe)[n] is w for n, w in before.items() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight")))
 
 
+def test_a_weak_lora_fused_in_half_precision_is_not_lost_by_removing_the_edit(make):
+    pipe = make()
+    edit = uce(pipe)
+    pipe.to(torch.float16)
+    before = state(pipe)
+    applied = edit.apply(pipe)
+    edited = {n: w.clone() for n, w in state(pipe).items()}
+    add_lora(pipe.unet)
+    with torch.no_grad():
+        for name, w in pipe.unet.named_parameters():
+            if "lora_B" in name:
+                w.mul_(3e-4)  # of the size of half precision's rounding
+    pipe.unet.fuse_lora()
+    assert not all(torch.equal(w, edited[n]) for n, w in state(pipe).items())
+    with pytest.raises(ModelError, match="was written to while an edit was in force"):
+        applied.remove()
+    pipe.unet.unfuse_lora()
+    applied.remove()
+    assert all(state(pipe)[f"0.{p}.weight"] is before[f"0.{p}.weight"] for p in edit.paths)
+
+
 def test_a_model_with_a_lora_fused_into_it_is_told_from_its_base(make):
     pipe, edit = make(), uce(make())
     add_lora(pipe.unet)

@@ -19,8 +19,8 @@ from torch import Tensor
 from excise.built_in import is_built_in
 from excise.errors import EditFileError, WrongBaseError
 from excise.families.base import Family, fingerprint, text_encoder_print
-from excise.families.networks import check_read, in_encoder, values
-from excise.in_force import original_text_weights, original_weights
+from excise.families.networks import check_read, fused_into, in_encoder, values
+from excise.in_force import COPIED, copied, networks, original_text_weights, original_weights
 from excise.record import Base
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def check_base(edit: Edit, family: Family, allow_other_base: bool = False) -> No
 
 def _advice(weights: Mapping[str, Tensor], family: Family) -> str:
     """What to do with a model of other weights."""
-    if any(getattr(m, "merged_adapters", ()) for m in family.denoiser.modules()):
+    if copied(networks(family)):
+        return COPIED
+    if fused_into(family.denoiser):
         return "A LoRA is fused into it: call pipe.unfuse_lora() first, or give --allow-other-base."
     if _in_bfloat16(weights):
         return (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from excise.files import resolved
+
 if TYPE_CHECKING:
     from excise.families.base import Family
 
@@ -14,13 +16,13 @@ BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")
 
 def is_built_in(family: Family) -> bool:
     """Whether the model is one of those that ship with the package."""
-    return str(family.pipe.config.get("_name_or_path")) in _folders()
+    return resolved(family.pipe.config.get("_name_or_path")) in _folders()
 
 
 def names_built_in(model: str | None) -> bool:
     """Whether a model that is named, by its name or its folder, is one of those that ship with the package."""
-    return model in (*BUILT_IN, *_folders())
+    return model in BUILT_IN or resolved(model) in _folders()
 
 
-def _folders() -> list[str]:
-    return [str(WEIGHTS / name) for name in BUILT_IN]
+def _folders() -> list[Path]:
+    return [(WEIGHTS / name).resolve() for name in BUILT_IN]

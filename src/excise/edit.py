@@ -6,6 +6,7 @@ bit for bit. Several edits add up: the order in which they are applied or remove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from excise.bases import base_of, check_base, same_base
-from excise.errors import WrongBaseError
+from excise.errors import SettingError, WrongBaseError
 from excise.families import Family, family_of
 from excise.in_force import at_least_single, in_force, laid, networks, original_weights, put, take
 from excise.record import EditRecord
@@ -34,6 +35,7 @@ __all__ = [
     "as_family",
     "base_of",
     "check_base",
+    "check_strength",
     "in_force",
     "laid",
     "original_weights",
@@ -147,13 +149,15 @@ class Edit:
 
         Args:
             model: a pipeline, or what `excise.load` returned.
-            strength: 0 changes nothing, 1 is the edit; values between and beyond scale the change.
+            strength: 0 changes nothing, 1 is the edit; values between and beyond scale the change. It is finite.
             allow_other_base: use it on another model with the same text encoder and shapes (a fine-tune).
 
         Raises:
+            SettingError: the strength is not finite.
             WrongBaseError: the model is not the one the edit was made for.
             ModelError: its weights cannot be replaced (offloaded, quantised); the model is as it was.
         """
+        check_strength(strength)
         family = as_family(model)
         check_base(self, family, allow_other_base)
         put(self, family, strength)
@@ -169,7 +173,12 @@ class Edit:
         take(self, networks(as_family(model)))
 
     def scaled(self, strength: float) -> Edit:
-        """The same edit at another strength, which multiplies the one it has."""
+        """The same edit at another strength, which multiplies the one it has.
+
+        Raises:
+            SettingError: the strength is not finite.
+        """
+        check_strength(strength)
         whole = self.strength * strength
         return replace(
             self,
@@ -255,6 +264,16 @@ def applied(
         for edit in edits:
             held.enter_context(edit.apply(model, strength, allow_other_base=allow_other_base))
         yield
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength by which nothing can be scaled.
+
+    Raises:
+        SettingError: it is not finite.
+    """
+    if not math.isfinite(strength):
+        raise SettingError(f"the strength is {strength}; expected a finite number, such as 0.5 or 1.")
 
 
 def as_family(model: Any) -> Family:

@@ -65,6 +65,11 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def resolved(name: Any) -> Path | None:
+    """The file or folder that a model is named by, absolute and without links; None of a hub id, or without a name."""
+    return Path(name).resolve() if name and os.path.exists(name) else None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     write_atomically(path, lambda p: _write_text(p, text))

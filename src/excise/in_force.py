@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from excise.families.networks import (
     check_not_grouped,
     check_plain,
     fused_copies,
+    fused_into,
     module_in,
     parameter_in,
     some,
@@ -35,16 +36,26 @@ if TYPE_CHECKING:
     from excise.edit import Delta, Edit
 
 SEEN = 64  # values of a weight by which it is known again
+COPIED = (
+    "It seems to be a copy of a model with an edit in force, which holds the edited weights and not the original ones; "
+    "copy a model before an edit is applied."
+)
 _numbers = count()
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One application of an edit. `number` tells which came first."""
+    """One application of an edit.
+
+    Attributes:
+        number: tells which came first.
+        networks: what it was brought into, by name.
+    """
 
     edit: Edit
     strength: float
     number: int
+    networks: Mapping[str, ref[nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -94,15 +105,42 @@ def put(edit: Edit, family: Family, strength: float) -> None:
     Raises:
         ModelError: a weight cannot be replaced, or was written to since.
     """
-    found, layer = networks(family), Layer(edit, strength, next(_numbers))
+    found = networks(family)
+    placed = _placed(edit, found, strength)
+    _make([_planned(found[name], [*_account(found[name]).placed, new], name) for name, new in placed.items()])
+
+
+@contextmanager
+def alone(edit: Edit, family: Family) -> Iterator[None]:
+    """An edit in force for a while without any other; afterwards everything is as it was, the very parameters too.
+
+    Raises:
+        ModelError: a weight cannot be replaced, or was written to since; nothing is changed.
+    """
+    found = networks(family)
+    placed = _placed(edit, found, 1.0)
+    changes = [_planned(network, [placed[n]] if n in placed else [], n) for n, network in found.items()]
+    parameters = [(module, key, module._parameters[key]) for c in changes for module, key in c.parameters]
+    accounts = [(c.account, c.account.placed, c.account.replaced) for c in changes]
+    _make(changes)
+    try:
+        yield
+    finally:
+        for module, key, parameter in parameters:
+            module._parameters[key] = parameter
+        for account, before, replaced in accounts:
+            account.placed, account.replaced = before, replaced
+
+
+def _placed(edit: Edit, found: Mapping[str, Any], strength: float) -> dict[str, _Placed]:
+    """A new layer, by the networks that it changes; one that changes nothing is the denoiser's."""
     paths: dict[str, dict[str, str]] = {}
     for path in edit.paths:
         name, rest = parted(path, found)
         paths.setdefault(name, {})[rest] = path
-    _make(
-        [_planned(found[n], [*_account(found[n]).placed, _Placed(layer, theirs)], n) for n, theirs in paths.items()]
-        or [_planned(found[""], [*_account(found[""]).placed, _Placed(layer, {})], "")]
-    )
+    paths = paths or {"": {}}
+    layer = Layer(edit, strength, next(_numbers), {name: ref(found[name]) for name in paths})
+    return {name: _Placed(layer, theirs) for name, theirs in paths.items()}
 
 
 def take(edit: Edit, found: Mapping[str, Any]) -> None:
@@ -110,12 +148,20 @@ def take(edit: Edit, found: Mapping[str, Any]) -> None:
 
     Raises:
         WrongBaseError: it is in force on none.
-        ModelError: a weight cannot be replaced, or was written to since; the edit stays in force.
+        ModelError: a weight cannot be replaced, or was written to since, or the edit is in force on a network that is
+            not among these; it stays in force.
     """
     here = [p.layer for network in found.values() for p in _account(network).placed if p.layer.edit is edit]
     if not here:
-        raise WrongBaseError("this edit is not applied to this model, so there is nothing to remove.")
+        hint = f" {COPIED}" if copied(found) else ""
+        raise WrongBaseError(f"this edit is not applied to this model, so there is nothing to remove.{hint}")
     last = max(here, key=lambda layer: layer.number)
+    for name, network in last.networks.items():
+        if network() is not None and network() is not found.get(name):
+            raise ModelError(
+                f"this edit is in force on a '{name or 'denoiser'}' too that is not the pipeline's now, where it would "
+                "stay; put that back into the pipeline and remove the edit then."
+            )
     changes = []
     for name, network in found.items():
         placed = _account(network).placed
@@ -128,6 +174,25 @@ def in_force(family: Family) -> list[tuple[Edit, float]]:
     """What is applied to a model now, in order: each edit and its strength."""
     layers = {p.layer.number: p.layer for network in networks(family).values() for p in _account(network).placed}
     return [(layers[n].edit, layers[n].strength) for n in sorted(layers)]
+
+
+def copied(found: Mapping[str, Any]) -> bool:
+    """Whether a network without edits holds what one was given in another network, as a deep copy of that does."""
+    return any(
+        _holds(network, *next(iter(account.replaced.items())))
+        for network in found.values()
+        if not _account(network).replaced
+        for account in list(_accounts.values())
+        if account.replaced
+    )
+
+
+def _holds(network: nn.Module, rest: str, replaced: _Replaced) -> bool:
+    with suppress(AttributeError):
+        module, key = parameter_in(network, rest)
+        now = module._parameters[key]
+        return not now.is_meta and now.shape == replaced.original.shape and _known(replaced.seen, now)
+    return False
 
 
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -207,6 +272,7 @@ def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Te
     return now if replaced is None else replaced.original.to(now)
 
 
+@torch.inference_mode(False)  # whose tensors could never be trained or written to
 @torch.no_grad()
 def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Change:
     """Every touched parameter of a network anew, from its original and what is to be in force."""
@@ -215,10 +281,11 @@ def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Chang
     wanted = {rest for p in placed if p.layer.strength != 0 for rest in p.paths}
     if touched := sorted(wanted | set(account.replaced)):
         check_not_grouped(network)
+    holding = fused_into(network) if touched else set()
     for rest in touched:
         module, key = parameter_in(network, rest)
         now, before = module._parameters[key], account.replaced.get(rest)
-        _check_writable(now, before, f"{name}.{rest}" if name else rest)
+        _check_writable(now, before, f"{name}.{rest}" if name else rest, exactly=module in holding)
         original = now if before is None else before.original
         if rest not in wanted:
             # It has moved with the model, or it is the very one.
@@ -266,28 +333,33 @@ def _make(changes: Sequence[_Change]) -> None:
         change.account.placed, change.account.replaced = change.after.placed, change.after.replaced
 
 
-def _check_writable(now: Any, before: _Replaced | None, path: str) -> None:
+def _check_writable(now: Any, before: _Replaced | None, path: str, exactly: bool) -> None:
     """Refuse a parameter that cannot be replaced, or that holds another change which would be lost.
+
+    Args:
+        exactly: a LoRA is fused into it now, which may be as small as the rounding that one taken out leaves.
 
     Raises:
         ModelError: it is so.
     """
     check_plain(now, path, PLAIN if before is None else (*PLAIN, *EIGHT_BITS))
-    if before is not None and not _known(before.seen, now):
+    if before is not None and not _known(before.seen, now, exactly):
         raise ModelError(
             f"'{path}' was written to while an edit was in force (a LoRA fused into it, or weights loaded over it), "
             "which would be lost; take that back first (pipe.unfuse_lora()), or load the model again."
         )
 
 
-def _known(seen: Tensor, now: Tensor) -> bool:
+def _known(seen: Tensor, now: Tensor, exactly: bool = False) -> bool:
     """Whether a parameter still has the values it was given, but for the precisions it may have gone through."""
     there = some(now, SEEN)
     if there.shape != seen.shape:
         return False
     passed = (now.dtype, torch.float16, torch.bfloat16, *EIGHT_BITS)
-    if any(torch.equal(seen.to(dtype).float(), there) for dtype in passed):
+    if any(torch.allclose(seen.to(d).float(), there, rtol=0, atol=0, equal_nan=True) for d in passed):
         return True
+    if exactly:
+        return False
     # A LoRA that was fused and taken out again leaves rounding behind.
     rounding = max(1e-6, torch.finfo(now.dtype).eps / 2)
     return float((there - seen).norm()) <= rounding * float(seen.norm())

@@ -14,14 +14,23 @@ from typing import Any
 from torch import Tensor
 
 from excise.edit import Edit, as_family, check_base, original_weights
-from excise.errors import WrongBaseError, unknown
+from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
+from excise.exporting.place import check_place
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.files import make_folder
+from excise.in_force import alone
 from excise.readers import LORA, READERS, Reading, reader, readings
 
-FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
+# By format, what is written into the folder.
+TARGETS = {
+    "diffusers-lora": lora.DIFFUSERS_NAME,
+    "kohya-lora": lora.KOHYA_NAME,
+    "merged": "",
+    "single-file": single_file.NAME,
+}
+FORMATS = tuple(TARGETS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def export(
 
     Args:
         edit: what to ship.
-        model: the pipeline (or adapter) it is for, without the edit applied.
+        model: the pipeline (or adapter) it is for; edits in force on it are left aside.
         out: a folder.
         format: diffusers-lora, kohya-lora, merged or single-file. By default what `for_` reads; without that a kohya
             LoRA for Stable Diffusion and SDXL, which most programs read, and a diffusers LoRA for other families.
@@ -64,7 +73,8 @@ def export(
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: another model, or an edit that the format, or every format of the program, has no place for.
-        OutputError: `out` cannot be written.
+        ModelError: a part of a whole model is not loaded, or no file would hold it.
+        OutputError: `out` cannot be written, or it holds the model itself or what no export wrote.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -75,6 +85,7 @@ def export(
     if format is None:
         format = _chosen(edit, family, for_)
     _check(edit, family, format)
+    check_place(family, Path(out) / TARGETS[format])
     folder = make_folder(Path(out))
     weights = original_weights(family, edit.paths)
     if format in LORA:
@@ -82,9 +93,9 @@ def export(
         read = readings(format, family.name, lora.names(edit, family, format), lora.beside(edit, family, format))
         return Exported(path, format, rank, _largest_error(edit, weights, change), read)
     if format == "merged":
-        path, change = folder, merged.write(edit, family, weights, folder, allow_other_base)
+        path, change = folder, merged.write(edit, family, weights, folder)
     else:
-        path, change = single_file.write(edit, family, weights, folder, allow_other_base)
+        path, change = single_file.write(edit, family, weights, folder)
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
 
 
@@ -121,10 +132,13 @@ def _check(edit: Edit, family: Family, format: str) -> None:
     if format in LORA:
         lora.check(edit, family, format)
         return
-    with as_saved(family.pipe):  # refuses what no file would hold
-        pass
+    family.check_encoders()
+    if family.pipe.vae is None:
+        raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":
         single_file.check(family)
+    with alone(edit, family), as_saved(family.pipe):  # refuses what no file would hold
+        pass
 
 
 def _largest_error(edit: Edit, weights: Mapping[str, Tensor], change: Callable[[str], Tensor]) -> float:

@@ -34,8 +34,12 @@ def check(edit: Edit, family: Family, format: str) -> None:
     """Refuse what the layout has no place for.
 
     Raises:
-        WrongBaseError: naming what it is.
+        WrongBaseError: naming what it is, or that there is nothing to hold.
     """
+    if not edit.paths:
+        raise WrongBaseError(
+            "this edit changes no weight, so there is nothing for a LoRA to hold; use --format merged."
+        )
     if format == "kohya-lora" and family.name not in KOHYA:
         raise WrongBaseError(
             f"no tool reads a kohya LoRA for the family '{family.name}' (it exists for {', '.join(KOHYA)}); "

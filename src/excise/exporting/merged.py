@@ -17,21 +17,23 @@ from transformers import CLIPTextModel
 from excise.edit import Edit
 from excise.errors import OutputError
 from excise.exporting.lora import parted
+from excise.exporting.place import MARK
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.files import write_json
+from excise.in_force import alone
 
 
-def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, allow_other_base: bool
-) -> Callable[[str], Tensor]:
+def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path) -> Callable[[str], Tensor]:
     """Write the folder, beside itself and moved in only when it is complete; returns its difference at a path."""
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with edit.apply(family, allow_other_base=allow_other_base), as_saved(family.pipe):
+        with alone(edit, family), as_saved(family.pipe):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
-        for part in partial.iterdir():
+        write_json(partial / MARK, edit.record.model_dump(mode="json"))
+        # The mark comes first, so that a folder that was left half-way is still known for one of ours.
+        for part in sorted(partial.iterdir(), key=lambda part: (part.name != MARK, part.name)):
             target = folder / part.name
             if target.is_dir():
                 shutil.rmtree(target)

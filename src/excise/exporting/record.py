@@ -8,6 +8,8 @@ from typing import NamedTuple
 from excise.edit import Edit
 from excise.families.base import Family
 
+RECORD = "excise_record"  # the field of a file's metadata that holds ours
+
 
 class Architecture(NamedTuple):
     """`name` as the exports tell models apart, `spec` as ModelSpec does."""
@@ -37,4 +39,4 @@ def about(edit: Edit, spec: str) -> dict[str, str]:
 
 def our_record(edit: Edit) -> dict[str, str]:
     """The record alone."""
-    return {"excise_record": json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}
+    return {RECORD: json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -16,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from excise.edit import Edit
-from excise.errors import WrongBaseError
+from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import parted
 from excise.exporting.record import about, architecture
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
 from excise.files import write_atomically
+from excise.in_force import alone
 
 NAME = "excise_model.safetensors"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -39,14 +41,21 @@ CUT = 23  # layers that diffusers keeps of the 24 in the text encoder of Stable 
 
 
 def check(family: Family) -> None:
-    """Refuse a family without an original layout.
+    """Refuse a model without an original layout.
 
     Raises:
-        WrongBaseError: it is another than Stable Diffusion.
+        WrongBaseError: it is of another family than Stable Diffusion.
+        ModelError: its autoencoder is of another kind than the layout has names for.
     """
     if family.name not in ("sd", "sdxl"):
         raise WrongBaseError(
             f"the family '{family.name}' has no single-file layout here; use --format merged, or diffusers-lora."
+        )
+    vae = bare(family.pipe.vae)
+    if not isinstance(vae, AutoencoderKL):
+        raise ModelError(
+            f"the pipeline's vae is {type(vae).__name__}, for which the original layout has no names; expected "
+            "AutoencoderKL: put the model's own back, or use --format merged."
         )
     for name in parameters(family.denoiser):
         if not is_fused(name):
@@ -54,11 +63,11 @@ def check(family: Family) -> None:
 
 
 def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, allow_other_base: bool
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path
 ) -> tuple[Path, Callable[[str], Tensor]]:
     """Write the file; returns it and how it differs from the base at a path, read back by diffusers' own converter."""
     path = folder / NAME
-    with edit.apply(family, allow_other_base=allow_other_base), as_saved(family.pipe):
+    with alone(edit, family), as_saved(family.pipe):
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}
     metadata = {"format": "pt", **about(edit, architecture(family).spec), **prediction}

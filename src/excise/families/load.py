@@ -176,9 +176,11 @@ def _from_single_file(path: Path, config: str | Path | None, local_files_only: b
         raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
     try:
         pipeline = diffusers.StableDiffusionXLPipeline if _is_sdxl(path) else diffusers.StableDiffusionPipeline
-        return pipeline.from_single_file(
+        pipe = pipeline.from_single_file(
             str(path), config=None if config is None else str(config), local_files_only=local_files_only, **options
         )
+        pipe.register_to_config(_name_or_path=str(path))  # as a folder's is
+        return pipe
     except Exception as error:
         raise ModelError(
             f"cannot read {path} as a single-file Stable Diffusion model: {_first_line(error)} "

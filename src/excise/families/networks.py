@@ -157,6 +157,11 @@ def fused_copies(network: Any) -> Iterator[tuple[Any, str, list[Any]]]:
                 yield layer, name, [bare(layer._modules[p]) for p in parts]
 
 
+def fused_into(network: Any) -> set[Any]:
+    """The layers whose weights hold a LoRA that peft fused into them and has not taken out."""
+    return {bare(module) for module in network.modules() if getattr(module, "merged_adapters", ())}
+
+
 def check_read(network: Any) -> None:
     """Refuse a network whose attention reads other weights than those of its maps.
 

@@ -43,7 +43,8 @@ class Names:
     """Every parameter of a base that an edit may change, by the name it has in an edit.
 
     Attributes:
-        parameters: by name, edits in force left aside: "mid_block.....to_k.weight", "text_encoder.encoder.....bias".
+        parameters: as they are now, whatever edits are in force, by name: "mid_block.....to_k.weight",
+            "text_encoder.encoder.....bias".
     """
 
     def __init__(self, family: Family) -> None:
