@@ -94,10 +94,11 @@ def erase(
     preset = "canvas" if is_built_in(family) else None
     config = configure(method_class.Config, method, settings, found[0].kind, default=preset)
     name = model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
-    bare = isinstance(config, MethodConfig) and config.prompts != "templates"
     if vocabulary == "auto" and str(settings.get("preset", "")).startswith(OFFICIAL):
         vocabulary = None  # a program keeps what its user names
-    words = vocabulary_of(vocabulary, family, [with_anchor(c, config.anchor) for c in found], bare=bare)
+    words = vocabulary_of(
+        vocabulary, family, [with_anchor(c, config.anchor) for c in found], bare=_program(config) is not None
+    )
     own = {} if preset and "preset" not in settings else _by_kind(method_class.Config, method, settings, found, config)
     anchors = {kind_: c.anchor for kind_, c in own.items()}
     found = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in found]
@@ -132,11 +133,16 @@ def erase(
 
 def _retained(concepts: Sequence[Concept], preserve: Sequence[str], words: Vocabulary, config: Any) -> list[str]:
     """The prompts to keep: names in the templates of every kind that is erased, or bare; the vocabulary's; nothing."""
-    closed = isinstance(config, MethodConfig)
-    bare = closed and config.prompts != "templates"
     kinds = dict.fromkeys(c.kind for c in concepts)
-    kept = list(preserve) if bare else [p for kind in kinds for p in retain_prompts(preserve, TEMPLATES[kind])]
-    return list(dict.fromkeys([*kept, *words.prompts, *([""] if closed and config.retain_empty else [])]))
+    in_templates = [p for kind in kinds for p in retain_prompts(preserve, TEMPLATES[kind])]
+    kept = in_templates if _program(config) is None else preserve
+    empty = [""] if isinstance(config, MethodConfig) and config.retain_empty else []
+    return list(dict.fromkeys([*kept, *words.prompts, *empty]))
+
+
+def _program(config: Any) -> Mapping[str, Sequence[str]] | None:
+    """A program's own prompts by kind, where a closed form looks at targets in those; names to keep then stand bare."""
+    return PROGRAM_PROMPTS.get(config.prompts) if isinstance(config, MethodConfig) else None
 
 
 @dataclass(frozen=True)
@@ -160,8 +166,7 @@ def _solved(
     family = asked.family
     if not hasattr(method, "solve_encoder"):
         _warn_of_width(len(asked.concepts), family.text_width)
-    named = config.prompts if isinstance(config, MethodConfig) else "templates"
-    templates = PROGRAM_PROMPTS.get(named, asked.words.templates)
+    templates = _program(config) or asked.words.templates
     encoded = encode(family, asked.concepts, asked.retain, templates, asked.states)
     at_once = time.perf_counter()
     if hasattr(method, "solve_encoder"):

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from excise import in_force
 from excise.edit import Edit, LowRank, original_weights
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
@@ -125,8 +126,8 @@ def kohya_key(path: str, family: Family) -> str:
 
 def parted(path: str, family: Family) -> tuple[str, str]:
     """A module path as the name of its part of the pipeline, and the path in there."""
-    name, _, rest = path.partition(".")
-    return (name, rest) if name in family.text_encoders else (family.denoiser_name, path)
+    name, rest = in_force.parted(path, family.text_encoders)
+    return name or family.denoiser_name, rest
 
 
 def _factor_names(path: str, family: Family, format: str) -> tuple[str, str]:

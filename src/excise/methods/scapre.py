@@ -36,7 +36,7 @@ from excise.edit import Delta, Dense
 from excise.linalg.moments import cross, distinct, gram
 from excise.linalg.rows import Pencil, pencil, solve_rows
 from excise.linalg.solves import solve_spd
-from excise.methods.base import MethodConfig, Solution, TextProblem
+from excise.methods.base import MethodConfig, Solution, TextProblem, weight_of_kept
 from excise.methods.informax import cosine, entropy, mutual_information, noisy, soft_mask
 
 # Rows that are read at once at the least: fewer make slow products.
@@ -166,7 +166,7 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
         problem.null[0] if len(problem.null) else problem.start,
         anchors,
         anchor_of,
-        config.retain_scale * len(problem.targets) / max(1, len(problem.retain)) * gram(problem.retain),
+        weight_of_kept(problem, config.retain_scale, True) * gram(problem.retain),
     )
 
 
