@@ -1,18 +1,22 @@
-"""Print a digest of one edit by every method on each built-in model, and the hash of every built-in protocol.
+"""Print what must not move: digests of edits, of their files, of drawn pictures, seeds, and hashes of protocols.
 
     python scripts/edit_digests.py > before.txt    # again after a change, and compare
 
-A change that should leave results alone leaves every line alone. Trained methods take two steps on the smallest model.
+One edit by every method on each built-in model is made, saved and hashed, and two of them are evaluated. A change that
+should leave results alone leaves every line alone. Trained methods take two steps on the smallest model.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
-from excise import erase, load
+from excise import erase, evaluate, load
 from excise.built_in import BUILT_IN
 from excise.edit import Edit
 from excise.errors import ExciseError
@@ -25,6 +29,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "esd": {"steps": 2, "save_every": 2},
     "surgun": {"steps": 2, "save_every": 2, "pictures": 2},
 }
+EVALUATED = {"canvas-sd": ("uce", "cat"), "canvas-sana": ("speed", "neon")}
+"""By model, the method and the concept of an edit that is evaluated."""
 
 
 def digest(edit: Edit) -> str:
@@ -34,6 +40,25 @@ def digest(edit: Edit) -> str:
         sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         sha.update(raw_bytes(tensor.detach().cpu()))
     return sha.hexdigest()
+
+
+def file_digest(edit: Edit) -> str:
+    """SHA-256 of the file that an edit is saved as."""
+    with tempfile.TemporaryDirectory() as folder:
+        return hashlib.sha256(edit.save(Path(folder) / "edit.safetensors").read_bytes()).hexdigest()
+
+
+def evaluation_digests(model: str) -> tuple[str, str, str]:
+    """SHA-256 of the pictures that an evaluation draws, of their prompts and seeds, and of its metrics."""
+    method, concept = EVALUATED[model]
+    family = load(model)
+    done = evaluate(family, [concept], edits=[erase(family, [concept], method)], protocol="canvas-aliases")
+    pictures = hashlib.sha256()
+    for picture in done.images:
+        pictures.update(picture.tobytes())
+    requests = [(s.prompt, s.seed) for s in done.result.shown]
+    seeds, metrics = (hashlib.sha256(json.dumps(x).encode()).hexdigest() for x in (requests, done.result.metrics))
+    return pictures.hexdigest(), seeds, metrics
 
 
 def main() -> None:
@@ -53,10 +78,14 @@ def main() -> None:
                 continue
             for concepts in REQUESTS[:1] if trained else REQUESTS:
                 try:
-                    made = digest(erase(family, concepts, method, **TRAINED.get(method, {})))
+                    edit = erase(family, concepts, method, **TRAINED.get(method, {}))
+                    made = f"tensors {digest(edit)} file {file_digest(edit)}"
                 except ExciseError as error:
                     made = f"refused: {error}"
                 print(model, method, "+".join(concepts), made, flush=True)
+        if model in EVALUATED:
+            pictures, seeds, metrics = evaluation_digests(model)
+            print(model, "evaluation pictures", pictures, "seeds", seeds, "metrics", metrics, flush=True)
 
 
 if __name__ == "__main__":
