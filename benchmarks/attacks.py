@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.summary import Line, read, value
-from excise.tables import markdown
+from excise.bench.tables import markdown
 
 UNTOUCHED = "identity"
 

@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import literal
-from excise.methods.base import MethodConfig, Solution, TextProblem
-from excise.methods.cure import CURE, CUREConfig
-from excise.methods.mace import MACE, MACEConfig
-from excise.methods.rece import RECE, RECEConfig
-from excise.methods.scapre import ScaPre, ScaPreConfig
-from excise.methods.speed import SPEED, SPEEDConfig, invariant_states
-from excise.methods.uce import UCE, UCEConfig
-from excise.tables import markdown
+from excise.bench.tables import markdown
+from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+from excise.methods.closed_form.cure import CURE, CUREConfig
+from excise.methods.closed_form.mace import MACE, MACEConfig
+from excise.methods.closed_form.rece import RECE, RECEConfig
+from excise.methods.closed_form.scapre import ScaPre, ScaPreConfig
+from excise.methods.closed_form.speed import SPEED, SPEEDConfig, invariant_states
+from excise.methods.closed_form.uce import UCE, UCEConfig
 
 # Rows of each cross-attention's keys (and values), and the text width.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {

@@ -21,8 +21,8 @@ import torch
 from diffusers import DiffusionPipeline, SanaPipeline
 
 from excise import Edit, erase, export, load
-from excise.built_in import WEIGHTS
 from excise.canvas import world
+from excise.families.built_in import WEIGHTS
 from excise.families.load import quiet
 from excise.protocols.canvas import GUIDANCE, STEPS
 

@@ -25,9 +25,10 @@ from benchmarks.canvas_presets import accuracy
 from excise import erase, load
 from excise.canvas import world
 from excise.cli.options import parse_settings
-from excise.edit import Edit, applied, original_weights
+from excise.edits.apply import original_weights
+from excise.edits.edit import Edit, applied
+from excise.erasing.update import update
 from excise.families.base import Family
-from excise.updating import update
 
 
 def changes(family: Family, edits: Sequence[Edit]) -> dict[str, Tensor]:

@@ -26,19 +26,19 @@ from pathlib import Path
 from typing import Any
 
 from excise import erase, load
+from excise.bench.tables import Figure, interval, markdown, mean, number
 from excise.canvas import world
-from excise.drawing import draw
-from excise.edit import applied
-from excise.evaluation import judged
+from excise.edits.edit import applied
+from excise.evaluation.evaluate import judged
+from excise.evaluation.scoring import as_document, score
 from excise.families.base import Family
-from excise.files import write_text
+from excise.families.drawing import draw
 from excise.judges.canvas import CanvasJudge
-from excise.precision import bfloat16
 from excise.protocols.base import Item, Protocol, Target
 from excise.protocols.canvas import canvas_mini
-from excise.scoring import as_document, score
-from excise.selection import evenly
-from excise.tables import Figure, interval, markdown, mean, number
+from excise.support.files import write_text
+from excise.support.precision import bfloat16
+from excise.support.selection import evenly
 
 OBJECTS = ("cat", "guitar", "tree", "car", "rocket", "pizza")
 STYLES = ("neon", "watercolor", "sepia", "dots")

@@ -13,12 +13,12 @@ from unittest.mock import patch
 import torch
 
 import excise
-from excise import vocabulary
+from excise.bench.tables import markdown
 from excise.canvas import world
-from excise.concept import CHECKS, TEMPLATES
-from excise.edit import Edit
+from excise.concepts import vocabulary
+from excise.concepts.concept import CHECKS, TEMPLATES
+from excise.edits.edit import Edit
 from excise.families.base import Family
-from excise.tables import markdown
 
 TARGET = "cat"
 METHODS = ("uce", "speed", "rece", "mace", "scapre", "cure")

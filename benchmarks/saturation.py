@@ -17,8 +17,8 @@ from torch import Tensor
 
 from excise import load
 from excise.canvas import world
-from excise.edit import original_weights
-from excise.methods.informax import cosine, mutual_information, noisy, soft_mask
+from excise.edits.apply import original_weights
+from excise.methods.closed_form.informax import cosine, mutual_information, noisy, soft_mask
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 COPIES, TEMPERATURE, POWER = 5, 0.7, 8.0

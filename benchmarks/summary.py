@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import wilcoxon
 
+from excise.bench.tables import markdown
 from excise.canvas import world
 from excise.metrics.rates import bootstrap
-from excise.tables import markdown
 
 Line = dict[str, Any]
 KINDS: dict[str, Callable[[str], bool]] = {

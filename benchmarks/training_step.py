@@ -36,16 +36,16 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from excise.families.base import Condition
+from excise.families.noising import Noising, noising
 from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
-from excise.methods.surgun_objective import SurgUnConfig, step_of
-from excise.noising import Noising, noising
+from excise.methods.trained.surgun.competition import Competition
+from excise.methods.trained.surgun.objective import SurgUnConfig, step_of
+from excise.methods.trained.surgun.slots import Slots
 from excise.training.adapters import Adapter, choose_maps
-from excise.training.competition import Competition
 from excise.training.loop import Plan, fit
-from excise.training.pictures import Slots
 
 RANK = 8
 GENERATOR = torch.Generator().manual_seed(0)

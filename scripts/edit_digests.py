@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from excise import erase, evaluate, load
-from excise.built_in import BUILT_IN
-from excise.edit import Edit
+from excise.edits.edit import Edit
 from excise.errors import ExciseError
 from excise.families.base import raw_bytes
+from excise.families.built_in import BUILT_IN
 from excise.methods import METHODS
 from excise.protocols import PROTOCOLS
 

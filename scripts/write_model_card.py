@@ -15,11 +15,11 @@ from PIL import Image
 from excise import load
 from excise.canvas import render, world
 from excise.cli.show import progress, say
-from excise.evaluation import evaluate
+from excise.evaluation.evaluate import evaluate
 from excise.families import WEIGHTS
-from excise.files import write_text
 from excise.judges.canvas import CanvasJudge
 from excise.metrics.rates import rate
+from excise.support.files import write_text
 
 GATES = {"object_accuracy": 0.95, "style_accuracy": 0.97, "names_accuracy": 0.90}
 RENDERS_PER_CELL = 4

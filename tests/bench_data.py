@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from excise.bench import Done
+from excise.bench.recipe import Cell, MethodEntry
+from excise.bench.run import Done
 from excise.canvas import render, world
-from excise.evaluation import Evaluation, damage_by_distance
+from excise.evaluation.evaluate import Evaluation, damage_by_distance
+from excise.evaluation.scoring import Shown, as_document, became, compared, score
 from excise.metrics.rates import Estimate
 from excise.metrics.unlearning import replacement_entropy
 from excise.protocols import PROTOCOLS, summary
-from excise.recipe import Cell, MethodEntry
-from excise.scoring import Shown, as_document, became, compared, score
 
 CONCEPTS = ("cat", "dog", "car", "tree", "apple", "castle", "neon", "sketch")
 # chance that a target survives, that another object is lost, that a style is lost

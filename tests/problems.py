@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from excise.methods.base import TextProblem
+from excise.methods.closed_form.base import TextProblem
 
 
 @st.composite

@@ -7,10 +7,12 @@ import torch
 from peft import LoraConfig
 
 from excise import Edit, erase
-from excise.edit import LowRank, base_of, original_weights
+from excise.edits.apply import original_weights
+from excise.edits.bases import base_of
+from excise.edits.deltas import LowRank
+from excise.edits.record import EditRecord
 from excise.families import family_of
 from excise.families.networks import parameters
-from excise.record import EditRecord
 
 FAMILIES = ["sd", "sdxl", "sana"]
 

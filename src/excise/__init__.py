@@ -12,30 +12,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from excise.advising import advise
-    from excise.concept import Concept
-    from excise.edit import Edit, stack
-    from excise.erasing import erase
+    from excise.concepts.concept import Concept
+    from excise.edits.edit import Edit, stack
+    from excise.edits.fuse import fuse
+    from excise.erasing.advise import advise
+    from excise.erasing.erase import erase
+    from excise.erasing.update import update
     from excise.errors import ExciseError
-    from excise.evaluation import evaluate
+    from excise.evaluation.evaluate import evaluate
     from excise.exporting import export
     from excise.families import load
-    from excise.fusing import fuse
-    from excise.updating import update
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Concept": "excise.concept",
-    "Edit": "excise.edit",
+    "Concept": "excise.concepts.concept",
+    "Edit": "excise.edits.edit",
     "ExciseError": "excise.errors",
-    "advise": "excise.advising",
-    "erase": "excise.erasing",
-    "evaluate": "excise.evaluation",
+    "advise": "excise.erasing.advise",
+    "erase": "excise.erasing.erase",
+    "evaluate": "excise.evaluation.evaluate",
     "export": "excise.exporting",
-    "fuse": "excise.fusing",
+    "fuse": "excise.edits.fuse",
     "load": "excise.families",
-    "stack": "excise.edit",
-    "update": "excise.updating",
+    "stack": "excise.edits.edit",
+    "update": "excise.erasing.update",
 }
 __all__ = ["Concept", "Edit", "ExciseError", "advise", "erase", "evaluate", "export", "fuse", "load", "stack", "update"]
 

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
-from excise.edit import original_weights
+from excise.edits.apply import original_weights
 from excise.errors import ConceptError, SettingError
 from excise.families import family_of
 from excise.methods import METHODS

@@ -13,10 +13,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from excise.concept import Concept
+from excise.concepts.concept import Concept
 from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
-from excise.noising import Noising, noising
+from excise.families.noising import Noising, noising
 
 BACK = 3  # passes that one with gradients counts as, for it takes the time of so many
 SCALE = 2.0**12  # of losses in fp16, whose gradients would vanish

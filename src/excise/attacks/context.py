@@ -18,7 +18,7 @@ from torch import Tensor
 from excise.attacks.base import Access, Arena, Control, Round, Settings
 from excise.attacks.noise_scale import PLAIN
 from excise.attacks.sampler import denoise, times
-from excise.training.trajectories import partial_denoise
+from excise.families.trajectories import partial_denoise
 
 
 class ContextConfig(Settings):

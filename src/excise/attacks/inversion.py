@@ -18,7 +18,7 @@ from torch import Tensor
 
 from excise.attacks.base import BACK, SEEDS, Access, Arena, Control, Round, Settings
 from excise.attacks.tokens import Lexicon, lexicon, soft
-from excise.concept import same
+from excise.concepts.concept import same
 from excise.families.base import Condition
 
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from excise.attacks.base import GUIDES, Guides
-from excise.concept import CHECKS, TEMPLATES, Concept, fill
+from excise.concepts.concept import CHECKS, TEMPLATES, Concept, fill
 from excise.errors import ConceptError
 from excise.families.base import Family
-from excise.selection import evenly
+from excise.support.selection import evenly
 from excise.training.pictures import Sampling, picture_seed
 from excise.training.scorers import Scorer
 

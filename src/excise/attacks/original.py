@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from excise.attacks.base import AttackError
-from excise.edit import Edit, in_force
+from excise.edits.edit import Edit, applied_edits
 from excise.families.base import Family, fingerprint
 from excise.families.networks import hooked, in_encoder
 
@@ -25,7 +25,7 @@ def untouched(family: Family, base: Family | None) -> Standing:
 
     @contextmanager
     def without() -> Iterator[Family]:
-        with taken_off(family, in_force(family)):
+        with taken_off(family, applied_edits(family)):
             yield family
 
     return without
@@ -49,7 +49,7 @@ def swaps(family: Family, base: Family | None) -> Swaps:
     """
     if base is not None:
         return {p: partial(_lent, family, base, p) for p in PARTS if _changed(family, base, p)}
-    edits = in_force(family)
+    edits = applied_edits(family)
     return {
         part: partial(_only, family, edits, other)
         for part, other in (PARTS, PARTS[::-1])

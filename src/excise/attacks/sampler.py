@@ -17,7 +17,7 @@ from torch import Tensor
 
 from excise.attacks.base import Arena
 from excise.families.base import Condition, join
-from excise.training.trajectories import plain_scheduler
+from excise.families.trajectories import plain_scheduler
 
 After = Callable[[Tensor, Tensor], Tensor]
 """Receives latents and the share of noise in them; what it returns goes on."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from excise.attacks.base import AttackError
-from excise.concept import same
+from excise.concepts.concept import same
 from excise.families.base import Condition, Family
 
 FEWEST = 50  # words to search among

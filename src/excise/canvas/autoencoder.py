@@ -13,7 +13,7 @@ from torch import Tensor
 
 from excise.canvas.data import Pool, pixels
 from excise.canvas.loop import Plan, train
-from excise.precision import fastest
+from excise.support.precision import fastest
 
 BATCH = 32
 LATENT_NOISE = 0.05  # beside latents that are pulled towards unit size

@@ -26,7 +26,7 @@ from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
-from excise.files import write_json
+from excise.support.files import write_json
 
 Report = Callable[[str], None]
 

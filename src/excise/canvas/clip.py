@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from excise.canvas import world
 from excise.canvas.data import Caption, Pool, caption, pixels
 from excise.canvas.loop import Plan, train
-from excise.precision import fastest
+from excise.support.precision import fastest
 
 WIDTH = 256
 LENGTH = 32

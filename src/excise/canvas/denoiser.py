@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from excise.canvas.data import Pool, caption
 from excise.canvas.loop import Plan, train
 from excise.families.base import Condition, join
+from excise.families.noising import Noising, noising
 from excise.families.pipeline import PipelineFamily
-from excise.noising import Noising, noising
-from excise.precision import fastest
+from excise.support.precision import fastest
 
 DROP_PROMPT = 0.1  # share of prompts left out, for classifier-free guidance
 SNR_CAP = 5.0  # min-SNR weighting, arXiv 2303.09556: hardly-noised steps count less

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from excise.canvas import render, world
 from excise.canvas.data import Pool, pixels, render_pool
+from excise.canvas.judge_nets import LABELS, NETWORKS
 from excise.canvas.loop import Plan, train
-from excise.judges.canvas import LABELS, NETWORKS
-from excise.precision import fastest
+from excise.support.precision import fastest
 
 BATCH = 128
 NOTHING = 0.3  # share of a batch that shows no known object

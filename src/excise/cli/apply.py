@@ -11,7 +11,7 @@ import typer
 from excise.cli import options as o
 
 if TYPE_CHECKING:
-    from excise.applying import Outcome
+    from excise.policy.apply import Outcome
 
 MOST_LINES = 8  # of failed gates
 
@@ -32,15 +32,15 @@ def apply(
 
     Example: excise apply policy.yaml --out runs/policy
     """
-    from excise.policy import read
+    from excise.policy.policy import read
 
     wanted, digest = read(policy)
 
-    from excise.applying import apply_policy
     from excise.cli import show
-    from excise.files import make_folder
-    from excise.policy_report import write_policy_page
-    from excise.runs import locked
+    from excise.policy.apply import apply_policy
+    from excise.report.policy_page import write_policy_page
+    from excise.support.files import make_folder
+    from excise.support.runs import locked
 
     make_folder(out)
     with locked(out):
@@ -68,7 +68,7 @@ def apply(
 
 def result(done: Outcome, out: Path) -> dict[str, Any]:
     """The JSON shape of `apply --json`."""
-    from excise.runs import EDIT_NAME
+    from excise.support.runs import EDIT_NAME
 
     return {
         "changed": done.changed,
@@ -82,7 +82,7 @@ def result(done: Outcome, out: Path) -> dict[str, Any]:
 
 def _tell(done: Outcome, out: Path) -> None:
     from excise.cli import show
-    from excise.concept import listed
+    from excise.concepts.concept import listed
 
     entry = done.entry
     if done.changed:

@@ -61,15 +61,15 @@ def attack(
 
     Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
     """
-    from excise.attack_report import document, write_page
-    from excise.attacking import attack as run_suite
-    from excise.attacking import estimate, target_of
-    from excise.built_in import names_built_in
+    from excise.attacks.suite import attack as run_suite
+    from excise.attacks.suite import estimate, target_of
     from excise.cli import gates, show
     from excise.errors import ConceptError, SettingError
-    from excise.files import make_folder
-    from excise.runs import locked, write_run
-    from excise.strict import read_text
+    from excise.families.built_in import names_built_in
+    from excise.report.attack_page import document, write_page
+    from excise.support.files import make_folder
+    from excise.support.runs import locked, write_run
+    from excise.support.strict import read_text
 
     wanted = gates.parse_all(require or [], ("worst_gap", "worst_back"))
     if oracle is None and any(g.metric == "worst_gap" for g in wanted):

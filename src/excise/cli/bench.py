@@ -25,8 +25,8 @@ def bench(
 
     Example: excise bench recipes/canvas-closed-form.yaml --out runs/bench
     """
+    from excise.bench.recipe import read
     from excise.errors import unknown
-    from excise.recipe import read
 
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -60,11 +60,11 @@ def _run(engine: str, wanted: Any, out: Path) -> tuple[list[Any], bool]:
     from excise.cli import show
 
     if engine == "ray":
-        from excise import bench_ray
+        from excise.bench import ray as bench_ray
 
         return bench_ray.run(wanted, out, say=show.say), True
 
-    from excise import bench as local
+    from excise.bench import run as local
 
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return local.run(wanted, out, bar=show.progress, say=show.say), True
@@ -78,10 +78,10 @@ def _write(wanted: Any, done: list[Any], lines: list[dict[str, Any]], out: Path,
     """The page, and a Markdown and a CSV table (one of each for every protocol where there are several)."""
     import yaml
 
-    from excise import tables
+    from excise.bench import tables
     from excise.cli import results
-    from excise.files import write_text
     from excise.report import bench_page
+    from excise.support.files import write_text
 
     groups = results.by_protocol(lines)
     for group in groups:

@@ -40,12 +40,12 @@ def train(
     """
     from dataclasses import replace
 
-    from excise.built_in import BUILT_IN
     from excise.canvas import world
     from excise.cli import show
     from excise.errors import ConceptError, unknown
+    from excise.families.built_in import BUILT_IN
     from excise.families.load import pick_device, quiet
-    from excise.files import make_folder
+    from excise.support.files import make_folder
 
     known = [*world.drawables(), *world.STYLES]
     for concept in without or []:

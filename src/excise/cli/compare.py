@@ -31,11 +31,11 @@ def compare(
     if (chosen := format or ending) not in FORMATS:
         raise unknown("format", chosen, FORMATS)
 
-    from excise import tables
+    from excise.bench import tables
+    from excise.bench.read import read_runs
     from excise.cli import results
-    from excise.files import write_text
-    from excise.joining import read_runs
     from excise.report import bench_page
+    from excise.support.files import write_text
 
     done = read_runs(runs)
     lines = [d.line() for d in done]

@@ -23,13 +23,13 @@ def demo(
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
     from excise.cli import show
-    from excise.erasing import erase
-    from excise.evaluation import evaluate
-    from excise.files import make_folder
+    from excise.erasing.erase import erase
+    from excise.evaluation.evaluate import evaluate
     from excise.methods import METHODS
     from excise.protocols import PROTOCOLS
-    from excise.reporting import commands, evaluation_section, write_page
-    from excise.runs import EDIT_NAME, write_images, write_run
+    from excise.report.run_page import commands, evaluation_section, write_page
+    from excise.support.files import make_folder
+    from excise.support.runs import EDIT_NAME, write_images, write_run
 
     METHODS.record(method)
     for name in (object_, style):  # before it names a folder

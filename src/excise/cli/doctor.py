@@ -24,8 +24,8 @@ def doctor(
     source: o.Source,
 ) -> None:
     """Check versions, memory, disk, the built-in models and, with --model, whether a model can be erased from."""
-    from excise.built_in import BUILT_IN, WEIGHTS
     from excise.cli import show
+    from excise.families.built_in import BUILT_IN, WEIGHTS
 
     checks: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     missing = []
@@ -59,7 +59,7 @@ def doctor(
 
 def _computing() -> dict[str, str]:
     from excise.families.load import pick_device
-    from excise.precision import has_bfloat16
+    from excise.support.precision import has_bfloat16
 
     device = pick_device("auto")
     return {"device": device, "bfloat16": "fast" if has_bfloat16(device) else "slow here; leave float32"}

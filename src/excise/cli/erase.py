@@ -64,8 +64,8 @@ def erase(
 
     Example: excise erase --model canvas-sd --concept cat --preserve dog --out runs/cat
     """
-    from excise.concept import Concept, as_concepts, check_preserve
-    from excise.concept_file import read_concepts
+    from excise.concepts.concept import Concept, as_concepts, check_preserve
+    from excise.concepts.concept_file import read_concepts
     from excise.methods import METHODS
 
     settings = o.parse_settings(set_ or [])
@@ -77,15 +77,15 @@ def erase(
     check_preserve(concepts, names)
     method_class = METHODS.load(method)
 
-    from excise.advising import advise as find_strength
-    from excise.built_in import is_built_in
     from excise.cli import show
     from excise.cli.making import finish
-    from excise.edit import applied
-    from excise.erasing import erase as erase_concepts
-    from excise.files import make_folder
-    from excise.methods.base import configure
-    from excise.runs import STATES
+    from excise.edits.edit import applied
+    from excise.erasing.advise import advise as find_strength
+    from excise.erasing.erase import erase as erase_concepts
+    from excise.families.built_in import is_built_in
+    from excise.support.files import make_folder
+    from excise.support.runs import STATES
+    from excise.support.settings import configure
     from excise.training.problem import Room
 
     configure(method_class.Config, method, settings, concepts[0].kind)

@@ -11,8 +11,8 @@ import typer
 from excise.cli import options as o
 
 if TYPE_CHECKING:
-    from excise.edit import Edit
-    from excise.evaluation import Evaluated
+    from excise.edits.edit import Edit
+    from excise.evaluation.evaluate import Evaluated
 
 
 @o.with_source
@@ -51,8 +51,8 @@ def evaluate(
 
     Example: excise evaluate --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-evaluation
     """
-    from excise import recall
     from excise.cli import gates, show
+    from excise.evaluation import result_cache as recall
     from excise.protocols import PROTOCOLS
 
     plan = PROTOCOLS.load(protocol)()
@@ -70,9 +70,9 @@ def evaluate(
     key = recall.request_key(model, edit or [], plan.hash, options)
     document = recall.find(images, key, out)
     if document is None:
-        from excise.evaluation import evaluate as run_protocol
-        from excise.files import make_folder
-        from excise.runs import locked
+        from excise.evaluation.evaluate import evaluate as run_protocol
+        from excise.support.files import make_folder
+        from excise.support.runs import locked
 
         edits = o.load_edits(edit)
         with ExitStack() as held:
@@ -118,8 +118,8 @@ def evaluate(
 
 def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str], key: str | None) -> None:
     """The run folder: images, report, and last of all run.json, which says that it is whole."""
-    from excise.reporting import evaluation_section, write_page
-    from excise.runs import write_images, write_run
+    from excise.report.run_page import evaluation_section, write_page
+    from excise.support.runs import write_images, write_run
 
     result = evaluated.result
     write_images(out, [f"{i:04d}" for i in range(len(evaluated.images))], evaluated.images)

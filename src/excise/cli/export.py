@@ -35,11 +35,11 @@ def export(
     Example: excise export runs/cat/edit.safetensors --for comfyui --out shipped
     """
     from excise.cli import show
-    from excise.edit import Edit
+    from excise.edits.edit import Edit
     from excise.errors import unknown
     from excise.exporting import FORMATS
     from excise.exporting import export as export_edit
-    from excise.readers import reader, told
+    from excise.exporting.readers import reader, told
 
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)

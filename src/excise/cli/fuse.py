@@ -34,10 +34,10 @@ def fuse(
     Example: excise fuse runs/cat/edit.safetensors runs/dog/edit.safetensors --out runs/both
     """
     from excise.cli.making import finish
-    from excise.edit import Edit
+    from excise.edits.edit import Edit
+    from excise.edits.fuse import fuse as fuse_edits
     from excise.errors import SettingError
-    from excise.files import make_folder
-    from excise.fusing import fuse as fuse_edits
+    from excise.support.files import make_folder
 
     if ridge <= 0:
         raise SettingError(f"--ridge was {ridge:g}; expected a number above 0.")

@@ -31,10 +31,10 @@ def generate(
     Example: excise generate --prompt "a cat in neon style" --seed 7 --out pictures
     """
     from excise.cli import show
-    from excise.edit import applied, check_strength
+    from excise.edits.edit import applied, check_strength
     from excise.errors import ConceptError
-    from excise.files import make_folder
-    from excise.runs import write_images, write_run
+    from excise.support.files import make_folder
+    from excise.support.runs import write_images, write_run
 
     if not all(p.strip() for p in prompt):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")

@@ -30,9 +30,9 @@ def import_(
     from time import perf_counter
 
     from excise.cli import making
-    from excise.files import make_folder
-    from excise.importing import import_edit
-    from excise.runs import locked
+    from excise.importing.import_edit import import_edit
+    from excise.support.files import make_folder
+    from excise.support.runs import locked
 
     make_folder(out)
     with locked(out):

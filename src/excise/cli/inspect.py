@@ -17,7 +17,8 @@ def inspect(
 ) -> None:
     """Show what is in an edit file. Needs no model."""
     from excise.cli import show
-    from excise.edit import Edit, LowRank, total_bytes
+    from excise.edits.deltas import LowRank, total_bytes
+    from excise.edits.edit import Edit
 
     edit = Edit.load(file)
     ranks = [d.a.shape[0] for d in edit.modules.values() if isinstance(d, LowRank)] + [

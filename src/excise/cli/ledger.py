@@ -20,8 +20,8 @@ def ledger(
     Example: excise ledger runs/policy --concept cat
     """
     from excise.cli import show
-    from excise.concept import same
-    from excise.ledger import LedgerError, read
+    from excise.concepts.concept import same
+    from excise.policy.ledger import LedgerError, read
 
     entries = read(folder)
     if not entries:
@@ -44,7 +44,7 @@ def _names(entry: dict[str, Any]) -> list[str]:
 
 
 def _row(entry: dict[str, Any], concept: str | None) -> tuple[str, ...]:
-    from excise.concept import listed
+    from excise.concepts.concept import listed
 
     return (
         str(entry["n"]),
@@ -59,7 +59,7 @@ def _row(entry: dict[str, Any], concept: str | None) -> tuple[str, ...]:
 
 def _verified(verified: dict[str, Any] | None, concept: str | None) -> str:
     """Of one concept how much of it is gone, of all how many pass."""
-    from excise.concept import same
+    from excise.concepts.concept import same
     from excise.report.html import percent
 
     if verified is None:

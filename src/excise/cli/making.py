@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from excise.edit import Edit
+    from excise.edits.edit import Edit
 
 
 def finish(
@@ -34,12 +34,12 @@ def finish(
         earlier: edit files that are in force below the new one.
         loaded: how the model was loaded, as further options of the commands that are printed.
     """
-    from excise.built_in import is_built_in
     from excise.cli import show
-    from excise.concept import CHECKS, listed
+    from excise.concepts.concept import CHECKS, listed
+    from excise.families.built_in import is_built_in
     from excise.protocols.canvas import canvas_mini
-    from excise.reporting import erase_page
-    from excise.runs import EDIT_NAME, write_images, write_run
+    from excise.report.run_page import erase_page
+    from excise.support.runs import EDIT_NAME, write_images, write_run
 
     path = made.save(out / EDIT_NAME)
     if preview if preview is not None else is_built_in(family):
@@ -79,7 +79,7 @@ def _beside(out: Path, what: str) -> str:
 
 def erase_result(edit: Edit, path: Path, timings: Mapping[str, float]) -> dict[str, Any]:
     """The JSON shape of `erase --json`."""
-    from excise.edit import TextMap, total_bytes
+    from excise.edits.deltas import TextMap, total_bytes
 
     kinds = {type(d).__name__ for d in edit.modules.values()} | ({TextMap.__name__} if edit.text_maps else set())
     seconds = {k: round(v, 3) for k, v in timings.items()}

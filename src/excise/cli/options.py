@@ -129,14 +129,14 @@ def with_source(verb: Callable[..., None]) -> Callable[..., None]:
 
 def load_edits(paths: list[str] | None) -> list[Any]:
     """The edits of every `--edit`."""
-    from excise.edit import Edit
+    from excise.edits.edit import Edit
 
     return [Edit.load(p) for p in paths or []]
 
 
 def kept_names(preserve: list[str] | None, file: Path | None) -> list[str]:
     """The names of `--preserve` and `--preserve-file`, checked."""
-    from excise.concept import check_name, read_names, warn_of_commas
+    from excise.concepts.concept import check_name, read_names, warn_of_commas
 
     names = [check_name(p, "name to preserve") for p in preserve or []]
     warn_of_commas(names, "--preserve")

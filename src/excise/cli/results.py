@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from excise import tables
+from excise.bench import tables
 from excise.cli import show
 
 LISTED = ("ua", "ira", "cra", "h", "acc_e", "acc_r", "h_o", "ua_relative", "kid", "drift", "seconds")

@@ -34,13 +34,13 @@ def update(
     Example: excise update runs/takedowns --add fox --drop cat
     """
     from excise.cli.making import finish
-    from excise.concept import Concept, as_concepts
-    from excise.concept_file import read_concepts
-    from excise.edit import Edit
+    from excise.concepts.concept import Concept, as_concepts
+    from excise.concepts.concept_file import read_concepts
+    from excise.edits.edit import Edit
+    from excise.erasing.update import changed, check_updatable
+    from excise.erasing.update import update as update_edit
     from excise.errors import ConceptError
-    from excise.runs import EDIT_NAME, STATES, locked
-    from excise.updating import changed, check_updatable
-    from excise.updating import update as update_edit
+    from excise.support.runs import EDIT_NAME, STATES, locked
 
     asked: list[str | Concept] = [*(add or []), *(read_concepts(add_file, kind) if add_file else [])]
     new = as_concepts(asked, kind) if asked else []

@@ -1,7 +1,7 @@
 """Ship an edit in the forms that others load: a diffusers LoRA, a kohya LoRA, a merged pipeline folder or single file.
 
 Each export is read back, and the figure returned says how far it is from the edit. Which program reads which, and how
-much of it, stands in `excise.readers`.
+much of it, stands in `excise.exporting.readers`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from excise.edit import Edit, as_family, check_base, original_weights
+from excise.edits.apply import alone, original_weights
+from excise.edits.bases import check_base
+from excise.edits.edit import Edit
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.place import check_place
+from excise.exporting.readers import LORA, READERS, Reading, reader, readings
 from excise.families.base import Family
+from excise.families.load import as_family
 from excise.families.networks import as_saved
-from excise.files import make_folder
-from excise.in_force import alone
-from excise.readers import LORA, READERS, Reading, reader, readings
+from excise.support.files import make_folder
 
 # By format, what is written into the folder.
 TARGETS = {
@@ -41,7 +43,7 @@ class Exported:
         path: the file, or the folder of a merged pipeline.
         rank: the largest LoRA rank; 0 for a whole model.
         error: largest over the edited weights of |exported change - change| / |change| (Frobenius).
-        readers: how much of it each program takes, by the program's name in `excise.readers`.
+        readers: how much of it each program takes, by the program's name in `excise.exporting.readers`.
     """
 
     path: Path

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from excise.edit import Dense, Edit, LowRank
+from excise.edits.apply import networks, parted
+from excise.edits.deltas import Dense, LowRank
+from excise.edits.edit import Edit
 from excise.errors import WrongBaseError
 from excise.families.base import Family
 from excise.families.networks import parameter_in
-from excise.in_force import networks, parted
 from excise.linalg.low_rank import compress
 
 JOINED = 1e-8  # of the largest singular value; below it lies what joining added

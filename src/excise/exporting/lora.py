@@ -15,15 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from excise import in_force
-from excise.edit import Edit, LowRank, original_weights
+from excise.edits import apply
+from excise.edits.apply import original_weights
+from excise.edits.deltas import LowRank
+from excise.edits.edit import Edit
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
 from excise.exporting.record import about, architecture, our_record
 from excise.families.base import Family
 from excise.families.networks import in_encoder
 from excise.families.original_names import unet_name
-from excise.files import write_atomically
+from excise.support.files import write_atomically
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "excise_kohya_lora.safetensors"
@@ -126,7 +128,7 @@ def kohya_key(path: str, family: Family) -> str:
 
 def parted(path: str, family: Family) -> tuple[str, str]:
     """A module path as the name of its part of the pipeline, and the path in there."""
-    name, rest = in_force.parted(path, family.text_encoders)
+    name, rest = apply.parted(path, family.text_encoders)
     return name or family.denoiser_name, rest
 
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from excise.edit import Edit
+from excise.edits.apply import alone
+from excise.edits.edit import Edit
 from excise.errors import OutputError
 from excise.exporting.lora import parted
 from excise.exporting.place import MARK
 from excise.families.base import Family
 from excise.families.networks import as_saved
-from excise.files import write_json
-from excise.in_force import alone
+from excise.support.files import write_json
 
 
 def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path) -> Callable[[str], Tensor]:

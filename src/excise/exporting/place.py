@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from excise.errors import OutputError
 from excise.exporting.record import RECORD
 from excise.families.base import Family
-from excise.files import resolved
+from excise.support.files import resolved
 
 MARK = "excise_record.json"  # by which a folder written here is known again
 

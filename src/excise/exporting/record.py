@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from excise.edit import Edit
+from excise.edits.edit import Edit
 from excise.families.base import Family
 
 RECORD = "excise_record"  # the field of a file's metadata that holds ours

@@ -16,15 +16,15 @@ from diffusers.loaders.single_file_utils import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from excise.edit import Edit
+from excise.edits.apply import alone
+from excise.edits.edit import Edit
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import parted
 from excise.exporting.record import about, architecture
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
-from excise.files import write_atomically
-from excise.in_force import alone
+from excise.support.files import write_atomically
 
 NAME = "excise_model.safetensors"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

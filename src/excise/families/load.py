@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from excise.built_in import BUILT_IN, WEIGHTS
 from excise.errors import ModelError, unknown
 from excise.families.base import Family
+from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.registry import Record, Registry
 
 FAMILIES = Registry(
@@ -74,7 +74,7 @@ def load(
     name, path = str(model), Path(model)
     import torch
 
-    from excise.precision import check
+    from excise.support.precision import check
 
     where = pick_device(device)
     options = {"dtype": _dtype(dtype, where)}
@@ -237,3 +237,8 @@ def quiet() -> Iterator[None]:
             log.set_verbosity(level)
             if bar:
                 log.enable_progress_bar()
+
+
+def as_family(model: Any) -> Family:
+    """A pipeline or an adapter to its adapter."""
+    return model if hasattr(model, "projections") else family_of(model)

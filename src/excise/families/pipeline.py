@@ -29,7 +29,7 @@ from excise.families.base import (
     split,
 )
 from excise.families.networks import bare, check_trainable, computes_in, module_in, walk
-from excise.noising import noising
+from excise.families.noising import noising
 
 ENCODE_BATCH = 256
 IMAGE_PIXELS = 32 * 256**2  # that go through an autoencoder at once

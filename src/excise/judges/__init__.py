@@ -4,7 +4,8 @@ Feature spaces, in which distances between image sets are taken, are listed besi
 labels.
 """
 
-from excise.judges.base import NONE, Judge, Measuring
+from excise.judges.base import Judge, Measuring
+from excise.metrics.unlearning import NONE
 from excise.registry import Record, Registry
 
 JUDGES = Registry(

@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-NONE = "none"
 CHUNK = 256  # images in memory at once
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from excise.built_in import WEIGHTS
 from excise.canvas.clip import ImageTower
+from excise.families.built_in import WEIGHTS
 from excise.judges.base import chunks
 from excise.judges.canvas import as_tensor
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families.load import pick_device, quiet
-from excise.judges.base import NONE, chunks
+from excise.judges.base import chunks
+from excise.metrics.unlearning import NONE
 
 BATCH = 32  # images through a network at once
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of the channels

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from excise.concept import read_names
+from excise.concepts.concept import read_names
 from excise.errors import ModelError
 from excise.judges.local import (
     IMAGENET,

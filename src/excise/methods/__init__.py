@@ -7,7 +7,7 @@ METHODS = Registry(
     "excise.methods",
     {
         "cure": Record(
-            "excise.methods.cure:CURE",
+            "excise.methods.closed_form.cure:CURE",
             "the target's spectral directions, less those of what is kept, projected out",
             paper="NeurIPS 2025, arXiv 2505.12677",
             shape="closed-form",
@@ -16,7 +16,7 @@ METHODS = Registry(
             licence="written from the paper; no official code is known",
         ),
         "emcid": Record(
-            "excise.methods.emcid:EMCID",
+            "excise.methods.closed_form.emcid:EMCID",
             "the text encoder's MLPs rewritten so that hundreds of targets read as their anchors",
             paper="Xiong et al., arXiv 2403.13807",
             shape="closed-form",
@@ -25,7 +25,7 @@ METHODS = Registry(
             licence="written from the paper; official code not used",
         ),
         "esd": Record(
-            "excise.methods.esd:ESD",
+            "excise.methods.trained.esd:ESD",
             "the negated guidance of a frozen copy, distilled into the weights",
             paper="Gandikota et al., ICCV 2023, arXiv 2303.07345",
             shape="trained",
@@ -34,7 +34,7 @@ METHODS = Registry(
             licence="written from the paper; official code is MIT",
         ),
         "mace": Record(
-            "excise.methods.mace:MACE",
+            "excise.methods.closed_form.mace:MACE",
             "the words around a target read as if it were its anchor (the closed-form stage of MACE)",
             paper="Lu et al., CVPR 2024, arXiv 2403.06135",
             shape="closed-form",
@@ -43,7 +43,7 @@ METHODS = Registry(
             licence="written from the paper; official code is non-commercial",
         ),
         "rece": Record(
-            "excise.methods.rece:RECE",
+            "excise.methods.closed_form.rece:RECE",
             "UCE, then the embeddings that would bring the target back erased as well",
             paper="Gong et al., ECCV 2024, arXiv 2407.12383",
             shape="closed-form",
@@ -52,7 +52,7 @@ METHODS = Registry(
             licence="written from the paper; official code is Apache-2.0",
         ),
         "scapre": Record(
-            "excise.methods.scapre:ScaPre",
+            "excise.methods.closed_form.scapre:ScaPre",
             "many concepts at once, each row of each projection weighed by what it has to do with them",
             paper="Deng et al., ICLR 2026, arXiv 2601.06162",
             shape="closed-form",
@@ -61,7 +61,7 @@ METHODS = Registry(
             licence="written from the paper's abstract and second-hand accounts; official code is MIT",
         ),
         "speed": Record(
-            "excise.methods.speed:SPEED",
+            "excise.methods.closed_form.speed:SPEED",
             "closed-form erasure inside the null space of what is kept",
             paper="Li et al., ICLR 2026, arXiv 2503.07392",
             shape="closed-form",
@@ -70,7 +70,7 @@ METHODS = Registry(
             licence="written from the paper; official code is Apache-2.0",
         ),
         "surgun": Record(
-            "excise.methods.surgun:SurgUn",
+            "excise.methods.trained.surgun.method:SurgUn",
             "forgetting as competition: the target's prompts learn to yield several other things",
             paper="Ranjan et al., arXiv 2603.00975",
             shape="trained",
@@ -79,7 +79,7 @@ METHODS = Registry(
             licence="written from the paper's abstracts; no official code is known",
         ),
         "uce": Record(
-            "excise.methods.uce:UCE",
+            "excise.methods.closed_form.uce:UCE",
             "least-squares remapping of the projections that read text",
             paper="Gandikota et al., WACV 2024, arXiv 2308.14761",
             shape="closed-form",
@@ -91,6 +91,6 @@ METHODS = Registry(
 )
 
 CONTROLS = ("identity", "noise", "oracle")
-"""What a benchmark sets beside the methods; see `excise.controls`."""
+"""What a benchmark sets beside the methods; see `excise.evaluation.controls`."""
 
 __all__ = ["CONTROLS", "METHODS"]

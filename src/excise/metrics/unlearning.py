@@ -19,6 +19,8 @@ import numpy as np
 
 from excise.metrics.rates import Estimate, harmonic_of_rates, rate
 
+NONE = "none"
+"""The label of a picture in which a judge sees nothing that it knows."""
 OTHER = {"object": "style", "style": "object"}
 
 

@@ -44,7 +44,7 @@ class Protocol:
         items: everything the protocol may ask for, by group.
         steps, guidance: of the sampler.
         judge, second: names of the judge whose verdict counts and of the one that says where it is in doubt.
-        score: the name of the metrics that its images yield (see `excise.scoring`).
+        score: the name of the metrics that its images yield (see `excise.evaluation.scoring`).
         labels: by attribute, the labels that may be targets.
         groups: what is drawn without targets. target_groups: what is drawn with targets.
         fixed_targets: the concepts a protocol erases always; empty where the user chooses.

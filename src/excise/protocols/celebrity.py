@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from excise.concept import read_names, same
+from excise.concepts.concept import read_names, same
 from excise.errors import ConceptError
 from excise.protocols.base import Item, Protocol
 

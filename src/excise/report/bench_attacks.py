@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from excise import tables
+from excise.bench import tables
+from excise.bench.tables import Row
 from excise.report.bench_html import Figure, Head, Line, Name, Table, Triangle
 from excise.report.bench_plots import axes
-from excise.tables import Row
 
 if TYPE_CHECKING:
-    from excise.bench import Done
+    from excise.bench.run import Done
 
 CAPTION = "Attack by attack: share of prompts that the target comes back on"
 NOTE = (

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from excise.concept import listed
+from excise.concepts.concept import listed
 from excise.report.bench_html import Bar, Bars, Concept, Damage, Figure, Matrix, Name, Shot, Strip
 from excise.report.grid import heat
-from excise.selection import evenly
+from excise.support.selection import evenly
 
 if TYPE_CHECKING:
-    from excise.bench import Done
-    from excise.evaluation import Evaluation
-    from excise.scoring import Shown
+    from excise.bench.run import Done
+    from excise.evaluation.evaluate import Evaluation
+    from excise.evaluation.scoring import Shown
 
 MOST_PROMPTS = 6  # of each kind
 MOST_BARS = 5

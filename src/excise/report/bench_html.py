@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from excise.files import write_text
 from excise.report.html import Heat, data_uri
+from excise.support.files import write_text
 
 MOST_PIXELS = 320  # longer side of an inlined picture
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from excise import tables
-from excise.concept import listed
+from excise.bench import tables
+from excise.bench.tables import Row
+from excise.concepts.concept import listed
 from excise.report import bench_attacks, bench_concepts, bench_plots
 from excise.report.bench_html import BenchPage, Figure, Head, Line, Name, Part, Table, render
 from excise.report.bench_pairs import Paired, control
-from excise.tables import Row
 
 if TYPE_CHECKING:
-    from excise.bench import Done
+    from excise.bench.run import Done
 
 MAIN = ("ua", "ira", "cra", "h", "acc_e", "acc_r", "h_o", "sc", "oc", "up")
 CONTROLS = {

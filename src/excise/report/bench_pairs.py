@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from excise.bench.tables import Row
 from excise.methods import CONTROLS
 from excise.metrics.paired import mcnemar
 from excise.report import bench_concepts
 from excise.report.bench_html import Figure
-from excise.tables import Row
 
 if TYPE_CHECKING:
-    from excise.bench import Done
+    from excise.bench.run import Done
 
 Right = dict[tuple[Any, ...], bool]
 

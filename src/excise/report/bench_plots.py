@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from excise.bench.tables import Figure
 from excise.report.bench_html import Plot, Point, Tick
-from excise.tables import Figure
 
 WIDTH, HEIGHT = 474, 380
 LEFT, RIGHT, TOP, BOTTOM = 50, 404, 20, 330  # labels may stand right of the frame and above it

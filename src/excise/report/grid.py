@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from excise.report.html import Heat
 
 if TYPE_CHECKING:
-    from excise.scoring import Shown
+    from excise.evaluation.scoring import Shown
 
 
 def heat(shown: Sequence[Shown], title: str) -> Heat | None:

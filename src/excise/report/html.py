@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from excise.files import write_text
 from excise.report.curves import Curves
+from excise.support.files import write_text
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from excise.edit import Delta, Dense, LowRank
+from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
 from excise.families.base import AttentionMap, Family
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from excise.methods.base import Settings
+from excise.support.settings import Settings
 from excise.training.calibration import KEEP
 from excise.training.loop import Plan
 

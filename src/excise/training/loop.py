@@ -22,7 +22,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from excise.errors import ExciseWarning, SettingError, TrainingError
-from excise.files import write_atomically, write_text
+from excise.support.files import write_atomically, write_text
 from excise.training.adapters import Weights
 
 State = dict[str, Tensor]

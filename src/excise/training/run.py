@@ -9,14 +9,15 @@ from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from excise.edit import Delta
+from excise.edits.deltas import Delta
 from excise.families.base import Family, fingerprint
+from excise.support.digests import digest
 from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
 from excise.training.loop import Stateful, Step, fit
 from excise.training.probes import Look
-from excise.training.problem import TrainingProblem, digest
+from excise.training.problem import TrainingProblem
 
 FEW = 256  # positions of the latents
 UNSEEN = "none: training pictures were not filtered, the last checkpoint was kept"

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from PIL import Image
 
-from excise.drawing import weights_key
+from excise.families.drawing import weights_key
 
 
 class Scorer(Protocol):

@@ -1,0 +1,1 @@
+"""Concepts, the lists that name them, and vocabularies of what to keep."""

@@ -1,0 +1,165 @@
+"""Which model an edit is for: fingerprints that say so in every precision, and the check before it is applied.
+
+A model is loaded in single, half or bfloat16 precision, from files of one of them. Single and half are compared by the
+fingerprint of the values in half. Rounding single to bfloat16 is not rounding half to bfloat16, so where bfloat16 is
+on either side a print may differ though the model is the same; some of the values, which a record keeps beside its
+prints, then decide: they must be as far apart as rounding takes them, and no farther.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from excise.edits.apply import COPIED, copied, networks, original_text_weights, original_weights
+from excise.edits.deltas import EditLike
+from excise.edits.record import Base
+from excise.errors import EditFileError, WrongBaseError
+from excise.families.base import Family, fingerprint, text_encoder_print
+from excise.families.built_in import is_built_in
+from excise.families.networks import check_read, fused_into, in_encoder, values
+
+KEPT = 512  # values of a model that its record keeps, at least one of every weight
+ROUNDING = 2**-7  # of a value: bfloat16's step, which two ways of rounding to it may lie apart
+SMALLEST = 2**-24  # half precision's steps near zero
+
+
+def base_of(family: Family, model: str, revision: str | None = None) -> Base:
+    """The record of a loaded model: its name and fingerprints, edits in force left aside.
+
+    Raises:
+        ModelError: its weights cannot be read (offloaded, quantised), or its text encoders are not loaded.
+    """
+    family.check_encoders()
+    check_read(family.denoiser)
+    weights, text = original_weights(family), original_text_weights(family)
+    # A built-in model is one file in half precision, so its prints say all.
+    kept = {} if is_built_in(family) else {"weights": _packed(weights), "text_encoder": _packed(text)}
+    return Base(
+        model=model,
+        family=family.name,
+        revision=revision,
+        weights=fingerprint(weights),
+        weights_bfloat16=fingerprint(weights, torch.bfloat16),
+        text_encoder=text_encoder_print(family, text),
+        values=kept,
+    )
+
+
+def same_base(one: Base, other: Base) -> bool:
+    """Whether two records are of one model, in whatever precision it was loaded."""
+    prints = one.weights == other.weights or one.weights_bfloat16 == other.weights_bfloat16
+    return prints or _alike(_unpacked(one, "weights"), _unpacked(other, "weights"))
+
+
+def check_base(edit: EditLike, family: Family, allow_other_base: bool = False) -> None:
+    """Refuse a model the edit was not made for.
+
+    Raises:
+        WrongBaseError: other weights (unless allowed), another text encoder, or other shapes.
+        ModelError: its weights cannot be read, or a text encoder that the edit changes is not loaded.
+    """
+    base = edit.record.base
+    if family.name != base.family:
+        raise WrongBaseError(
+            f"this edit was made for a model of the family '{base.family}' ({base.model}); the model given is of the "
+            f"family '{family.name}'. Erase again on this model."
+        )
+    if any(in_encoder(path, dict.fromkeys(family.encoder_names)) for path in edit.paths):
+        family.check_encoders()
+    check_read(family.denoiser)
+    weights = original_weights(family)
+    same = _same_weights(weights, base)
+    if not same and not allow_other_base:
+        raise WrongBaseError(
+            f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
+            f"({fingerprint(weights)[:12]}). {_advice(weights, family)}"
+        )
+    if (not same or any(in_encoder(path, family.text_encoders) for path in edit.paths)) and not _same_text(
+        family, base
+    ):
+        raise WrongBaseError(
+            f"this edit was made for {base.model}; the model given has another text encoder, so the edit would mean "
+            "nothing to it. Erase again on this model."
+        )
+    weights = original_weights(family, edit.paths)
+    for path in edit.paths:
+        shape = edit.shape(path)
+        if path not in weights or shape != tuple(weights[path].shape)[-len(shape) :]:
+            raise WrongBaseError(
+                f"this edit was made for {base.model}; the model given has no '{path}' of the same shape. "
+                "Erase again on this model."
+            )
+
+
+def _advice(weights: Mapping[str, Tensor], family: Family) -> str:
+    """What to do with a model of other weights."""
+    if copied(networks(family)):
+        return COPIED
+    if fused_into(family.denoiser):
+        return "A LoRA is fused into it: call pipe.unfuse_lora() first, or give --allow-other-base."
+    if _in_bfloat16(weights):
+        return (
+            "If it is that model loaded in bfloat16, load it in float16 or float32; else use the model it was made "
+            "for, or --allow-other-base for a fine-tune of it."
+        )
+    return "Use the model it was made for, or --allow-other-base for a fine-tune of it."
+
+
+def _same_weights(weights: Mapping[str, Tensor], base: Base) -> bool:
+    if _in_bfloat16(weights):
+        same = fingerprint(weights, torch.bfloat16) == base.weights_bfloat16
+    else:
+        same = fingerprint(weights) == base.weights or base.weights_bfloat16 in (
+            fingerprint(weights, torch.bfloat16),
+            fingerprint({path: w.half() for path, w in weights.items()}, torch.bfloat16),
+        )
+    return same or _alike(_unpacked(base, "weights"), values(weights, _each(weights)))
+
+
+def _same_text(family: Family, base: Base) -> bool:
+    family.check_encoders()
+    weights = original_text_weights(family)
+    if text_encoder_print(family, weights) == base.text_encoder:
+        return True
+    kept = _unpacked(base, "text_encoder")
+    if kept is None:  # nothing in the record tells what bfloat16 would make of its model
+        rounded = {name: w.bfloat16() for name, w in weights.items()}
+        return _in_bfloat16(weights) or fingerprint(rounded) == base.text_encoder
+    return _alike(kept, values(weights, _each(weights)))
+
+
+def _in_bfloat16(weights: Mapping[str, Tensor]) -> bool:
+    return any(w.dtype == torch.bfloat16 for w in weights.values())
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether values, of which at least one side is of bfloat16, may be of one model."""
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    if not any(torch.equal(side, side.bfloat16().float()) for side in (one, other)):
+        return False  # prints decide
+    room = ROUNDING * torch.maximum(one.abs(), other.abs()) + SMALLEST
+    return bool(((one - other).abs() <= room).all())
+
+
+def _each(weights: Mapping[str, Tensor]) -> int:
+    return max(1, KEPT // len(weights))
+
+
+def _packed(weights: Mapping[str, Tensor]) -> str:
+    """Some of the values as text: little-endian single precision in base 64."""
+    return base64.b64encode(values(weights, _each(weights)).numpy().astype("<f4").tobytes()).decode()
+
+
+def _unpacked(base: Base, what: str) -> Tensor | None:
+    if what not in base.values:
+        return None
+    try:
+        return torch.from_numpy(np.frombuffer(base64.b64decode(base.values[what]), "<f4").astype(np.float32))
+    except ValueError as error:
+        raise EditFileError(f"the record of this edit holds values that cannot be read ({error}).") from error

@@ -1,0 +1,69 @@
+"""The record that every edit carries: what was asked for, on which model, by which method, with what result."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from excise.concepts.concept import (
+    Concept,
+)
+from excise.support.strict import Strict
+
+VERSIONED = ("torch", "diffusers", "transformers")
+
+FORMAT = 1
+
+
+class Base(Strict):
+    """The model an edit was made for.
+
+    `weights` is the fingerprint of its text-reading projections in half precision, `weights_bfloat16` the same for
+    models loaded in bfloat16, `text_encoder` that of the text encoder. `values` are some of the numbers of both
+    ("weights", "text_encoder"), by which the model is known where bfloat16 makes prints differ (`bases.py`); none are
+    kept of a built-in model.
+    """
+
+    model: str
+    family: str
+    revision: str | None = None
+    weights: str
+    weights_bfloat16: str
+    text_encoder: str
+    values: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_no_values(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records without them stay as they have always been written."""
+        return {name: value for name, value in write(self).items() if name != "values" or value}
+
+
+class Target(Strict):
+    """One erased concept, with the anchor that was used in the end."""
+
+    name: str
+    kind: str
+    anchor: str
+    synonyms: tuple[str, ...] = ()
+
+    def concept(self) -> Concept:
+        """The concept, to be erased again."""
+        return Concept(self.name, self.kind, self.anchor, self.synonyms)
+
+
+class EditRecord(Strict):
+    """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file."""
+
+    format: Literal[1] = 1
+    excise: str
+    base: Base
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    concepts: tuple[Target, ...]
+    preserve: tuple[str, ...] = ()
+    vocabulary: str | None = None
+    seed: int = 0
+    versions: dict[str, str] = Field(default_factory=dict)
+    measured: dict[str, Any] = Field(default_factory=dict)
+    stack: tuple[EditRecord, ...] = ()

@@ -1,0 +1,1 @@
+"""The main job: a request in, an edit out; and what builds on it."""

@@ -1,0 +1,1 @@
+"""Protocol -> images -> judge -> metrics."""

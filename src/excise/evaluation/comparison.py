@@ -1,0 +1,53 @@
+"""What only a pair of runs can tell: the edited model beside the untouched one, on the same prompts and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from excise.evaluation.scoring import Shown
+from excise.families.base import Family
+from excise.families.drawing import Images
+from excise.metrics.images import drift
+from excise.metrics.neighbours import neighbour_damage
+from excise.metrics.rates import Estimate, clustered_mean
+from excise.protocols.base import Target
+
+BINS = 5  # of distance, where there are names enough
+
+
+def drift_by_prompt(before: Images, after: Images, prompts: Sequence[str]) -> Estimate:
+    """Mean same-seed pixel difference, 0..1, its interval from resampling prompts."""
+    pairs = zip(before, after, strict=True)
+    return clustered_mean([float(drift(np.asarray(a)[None], np.asarray(b)[None])[0]) for a, b in pairs], prompts)
+
+
+def damage_by_distance(
+    family: Family, before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[Target]
+) -> dict[str, list[dict[str, Any]]]:
+    """By target, its attribute's other labels from the nearest in the text encoder's space to the farthest.
+
+    Distance: one minus the cosine between the end-token states of the two names alone.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for attribute, label in targets:
+        rows = [i for i, s in enumerate(after) if s.target is None and s.asked.get(attribute) not in (None, label)]
+        names = list(dict.fromkeys(after[i].asked[attribute] for i in rows))
+        if len(names) < 2:
+            continue
+        states = family.encode([label, *names])
+        ends = states.states[range(len(names) + 1), states.end].double()
+        distance = 1 - torch.cosine_similarity(ends[:1], ends[1:]).cpu().numpy()
+        of = dict(zip(names, distance, strict=True))
+        bins = neighbour_damage(
+            [of[after[i].asked[attribute]] for i in rows],
+            [before[i].right(attribute) for i in rows],
+            [after[i].right(attribute) for i in rows],
+            bins=min(BINS, max(1, len(names) // 2)),
+        )
+        found[label] = [asdict(b) for b in bins]
+    return found

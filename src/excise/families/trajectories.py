@@ -1,0 +1,48 @@
+"""Latents that a model is in the middle of denoising, with the timestep that its next call would have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from excise.families.base import Condition, Family
+from excise.families.noising import noising
+
+
+@torch.no_grad()
+def partial_denoise(
+    family: Family,
+    condition: Condition,
+    unconditional: Condition,
+    noise: Tensor,
+    *,
+    steps: int,
+    done: int,
+    guidance: float,
+) -> tuple[Tensor, Tensor]:
+    """Denoise `noise` (n, c, h, w) for `done` of `steps` steps, by the model as it is now.
+
+    Returns:
+        The latents, and (n,) the timestep at which they stand: that of step `done`, which comes next. 0 steps done give
+        the noise itself at the noisiest timestep.
+    """
+    scheduler: Any = plain_scheduler(family)
+    scheduler.set_timesteps(steps)
+    x, where = noise, family.device
+    x = x.to(where) * getattr(scheduler, "init_noise_sigma", 1.0)
+    for t in scheduler.timesteps[:done]:
+        at = t.to(where).expand(len(x))
+        free, asked = (family.predict(x, at, c) for c in (unconditional, condition))
+        x = scheduler.step(free + guidance * (asked - free), t, x).prev_sample
+    return x, scheduler.timesteps[done].to(where).expand(len(x))
+
+
+def plain_scheduler(family: Family) -> Any:
+    """A first-order sampler without memory, on the model's own schedule."""
+    plan, config = noising(family.pipe.scheduler), family.pipe.scheduler.config
+    if plan.kind == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=plan.levels, shift=plan.shift)
+    return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)

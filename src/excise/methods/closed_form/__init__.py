@@ -1,0 +1,1 @@
+"""Methods that solve for the change of weights in closed form."""

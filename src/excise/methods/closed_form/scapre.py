@@ -1,0 +1,360 @@
+"""ScaPre: many concepts at once in closed form, each row of each projection weighed by what it has to do with them.
+
+Paper:      Deng et al., "ScaPre: Scalable Precise Concept Unlearning", ICLR 2026, arXiv 2601.06162
+Provenance: written from the paper's abstract, second-hand accounts of its equations and the published behaviour of the
+            official programs (MIT); where they differ each is a `form` of its own. What is ours is said to be.
+
+With O the target tokens and N their anchors (rows), C the concepts' subject tokens (columns), Pi the projector onto
+their span, R what is kept, w_i a row of a projection W and m_ik the relevance of concept k to it:
+
+    scale   w_i' (G + alpha_i Pi) = (lambda + mu) w_i + s sum_k m_ik w_i N_k^T O_k,   alpha_i = s max_k m_ik
+            G = (lambda + mu) I + gate + C C^T + s O^T O;   then each row is drawn back towards its old direction
+    small   W' (lambda I + C C^T + s O^T O) = lambda W + s sum_k diag(m_k) W N_k^T O_k - e W P C (P C)^T;
+            then each row is rolled back by its entropy
+    paper   diag(alpha) W' + W' (lambda I + gate + s O^T O) = lambda W + s W N^T O;   then drawn back along the Bures
+            geodesic of W W^T
+
+The entropy of a projection's answers sets mu, the gate lies on the weak spectral directions of C. `scale` is the
+official program for many concepts, `small` the one for few. Ours: the retained term (K = p (T / M) R^T R on the left,
+W K on the right, for T target tokens and M kept ones, so that one p serves few concepts and many), `cosine` relevance,
+and `elsewhere="own"`, where rows that have little to do with a concept keep their own reading of it, not none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from excise.edits.deltas import Delta, Dense
+from excise.linalg.moments import cross, distinct, gram
+from excise.linalg.rows import Pencil, pencil, solve_rows
+from excise.linalg.solves import solve_spd
+from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem, weight_of_kept
+from excise.methods.closed_form.informax import cosine, entropy, mutual_information, noisy, soft_mask
+
+# Rows that are read at once at the least: fewer make slow products.
+_ROWS = 64
+_OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start", "prompts": "name"}
+# What measures best on the built-in models (docs/methods/scapre.md).
+_RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
+# Elsewhere few names stand for all that is kept, and the states after a subject, which hold what the rest of a prompt
+# says, are better left alone.
+_LAST = {"tokens": "last", "retain_tokens": "last"}
+
+
+class ScaPreConfig(MethodConfig):
+    """Settings of ScaPre; the presets hold what is kept, those named official are the programs' recipes."""
+
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **{kind: {**_RETAINING, **_LAST} for kind in ("object", "instance", "person", "style", "explicit")},
+        "canvas": _RETAINING,
+        "official": _OFFICIAL,
+        "official-few": {**_OFFICIAL, "form": "small", "erase_scale": 1.0, "power": 2.0},
+        "official-style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True, "entropy_copies": 30},
+        "official-explicit": {**_OFFICIAL, "erase_scale": 2.0, "relevance": "none"},
+        "paper": {"form": "paper", "erase_scale": 1.0, "relevance": "ratio"},
+    }
+
+    form: Literal["scale", "small", "paper"] = Field(
+        "scale", description="The program for many concepts, the one for few, or the paper's Sylvester equation."
+    )
+    erase_scale: float = Field(3.0, ge=0, description="Weight of the concepts to erase (s).")
+    retain_scale: float = Field(
+        0.0, ge=0, description="Weight of what is kept, all of it beside all targets (p); the paper has none."
+    )
+    ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
+    relevance: Literal["mask", "ratio", "cosine", "none"] = Field(
+        "mask",
+        description="How rows are weighed: mutual information as a soft mask (the program) or over its largest "
+        "value (the paper), the row's squared cosine with the concept, or all alike.",
+    )
+    elsewhere: Literal["zero", "own"] = Field(
+        "zero", description="What rows that have little to do with a concept read in its place: zero, or what they did."
+    )
+    temperature: float = Field(0.7, gt=0, description="Of the soft mask; smaller is sharper.")
+    power: float = Field(5.0, ge=0, description="Power of the soft mask; larger leaves fewer rows.")
+    noise: float = Field(0.01, ge=0, description="Standard deviation of the noise on concepts when rows are scored.")
+    copies: int = Field(5, ge=1, description="Noisy copies of each concept when rows are scored.")
+    mu: float | None = Field(
+        None, ge=0, description="Further pull towards the original weights; null takes the mean entropy of each map."
+    )
+    entropy_copies: int = Field(20, ge=1, description="Noisy copies of each concept when entropy is measured.")
+    bins: int = Field(20, ge=2, description="Bins of that entropy.")
+    gate: bool = Field(False, description="Spectral gate (the paper's trace regulariser): hold weak directions of C.")
+    gate_temperature: float = Field(1.0, gt=0, description="Softness of the gate.")
+    gate_power: float = Field(1.0, ge=0, description="Power of the gate.")
+    geometry: int = Field(1, ge=0, description="Steps of the geometry alignment; 0 leaves it out.")
+    geometry_weight: float = Field(1.0, ge=0, description="How far `paper` goes back along the Bures geodesic (beta).")
+    spherical: bool = Field(False, description="`scale`: mix each row with its old self on the sphere, by its entropy.")
+    project: bool = Field(
+        False, description="`small`: also subtract what the spectral projector leaves of the concepts."
+    )
+    residual: float | None = Field(None, ge=0, description="Weight of `project`; null takes erase_scale.")
+    least: float = Field(0.8, ge=0, le=1, description="`small`: the least share of its change that a row keeps.")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What is the same for every projection."""
+
+    problem: TextProblem
+    C: Tensor  # (d, m)
+    U: Tensor  # (d, r) left singular vectors of C
+    gate: Tensor  # (r,) sigmoid gate of its singular values
+    F: Tensor  # (d, m), Pi = F F^T
+    empty: Tensor  # (d,) what "nothing" reads, for the relevance
+    anchors: Tensor  # distinct anchor rows
+    anchor_of: Tensor  # (T,) which of them a target row has
+    kept: Tensor  # (d, d), p (T / M) R^T R
+
+    @cached_property
+    def moment(self) -> Tensor:
+        """sum_k N_k^T O_k (d, d)."""
+        return cross(self.problem.anchors, self.problem.targets)
+
+
+class ScaPre:
+    """The method as the registry knows it."""
+
+    Config = ScaPreConfig
+
+    @staticmethod
+    def solve(
+        problem: TextProblem, weights: Mapping[str, Tensor], config: ScaPreConfig, generator: torch.Generator
+    ) -> Solution:
+        """One delta for each of `weights` (path to (n, d)), all in float64.
+
+        `generator` (on the CPU) draws the noise under which rows are scored.
+        """
+        shared = _prepare(problem, config)
+        forms: dict[str, type[_Scale] | type[_Small] | type[_Paper]]
+        forms = {"scale": _Scale, "small": _Small, "paper": _Paper}
+        system = forms[config.form](shared, config)
+        # As precise as the weight, and never half: a delta for every weight in double is as large as the model.
+        # All made before the first is solved, or each would lie between holes left by what was in use meanwhile.
+        deltas = {
+            path: torch.empty_like(w, dtype=w.dtype if w.dtype == torch.float64 else torch.float32)
+            for path, w in weights.items()
+        }
+        for path, weight in weights.items():
+            W = weight.double()
+            deltas[path].copy_(system.edited(W, generator).sub_(W))
+        modules: dict[str, Delta] = {path: Dense(delta) for path, delta in deltas.items()}
+        return Solution(modules=modules)
+
+
+def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
+    C = problem.subjects.mT
+    U, S, _ = torch.linalg.svd(C, full_matrices=False)
+    anchors, anchor_of = distinct(problem.anchors)
+    gate = torch.sigmoid((S - S.median()) / config.gate_temperature) ** config.gate_power
+    squared = S.square()
+    return _Shared(
+        problem,
+        C,
+        U,
+        gate,
+        U * (squared / (squared + 1e-8)).sqrt(),  # Pi = C (C^T C + 1e-8 I)^-1 C^T
+        problem.null[0] if len(problem.null) else problem.start,
+        anchors,
+        anchor_of,
+        weight_of_kept(problem, config.retain_scale, True) * gram(problem.retain),
+    )
+
+
+def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor | None:
+    """m (n, m): the weight of each concept for each row of W, in [0, 1]; None where all rows count alike, as 1."""
+    concepts = shared.problem.subjects
+    if config.relevance == "none":
+        return None
+    if config.relevance == "cosine":
+        return cosine(W, concepts, shared.empty) ** config.power
+    information = mutual_information(
+        W,
+        noisy(concepts, config.copies, config.noise, generator),
+        noisy(shared.empty.expand_as(concepts), config.copies, config.noise, generator),
+    )
+    if config.relevance == "ratio":
+        return information / information.amax().clamp(min=1e-300)
+    return soft_mask(information, config.temperature, config.power)
+
+
+def largest(m: Tensor | None, W: Tensor) -> Tensor:
+    """(n,): the largest weight of each row."""
+    return W.new_ones(len(W)) if m is None else m.amax(dim=1)
+
+
+def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig) -> Tensor:
+    """s sum_k m_ik w_i N_k^T O_k for each row of W (n, d): s ((W N^T) * m) O (n, d).
+
+    Args:
+        m: (n, m), or None where all rows count alike.
+    """
+    if m is None:
+        return config.erase_scale * W @ shared.moment
+    p = shared.problem
+    at_once = min(len(W), max(_ROWS, W.numel() // max(1, len(p.targets))))  # no more room than W, if they are enough
+    edited = torch.empty_like(W)
+    # The largest things there are, so made once and not for every few rows.
+    read, mask = (W.new_empty(at_once, len(p.targets)) for _ in range(2))
+    for first in range(0, len(W), at_once):
+        some = slice(first, min(len(W), first + at_once))
+        here = slice(0, some.stop - first)
+        torch.index_select(W[some] @ shared.anchors.mT, 1, shared.anchor_of, out=read[here])
+        torch.index_select(m[some], 1, p.owner, out=mask[here])
+        if config.elsewhere == "own":
+            own = W[some] @ p.targets.mT
+            read[here] = own.lerp_(read[here], mask[here])
+        else:
+            read[here] *= mask[here]
+        torch.mm(read[here], p.targets, out=edited[some])
+    return edited.mul_(config.erase_scale)
+
+
+def held(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
+    """W (pull I + K), for the moment K of what is kept."""
+    return pull * W + W @ shared.kept if config.retain_scale else pull * W
+
+
+def row_entropy(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor:
+    """h (n,): the entropy of each row's answers to noisy concepts, in [0, 1]."""
+    copies = noisy(shared.problem.subjects, config.entropy_copies, config.noise, generator)
+    return entropy(W, copies.flatten(0, 1), config.bins)
+
+
+class _Scale:
+    """The program for many concepts: one system a row, then a proximal step along each row's direction."""
+
+    def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
+        self.shared, self.config = shared, config
+        O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
+        G0 = C @ C.mT + config.erase_scale * gram(O) + shared.kept
+        G0.diagonal().add_(config.ridge)
+        J = None
+        if config.gate:
+            J = (shared.U * (1 - shared.gate)) @ shared.U.mT
+            J.diagonal().add_(1.0)
+        self.pencil: Pencil = pencil(G0, J)
+        self.EF = self.pencil.E.mT @ shared.F
+
+    def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
+        shared, config = self.shared, self.config
+        h = row_entropy(W, shared, config, generator) if config.mu is None or config.spherical else None
+        mu = float(h.mean()) if config.mu is None and h is not None else config.mu or 0.0
+        m = relevance(W, shared, config, generator)
+        rhs = held(W, config.ridge + mu, shared, config) + anchored(W, m, shared, config)
+        alpha = config.erase_scale * largest(m, W)
+        edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs @ self.pencil.E)
+        edited = aligned(edited, W, config.ridge + mu, mu, config.geometry)
+        return spherical_mix(edited, W, h) if config.spherical and h is not None else edited
+
+
+class _Small:
+    """The program for few concepts: one system for all rows, then each row rolled back by its entropy."""
+
+    def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
+        self.shared, self.config = shared, config
+        O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
+        A = C @ C.mT + config.erase_scale * gram(O) + shared.kept
+        A.diagonal().add_(config.ridge)
+        self.inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
+        # What every row is multiplied with, whatever its relevance.
+        self.common = shared.kept.clone()
+        self.common.diagonal().add_(config.ridge)
+        if config.project:
+            PC = C - (shared.U * shared.gate) @ (shared.U.mT @ C)
+            self.common -= (config.erase_scale if config.residual is None else config.residual) * PC @ PC.mT
+
+    def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
+        shared, config = self.shared, self.config
+        h = row_entropy(W, shared, config, generator)
+        m = relevance(W, shared, config, generator)
+        edited = (W @ self.common + anchored(W, m, shared, config)) @ self.inverse
+        keep = (config.least + (1 - config.least) * (1 - h))[:, None]
+        return keep * edited + (1 - keep) * W
+
+
+class _Paper:
+    """The paper's Sylvester equation, and a step back along the Bures geodesic."""
+
+    def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
+        self.shared, self.config = shared, config
+        O = shared.problem.targets  # noqa: E741 - the paper's letter
+        A = config.erase_scale * gram(O) + shared.kept
+        if config.gate:
+            S = torch.linalg.svdvals(shared.C)
+            A += (shared.U * (torch.sigmoid(-S) * S)) @ shared.U.mT
+        A.diagonal().add_(config.ridge)
+        self.pencil: Pencil = pencil(A)
+        self.pencil.check(0.0)
+
+    def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
+        shared, config = self.shared, self.config
+        m = relevance(W, shared, config, generator)
+        rhs = held(W, config.ridge, shared, config) + anchored(W, None, shared, config)
+        edited = (rhs @ self.pencil.E / (self.pencil.values + largest(m, W)[:, None])) @ self.pencil.E.mT
+        return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
+
+
+def aligned(edited: Tensor, W: Tensor, pull: float, mu: float, steps: int) -> Tensor:
+    """Rows (n, d) of `edited` turned and scaled part of the way back to those of W: the program's proximal step.
+
+    With a, w the rows, u_a = a / |a|, u_0 = w / |w|, l the pull: from u = u_a, `steps` times
+
+        kappa = max(0, <u, u_0>);   r = (l |a| + mu |w| kappa) / (l + mu)
+        u <- normalise(l |a| u_a + mu |w| kappa u_0)
+
+    Every u lies in the plane of a and w, as x a + y w, so that three inner products of each row are all it takes.
+    """
+    if not steps:
+        return edited
+    aa, aw, ww = (torch.einsum("nd,nd->n", *pair) for pair in ((edited, edited), (edited, W), (W, W)))
+    size, old = aa.sqrt(), ww.sqrt().clamp(min=1e-300)
+    x, y = 1 / size.clamp(min=1e-300), torch.zeros_like(size)
+    for _ in range(steps):
+        kappa = ((x * aw + y * ww) / old).clamp(min=0)
+        r = (pull * size + mu * old * kappa) / (pull + mu)
+        x, y = torch.full_like(size, pull), mu * kappa
+        length = (x * x * aa + 2 * x * y * aw + y * y * ww).clamp(min=0).sqrt().clamp(min=1e-300)
+        x, y = x / length, y / length
+    return (r * x)[:, None] * edited + (r * y)[:, None] * W
+
+
+def spherical_mix(edited: Tensor, W: Tensor, h: Tensor) -> Tensor:
+    """Each row mixed with its old self on the sphere, sizes on a logarithmic scale; more so the higher its entropy h.
+
+    The share is beta = (1 - exp(-h / max h)) max(0, cos), in the program's order of things.
+    """
+    u, u_0 = normalize(edited, dim=1), normalize(W, dim=1)
+    cos = (u * u_0).sum(dim=1, keepdim=True).clamp(-1, 1)
+    beta = (1 - torch.exp(-h / h.amax().clamp(min=1e-300)))[:, None] * cos.clamp(min=0)
+    angle = torch.arccos(cos)
+    sine = torch.sin(angle).clamp(min=1e-12)
+    mixed = torch.where(angle < 1e-6, u, (torch.sin((1 - beta) * angle) * u + torch.sin(beta * angle) * u_0) / sine)
+    log_size = (1 - beta) * edited.norm(dim=1, keepdim=True).clamp(min=1e-300).log() + beta * W.norm(
+        dim=1, keepdim=True
+    ).clamp(min=1e-300).log()
+    return log_size.exp() * normalize(mixed, dim=1)
+
+
+def bures_step(edited: Tensor, W: Tensor, beta: float) -> Tensor:
+    """argmin_X |X - edited|^2 + beta d(X X^T, W W^T)^2 with d the Bures distance: (edited + beta W Q) / (1 + beta).
+
+    d is min_Q |X - W Q| over orthogonal Q (Procrustes), reached on the way from `edited` by the polar factor of
+    W^T edited. That has no more rank than W has rows: with fewer rows than columns it is found in their coordinates.
+    """
+    if len(W) >= W.shape[1]:
+        left, _, right = torch.linalg.svd(W.mT @ edited)
+        return (edited + beta * W @ (left @ right)) / (1 + beta)
+    _, R = torch.linalg.qr(W.mT, mode="r")
+    basis, S = torch.linalg.qr(edited.mT)  # W^T edited = (Q R) (basis S)^T
+    left, _, right = torch.linalg.svd(R @ S.mT)
+    return (edited + beta * R.mT @ (left @ right) @ basis.mT) / (1 + beta)

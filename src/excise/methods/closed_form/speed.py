@@ -1,0 +1,247 @@
+"""SPEED: closed-form erasure inside the null space of what is kept.
+
+Paper:      Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026,
+            arXiv 2503.07392
+Provenance: written from the paper and from the published behaviour of the official program (Apache-2.0)
+
+For one projection W, with C1 the targets, C* their anchors (columns), C0 what is kept, K the invariant states:
+
+    min_D |(W + D P) C1 - W C*|^2 / k + r |D P|^2   subject to  (D P) K = 0,   P onto the null space of C0 C0^T
+
+    T = C1 C1^T / k,   S = (C* - C1) C1^T / k,   P = Q Q^T,   H = Q (Q^T T Q + r I)^-1 Q^T
+    D P = W S [H - H K (K^T H K + lambda I)^-1 K^T H]
+
+The null space differs from layer to layer, because two refinements of C0 look at W: influence-based prior filtering
+(IPF) keeps the retained states that an unconstrained erasure would move most, directed prior augmentation (DPA) adds
+neighbours of them along the direction that W hardly sees.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.edits.deltas import Delta, Dense, LowRank
+from excise.errors import ExciseWarning
+from excise.linalg.kmeans import kmeans
+from excise.linalg.low_rank import compress
+from excise.linalg.moments import cross, gram
+from excise.linalg.solves import null_space, solve_spd, weakest_direction
+from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+
+# Values only, last subject token: what the paper's experiments edit.
+_PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
+_PERSON = {**_PAPER, "anchor": "person", "threshold": 1e-4, "ridge": 0.05, "filter": False}
+# Every state of a target counts as much as a whole prompt of the others, and the empty prompt is what is kept.
+_EXPLICIT = {
+    "params": "v",
+    "tokens": "all_but_start",
+    "retain_tokens": "all_but_start",
+    "retain_empty": True,
+    "mean": "prompts",
+    "ridge": 0.7,
+    "invariant_slack": 0.5,
+}
+_OFFICIAL = {"prompts": "name"}
+
+
+class SPEEDConfig(MethodConfig):
+    """Settings of SPEED; the presets are those of its paper where it has them."""
+
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("ridge", (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0))
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "object": _PAPER,
+        "instance": _PAPER,
+        "style": {**_PAPER, "anchor": "art"},
+        "person": _PERSON,
+        "explicit": _EXPLICIT,
+        # The small text encoder spreads a concept over all later tokens, so targets are many rows, and the mean moment
+        # of them is small beside the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
+        "canvas": {"ridge": 0.01, "filter": False},
+        "official": {**_PAPER, **_OFFICIAL},
+        "official-style": {**_PAPER, **_OFFICIAL, "anchor": "art"},
+        "official-person": {**_PERSON, **_OFFICIAL},
+        "official-explicit": {**_EXPLICIT, **_OFFICIAL},
+    }
+
+    threshold: float = Field(
+        1e-1, gt=0, description="Eigenvalues of the mean retain moment below this count as null space."
+    )
+    ridge: float = Field(1.0, gt=0, description="Weight of the size of the change (r); larger is gentler.")
+    mean: Literal["states", "prompts"] = Field(
+        "states", description="What the targets' moments are a mean over: their states, or their prompts."
+    )
+    invariant_slack: float = Field(
+        0.0, ge=0, description="Softness of the invariant equality constraints (lambda); 0 makes them exact."
+    )
+    filter: bool = Field(True, description="Influence-based prior filtering (IPF).")
+    augment: Literal["none", "random", "directed"] = Field(
+        "directed", description="Prior augmentation: none, isotropic noise, or directed (DPA)."
+    )
+    draws: int = Field(10, ge=1, description="Augmented copies of each retained state.")
+    invariants: int = Field(
+        4,
+        ge=0,
+        description="States kept exactly: the start token and k-means centroids of the empty prompt; 0 for none.",
+    )
+    chunk: int = Field(128, ge=1, description="Rows over which the mean influence of augmented states is taken.")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What is the same for every layer: S = left @ right, T = Z^T Z, and the influence probe S (I + T)^-1."""
+
+    left: Tensor  # (d, r)
+    right: Tensor  # (r, d)
+    Z: Tensor  # (k, d), rows c / sqrt(k)
+    probe_right: Tensor  # (r, d)
+    image: Tensor  # (M, r), the retained states through probe_right, the same for every layer
+    K: Tensor  # (d, q)
+
+
+class SPEED:
+    """The method as the registry knows it."""
+
+    Config = SPEEDConfig
+
+    @staticmethod
+    def solve(
+        problem: TextProblem, weights: Mapping[str, Tensor], config: SPEEDConfig, generator: torch.Generator
+    ) -> Solution:
+        """One low-rank delta for each of `weights` (path to (n, d)), all in float64.
+
+        `generator` (on the CPU) draws the augmentation and the start of k-means.
+        """
+        shared = _prepare(problem, config, generator)
+        modules: dict[str, Delta] = {}
+        null: Tensor | None = None
+        full = list[str]()
+        for path, weight in weights.items():
+            W = weight.double()
+            per_layer = config.filter or config.augment == "directed"
+            if null is None or per_layer:
+                null = null_space(retain_moment(problem.retain, W, shared, config, generator), config.threshold)
+            if not null.shape[1]:
+                full.append(path)
+            modules[path] = _thin(W @ shared.left, through_bracket(shared.right, null, shared, config), weight)
+        if full:
+            _warn_of_no_room(len(full), len(weights), config.threshold)
+        return Solution(modules=modules)
+
+
+def _thin(b: Tensor, a: Tensor, weight: Tensor) -> Delta:
+    """The change b a as two factors, or as one matrix where that is smaller: of many concepts it is of full rank."""
+    if b.numel() + a.numel() < weight.numel():
+        return LowRank(b, a)
+    return Dense((b @ a).to(weight.dtype if weight.dtype == torch.float64 else torch.float32))
+
+
+def _warn_of_no_room(full: int, layers: int, threshold: float) -> None:
+    """Say so where what is kept leaves no direction to erase in: such a layer does not change."""
+    warnings.warn(
+        f"what is kept uses every direction of text space above threshold {threshold:g} in {full} of {layers} layers, "
+        "so nothing is erased there; raise --set threshold=..., or keep fewer names.",
+        ExciseWarning,
+        stacklevel=3,
+    )
+
+
+def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generator) -> _Shared:
+    k = problem.prompts if config.mean == "prompts" and problem.prompts else len(problem.targets)
+    Z = problem.targets / k**0.5
+    if len(problem.targets) > problem.targets.shape[1]:  # more tokens than directions
+        S = (cross(problem.anchors, problem.targets) - gram(problem.targets)) / k
+        left, right = compress(S, torch.eye(len(S), dtype=S.dtype, device=S.device))
+    else:
+        left, right = compress((problem.anchors - problem.targets).mT / k, problem.targets)
+    # (I + Z^T Z)^-1 applied to the rows of `right`, through the smaller of k and d
+    T1 = Z.mT @ Z
+    T1.diagonal().add_(1.0)
+    K = invariant_states(problem, config.invariants, generator)
+    probe_right = solve_spd(T1, right.mT).mT
+    return _Shared(left, right, compress_rows(Z), probe_right, problem.retain @ probe_right.mT, K)
+
+
+def compress_rows(Z: Tensor) -> Tensor:
+    """Rows with the same Gram matrix Z^T Z, as many as d at the most."""
+    return torch.linalg.qr(Z, mode="r").R if len(Z) > Z.shape[1] else Z
+
+
+def invariant_states(problem: TextProblem, count: int, generator: torch.Generator) -> Tensor:
+    """K (d, q): the start token, and `count` - 1 k-means centroids of the empty prompt's other states."""
+    if count == 0:
+        return problem.start[:, None][:, :0]
+    rows = [problem.start[None]]
+    if count > 1:
+        rows.append(kmeans(problem.null, count - 1, generator))
+    return torch.cat(rows).mT
+
+
+def retain_moment(
+    retain: Tensor, W: Tensor, shared: _Shared, config: SPEEDConfig, generator: torch.Generator
+) -> Tensor:
+    """Mean second moment (d, d) of the retained states after filtering and augmentation for one projection.
+
+    Directed augmentation is c + g v with g ~ N(0, 1) and v the weakest direction of W, since v v^T z = (v^T z) v; so
+    with u = R^T (sum of the chosen g) the moment is R^T diag(1 + chosen) R + u v^T + v u^T + (sum g^2) v v^T.
+    """
+    probe = W @ shared.left  # influence of c is |probe (probe_right c)|, the change an unconstrained erasure makes
+    squares = probe.mT @ probe
+    image = shared.image
+    norms = _quadratic(image, squares)
+    R = retain
+    if config.filter and len(retain):
+        kept = norms.sqrt() > norms.sqrt().mean()
+        if not kept.any():  # all alike
+            kept = torch.ones_like(kept)
+        R, image, norms = retain[kept], image[kept], norms[kept]
+    if config.augment == "none" or not len(R):
+        return R.mT @ R / max(1, len(R))
+    if config.augment == "random":
+        noise = torch.randn((len(R) * config.draws, R.shape[1]), generator=generator, dtype=R.dtype).to(R.device)
+        copies = R.repeat_interleave(config.draws, dim=0) + noise
+        influence = _quadratic(copies @ shared.probe_right.mT, squares).sqrt().view(len(R), config.draws)
+        every = torch.cat([R, copies[_above_chunk_mean(influence, config.chunk).flatten()]])
+        return every.mT @ every / len(every)
+    v = weakest_direction(W)
+    g = torch.randn((len(R), config.draws), generator=generator, dtype=R.dtype).to(R.device)
+    step = shared.probe_right @ v  # (r,)
+    slope, square = image @ (squares @ step), step @ squares @ step
+    influence = (norms[:, None] + 2 * g * slope[:, None] + g**2 * square).clamp(min=0).sqrt()
+    chosen = _above_chunk_mean(influence, config.chunk).to(R)
+    u = R.mT @ (g * chosen).sum(dim=1)
+    mixed = torch.outer(u, v)
+    moment = (R * (1 + chosen.sum(dim=1, keepdim=True))).mT @ R + mixed + mixed.mT
+    moment += (g**2 * chosen).sum() * torch.outer(v, v)
+    return moment / (len(R) + chosen.sum())
+
+
+def through_bracket(rows: Tensor, Q: Tensor, shared: _Shared, config: SPEEDConfig) -> Tensor:
+    """`rows` (r, d) times H - H K (K^T H K + lambda I)^-1 K^T H, for the null space Q (d, q)."""
+    Zq = shared.Z @ Q
+    inner = Zq.mT @ Zq
+    inner.diagonal().add_(config.ridge)
+    both = torch.cat([rows, shared.K.mT])
+    H = solve_spd(inner, (both @ Q).mT).mT @ Q.mT
+    rows_H, K_H = H[: len(rows)], H[len(rows) :]
+    core = K_H @ shared.K
+    core.diagonal().add_(config.invariant_slack)
+    # Invariants that the null space does not see leave nothing to constrain: the pseudo-inverse skips them.
+    inverse = torch.linalg.pinv(core, hermitian=True, atol=1e-12 * float(shared.K.square().sum()))
+    return rows_H - (rows_H @ shared.K) @ inverse @ K_H
+
+
+def _quadratic(rows: Tensor, form: Tensor) -> Tensor:
+    """x^T form x of each row, (M,), never negative."""
+    return ((rows @ form) * rows).sum(dim=1).clamp(min=0)
+
+
+def _above_chunk_mean(influence: Tensor, chunk: int) -> Tensor:
+    """(M, draws) booleans: above the mean of their chunk of rows."""
+    return torch.cat([part > part.mean() for part in influence.split(chunk)])

@@ -1,0 +1,120 @@
+"""UCE: least-squares remapping of the projections that read text.
+
+Paper:      Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024, arXiv 2308.14761, eq. 7
+Provenance: written from the paper; official code (MIT) not used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from excise.edits.deltas import TextMap
+from excise.linalg.low_rank import compress
+from excise.linalg.moments import cross, gram
+from excise.linalg.solves import solve_spd
+from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+
+# Keys and values, last subject token, as in the official program of 2025.
+_PAPER = {"tokens": "last", "retain_tokens": "last"}
+# That program: bare names, and no state held fixed.
+_OFFICIAL = {**_PAPER, "prompts": "name", "fixed": "none"}
+
+
+class UCEConfig(MethodConfig):
+    """Settings of UCE; the paper uses one and the same for every kind, with values and keys and the last token."""
+
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **dict.fromkeys(("object", "instance", "person", "explicit"), _PAPER),
+        "style": {**_PAPER, "anchor": "art"},
+        "official": _OFFICIAL,
+        "official-style": {**_OFFICIAL, "anchor": "art"},
+        "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # chosen by benchmarks/canvas_presets.py
+    }
+
+    erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
+    retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
+    ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
+    fixed: Literal["none", "start", "start_and_null"] = Field(
+        "start", description="States that stay exactly as they are: none, the start token, or it and the empty prompt."
+    )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """All that the objective knows of the texts: O^T O, N^T O and R^T R, each (d, d)."""
+
+    targets: Tensor
+    anchors: Tensor
+    retain: Tensor
+
+
+def moments(problem: TextProblem) -> Moments:
+    """Of targets O, their anchors N and what is kept R."""
+    return Moments(gram(problem.targets), cross(problem.anchors, problem.targets), gram(problem.retain))
+
+
+def solve_change(m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
+    """D (d, d) such that W + W D is the edited weight of every projection W.
+
+        W' = argmin  s |W' O^T - W N^T|^2 + p |(W' - W) R^T|^2 + lambda |W' - W|^2
+        W' - W = W s (N - O)^T O H,   H = (lambda I + s O^T O + p R^T R)^-1
+
+    With fixed states K (d, q), where (W' - W) K = 0 must hold, H becomes H - H K (K^T H K)^-1 K^T H, the solution of
+    the same problem under that constraint.
+    """
+    return _through(config.erase_scale * (m.anchors - m.targets), m, K, config)
+
+
+def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
+    """Factors U (d, r) and V (r, d), r = min(T, d), of the D = U V of `solve_change`."""
+    O, N = problem.targets, problem.anchors  # noqa: E741 - the paper's letters
+    K = fixed_states(problem, config.fixed)
+    if len(O) > O.shape[1]:  # more tokens than directions: their product is smaller than either
+        return solve_change(moments(problem), K, config), torch.eye(O.shape[1], dtype=O.dtype, device=O.device)
+    known = Moments(gram(O), O.new_zeros(0), gram(problem.retain))
+    return config.erase_scale * (N - O).mT, _through(O, known, K, config)
+
+
+def _through(rows: Tensor, m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
+    """`rows` (n, d) times H under its constraint."""
+    A = config.erase_scale * m.targets + config.retain_scale * m.retain
+    A.diagonal().add_(config.ridge)
+    V = solve_spd(A, rows.mT).mT  # A is symmetric, so O A^-1 = (A^-1 O^T)^T
+    if K.shape[1]:
+        HK = solve_spd(A, K)
+        V = V - (V @ K) @ torch.linalg.pinv(K.mT @ HK, hermitian=True) @ HK.mT
+    return V
+
+
+def fixed_states(problem: TextProblem, which: str) -> Tensor:
+    """(d, q) columns to leave untouched; near-copies among the empty prompt's states are merged."""
+    rows = {
+        "none": problem.start[None][:0],
+        "start": problem.start[None],
+        "start_and_null": torch.cat([problem.start[None], problem.null]),
+    }[which]
+    if len(rows) < 2:
+        return rows.mT
+    U, S, _ = torch.linalg.svd(rows.mT, full_matrices=False)
+    return U[:, 1e-6 * S[0] < S]
+
+
+class UCE:
+    """The method as the registry knows it."""
+
+    Config = UCEConfig
+
+    @staticmethod
+    def solve(
+        problem: TextProblem, weights: Mapping[str, Tensor], config: UCEConfig, generator: torch.Generator
+    ) -> Solution:
+        """One text map for all of `weights`; nothing in it is random."""
+        U, V = compress(*solve_map(problem, config))
+        return Solution(text_maps=(TextMap(U, V, tuple(weights)),))

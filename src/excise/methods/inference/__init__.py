@@ -1,0 +1,1 @@
+"""Methods that steer each generation and change no weight."""

@@ -1,0 +1,1 @@
+"""SurgUn, and the parts that only it uses."""

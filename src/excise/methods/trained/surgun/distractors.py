@@ -1,0 +1,51 @@
+"""Distractors: what competes for the target's prompts. As unlike each other as possible, of the target's own level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from excise.concepts.concept import same
+from excise.errors import ConceptError
+from excise.families.base import Family
+from excise.families.text_space import pooled
+from excise.support.selection import farthest
+
+TOO_CLOSE = 0.9  # cosine to the target in text space
+
+
+def choose(
+    family: Family,
+    words: Sequence[str],
+    candidates: Sequence[str],
+    count: int,
+    *,
+    excluded: Sequence[str] = (),
+    near: bool = False,
+) -> list[str]:
+    """Distractors for a target, from candidates.
+
+    Args:
+        words: the target's name and synonyms. excluded: names to keep and other targets; never chosen.
+        near: take the nearest ones instead of the most diverse (for comparison).
+
+    Raises:
+        ConceptError: fewer than `count` candidates remain.
+    """
+    gone = {same(w) for w in (*words, *excluded)}
+    left = [c for c in dict.fromkeys(candidates) if same(c) not in gone]
+    states = pooled(family, [words[0], *left])
+    cosine = torch.cosine_similarity(states[:1], states[1:])
+    rows = [i for i, c in enumerate(cosine.tolist()) if c <= TOO_CLOSE]
+    if len(rows) < count:
+        raise ConceptError(
+            f"{len(rows)} distractors for '{words[0]}' are left of {len(candidates)} candidates (targets, names to "
+            f"keep and near-synonyms taken out), {count} are needed; name more with --set distractors=a,b,c or lower "
+            "--set count."
+        )
+    if near:
+        return [left[i] for i in sorted(rows, key=lambda i: -float(cosine[i]))[:count]]
+    points = torch.nn.functional.normalize(states[1:][rows], dim=-1)
+    first = min(range(len(rows)), key=lambda i: float(cosine[rows[i]]))
+    return [left[rows[i]] for i in farthest(points, count, first)]

@@ -1,0 +1,181 @@
+"""Pixel-grounded localisation: which attention blocks, trained alone, lose the target and keep the rest.
+
+Every block gets a short training run of its own; what its pictures show decides. Many blocks can suppress a target, few
+of them leave the rest alone, so erasing is a threshold and retaining the ranking.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from excise.errors import SettingError
+from excise.families.base import fingerprint
+from excise.methods.trained.surgun.injection import strongest
+from excise.support.digests import digest
+from excise.support.files import write_json
+from excise.training.adapters import Adapter, blocks, choose_maps
+from excise.training.loop import Step, fit
+from excise.training.probes import Look, Rates
+from excise.training.problem import TrainingProblem
+from excise.training.run import passes
+
+SHARE = 0.2  # of the steps of a full run
+ENOUGH = 0.8  # of the best block's erasing
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was found: by block, erase and retain.
+
+    `pictures` holds what it was read from, `concept` whom it was found for; one found earlier has no pictures.
+    """
+
+    rows: list[dict[str, Any]]
+    concept: str
+    pictures: dict[str, list[Image.Image]] = field(default_factory=dict)
+
+
+def localise(
+    problem: TrainingProblem, config: Any, look: Look | None, step_of: Callable[[Adapter], Step]
+) -> tuple[list[str], Table | None]:
+    """The blocks that a setting asks for: all, named ones, random ones, or those that the pictures choose.
+
+    Raises:
+        SettingError: blocks that cannot be chosen as asked.
+    """
+    wanted = config.blocks
+    named = named_blocks(problem, wanted)
+    if named is not None:
+        return named, None
+    check_judge(look)
+    assert look is not None
+    kept = _kept(problem, config)
+    table = _read(kept) if config.reuse_blocks else None
+    if table is None:
+        table = probe(problem, config, look, step_of)
+        if kept is not None:
+            write_json(kept, {"concept": table.concept, "rows": table.rows})
+    if wanted == "auto":
+        return choose(table.rows, config.keep_blocks), table
+    return choose(table.rows, _number(wanted), worst=True), table
+
+
+def named_blocks(problem: TrainingProblem, wanted: str) -> list[str] | None:
+    """The blocks of a setting that needs no look: all, random:n, or names; None where localisation has to find them.
+
+    Raises:
+        SettingError: a block that the model does not have, or no number where one belongs.
+    """
+    known = blocks(problem.family)
+    if wanted == "all":
+        return known
+    if wanted.startswith("random:"):
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(problem.seed)).tolist()
+        return [known[i] for i in order[: _number(wanted)]]
+    if wanted.startswith("worst:"):
+        _number(wanted)
+    elif wanted != "auto":
+        chosen = [b.strip() for b in wanted.split(",")]
+        choose_maps(problem.family, "attention", chosen)
+        return chosen
+    return None
+
+
+def check_judge(judge: object) -> None:
+    """Raises:
+    SettingError: there is nothing to look with, so nothing can be localised.
+    """
+    if judge is None:
+        raise SettingError(
+            "without a judge no blocks can be localised; give one, or name the blocks with --set blocks=all (or "
+            "their names)."
+        )
+
+
+def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
+    """Train every block alone for a while and look."""
+    rows, pictures = [], {}
+    known = blocks(problem.family)
+    if config.inject:
+        known = strongest(problem, look, known)
+    for i, block in enumerate(known):
+        problem.say("localising", i, len(known))
+        paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
+        with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
+            with passes(problem.family, config):
+                plan = config.plan(max(1, round(SHARE * config.steps)))
+                fit(adapter, step_of(adapter), plan, seed=problem.seed, advice=config.steadier)
+            pictures[block] = look.draw()
+        rows.append(_row(block, look.rates(pictures[block])))
+    problem.say("localising", len(known), len(known))
+    return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
+
+
+def apart(problem: TrainingProblem, look: Look, adapter: Adapter) -> Table:
+    """What the trained change does in each block alone: not to choose by, but to see where it acts."""
+    rows, pictures = [], {}
+    by_block: dict[str, list[str]] = {}
+    for m in problem.family.attention_maps():
+        if m.path in adapter.paths:
+            by_block.setdefault(m.block, []).append(m.path)
+    for i, (block, paths) in enumerate(by_block.items()):
+        problem.say("looking at each block's part", i, len(by_block))
+        with adapter.only(paths):
+            pictures[block] = look.draw()
+        rows.append(_row(block, look.rates(pictures[block])))
+    problem.say("looking at each block's part", len(by_block), len(by_block))
+    return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
+
+
+def choose(rows: Sequence[dict[str, Any]], count: int, worst: bool = False) -> list[str]:
+    """Of the blocks that erase nearly as well as the best, those that retain best (or worst, for comparison)."""
+    best = max(r["erase"] for r in rows)
+    able = [r for r in rows if r["erase"] >= ENOUGH * best]
+    ranked = sorted(able, key=lambda r: r["retain"] if worst else -r["retain"])  # stable: earlier blocks first
+    return [r["block"] for r in ranked[:count]]
+
+
+def _row(block: str, rates: Rates) -> dict[str, Any]:
+    """One line of a table."""
+    return {"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)}
+
+
+def _kept(problem: TrainingProblem, config: Any) -> Path | None:
+    """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
+    if problem.cache is None:
+        return None
+    choice = {"blocks", "keep_blocks", "reuse_blocks", "calibrate", "tie", "keep"}
+    elsewhere = choice | {"robust", "push", "anchor", "tracker", "draw"}
+    own = config.model_dump(mode="json", exclude=elsewhere)
+    kinds = sorted({c.kind for c in problem.concepts})
+    family = problem.family
+    weights = {m.path: family.denoiser.get_parameter(f"{m.path}.weight") for m in family.attention_maps()}
+    judge = problem.scorer.name if problem.scorer else None
+    what = [fingerprint(weights), kinds, own, judge, sorted(problem.preserve), sorted(problem.retain)]
+    return problem.cache / "localisation" / f"{digest(what)[:32]}.json"
+
+
+def _read(path: Path | None) -> Table | None:
+    """A localisation kept earlier; None where there is none, or it is damaged."""
+    if path is None or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [{"block": str(r["block"]), **{k: float(r[k]) for k in r if k != "block"}} for r in found["rows"]]
+        return Table(rows, str(found["concept"])) if rows else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _number(text: str) -> int:
+    tail = text.partition(":")[2]
+    if not tail.isdigit() or int(tail) < 1:
+        raise SettingError(f"blocks was '{text}'; expected a number after the colon, for example random:2")
+    return int(tail)

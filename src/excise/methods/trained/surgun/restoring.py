@@ -1,0 +1,76 @@
+"""What brings a target back of an edited model: it joins the target's prompts where that is trained away once more.
+
+Words are searched as by UnlearnDiffAtk (arXiv 2310.11868), and new words are learnt as by concept inversion (arXiv
+2308.01508), both on the training pictures; no test prompt, seed or judge is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from excise.attacks.base import Arena, Guides
+from excise.attacks.inversion import InversionConfig, learnt, read_as
+from excise.attacks.tokens import Lexicon, lexicon, put_to, words_first
+from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig, found_words
+from excise.concepts.concept import Concept
+from excise.families.base import Condition, Family
+from excise.methods.trained.surgun.adversary import Adversary
+from excise.methods.trained.surgun.slots import Slots
+from excise.training.pictures import picture_seed
+from excise.training.problem import Say
+
+SEARCHES, LEARNT = 2, 4  # of words, and of learnt words, each from another start
+SEARCHING, LEARNING = UnlearnDiffAtkConfig(), InversionConfig()
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """One thing that brings a target back.
+
+    Attributes:
+        words: put to the prompts; "" where a learnt word stands instead of the target's name.
+        condition: what is read of the prompts of all slots with it.
+    """
+
+    words: str
+    condition: Condition
+
+
+def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number: int, say: Say) -> list[Restoring]:
+    """What lets the model as it is now expect the target's pictures most, the model's own words for it left out.
+
+    Args:
+        number: of the round, which starts its searches elsewhere.
+    """
+    arena, known = _arena(family, concept, slots, picture_seed("restoring", seed, number))
+    arena.say = lambda what, done, total: say(f"{what} for {concept.name}", done, total)
+    found = [" ".join(known.text(found_words(arena, known, SEARCHING, i))) for i in range(SEARCHES)]
+    rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(found)}
+    vectors = [learnt(arena, known, LEARNING, "restoring", i) for i in range(LEARNT)]
+    with torch.no_grad():
+        new = [read_as(arena, known, v, slots.prompts) for v in vectors]
+    return [Restoring(w, c.to(torch.device("cpu"), torch.float32)) for w, c in [*rows.items(), *(("", c) for c in new)]]
+
+
+def adversary(family: Family, concept: Concept, slots: Slots, seed: int, number: int) -> Adversary:
+    """Words that go on being learnt during the training of a round."""
+    arena, known = _arena(family, concept, slots, picture_seed("adversary", seed, number))
+    return Adversary(arena, known, LEARNING, arena.generator("adversary"))
+
+
+def _arena(family: Family, concept: Concept, slots: Slots, seed: int) -> tuple[Arena, Lexicon]:
+    """The training pictures as guides, with a seed that no attack on what comes of this has; and the words to use."""
+    empty = torch.zeros(0, *family.latent_shape)
+    guides = Guides(list(slots.prompts), slots.target, [], empty)
+    arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=seed)
+    return arena, lexicon(family, concept.words, slots.prompts)
+
+
+def with_words(family: Family, words: str, prompts: Sequence[str]) -> list[str]:
+    """Prompts with words put to them, where the family's tokenizer wants them."""
+    front = words_first(family)
+    return [put_to(words, p, front) for p in prompts]

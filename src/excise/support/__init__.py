@@ -1,0 +1,1 @@
+"""What every room uses: files, settings, digests, checks of input; it knows nothing of models."""

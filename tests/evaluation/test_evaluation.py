@@ -1,0 +1,133 @@
+"""Evaluation on a tiny model: what must hold whatever the model draws."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import worlds
+
+from excise import erase
+from excise.cli.gates import METRICS
+from excise.errors import ConceptError, UnknownNameError
+from excise.evaluation import controls
+from excise.evaluation.evaluate import evaluate
+from excise.families import family_of
+from excise.protocols import PROTOCOLS
+from excise.protocols.base import Protocol
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch):
+    worlds.register(monkeypatch)
+
+
+@pytest.fixture
+def family(pipe):
+    return family_of(pipe)
+
+
+@pytest.fixture
+def edit(family):
+    return erase(family, ["cat"], method="uce", preserve=["dog"], vocabulary=None)
+
+
+def run(family, *concepts, **options):
+    return evaluate(family, concepts, protocol="small-world", **options)
+
+
+def test_identity_changes_nothing(family):
+    found = run(family, "cat", edits=[controls.identity(family, "tiny")], untouched=True).result
+    assert found.untouched == {k: found.metrics[k] for k in found.untouched}
+    assert found.metrics["drift"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 8}
+    assert (
+        found.metrics["ua"]["value"]
+        == 1
+        - sum(s.saw["object"] == "cat" for s in found.shown[:14] if s.asked["object"] == "cat" and s.group == "grid")
+        / 4
+    )
+    if "ua_relative" in found.metrics:
+        assert found.metrics["ua_relative"]["value"] == 0.0
+    assert '"n":8}' in found.model_dump_json()  # a count stays a whole number
+    assert all(b["damage"]["value"] == 0 for bins in found.neighbours.values() for b in bins)
+
+
+def test_an_edit_moves_the_pictures_of_others_measurably(family, edit):
+    found = run(family, "cat", edits=[edit.scaled(50.0)], untouched=True)
+    assert found.result.metrics["drift"]["value"] > 0
+    assert found.before is not None
+    assert len(found.before.images) == len(found.images) == 14
+    assert found.result.edit_bytes > 0
+    assert found.result.seconds["draw"] > 0
+
+
+def test_batch_size_and_order_do_not_matter(family, monkeypatch):
+    wanted = run(family, "cat").result
+    by_image = {(s.prompt, s.seed): s.asked for s in wanted.shown}
+    shuffled = worlds.small_world()
+    items = list(shuffled.items)
+    random.Random(0).shuffle(items)
+
+    def other() -> Protocol:
+        from dataclasses import replace
+
+        return replace(shuffled, items=tuple(items))
+
+    monkeypatch.setattr(worlds, "small_world", other)
+    again = run(family, "cat", batch=3).result
+    assert {(s.prompt, s.seed): s.asked for s in again.shown} == by_image
+    assert again.hash != wanted.hash  # another order is another protocol, though its seeds are the same
+    truth = worlds.Truthful(PROTOCOLS.load("small-world")().select([("object", "cat")]))
+    assert run(family, "cat", judge=truth).result.metrics["ira"]["value"] == 1.0
+
+
+def test_a_judge_that_always_lies_is_seen_through(family):
+    items = PROTOCOLS.load("small-world")().select([("object", "cat")])
+    honest = run(family, "cat", judge=worlds.Truthful(items)).result.metrics
+    assert (honest["ua"]["value"], honest["ira"]["value"], honest["alias_rate"]["value"]) == (0.0, 1.0, 1.0)
+    lying = run(family, "cat", judge=worlds.Truthful(items, lie="none")).result
+    assert (lying.metrics["ua"]["value"], lying.metrics["ira"]["value"]) == (1.0, 0.0)
+    assert lying.metrics["abstain"]["value"] == 1.0
+    assert lying.became["cat"] == {"none": 4}
+    assert run(family, "cat", judge=worlds.Truthful(items)).result.hash != run(family, "cat").result.hash
+
+
+def test_corrected_for_the_judge(family, edit):
+    found = run(family, "cat", edits=[edit], untouched=True).result.metrics
+    assert set(found) <= set(METRICS)  # what a gate may ask for
+    for name in ("ua", "ira", "cra", "h", "ira_worst", "cra_uc", "selective_alignment", "alias_rate"):
+        assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] + 1e-12 <= 1 + 1e-9, name
+
+
+def test_a_second_evaluation_is_served_from_the_cache(family, tmp_path, edit, monkeypatch):
+    first = run(family, "cat", edits=[edit], untouched=True, cache=tmp_path)
+
+    def never(*_, **__):
+        raise AssertionError("nothing should be drawn")
+        yield
+
+    monkeypatch.setattr(type(family), "batches", lambda self, requests, **_: never() if requests else iter(()))
+    second = run(family, "cat", edits=[edit], untouched=True, cache=tmp_path)
+    assert second.result.metrics == first.result.metrics
+    assert second.images.paths == first.images.paths
+
+
+def test_a_sequence_tells_what_came_back(family):
+    edits = [erase(family, [c], method="uce", vocabulary=None) for c in ("cat", "dog")]
+    found = evaluate(family, ["cat", "dog"], edits=edits, protocol="small-sequence").result.sequence
+    assert found is not None
+    assert found["targets"] == ["cat", "dog"]
+    assert found["matrix"][0][1] is None
+    assert found["rebound"][1] == 0.0
+    assert found["rebound"][0] == pytest.approx(found["matrix"][0][0] - found["matrix"][1][0])
+    with pytest.raises(ConceptError, match="needs one edit for each concept.* 1 edits and 2 concepts"):
+        evaluate(family, ["cat", "dog"], edits=edits[:1], protocol="small-sequence")
+
+
+def test_refusals(family):
+    with pytest.raises(UnknownNameError, match="no protocol 'small-word'. Did you mean 'small-world'"):
+        evaluate(family, ["cat"], protocol="small-word")
+    with pytest.raises(ConceptError, match="small-world cannot judge 'Monet'; it knows object: cat, dog, car"):
+        run(family, "Monet")
+    with pytest.raises(ConceptError, match="has no group 'gird'"):
+        run(family, "cat", groups=["gird"])
