@@ -13,7 +13,7 @@ from pydantic import Field
 
 from excise.attacks.base import BACK, SEEDS, Access, Arena, AttackError, Control, Round, Settings
 from excise.training.adapters import Adapter, choose_maps
-from excise.training.run import attending
+from excise.training.run import attention_backend
 
 
 class RelearningConfig(Settings):
@@ -66,7 +66,7 @@ class Relearning:
         maps = [m.path for m in choose_maps(arena.family, "cross", None)]
         with Adapter(arena.family, maps, config.rank, arena.seed) as adapter:
             optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=config.lr)
-            with attending(arena.family):
+            with attention_backend(arena.family):
                 for step in range(config.steps):
                     at = torch.randint(count, (config.batch,), generator=generator)
                     clean = latents[at]

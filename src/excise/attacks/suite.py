@@ -37,7 +37,7 @@ from excise.support.files import make_folder, write_atomically, write_json
 from excise.support.selection import evenly
 from excise.support.strict import explain
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
-from excise.training.run import attending
+from excise.training.run import attention_backend
 from excise.training.scorers import as_scorer
 
 Say = Callable[[str, int, int], None]
@@ -280,7 +280,7 @@ class _Runner:
             **self.shared,
         )
         began, self.recalled = time.perf_counter(), 0.0
-        with attending(family) if kind.passes(config, 1) else nullcontext():
+        with attention_backend(family) if kind.passes(config, 1) else nullcontext():
             rounds = kind.attack(arena, config)
         spent = {
             "drawn": arena.drawn,

@@ -21,10 +21,10 @@ from excise.methods.trained.surgun.injection import strongest
 from excise.support.digests import digest
 from excise.support.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
-from excise.training.loop import Step, fit
+from excise.training.loop import Step, Trainer
 from excise.training.probes import Look, Rates
 from excise.training.problem import TrainingProblem
-from excise.training.run import passes
+from excise.training.run import training_mode
 
 SHARE = 0.2  # of the steps of a full run
 ENOUGH = 0.8  # of the best block's erasing
@@ -109,9 +109,9 @@ def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[
         problem.say("localising", i, len(known))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
-            with passes(problem.family, config):
+            with training_mode(problem.family, config.checkpointing):
                 plan = config.plan(max(1, round(SHARE * config.steps)))
-                fit(adapter, step_of(adapter), plan, seed=problem.seed, advice=config.steadier)
+                Trainer(adapter, plan, problem.seed, advice=config.steadier).fit(step_of(adapter))
             pictures[block] = look.draw()
         rows.append(_row(block, look.rates(pictures[block])))
     problem.say("localising", len(known), len(known))

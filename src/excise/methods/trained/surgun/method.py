@@ -42,7 +42,7 @@ from excise.methods.trained.surgun.slots import Slots, UnseenError, draw_slots
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
 from excise.training.problem import TrainingProblem, TrainingResult
-from excise.training.run import kept_point, look_of
+from excise.training.run import chosen_point, look_of
 
 
 class SurgUn(Trained[SurgUnConfig]):
@@ -118,7 +118,7 @@ def _train_confined(job: Job) -> TrainingResult:
         return _train_within(null_span(job.problem.family, job.problem.retain, config.threshold), job)
     span = _target_span(job, config.share)
     first = _train_within(span, job)
-    if not first.evidence["calibration"] or kept_point(first.evidence)["erase"] >= ENOUGH:
+    if not first.evidence["calibration"] or chosen_point(first.evidence)["erase"] >= ENOUGH:
         return first
     wider = _target_span(job, config.share * config.widen)
     if wider.directions.shape == span.directions.shape:
@@ -131,7 +131,7 @@ def _train_confined(job: Job) -> TrainingResult:
 
 def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, float]:
     """How good an attempt is, by the rule that chose its checkpoint."""
-    point = kept_point(measured)
+    point = chosen_point(measured)
     return config.calibrate in ("constrained", "kept") and point["erase"] >= ENOUGH, point["score"]
 
 

@@ -209,11 +209,11 @@ class Job:
         return step_of(adapter, self.competitions, self.config)
 
     def train(
-        self, adapter: Weights, meet: Callable[[Weights], None] | None = None
+        self, adapter: Weights, on_chosen_checkpoint: Callable[[Weights], None] | None = None
     ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
         """As `training.run.train`."""
         learning = [c.adversary for c in self.competitions if c.adversary]
-        return train(self.problem, self.config, adapter, self.step, self.look, meet, learning)
+        return train(self.problem, self.config, adapter, self.step, self.look, on_chosen_checkpoint, learning)
 
     def aside(self, name: str) -> Job:
         """The same with a folder of its own."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from excise.concepts.concept import Concept
-from excise.edits.apply import laid
+from excise.edits.apply import temporarily_applied
 from excise.edits.deltas import add
 from excise.errors import ExciseWarning
 from excise.families.base import join
@@ -23,7 +23,7 @@ from excise.methods.trained.surgun.restoring import Restoring, adversary, restor
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.pictures import picture_seed
 from excise.training.problem import TrainingProblem, TrainingResult
-from excise.training.run import kept_point, passes
+from excise.training.run import chosen_point, training_mode
 
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
 HELD_PICTURES = 96  # of what is kept, for that loss, half of them of what is nearest to a target
@@ -60,7 +60,7 @@ def harden(job: Job, first: TrainingResult) -> TrainingResult:
     whole, rounds = dict(first.modules), []
     for number in range(job.config.robust):
         config = _harder(job.config, push, (number + 1) / job.config.robust)
-        with laid(problem.family, whole):
+        with temporarily_applied(problem.family, whole):
             found = [
                 _returning(problem, config, c, k, number) for c, k in zip(problem.concepts, competitions, strict=True)
             ]
@@ -79,7 +79,7 @@ def harden(job: Job, first: TrainingResult) -> TrainingResult:
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
         rounds[-1] |= {"push": push, "step": measured["step"], "calibration": measured["calibration"]}
-        if job.look and config.calibrate == "kept" and kept_point(measured)["retain"] < job.config.keep:
+        if job.look and config.calibrate == "kept" and chosen_point(measured)["retain"] < job.config.keep:
             rounds[-1]["step"] = None
             push /= GENTLER
             if number + 1 == job.config.robust:
@@ -116,7 +116,7 @@ def _returning(
     problem: TrainingProblem, config: SurgUnConfig, concept: Concept, competition: Competition, number: int
 ) -> list[Restoring]:
     """What brings a target back of the model as it is now."""
-    with passes(problem.family, config):
+    with training_mode(problem.family, config.checkpointing):
         return restoring(problem.family, concept, competition.slots, problem.seed, number, problem.say)
 
 
