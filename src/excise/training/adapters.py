@@ -22,18 +22,11 @@ from torch.nn.utils import parametrize
 from excise.edits.apply import networks, parted
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
-from excise.families.base import AttentionMap, Family
-from excise.families.networks import check_trainable, module_in
+from excise.families.base import Family, WeightMap
+from excise.families.networks import check_trainable
 
 NAME = "excise"
 WeightsT = TypeVar("WeightsT", bound="Weights")
-MODULES = {
-    "cross_kv": lambda m: m.source == "cross" and m.part in "kv",
-    "cross": lambda m: m.source == "cross",
-    "self": lambda m: m.source == "self",
-    "attention": lambda m: True,
-}
-"""What to train, by role: keys and values that read text, all of cross-attention, all of self-attention, or both."""
 
 
 def blocks(family: Family) -> list[str]:
@@ -41,20 +34,21 @@ def blocks(family: Family) -> list[str]:
     return list(dict.fromkeys(m.block for m in family.attention_maps()))
 
 
-def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = None) -> list[AttentionMap]:
-    """The maps of a role in some blocks (in all of them where None).
+def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = None) -> list[WeightMap]:
+    """The attention maps of a role (families/roles.py) in some blocks of the denoiser, or in all of them.
 
     Raises:
-        SettingError: a block that the denoiser does not have, or nothing of that role in the blocks.
+        SettingError: the denoiser has no such block, or the blocks have nothing of that role.
+        ModelError: the family has nothing of that role.
     """
     known = blocks(family)
     for block in chosen or []:
         if block not in known:
             raise SettingError(f"the model has no attention block '{block}'; it has: {', '.join(known)}.")
-    found = [m for m in family.attention_maps() if MODULES[modules](m) and (chosen is None or m.block in chosen)]
-    if not found:
+    maps = [m for m in family.maps(modules) if chosen is None or m.block in chosen]
+    if not maps:
         raise SettingError(f"nothing of '{modules}' is in the chosen blocks; choose other blocks or other modules.")
-    return found
+    return maps
 
 
 def other_linears(family: Family) -> list[str]:
@@ -93,16 +87,13 @@ class Weights(ABC):
     def __init__(self, family: Family, paths: Sequence[str]) -> None:
         self.family, self.paths = family, list(paths)
         known = networks(family)
-        split = [parted(path, known) for path in self.paths]
-        self._networks = {name: network for name, network in known.items() if name in {n for n, _ in split}}
+        of = {path: parted(path, known)[0] for path in self.paths}
+        self._networks = {name: network for name, network in known.items() if name in set(of.values())}
         for name, network in self._networks.items():
             if name:
                 check_trainable(network)
         names = {id(m): name for network in self._networks.values() for name, m in network.named_modules()}
-        self._places = {
-            path: _Place(known[name], names[id(module_in(known[name], rest))])
-            for path, (name, rest) in zip(self.paths, split, strict=True)
-        }
+        self._places = {path: _Place(known[name], names[id(family.module(path))]) for path, name in of.items()}
         self._trainable: list[nn.Parameter] = []
 
     @property

@@ -96,11 +96,10 @@ class Distilled(Trained[DistilledT]):
                 "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or "
                 "leave it at 0."
             )
-        parts: list[Any] = [problem.family.denoiser, *problem.family.text_encoders.values()]
-        dtype = next((w.dtype for part in parts for w in part.parameters() if w.dtype != torch.float32), torch.float32)
-        if config.weights == "full" and dtype != torch.float32:
+        dtypes = {problem.family.parameter(path).dtype for path in self.targets(problem.family, config)}
+        if config.weights == "full" and (half := dtypes - {torch.float32}):
             raise SettingError(
-                f"weights=full trains the weights in single precision, and the model is loaded in {dtype}; load it "
+                f"weights=full trains the weights in single precision, and the model is loaded in {half.pop()}; load it "
                 "with --dtype float32, or train a LoRA (--set weights=lora)."
             )
 

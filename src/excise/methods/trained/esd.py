@@ -39,7 +39,9 @@ class ESDConfig(DistilledConfig):
     }
 
     train: Literal["denoiser", "text_encoder"] = Field(
-        "denoiser", description="The network to train: the denoiser, or all text encoders.", json_schema_extra=OMIT_DEFAULT
+        "denoiser",
+        description="The network to train: the denoiser, or all text encoders.",
+        json_schema_extra=OMIT_DEFAULT,
     )
     encoder_maps: Literal["mlp", "all"] = Field(
         "mlp",
