@@ -45,7 +45,7 @@ from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.objective import SurgUnConfig, step_of
 from excise.methods.trained.surgun.slots import Slots
 from excise.training.adapters import Adapter, choose_maps
-from excise.training.loop import Plan, fit
+from excise.training.loop import Plan, Trainer
 
 RANK = 8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -138,7 +138,7 @@ def seconds_of_surgun(family: PipelineFamily, conditions: Callable[[int], Condit
         step = step_of(adapter, [competition], config)
         times[0] = time.perf_counter()
         plan = Plan(steps=options.steps + 1, lr=1e-4, save_every=options.steps + 1, precision="bf16")
-        fit(adapter, step, plan, seed=0, watch=lambda *_: times.append(time.perf_counter()))
+        Trainer(adapter, plan, seed=0).fit(step, lambda *_: times.append(time.perf_counter()))
     return [b - a for a, b in pairwise(times)]
 
 
