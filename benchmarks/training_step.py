@@ -42,7 +42,8 @@ from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
 from excise.methods.trained.surgun.competition import Competition
-from excise.methods.trained.surgun.objective import SurgUnConfig, step_of
+from excise.methods.trained.surgun.config import SurgUnConfig
+from excise.methods.trained.surgun.objective import step_of
 from excise.methods.trained.surgun.slots import Slots
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.loop import Plan, Trainer

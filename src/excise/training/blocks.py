@@ -1,4 +1,4 @@
-"""What the loss of a distilled method is computed on: a batch of noised latents, prompts, the student and the teacher."""
+"""What the loss of a distilled method is computed on: latents, prompts, the student and its teacher."""
 
 from __future__ import annotations
 

@@ -80,6 +80,6 @@ class DistilledConfig(TrainedConfig):
     retain_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of staying near the untouched model on prompts to keep, on the same latents; 0 leaves it out.",
+        description="Weight of staying near the untouched model on prompts to keep, at the same latents.",
         json_schema_extra=OMIT_DEFAULT,
     )

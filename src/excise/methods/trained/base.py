@@ -99,8 +99,8 @@ class Distilled(Trained[DistilledT]):
         dtypes = {problem.family.parameter(path).dtype for path in self.targets(problem.family, config)}
         if config.weights == "full" and (half := dtypes - {torch.float32}):
             raise SettingError(
-                f"weights=full trains the weights in single precision, and the model is loaded in {half.pop()}; load it "
-                "with --dtype float32, or train a LoRA (--set weights=lora)."
+                f"weights=full trains the weights in single precision, and the model is loaded in {half.pop()}; load "
+                "it with --dtype float32, or train a LoRA (--set weights=lora)."
             )
 
     def train(self, problem: TrainingProblem, config: DistilledT) -> TrainingResult:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from excise.errors import SettingError
 from excise.families.base import fingerprint
+from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.injection import strongest
 from excise.support.digests import digest
 from excise.support.files import write_json
@@ -43,7 +44,7 @@ class Table:
 
 
 def localise(
-    problem: TrainingProblem, config: Any, look: Look | None, step_of: Callable[[Adapter], Step]
+    problem: TrainingProblem, config: SurgUnConfig, look: Look | None, step_of: Callable[[Adapter], Step]
 ) -> tuple[list[str], Table | None]:
     """The blocks that a setting asks for: all, named ones, random ones, or those that the pictures choose.
 
@@ -99,7 +100,7 @@ def check_judge(judge: object) -> None:
         )
 
 
-def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
+def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
     """Train every block alone for a while and look."""
     rows, pictures = [], {}
     known = blocks(problem.family)
@@ -147,7 +148,7 @@ def _row(block: str, rates: Rates) -> dict[str, Any]:
     return {"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)}
 
 
-def _kept(problem: TrainingProblem, config: Any) -> Path | None:
+def _kept(problem: TrainingProblem, config: SurgUnConfig) -> Path | None:
     """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
     if problem.cache is None:
         return None
