@@ -24,7 +24,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "esd": {},
     "esd, text encoder": {"train": "text_encoder"},
 }
-METRICS = ("ua", "ira", "cra", "ua_aliases")
+METRICS = ("ua", "ira", "cra", "alias_rate")
 
 
 def measured(family: Family, edit: Edit, concept: str) -> dict[str, float]:
