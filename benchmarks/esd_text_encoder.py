@@ -27,10 +27,21 @@ ROWS: dict[str, dict[str, Any]] = {
 METRICS = ("ua", "ira", "cra", "alias_rate")
 
 
+def made(family: Family, row: str, concept: str, further: dict[str, Any], folder: Path | None) -> Edit:
+    """The edit of one row; read from the folder where it is there already, else saved in it."""
+    path = folder / f"{row.replace(', ', '-').replace(' ', '-')}-{concept}.safetensors" if folder else None
+    if path is not None and path.exists():
+        return Edit.load(path)
+    edit = erase(family, [concept], "esd", **{**ROWS[row], **further})
+    if path is not None:
+        edit.save(path)
+    return edit
+
+
 def measured(family: Family, edit: Edit, concept: str) -> dict[str, float]:
     """The metrics of one edit, by canvas-mini."""
     metrics = evaluate(family, [concept], edits=[edit], protocol="canvas-mini").result.metrics
-    return {name: float(metrics[name].value) for name in METRICS if name in metrics}
+    return {name: float(metrics[name]["value"]) for name in METRICS if name in metrics}
 
 
 def main() -> None:
@@ -49,10 +60,8 @@ def main() -> None:
             if (row, concept) in known:
                 continue
             began = time.perf_counter()
-            edit = erase(family, [concept], "esd", **{**ROWS[row], **further})
+            edit = made(family, row, concept, further, options.edits)
             seconds = time.perf_counter() - began
-            if options.edits:
-                edit.save(options.edits / f"{row.replace(', ', '-').replace(' ', '-')}-{concept}.safetensors")
             line = {"row": row, "concept": concept, **measured(family, edit, concept), "seconds": round(seconds)}
             line["step"] = edit.record.measured["step"]
             lines.append(line)
