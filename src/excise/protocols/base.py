@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from excise.errors import ConceptError, ExciseError
+from excise.support.digests import digest, seed_of
 
 Target = tuple[str, str]
 """(attribute, label): what a concept is to a judge, for example ("object", "cat")."""
@@ -82,15 +82,13 @@ class Protocol:
     @cached_property
     def hash(self) -> str:
         """SHA-256 over the content; two results may be compared only when it agrees."""
-        text = json.dumps(self.content, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(self.content, escape=False)
 
     def seed(self, item: Item) -> int:
         """The seed of one image: fixed, or a function of (protocol, prompt, index) alone, so batches do not matter."""
         if item.seed is not None:
             return item.seed
-        text = f"{self.name}\x00{item.prompt}\x00{item.index}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return seed_of(self.name, item.prompt, item.index)
 
     def select(self, targets: Sequence[Target], groups: Sequence[str] | None = None) -> list[Item]:
         """The items an evaluation draws, in order, each image once; those about other targets are left out.
@@ -180,6 +178,5 @@ def summary(protocol: Protocol) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for item in protocol.items:
         counts[item.group] = counts.get(item.group, 0) + 1
-    prompts = json.dumps([asdict(i) for i in protocol.items], sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(prompts.encode()).hexdigest()[:12]
-    return json.loads(json.dumps({**content, "items": counts, "prompts_and_seeds": digest}))
+    prompts = digest([asdict(i) for i in protocol.items], escape=False)[:12]
+    return json.loads(json.dumps({**content, "items": counts, "prompts_and_seeds": prompts}))
