@@ -50,7 +50,7 @@ class Sampling:
 
     def _precision(self, family: Family) -> AbstractContextManager[Any]:
         # Not fp16, in which the autoencoder of SDXL overflows.
-        return bfloat16(family.device.type, asked=self.precision == "bf16")
+        return bfloat16(family.device.type, enabled=self.precision == "bf16")
 
 
 CANVAS_SAMPLING = Sampling(12, 4.0, batch=40)
