@@ -1,8 +1,8 @@
 """Protocols of a judge: a network, or a function of the user, that says what an image shows.
 
 A `Judge` has a closed list of labels and names one for each attribute of an image; evaluation protocols count these
-labels. An `OpenJudge` answers whether an image shows a given name, which need not be in any list; training, policies and
-attacks ask this. `LabelJudge` makes an open judge out of a closed one.
+labels. An `OpenJudge` answers whether an image shows a given name, which need not be in any list; training, policies
+and attacks ask this. `LabelJudge` makes an open judge out of a closed one.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def config_of(state: dict[str, Tensor], path: Path) -> Any:
 
 
 def _rows(config: Any) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
-    """Yield for each convolution torchvision's names of it and of its batch norm, its name on the hub, and its shape."""
+    """Yield for each convolution torchvision's names of it and of its batch norm, its name on the hub, its shape."""
     yield "conv1", "bn1", "embedder.embedder", (config.embedding_size, 3, 7, 7)
     before = config.embedding_size
     for n, width, depth in zip(STAGES, config.hidden_sizes, config.depths, strict=True):
