@@ -104,7 +104,7 @@ READERS = {
             "stable-diffusion.cpp",
             "at 15f335d",
             _unets("kohya-lora", "single-file"),
-            # It turns underscores into dots except in listed words; it lacks `label_emb`, `add_embedding`, `time_embed`.
+            # Underscores become dots except in listed words; the list lacks `label_emb`, `add_embedding`, `time_embed`.
             kohya=rf"lora_unet_(?:{_BLOCK}|{_ORIGINAL}|input_blocks_0_0|out_2)|{_TEXT}",
             diffusers=r"unet\.(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\..+",
         ),
