@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from excise.concepts.concept import Concept
 from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.families.noising import Noising, noising
+from excise.support.digests import seed_of
 
 BACK = 3  # passes that one with gradients counts as, for it takes the time of so many
 SCALE = 2.0**12  # of losses in fp16, whose gradients would vanish
@@ -269,5 +269,4 @@ class Attack(Protocol):
 
 
 def _mixed(*parts: object) -> int:
-    digest = hashlib.sha256("\x00".join(map(str, ("attack", *parts))).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return seed_of("attack", *parts)

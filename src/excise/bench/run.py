@@ -325,4 +325,4 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _precision(name: str) -> Any:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return bfloat16(kind, asked=name == "bfloat16")
+    return bfloat16(kind, enabled=name == "bfloat16")

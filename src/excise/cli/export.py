@@ -39,7 +39,7 @@ def export(
     from excise.errors import unknown
     from excise.exporting import FORMATS
     from excise.exporting import export as export_edit
-    from excise.exporting.readers import reader, told
+    from excise.exporting.readers import describe, reader
 
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -58,7 +58,7 @@ def export(
         return
     rank = f"rank {done.rank}, " if done.rank else ""
     show.say(f"{done.path}: {done.format}, {rank}off from the edit by {done.error:.1e} of its size")
-    for line in told(done.readers):
+    for line in describe(done.readers):
         show.say(line)
     if for_ is not None and not done.readers[for_].whole:
         show.say(f"leave out --format {format}, and what {done.readers[for_].program} reads whole is chosen")
