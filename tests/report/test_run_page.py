@@ -6,7 +6,8 @@ import pytest
 
 from excise.evaluation.catalog import METRICS
 from excise.evaluation.evaluate import Evaluated, Evaluation
-from excise.report.run_page import evaluation_section, write_page
+from excise.evaluation.scoring import Shown
+from excise.report.run_page import evaluation_section, summary, write_page
 
 PLAN = {
     "score": "captions",
@@ -27,10 +28,8 @@ def evaluation(protocol: str, metrics: dict[str, float], **more) -> Evaluation:
         model="my-model",
         concepts=[],
         metrics=estimates,
-        became={},
-        shown=[],
         seconds={"draw": 10.0, "judge": 2.0},
-        **more,
+        **{"became": {}, "shown": [], **more},
     )
 
 
@@ -65,3 +64,25 @@ def test_every_catalogued_metric_has_a_row(tmp_path):
 def test_the_limits_of_the_built_in_world_are_told_of_its_protocols_alone(tmp_path, protocol):
     text = page(tmp_path, evaluation(protocol, {"accuracy": 0.5}))
     assert ("small built-in world" in text) == protocol.startswith("canvas")
+
+
+def test_a_protocol_of_classes_has_no_map_of_objects_and_styles(tmp_path):
+    """Its group is called grid as well, but its prompts ask for a class alone."""
+    shown = [Shown(group="grid", prompt="a church", seed=0, asked={"class": "church"}, saw={"class": "tench"})]
+    text = page(tmp_path, evaluation("imagenette", {"accuracy": 0.0}, shown=shown))
+    assert "Every object in every style" not in text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentences"),
+    [
+        ({"ua": 0.95, "ira": 0.8, "cra": 0.9}, ["95.0 % no longer show it", "right in 80.0 %", "right in 90.0 %"]),
+        ({"acc_e": 0.1, "acc_r": 0.7}, ["10.0 % still show the name", "70.0 % show the name"]),
+        ({"sc": 0.5}, ["Only a part of the protocol was run."]),
+    ],
+)
+def test_the_summary_says_the_main_results(metrics, sentences):
+    result = evaluation("canvas-mini", metrics).model_copy(update={"concepts": ["cat"]})
+    for sentence in sentences:
+        assert sentence in summary(result)
+    assert "0 images in 12 s" in summary(result)
