@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -66,7 +66,7 @@ def erase(
     """
     from excise.concepts.concept import Concept, as_concepts, check_preserve
     from excise.concepts.concept_file import read_concepts
-    from excise.methods import METHODS
+    from excise.methods import load_method
 
     settings = o.parse_settings(set_ or [])
     if robust:
@@ -75,55 +75,47 @@ def erase(
     asked: list[str | Concept] = [*(concept or []), *(read_concepts(concept_file, kind) if concept_file else [])]
     concepts = as_concepts(asked, kind)  # cheap checks first, the model later
     check_preserve(concepts, names)
-    method_class = METHODS.load(method)
+    method_class = type(load_method(method))
 
     from excise.cli import show
     from excise.cli.making import finish
     from excise.edits.edit import applied
     from excise.erasing.advise import advise as find_strength
-    from excise.erasing.erase import erase as erase_concepts
+    from excise.erasing.erase import Erasure, Naming, Origin, make_edit
     from excise.families.built_in import is_built_in
+    from excise.methods.base import Context
     from excise.support.files import make_folder
     from excise.support.runs import STATES
     from excise.support.settings import configure
-    from excise.training.problem import Room
 
     configure(method_class.Config, method, settings, concepts[0].kind)
     earlier = o.load_edits(edit)
     make_folder(out)
     family = source.load(model)
-    timings: dict[str, float] = {}
-    request: dict[str, Any] = {
-        "preserve": names,
-        "vocabulary": vocabulary,
-        "kind": kind,
-        "anchor": anchor,
-        "seed": seed,
-        "model_name": model,
-        "revision": source.revision,
-        "states": out / STATES if keep_states else None,
-        "timings": timings,
-        **settings,
-    }
+    states = out / STATES if keep_states else None
+    naming, origin = Naming(names, vocabulary, kind, anchor), Origin(model, source.revision)
     with applied(family, earlier):
         with show.stages() as say:
-            room = Room(
-                judge, out / "training", o.user_cache(), say, charts=is_built_in(family) if charts is None else charts
-            )
             if advise:
-                made = find_strength(family, concepts, method, judge=judge, say=say, **request).edit
+                advice = find_strength(
+                    family, concepts, method, **vars(naming), **vars(origin), seed=seed, judge=judge, states=states,
+                    say=say, **settings,
+                )  # fmt: skip
+                made = Erasure(advice.edit, {}, advice.seconds)
             else:
-                made = erase_concepts(family, concepts, method, room=room, **request)
+                drawn = is_built_in(family) if charts is None else charts
+                context = Context(judge, out / "training", o.user_cache(), states, say, charts=drawn)
+                made = make_edit(family, concepts, method, settings, naming, origin, seed, context)
         finish(
             "erase",
             family,
-            made,
+            made.edit,
             model,
             out,
-            timings,
+            made.seconds,
             preserve=names,
             preview=preview,
-            drawn=room.pictures,
+            drawn=made.pictures,
             earlier=edit or (),
             loaded=source.given(),
             as_json=as_json,

@@ -37,8 +37,7 @@ def update(
     from excise.concepts.concept import Concept, as_concepts
     from excise.concepts.concept_file import read_concepts
     from excise.edits.edit import Edit
-    from excise.erasing.update import changed, check_updatable
-    from excise.erasing.update import update as update_edit
+    from excise.erasing.update import changed, check_updatable, updated
     from excise.errors import ConceptError
     from excise.support.runs import EDIT_NAME, STATES, locked
 
@@ -52,16 +51,15 @@ def update(
         changed(edit.record, new, drop or [])  # cheap checks first, the model later
         name = model or edit.record.base.model
         family = source.load(name, edit.record.base.revision)
-        timings: dict[str, float] = {}
-        made = update_edit(family, edit, new, drop or [], states=run / STATES, timings=timings)
+        made = updated(family, edit, new, drop or [], run / STATES)
         finish(
             "update",
             family,
-            made,
+            made.edit,
             name,
             run,
-            timings,
-            preserve=made.record.preserve,
+            made.seconds,
+            preserve=made.edit.record.preserve,
             preview=preview,
             loaded=source.given(),
             as_json=as_json,

@@ -22,16 +22,17 @@ from excise.erasing.erase import erase
 from excise.errors import EditFileError, ExciseWarning
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
-from excise.methods import METHODS
+from excise.methods import METHODS, load_method
+from excise.methods.base import Context
 from excise.policy import ledger
 from excise.policy.ledger import LedgerError
 from excise.policy.policy import MethodChoice, Policy, PolicyError, Request
 from excise.policy.verify import Verification, verify
 from excise.support.files import write_atomically
+from excise.support.progress import Report
 from excise.support.runs import EDIT_NAME, STATES
 from excise.support.settings import configure
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
-from excise.training.problem import Room, Say
 from excise.training.scorers import Scorer, as_scorer
 
 EDITS = "edits"
@@ -71,7 +72,7 @@ def apply_policy(
     *,
     reread: Callable[[], str],
     cache: Path | None = None,
-    say: Say = lambda *_: None,
+    say: Report = lambda *_: None,
 ) -> AppliedPolicy:
     """Make `out`/edit.safetensors what the policy asks for, verify it, and add an entry to the ledger of `out`.
 
@@ -96,7 +97,7 @@ def apply_policy(
     policy = _told(policy, speaks_canvas(policy.vocabulary, family))
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
-        config = METHODS.load(group.method.name).Config
+        config = load_method(group.method.name).Config
         configure(config, group.method.name, group.method.settings, group.concepts[0].kind)
     _check_anchors(groups)
     if policy.concepts:
@@ -173,7 +174,7 @@ def _told(policy: Policy, canvas: bool) -> Policy:
     return policy.model_copy(update={"concepts": tuple(told)})
 
 
-def _make(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> Edit:
+def _make(family: Family, policy: Policy, group: Group, out: Path, say: Report) -> Edit:
     return erase(
         family,
         list(group.concepts),
@@ -184,8 +185,7 @@ def _make(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> 
         seed=policy.seed,
         model_name=policy.model,
         revision=policy.revision,
-        room=Room(policy.judge, out / "training", None, say),
-        states=out / STATES,
+        context=Context(policy.judge, out / "training", states=out / STATES, say=say),
         **group.method.settings,
     )
 
@@ -206,7 +206,7 @@ def _request_digest(base: Base, policy: Policy, group: Group) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Say) -> Verification | None:
+def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Report) -> Verification | None:
     concepts = [r.concept() for r in policy.concepts]
     scorer = _scorer(family, policy)
     if scorer is None:

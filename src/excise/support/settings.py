@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,9 +22,12 @@ class Settings(BaseModel):
     anchor: str = Field("", description="What a target without its own anchor is read as; empty for nothing at all.")
 
 
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
 def configure(
-    config: type[Settings], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
-) -> Any:
+    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
+) -> SettingsT:
     """Settings over a preset over the defaults.
 
     The preset is the one named by `preset`, else `default`, else that of the concept kind. `preset="official"`, the
