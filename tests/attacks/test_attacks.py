@@ -631,7 +631,7 @@ def test_the_command_on_the_built_in_model(tmp_path):
     ("more", "sentence"),
     [
         (["--require", "ua>=0.9"], "no metric 'ua'"),
-        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that never knew the concept"),
+        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that was never trained on the concept"),
         (["--suite", "quik"], "Did you mean 'quick'?"),
         (["--images", "0"], "a budget of no pictures"),
         (["--concept", "zebra crossing"], "nothing to bring back"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from excise.attacks.accounting import Outcome, Result
@@ -21,7 +20,9 @@ def attacked(*results: Result, oracle: bool = False) -> Attacked:
 
 def result(name: str, *hits: bool, teaches: bool = False, **more) -> Result:
     model = outcome(*hits) if hits else None
-    return Result(name, name, {}, "black box", teaches, 4, model, outcome(*[False] * len(hits)) if hits else None, **more)
+    return Result(
+        name, name, {}, "black box", teaches, 4, model, outcome(*[False] * len(hits)) if hits else None, **more
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from bench_data import bench, cell
 
 from excise.bench.tables import Row
-from excise.report import bench_attacks, bench_page, bench_plots
 from excise.protocols.base import asks
+from excise.report import bench_attacks, bench_page, bench_plots
 from excise.report.bench_concepts import is_retained, targets
 from excise.report.bench_html import Name
 from excise.report.bench_pairs import PairedTests

@@ -107,9 +107,7 @@ def mean(figures: Sequence[Figure], spread: bool = False) -> Figure:
 
 def columns(table: Sequence[Row], level: Prominence = Prominence.TABLE) -> list[Metric]:
     """The metrics shown at a level for which at least one row has a value, in the order of the catalogue."""
-    return [
-        m for key, m in METRICS.items() if m.prominence >= level and any(key in row.figures for row in table)
-    ]
+    return [m for key, m in METRICS.items() if m.prominence >= level and any(key in row.figures for row in table)]
 
 
 def control_of(line: Line) -> str:

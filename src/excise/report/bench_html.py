@@ -159,7 +159,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Damage:
-    """Accuracy lost by distance to a target: for each method one cell a bin, with a level from 0 to 4 for its colour."""
+    """Accuracy lost by distance to a target: for each method one cell a bin, and its colour level (0 to 4)."""
 
     title: str
     bins: list[str]

@@ -200,7 +200,9 @@ def _lead(done: Sequence[Done]) -> list[str]:
         "apart.",
     ]
     if controls:
-        lead.append("Read the methods against the controls: " + "; ".join(f"{c}, {CONTROLS[c]}" for c in controls) + ".")
+        lead.append(
+            "Read the methods against the controls: " + "; ".join(f"{c}, {CONTROLS[c]}" for c in controls) + "."
+        )
     return lead
 
 

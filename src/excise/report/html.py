@@ -21,7 +21,7 @@ from excise.support.files import write_text
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of the same prompt and seed, without and with the edit; `note` holds the judge's verdict on the second."""
+    """Images of the same prompt and seed, without and with the edit; `note` is the judge's verdict on the second."""
 
     prompt: str
     before: Image.Image
