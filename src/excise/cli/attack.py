@@ -61,8 +61,8 @@ def attack(
 
     Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
     """
+    from excise.attacks.suite import SuiteOptions, estimate, target_of
     from excise.attacks.suite import attack as run_suite
-    from excise.attacks.suite import estimate, target_of
     from excise.cli import gates, show
     from excise.errors import ConceptError, SettingError
     from excise.families.built_in import names_built_in
@@ -86,30 +86,27 @@ def attack(
     family = source.load(model)
     never = source.load(oracle) if oracle else None
     untouched = source.load(base) if base else None
-    seconds = estimate(family, suite, only or (), knobs, images=images, tests=tests, oracle=oracle is not None)
+    options = SuiteOptions(
+        suite=suite,
+        names=only or (),
+        settings=knobs,
+        images=images,
+        tests=tests,
+        base=untouched,
+        oracle=never,
+        judge=judge,
+        others=other or (),
+        prompts=asked,
+        allow_other_base=allow_other_base,
+        seed=seed,
+        folder=out,
+    )
+    seconds = estimate(family, options)
     show.say(f"about {max(1, round(seconds / 60))} min for the suite '{suite}' here")
     make_folder(out)
     with locked(out):
         with show.stages() as say:
-            found = run_suite(
-                family,
-                target,
-                edits,
-                suite=suite,
-                names=only or (),
-                settings=knobs,
-                images=images,
-                tests=tests,
-                base=untouched,
-                oracle=never,
-                judge=judge,
-                others=other or (),
-                asked=asked,
-                allow_other_base=allow_other_base,
-                seed=seed,
-                folder=out,
-                say=say,
-            )
+            found = run_suite(family, target, edits, options, say)
         result = document(found)
         write_page(found, model, concept, edit or [], suite, out)
         request: dict[str, Any] = {"model": model, "edits": edit or [], "concept": concept, "suite": suite}

@@ -78,5 +78,5 @@ def _assault(result: Result, found: Attacked) -> Assault:
         gap=gap.value if gap else None,
         spent=f"{result.images} pictures a prompt, {len(model.tests)} prompts, {model.passes} passes, "
         f"{model.seconds:.0f} s",
-        shots=found.shots[result.name],
+        shots=[*found.shots[result.name]],
     )
