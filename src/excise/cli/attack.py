@@ -138,38 +138,32 @@ def _prepare(
     options: AttackOptions, target: Concept, edits: list[Any], settings: dict[str, Any], prompts: list[str]
 ) -> Callable[[], Attacked]:
     """Load the models, print how long the suite takes, and return the function that runs it."""
+    from excise.attacks.suite import SuiteOptions, estimate
     from excise.attacks.suite import attack as run_suite
-    from excise.attacks.suite import estimate
     from excise.cli import show
 
     family = options.source.load(options.model)
-    oracle = options.source.load(options.oracle) if options.oracle else None
-    base = options.source.load(options.base) if options.base else None
-    names = options.only or ()
-    budget: dict[str, Any] = {"images": options.images, "tests": options.tests}
-    seconds = estimate(family, options.suite, names, settings, **budget, oracle=oracle is not None)
+    suite = SuiteOptions(
+        suite=options.suite,
+        names=options.only or (),
+        settings=settings,
+        images=options.images,
+        tests=options.tests,
+        base=options.source.load(options.base) if options.base else None,
+        oracle=options.source.load(options.oracle) if options.oracle else None,
+        judge=options.judge,
+        others=options.other or (),
+        prompts=prompts,
+        allow_other_base=options.allow_other_base,
+        seed=options.seed,
+        folder=options.out,
+    )
+    seconds = estimate(family, suite)
     show.say(f"about {max(1, round(seconds / 60))} min for the suite '{options.suite}' here")
 
     def run() -> Attacked:
         with show.stages() as say:
-            return run_suite(
-                family,
-                target,
-                edits,
-                suite=options.suite,
-                names=names,
-                settings=settings,
-                **budget,
-                base=base,
-                oracle=oracle,
-                judge=options.judge,
-                others=options.other or (),
-                asked=prompts,
-                allow_other_base=options.allow_other_base,
-                seed=options.seed,
-                folder=options.out,
-                say=say,
-            )
+            return run_suite(family, target, edits, suite, say)
 
     return run
 
