@@ -13,8 +13,6 @@ from excise.cli import options as o
 if TYPE_CHECKING:
     from excise.policy.apply import Outcome
 
-MOST_LINES = 8  # of failed gates
-
 
 @o.with_source
 def apply(
@@ -82,42 +80,9 @@ def result(done: Outcome, out: Path) -> dict[str, Any]:
 
 def _tell(done: Outcome, out: Path) -> None:
     from excise.cli import show
-    from excise.concepts.concept import listed
+    from excise.policy.messages import summary, verification_lines
 
-    entry = done.entry
-    if done.changed:
-        show.say(
-            f"{len(entry['in_force'])} concepts out of {entry['model']['name']}: {len(entry['added'])} new "
-            f"({listed(entry['added']) or 'none'}), {len(entry['removed'])} given back "
-            f"({listed(entry['removed']) or 'none'}); {done.made} of {done.groups} edits made anew."
-        )
-    else:
-        count = len(entry["in_force"])
-        show.say(f"nothing changed: {count} concepts are out, as the policy says (entry {entry['n']}).")
-    for line in verdict(entry["verified"]):
+    for line in (summary(done), *verification_lines(done.entry["verified"])):
         show.say(line)
     show.say(f"see it:   {out / 'report.html'}")
     show.say(f"ledger:   excise ledger {shlex.quote(str(out))}")
-
-
-def verdict(verified: dict[str, Any] | None) -> list[str]:
-    """How many concepts pass, what is kept, and a line for each gate that failed, up to eight concepts."""
-    from excise.report.html import percent
-
-    if verified is None:
-        return ["not verified: there is nothing to look with. Name a CLIP folder as `judge` in the policy."]
-    failed = [c for c in verified["concepts"] if not c["passed"]]
-    kept, count = verified["retained"], len(verified["concepts"])
-    lines = [f"verified by {verified['judge']}: {count - len(failed)} of {count} concepts pass"]
-    if kept:
-        lines[0] += f"; of what is kept {percent(kept['value'])} is still right"
-    for concept in failed[:MOST_LINES]:
-        seen = concept["erased"]
-        how = f"gone from {percent(seen['value'])} of {seen['n']} pictures" if seen else "never seen before either"
-        lines.append(f"gate failed: {concept['name']}: {how}")
-    if len(failed) > MOST_LINES:
-        lines.append(f"gate failed: {len(failed) - MOST_LINES} more concepts; the report names them all")
-    if not verified["retained_passed"]:
-        how = f"{percent(kept['value'])} of {kept['n']} pictures still right" if kept else "never seen before either"
-        lines.append(f"gate failed: what is kept: {how}")
-    return lines
