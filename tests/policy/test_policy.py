@@ -288,7 +288,7 @@ def test_a_ledger_tells_when_it_was_touched(tmp_path):
     lines = path.read_text().splitlines()
     assert [e["what"] for e in ledger.read(tmp_path)] == [0, 1, 2, 3]
     for wrong, message in (
-        (lines[:3], "has 3 entries, its head tells of 4"),
+        (lines[:3], "has 3 entries, but its head counts 4"),
         (lines[1:], "line 1 was changed"),
         ([lines[0], lines[2], lines[3]], "line 2 was changed"),
         ([lines[0], lines[1].replace('"what": 1', '"what": 7'), *lines[2:]], "line 2 was changed"),
@@ -301,7 +301,7 @@ def test_a_ledger_tells_when_it_was_touched(tmp_path):
         with pytest.raises(LedgerError):
             ledger.append(tmp_path, {"what": 9})
     path.unlink()
-    with pytest.raises(LedgerError, match="has 0 entries, its head tells of 4"):
+    with pytest.raises(LedgerError, match="has 0 entries, but its head counts 4"):
         ledger.read(tmp_path)
     path.write_text("\n".join(lines) + "\n")
     # Stopped between the line and the head: the line stands.
