@@ -30,13 +30,15 @@ from torch import Tensor
 
 from benchmarks import literal
 from excise.bench.tables import markdown
-from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.cure import CURE, CUREConfig
 from excise.methods.closed_form.mace import MACE, MACEConfig
 from excise.methods.closed_form.rece import RECE, RECEConfig
 from excise.methods.closed_form.scapre import ScaPre, ScaPreConfig
 from excise.methods.closed_form.speed import SPEED, SPEEDConfig, invariant_states
+from excise.methods.closed_form.text_problem import TextProblem
 from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.solution import Solution
 
 # Rows of each cross-attention's keys (and values), and the text width.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {

@@ -10,11 +10,11 @@ from scipy.linalg import solve_sylvester
 from torch import Tensor
 
 from excise.linalg.solves import weakest_direction
-from excise.methods.closed_form.base import TextProblem
 from excise.methods.closed_form.cure import CUREConfig
 from excise.methods.closed_form.rece import RECEConfig
 from excise.methods.closed_form.scapre import ScaPreConfig
 from excise.methods.closed_form.speed import SPEEDConfig
+from excise.methods.closed_form.text_problem import TextProblem
 
 
 def uce(

@@ -79,7 +79,7 @@ def main() -> None:
                 continue
             for concepts in REQUESTS[:1] if trained else REQUESTS:
                 try:
-                    edit = erase(family, concepts, method, **TRAINED.get(method, {}))
+                    edit = erase(family, concepts, method, model_name=model, **TRAINED.get(method, {}))
                     made = f"tensors {digest(edit)} file {file_digest(edit)}"
                 except ExciseError as error:
                     made = f"refused: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from excise.methods.closed_form.base import TextProblem
+from excise.methods.closed_form.text_problem import TextProblem
 
 
 @st.composite

@@ -38,6 +38,10 @@ class TrainingError(ExciseError):
     """Training that cannot go on as it was asked for."""
 
 
+class PluginError(ExciseError):
+    """A class of another package that does not keep the contract of what it is registered as."""
+
+
 class IllConditionedError(ExciseError):
     """A system of equations whose solution would be noise."""
 

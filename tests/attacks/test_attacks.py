@@ -36,7 +36,6 @@ from excise.errors import ConceptError, ExciseError, ExciseWarning, ModelError, 
 from excise.families import family_of
 from excise.families.networks import hooked
 from excise.methods.trained.surgun import restoring as restoring_module
-from excise.report.attack_page import _lead
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
 ORACLE = Path(__file__).parents[2] / "recipes" / "oracle-1" / "canvas-sd"
@@ -642,7 +641,7 @@ def test_the_command_on_the_built_in_model(tmp_path):
     ("more", "sentence"),
     [
         (["--require", "ua>=0.9"], "no metric 'ua'"),
-        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that never knew the concept"),
+        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that was never trained on the concept"),
         (["--suite", "quik"], "Did you mean 'quick'?"),
         (["--images", "0"], "a budget of no pictures"),
         (["--concept", "zebra crossing"], "nothing to bring back"),
@@ -703,11 +702,3 @@ attack: {suite: quick, tests: 2, images: 2, only: [seeds, paraphrases]}
     (again,) = bench.run(recipe, tmp_path / "out")
     assert again.line()["attacks"] == line["attacks"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "attacks").rglob("outcome.json")} == kept
-
-
-@pytest.mark.parametrize(("back", "words"), [(0.0, "No attack that counts brings it back."), (0.5, "on 50 % of the")])
-def test_a_page_without_an_oracle_begins_with_what_came_back(back, words):
-    top = SimpleNamespace(attack="seeds", gap=None, back=SimpleNamespace(value=back))
-    lead = _lead(SimpleNamespace(worst=top, has_oracle=False))
-    assert words in lead
-    assert "--oracle" in lead

@@ -15,10 +15,10 @@ from excise.bench.recipe import AttackEntry, Cell, MethodEntry, RecipeError, cel
 from excise.edits.edit import Edit, applied_edits
 from excise.errors import ConceptError, OutputError, UnknownNameError
 from excise.families import family_of
+from excise.methods.base import Context
 from excise.metrics.rates import Estimate
 from excise.support.runs import locked
 from excise.training.pictures import Sampling
-from excise.training.problem import Room
 
 RECIPE = """
 schema: 1
@@ -136,20 +136,20 @@ def test_a_training_goes_on_where_the_run_was_cut_off_in_it(tmp_path, monkeypatc
     text = f"{head}methods:\n  - {{name: surgun, settings: {settings}}}{tail}".replace("[cat, [dog, neon]]", "[cat]")
     recipe, steps = read(write(tmp_path, text)), []
 
-    def room(judge, folder, at=None):
+    def context(judge, folder, at=None):
         def say(what, done, total):
             if what.startswith("training"):
                 steps.append(done)
                 if done == at:
                     raise KeyboardInterrupt
 
-        return Room(None, folder, say=say)
+        return Context(None, folder, say=say)
 
     monkeypatch.setattr("excise.training.pictures.SAMPLING", Sampling(2, 2.0))
-    monkeypatch.setattr(bench, "Room", partial(room, at=3))
+    monkeypatch.setattr(bench, "Context", partial(context, at=3))
     with pytest.raises(KeyboardInterrupt):
         bench.run(recipe, tmp_path / "out")
-    monkeypatch.setattr(bench, "Room", room)
+    monkeypatch.setattr(bench, "Context", context)
     steps.clear()
     bench.run(recipe, tmp_path / "out")
     assert steps[0] == 3  # the checkpoint of step 2 was gone on from
@@ -302,7 +302,7 @@ def test_a_recipe_hands_on_its_judges_and_its_kind(tmp_path, monkeypatch):
     first = next(cells(recipe))
     bench.run_cell(first, tmp_path / "out")
     assert asked["erase"]["kind"] == "style"
-    assert asked["erase"]["room"].judge == str(tmp_path / "clip")
+    assert asked["erase"]["context"].judge == str(tmp_path / "clip")
     assert asked["evaluate"]["judge_weights"] == tmp_path / "weights"
     path.write_text(RECIPE)
     assert next(cells(read(path))).key != first.key

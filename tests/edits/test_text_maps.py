@@ -52,7 +52,7 @@ def test_rece_equals_its_loop_over_layers_and_concepts(p, rounds, nu, seed, hold
             left, cross = left + now[path].mT @ now[path], cross + now[path].mT @ W
         restoring = [torch.linalg.solve(left, cross @ c) for c in p.targets]
         now = {path: naive_uce(W, restoring, p.anchors, p.retain, 0.1, 0.1, p.targets, hold) for path, W in now.items()}
-    solution = RECE.solve(p, original, config, torch.Generator())
+    solution = RECE().solve(p, original, config, torch.Generator())
     for path, W in original.items():
         assert_close(edited(solution, W), now[path], rtol=1e-6, atol=1e-6)
 
@@ -65,7 +65,7 @@ def test_a_round_does_not_bring_back_what_the_first_step_erased(p, rounds, seed)
 
     def left(n: int, hold: float) -> float:
         """How far from the anchors the targets are read."""
-        solution = RECE.solve(p, weights, RECEConfig(rounds=n, hold=hold), torch.Generator())
+        solution = RECE().solve(p, weights, RECEConfig(rounds=n, hold=hold), torch.Generator())
         return sum(float((edited(solution, W) @ p.targets.mT - W @ p.anchors.mT).norm()) for W in weights.values())
 
     first = left(0, 0.0)
@@ -95,7 +95,7 @@ def test_after_a_round_the_targets_are_harder_to_restore():
 @given(text_problems(min_retain=1), st.floats(0.1, 5), st.floats(0.1, 5), st.integers(0, 1000))
 def test_mace_equals_its_formula(p, keep, ridge, seed):
     for W in weights_for(p, seed).values():
-        solution = MACE.solve(p, {"w": W}, MACEConfig(retain_scale=keep, ridge=ridge), torch.Generator())
+        solution = MACE().solve(p, {"w": W}, MACEConfig(retain_scale=keep, ridge=ridge), torch.Generator())
         assert_close(
             edited(solution, W), naive_uce(W, p.targets, p.anchors, p.retain, keep, ridge), rtol=1e-7, atol=1e-7
         )
@@ -149,7 +149,7 @@ def test_cure_equals_its_dense_form(p, a, combine, seed):
         wanted = W
         for rows in concepts:
             wanted = wanted - wanted @ naive_cure(rows, p.retain, a)
-        assert_close(edited(CURE.solve(p, {"w": W}, config, torch.Generator()), W), wanted, rtol=1e-8, atol=1e-8)
+        assert_close(edited(CURE().solve(p, {"w": W}, config, torch.Generator()), W), wanted, rtol=1e-8, atol=1e-8)
 
 
 def test_orthogonal_concepts_do_not_push_each_other():
@@ -160,7 +160,7 @@ def test_orthogonal_concepts_do_not_push_each_other():
     owner = torch.tensor([0, 0, 0, 1, 1, 1])
     p = problem(rows, rows, rows[:0], rows[0], rows[:1], owner)
     W = torch.randn(5, 16).double()
-    new = edited(CURE.solve(p, {"w": W}, CUREConfig(combine="orthogonal"), torch.Generator()), W)
+    new = edited(CURE().solve(p, {"w": W}, CUREConfig(combine="orthogonal"), torch.Generator()), W)
     (V_0, f_0), (V_1, f_1) = (expanded(rows[owner == k], 2.0) for k in (0, 1))
     V_1 = V_1 - V_1 @ V_0.mT @ V_0
     assert_close(new, W - W @ (V_0.mT * f_0) @ V_0 - W @ (V_1.mT * f_1) @ V_1, rtol=1e-9, atol=1e-9)
@@ -176,7 +176,7 @@ def test_orthogonal_concepts_all_go(rows):
     targets = (centres[:, None] + 1e-3 * torch.randn(m, rows, d).double()).flatten(0, 1)
     p = problem(targets, targets, targets[:0], targets[0], targets[:1], torch.arange(m).repeat_interleave(rows))
     W = torch.randn(20, d).double()
-    new = edited(CURE.solve(p, {"w": W}, CUREConfig(combine="orthogonal"), torch.Generator()), W)
+    new = edited(CURE().solve(p, {"w": W}, CUREConfig(combine="orthogonal"), torch.Generator()), W)
     assert ((new @ centres.mT).norm(dim=0) < 0.15 * (W @ centres.mT).norm(dim=0)).all()
 
 
@@ -186,7 +186,7 @@ def test_cure_takes_a_lone_state_out_entirely():
     rows = torch.randn(1, 10).double()
     p = problem(rows, rows, rows[:0], rows[0], rows)
     W = torch.randn(4, 10).double()
-    assert (edited(CURE.solve(p, {"w": W}, CUREConfig(), torch.Generator()), W) @ rows.mT).abs().max() < 1e-9
+    assert (edited(CURE().solve(p, {"w": W}, CUREConfig(), torch.Generator()), W) @ rows.mT).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("method", [RECE, MACE, CURE, UCE])
@@ -195,7 +195,7 @@ def test_one_thin_map_for_all_layers(method):
     p = problem(
         *(torch.randn(n, 12).double() for n in (2, 2, 3)), torch.randn(12).double(), torch.randn(3, 12).double()
     )
-    (text_map,) = method.solve(p, weights_for(p, 1), method.Config(), torch.Generator()).text_maps
+    (text_map,) = method().solve(p, weights_for(p, 1), method.Config(), torch.Generator()).text_maps
     assert text_map.modules == ("layer3", "layer7", "layer20")
     assert text_map.u.shape[1] <= 4  # two rows; RECE's round adds two more
 
@@ -205,5 +205,5 @@ def test_rece_without_rounds_is_uce():
     p = problem(*(torch.randn(3, 8).double() for _ in range(3)), torch.randn(8).double(), torch.randn(3, 8).double())
     weights = weights_for(p, 0)
     for W in weights.values():
-        one = edited(RECE.solve(p, weights, RECEConfig(rounds=0), torch.Generator()), W)
-        assert_close(one, edited(UCE.solve(p, weights, UCEConfig(), torch.Generator()), W), rtol=1e-9, atol=1e-9)
+        one = edited(RECE().solve(p, weights, RECEConfig(rounds=0), torch.Generator()), W)
+        assert_close(one, edited(UCE().solve(p, weights, UCEConfig(), torch.Generator()), W), rtol=1e-9, atol=1e-9)

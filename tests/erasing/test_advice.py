@@ -23,14 +23,11 @@ TRAINED = {name for name, record in METHODS.records().items() if record.shape ==
 # Whose messages they are, by file; a method's own file is its own.
 WHOSE = {
     "cli/erase.py": ALL - {"esd", "emcid"},  # the help of --robust, which these refuse
-    "erasing.py": TRAINED,
-    "exporting.py": ALL - TRAINED - {"emcid"},
+    "erasing/erase.py": ALL,
+    "exporting/__init__.py": ALL - TRAINED - {"emcid"},
+    "methods/trained/base.py": TRAINED,
     "training/config.py": TRAINED,
-    "training/confinement.py": {"surgun"},
-    "training/distractors.py": {"surgun"},
-    "training/localisation.py": {"surgun"},
     "training/loop.py": TRAINED,
-    "training/pictures.py": {"surgun"},
 }
 OF_ALL = {"preset"}  # no setting, but taken by every method that has presets
 
@@ -47,7 +44,8 @@ FILES = [str(p.relative_to(ROOT)) for p in sorted(ROOT.rglob("*.py")) if any(adv
 
 
 def whose(file: str) -> set[str]:
-    own = {name for name in ALL if Path(file).parent.name == "methods" and Path(file).stem.startswith(name)}
+    """A method's own file, or any file of its own package, speaks of its settings."""
+    own = {name for name in ALL if file.startswith("methods/") and name in (Path(file).stem, Path(file).parent.name)}
     return WHOSE.get(file, own)
 
 

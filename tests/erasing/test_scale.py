@@ -9,7 +9,6 @@ import torch
 from conftest import tiny_pipe
 from torch.testing import assert_close
 
-import excise
 from excise import Concept, Edit, advise, erase, fuse, update
 from excise.concepts.concept import TEMPLATES, as_concepts, fill
 from excise.concepts.concept_file import read_concepts
@@ -19,6 +18,8 @@ from excise.families import family_of
 from excise.families.text_cache import encode_known
 from excise.linalg.solves import solve_spd
 from excise.methods import METHODS
+from excise.methods.base import Context
+from excise.methods.closed_form.text_problem import encode
 
 CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")
 
@@ -101,7 +102,7 @@ def test_the_order_of_concepts_does_not_matter_where_nothing_is_drawn(pipe, meth
 
 def test_with_kept_states_only_the_new_concept_is_encoded(any_pipe, tmp_path, monkeypatch):
     family = family_of(any_pipe)
-    start = erase(family, ["cat", "house"], method="uce", preserve=["dog"], states=tmp_path)
+    start = erase(family, ["cat", "house"], method="uce", preserve=["dog"], context=Context(states=tmp_path))
     encoded: list[str] = []
     encode = type(family).encode
 
@@ -221,9 +222,10 @@ def test_every_kind_has_its_own_anchor_and_the_settings_that_cannot_be_shared_ar
 
 def test_what_is_kept_is_kept_in_the_words_of_every_kind(pipe, monkeypatch):
     asked: list[str] = []
-    real = excise.erasing.erase.encode
+    real = encode
     monkeypatch.setattr(
-        "excise.erasing.erase.encode", lambda f, c, retain, *a: asked.extend(retain) or real(f, c, retain, *a)
+        "excise.methods.closed_form.base.encode",
+        lambda f, c, retain, *a: asked.extend(retain) or real(f, c, retain, *a),
     )
     erase(pipe, [Concept("neon", "style"), Concept("cat")], method="uce", vocabulary=None, preserve=["tree"])
     for kind in ("style", "object"):

@@ -12,8 +12,7 @@ from benchmarks import closed_form
 from excise import Concept, load
 from excise.concepts.concept import retain_prompts
 from excise.edits.apply import original_weights
-from excise.methods.closed_form.base import TextProblem
-from excise.methods.closed_form.text_problem import encode, token_problem
+from excise.methods.closed_form.text_problem import TextProblem, encode, token_problem
 
 BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")
 TOLERANCE = 1e-6  # relative (Frobenius) difference of the change, in float64

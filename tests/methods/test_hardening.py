@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from excise import erase
 from excise.methods import METHODS
-from excise.methods.closed_form.base import Solution
 from excise.methods.closed_form.hardening import PULL, hardened
 from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.solution import Solution
 
 CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")
 
@@ -28,7 +28,7 @@ def text_problem():
 
 
 def solve(problem) -> Solution:
-    return UCE.solve(problem, weights_for(problem, 1), UCEConfig(ridge=0.1), torch.Generator())
+    return UCE().solve(problem, weights_for(problem, 1), UCEConfig(ridge=0.1), torch.Generator())
 
 
 def test_the_restoring_states_are_the_least_squares_ones():

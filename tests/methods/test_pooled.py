@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from excise import erase, export
 from excise.families import family_of
-from excise.methods.closed_form.base import Solution, widened
+from excise.methods.solution import Solution, widened
 
 PATH = "add_embedding.linear_1"
 

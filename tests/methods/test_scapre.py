@@ -95,7 +95,7 @@ def naive_scale(W, p, c, generator):
 
 
 def edited(p, W, c, seed=0):
-    return W + ScaPre.solve(p, {"w": W}, c, seeded(seed)).modules["w"].dw
+    return W + ScaPre().solve(p, {"w": W}, c, seeded(seed)).modules["w"].dw
 
 
 @settings(max_examples=60)

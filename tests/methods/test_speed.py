@@ -75,7 +75,7 @@ def test_delta_equals_the_printed_closed_form(p, ridge, slack, seed):
     config = SPEEDConfig(ridge=ridge, invariant_slack=slack, threshold=0.4, augment="none", invariants=2)
     K = invariant_states(p, 2, torch.Generator().manual_seed(seed))
     weights = weights_for(p, seed)
-    solution = SPEED.solve(p, weights, config, torch.Generator().manual_seed(seed))
+    solution = SPEED().solve(p, weights, config, torch.Generator().manual_seed(seed))
     shared = _prepare(p, config, torch.Generator().manual_seed(seed))
     for path, W in weights.items():
         moment = retain_moment(p.retain, W, shared, config, torch.Generator())
@@ -92,7 +92,7 @@ def test_delta_equals_the_printed_closed_form(p, ridge, slack, seed):
 def test_kept_states_and_invariants_do_not_move(p, seed):
     config = SPEEDConfig(threshold=1e-9, filter=False, augment="none")
     K = invariant_states(p, config.invariants, torch.Generator().manual_seed(seed))
-    solution = SPEED.solve(p, weights_for(p, seed), config, torch.Generator().manual_seed(seed))
+    solution = SPEED().solve(p, weights_for(p, seed), config, torch.Generator().manual_seed(seed))
     for delta in solution.modules.values():
         change = delta.delta(torch.empty(0).double())
         assert (change @ K).abs().max() <= 1e-6
@@ -106,7 +106,7 @@ def test_targets_move_to_their_anchors_when_nothing_is_in_the_way():
     p = problem(10 * eye[:1], 10 * eye[1:2], eye[8:12], eye[20], eye[21:25])
     config = SPEEDConfig(ridge=1e-4, filter=False, augment="none", threshold=1e-3)
     W = torch.randn(6, d, dtype=torch.float64)
-    delta = SPEED.solve(p, {"w": W}, config, torch.Generator().manual_seed(0)).modules["w"]
+    delta = SPEED().solve(p, {"w": W}, config, torch.Generator().manual_seed(0)).modules["w"]
     edited = W + delta.delta(W)
     assert_close(edited @ p.targets[0], W @ p.anchors[0], rtol=1e-4, atol=1e-4)
     assert (W @ p.targets[0] - W @ p.anchors[0]).abs().max() > 1  # it was elsewhere before
@@ -123,7 +123,7 @@ def test_seed_decides_everything_random():
 
     def solve(seed: int, **knobs: object) -> torch.Tensor:
         config = SPEEDConfig(threshold=0.5, **knobs)
-        modules = SPEED.solve(p, weights, config, torch.Generator().manual_seed(seed)).modules
+        modules = SPEED().solve(p, weights, config, torch.Generator().manual_seed(seed)).modules
         return torch.cat([d.delta(torch.empty(0).double()) for d in modules.values()])
 
     assert torch.equal(solve(3), solve(3))

@@ -25,12 +25,14 @@ from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig
 from excise.concepts.candidates import CANDIDATES
 from excise.concepts.concept import TEMPLATES, Concept, fill
 from excise.edits.edit import Edit
+from excise.erasing.erase import Naming, make_edit
 from excise.errors import ConceptError, ExciseWarning, SettingError
 from excise.families import family_of
 from excise.families.base import join
 from excise.families.noising import noising
 from excise.families.pipeline import PipelineFamily
 from excise.families.text_space import pooled
+from excise.methods.base import Context
 from excise.methods.trained.surgun import restoring
 from excise.methods.trained.surgun import robust as surgun_robust
 from excise.methods.trained.surgun.competition import Competition, Kept
@@ -41,10 +43,14 @@ from excise.methods.trained.surgun.slots import draw_slots
 from excise.training.adapters import blocks
 from excise.training.pictures import SAMPLING, Sampling, picture_seed
 from excise.training.probes import Look, Probe
-from excise.training.problem import Room
 
 CONCEPTS = 8  # clusters on a circle; 0 is the target, 1 its neighbour, 2 to 5 the distractors, 6 and 7 are far
 CENTRES = torch.tensor([[4 * math.cos(a), 4 * math.sin(a)] for a in torch.linspace(0, 2 * math.pi, CONCEPTS + 1)[:-1]])
+
+
+def erasure(model, concepts, *, preserve=(), vocabulary="auto", context=None, **settings):
+    """As `excise.erase` with SurgUn, with the pictures."""
+    return make_edit(model, concepts, "surgun", settings, Naming(preserve, vocabulary), context=context)
 
 
 class Toy(nn.Module):
@@ -223,9 +229,9 @@ def test_pictures_that_the_scorer_does_not_accept_are_drawn_again_and_then_left_
 
 def test_chosen_distractors_that_the_judge_hardly_sees_are_replaced(tokenizer):
     def erased(blind: str = "", **more):
-        room = Room(lambda images, names: [n != blind for n in names])
+        context = Context(lambda images, names: [n != blind for n in names])
         knobs = {**SMALL, "confine": False, "blocks": "all", **more}
-        found = erase(tiny_pipe(tokenizer), ["cat"], "surgun", preserve=["dog"], room=room, **knobs)
+        found = erase(tiny_pipe(tokenizer), ["cat"], "surgun", preserve=["dog"], context=context, **knobs)
         return found.record.measured["distractors"]["cat"]
 
     first, other = erased()
@@ -386,8 +392,9 @@ SMALL = {
 
 def test_the_whole_method_with_a_judge_of_the_users(any_pipe):
     seen: list[str] = []
-    room = Room(judge=lambda images, names: [True] * len(names), say=lambda what, done, total: seen.append(what))
-    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog", "car"], room=room, confine=False, keep_blocks=1, **SMALL)
+    context = Context(judge=lambda images, names: [True] * len(names), say=lambda what, done, total: seen.append(what))
+    erased = erasure(any_pipe, ["cat"], preserve=["dog", "car"], context=context, confine=False, keep_blocks=1, **SMALL)
+    edit = erased.edit
     measured = edit.record.measured
     assert [p["step"] for p in measured["calibration"]] == [2, 4]
     assert measured["step"] == 2  # the judge sees everything always: a tie, and the earlier wins
@@ -396,7 +403,7 @@ def test_the_whole_method_with_a_judge_of_the_users(any_pipe):
     trained = {m.block for m in family_of(any_pipe).attention_maps() if m.path in edit.paths}
     assert trained == set(measured["blocks"])
     assert any(what.startswith("localising") for what in seen)
-    assert {len(p) for p in room.pictures["localisation"].values()} == {len(seen_probes(any_pipe))}
+    assert {len(p) for p in erased.pictures["localisation"].values()} == {len(seen_probes(any_pipe))}
 
 
 def seen_probes(pipe) -> list[str]:
@@ -408,9 +415,11 @@ def test_a_localisation_serves_other_concepts_of_the_kind(tokenizer, tmp_path):
     pipe, asked = tiny_pipe(tokenizer), []
 
     def localised(name: str, **more):
-        room = Room(lambda images, names: [True] * len(names), cache=tmp_path, say=lambda w, d, t: asked.append(w))
-        edit = erase(pipe, [name], "surgun", preserve=["dog", "car"], room=room, confine=False, **SMALL, **more)
-        return edit.record.measured, room.pictures.get("localisation")
+        context = Context(
+            lambda images, names: [True] * len(names), cache=tmp_path, say=lambda w, d, t: asked.append(w)
+        )
+        erased = erasure(pipe, [name], preserve=["dog", "car"], context=context, confine=False, **SMALL, **more)
+        return erased.edit.record.measured, erased.pictures.get("localisation")
 
     (first, pictures), (second, none) = localised("cat"), localised("tree")
     assert pictures
@@ -450,8 +459,8 @@ def test_injection_makes_one_block_read_another_prompt(any_pipe):
 
 def test_injection_leaves_a_third_of_the_blocks_to_probe(tokenizer):
     pipe = tiny_pipe(tokenizer)
-    room = Room(lambda images, names: [True] * len(names))
-    edit = erase(pipe, ["cat"], "surgun", preserve=["dog", "car"], room=room, confine=False, inject=True, **SMALL)
+    context = Context(lambda images, names: [True] * len(names))
+    edit = erase(pipe, ["cat"], "surgun", preserve=["dog", "car"], context=context, confine=False, inject=True, **SMALL)
     probed = [row["block"] for row in edit.record.measured["localisation"]]
     known = blocks(family_of(pipe))
     assert probed == known[: math.ceil(len(known) / 3)]  # that judge sees everything always: the first ones
@@ -566,9 +575,9 @@ def test_a_target_that_stays_is_given_more_of_text_space(tokenizer, tmp_path):
 
     knobs = {"preserve": ["dog", "car"], "share": 1e-6, "widen": 1e6, **SMALL}
     before = math.inf
-    stays = erase(pipe, ["cat"], "surgun", room=Room(judge=judge), **{**knobs, "widen": 1})
+    stays = erase(pipe, ["cat"], "surgun", context=Context(judge=judge), **{**knobs, "widen": 1})
     before, looks[:] = len(looks), []
-    edit = erase(pipe, ["cat"], "surgun", room=Room(judge=judge, folder=tmp_path), **knobs)
+    edit = erase(pipe, ["cat"], "surgun", context=Context(judge=judge, folder=tmp_path), **knobs)
     measured = edit.record.measured
     assert stays.record.measured["text_space"]["free"] == measured["other_attempt"]["text_space"]["free"] == 1
     assert "other_attempt" not in stays.record.measured
@@ -601,8 +610,8 @@ def test_hardening_adds_a_wider_training_to_the_first(tokenizer, tmp_path, knobs
     weights = {name: w.clone() for name, w in pipe.unet.state_dict().items()}
 
     def made(robust, folder=None):
-        room = Room(folder=folder)
-        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=robust, room=room, **knobs, **SMALL)
+        context = Context(folder=folder)
+        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=robust, context=context, **knobs, **SMALL)
 
     plain, one, again = made(0), made(1, tmp_path), made(1)
     (found,) = one.record.measured["hardening"]
@@ -638,7 +647,7 @@ def test_hardening_ends_where_nothing_brings_the_target_back(any_pipe, monkeypat
         return 0.5 if len(looked) == 1 else 0.0
 
     monkeypatch.setattr("excise.methods.trained.surgun.robust._shown", shown)
-    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=5, share=0.5, room=Room(judge), **SMALL)
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=5, share=0.5, context=Context(judge), **SMALL)
     rounds = edit.record.measured["hardening"]
     assert [r["restored"]["cat"] for r in rounds] == [0.5, 0.0]
     assert ["step" in r for r in rounds] == [True, False]
@@ -657,9 +666,17 @@ def test_a_hardening_that_keeps_too_little_is_left_out_and_the_next_is_pushed_le
 
     def made(robust, blind=0):
         begun.clear()
-        room = Room(lambda images, names: [name == "cat" or not 1 <= len(begun) <= blind for name in names])
+        context = Context(lambda images, names: [name == "cat" or not 1 <= len(begun) <= blind for name in names])
         return erase(
-            pipe, ["cat"], "surgun", preserve=["dog", "sea"], robust=robust, share=0.5, widen=1.0, room=room, **SMALL
+            pipe,
+            ["cat"],
+            "surgun",
+            preserve=["dog", "sea"],
+            robust=robust,
+            share=0.5,
+            widen=1.0,
+            context=context,
+            **SMALL,
         )
 
     plain = made(0)
@@ -687,7 +704,7 @@ def test_what_was_found_is_drawn_and_judged(any_pipe):
         assert set(names) <= {"cat", "dog", *CANDIDATES["object"]}
         return [True] * len(names)
 
-    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, room=Room(judge), **SMALL)
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, context=Context(judge), **SMALL)
     assert edit.record.measured["hardening"][0]["restored"] == {"cat": 1.0}
 
 
@@ -700,15 +717,15 @@ def test_an_interrupted_hardening_goes_on_with_its_adversary(tokenizer, tmp_path
         if what.startswith("training") and total == 2 * SMALL["steps"] and done == 5:
             raise KeyboardInterrupt
 
-    def made(room):
-        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, room=room, **SMALL)
+    def made(context):
+        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, context=context, **SMALL)
 
     with pytest.raises(KeyboardInterrupt):
-        made(Room(folder=tmp_path, say=stop))
+        made(Context(folder=tmp_path, say=stop))
     steps: list[int] = []
-    again = made(Room(folder=tmp_path, say=lambda what, done, total: steps.append(done) if total == 8 else None))
+    again = made(Context(folder=tmp_path, say=lambda what, done, total: steps.append(done) if total == 8 else None))
     assert steps[0] == 5  # the checkpoint of step 4 was gone on from
-    whole = made(Room())
+    whole = made(Context())
     assert all(torch.equal(t, again.tensors()[name]) for name, t in whole.tensors().items())
 
 
@@ -791,11 +808,11 @@ def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkey
     """With "canvas" as vocabulary: neighbours of a target that are targets themselves, or gone already."""
     seen: list[Probe] = []
     monkeypatch.setattr("excise.training.run.Look", lambda family, probes, *_: seen.extend(probes))
-    room = Room(lambda images, names: [True] * len(names))
+    context = Context(lambda images, names: [True] * len(names))
 
     def probes(names: list[str]) -> list[Probe]:
         seen.clear()
-        erase(any_pipe, names, "surgun", room=room, **{**SMALL, "vocabulary": "canvas"})
+        erase(any_pipe, names, "surgun", context=context, **{**SMALL, "vocabulary": "canvas"})
         return list(seen)
 
     def kept(found: list[Probe]) -> set[str]:
@@ -851,18 +868,18 @@ def test_what_nobody_sees_is_said(family):
 def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(tokenizer, monkeypatch):
     pipe = tiny_pipe(tokenizer)
     monkeypatch.setattr(PipelineFamily, "batches", lambda *_, **__: pytest.fail("it has drawn"))
-    room = Room(lambda images, names: [True] * len(names))
+    context = Context(lambda images, names: [True] * len(names))
 
     def refused(match: str, **knobs) -> None:
         with pytest.raises(SettingError, match=match):
-            erase(pipe, ["cat"], "surgun", **{"preserve": ["dog"], "room": room, **SMALL, **knobs})
+            erase(pipe, ["cat"], "surgun", **{"preserve": ["dog"], "context": context, **SMALL, **knobs})
 
     refused("confine needs prompts to keep", preserve=[])
     refused("no attention block 'nowhere'", blocks="nowhere")
     refused("no attention block 'nowhere'", blocks="nowhere", confine=False)
     refused("blocks was 'random:x'; expected a number", blocks="random:x")
     refused("needs --set confine=false", blocks="worst:1")
-    refused("without a judge no blocks can be localised", room=Room(), confine=False)
+    refused("without a judge no blocks can be localised", context=Context(), confine=False)
     refused("precision fp16 needs a GPU", precision="fp16")
     refused("no tracker 'pencil' is installed", tracker="pencil")
 
@@ -937,8 +954,10 @@ def test_another_request_in_the_same_folder_is_trained_anew(tokenizer, tmp_path)
     pipe = tiny_pipe(tokenizer)
 
     def losses(name: str, folder=tmp_path, **more) -> list[float]:
-        room = Room(folder=folder)
-        edit = erase(pipe, [name], "surgun", preserve=["dog"], room=room, confine=False, blocks="all", **SMALL, **more)
+        context = Context(folder=folder)
+        edit = erase(
+            pipe, [name], "surgun", preserve=["dog"], context=context, confine=False, blocks="all", **SMALL, **more
+        )
         return [x["loss"] for x in edit.record.measured["losses"]]
 
     cat = losses("cat")
@@ -993,14 +1012,15 @@ def test_what_was_erased_before_does_not_compete(any_pipe):
 def test_what_each_block_of_a_confined_edit_does_alone_is_drawn_for_the_report(any_pipe, tmp_path):
     from excise.report.run_page import erase_page
 
-    def erased(charts: bool):
-        room = Room(judge=lambda images, names: [True] * len(names), charts=charts)
-        return erase(any_pipe, ["cat"], "surgun", preserve=["dog", "car"], room=room, **SMALL), room
+    def edit_and_pictures(charts: bool):
+        context = Context(judge=lambda images, names: [True] * len(names), charts=charts)
+        erased = erasure(any_pipe, ["cat"], preserve=["dog", "car"], context=context, **SMALL)
+        return erased.edit, erased.pictures
 
-    (edit, room), (plain, empty) = erased(True), erased(False)
+    (edit, pictures), (plain, empty) = edit_and_pictures(True), edit_and_pictures(False)
     assert {p: d.b.tolist() for p, d in edit.modules.items()} == {p: d.b.tolist() for p, d in plain.modules.items()}
     assert "by_block" not in plain.record.measured
-    assert not empty.pictures
+    assert not empty
     family = family_of(any_pipe)
     for row, block in zip(edit.record.measured["by_block"], blocks(family), strict=True):
         assert row["block"] == block
@@ -1008,9 +1028,9 @@ def test_what_each_block_of_a_confined_edit_does_alone_is_drawn_for_the_report(a
         part = replace(edit, modules={p: d for p, d in edit.modules.items() if p in paths})
         with part.apply(any_pipe):
             now = SAMPLING.draw(family, fill(TEMPLATES["object"][:1], "cat"), [picture_seed(0, "probe", 0)])
-        difference = np.abs(np.asarray(now[0], float) - np.asarray(room.pictures["by_block"][block][0], float))
+        difference = np.abs(np.asarray(now[0], float) - np.asarray(pictures["by_block"][block][0], float))
         assert difference.max() <= 1
-    erase_page(family, edit, "tiny", tmp_path, ["dog"], None, room.pictures)
+    erase_page(family, edit, "tiny", tmp_path, ["dog"], None, pictures)
     page = (tmp_path / "report.html").read_text()
     assert "Where it acts" in page
     assert page.count('alt="' + blocks(family)[0]) > 0
@@ -1019,9 +1039,10 @@ def test_what_each_block_of_a_confined_edit_does_alone_is_drawn_for_the_report(a
 def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):
     from excise.report.run_page import erase_page
 
-    room = Room(judge=lambda images, names: [True] * len(names))
-    edit = erase(family, ["cat"], "surgun", preserve=["dog", "car"], room=room, confine=False, keep_blocks=1, **SMALL)
-    erase_page(family, edit, "tiny", tmp_path, ["dog"], None, room.pictures)
+    context = Context(judge=lambda images, names: [True] * len(names))
+    erased = erasure(family, ["cat"], preserve=["dog", "car"], context=context, confine=False, keep_blocks=1, **SMALL)
+    edit = erased.edit
+    erase_page(family, edit, "tiny", tmp_path, ["dog"], None, erased.pictures)
     page = (tmp_path / "report.html").read_text()
     assert "Calibration on prompts and seeds of no test" in page
     assert page.count('class="kept"') == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
-from excise.methods.closed_form.base import TextProblem
+from excise.methods.closed_form.text_problem import TextProblem
 from excise.methods.closed_form.uce import UCE, UCEConfig, solve_map
 
 weights_ = st.floats(0.1, 10)
@@ -75,7 +75,7 @@ def test_one_map_for_all_layers_as_thin_as_its_rank():
     torch.manual_seed(0)
     rows = torch.randn(2, 12, dtype=torch.float64)
     p = problem(rows.repeat(4, 1), (2 * rows).repeat(4, 1), torch.randn(5, 12).double(), rows[0], rows)
-    solution = UCE.solve(p, weights_for(p, 1), UCEConfig(fixed="none"), torch.Generator())
+    solution = UCE().solve(p, weights_for(p, 1), UCEConfig(fixed="none"), torch.Generator())
     (text_map,) = solution.text_maps
     assert text_map.modules == ("layer3", "layer7", "layer20")
     assert text_map.u.shape == (12, 2)  # eight rows, two of them distinct

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from excise.metrics.rates import rate
-from excise.policy.apply import Outcome
+from excise.policy.apply import AppliedPolicy
 from excise.policy.messages import MOST_LINES, erased_fault, needed_count, retained_fault, summary, verification_lines
 
 
@@ -48,7 +48,7 @@ def test_a_concept_that_is_never_seen_cannot_be_verified():
         (10, 20, 0.8, " (gate 80 %). Add names to `preserve`, or use a gentler method or settings."),
     ],
 )  # fmt: skip
-def test_other_names_that_fail_are_told_what_would_pass(hits, n, gate, sentence):
+def test_retained_names_that_fail_are_told_what_would_pass(hits, n, gate, sentence):
     assert retained_fault(share(hits, n), gate) == f"{hits} of {n} still right{sentence}"
 
 
@@ -74,11 +74,11 @@ def verified(concepts, retained=None, retained_passed=True):
 def test_failed_gates_are_named_up_to_a_limit():
     concepts = [{"name": f"c{i}", "erased": None, "passed": i == 0} for i in range(MOST_LINES + 4)]
     lines = verification_lines(verified(concepts, share(2, 4), retained_passed=False))
-    assert lines[0] == f"verified by j: 1 of {MOST_LINES + 4} concepts pass; 2 of 4 other names still right"
+    assert lines[0] == f"verified by j: 1 of {MOST_LINES + 4} concepts pass; 2 of 4 retained names still right"
     assert lines[1] == "c1: cannot be verified: the judge sees it in none of 4 pictures of the untouched model."
     assert lines[-2:] == [
         "3 more concepts fail; the report names them all",
-        "other names: 2 of 4 still right (gate 80 %). Add names to `preserve`, or use a gentler method or settings.",
+        "retained names: 2 of 4 still right (gate 80 %). Add names to `preserve`, or use a gentler method or settings.",
     ]
     assert len(lines) == 1 + MOST_LINES + 2
 
@@ -100,7 +100,7 @@ def test_the_summary_says_what_was_changed():
         "removed": [],
     }
     wanted = "./sd: 2 concepts removed (2 new: cat, dog; 0 restored); 2 of 2 edits rebuilt."
-    assert summary(Outcome(True, 2, 2, entry)) == wanted
+    assert summary(AppliedPolicy(True, 2, 2, entry)) == wanted
     alone = {**entry, "in_force": [{"name": "cat"}]}
     wanted = "nothing changed: 1 concept is removed already, as the policy asks (ledger entry 3)."
-    assert summary(Outcome(False, 0, 1, alone)) == wanted
+    assert summary(AppliedPolicy(False, 0, 1, alone)) == wanted

@@ -329,7 +329,7 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     assert json.loads(text)["entry"]["verified"] is None
     page = (out / "report.html").read_text()
     assert "3 concepts removed" in page
-    assert "no: nothing to look with" in page
+    assert "no: there is no judge" in page
     status, _, error = excise("apply", written, "--out", out)
     assert status == 0
     assert "nothing changed: 3 concepts are removed already, as the policy asks (ledger entry 1)." in error

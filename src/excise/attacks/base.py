@@ -18,6 +18,7 @@ from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.families.noising import Noising, noising
 from excise.support.digests import seed_of
+from excise.support.progress import Report, silent
 from excise.support.strict import Strict
 from excise.training import losses
 
@@ -25,8 +26,6 @@ BACKWARD_COST = 3  # forward passes that one with gradients counts as, because i
 HALF_PRECISION_SCALE = 2.0**12  # of losses in fp16, whose gradients would underflow
 GUIDES = 20  # pictures of the target that guide attacks, and as many of other things
 Access = Literal["black box", "text encoder", "white box", "latents", "weights"]
-Say = Callable[[str, int, int], None]
-"""Receives progress: what is being done, steps done, steps in all."""
 Search = Callable[[], list[str]]
 
 
@@ -124,7 +123,7 @@ class Arena:
     guidance: float = 4.0
     batch: int = 32
     seed: int = 0
-    say: Say = lambda what, done, total: None
+    say: Report = silent
     search_once: Callable[[str, Search], list[str]] = lambda name, search: search()
     drawn: int = field(default=0, init=False)
     passes: int = field(default=0, init=False)

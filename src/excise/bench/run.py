@@ -36,13 +36,13 @@ from excise.evaluation.scoring import as_document
 from excise.families import load
 from excise.families.base import Family
 from excise.families.drawing import Workers
+from excise.methods.base import Context
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import asks
 from excise.support.files import make_folder, write_json, write_text
 from excise.support.precision import bfloat16
 from excise.support.runs import locked
 from excise.support.selection import evenly
-from excise.training.problem import Room
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -232,7 +232,7 @@ def _erased(cell: Cell, family: Family, training: Path) -> list[Edit]:
             if cell.method.advise:
                 edit = advise(family, names, cell.method.name, judge=cell.judge, **request).edit
             else:
-                edit = erase(family, names, cell.method.name, room=Room(cell.judge, training / str(i)), **request)
+                edit = erase(family, names, cell.method.name, context=Context(cell.judge, training / str(i)), **request)
         found.append(edit)
     return found
 

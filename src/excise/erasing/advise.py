@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 from excise.concepts.concept import Concept, as_concepts
 from excise.concepts.vocabulary import Vocabulary, guess_kind, speaks_canvas, vocabulary_of
 from excise.edits.edit import Edit
-from excise.erasing.erase import erase
+from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError, SettingError
 from excise.families.built_in import is_built_in
 from excise.families.load import as_family
-from excise.methods import METHODS
+from excise.methods import load_method
+from excise.methods.base import Context
+from excise.support.progress import Report, silent
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.probes import Look, Probe
-from excise.training.problem import Say
 from excise.training.scorers import as_scorer
 
 MOST = 40  # pictures of targets, and of what is kept
@@ -49,13 +50,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Advice:
-    """The curve of a sweep, the value that was taken, and the edit of that value."""
+    """The curve of a sweep, the value that was taken, and the edit of that value with the seconds of its making."""
 
     setting: str
     curve: list[Point]
     chosen: float
     judge: str
     edit: Edit
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def advise(
@@ -69,8 +71,11 @@ def advise(
     judge: Any = None,
     seed: int = 0,
     states: Path | None = None,
-    say: Say = lambda *_: None,
-    **more: Any,
+    say: Report = silent,
+    anchor: str | None = None,
+    model_name: str | None = None,
+    revision: str | None = None,
+    **settings: Any,
 ) -> Advice:
     """Erase with every value of the method's own sweep, look at pictures, and take the value with the best balance.
 
@@ -80,9 +85,9 @@ def advise(
     the one whose verdict counts; elsewhere the prompts are those of the templates. They are no check of a policy.
 
     Args:
-        judge: as `excise.training.problem.Room`; the built-in models have their own.
+        judge: as in `excise.methods.base.Context`; the built-in models have their own.
         states: folder of text states to use and fill.
-        more: what else `excise.erase` takes, settings of the method included; not the one that is swept.
+        settings: the method's own; not the one that is swept.
 
     Raises:
         ConceptError: nothing to look with, no target is ever seen, or nothing to keep that could be looked at.
@@ -90,7 +95,7 @@ def advise(
     """
     family = as_family(model)
     found = [guess_kind(c, kind, speaks_canvas(vocabulary, family)) for c in as_concepts(concepts, kind)]
-    setting, values = _sweep(method, more)
+    setting, values = _sweep(method, settings)
     built_in = is_built_in(family)
     scorer = as_scorer(judge, built_in, [*(c.name for c in found), *preserve])
     if scorer is None:
@@ -105,14 +110,15 @@ def advise(
         )
     curve: list[Point] = []
     with tempfile.TemporaryDirectory(prefix="excise-") as folder:
+        naming, origin = Naming(preserve, vocabulary, kind, anchor), Origin(model_name, revision)
+        context = Context(states=states or Path(folder))
 
-        def make(value: float) -> Edit:
-            request = {**more, setting: value, "preserve": preserve, "vocabulary": vocabulary, "seed": seed}
-            return erase(family, list(found), method, kind=kind, states=states or Path(folder), **request)
+        def make(value: float) -> Erasure:
+            return make_edit(family, list(found), method, {**settings, setting: value}, naming, origin, seed, context)
 
         def tried(value: float) -> Point:
             say(f"trying {setting}, {value:g}", len(curve), len(values) + FINER)
-            with make(value).apply(family):
+            with make(value).edit.apply(family):
                 rates = look.rates(look.draw())
             return Point(value, rates.erase, rates.related)
 
@@ -123,15 +129,16 @@ def advise(
         curve.sort(key=lambda p: p.value, reverse=values[0] > values[-1])
         say(f"trying {setting}", len(values) + FINER, len(values) + FINER)
         best = curve[knee(curve)]
-        edit = make(best.value)  # made once more: seven dense edits at once could be larger than the model
+        made = make(best.value)  # made once more: seven dense edits at once could be larger than the model
     told = {
         "setting": setting,
         "points": [{"value": p.value, "erased": p.erased, "retained": p.retained, "h": p.h} for p in curve],
         "chosen": best.value,
         "judge": scorer.name,
     }
+    edit = made.edit
     record = edit.record.model_copy(update={"measured": {**edit.record.measured, "advice": told}})
-    return Advice(setting, curve, best.value, scorer.name, replace(edit, record=record))
+    return Advice(setting, curve, best.value, scorer.name, replace(edit, record=record), made.seconds)
 
 
 def knee(curve: Sequence[Point]) -> int:
@@ -154,7 +161,7 @@ def between(curve: Sequence[Point]) -> list[float]:
 
 
 def _sweep(method: str, settings: dict[str, Any]) -> tuple[str, tuple[float, ...]]:
-    sweep = getattr(METHODS.load(method).Config, "sweep", None)
+    sweep = getattr(load_method(method).Config, "sweep", None)
     if sweep is None:
         raise SettingError(f"{method} has no strength to sweep; only closed forms have. Leave --advise out.")
     setting, values = sweep

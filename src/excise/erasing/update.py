@@ -10,10 +10,11 @@ from excise.concepts.concept import Concept, as_concepts, listed, same
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
 from excise.edits.record import EditRecord
-from excise.erasing.erase import erase
+from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
 from excise.families.load import as_family
 from excise.methods import METHODS
+from excise.methods.base import Context
 
 
 def update(
@@ -23,7 +24,6 @@ def update(
     drop: Sequence[str] = (),
     *,
     states: Path | None = None,
-    timings: dict[str, float] | None = None,
 ) -> Edit:
     """Make an edit of a closed form again with other concepts, everything else as its record says.
 
@@ -32,29 +32,33 @@ def update(
     Args:
         model: the one the edit was made for.
         add: concepts, put after those it has. drop: names of those to take out.
-        timings: receives the seconds of `encode` and `solve`.
+        states: folder of text states to use and fill.
 
     Raises:
         ConceptError: a concept to drop is not in it, one to add is, nothing would be left, or its method trains.
         WrongBaseError: it was made for another model.
     """
+    return updated(model, edit, add, drop, states).edit
+
+
+def updated(
+    model: Any, edit: Edit, add: Sequence[str | Concept], drop: Sequence[str], states: Path | None = None
+) -> Erasure:
+    """As `update`, which explains the arguments; the durations of the work are returned as well."""
     family = as_family(model)
     check_base(edit, family)
     record = edit.record
     check_updatable(record)
     concepts = changed(record, add, drop)
-    return erase(
+    return make_edit(
         family,
         concepts,
         record.method,
-        preserve=record.preserve,
-        vocabulary=record.vocabulary,
-        seed=record.seed,
-        model_name=record.base.model,
-        revision=record.base.revision,
-        states=states,
-        timings=timings,
-        **record.settings,
+        record.settings,
+        Naming(record.preserve, record.vocabulary),
+        Origin(record.base.model, record.base.revision),
+        record.seed,
+        Context(states=states),
     )
 
 

@@ -1,6 +1,14 @@
 """The methods, by name; nothing is imported until one is used."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from excise.registry import Record, Registry
+
+if TYPE_CHECKING:
+    from excise.methods.base import Method
+    from excise.support.settings import Settings
 
 METHODS = Registry(
     "method",
@@ -93,4 +101,17 @@ METHODS = Registry(
 CONTROLS = ("identity", "noise", "oracle")
 """What a benchmark sets beside the methods; see `excise.evaluation.controls`."""
 
-__all__ = ["CONTROLS", "METHODS"]
+
+def load_method(name: str) -> Method[Settings]:
+    """The method of that name, imported now.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        PluginError: it breaks the contract of a method; the message names the member.
+    """
+    from excise.methods.contract import checked
+
+    return checked(name, METHODS.record(name), METHODS.load(name))
+
+
+__all__ = ["CONTROLS", "METHODS", "load_method"]

@@ -15,20 +15,21 @@ from excise.erasing.erase import erase
 from excise.errors import EditFileError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
+from excise.methods.base import Context
 from excise.policy import ledger
 from excise.policy.entry import is_current, new_entry
 from excise.policy.groups import Group, check_groups, group_digest, grouped
 from excise.policy.in_force import EDITS, check_in_force, commit
 from excise.policy.policy import Policy, PolicyError
 from excise.policy.verify import Checks, Verification, verify
+from excise.support.progress import Report, silent
 from excise.support.runs import STATES
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
-from excise.training.problem import Room, Say
 from excise.training.scorers import Scorer, as_scorer
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AppliedPolicy:
     """The result of applying a policy.
 
     Attributes:
@@ -54,8 +55,8 @@ def apply_policy(
     *,
     reread: Callable[[], str],
     cache: Path | None = None,
-    say: Say = lambda *_: None,
-) -> Outcome:
+    say: Report = silent,
+) -> AppliedPolicy:
     """Make `out`/edit.safetensors the edit that a policy asks for, verify it, and add an entry to the ledger of `out`.
 
     An edit that was made before, for the same request on the same model, is used again, so reverting a policy costs
@@ -79,7 +80,7 @@ def apply_policy(
     check_in_force(out, last)
     base = base_of(family, policy.model, policy.revision)
     if last and is_current(last, digest, base):
-        return Outcome(False, 0, len(last["groups"]), last)
+        return AppliedPolicy(False, 0, len(last["groups"]), last)
     policy = _with_kinds(policy, speaks_canvas(policy.vocabulary, family))
     groups = grouped(policy)
     check_groups(groups)
@@ -95,7 +96,7 @@ def apply_policy(
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in force. Apply it again.")
     entry = new_entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
-    return Outcome(True, made, len(groups), commit(out, whole, entry), verification)
+    return AppliedPolicy(True, made, len(groups), commit(out, whole, entry), verification)
 
 
 def _with_kinds(policy: Policy, canvas: bool) -> Policy:
@@ -106,7 +107,7 @@ def _with_kinds(policy: Policy, canvas: bool) -> Policy:
 
 
 def _edits(
-    family: Family, policy: Policy, base: Base, groups: Sequence[Group], out: Path, say: Say
+    family: Family, policy: Policy, base: Base, groups: Sequence[Group], out: Path, say: Report
 ) -> tuple[list[Edit], int]:
     """Return the edit of every group, and how many of them had to be made."""
     edits, made = [], 0
@@ -130,7 +131,7 @@ def _load_if_intact(path: Path) -> Edit | None:
         return None
 
 
-def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Say) -> Edit:
+def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Report) -> Edit:
     """Make the edit of one group."""
     return erase(
         family,
@@ -142,8 +143,7 @@ def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Say) ->
         seed=policy.seed,
         model_name=policy.model,
         revision=policy.revision,
-        room=Room(policy.judge, out / "training", None, say),
-        states=out / STATES,
+        context=Context(policy.judge, out / "training", states=out / STATES, say=say),
         **group.method.settings,
     )
 

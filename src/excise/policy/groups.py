@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from excise.concepts.concept import Concept, same
 from excise.edits.record import Base
-from excise.methods import METHODS
+from excise.methods import METHODS, load_method
 from excise.policy.policy import MethodChoice, Policy, PolicyError
 from excise.support.digests import digest
 from excise.support.settings import configure
@@ -47,7 +47,7 @@ def check_groups(groups: Sequence[Group]) -> None:
         PolicyError: the anchor of a concept is itself removed by the policy.
     """
     for group in groups:
-        config = METHODS.load(group.method.name).Config
+        config = load_method(group.method.name).Config
         configure(config, group.method.name, group.method.settings, group.concepts[0].kind)
     removed = {same(word) for group in groups for concept in group.concepts for word in concept.words}
     for group in groups:

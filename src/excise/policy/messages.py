@@ -11,22 +11,22 @@ from excise.metrics.rates import wilson
 from excise.policy.verify import MOST_OTHERS
 
 if TYPE_CHECKING:
-    from excise.policy.apply import Outcome
+    from excise.policy.apply import AppliedPolicy
 
 MOST_LINES = 8  # concepts that failed, one line each
 MOST_PICTURES = 10_000  # to look for a number that passes a gate
 
 
-def summary(outcome: Outcome) -> str:
+def summary(applied: AppliedPolicy) -> str:
     """Return one sentence on what was changed."""
-    entry = outcome.entry
+    entry = applied.entry
     count = len(entry["in_force"])
     concepts = f"{count} concept{'' if count == 1 else 's'}"
-    if not outcome.changed:
+    if not applied.changed:
         are = "is" if count == 1 else "are"
         return f"nothing changed: {concepts} {are} removed already, as the policy asks (ledger entry {entry['n']})."
     added, restored = _counted(entry["added"], "new"), _counted(entry["removed"], "restored")
-    rebuilt = f"{outcome.made} of {outcome.groups} edits rebuilt"
+    rebuilt = f"{applied.made} of {applied.groups} edits rebuilt"
     return f"{entry['model']['name']}: {concepts} removed ({added}; {restored}); {rebuilt}."
 
 
@@ -42,14 +42,14 @@ def verification_lines(verified: Mapping[str, Any] | None) -> list[str]:
     failed = [c for c in verified["concepts"] if not c["passed"]]
     count = len(verified["concepts"])
     first = f"verified by {verified['judge']}: {count - len(failed)} of {count} concepts pass"
-    lines = [f"{first}; {_of(retained)} other names still right" if retained else first]
+    lines = [f"{first}; {_of(retained)} retained names still right" if retained else first]
     lines += [
         f"{c['name']}: {erased_fault(c['erased'], gates['erased'], verified['pictures'])}" for c in failed[:MOST_LINES]
     ]
     if len(failed) > MOST_LINES:
         lines.append(f"{len(failed) - MOST_LINES} more concepts fail; the report names them all")
     if not verified["retained_passed"]:
-        lines.append(f"other names: {retained_fault(retained, gates['retained'])}")
+        lines.append(f"retained names: {retained_fault(retained, gates['retained'])}")
     return lines
 
 
@@ -80,7 +80,7 @@ def erased_fault(erased: Mapping[str, float] | None, gate: float, pictures: int)
 
 
 def retained_fault(retained: Mapping[str, float] | None, gate: float) -> str:
-    """Return why the other names fail their gate, and what to do; the arguments are as in `erased_fault`.
+    """Return why the retained names fail their gate, and what to do; the arguments are as in `erased_fault`.
 
     >>> retained_fault({"value": 1.0, "low": 0.2065, "n": 1}, 0.8)
     '1 of 1 still right, which proves only 21 % or more (gate 80 %). It takes 16 or more: add names to `preserve`.'

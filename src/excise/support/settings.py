@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,9 +25,12 @@ class Settings(BaseModel):
     anchor: str = Field("", description="Anchor of concepts that name none; empty for the empty prompt.")
 
 
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
 def configure(
-    config: type[Settings], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
-) -> Any:
+    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
+) -> SettingsT:
     """Return an instance of `config`: the given settings, then those of a preset, then the defaults.
 
     The preset is `settings["preset"]`, else `default`, else the one named like the concept kind. "official", the recipe

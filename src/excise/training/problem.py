@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from excise.concepts.concept import Concept
 from excise.edits.deltas import Delta
 from excise.families.base import Family
+from excise.support.progress import Report, silent
 from excise.training.pictures import Sampling
 from excise.training.probes import Probe
 from excise.training.scorers import Scorer
-
-if TYPE_CHECKING:
-    pass
-
-
-Say = Callable[[str, int, int], None]
-"""Receives what is being done, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a trained method has around it.
-
-    Attributes:
-        judge: a folder of a CLIP model, a callable (images, names) to booleans, or an object with `sees`; built-in
-            models have their own, elsewhere None trains without looking.
-        folder: of checkpoints, to go on from after an interruption; None keeps none.
-        cache: of localisations, which serve every concept of a kind; None keeps none.
-        say: receives what is being done, how much of it is done, and how much there is.
-        charts: also draw what a report shows and nothing is decided by (minutes on a large model).
-        pictures: receives what was drawn.
-    """
-
-    judge: Any = None
-    folder: Path | None = None
-    cache: Path | None = None
-    say: Say = lambda what, done, total: None
-    charts: bool = False
-    pictures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,12 +43,12 @@ class TrainingProblem:
     seed: int = 0
     folder: Path | None = None
     cache: Path | None = None
-    say: Say = lambda what, done, total: None
+    say: Report = silent
     charts: bool = False
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The deltas of a trained method, what it measured on the way, and pictures of that for the report."""
 
     modules: Mapping[str, Delta]

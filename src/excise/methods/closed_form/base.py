@@ -1,131 +1,120 @@
-"""Settings of methods, and the shape of closed-form ones: statistics of text in, deltas out; no model, no device."""
+"""Base classes of closed forms: ClosedForm edits what reads text in the denoiser, TextEncoderForm the text encoder."""
 
 from __future__ import annotations
 
+import time
+import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, TypeVar
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from excise.edits.deltas import Delta, Dense, LowRank, TextMap
+from excise.concepts.concept import PROGRAM_PROMPTS
+from excise.edits.apply import original_weights
+from excise.errors import ExciseWarning
+from excise.methods.base import Context, Made, Method, Request
+from excise.methods.closed_form.config import MethodConfig
+from excise.methods.closed_form.encoder_problem import EncoderProblem
+from excise.methods.closed_form.hardening import hardened
+from excise.methods.closed_form.text_problem import Encoded, TextProblem, encode, pooled_problem, token_problem
+from excise.methods.solution import Solution, joined, widened
 from excise.support.settings import Settings
 
-Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
-TargetTokens = Tokens | Literal["context"]
-BALANCED = Field(
-    False,
-    description="Weigh all that is kept beside all targets, so that one weight serves one name and a hundred; else "
-    "state by state, as the programs do.",
-)
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+EncoderConfigT = TypeVar("EncoderConfigT", bound=Settings)
 
 
-class MethodConfig(Settings):
-    """Settings that every closed-form method has."""
+class ClosedForm(Method[ConfigT]):
+    """A closed form over the projections that read text: statistics of text states in, deltas out."""
 
-    sweep: ClassVar[tuple[str, tuple[float, ...]]]
-    """The setting that trades what is erased against what is kept, and values of it, the harshest first."""
+    shape: ClassVar[str] = "closed-form"
 
-    params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
-    tokens: TargetTokens = Field(
-        "from_last",
-        description="Target tokens: last subject token, subject, from the last subject token to the end, "
-        "all but the start token, all, or its context (all but the subject).",
-    )
-    retain_tokens: Tokens = Field("all_but_start", description="Which tokens of what is kept.")
-    robust: int = Field(
-        0, ge=0, description="Times, at most, that the states which would bring a target back are sought and erased."
-    )
-    pooled: bool = Field(
-        True, description="Where the model also reads the pooled prompt (SDXL), edit that map as well."
-    )
-    prompts: Literal["templates", "name", "mace"] = Field(
-        "templates",
-        description="Prompts in which targets are looked at: templates (the vocabulary's, or those of the kind), the "
-        "bare name, or the thirty of MACE's program. Names to keep go into the templates as well, else they stand "
-        "bare.",
-    )
-    retain_empty: bool = Field(False, description="Keep the empty prompt as well.")
-
-    @property
-    def later(self) -> TargetTokens | None:
-        """Which tokens of targets a later step of the method takes, where that is another choice."""
-        return None
-
-
-@dataclass(frozen=True)
-class TextProblem:
-    """What a closed-form method is given: token states in float64, one state a row.
-
-    Attributes:
-        targets: (T, d) tokens to erase. anchors: (T, d) what each becomes, row by row.
-        retain: (M, d) tokens to keep.
-        start: (d,) the start-token state, the same in every prompt.
-        null: (P, d) the states of the empty prompt after the start token.
-        owner: (T,) which concept each target row speaks of, from 0.
-        subjects: (m, d) each concept's last subject token, the mean over its prompts.
-        prompts: how many prompts the target rows come from; None: one a row.
-        later: the same request by the tokens of a method's later steps, where it has such (`MethodConfig.later`).
-    """
-
-    targets: Tensor
-    anchors: Tensor
-    retain: Tensor
-    start: Tensor
-    null: Tensor
-    owner: Tensor
-    subjects: Tensor
-    prompts: int | None = None
-    later: TextProblem | None = None
-
-
-def weight_of_kept(problem: TextProblem, scale: float, balanced: bool) -> float:
-    """The weight of each state that is kept: `scale`, or of all of them beside all targets (see `BALANCED`)."""
-    return scale * len(problem.targets) / max(1, len(problem.retain)) if balanced else scale
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Deltas, in the shapes that `Edit` holds."""
-
-    text_maps: tuple[TextMap, ...] = ()
-    modules: Mapping[str, Delta] | None = None
-
-
-def joined(one: Solution, two: Solution) -> Solution:
-    """Two solutions for different projections as one."""
-    return Solution((*one.text_maps, *two.text_maps), {**(one.modules or {}), **(two.modules or {})})
-
-
-def widened(solution: Solution, widths: Mapping[str, int]) -> Solution:
-    """A solution for the first columns of some weights, with zeros for the columns behind them.
-
-    Args:
-        widths: by module path, the columns of its whole weight.
-    """
-
-    def wide(x: Tensor, path: str) -> Tensor:
-        return F.pad(x, (0, widths[path] - x.shape[1]))
-
-    maps = tuple(
-        TextMap(wide(m.u.mT, path).mT, wide(m.v, path), (path,)) for m in solution.text_maps for path in m.modules
-    )
-    modules: dict[str, Delta] = {
-        path: LowRank(d.b, wide(d.a, path)) if isinstance(d, LowRank) else Dense(wide(d.dw, path))
-        for path, d in (solution.modules or {}).items()
-    }
-    return Solution(maps, modules)
-
-
-class ClosedForm(Protocol):
-    """A method: its settings, and one function."""
-
-    Config: type[MethodConfig]
-
-    @staticmethod
+    @abstractmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: Any, generator: torch.Generator
-    ) -> Solution: ...
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: ConfigT, generator: torch.Generator
+    ) -> Solution:
+        """Solve for the deltas of all projections at once.
+
+        Args:
+            problem: token states of targets, anchors and retained prompts, float64.
+            weights: (out, d) original weight by module path.
+            generator: the only source of randomness.
+        """
+
+    def make(self, request: Request, config: ConfigT, context: Context) -> Made:
+        """Encode once, then solve for keys and values, and for the map of the pooled prompt where there is one."""
+        began = time.perf_counter()
+        family = request.family
+        _warn_of_width(len(request.concepts), family.text_width)
+        encoded = _encoded(request, config, context)
+        at_once = time.perf_counter()
+        generator = torch.Generator().manual_seed(request.seed)
+        weights = original_weights(family, [p.path for p in family.projections(config.params)])
+
+        def solve(problem: TextProblem) -> Solution:
+            return self.solve(problem, weights, config, generator.manual_seed(request.seed))
+
+        solution, restored = hardened(solve, token_problem(encoded, config), weights, config.robust)
+        pooled = pooled_problem(encoded) if config.pooled else None
+        if pooled is not None:
+            solution = joined(solution, self._solve_pooled(pooled, request, config, generator))
+        return Made(
+            solution,
+            evidence={"restored": restored} if restored else {},
+            seconds={"encode": at_once - began, "solve": time.perf_counter() - at_once},
+        )
+
+    def _solve_pooled(
+        self, pooled: TextProblem, request: Request, config: ConfigT, generator: torch.Generator
+    ) -> Solution:
+        """The same for the maps that read the pooled prompt with their first columns."""
+        family = request.family
+        maps = original_weights(family, [p.path for p in family.projections("p")])
+        width = pooled.targets.shape[1]
+        reading = {path: weight[:, :width] for path, weight in maps.items()}
+        solution = self.solve(pooled, reading, config, generator)
+        return widened(solution, {path: weight.shape[1] for path, weight in maps.items()})
+
+
+class TextEncoderForm(Method[EncoderConfigT]):
+    """A closed form over the MLPs of the text encoders."""
+
+    shape: ClassVar[str] = "closed-form"
+
+    @abstractmethod
+    def solve_encoder(self, problem: EncoderProblem, config: EncoderConfigT) -> Solution:
+        """Solve for the deltas of the text encoders' maps, layer by layer."""
+
+    def make(self, request: Request, config: EncoderConfigT, context: Context) -> Made:
+        """Encode once, then solve layer by layer."""
+        began = time.perf_counter()
+        encoded = _encoded(request, config, context)
+        at_once = time.perf_counter()
+        solution = self.solve_encoder(EncoderProblem(request.family, encoded), config)
+        return Made(solution, seconds={"encode": at_once - began, "solve": time.perf_counter() - at_once})
+
+
+def program_prompts(config: Settings) -> Mapping[str, tuple[str, ...]] | None:
+    """The prompts of a published program by kind, if the settings ask for those; None if they use the templates.
+
+    With a program's prompts, retained names stand bare.
+    """
+    return PROGRAM_PROMPTS.get(config.prompts) if isinstance(config, MethodConfig) else None
+
+
+def _encoded(request: Request, config: Settings, context: Context) -> Encoded:
+    templates = program_prompts(config) or request.words.templates
+    return encode(request.family, request.concepts, request.retain, templates, context.states)
+
+
+def _warn_of_width(concepts: int, width: int) -> None:
+    """Warn where more concepts are erased than text states can tell apart."""
+    if concepts > width:
+        warnings.warn(
+            f"{concepts} concepts are more than the {width} directions of this model's text states, so whatever is "
+            "kept moves with them; erase fewer, or edit the text encoder instead (--method emcid).",
+            ExciseWarning,
+            stacklevel=2,
+        )

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from excise.edits.deltas import TextMap
 from excise.linalg.low_rank import compress
-from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.closed_form.config import MethodConfig
+from excise.methods.closed_form.text_problem import TextProblem
+from excise.methods.solution import Solution
 
 # The target's own tokens. From its last word to the end (the default of closed forms), most states are padding, and the
 # spectrum's strong directions are what every prompt shares: the target's own count for little and stay.
@@ -63,14 +66,13 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor]:
     return S, V
 
 
-class CURE:
+class CURE(ClosedForm[CUREConfig]):
     """The method as the registry knows it."""
 
     Config = CUREConfig
 
-    @staticmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: CUREConfig, generator: torch.Generator
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: CUREConfig, generator: torch.Generator
     ) -> Solution:
         """One text map for all of `weights`; nothing in it is random."""
         U, V = solve_map(problem, config)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from excise.edits.deltas import Dense
 from excise.linalg.solves import solve_spd
-from excise.methods.closed_form.base import Solution
+from excise.methods.closed_form.base import TextEncoderForm
 from excise.methods.closed_form.encoder_problem import EncoderProblem
+from excise.methods.solution import Solution
 from excise.support.settings import Settings
 
 
@@ -35,13 +36,12 @@ class EMCIDConfig(Settings):
     )
 
 
-class EMCID:
+class EMCID(TextEncoderForm[EMCIDConfig]):
     """The method as the registry knows it."""
 
     Config = EMCIDConfig
 
-    @staticmethod
-    def solve_encoder(problem: EncoderProblem, config: EMCIDConfig) -> Solution:
+    def solve_encoder(self, problem: EncoderProblem, config: EMCIDConfig) -> Solution:
         """One layer after the other takes its share of what the stream still lacks.
 
             D_l = argmin  |D X - R / (L - l)|^2 + lambda |D K|^2 + ridge |D|^2

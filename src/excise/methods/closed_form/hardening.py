@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from excise.linalg.solves import solve_spd
-from excise.methods.closed_form.base import Solution, TextProblem
+from excise.methods.closed_form.text_problem import TextProblem
+from excise.methods.solution import Solution
 
 PULL = 0.1  # nu, as in RECE's program
 SETTLED = 0.01  # less of the targets' reading than this between two rounds is a fixed point

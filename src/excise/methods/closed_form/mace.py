@@ -19,8 +19,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.methods.closed_form.base import BALANCED, MethodConfig, Solution, TargetTokens, TextProblem, weight_of_kept
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.closed_form.config import BALANCED, MethodConfig, TargetTokens
+from excise.methods.closed_form.text_problem import TextProblem, weight_of_kept
 from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.solution import Solution
 
 # The pull is for five prompts a target (docs/methods/mace.md); the program's, for its thirty, is that of its recipe for
 # objects.
@@ -52,16 +55,15 @@ class MACEConfig(MethodConfig):
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
 
 
-class MACE:
+class MACE(ClosedForm[MACEConfig]):
     """The method as the registry knows it."""
 
     Config = MACEConfig
 
-    @staticmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: MACEConfig, generator: torch.Generator
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: MACEConfig, generator: torch.Generator
     ) -> Solution:
         """One text map for all of `weights`; nothing in it is random."""
         kept = weight_of_kept(problem, config.retain_scale, config.balanced)
         same = UCEConfig(retain_scale=kept, ridge=config.ridge, fixed="none")
-        return UCE.solve(problem, weights, same, generator)
+        return UCE().solve(problem, weights, same, generator)

@@ -27,9 +27,12 @@ from torch import Tensor
 from excise.edits.deltas import TextMap
 from excise.linalg.low_rank import compress
 from excise.linalg.solves import solve_spd
-from excise.methods.closed_form.base import BALANCED, MethodConfig, Solution, TargetTokens, TextProblem, weight_of_kept
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.closed_form.config import BALANCED, MethodConfig, TargetTokens
+from excise.methods.closed_form.text_problem import TextProblem, weight_of_kept
 from excise.methods.closed_form.uce import Moments, UCEConfig, fixed_states, moments
 from excise.methods.closed_form.uce import solve_change as solve_uce
+from excise.methods.solution import Solution
 
 # Bare names as in the program, whose later states hold most of what a longer prompt says of them; but what the empty
 # prompt reads stays exactly as it is, and names can be kept (docs/methods/rece.md).
@@ -114,14 +117,13 @@ def solve_change(problem: TextProblem, G: Tensor, config: RECEConfig) -> Tensor:
     return change
 
 
-class RECE:
+class RECE(ClosedForm[RECEConfig]):
     """The method as the registry knows it."""
 
     Config = RECEConfig
 
-    @staticmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: RECEConfig, generator: torch.Generator
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: RECEConfig, generator: torch.Generator
     ) -> Solution:
         """One text map for all of `weights`; nothing in it is random."""
         d = problem.targets.shape[1]

@@ -36,8 +36,11 @@ from excise.edits.deltas import Delta, Dense
 from excise.linalg.moments import cross, distinct, gram
 from excise.linalg.rows import Pencil, pencil, solve_rows
 from excise.linalg.solves import solve_spd
-from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem, weight_of_kept
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.informax import cosine, entropy, mutual_information, noisy, soft_mask
+from excise.methods.closed_form.text_problem import TextProblem, weight_of_kept
+from excise.methods.solution import Solution
 
 # Rows that are read at once at the least: fewer make slow products.
 _ROWS = 64
@@ -121,14 +124,13 @@ class _Shared:
         return cross(self.problem.anchors, self.problem.targets)
 
 
-class ScaPre:
+class ScaPre(ClosedForm[ScaPreConfig]):
     """The method as the registry knows it."""
 
     Config = ScaPreConfig
 
-    @staticmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: ScaPreConfig, generator: torch.Generator
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: ScaPreConfig, generator: torch.Generator
     ) -> Solution:
         """One delta for each of `weights` (path to (n, d)), all in float64.
 

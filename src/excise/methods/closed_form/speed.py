@@ -33,7 +33,10 @@ from excise.linalg.kmeans import kmeans
 from excise.linalg.low_rank import compress
 from excise.linalg.moments import cross, gram
 from excise.linalg.solves import null_space, solve_spd, weakest_direction
-from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.closed_form.config import MethodConfig
+from excise.methods.closed_form.text_problem import TextProblem
+from excise.methods.solution import Solution
 
 # Values only, last subject token: what the paper's experiments edit.
 _PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
@@ -105,14 +108,13 @@ class _Shared:
     K: Tensor  # (d, q)
 
 
-class SPEED:
+class SPEED(ClosedForm[SPEEDConfig]):
     """The method as the registry knows it."""
 
     Config = SPEEDConfig
 
-    @staticmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: SPEEDConfig, generator: torch.Generator
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: SPEEDConfig, generator: torch.Generator
     ) -> Solution:
         """One low-rank delta for each of `weights` (path to (n, d)), all in float64.
 

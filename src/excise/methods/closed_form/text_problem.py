@@ -12,7 +12,38 @@ from torch import Tensor
 from excise.concepts.concept import TEMPLATES, Concept
 from excise.families.base import Family, TextStates
 from excise.families.text_cache import encode_known
-from excise.methods.closed_form.base import MethodConfig, TextProblem
+from excise.methods.closed_form.config import MethodConfig
+
+
+@dataclass(frozen=True)
+class TextProblem:
+    """What a closed-form method is given: token states in float64, one state a row.
+
+    Attributes:
+        targets: (T, d) tokens to erase. anchors: (T, d) what each becomes, row by row.
+        retain: (M, d) tokens to keep.
+        start: (d,) the start-token state, the same in every prompt.
+        null: (P, d) the states of the empty prompt after the start token.
+        owner: (T,) which concept each target row speaks of, from 0.
+        subjects: (m, d) each concept's last subject token, the mean over its prompts.
+        prompts: how many prompts the target rows come from; None: one a row.
+        later: the same request by the tokens of a method's later steps, where it has such (`MethodConfig.later`).
+    """
+
+    targets: Tensor
+    anchors: Tensor
+    retain: Tensor
+    start: Tensor
+    null: Tensor
+    owner: Tensor
+    subjects: Tensor
+    prompts: int | None = None
+    later: TextProblem | None = None
+
+
+def weight_of_kept(problem: TextProblem, scale: float, balanced: bool) -> float:
+    """The weight of each state that is kept: `scale`, or of all of them beside all targets (see `BALANCED`)."""
+    return scale * len(problem.targets) / max(1, len(problem.retain)) if balanced else scale
 
 
 @dataclass(frozen=True)

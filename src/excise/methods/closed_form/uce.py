@@ -18,7 +18,10 @@ from excise.edits.deltas import TextMap
 from excise.linalg.low_rank import compress
 from excise.linalg.moments import cross, gram
 from excise.linalg.solves import solve_spd
-from excise.methods.closed_form.base import MethodConfig, Solution, TextProblem
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.closed_form.config import MethodConfig
+from excise.methods.closed_form.text_problem import TextProblem
+from excise.methods.solution import Solution
 
 # Keys and values, last subject token, as in the official program of 2025.
 _PAPER = {"tokens": "last", "retain_tokens": "last"}
@@ -106,14 +109,13 @@ def fixed_states(problem: TextProblem, which: str) -> Tensor:
     return U[:, 1e-6 * S[0] < S]
 
 
-class UCE:
+class UCE(ClosedForm[UCEConfig]):
     """The method as the registry knows it."""
 
     Config = UCEConfig
 
-    @staticmethod
     def solve(
-        problem: TextProblem, weights: Mapping[str, Tensor], config: UCEConfig, generator: torch.Generator
+        self, problem: TextProblem, weights: Mapping[str, Tensor], config: UCEConfig, generator: torch.Generator
     ) -> Solution:
         """One text map for all of `weights`; nothing in it is random."""
         U, V = compress(*solve_map(problem, config))

@@ -26,10 +26,11 @@ from excise.concepts.concept import fill
 from excise.errors import SettingError
 from excise.families.base import Condition
 from excise.families.trajectories import partial_denoise
+from excise.methods.trained.base import Trained
 from excise.training.adapters import Adapter, FullWeights, Weights, choose_maps, other_linears
 from excise.training.config import TrainedConfig
 from excise.training.loop import Losses, Step
-from excise.training.problem import Trained, TrainingProblem
+from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import look_of, train
 
 
@@ -58,13 +59,12 @@ class ESDConfig(TrainedConfig):
     guidance: float = Field(3.0, ge=0, description="Its guidance.")
 
 
-class ESD:
+class ESD(Trained[ESDConfig]):
     """The method as the registry knows it."""
 
     Config = ESDConfig
 
-    @staticmethod
-    def train(problem: TrainingProblem, config: ESDConfig) -> Trained:
+    def train(self, problem: TrainingProblem, config: ESDConfig) -> TrainingResult:
         """Train on the targets' prompts, one target a pass, and keep the best checkpoint."""
         _check(problem, config)
         if config.variant == "u":
@@ -75,7 +75,7 @@ class ESD:
         adapter: Weights = FullWeights(problem.family, paths)
         if config.weights == "lora":
             adapter = Adapter(problem.family, paths, config.rank, problem.seed)
-        return Trained(*train(problem, config, adapter, lambda a: step_of(problem, config, a), look_of(problem)))
+        return TrainingResult(*train(problem, config, adapter, lambda a: step_of(problem, config, a), look_of(problem)))
 
 
 def _check(problem: TrainingProblem, config: ESDConfig) -> None:

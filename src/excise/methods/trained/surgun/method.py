@@ -31,6 +31,7 @@ from typing import Any
 from excise.concepts.concept import Concept, fill
 from excise.errors import ExciseWarning, SettingError
 from excise.families.noising import noising
+from excise.methods.trained.base import Trained
 from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.confinement import Span, check_retained, null_span, target_span
 from excise.methods.trained.surgun.distractors import choose
@@ -40,17 +41,16 @@ from excise.methods.trained.surgun.robust import closer, harden
 from excise.methods.trained.surgun.slots import Slots, UnseenError, draw_slots
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
-from excise.training.problem import Trained, TrainingProblem
+from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import kept_point, look_of
 
 
-class SurgUn:
+class SurgUn(Trained[SurgUnConfig]):
     """The method as the registry knows it."""
 
     Config = SurgUnConfig
 
-    @staticmethod
-    def train(problem: TrainingProblem, config: SurgUnConfig) -> Trained:
+    def train(self, problem: TrainingProblem, config: SurgUnConfig) -> TrainingResult:
         """Distractors, pictures, where to train, training, and which checkpoint to keep."""
         family = problem.family
         _check(problem, config)
@@ -95,7 +95,7 @@ def _check(problem: TrainingProblem, config: SurgUnConfig) -> None:
     check_retained(problem.retain)
 
 
-def _train_blocks(job: Job) -> Trained:
+def _train_blocks(job: Job) -> TrainingResult:
     """Train attention blocks, localised or named."""
     problem, config = job.problem, job.config
     blocks, table = localise(problem, config, job.look, job.step)
@@ -104,10 +104,10 @@ def _train_blocks(job: Job) -> Trained:
         evidence |= {"localisation": table.rows, "localised_for": table.concept}
     maps = choose_maps(problem.family, config.modules, blocks)
     deltas, measured = job.train(Adapter(problem.family, [m.path for m in maps], config.rank, problem.seed))
-    return Trained(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
+    return TrainingResult(deltas, {**evidence, **measured}, {"localisation": table.pictures} if table else {})
 
 
-def _train_confined(job: Job) -> Trained:
+def _train_confined(job: Job) -> TrainingResult:
     """Train in a narrow part of text space; where pictures say that the target is still there, once more in a wider.
 
     Returns:
@@ -135,7 +135,7 @@ def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, flo
     return config.calibrate in ("constrained", "kept") and point["erase"] >= ENOUGH, point["score"]
 
 
-def _train_within(span: Span, job: Job) -> Trained:
+def _train_within(span: Span, job: Job) -> TrainingResult:
     """One training of the keys and values that read text, within a part of text space."""
     family, (width, free) = job.problem.family, span.directions.shape
     chosen = named_blocks(job.problem, job.config.blocks)
@@ -150,7 +150,7 @@ def _train_within(span: Span, job: Job) -> Trained:
     deltas, measured = job.train(adapter, chart)
     space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
     evidence = {"text_space": space, **({"by_block": charted[0].rows} if charted else {}), **measured}
-    return Trained(deltas, evidence, {"by_block": charted[0].pictures} if charted else {})
+    return TrainingResult(deltas, evidence, {"by_block": charted[0].pictures} if charted else {})
 
 
 def _target_span(job: Job, share: float) -> Span:

@@ -20,8 +20,8 @@ from excise.concepts.concept import Concept
 from excise.families.base import Condition, Family
 from excise.methods.trained.surgun.adversary import Adversary
 from excise.methods.trained.surgun.slots import Slots
+from excise.support.progress import Report
 from excise.training.pictures import picture_seed
-from excise.training.problem import Say
 
 SEARCHES, LEARNT = 2, 4  # of words, and of learnt words, each from another start
 SEARCHING, LEARNING = UnlearnDiffAtkConfig(), InversionConfig()
@@ -40,7 +40,7 @@ class Restoring:
     condition: Condition
 
 
-def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number: int, say: Say) -> list[Restoring]:
+def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number: int, say: Report) -> list[Restoring]:
     """What lets the model as it is now expect the target's pictures most, the model's own words for it left out.
 
     Args:

@@ -22,7 +22,7 @@ from excise.methods.trained.surgun.objective import Job, SurgUnConfig, kept_of, 
 from excise.methods.trained.surgun.restoring import Restoring, adversary, restoring
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.pictures import picture_seed
-from excise.training.problem import Trained, TrainingProblem
+from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import kept_point, passes
 
 HELD = 100.0  # least weight of the retain loss where all of attention is trained
@@ -49,7 +49,7 @@ def closer(job: Job) -> Job:
     return replace(job, competitions=competitions, look=look.closer(job.config.judged) if look else None)
 
 
-def harden(job: Job, first: Trained) -> Trained:
+def harden(job: Job, first: TrainingResult) -> TrainingResult:
     """Further trainings, each on top of all before it, against what still brings the targets back.
 
     Each stops before it costs more than its part of what `keep` leaves to lose, near to the target or far from it. One

@@ -8,12 +8,13 @@ from dataclasses import replace
 from excise.concepts.candidates import CANDIDATES
 from excise.concepts.concept import TEMPLATES, Concept, fill, same
 from excise.edits.edit import applied_edits
-from excise.erasing.request import Request
+from excise.families.built_in import is_built_in
 from excise.families.text_space import nearest_first
+from excise.methods.base import Context, Request
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.probes import Probe
-from excise.training.problem import Room, TrainingProblem
+from excise.training.problem import TrainingProblem
 from excise.training.scorers import as_scorer
 
 MOST_PROBES = 8  # of a role, where the caller's names are all there is
@@ -21,62 +22,62 @@ MOST_PROBES = 8  # of a role, where the caller's names are all there is
 GONE_PROBES = 4  # of each concept that an edit in force erased
 
 
-def training_problem(
-    asked: Request, room: Room, built_in: bool, precision: str = "no", draw: int = 0
-) -> TrainingProblem:
+def training_problem(request: Request, context: Context, precision: str = "no", draw: int = 0) -> TrainingProblem:
     """A request as trained methods take it: candidates by the target's level, probes by distance to it.
 
     Args:
         precision: in which its pictures are drawn. draw: how many of them at once, 0 for as many as suit it.
     """
-    words = asked.words
+    words, built_in = request.words, is_built_in(request.family)
     candidates: dict[str, list[str]] = {}
     probes: dict[str, list[Probe]] = {}
-    earlier = {t.name: t.concept() for edit, _ in applied_edits(asked.family) for t in edit.record.concepts}
-    going = {same(w) for c in (*asked.concepts, *earlier.values()) for w in c.words}
-    for concept in asked.concepts:
+    earlier = {t.name: t.concept() for edit, _ in applied_edits(request.family) for t in edit.record.concepts}
+    going = {same(w) for c in (*request.concepts, *earlier.values()) for w in c.words}
+    for concept in request.concepts:
         siblings = [n for n in words.siblings(concept) if same(n) not in going]
         candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if same(n) not in going]
-        own = _own_probes(asked, concept, siblings)
+        own = _own_probes(request, concept, siblings)
         probes[concept.name] = [p for p in own if p.role == "target" or same(p.name) not in going]
-    asked_for = {same(c.name) for c in asked.concepts}
+    asked_for = {same(c.name) for c in request.concepts}
     gone = [
         Probe(p.prompt, p.name, "gone")
         for c in earlier.values()
         if same(c.name) not in asked_for
-        for p in evenly([p for p in _own_probes(asked, c, words.siblings(c)) if p.role == "target"], GONE_PROBES)
+        for p in evenly([p for p in _own_probes(request, c, words.siblings(c)) if p.role == "target"], GONE_PROBES)
     ]
-    probes[asked.concepts[0].name] += gone
+    probes[request.concepts[0].name] += gone
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
     return TrainingProblem(
-        family=asked.family,
-        concepts=asked.concepts,
+        family=request.family,
+        concepts=request.concepts,
         templates=words.templates,
-        retain=asked.retain,
-        preserve=asked.preserve,
+        retain=request.retain,
+        preserve=request.preserve,
         candidates=candidates,
         probes=probes,
-        scorer=as_scorer(room.judge, built_in, [*(c.name for c in asked.concepts), *asked.preserve]),
+        scorer=as_scorer(context.judge, built_in, [*(c.name for c in request.concepts), *request.preserve]),
         sampling=replace(sampling, precision=precision, batch=draw or sampling.batch),
-        seed=asked.seed,
-        folder=room.folder,
-        cache=room.cache,
-        say=room.say,
-        charts=room.charts,
+        seed=request.seed,
+        folder=context.folder,
+        cache=context.cache,
+        say=context.say,
+        charts=context.charts,
     )
 
 
-def _own_probes(asked: Request, concept: Concept, siblings: Sequence[str]) -> list[Probe]:
+def _own_probes(request: Request, concept: Concept, siblings: Sequence[str]) -> list[Probe]:
     """The vocabulary's probes of a concept, or what its templates make of it and of the names to keep."""
-    named = asked.words.probes(concept.name, nearest_first(asked.family, [concept.name], siblings)) if siblings else ()
-    return [Probe(*p) for p in named] or _probes(asked, concept)  # type: ignore[arg-type]
+    named = (
+        request.words.probes(concept.name, nearest_first(request.family, [concept.name], siblings)) if siblings else ()
+    )
+    return [Probe(*p) for p in named] or _probes(request, concept)  # type: ignore[arg-type]
 
 
-def _probes(asked: Request, concept: Concept) -> list[Probe]:
+def _probes(request: Request, concept: Concept) -> list[Probe]:
     """Where no vocabulary serves: the target in its own templates, the names to keep in theirs, nearest first."""
     templates = TEMPLATES[concept.kind]
     found = [Probe(fill([templates[i % len(templates)]], concept.name)[0], concept.name, "target") for i in range(8)]
-    ordered = nearest_first(asked.family, [concept.name], asked.preserve)
+    ordered = nearest_first(request.family, [concept.name], request.preserve)
     half = (len(ordered) + 1) // 2
     for names, role in ((ordered[:half], "related"), (ordered[half:], "unrelated")):
         found += [Probe(fill(["a picture of {}"], n)[0], n, role) for n in names[:MOST_PROBES]]  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""The contract of a method: it is handed a request, its settings and a context, and gives back what it made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from PIL import Image
+
+from excise.concepts.concept import Concept
+from excise.concepts.vocabulary import Vocabulary
+from excise.families.base import Family
+from excise.methods.solution import Solution
+from excise.support.progress import Report, silent
+from excise.support.settings import Settings
+
+ConfigT = TypeVar("ConfigT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request.
+
+    Attributes:
+        family: the model. It is not changed.
+        concepts: the targets, each with its anchor.
+        retain: prompts whose meaning stays as it is.
+        preserve: the names to preserve as the caller gave them.
+        words: the vocabulary, which supplies further prompts and names.
+        seed: the random seed of the method.
+    """
+
+    family: Family
+    concepts: Sequence[Concept]
+    retain: Sequence[str]
+    preserve: Sequence[str]
+    words: Vocabulary
+    seed: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """What surrounds a request: a judge, folders, progress. None of it is recorded in the edit.
+
+    Attributes:
+        judge: a folder of a CLIP model, a callable (images, names) to booleans, or an object with `sees`. Built-in
+            models have their own judge; on other models None trains without looking at pictures.
+        folder: where checkpoints are saved and resumed from; None saves none.
+        cache: where localisations are saved, which serve every concept of a kind; None saves none.
+        states: where text states are saved, so that no prompt is encoded twice; None saves none.
+        say: receives progress.
+        charts: also draw pictures that only a report shows (minutes on a large model).
+    """
+
+    judge: Any = None
+    folder: Path | None = None
+    cache: Path | None = None
+    states: Path | None = None
+    say: Report = silent
+    charts: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made.
+
+    Attributes:
+        weights: changes of weights.
+        evidence: measurements for the record; JSON values only.
+        pictures: pictures for the report, by the name of the chart and of the row.
+        seconds: durations by stage.
+    """
+
+    weights: Solution = field(default_factory=Solution)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Mapping[str, Sequence[Image.Image]]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Method(ABC, Generic[ConfigT]):
+    """A method of erasure. Derive from ClosedForm, TextEncoderForm, Trained or Inference rather than from this class.
+
+    Attributes:
+        shape: closed-form, trained or inference-time; every base class sets its own.
+        Config: the class of the method's settings.
+    """
+
+    shape: ClassVar[str]
+    Config: type[ConfigT]
+
+    @abstractmethod
+    def make(self, request: Request, config: ConfigT, context: Context) -> Made:
+        """Make what erases the request's concepts. The model is left as it was.
+
+        Raises:
+            ExciseError: the request cannot be carried out, in one sentence.
+        """
