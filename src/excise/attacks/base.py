@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -31,10 +30,6 @@ Search = Callable[[], list[str]]
 
 class AttackError(ExciseError):
     """An attack that cannot be made on this model or concept; the message says why."""
-
-
-class AttackContractError(ExciseError):
-    """An attack class, usually of another package, that breaks the contract of `Attack`."""
 
 
 class AttackSettings(Strict):
@@ -322,48 +317,3 @@ class Attack(ABC, Generic[ConfigT]):
         Raises:
             AttackError: the attack cannot be made on this model or concept.
         """
-
-
-_SIGNATURES = {
-    "control": (1, "a method control(self) that returns a Control"),
-    "passes": (2, "a method passes(self, tests) that returns a number of denoiser passes"),
-    "run": (2, "a method run(self, arena) that returns a list of Round"),
-}
-
-
-def check_attack(name: str, loaded: object) -> type[Attack[AttackSettings]]:
-    """Return a loaded attack class if it keeps the contract of `Attack`.
-
-    Raises:
-        AttackContractError: it does not; the message names the member and what is expected.
-    """
-
-    def refused(member: str, seen: object, expected: str) -> AttackContractError:
-        return AttackContractError(f"the attack '{name}': `{member}` is {seen}; expected {expected}.")
-
-    if not (isinstance(loaded, type) and issubclass(loaded, Attack)):
-        raise AttackContractError(
-            f"the attack '{name}' is {loaded!r}; expected a subclass of excise.attacks.base.Attack."
-        )
-    members = {m: getattr(loaded, m, None) for m in ("access", "teaches", "Config", *_SIGNATURES)}
-    if members["access"] not in get_args(Access):
-        raise refused("access", _shown(members["access"]), f"one of {', '.join(map(repr, get_args(Access)))}")
-    if not isinstance(members["teaches"], bool):
-        raise refused("teaches", _shown(members["teaches"]), "True or False")
-    if not (isinstance(members["Config"], type) and issubclass(members["Config"], AttackSettings)):
-        raise refused("Config", _shown(members["Config"]), "a subclass of excise.attacks.base.AttackSettings")
-    for member, (arguments, expected) in _SIGNATURES.items():
-        if member in loaded.__abstractmethods__:
-            raise refused(member, "missing", expected)
-        try:
-            inspect.signature(members[member]).bind(*[None] * arguments)  # type: ignore[arg-type]
-        except TypeError:
-            raise refused(member, _shown(members[member]), expected) from None
-    return loaded
-
-
-def _shown(member: object) -> str:
-    """A member as a message shows it."""
-    if member is None:
-        return "missing"
-    return f"{member.__name__}{inspect.signature(member)}" if inspect.isfunction(member) else repr(member)

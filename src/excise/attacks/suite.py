@@ -127,7 +127,7 @@ def attack(
     Raises:
         ConceptError: the untouched model does not draw the concept, or there is no judge.
         ModelError: the base or oracle is of another kind than the model.
-        SettingError, UnknownNameError, AttackError, AttackContractError: bad input, in one sentence.
+        SettingError, UnknownNameError, AttackError, PluginError: bad input, in one sentence.
     """
     budget, plan = options.budget, options.plan
     models = _models(model, options)
