@@ -6,7 +6,7 @@ import torch
 from attack_runs import arena_of
 from torch.testing import assert_close
 
-from excise.attacks.sampler import denoise, invert, times
+from excise.attacks.sampler import AddedNoise, denoise, invert, times
 
 
 def test_without_noise_the_sampler_is_the_models_own(any_pipe):
@@ -37,7 +37,8 @@ def test_more_noise_gives_other_pictures_and_the_same_seed_the_same(any_pipe):
     condition, at = arena.family.condition(["a cat"] * 2), times(arena, 4)
 
     def drawn(eta):
-        return denoise(arena, condition, start, at, eta=eta, generator=torch.Generator().manual_seed(1))
+        added = AddedNoise(eta, generator=torch.Generator().manual_seed(1))
+        return denoise(arena, condition, start, at, added=added)
 
     assert torch.equal(drawn(1.0), drawn(1.0))
     assert not torch.equal(drawn(1.0), drawn(0.0))
