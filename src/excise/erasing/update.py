@@ -70,7 +70,7 @@ def check_updatable(record: EditRecord) -> None:
     """
     if record.stack:
         raise ConceptError("this edit is a stack of several; update those it was made of and stack them again.")
-    if "strength" in record.settings:
+    if record.is_scaled:
         raise ConceptError("this edit was scaled; update the one it was scaled from, and scale the result.")
     if record.method not in METHODS or METHODS.record(record.method).shape != "closed-form":
         raise ConceptError(

@@ -85,10 +85,12 @@ class Method(ABC, Generic[ConfigT]):
 
     Attributes:
         shape: closed-form, trained or inference-time; every base class sets its own.
+        config_base: the class from which `Config` derives; every base class sets its own.
         Config: the class of the method's settings.
     """
 
     shape: ClassVar[str]
+    config_base: ClassVar[type[Settings]] = Settings
     Config: type[ConfigT]
 
     @abstractmethod

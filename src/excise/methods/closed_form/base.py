@@ -6,7 +6,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,15 @@ EncoderConfigT = TypeVar("EncoderConfigT", bound=Settings)
 
 
 class ClosedForm(Method[ConfigT]):
-    """A closed form over the projections that read text: statistics of text states in, deltas out."""
+    """A closed form over the projections that read text: statistics of text states in, deltas out.
+
+    Attributes:
+        target_becomes: what a target reads as afterwards: its anchor, or nothing (the anchor hardly counts).
+    """
 
     shape: ClassVar[str] = "closed-form"
+    config_base: ClassVar[type[Settings]] = MethodConfig
+    target_becomes: ClassVar[Literal["anchor", "nothing"]] = "anchor"
 
     @abstractmethod
     def solve(

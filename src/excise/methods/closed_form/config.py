@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,9 +19,6 @@ BALANCED = Field(
 
 class MethodConfig(Settings):
     """Settings that every closed-form method has."""
-
-    sweep: ClassVar[tuple[str, tuple[float, ...]]]
-    """The setting that trades what is erased against what is kept, and values of it, the harshest first."""
 
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
     tokens: TargetTokens = Field(

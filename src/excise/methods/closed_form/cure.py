@@ -69,6 +69,7 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor]:
 class CURE(ClosedForm[CUREConfig]):
     """The method as the registry knows it."""
 
+    target_becomes = "nothing"
     Config = CUREConfig
 
     def solve(

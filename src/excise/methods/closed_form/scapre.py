@@ -127,6 +127,7 @@ class _Shared:
 class ScaPre(ClosedForm[ScaPreConfig]):
     """The method as the registry knows it."""
 
+    target_becomes = "nothing"
     Config = ScaPreConfig
 
     def solve(
