@@ -80,7 +80,7 @@ def erase(
     from excise.cli import show
     from excise.cli.making import finish
     from excise.edits.edit import applied
-    from excise.erasing.advise import advise as find_strength
+    from excise.erasing.advise import find_strength
     from excise.erasing.erase import Erasure, Naming, Origin, make_edit
     from excise.families.built_in import is_built_in
     from excise.methods.base import Context
@@ -96,15 +96,12 @@ def erase(
     naming, origin = Naming(names, vocabulary, kind, anchor), Origin(model, source.revision)
     with applied(family, earlier):
         with show.stages() as say:
+            drawn = is_built_in(family) if charts is None else charts
+            context = Context(judge, out / "training", o.user_cache(), states, say, charts=drawn)
             if advise:
-                advice = find_strength(
-                    family, concepts, method, **vars(naming), **vars(origin), seed=seed, judge=judge, states=states,
-                    say=say, **settings,
-                )  # fmt: skip
+                advice = find_strength(family, concepts, method, settings, naming, origin, seed, context)
                 made = Erasure(advice.edit, {}, advice.seconds)
             else:
-                drawn = is_built_in(family) if charts is None else charts
-                context = Context(judge, out / "training", o.user_cache(), states, say, charts=drawn)
                 made = make_edit(family, concepts, method, settings, naming, origin, seed, context)
         finish(
             "erase",

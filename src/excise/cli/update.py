@@ -37,7 +37,7 @@ def update(
     from excise.concepts.concept import Concept, as_concepts
     from excise.concepts.concept_file import read_concepts
     from excise.edits.edit import Edit
-    from excise.erasing.update import changed, check_updatable, updated
+    from excise.erasing.update import check_updatable, make_update, updated_concepts
     from excise.errors import ConceptError
     from excise.support.runs import EDIT_NAME, STATES, locked
 
@@ -48,10 +48,10 @@ def update(
     with locked(run):
         edit = Edit.load(run / EDIT_NAME)
         check_updatable(edit.record)
-        changed(edit.record, new, drop or [])  # cheap checks first, the model later
+        updated_concepts(edit.record, new, drop or [])  # cheap checks first, the model later
         name = model or edit.record.base.model
         family = source.load(name, edit.record.base.revision)
-        made = updated(family, edit, new, drop or [], run / STATES)
+        made = make_update(family, edit, new, drop or [], run / STATES)
         finish(
             "update",
             family,
