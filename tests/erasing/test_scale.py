@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from conftest import tiny_pipe
+from entry_points import Entry
 from pydantic import Field
 from torch.testing import assert_close
 
@@ -396,15 +397,9 @@ class StrongUCE(UCE):
     Config = Strong
 
 
-@pytest.fixture
-def strong(monkeypatch):
-    """A registered method with a setting called strength."""
+def test_an_edit_of_a_method_with_a_setting_called_strength_is_scaled_and_updated(pipe, tmp_path, registered):
     record = Record(f"{__name__}:StrongUCE", "a test", shape="closed-form", needs=frozenset({"text_kv"}))
-    monkeypatch.setitem(METHODS._entries, "strong", record)
-
-
-@pytest.mark.usefixtures("strong")
-def test_an_edit_of_a_method_with_a_setting_called_strength_is_scaled_and_updated(pipe, tmp_path):
+    registered(Entry("strong", record))
     edit = erase(pipe, ["cat"], method="strong", strength=3.0, vocabulary=None)
     assert (edit.strength, edit.record.settings["strength"], edit.record.is_scaled) == (1.0, 3.0, False)
     more = update(pipe, edit, add=["dog"])

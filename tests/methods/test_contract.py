@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
+from entry_points import Entry
 from pydantic import BaseModel
 
 from excise.errors import PluginError
@@ -170,6 +171,11 @@ def test_another_shape_than_the_base_class_has_is_refused():
         checked("mine", record("trained"), Good)
 
 
+def test_an_unknown_need_is_refused():
+    with pytest.raises(PluginError, match="needs the unknown capability 'text_kw'; known: text_kv, "):
+        checked("mine", record(needs=frozenset({"text_kw"})), Good)
+
+
 def test_a_class_that_keeps_the_contract_is_made():
     assert isinstance(checked("mine", record(), Good), Good)
 
@@ -177,28 +183,6 @@ def test_a_class_that_keeps_the_contract_is_made():
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_registered_method_keeps_the_contract(name):
     assert load_method(name).shape == METHODS.record(name).shape
-
-
-class Entry:
-    """An entry point, as importlib.metadata gives it."""
-
-    def __init__(self, name: str, value: Any, error: Exception | None = None) -> None:
-        self.name, self.value, self._loads, self._error = name, f"my_package:{name}", value, error
-
-    def load(self) -> Any:
-        if self._error:
-            raise self._error
-        return self._loads
-
-
-@pytest.fixture
-def registered(monkeypatch):
-    """Register entry points for methods."""
-
-    def register(*entries: Entry) -> None:
-        monkeypatch.setattr("excise.registry.entry_points", lambda group: entries if group == "excise.methods" else ())
-
-    return register
 
 
 @pytest.mark.parametrize(
@@ -235,7 +219,5 @@ def test_a_built_in_name_cannot_be_taken_over(registered):
 
 def test_a_record_whose_class_cannot_be_imported_is_refused(registered):
     registered(Entry("mine", record()))
-    with pytest.raises(
-        PluginError, match=r"cannot be imported from my_package\.mine:Mine \(ModuleNotFoundError"
-    ):
+    with pytest.raises(PluginError, match=r"cannot be imported from my_package\.mine:Mine \(ModuleNotFoundError"):
         load_method("mine")

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 
 from excise.concepts.concept import KINDS, as_concepts, read_names
 from excise.errors import ExciseError, unknown
-from excise.methods import CONTROLS, METHODS
+from excise.methods import CONTROLS
+from excise.methods.fitting import check_fits_model
 from excise.protocols import PROTOCOLS
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
@@ -147,7 +148,9 @@ def read(path: Path) -> Recipe:
     """A recipe from its file.
 
     Raises:
-        RecipeError: it cannot be read, is no YAML, or holds unknown keys, methods or protocols.
+        RecipeError: it cannot be read, is no YAML, or holds unknown keys.
+        UnknownNameError: there is no such method or protocol.
+        ModelError: a method does not fit a model.
     """
     content = parse_yaml(read_text(path, "the recipe", RecipeError), f"the recipe {path}", RecipeError)
     if not isinstance(content, dict):
@@ -206,7 +209,8 @@ def _checked(recipe: Recipe, home: Path) -> Recipe:
         PROTOCOLS.record(protocol)
     for method in recipe.methods:
         if method.name not in CONTROLS:
-            METHODS.record(method.name)
+            for model in recipe.models:
+                check_fits_model(method.name, model)
         if method.name == "oracle" and not (method.model and method.without):
             raise RecipeError(
                 "an oracle needs `model`, the folder of a model trained without the concepts, and `without`, their "

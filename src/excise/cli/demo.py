@@ -25,13 +25,13 @@ def demo(
     from excise.cli import show
     from excise.erasing.erase import erase
     from excise.evaluation.evaluate import evaluate
-    from excise.methods import METHODS
+    from excise.methods.fitting import check_fits_model
     from excise.protocols import PROTOCOLS
     from excise.report.run_page import commands, evaluation_section, write_page
     from excise.support.files import make_folder
     from excise.support.runs import EDIT_NAME, write_images, write_run
 
-    METHODS.record(method)
+    check_fits_model(method, MODEL)
     for name in (object_, style):  # before it names a folder
         PROTOCOLS.load(PROTOCOL)().target_of(name)
     make_folder(out)

@@ -1,4 +1,4 @@
-"""excise doctor: what works on this machine and with this model."""
+"""excise doctor: check what works on this machine and with a model."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from excise.cli import options as o
+
+if TYPE_CHECKING:
+    from excise.families.base import Family
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic", "pillow")
 
 
 @o.with_source
 def doctor(
-    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Also load this model and look inside.")] = None,
+    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Also load this model and describe it.")] = None,
     as_json: o.JsonOption = False,
     *,
     source: o.Source,
@@ -36,16 +39,16 @@ def doctor(
             checks[package] = "missing"
             missing.append(package)
     if "torch" not in missing:
-        checks |= _computing()
+        checks |= _hardware()
     checks["cores"] = os.cpu_count()
     checks["free disk (GB)"] = round(shutil.disk_usage(".").free / 1e9, 1)
     checks["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "not set")
     for name in BUILT_IN:
-        found = (WEIGHTS / name / "model_index.json").exists()
-        checks[name] = "ready" if found else "not in this installation; run: excise canvas train"
+        installed = (WEIGHTS / name / "model_index.json").exists()
+        checks[name] = "ready" if installed else "not in this installation; run: excise canvas train"
     if model is not None:
         family = source.load(model)
-        checks["model"] = _look_inside(family, model)
+        checks["model"] = _about_model(family, model)
     if as_json:
         show.print_json(checks)
     else:
@@ -57,7 +60,8 @@ def doctor(
         sys.exit(1)
 
 
-def _computing() -> dict[str, str]:
+def _hardware() -> dict[str, str]:
+    """The device that "auto" picks, and whether it computes in bfloat16."""
     from excise.families.load import pick_device
     from excise.support.precision import has_bfloat16
 
@@ -65,19 +69,21 @@ def _computing() -> dict[str, str]:
     return {"device": device, "bfloat16": "fast" if has_bfloat16(device) else "slow here; leave float32"}
 
 
-def _look_inside(family: Any, model: str) -> dict[str, Any]:
+def _about_model(family: Family, model: str) -> dict[str, Any]:
+    """What a loaded model is, and which methods can be used on it."""
     from excise.errors import ModelError
     from excise.methods import METHODS
+    from excise.methods.fitting import methods_for
 
-    records = {n: r for n, r in METHODS.records().items() if family.name in r.families}
-    without = {}
+    usable = methods_for(family.provides)
+    unusable = {}
     try:
         prediction = family.prediction
-    except ModelError as error:  # closed forms and drawing do not ask how the scheduler noises
+    except ModelError as error:  # only what asks the denoiser needs to know how the scheduler noises
         prediction = "unknown"
-        trained = ", ".join(n for n, r in records.items() if r.shape == "trained")
-        records = {n: r for n, r in records.items() if r.shape != "trained"}
-        without = {"not with this scheduler": f"{trained}, attacks that ask the denoiser, FADE: {error}"}
+        trained = [name for name in usable if METHODS.record(name).shape == "trained"]
+        usable = [name for name in usable if name not in trained]
+        unusable = {"not with this scheduler": f"{', '.join(trained)}, attacks that ask the denoiser, FADE: {error}"}
     projections = family.projections()
     states = family.encode(["a cat"], ["cat"])
     return {
@@ -92,6 +98,6 @@ def _look_inside(family: Any, model: str) -> dict[str, Any]:
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),
         "device": str(projections[0].module.weight.device),
-        "methods": ", ".join(records),
-        **without,
+        "methods": ", ".join(usable),
+        **unusable,
     }

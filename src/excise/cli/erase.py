@@ -67,6 +67,7 @@ def erase(
     from excise.concepts.concept import Concept, as_concepts, check_preserve
     from excise.concepts.concept_file import read_concepts
     from excise.methods import load_method
+    from excise.methods.fitting import check_fits_model
 
     settings = o.parse_settings(set_ or [])
     if robust:
@@ -76,6 +77,7 @@ def erase(
     concepts = as_concepts(asked, kind)  # cheap checks first, the model later
     check_preserve(concepts, names)
     method_class = type(load_method(method))
+    check_fits_model(method, model)
 
     from excise.cli import show
     from excise.cli.making import finish

@@ -19,6 +19,7 @@ from excise.families.built_in import is_built_in
 from excise.families.load import as_family
 from excise.methods import load_method
 from excise.methods.base import Context
+from excise.methods.fitting import check_fits
 from excise.support.progress import Report
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
@@ -121,6 +122,7 @@ def find_strength(
     canvas = speaks_canvas(naming.vocabulary, family)
     targets = [guess_kind(c, naming.kind, canvas) for c in as_concepts(concepts, naming.kind)]
     setting, values = _sweep(method, settings)
+    check_fits(method, family.name, family.provides)
     preview = _preview(family, targets, naming, context.judge, seed)
     with tempfile.TemporaryDirectory(prefix="excise-") as folder:
         encoded_once = Context(states=context.states or Path(folder))

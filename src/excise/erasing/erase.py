@@ -33,6 +33,7 @@ from excise.methods import load_method
 from excise.methods.base import Context, Made, Request
 from excise.methods.closed_form.base import program_prompts
 from excise.methods.closed_form.config import MethodConfig
+from excise.methods.fitting import check_fits
 from excise.support.settings import OFFICIAL, Settings, configure
 
 
@@ -141,6 +142,7 @@ def make_edit(
     naming, origin = naming or Naming(), origin or Origin()
     family = as_family(model)
     implementation = load_method(method)
+    check_fits(method, family.name, family.provides)
     if naming.anchor is not None:
         settings = {**settings, "anchor": naming.anchor}
     request, config = _prepared(family, as_concepts(concepts, naming.kind), method, settings, naming, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from excise.families import capabilities as c
 from excise.registry import Record, Registry
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ METHODS = Registry(
             "the target's spectral directions, less those of what is kept, projected out",
             paper="NeurIPS 2025, arXiv 2505.12677",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="singular vectors of the text states; under a second on a CPU",
             licence="written from the paper; no official code is known",
         ),
@@ -28,7 +29,7 @@ METHODS = Registry(
             "the text encoder's MLPs rewritten so that hundreds of targets read as their anchors",
             paper="Xiong et al., arXiv 2403.13807",
             shape="closed-form",
-            families=("sd", "sdxl"),
+            needs=frozenset({c.TEXT_MLP}),
             cost="one pass of the text encoder over all prompts for each of its layers, a solve each; minutes on a CPU",
             licence="written from the paper; official code not used",
         ),
@@ -37,7 +38,7 @@ METHODS = Registry(
             "the negated guidance of a frozen copy, distilled into the weights",
             paper="Gandikota et al., ICCV 2023, arXiv 2303.07345",
             shape="trained",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.ATTENTION, c.GUIDANCE}),
             cost="a short training on the model's own trajectories, no pictures; minutes on a CPU for built-in models",
             licence="written from the paper; official code is MIT",
         ),
@@ -46,7 +47,7 @@ METHODS = Registry(
             "the words around a target read as if it were its anchor (the closed-form stage of MACE)",
             paper="Lu et al., CVPR 2024, arXiv 2403.06135",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is non-commercial",
         ),
@@ -55,7 +56,7 @@ METHODS = Registry(
             "UCE, then the embeddings that would bring the target back erased as well",
             paper="Gong et al., ECCV 2024, arXiv 2407.12383",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="a few text-width solves for the whole model; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
         ),
@@ -64,7 +65,7 @@ METHODS = Registry(
             "many concepts at once, each row of each projection weighed by what it has to do with them",
             paper="Deng et al., ICLR 2026, arXiv 2601.06162",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for the whole model, products a layer; seconds on a CPU",
             licence="written from the paper's abstract and second-hand accounts; official code is MIT",
         ),
@@ -73,7 +74,7 @@ METHODS = Registry(
             "closed-form erasure inside the null space of what is kept",
             paper="Li et al., ICLR 2026, arXiv 2503.07392",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for each edited layer; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
         ),
@@ -82,7 +83,7 @@ METHODS = Registry(
             "forgetting as competition: the target's prompts learn to yield several other things",
             paper="Ranjan et al., arXiv 2603.00975",
             shape="trained",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.ATTENTION}),
             cost="pictures, a short LoRA training, calibration; minutes on a CPU for the built-in models",
             licence="written from the paper's abstracts; no official code is known",
         ),
@@ -91,7 +92,7 @@ METHODS = Registry(
             "least-squares remapping of the projections that read text",
             paper="Gandikota et al., WACV 2024, arXiv 2308.14761",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is MIT",
         ),

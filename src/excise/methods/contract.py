@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from excise.errors import PluginError
+from excise.families.capabilities import CAPABILITIES
 from excise.methods.base import Method
 from excise.registry import Record
 from excise.support.settings import Settings
@@ -19,7 +20,7 @@ def checked(name: str, record: Record, loaded: Any) -> Method[Settings]:
 
     Raises:
         PluginError: the class derives from no base class of methods, lacks a member, has one that cannot be called as
-            the base class calls it, has settings of another kind, or has another shape than its record.
+            the base class calls it, has settings of another kind, or its record has another shape or an unknown need.
     """
     where = f"the method '{name}' ({record.target})"
     if not (inspect.isclass(loaded) and issubclass(loaded, Method) and hasattr(loaded, "shape")):
@@ -32,6 +33,9 @@ def checked(name: str, record: Record, loaded: Any) -> Method[Settings]:
             f"{where} is {loaded.shape} by its base class, but its record has shape='{record.shape}'; expected "
             f"shape='{loaded.shape}'."
         )
+    unknown = sorted(record.needs - set(CAPABILITIES))
+    if unknown:
+        raise PluginError(f"{where} needs the unknown capability '{unknown[0]}'; known: {', '.join(CAPABILITIES)}.")
     try:
         method: Method[Settings] = loaded()
     except TypeError as error:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from excise.concepts.concept import KINDS, as_concepts, check_name, check_preserve, read_names
 from excise.concepts.concept_file import ConceptRow
 from excise.errors import ConceptError, ExciseError, UnknownNameError, unknown
-from excise.methods import METHODS
+from excise.methods.fitting import check_fits_model
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
 DEFAULT = "default"
@@ -97,6 +97,7 @@ def read(path: Path) -> tuple[Policy, str]:
         PolicyError: it cannot be read, is no YAML, or holds unknown keys.
         ConceptError: a concept is named twice, or is to be erased and preserved at once.
         UnknownNameError: there is no such method, or no such kind.
+        ModelError: a method does not fit the model.
     """
     text = read_text(path, "the policy", PolicyError)
     content = parse_yaml(text, f"the policy {path}", PolicyError)
@@ -109,7 +110,7 @@ def read(path: Path) -> tuple[Policy, str]:
     for kind, choice in policy.methods.items():
         if kind not in (*KINDS, DEFAULT):
             raise unknown("concept kind", kind, [*KINDS, DEFAULT])
-        METHODS.record(choice.name)
+        check_fits_model(choice.name, policy.model)
     names = [*policy.preserve]
     if policy.preserve_file is not None:
         names += read_names(path.parent / policy.preserve_file)

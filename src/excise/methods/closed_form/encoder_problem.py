@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from excise.errors import ModelError
 from excise.families.base import EncoderLayer, Family, split
 from excise.families.networks import module_in
 from excise.methods.closed_form.text_problem import Encoded
@@ -40,20 +39,11 @@ class Moments:
 
 
 class EncoderProblem:
-    """Targets, anchors and what is kept, ready to be read at any layer.
-
-    Raises:
-        ModelError: the model's text encoder adds to its stream in another way.
-    """
+    """Targets, anchors and retained prompts, ready to be read at any layer of a family that provides "text_mlp"."""
 
     def __init__(self, family: Family, encoded: Encoded) -> None:
         self.family = family
         self.layers = family.encoder_layers()
-        if not self.layers:
-            raise ModelError(
-                f"the text encoder of the family '{family.name}' norms what its MLPs add to the stream, so it cannot "
-                "be edited in closed form; use a method that edits the denoiser (excise methods)."
-            )
         n, rows, states = encoded.pairs, encoded.rows, encoded.states
         self.texts, self.last, self.end = encoded.texts, states.last, states.end
         self.pairs = list(zip(rows[:n], rows[n : 2 * n], strict=True))
