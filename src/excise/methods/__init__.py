@@ -1,4 +1,4 @@
-"""The methods, by name; nothing is imported until one is used."""
+"""The registry of methods; a method is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHODS = Registry(
     {
         "cure": Record(
             "excise.methods.closed_form.cure:CURE",
-            "the target's spectral directions, less those of what is kept, projected out",
+            "the target's spectral directions projected out, except those of retained prompts",
             paper="NeurIPS 2025, arXiv 2505.12677",
             shape="closed-form",
             needs=frozenset({c.TEXT_KV}),
@@ -53,7 +53,7 @@ METHODS = Registry(
         ),
         "rece": Record(
             "excise.methods.closed_form.rece:RECE",
-            "UCE, then the embeddings that would bring the target back erased as well",
+            "UCE, then rounds that also erase the embeddings which would restore the target",
             paper="Gong et al., ECCV 2024, arXiv 2407.12383",
             shape="closed-form",
             needs=frozenset({c.TEXT_KV}),
@@ -62,7 +62,7 @@ METHODS = Registry(
         ),
         "scapre": Record(
             "excise.methods.closed_form.scapre:ScaPre",
-            "many concepts at once, each row of each projection weighed by what it has to do with them",
+            "many concepts at once, each row of each projection weighted by its relevance to them",
             paper="Deng et al., ICLR 2026, arXiv 2601.06162",
             shape="closed-form",
             needs=frozenset({c.TEXT_KV}),
@@ -71,7 +71,7 @@ METHODS = Registry(
         ),
         "speed": Record(
             "excise.methods.closed_form.speed:SPEED",
-            "closed-form erasure inside the null space of what is kept",
+            "closed-form erasure inside the null space of retained states",
             paper="Li et al., ICLR 2026, arXiv 2503.07392",
             shape="closed-form",
             needs=frozenset({c.TEXT_KV}),
@@ -100,15 +100,15 @@ METHODS = Registry(
 )
 
 CONTROLS = ("identity", "noise", "oracle")
-"""What a benchmark sets beside the methods; see `excise.evaluation.controls`."""
+"""Controls of a benchmark, in addition to methods; see `excise.evaluation.controls`."""
 
 
 def load_method(name: str) -> Method[Settings]:
-    """The method of that name, imported now.
+    """Import a method and return an instance of it.
 
     Raises:
-        UnknownNameError: there is none of that name.
-        PluginError: it breaks the contract of a method; the message names the member.
+        UnknownNameError: there is no method of this name.
+        PluginError: the method cannot be imported or breaks the contract; the message names the member.
     """
     from excise.methods.contract import checked
 
