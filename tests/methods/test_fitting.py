@@ -1,4 +1,4 @@
-"""A method that needs what a model family does not provide is refused before a model is loaded, and others are named."""
+"""A method that needs what a family does not provide is refused before a model is loaded, with others that fit."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class MethodConfig(Settings):
     pooled: bool = Field(True, description="Edit the map of the pooled prompt as well, in models that have one (SDXL).")
     prompts: Literal["templates", "name", "mace"] = Field(
         "templates",
-        description="Prompts that show a target: templates (the vocabulary's, or those of the kind), the name alone, or "
-        "the thirty of MACE's program. Preserved names stand in the templates as well, otherwise alone.",
+        description="Prompts that show a target: templates (the vocabulary's, or those of the kind), the name alone, "
+        "or the thirty of MACE's program. Preserved names stand in the templates as well, otherwise alone.",
     )
     retain_empty: bool = Field(False, description="Retain the empty prompt as well.")
 

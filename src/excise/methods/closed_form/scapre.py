@@ -15,8 +15,8 @@ their span, R retained states, w_i a row of a projection W and m_ik the relevanc
             geodesic of W W^T
 
 The entropy of a projection's outputs sets mu; the gate damps the weak spectral directions of C. `scale` is the official
-program for many concepts, `small` the one for few. Ours: the retain term (K = p (T / M) R^T R on the left and W K on the
-right, for T target and M retained tokens, so that one p suits few concepts and many), `cosine` relevance, and
+program for many concepts, `small` the one for few. Ours: the retain term (K = p (T / M) R^T R on the left and W K on
+the right, for T target and M retained tokens, so that one p suits few concepts and many), `cosine` relevance, and
 `elsewhere="own"`, where rows of little relevance to a concept keep their own output for it instead of zero.
 """
 
@@ -356,8 +356,8 @@ def bures_step(edited: Tensor, W: Tensor, beta: float) -> Tensor:
     """argmin_X |X - edited|^2 + beta d(X X^T, W W^T)^2 with d the Bures distance: (edited + beta W Q) / (1 + beta).
 
     d is min_Q |X - W Q| over orthogonal Q (Procrustes), reached on the way from `edited` by the polar factor of
-    W^T edited. Its rank is at most the number of rows of W: with fewer rows than columns it is computed in coordinates of
-    the row spaces.
+    W^T edited. Its rank is at most the number of rows of W: with fewer rows than columns it is computed in coordinates
+    of the row spaces.
     """
     if len(W) >= W.shape[1]:
         left, _, right = torch.linalg.svd(W.mT @ edited)

@@ -12,8 +12,8 @@ For one projection W, with C1 the targets, C* their anchors (columns), C0 retain
     D P = W S [H - H K (K^T H K + lambda I)^-1 K^T H]
 
 The null space differs from layer to layer, because two refinements of C0 depend on W: influence-based prior filtering
-(IPF) selects the retained states that an unconstrained erasure would change most; directed prior augmentation (DPA) adds
-neighbours of them along the weakest direction of W.
+(IPF) selects the retained states that an unconstrained erasure would change most; directed prior augmentation (DPA)
+adds neighbours of them along the weakest direction of W.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class SPEEDConfig(MethodConfig):
         "style": {**_PAPER, "anchor": "art"},
         "person": _PERSON,
         "explicit": _EXPLICIT,
-        # The small text encoder spreads a concept over all later tokens, so targets are many rows, and their mean moment
-        # is small against the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
+        # The small text encoder spreads a concept over all later tokens, so targets are many rows, and their mean
+        # moment is small against the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
         "canvas": {"ridge": 0.01, "filter": False},
         "official": {**_PAPER, **_OFFICIAL},
         "official-style": {**_PAPER, **_OFFICIAL, "anchor": "art"},
@@ -93,9 +93,7 @@ class SPEEDConfig(MethodConfig):
         ge=0,
         description="States held fixed: the start token and k-means centroids of the empty prompt; 0 for none.",
     )
-    chunk: int = Field(
-        128, ge=1, description="Number of rows over which the mean influence of augmented states is taken."
-    )
+    chunk: int = Field(128, ge=1, description="Rows over which the mean influence of augmented states is taken.")
 
 
 @dataclass(frozen=True)

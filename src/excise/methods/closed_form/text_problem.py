@@ -99,14 +99,10 @@ def encode(
     subjects += [at for _, _, (_, at), _ in pairs] + [None] * (len(retain) + 1)
     requests = list(zip(texts, subjects, strict=True))
     row = {request: i for i, request in enumerate(dict.fromkeys(requests))}  # many targets share an anchor
-    prompts, prompt_subjects = [text for text, _ in row], [subject for _, subject in row]
-    if cache:
-        states = encode_known(family, prompts, prompt_subjects, cache)
-    else:
-        states = family.encode(prompts, prompt_subjects)
-    return Encoded(
-        prompts, states, [row[request] for request in requests], torch.tensor([which for *_, which in pairs])
-    )
+    prompts, subject_of = [text for text, _ in row], [subject for _, subject in row]
+    states = encode_known(family, prompts, subject_of, cache) if cache else family.encode(prompts, subject_of)
+    rows = [row[request] for request in requests]
+    return Encoded(prompts, states, rows, torch.tensor([which for *_, which in pairs]))
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
