@@ -15,6 +15,8 @@ PLACES = (ROOT, ROOT / "src" / "excise", ROOT / "src" / "excise" / "report")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page):
     named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:\.py|/))`", page.read_text(encoding="utf-8"))
-    named = [name for name in named if name.endswith(".py") or name.split("/")[0] in ("tests", "src", "docs", "scripts")]
+    named = [
+        name for name in named if name.endswith(".py") or name.split("/")[0] in ("tests", "src", "docs", "scripts")
+    ]
     missing = [n for n in named if not any((place / n).exists() for place in PLACES)]
     assert not missing, f"{page.name} names {', '.join(missing)}"

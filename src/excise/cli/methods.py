@@ -16,10 +16,10 @@ BROKEN = "broken"
 
 
 def methods(
-    name: Annotated[Optional[str], typer.Argument(help="One method; all of them by default.")] = None,
+    name: Annotated[Optional[str], typer.Argument(help="The method to show; without it, all are listed.")] = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """List the methods, or show one: paper, cost, model families, and every setting with its default."""
+    """List the methods, or show one: its paper, cost, model families, and every setting with its default."""
     from excise.cli import show
     from excise.methods import METHODS, load_method
 
@@ -110,6 +110,6 @@ def _settings(config: type[Settings]) -> list[dict[str, Any]]:
 
 
 def _values(annotation: Any) -> str:
-    """The allowed values of a setting, in words."""
+    """The allowed values of a setting as text."""
     choices = getattr(annotation, "__args__", None)
     return " | ".join(map(str, choices)) if choices else getattr(annotation, "__name__", str(annotation))
