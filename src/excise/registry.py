@@ -23,7 +23,6 @@ class Record:
         title: one line for people.
         paper: the source, or "".
         shape: closed-form, trained or inference-time.
-        families: the model families it works on.
         cost: time and memory, in words.
         licence: provenance and the licence of the official code.
         needs: capabilities that a model family must provide (families/capabilities.py).
@@ -35,7 +34,6 @@ class Record:
     title: str
     paper: str = ""
     shape: str = ""
-    families: tuple[str, ...] = ()
     cost: str = ""
     licence: str = ""
     needs: frozenset[str] = frozenset()

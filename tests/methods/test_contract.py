@@ -180,6 +180,22 @@ def test_a_class_that_keeps_the_contract_is_made():
     assert isinstance(checked("mine", record(), Good), Good)
 
 
+class Static(Good):
+    @staticmethod
+    def solve(problem, weights, config, generator):
+        raise NotImplementedError
+
+
+class Variadic(Good):
+    def solve(self, *args):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("loaded", [Static, Variadic])
+def test_a_member_may_take_its_arguments_in_any_way_that_can_be_called(loaded):
+    assert isinstance(checked("mine", record(), loaded), loaded)
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_registered_method_keeps_the_contract(name):
     assert load_method(name).shape == METHODS.record(name).shape

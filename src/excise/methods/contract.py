@@ -62,8 +62,9 @@ def _check_member(where: str, loaded: type[Method[Settings]], member: str, expec
         raise PluginError(f"{where} has no `{member}`; expected a method `{call}`.")
     if not callable(own):
         raise PluginError(f"{where} has a `{member}` that is a {type(own).__name__}; expected a method `{call}`.")
-    if not _takes(own, ["self", *arguments]):
-        taken = ", ".join(list(inspect.signature(own).parameters)[1:])
+    unbound = not isinstance(inspect.getattr_static(loaded, member), (staticmethod, classmethod))
+    if not _takes(own, [*(["self"] if unbound else []), *arguments]):
+        taken = ", ".join(list(inspect.signature(own).parameters)[unbound:])
         raise PluginError(f"{where} has `{member}({taken})`; it is called as `{call}`.")
 
 
