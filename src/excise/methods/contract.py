@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from excise.errors import PluginError
+from excise.families import FAMILIES
 from excise.families.capabilities import CAPABILITIES
 from excise.methods.base import Method
 from excise.registry import Record
@@ -33,7 +34,8 @@ def checked(name: str, record: Record, loaded: Any) -> Method[Settings]:
             f"{where} is {loaded.shape} by its base class, but its record has shape='{record.shape}'; expected "
             f"shape='{loaded.shape}'."
         )
-    unknown = sorted(record.needs - set(CAPABILITIES))
+    capabilities = set(CAPABILITIES).union(*(family.provides for family in FAMILIES.records().values()))
+    unknown = sorted(record.needs - capabilities)
     if unknown:
         raise PluginError(f"{where} needs the unknown capability '{unknown[0]}'; known: {', '.join(CAPABILITIES)}.")
     try:
@@ -44,7 +46,7 @@ def checked(name: str, record: Record, loaded: Any) -> Method[Settings]:
 
 
 def _contract(loaded: type[Method[Settings]]) -> dict[str, Callable[..., Any]]:
-    """The functions that base classes leave open or call, by name."""
+    """The abstract functions of the base classes, by name, which show the arguments of each call."""
     open_members: dict[str, Callable[..., Any]] = {}
     for base in reversed(loaded.__mro__):
         for member, value in vars(base).items():
