@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from excise.concepts.concept import KINDS, Concept, as_concepts, check_name, check_preserve, read_names
 from excise.concepts.concept_file import ConceptRow
 from excise.errors import ConceptError, ExciseError, UnknownNameError, unknown
-from excise.methods import METHODS
+from excise.methods.fitting import check_fits_model
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
 DEFAULT = "default"
@@ -100,6 +100,7 @@ def read(path: Path) -> tuple[Policy, str]:
         PolicyError: the file cannot be read, is not YAML, or has unknown keys or wrong values.
         ConceptError: a concept is named twice, or is to be erased and preserved at once.
         UnknownNameError: there is no such method, or no such kind.
+        ModelError: a method does not fit the model.
     """
     text = read_text(path, "the policy", PolicyError)
     content = parse_yaml(text, f"the policy {path}", PolicyError)
@@ -112,7 +113,7 @@ def read(path: Path) -> tuple[Policy, str]:
     for kind, choice in policy.methods.items():
         if kind not in (*KINDS, DEFAULT):
             raise unknown("concept kind", kind, [*KINDS, DEFAULT])
-        METHODS.record(choice.name)
+        check_fits_model(choice.name, policy.model)
     policy = _with_files_read(policy, path.parent)
     if policy.concepts:
         check_preserve(as_concepts(_concepts(policy, path)), policy.preserve)
