@@ -27,7 +27,7 @@ def files(tmp_path, monkeypatch):
 
 
 def metrics_of(protocol: str, with_target: bool) -> dict | None:
-    """Every metric of a protocol on images that a judge finds right, one in three wrong; None where it has no target."""
+    """Every metric of a protocol, with a judge that finds one image in three wrong; None where it has no target."""
     plan = PROTOCOLS.load(protocol)()
     targets = [(attribute, labels[0]) for attribute, labels in list(plan.labels.items())[:1]] if with_target else []
     if with_target and not targets:

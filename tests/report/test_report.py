@@ -117,9 +117,8 @@ def test_images_and_maps_stand_under_their_headings(text):
 
 
 def test_bars_are_relative_to_the_longest(text):
-    bars = re.findall(
-        r'<span>([^<]*)</span><div class="bar"><div style="width: ([\d.]+)%"></div></div><span>(\d+)', text
-    )
+    bar = r'<span>([^<]*)</span><div class="bar"><div style="width: ([\d.]+)%"></div></div><span>(\d+)'
+    bars = re.findall(bar, text)
     assert bars == [("dog", "100.0", "4"), ("no known label", "25.0", "1")]
 
 
