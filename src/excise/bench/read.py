@@ -58,7 +58,7 @@ def read_run(folder: Path) -> list[Done]:
             f"the run {folder} is damaged or of another version ({type(error).__name__}); run it into a new folder."
         ) from error
     if (folder / "recipe.json").is_file():
-        raise RunError(f"the bench {folder} is not finished; run the same excise bench again, which resumes it.")
+        raise RunError(f"the bench {folder} is not finished; the same excise bench resumes it.")
     raise RunError(
         f"{folder} is not a run folder: it holds neither results.jsonl (excise bench) nor run.json (excise evaluate --out)."
     )
@@ -71,7 +71,7 @@ def _bench(folder: Path) -> list[Done]:
     for key in keys:
         path = folder / "cells" / f"{key}.json"
         if not path.is_file():
-            raise RunError(f"the bench {folder} lacks {path.name}; run the same excise bench again to compute it.")
+            raise RunError(f"the bench {folder} lacks {path.name}; run the same excise bench again.")
         content = json.loads(path.read_text(encoding="utf-8"))
         images = [_inside(folder.resolve(), name) for name in content["images"]]
         result = Evaluation.model_validate(content["result"])
