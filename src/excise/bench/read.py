@@ -60,7 +60,7 @@ def read_run(folder: Path) -> list[Done]:
     if (folder / "recipe.json").is_file():
         raise RunError(f"the bench {folder} is not finished; the same excise bench resumes it.")
     raise RunError(
-        f"{folder} is not a run folder: it holds neither results.jsonl (excise bench) nor run.json (excise evaluate --out)."
+        f"{folder} is not a run folder: it holds neither results.jsonl (excise bench) nor run.json (excise evaluate)."
     )
 
 

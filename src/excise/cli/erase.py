@@ -63,7 +63,7 @@ class EraseOptions:
         bool,
         typer.Option(
             "--robust",
-            help=f"Also erase the prompts that would recover the concept, in {ROBUST_ROUNDS} rounds; --set robust=N "
+            help=f"Also erase what an attack would use to recover the concept, in {ROBUST_ROUNDS} rounds; --set robust=N "
             "for N rounds.",
         ),
     ] = False
