@@ -22,7 +22,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run resumes there.")],
     engine: Annotated[
         str,
-        typer.Option(help="The engine: local (this machine, or the processes of accelerate launch) or ray (a cluster)."),
+        typer.Option(help="The engine: local (this machine, or what accelerate launch started) or ray (a cluster)."),
     ] = "local",
     as_json: o.JsonOption = False,
 ) -> None:

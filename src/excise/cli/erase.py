@@ -63,8 +63,8 @@ class EraseOptions:
         bool,
         typer.Option(
             "--robust",
-            help=f"Also erase what an attack would use to recover the concept, in {ROBUST_ROUNDS} rounds; --set robust=N "
-            "for N rounds.",
+            help=f"Also erase what an attack would use to recover the concept, in {ROBUST_ROUNDS} rounds; "
+            "--set robust=N for N rounds.",
         ),
     ] = False
     charts: Annotated[

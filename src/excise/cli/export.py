@@ -66,7 +66,7 @@ def export(options: ExportOptions) -> None:
 
 def _print(options: ExportOptions, exported: Exported) -> None:
     from excise.cli import show
-    from excise.exporting.readers import told
+    from excise.exporting.readers import describe
 
     path = exported.path
     if options.as_json:
@@ -80,7 +80,7 @@ def _print(options: ExportOptions, exported: Exported) -> None:
     rank = f"rank {exported.rank}, " if exported.rank else ""
     exactness = f"relative error {exported.error:.1e}" if exported.error else "exact copy of the edit"
     show.say(f"{path}: {exported.format}, {rank}{exactness}")
-    for line in told(exported.readers):
+    for line in describe(exported.readers):
         show.say(line)
     if options.for_ is not None and not exported.readers[options.for_].whole:
         program = exported.readers[options.for_].program

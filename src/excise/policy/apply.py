@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +26,7 @@ from excise.policy import ledger
 from excise.policy.ledger import LedgerError
 from excise.policy.policy import MethodChoice, Policy, PolicyError, Request
 from excise.policy.verify import Verification, verify
+from excise.support import digests
 from excise.support.files import write_atomically
 from excise.support.progress import Report
 from excise.support.runs import EDIT_NAME, STATES
@@ -203,7 +202,7 @@ def _request_digest(base: Base, policy: Policy, group: Group) -> str:
         "seed": policy.seed,
         "judge": str(policy.judge),
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return digests.digest(about)
 
 
 def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Report) -> Verification | None:
@@ -353,4 +352,4 @@ def _copy(out: Path, digest: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests.file_digest(path)

@@ -83,5 +83,5 @@ def _row(result: Result, attacked: Attacked) -> AttackRow:
         gap=gap.value if gap else None,
         cost=f"{result.images} images a prompt, {len(model.tests)} prompts, {model.passes} denoiser passes, "
         f"{model.seconds:.0f} s",
-        shots=attacked.shots[result.name],
+        shots=[*attacked.shots[result.name]],
     )
