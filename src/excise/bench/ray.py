@@ -18,7 +18,7 @@ from excise.support.files import make_folder, write_json
 from excise.support.runs import locked
 
 
-def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: None) -> list[bench.Done]:
+def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: None) -> list[bench.CellResult]:
     """Run the cells that `out` does not hold yet on the reachable Ray cluster, or on a local one if there is none.
 
     Raises:
@@ -33,8 +33,8 @@ def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: Non
     make_folder(out)
     with locked(out):
         write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
-        done = {c.key: result for c in planned if (result := bench.read_cell(out, c)) is not None}
-        missing = {c.key: c for c in planned if c.key not in done}
+        results = {c.key: result for c in planned if (result := bench.read_cell(out, c)) is not None}
+        missing = {c.key: c for c in planned if c.key not in results}
         if missing and not ray.is_initialized():
             ray.init(include_dashboard=False, log_to_driver=False)
         # Each task uses as many threads as this process, so that results do not depend on the node.
@@ -47,9 +47,9 @@ def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: Non
             cell = missing[ray.get(ready[0])]
             result = bench.read_cell(out, cell)
             assert result is not None, f"the task of {cell.title} ended without a result"
-            done[cell.key] = result
-            say(f"{len(done)}/{len(planned)} {cell.title}")
-        ordered = [done[c.key] for c in planned]
+            results[cell.key] = result
+            say(f"{len(results)}/{len(planned)} {cell.title}")
+        ordered = [results[c.key] for c in planned]
         bench.write_results(out, ordered)
     return ordered
 
@@ -57,6 +57,6 @@ def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: Non
 def _run_cell(text: str, out: str, threads: int) -> str:
     """Run one cell, given as JSON, write its result, and return its key."""
     torch.set_num_threads(threads)
-    done = bench.run_cell(Cell.model_validate_json(text), Path(out))
-    bench.keep(Path(out), done)
-    return done.cell.key
+    result = bench.run_cell(Cell.model_validate_json(text), Path(out))
+    bench.keep(Path(out), result)
+    return result.cell.key

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from excise.bench.recipe import Cell, MethodEntry
-from excise.bench.run import Done
+from excise.bench.run import CellResult
 from excise.edits.file import KEY
 from excise.errors import ExciseError
 from excise.evaluation.evaluate import Evaluation
@@ -23,7 +23,7 @@ class RunError(ExciseError):
     """A folder without a finished run to compare."""
 
 
-def read_runs(folders: Sequence[Path]) -> list[Done]:
+def read_runs(folders: Sequence[Path]) -> list[CellResult]:
     """Read the cells of all folders, with full image paths. A method in two runs gets the run's name in its label.
 
     Raises:
@@ -42,7 +42,7 @@ def read_runs(folders: Sequence[Path]) -> list[Done]:
     ]
 
 
-def read_run(folder: Path) -> list[Done]:
+def read_run(folder: Path) -> list[CellResult]:
     """Read the cells of one folder, at least one.
 
     Raises:
@@ -64,7 +64,7 @@ def read_run(folder: Path) -> list[Done]:
     )
 
 
-def _bench(folder: Path) -> list[Done]:
+def _bench(folder: Path) -> list[CellResult]:
     """Read the cells of a benchmark."""
     keys = [json.loads(line)["key"] for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     cells = []
@@ -75,13 +75,13 @@ def _bench(folder: Path) -> list[Done]:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = [_inside(folder.resolve(), name) for name in content["images"]]
         result = Evaluation.model_validate(content["result"])
-        cells.append(Done(Cell.model_validate(content["cell"]), result, images))
+        cells.append(CellResult(Cell.model_validate(content["cell"]), result, images))
     if not cells:
         raise RunError(f"the bench {folder} has no results; run it again.")
     return cells
 
 
-def _evaluation(folder: Path) -> Done:
+def _evaluation(folder: Path) -> CellResult:
     """Read an evaluation as a cell."""
     content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     if content.get("verb") != "evaluate":
@@ -99,7 +99,9 @@ def _evaluation(folder: Path) -> Done:
         groups=None,
         precision="",
     )
-    return Done(cell, result, [str(folder.resolve() / "images" / f"{i:04d}.png") for i in range(len(result.shown))])
+    return CellResult(
+        cell, result, [str(folder.resolve() / "images" / f"{i:04d}.png") for i in range(len(result.shown))]
+    )
 
 
 def _method(folder: Path, content: dict[str, Any]) -> MethodEntry:
@@ -128,12 +130,12 @@ def _inside(folder: Path, name: str) -> str:
     return str(path if path.is_relative_to(folder) else folder / "images" / "outside")
 
 
-def _identity(d: Done) -> tuple[Any, ...]:
+def _identity(d: CellResult) -> tuple[Any, ...]:
     """What makes two cells the same request."""
     return d.cell.method.title, d.cell.model, d.cell.concepts, d.cell.seed
 
 
-def _labelled(d: Done, run: str) -> Done:
+def _labelled(d: CellResult, run: str) -> CellResult:
     """The cell with the run's name in the method's label."""
     method = d.cell.method.model_copy(update={"label": f"{d.cell.method.title} ({run})"})
     return replace(d, cell=d.cell.model_copy(update={"method": method}))

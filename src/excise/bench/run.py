@@ -63,7 +63,7 @@ Bar = Callable[[str], Any]  # a context manager that yields a Progress
 
 
 @dataclass(frozen=True)
-class Done:
+class CellResult:
     """A finished cell: its evaluation, and its image files in the order of `result.shown`."""
 
     cell: Cell
@@ -96,7 +96,7 @@ def run(
     workers: Workers | None = None,
     bar: Bar | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> list[Done]:
+) -> list[CellResult]:
     """Run every cell that `out` does not hold yet, and return all cells.
 
     Args:
@@ -112,7 +112,7 @@ def run(
     with locked(out) if workers.rank == 0 else nullcontext():
         if workers.rank == 0:
             write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
-        done = []
+        results = []
         for number, cell in enumerate(planned, 1):
             result = read_cell(out, cell)
             if result is None:
@@ -120,14 +120,14 @@ def run(
                 result = run_cell(cell, out, workers, bar)
                 if workers.rank == 0:
                     keep(out, result)
-            done.append(result)
+            results.append(result)
             workers.wait()
         if workers.rank == 0:
-            write_results(out, done)
-    return done
+            write_results(out, results)
+    return results
 
 
-def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | None = None) -> Done:
+def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | None = None) -> CellResult:
     """Erase, draw, judge and attack: run one cell. Writes its edit and its images, but not its result."""
     family = load_model(_model_of(cell))
     with bar(cell.title) if bar else nullcontext() as progress, _precision(cell.precision):
@@ -159,37 +159,37 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
             "attacks": [r.document() for r in attacked.results] if attacked else [],
         }
         result = evaluated.result.model_copy(update=update)
-    return Done(cell, result, [str(p.relative_to(out)) for p in evaluated.images.paths])
+    return CellResult(cell, result, [str(p.relative_to(out)) for p in evaluated.images.paths])
 
 
-def keep(out: Path, done: Done) -> None:
+def keep(out: Path, result: CellResult) -> None:
     """Write the result of a finished cell."""
     content = {
         "schema": SCHEMA,
-        "cell": done.cell.model_dump(mode="json"),
-        "result": done.result.model_dump(mode="json"),
-        "images": done.images,
+        "cell": result.cell.model_dump(mode="json"),
+        "result": result.result.model_dump(mode="json"),
+        "images": result.images,
     }
-    write_json(_path(out, done.cell), content)
+    write_json(_path(out, result.cell), content)
 
 
-def read_cell(out: Path, cell: Cell) -> Done | None:
+def read_cell(out: Path, cell: Cell) -> CellResult | None:
     """Read a finished cell; None if there is none, or (with a warning) if its file is damaged."""
     path = _path(out, cell)
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Done(cell, Evaluation.model_validate(content["result"]), list(content["images"]))
+        return CellResult(cell, Evaluation.model_validate(content["result"]), list(content["images"]))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         log.warning("the saved result %s is damaged (%s); it is computed again.", path.name, type(error).__name__)
         return None
 
 
-def write_results(out: Path, done: Sequence[Done]) -> Path:
+def write_results(out: Path, results: Sequence[CellResult]) -> Path:
     """Write `results.jsonl` from finished cells, and return its path."""
     path = out / "results.jsonl"
-    write_text(path, "".join(json.dumps(d.line(), ensure_ascii=False) + "\n" for d in done))
+    write_text(path, "".join(json.dumps(d.line(), ensure_ascii=False) + "\n" for d in results))
     return path
 
 
