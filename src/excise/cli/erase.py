@@ -40,7 +40,9 @@ class EraseOptions:
     kind: o.KindOption = None
     anchor: Annotated[
         Optional[str],
-        typer.Option(help="What the model reads instead of the concept; '' for nothing. The method has a default."),
+        typer.Option(
+            help="Words that the model reads instead of the concept; '' for nothing. By default those of the method."
+        ),
     ] = None
     set_: Annotated[
         Optional[list[str]],
