@@ -46,23 +46,11 @@ def train(
     """
     from dataclasses import replace
 
-    from excise.canvas import world
     from excise.cli import show
-    from excise.errors import ConceptError, unknown
-    from excise.families.built_in import BUILT_IN
     from excise.families.load import pick_device, quiet
     from excise.support.files import make_folder
 
-    names = [*world.drawables(), *world.STYLES]
-    for concept in without or []:
-        if concept not in names:
-            raise unknown("Canvas concept", concept, names)
-    if model not in BUILT_IN:
-        raise unknown("built-in model", model, BUILT_IN)
-    if start is not None and not (without and model == "canvas-sdxl"):
-        raise ConceptError(
-            "--start works only for an oracle of canvas-sdxl, which may start from an oracle of canvas-sd."
-        )
+    _check(model, without or [], start)
     make_folder(work)
     make_folder(out)
     with quiet():  # importing pipelines makes libraries print notices
@@ -76,3 +64,21 @@ def train(
         train_model = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}.get(model, train_world)
         train_model(work, out, plan, **shared)
     show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")
+
+
+def _check(model: str, without: list[str], start: str | None) -> None:
+    """Refuse unknown concepts and models, and a start model where none is used."""
+    from excise.canvas import world
+    from excise.errors import ConceptError, unknown
+    from excise.families.built_in import BUILT_IN
+
+    names = [*world.drawables(), *world.STYLES]
+    for concept in without:
+        if concept not in names:
+            raise unknown("Canvas concept", concept, names)
+    if model not in BUILT_IN:
+        raise unknown("built-in model", model, BUILT_IN)
+    if start is not None and not (without and model == "canvas-sdxl"):
+        raise ConceptError(
+            "--start works only for an oracle of canvas-sdxl, which may start from an oracle of canvas-sd."
+        )
