@@ -10,6 +10,7 @@ from torch import nn
 
 from excise.attacks.base import AttackError
 from excise.edits.edit import Edit, applied_edits
+from excise.families.attached import attached
 from excise.families.base import Family, fingerprint
 from excise.families.networks import hooked, in_encoder
 
@@ -53,7 +54,7 @@ def swaps(family: Family, base: Family | None) -> Swaps:
     return {
         part: partial(_only, family, edits, other)
         for part, other in (PARTS, PARTS[::-1])
-        if any(_half(edit, family, part).paths for edit, _ in edits)
+        if any(_does_something(_half(edit, family, part)) for edit, _ in edits)
     }
 
 
@@ -64,16 +65,20 @@ def _only(family: Family, edits: Sequence[tuple[Edit, float]], part: str) -> Ite
         held.enter_context(taken_off(family, edits))
         for edit, strength in edits:
             half = _half(edit, family, part)
-            if half.paths:
+            if _does_something(half):
                 held.enter_context(half.apply(family, strength, allow_other_base=True))
         yield
 
 
 def _half(edit: Edit, family: Family, part: str) -> Edit:
-    """What an edit changes in one part."""
+    """What an edit changes in one part; hooks act in the denoiser's calls."""
     of_encoder = part == "text_encoder"
     modules = {p: d for p, d in edit.modules.items() if in_encoder(p, family.text_encoders) == of_encoder}
-    return Edit(edit.record, () if of_encoder else edit.text_maps, modules)
+    return Edit(edit.record, () if of_encoder else edit.text_maps, modules, () if of_encoder else edit.hooks)
+
+
+def _does_something(edit: Edit) -> bool:
+    return bool(edit.paths or edit.hooks)
 
 
 @contextmanager
@@ -107,7 +112,10 @@ def _names(family: Family, part: str) -> list[str]:
 def _changed(family: Family, base: Family, part: str) -> bool:
     """Whether a part has other weights than the untouched model's, beyond half precision, or hooks."""
     pairs = [(getattr(family.pipe, n), getattr(base.pipe, n)) for n in _names(family, part)]
-    return any(hooked(own) or fingerprint(own.state_dict()) != fingerprint(its.state_dict()) for own, its in pairs)
+    return any(
+        hooked(own) or any(attached(own)) or fingerprint(own.state_dict()) != fingerprint(its.state_dict())
+        for own, its in pairs
+    )
 
 
 def networks(family: Family) -> list[nn.Module]:

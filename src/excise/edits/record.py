@@ -13,7 +13,8 @@ from excise.support.strict import Strict
 
 VERSIONED = ("torch", "diffusers", "transformers")
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format: 2 where an edit has hooks, 1 for every other."""
 
 
 class Base(Strict):
@@ -55,7 +56,7 @@ class Target(Strict):
 class EditRecord(Strict):
     """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     excise: str
     base: Base
     method: str

@@ -158,7 +158,7 @@ def make_edit(
         versions={p: version(p) for p in VERSIONED},
         measured=dict(made.evidence),
     )
-    edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}))
+    edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}), made.hooks)
     return Erasure(edit, made.pictures, made.seconds)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from excise.concepts.concept import Concept, as_concepts, listed, same
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
+from excise.edits.hooks import refuse_hooks
 from excise.edits.record import EditRecord
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
@@ -37,6 +38,7 @@ def update(
     Raises:
         ConceptError: a concept to drop is not in it, one to add is, nothing would be left, or its method trains.
         WrongBaseError: it was made for another model.
+        ModelError: it has hooks.
     """
     return updated(model, edit, add, drop, states).edit
 
@@ -45,6 +47,7 @@ def updated(
     model: Any, edit: Edit, add: Sequence[str | Concept], drop: Sequence[str], states: Path | None = None
 ) -> Erasure:
     """As `update`, which explains the arguments; the durations of the work are returned as well."""
+    refuse_hooks(edit.hooks, edit.record, "an update solves for weights again")
     family = as_family(model)
     check_base(edit, family)
     record = edit.record

@@ -16,6 +16,7 @@ from torch import Tensor
 from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
+from excise.edits.hooks import refuse_hooks
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.place import check_place
@@ -75,13 +76,14 @@ def export(
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: another model, or an edit that the format, or every format of the program, has no place for.
-        ModelError: a part of a whole model is not loaded, or no file would hold it.
+        ModelError: a part of a whole model is not loaded, no file would hold it, or the edit has hooks.
         OutputError: `out` cannot be written, or it holds the model itself or what no export wrote.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     if for_ is not None:
         reader(for_)
+    refuse_hooks(edit.hooks, edit.record, "an export holds weights alone")
     family = as_family(model)
     check_base(edit, family, allow_other_base)
     if format is None:
