@@ -2,7 +2,7 @@
 
 Paper:      Yoon et al., "SAFREE: Training-Free and Adaptive Guard", ICLR 2025, arXiv 2410.12761, equations 2 to 8
 Provenance: written from the paper and from accounts of the official program; on SDXL both text encoders are filtered,
-            the pooled prompt as well, and re-attention compares magnitudes: ours
+            the pooled prompt as well, re-attention compares magnitudes, and the filter may spread: ours
 
 With P_C and P_I the projections on the concept's phrases and on the prompt without one of its tokens each:
 
@@ -46,6 +46,7 @@ class Filtering:
 
     project: bool = True
     alpha: float = 0.01
+    spread: bool = False
     validate: bool = True
     bound: int = 10
     midpoint: float = 5.333
@@ -336,6 +337,8 @@ class _Guard:
         last = last_step(text[: length + 2], changed[: length + 2], self._numbers)
         chosen = torch.zeros(len(text), 1, dtype=torch.bool)
         chosen[1 : 1 + length, 0] = hits
+        if self._numbers.spread:
+            chosen[1 + int(hits.nonzero()[0]) :] = True
         return _Plan(torch.where(chosen, changed, text), last)
 
     def _masked(self, name: str, ids: Tensor, part: Tensor) -> Tensor | None:
@@ -385,6 +388,7 @@ class SAFREEConfig(Settings):
 
     project: bool = Field(True, description="Project prompts' triggers; without it the negative prompt alone is left.")
     alpha: float = Field(0.01, description="How much farther from the concept a prompt must be without a trigger.")
+    spread: bool = Field(False, description="Filter all that follows the first trigger, padding too, for it reads it.")
     validate_steps: bool = Field(True, description="Filter the first steps alone, as many as the filter changes much.")
     bound: int = Field(10, ge=0, description="The last step that can be filtered.")
     midpoint: float = Field(5.333, description="Tenfold change of the prompt at which half of the steps are filtered.")
