@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import Tensor
 
 from excise.errors import ModelError
@@ -85,6 +86,16 @@ def running_pipeline() -> Any:
 
 
 def _guides(pipe: Any, rows: int) -> bool:
+    """Return whether a call of a pipeline holds both halves of guidance.
+
+    Raises:
+        ModelError: it holds a third part.
+    """
+    if isinstance(pipe, PAGMixin) and pipe.do_perturbed_attention_guidance:
+        raise ModelError(
+            "the pipeline draws with perturbed-attention guidance, which an edit that acts on guidance does not know; "
+            "draw with pag_scale=0."
+        )
     return bool(pipe.do_classifier_free_guidance) and rows % 2 == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from excise.families import capabilities as c
 from excise.registry import Record, Registry
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ METHODS = Registry(
             paper="Wang et al., CVPR 2025, arXiv 2412.06143",
             shape="inference-time",
             families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.CROSS_ATTENTION}),
             cost="nothing to make; a small product in each cross-attention while drawing",
             licence="written from the paper's description; official code not used",
         ),
@@ -74,6 +76,7 @@ METHODS = Registry(
             paper="Yoon et al., ICLR 2025, arXiv 2410.12761",
             shape="inference-time",
             families=("sd", "sdxl"),
+            needs=frozenset({c.GUIDANCE, c.CLIP_TEXT}),
             cost="nothing to make; a pass of the text encoder a prompt, half a pass of the denoiser in filtered steps",
             licence="written from the paper; official code not used",
         ),
@@ -92,6 +95,7 @@ METHODS = Registry(
             paper="Schramowski et al., CVPR 2023, arXiv 2211.05105",
             shape="inference-time",
             families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.GUIDANCE}),
             cost="nothing to make; half a pass of the denoiser in every step",
             licence="written from the paper; official code is MIT",
         ),

@@ -29,6 +29,7 @@ from excise.errors import ModelError, WrongBaseError
 from excise.families.attached import Attaching
 from excise.families.base import Condition, Family, raw_bytes
 from excise.families.guidance import GuidedCalls, condition_of, rows_of, with_condition
+from excise.methods import METHODS
 from excise.methods.base import Context, Request
 from excise.methods.inference.base import Inference, words_of
 from excise.support.settings import Settings
@@ -418,14 +419,14 @@ class SAFREE(Inference[SAFREEConfig]):
         """Make the hook.
 
         Raises:
-            ModelError: the denoiser has no up blocks with skip features, or the text encoder is no CLIP.
+            ModelError: the model's text encoder is no CLIP.
             ConceptError: the phrases do not fit the text encoder, one by one or joined.
         """
         family = request.family
-        if family.name not in ("sd", "sdxl"):
+        if not METHODS.record("safree").needs <= family.provides:
             raise ModelError(
-                f"safree filters CLIP's prompts and a U-Net's skip features, which the family '{family.name}' does not "
-                "have; use sld or adavd."
+                f"safree filters the prompts of CLIP, which models of the family '{family.name}' do not read; use sld "
+                "or adavd."
             )
         phrases = config.phrases or tuple(words_of(request))
         states = family.encode(phrases)
