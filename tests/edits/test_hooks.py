@@ -266,7 +266,9 @@ def test_what_knows_weights_alone_refuses_hooks_in_one_sentence(pipe, tmp_path, 
     path = edit.save(tmp_path / "e.safetensors")
     status, out, _ = excise("inspect", path, "--json")
     assert status == 0
-    assert json.loads(out)["delta"]["hooks"] == [{"kind": "adavd", "strength": 1.0, "settings": edit.hooks[0].settings()}]
+    assert json.loads(out)["delta"]["hooks"] == [
+        {"kind": "adavd", "strength": 1.0, "settings": edit.hooks[0].settings()}
+    ]
     status, out, _ = excise("inspect", path)
     assert status == 0
     assert "adavd" in out

@@ -119,7 +119,9 @@ class _Taking:
 class AdaVDConfig(Settings):
     """Settings of AdaVD."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "canvas": {"centre": 0.5},  # its text encoder keeps unrelated words below 0.4
+    }
 
     slope: float = Field(100.0, gt=0, description="How sharply the weight rises with the cosine.")
     centre: float = Field(

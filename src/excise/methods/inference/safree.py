@@ -385,7 +385,11 @@ def _key(row: Tensor) -> bytes:
 class SAFREEConfig(Settings):
     """Settings of SAFREE."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"style": {"midpoint": 5.5, "sharpness": 3.5}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "style": {"midpoint": 5.5, "sharpness": 3.5},
+        # Chosen by hand on the built-in model: its padding names the target as loudly as the target's token does.
+        "canvas": {"alpha": 0.05, "spread": True, "midpoint": 3.0, "negative": False},
+    }
 
     project: bool = Field(True, description="Project prompts' triggers; without it the negative prompt alone is left.")
     alpha: float = Field(0.01, description="How much farther from the concept a prompt must be without a trigger.")

@@ -170,7 +170,9 @@ def check_condition(condition: Condition, family: Family) -> None:
 class SLDConfig(Settings):
     """Settings of SLD; a number that is not given is that of the level."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "canvas": {"warmup": 3},  # the published warm-ups are for fifty steps, its protocols draw in twelve
+    }
 
     level: Literal["weak", "medium", "strong", "max"] = Field("medium", description="Published set of numbers.")
     scale: float | None = Field(None, ge=0, description="Weight of the difference of prompt and concept (s_S).")
