@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from excise import erase, load
 from excise.families.drawing import draw
@@ -20,7 +21,7 @@ from excise.protocols.canvas import canvas_mini
 from excise.support.selection import evenly
 
 TARGETS = ("cat", "guitar", "house", "fish", "neon", "blueprint")
-ROWS = {
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "uce": ("uce", {}),
     "negative prompt": ("safree", {"project": False, "negative": True}),
     "sld, medium": ("sld", {"level": "medium"}),

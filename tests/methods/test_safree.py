@@ -190,5 +190,5 @@ def test_a_stock_call_is_filtered_too(pipe):
 
 
 def test_models_without_clip_are_refused(make):
-    with pytest.raises(ModelError, match="safree filters the prompts of CLIP.*use sld or adavd"):
+    with pytest.raises(ModelError, match="safree needs .*clip_text.*adavd.*sld"):
         edit_of(family_of(make("sana")))

@@ -25,11 +25,10 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.edits.hooks import Hook, tensor_of
-from excise.errors import ModelError, WrongBaseError
+from excise.errors import WrongBaseError
 from excise.families.attached import Attaching
 from excise.families.base import Condition, Family, raw_bytes
 from excise.families.guidance import GuidedCalls, condition_of, rows_of, with_condition
-from excise.methods import METHODS
 from excise.methods.base import Context, Request
 from excise.methods.inference.base import Inference, words_of
 from excise.support.settings import Settings
@@ -423,15 +422,9 @@ class SAFREE(Inference[SAFREEConfig]):
         """Make the hook.
 
         Raises:
-            ModelError: the model's text encoder is no CLIP.
             ConceptError: the phrases do not fit the text encoder, one by one or joined.
         """
         family = request.family
-        if not METHODS.record("safree").needs <= family.provides:
-            raise ModelError(
-                f"safree filters the prompts of CLIP, which models of the family '{family.name}' do not read; use sld "
-                "or adavd."
-            )
         phrases = config.phrases or tuple(words_of(request))
         states = family.encode(phrases)
         ends = torch.cat([states.states[i, end][None] for i, end in enumerate(states.end.tolist())])
