@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from entry_points import Entry
 from plugins import NUDGE, nudge_record
+from situations import image
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
@@ -15,6 +17,7 @@ from excise.edits.apply import original_weights
 from excise.errors import ConceptError, ModelError, SettingError
 from excise.families import family_of
 from excise.families.capabilities import TEXT_KV
+from excise.families.drawing import model_key
 from excise.methods import METHODS, load_method
 from excise.methods.fitting import families_for
 
@@ -31,6 +34,9 @@ RECORDS = {**METHODS.records(), "nudge": nudge_record()}
 every_method = pytest.mark.parametrize("method", sorted(RECORDS))
 every_method_that_changes_weights = pytest.mark.parametrize(
     "method", sorted(name for name, record in RECORDS.items() if record.shape != "inference-time")
+)
+every_method_that_acts_while_drawing = pytest.mark.parametrize(
+    "method", sorted(name for name, record in RECORDS.items() if record.shape == "inference-time")
 )
 every_closed_form_of_projections = pytest.mark.parametrize(
     "method", sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and TEXT_KV in r.needs)
@@ -124,6 +130,36 @@ def test_synonyms_are_erased_with_their_concept(pipe, method):
     path = alone.paths[0]
     weight = original_weights(family_of(pipe), [path])[path]
     assert not torch.equal(alone.delta(path, weight), both.delta(path, weight))
+
+
+@every_method_that_acts_while_drawing
+def test_synonyms_are_part_of_the_hooks(pipe, method):
+    one, both = make(pipe, method).tensors(), make(pipe, method, [Concept("cat", synonyms=("kitty",))]).tensors()
+    assert one.keys() == both.keys()
+    assert any(not torch.equal(both[name], tensor) for name, tensor in one.items())
+
+
+@every_method_that_acts_while_drawing
+def test_what_acts_while_drawing_ends_with_the_edit(pipe, method, tmp_path):
+    edit = make(pipe, method)
+    loaded = Edit.load(edit.save(tmp_path / "e.safetensors"))
+    family = family_of(pipe)
+
+    def hooks():
+        parts = [family.denoiser, *family.text_encoders.values()]
+        return [{*m._forward_hooks, *m._forward_pre_hooks} for part in parts for m in part.modules()]
+
+    before, there = image(pipe), hooks()
+    with edit.apply(pipe):
+        edited, key = image(pipe), model_key(family)
+        assert hooks() != there
+    with loaded.apply(pipe):
+        assert np.array_equal(image(pipe), edited)
+        assert model_key(family) == key
+    with edit.apply(pipe, 0.0):
+        assert np.array_equal(image(pipe), before)
+    assert hooks() == there
+    assert np.array_equal(image(pipe), before)
 
 
 @every_method

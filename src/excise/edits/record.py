@@ -13,7 +13,8 @@ from excise.support.strict import Strict
 
 VERSIONED = ("torch", "diffusers", "transformers")
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format: 2 where an edit has hooks, 1 for every other."""
 
 
 class Base(Strict):
@@ -59,7 +60,7 @@ class EditRecord(Strict):
     its own. For every other method it is None, and the factor is written as the setting "strength".
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     excise: str
     base: Base
     method: str

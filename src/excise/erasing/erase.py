@@ -154,7 +154,7 @@ def make_edit(
     with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
         made = implementation.make(request, config, context or Context())
     record = _record(method, request, config, base, made)
-    edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}))
+    edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}), made.hooks)
     return Erasure(edit, made.pictures, made.seconds)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from excise.concepts.concept import Concept, as_concepts, listed, same
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
+from excise.edits.hooks import refuse_hooks
 from excise.edits.record import EditRecord
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
@@ -39,6 +40,7 @@ def update(
         ConceptError: a concept to drop is not in the edit, one to add is, none would remain, or the edit is not of a
             single closed form.
         WrongBaseError: the edit was made for another model.
+        ModelError: the edit has hooks.
     """
     return make_update(model, edit, add, drop, states).edit
 
@@ -47,6 +49,7 @@ def make_update(
     model: Any, edit: Edit, add: Sequence[str | Concept], drop: Sequence[str], states: Path | None = None
 ) -> Erasure:
     """Update, and also return the durations of the work. `update` explains the arguments."""
+    refuse_hooks(edit.hooks, edit.record, "an update solves for weights again")
     family = as_family(model)
     check_base(edit, family)
     record = edit.record

@@ -15,6 +15,15 @@ METHODS = Registry(
     "method",
     "excise.methods",
     {
+        "adavd": Record(
+            "excise.methods.inference.adavd:AdaVD",
+            "the target's part of every cross-attention value taken out while the model draws",
+            paper="Wang et al., CVPR 2025, arXiv 2412.06143",
+            shape="inference-time",
+            needs=frozenset({c.CROSS_ATTENTION}),
+            cost="nothing to make; a small product in each cross-attention while drawing",
+            licence="written from the paper's description; official code not used",
+        ),
         "cure": Record(
             "excise.methods.closed_form.cure:CURE",
             "the target's spectral directions projected out, except those of retained prompts",
@@ -60,6 +69,15 @@ METHODS = Registry(
             cost="a few text-width solves for the whole model; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
         ),
+        "safree": Record(
+            "excise.methods.inference.safree:SAFREE",
+            "prompts projected off the concept while the model draws, with the concept as negative prompt",
+            paper="Yoon et al., ICLR 2025, arXiv 2410.12761",
+            shape="inference-time",
+            needs=frozenset({c.GUIDANCE, c.CLIP_TEXT}),
+            cost="nothing to make; a pass of the text encoder a prompt, half a pass of the denoiser in filtered steps",
+            licence="written from the paper; official code not used",
+        ),
         "scapre": Record(
             "excise.methods.closed_form.scapre:ScaPre",
             "many concepts at once, each row of each projection weighted by its relevance to them",
@@ -68,6 +86,15 @@ METHODS = Registry(
             needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for the whole model, products a layer; seconds on a CPU",
             licence="written from the paper's abstract and second-hand accounts; official code is MIT",
+        ),
+        "sld": Record(
+            "excise.methods.inference.sld:SLD",
+            "guidance away from the concept's own prompt while the model draws",
+            paper="Schramowski et al., CVPR 2023, arXiv 2211.05105",
+            shape="inference-time",
+            needs=frozenset({c.GUIDANCE}),
+            cost="nothing to make; half a pass of the denoiser in every step",
+            licence="written from the paper; official code is MIT",
         ),
         "speed": Record(
             "excise.methods.closed_form.speed:SPEED",

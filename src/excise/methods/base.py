@@ -12,6 +12,7 @@ from PIL import Image
 
 from excise.concepts.concept import Concept
 from excise.concepts.vocabulary import Vocabulary
+from excise.edits.hooks import Hook
 from excise.families.base import Family
 from excise.methods.solution import Solution
 from excise.support.progress import Report, silent
@@ -69,12 +70,14 @@ class Made:
 
     Attributes:
         weights: changes of weights.
+        hooks: what acts while the model draws.
         evidence: measurements for the record; JSON values only.
         pictures: pictures for the report, by the name of the chart and of the row.
         seconds: durations by stage.
     """
 
     weights: Solution = field(default_factory=Solution)
+    hooks: tuple[Hook, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Mapping[str, Sequence[Image.Image]]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
