@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from excise.errors import ModelError, unknown
+from excise.families.attached import attached
 from excise.families.base import Family, Progress, Request, raw_bytes, split
 from excise.families.networks import adapters, hooked
 from excise.support.files import write_atomically
@@ -122,7 +123,7 @@ def draw(
 
 
 def model_key(family: Family) -> str:
-    """A digest of all that decides what a pipeline draws: weights in force, configurations, tokenizers, versions.
+    """A digest of all that decides what a pipeline draws: weights, hooks of edits, settings, tokenizers, versions.
 
     Of one that has ways of its own it is another one every time.
     """
@@ -134,6 +135,8 @@ def model_key(family: Family) -> str:
         if isinstance(part, nn.Module):
             _read_weights(digest, part)
             digest.update(adapters(part).encode())
+            for path, own in attached(part):
+                digest.update(f"{path} {own}".encode())
         elif hasattr(part, "get_vocab"):
             digest.update(json.dumps(part.get_vocab(), sort_keys=True).encode())
         if hasattr(part, "config"):
@@ -146,7 +149,8 @@ def model_key(family: Family) -> str:
 def own_ways(family: Family) -> bool:
     """Whether anything but weights and configurations decides what a pipeline draws, or its weights cannot be read.
 
-    Hooks, attention processors and forward passes put in place of its own, FreeU, offloading.
+    Foreign hooks, attention processors and forward passes put in place of its own, FreeU, offloading. Hooks of edits
+    are not among these: `model_key` tells them apart.
     """
     parts = [part for part in family.pipe.components.values() if isinstance(part, nn.Module)]
     return any(hooked(p) or any(w.is_meta for w in p.parameters()) for p in parts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from excise.families.base import Family, TextStates, text_encoder_print
 from excise.families.networks import adapters, hooked
+from excise.support.digests import short_digest
 from excise.support.files import write_atomically
 
 
@@ -72,4 +71,4 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _key(text: str, subject: str | int | None) -> str:
-    return hashlib.blake2b(json.dumps([text, subject]).encode(), digest_size=16).hexdigest()
+    return short_digest([text, subject])

@@ -80,6 +80,4 @@ def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
 def _check(path: str, layer: Any) -> None:
     plain = isinstance(layer, Attention) and type(layer.processor) in (AttnProcessor, AttnProcessor2_0)
     if not plain or layer.norm_q is not None or layer.norm_k is not None:
-        raise ModelError(
-            f"'{path}' is no plain softmax attention; its maps cannot be computed from q and k."
-        )
+        raise ModelError(f"'{path}' is no plain softmax attention; its maps cannot be computed from q and k.")

@@ -115,17 +115,17 @@ class ClipScorer:
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
         labels = list(dict.fromkeys([*names, *self.others]))
-        texts = self.clip.read([f"a photo of {label}" for label in labels])
+        texts = self.clip.embed_texts([f"a photo of {label}" for label in labels])
         return [
-            self._likeliest(self.clip.see(self.clip.prepare([image])), name, labels, texts)
+            self._likeliest(self.clip.embed_images(self.clip.prepare([image])), name, labels, texts)
             for image, name in zip(images, names, strict=True)
         ]
 
     def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
         """Whether each picture shows each name, one row a picture."""
         labels = list(dict.fromkeys([*names, *self.others]))
-        texts = self.clip.read([f"a photo of {label}" for label in labels])
-        pictures = (self.clip.see(self.clip.prepare([image])) for image in images)
+        texts = self.clip.embed_texts([f"a photo of {label}" for label in labels])
+        pictures = (self.clip.embed_images(self.clip.prepare([image])) for image in images)
         return [[self._likeliest(picture, name, labels, texts) for name in names] for picture in pictures]
 
     def _likeliest(self, picture: Tensor, name: str, labels: Sequence[str], texts: Tensor) -> bool:

@@ -17,6 +17,7 @@ from excise.families.base import Family
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.solution import Solution
 from excise.methods.trained.request import training_problem
+from excise.support.settings import Settings
 from excise.training.adapters import Adapter, FullWeights, Weights
 from excise.training.blocks import Batch, Trajectories, empty_prompt, prompts_of
 from excise.training.config import DistilledConfig, TrainedConfig
@@ -32,6 +33,7 @@ class Trained(Method[ConfigT]):
     """A method that trains weights of the model on a training problem."""
 
     shape: ClassVar[str] = "trained"
+    config_base: ClassVar[type[Settings]] = TrainedConfig
 
     @abstractmethod
     def train(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
