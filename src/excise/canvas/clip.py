@@ -37,7 +37,7 @@ _FILLER = (
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Return a CLIP tokenizer with merges from the words of Canvas; rare words split into pieces, as in the real one."""
+    """Return a CLIP tokenizer with merges from the words of Canvas; rare words split, as in the real one."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -179,7 +179,7 @@ def _soft_cross_entropy(logits: Tensor, right: Tensor) -> Tensor:
 
 
 def corpus() -> Iterator[str]:
-    """Yield the texts from which a tokenizer learns merges: all words of Canvas and its templates, common ones often."""
+    """Yield texts from which a tokenizer learns merges: all words of Canvas and its templates, common ones often."""
     words = [*world.OBJECTS, *world.NAMES, *world.STYLES, *world.STYLE_ALIASES.values()]
     words += [a for both in world.OBJECT_ALIASES.values() for a in both]
     templates = world.STYLED_TEMPLATES + world.OBJECT_TEMPLATES + world.STYLE_TEMPLATES
