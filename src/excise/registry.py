@@ -13,16 +13,19 @@ from excise.errors import unknown
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of an entry without importing it.
+    """What is known about an entry without importing it.
 
     Attributes:
         target: "module:attribute".
         title: one line for people.
-        paper: where it comes from, or "".
+        paper: the source, or "".
         shape: closed-form, trained or inference-time.
         families: the model families it works on.
-        cost: what it takes, in words.
+        cost: time and memory, in words.
         licence: provenance and the licence of the official code.
+        needs: capabilities that a model family must provide (families/capabilities.py).
+        provides: capabilities of a model family.
+        pipelines: a model family's pipeline classes in diffusers, without the ending "Pipeline".
     """
 
     target: str
@@ -32,8 +35,12 @@ class Record:
     families: tuple[str, ...] = ()
     cost: str = ""
     licence: str = ""
+    needs: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
+    pipelines: tuple[str, ...] = ()
 
     def load(self) -> Any:
+        """Import the module and return the attribute."""
         module, attribute = self.target.split(":")
         return getattr(import_module(module), attribute)
 

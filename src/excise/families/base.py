@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -92,14 +93,16 @@ class EncoderLayer:
 
 
 @dataclass(frozen=True)
-class AttentionMap:
-    """One linear map of an attention layer.
+class WeightMap:
+    """One weight that training may change.
 
     Attributes:
-        path: of the map in the denoiser.
-        block: path of the block it belongs to, the unit in which training is confined.
-        source: "cross" where the layer reads text, else "self".
-        part: "q", "k", "v" or "out".
+        path: of the module in the denoiser; in a text encoder it begins with the encoder's name in the pipeline.
+        block: path of the block around it, the unit in which training is confined.
+        source: what the layer reads: "cross" (attention from the picture to the text), "self" (the picture alone),
+            "joint" (text and picture together) or "text" (a layer of a text encoder).
+        part: in attention "q", "k", "v" or "out", on the text's side of a joint layer "add_q", "add_k", "add_v" or
+            "add_out"; in a text encoder "attention", "mlp", "embedding" or "other".
     """
 
     path: str
@@ -131,76 +134,224 @@ def join(parts: Sequence[Condition]) -> Condition:
     return Condition({name: torch.cat([p.inputs[name] for p in parts]) for name in parts[0].inputs})
 
 
-class Family(Protocol):
-    """The adapter of one model family; a pipeline goes in, these operations come out."""
+class Family(ABC):
+    """The adapter of one model family: it holds a pipeline, and offers all models to the library in one way.
+
+    A new family derives from `PipelineFamily` (pipeline.py), which implements most members for diffusers pipelines.
+    No member changes the pipeline.
+
+    Attributes:
+        name: of the family in the registry.
+        provides: capabilities of the family (capabilities.py), equal to those in its registry record.
+        pipe: the diffusers pipeline.
+        denoiser_name: attribute of the pipeline that holds the denoiser.
+        encoder_names: attributes of the pipeline that hold text encoders, whether loaded or not.
+    """
 
     name: str
+    provides: frozenset[str]
     pipe: Any
-    denoiser_name: str  # of the denoiser among the parts of the pipeline
-    encoder_names: tuple[str, ...]  # of the text encoders, loaded or not
+    denoiser_name: str
+    encoder_names: tuple[str, ...]
+
+    # Parts of the model
 
     @property
-    def denoiser(self) -> nn.Module: ...
+    @abstractmethod
+    def denoiser(self) -> nn.Module:
+        """The UNet or transformer, without wrappers of torch.compile or peft."""
 
     @property
-    def device(self) -> torch.device: ...
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device on which the denoiser computes."""
 
     @property
-    def max_tokens(self) -> int: ...
+    @abstractmethod
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        """The text encoders that are loaded, by their names in the pipeline."""
 
     @property
-    def text_width(self) -> int: ...
+    @abstractmethod
+    def tokenizers(self) -> Mapping[str, Any]:
+        """The tokenizer of each loaded text encoder, by the encoder's name."""
 
     @property
-    def image_size(self) -> int: ...
+    @abstractmethod
+    def text_encoder_weights(self) -> Mapping[str, Tensor]:
+        """Every weight that text states depend on, by name."""
+
+    @abstractmethod
+    def module(self, path: str) -> nn.Module:
+        """The module at a path of the denoiser, or of a text encoder where the path begins with its name.
+
+        Raises:
+            AttributeError: there is none.
+            ModelError: the path is of a text encoder that is not loaded.
+        """
+
+    @abstractmethod
+    def parameter(self, path: str) -> nn.Parameter:
+        """The parameter at a path as `module` takes it: a parameter by name, or the weight of a module.
+
+        Raises:
+            AttributeError: there is none.
+            ModelError: the path is of a text encoder that is not loaded.
+        """
+
+    # What the model takes and gives
 
     @property
-    def text_encoder_weights(self) -> Mapping[str, Tensor]: ...
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Number of tokens that fit into a prompt, special tokens included."""
 
     @property
-    def text_encoders(self) -> Mapping[str, nn.Module]: ...
+    @abstractmethod
+    def text_width(self) -> int:
+        """Width of the text states that keys and values (or the token embedder) read."""
 
     @property
-    def tokenizers(self) -> Mapping[str, Any]: ...
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square pictures that the model draws, in pixels."""
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]: ...
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one picture's latents, as `predict` takes them."""
 
     @property
-    def prediction(self) -> str: ...
+    @abstractmethod
+    def prediction(self) -> str:
+        """What the denoiser predicts: "epsilon", "v_prediction" or "flow".
 
-    def check_encoders(self) -> None: ...
+        Raises:
+            ModelError: none of these.
+        """
 
-    def check_trainable(self) -> None: ...
+    # Checks
 
-    def projections(self, roles: str = "kv") -> list[Projection]: ...
+    @abstractmethod
+    def check_encoders(self) -> None:
+        """Refuse a pipeline that cannot encode text.
 
-    def attention_maps(self) -> list[AttentionMap]: ...
+        Raises:
+            ModelError: it was loaded without a text encoder.
+        """
 
-    def encoder_layers(self) -> list[EncoderLayer]: ...
+    @abstractmethod
+    def check_trainable(self) -> None:
+        """Refuse a pipeline that no trained method can work on.
 
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates: ...
+        Raises:
+            ModelError: it cannot draw from words alone, its scheduler noises in another way, or its layers are
+                wrapped or fused.
+        """
 
-    def condition(self, texts: Sequence[str]) -> Condition: ...
+    # Maps of the model
 
-    def live_condition(self, texts: Sequence[str]) -> Condition: ...
+    @abstractmethod
+    def projections(self, roles: str = "kv") -> list[Projection]:
+        """The linear maps that read text, by role (see `Projection`), in the order of the denoiser.
 
-    def unconditional(self) -> Condition: ...
+        Raises:
+            ModelError: keys or values are requested and there are none.
+        """
 
-    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor: ...
+    @abstractmethod
+    def attention_maps(self) -> list[WeightMap]:
+        """Every linear map of every attention layer, in the order of the denoiser."""
 
-    def latents(self, images: Sequence[Image.Image]) -> Tensor: ...
+    @abstractmethod
+    def maps(self, role: str) -> list[WeightMap]:
+        """Weights by role (roles.py), those of the denoiser before those of the text encoders.
 
-    def decode(self, latents: Tensor) -> list[Image.Image]: ...
+        Raises:
+            UnknownNameError: there is no such role.
+            ModelError: the family has no weight of that role; the message names the roles that it has.
+        """
 
+    @abstractmethod
+    def encoder_layers(self) -> list[EncoderLayer]:
+        """Layers of the text encoders that closed forms can edit, first to last; none where MLP outputs are normed."""
+
+    # Text
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+        """Encode prompts in one batch and find their subjects.
+
+        Args:
+            texts: B prompts.
+            subjects: for each prompt, the words to find. None means the whole prompt; a number n means an empty
+                subject after the first n characters, which stands at the token before it (at the very front, at the
+                start token).
+
+        Returns:
+            States (B, L, d) in the dtype of the text encoder, with token positions.
+
+        Raises:
+            ConceptError: a prompt does not fit, or does not contain its subject.
+        """
+
+    @abstractmethod
+    def condition(self, texts: Sequence[str]) -> Condition:
+        """Exactly what the pipeline hands to its denoiser for each of B prompts, without gradients."""
+
+    @abstractmethod
+    def live_condition(self, texts: Sequence[str]) -> Condition:
+        """As `condition`, in one batch, and with gradients to the text encoders."""
+
+    @abstractmethod
+    def unconditional(self) -> Condition:
+        """The one row of the unconditional half of classifier-free guidance."""
+
+    # Pictures
+
+    @abstractmethod
+    def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's output for `latents` (B, c, h, w) at `timestep` (B,), in the parameterisation `prediction`.
+
+        Timesteps are in the scheduler's units (0 to 1000). Inputs may be on any device and of any precision; the
+        output (B, c, h, w) is in single precision on the denoiser's device. Gradients flow.
+        """
+
+    @abstractmethod
+    def latents(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, c, h, w) latents of pictures as `predict` takes them, on the CPU in single precision.
+
+        Where the autoencoder gives a distribution, its mean.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of latents (n, c, h, w); the inverse of `latents`."""
+
+    @abstractmethod
     def render(
         self, condition: Condition, unconditional: Condition, seeds: Sequence[int], *, steps: int, guidance: float
-    ) -> list[Image.Image]: ...
+    ) -> list[Image.Image]:
+        """Draw one batch with the pipeline's own sampler, from conditions that need not come from words.
 
+        Args:
+            condition: B rows.
+            unconditional: one row, for the unconditional half of guidance.
+            seeds: B; each picture has its own generator on the CPU, so it does not depend on its batch.
+            steps: of the sampler.
+            guidance: scale of classifier-free guidance.
+
+        Raises:
+            ModelError: the model cannot draw from words alone.
+        """
+
+    @abstractmethod
     def batches(
         self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float
-    ) -> Iterator[list[Image.Image]]: ...
+    ) -> Iterator[list[Image.Image]]:
+        """Draw batch after batch of (prompt, seed); every distinct prompt is encoded once for all batches."""
 
+    @abstractmethod
     def sample(
         self,
         prompts: Sequence[str],
@@ -210,7 +361,8 @@ class Family(Protocol):
         guidance: float,
         batch: int,
         progress: Progress | None = None,
-    ) -> list[Image.Image]: ...
+    ) -> list[Image.Image]:
+        """One picture a prompt, all in memory; picture i has the seed `seeds[i]`."""
 
 
 def split(items: Sequence[T], size: int) -> list[Sequence[T]]:

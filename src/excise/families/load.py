@@ -2,49 +2,106 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from excise.errors import ModelError, unknown
-from excise.families.base import Family
+from excise.families import capabilities as c
 from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.registry import Record, Registry
+
+if TYPE_CHECKING:
+    from excise.families.base import Family
 
 FAMILIES = Registry(
     "family",
     "excise.families",
     {
-        "sd": Record("excise.families.sd:StableDiffusion", "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)"),
-        "sdxl": Record("excise.families.sdxl:StableDiffusionXL", "Stable Diffusion XL (StableDiffusionXLPipeline)"),
-        "sana": Record("excise.families.sana:Sana", "SANA 0.6B to 4.8B (SanaPipeline)"),
+        "sd": Record(
+            "excise.families.sd:StableDiffusion",
+            "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)",
+            provides=frozenset(c.CAPABILITIES) - {c.POOLED},
+            pipelines=("StableDiffusion",),
+        ),
+        "sdxl": Record(
+            "excise.families.sdxl:StableDiffusionXL",
+            "Stable Diffusion XL (StableDiffusionXLPipeline)",
+            provides=frozenset(c.CAPABILITIES),
+            pipelines=("StableDiffusionXL",),
+        ),
+        "sana": Record(
+            "excise.families.sana:Sana",
+            "SANA 0.6B to 4.8B (SanaPipeline)",
+            provides=frozenset({c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
+            pipelines=("Sana",),
+        ),
     },
 )
-_PIPELINES = {"StableDiffusion": "sd", "StableDiffusionXL": "sdxl", "Sana": "sana"}
-# The siblings of a pipeline have its parts and its way of encoding text.
-_SIBLING = re.compile(rf"({'|'.join(_PIPELINES)})(ControlNet(Union)?)?(PAG)?(Img2Img|Inpaint)?Pipeline")
 PREDICTIONS = ("epsilon", "v_prediction")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def family_of(pipe: Any) -> Family:
-    """The adapter of a loaded pipeline: of a supported class, of one made of it, or of a sibling for other uses.
+    """The adapter of a loaded pipeline: of a supported class, of a class derived from one, or of a sibling.
 
     Raises:
-        ModelError: its family is not supported yet.
+        ModelError: no family supports the pipeline.
     """
-    for kind in type(pipe).__mro__:
-        if found := _SIBLING.fullmatch(kind.__name__):
-            return FAMILIES.load(_PIPELINES[found[1]])(pipe)
-    known = ", ".join(f"{name}Pipeline" for name in _PIPELINES)
+    name = _family_of_class(kind.__name__ for kind in type(pipe).__mro__)
+    if name is not None:
+        return FAMILIES.load(name)(pipe)
+    supported = ", ".join(f"{pipeline}Pipeline" for pipeline in _pipelines())
     raise ModelError(
-        f"{type(pipe).__name__} is not supported yet; supported are {known}, and their img2img, inpainting and "
+        f"{type(pipe).__name__} is not supported yet; supported are {supported}, and their img2img, inpainting and "
         "ControlNet siblings."
     )
+
+
+def family_name_of(model: str | Path) -> str | None:
+    """The family of a model, told from its files alone: nothing is loaded, and torch is not imported.
+
+    Args:
+        model: as `load` takes it.
+
+    Returns:
+        None where only loading tells: for a hub id, and for files that cannot be read.
+    """
+    from safetensors import SafetensorError
+
+    path = WEIGHTS / str(model) if str(model) in BUILT_IN else Path(model)
+    try:
+        if path.is_dir():
+            index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+            return _family_of_class([str(index.get("_class_name"))])
+        if path.is_file() and path.suffix.lower() == ".safetensors":
+            return "sdxl" if _is_sdxl(path) else "sd"
+    except (OSError, ValueError, AttributeError, SafetensorError):
+        return None
+    return None
+
+
+def _family_of_class(names: Iterable[str]) -> str | None:
+    """The family of the first pipeline class that belongs to one.
+
+    Siblings of a pipeline (img2img, inpainting, ControlNet) have its parts and encode text as it does.
+    """
+    pipelines = _pipelines()
+    sibling = re.compile(
+        rf"({'|'.join(map(re.escape, pipelines))})(ControlNet(Union)?)?(PAG)?(Img2Img|Inpaint)?Pipeline"
+    )
+    matches = (sibling.fullmatch(name) for name in names)
+    return next((pipelines[match[1]] for match in matches if match), None)
+
+
+def _pipelines() -> dict[str, str]:
+    """Family by pipeline class (without the ending "Pipeline"), plug-in families included."""
+    return {pipeline: name for name, record in FAMILIES.records().items() for pipeline in record.pipelines}
 
 
 def load(
@@ -192,7 +249,7 @@ def _is_sdxl(path: Path) -> bool:
     """Whether a single file has the two text encoders of Stable Diffusion XL."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="np") as file:
         return any(key.startswith("conditioner.embedders.1.") for key in file.keys())  # noqa: SIM118 - not a dict
 
 
@@ -240,5 +297,7 @@ def quiet() -> Iterator[None]:
 
 
 def as_family(model: Any) -> Family:
-    """A pipeline or an adapter to its adapter."""
-    return model if hasattr(model, "projections") else family_of(model)
+    """The adapter of a pipeline; an adapter is returned as it is."""
+    from excise.families.base import Family
+
+    return model if isinstance(model, Family) else family_of(model)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,30 +11,30 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers.models.attention_processor import Attention
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from excise.errors import ModelError
+from excise.errors import ModelError, unknown
 from excise.families.base import (
-    AttentionMap,
     Condition,
     EncoderLayer,
+    Family,
     Progress,
     Projection,
     Request,
-    TextStates,
+    WeightMap,
     join,
     split,
 )
-from excise.families.networks import bare, check_trainable, computes_in, module_in, walk
+from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
 from excise.families.noising import noising
+from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
 
 ENCODE_BATCH = 256
 IMAGE_PIXELS = 32 * 256**2  # that go through an autoencoder at once
 
 
-class PipelineFamily(ABC):
+class PipelineFamily(Family):
     """Adapter of a text-to-image pipeline of diffusers; holds it, never changes it."""
 
     name: str
@@ -72,21 +71,6 @@ class PipelineFamily(ABC):
         """(c, h, w) of one picture's latents."""
         config = self.denoiser.config
         return int(config.in_channels), int(config.sample_size), int(config.sample_size)
-
-    @property
-    @abstractmethod
-    def max_tokens(self) -> int:
-        """Tokens of a prompt, special ones included."""
-
-    @property
-    @abstractmethod
-    def text_width(self) -> int:
-        """Width of the states that keys and values read."""
-
-    @property
-    @abstractmethod
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        """What decides the text states: the weights of everything between the words and the projections, by name."""
 
     @property
     def text_encoders(self) -> dict[str, Any]:
@@ -131,22 +115,6 @@ class PipelineFamily(ABC):
         """What the denoiser predicts: epsilon, v_prediction or flow."""
         return noising(self.pipe.scheduler).kind
 
-    @abstractmethod
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
-        """Encode prompts in one batch and find their subjects.
-
-        Args:
-            texts: B prompts.
-            subjects: for each prompt the words to look for; None means all of the prompt; a number n an empty subject
-                after the first n characters, standing at the token before it (at the very front: the start token).
-
-        Returns:
-            States (B, L, d) in the dtype of the text encoder, with token positions.
-
-        Raises:
-            ConceptError: a prompt does not fit, or does not contain its subject.
-        """
-
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """What the denoiser says of `latents` (B, C, H, W) at `timestep` (B,), in its own parameterisation.
 
@@ -160,10 +128,6 @@ class PipelineFamily(ABC):
     @abstractmethod
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """`predict` where everything is in place."""
-
-    @abstractmethod
-    def unconditional(self) -> Condition:
-        """The one row that guidance moves away from."""
 
     @abstractmethod
     def _condition(self, texts: Sequence[str]) -> Condition:
@@ -202,19 +166,45 @@ class PipelineFamily(ABC):
             )
         return found
 
-    def attention_maps(self) -> list[AttentionMap]:
-        """Every linear map of every attention layer, in the order of the denoiser."""
-        width = self.text_width
-        found = []
-        for path, module in walk(self.denoiser):
-            if not isinstance(module, Attention):
-                continue
-            reads_text = module.is_cross_attention and bare(module.to_k).in_features == width
-            block = re.match(r"(.*?attentions\.\d+|transformer_blocks\.\d+)", path)
-            for part, child in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("out", "to_out.0")):
-                where = block.group() if block else path
-                found.append(AttentionMap(f"{path}.{child}", where, "cross" if reads_text else "self", part))
-        return found
+    def attention_maps(self) -> list[WeightMap]:
+        return [
+            m for path, layer in attention_layers(self.denoiser) for m in layer_maps(path, layer, self._reads(layer))
+        ]
+
+    def _reads(self, layer: Any) -> str:
+        """What an attention layer reads: `source` of its maps (`WeightMap`)."""
+        if layer._modules.get("add_k_proj") is not None:
+            return "joint"
+        reads_text = layer.is_cross_attention and bare(layer.to_k).in_features == self.text_width
+        return "cross" if reads_text else "self"
+
+    def maps(self, role: str) -> list[WeightMap]:
+        if role not in ROLES:
+            raise unknown("role", role, ROLES)
+        known = self.attention_maps()
+        if role in ("text_mlp", "text_all", "embedding"):
+            self.check_encoders()
+            known += encoder_maps(self.text_encoders)
+        if matches := [m for m in known if ROLES[role](m)]:
+            return matches
+        known += encoder_maps(self.text_encoders)
+        present = [name for name, fits in ROLES.items() if any(map(fits, known))]
+        raise ModelError(f"the family '{self.name}' has no weights of the role '{role}'; it has: {', '.join(present)}.")
+
+    def module(self, path: str) -> Any:
+        return module_in(*self._located(path))
+
+    def parameter(self, path: str) -> nn.Parameter:
+        module, name = parameter_in(*self._located(path))
+        return module._parameters[name]
+
+    def _located(self, path: str) -> tuple[Any, str]:
+        """The network that a path is of, and the path in it."""
+        name, _, rest = path.partition(".")
+        if name not in self.encoder_names:
+            return self.denoiser, path
+        self.check_encoders()
+        return self.text_encoders[name], rest
 
     @torch.no_grad()
     def batches(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from excise.errors import ConceptError
+from excise.families import capabilities as c
 from excise.families.base import Condition, TextStates
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
@@ -28,6 +29,7 @@ class Sana(PipelineFamily):
     """Adapter of a `SanaPipeline`, and of its sibling with a ControlNet."""
 
     name = "sana"
+    provides = frozenset({c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION})
     denoiser_name = "transformer"
     draws_with = "SanaPipeline"
 

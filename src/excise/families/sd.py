@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from excise.families import capabilities as c
 from excise.families.base import Condition, EncoderLayer, TextStates
 from excise.families.networks import parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
@@ -18,6 +19,7 @@ class StableDiffusion(PipelineFamily):
     """Adapter of a `StableDiffusionPipeline`, and of its siblings for other uses."""
 
     name = "sd"
+    provides = frozenset(c.CAPABILITIES) - {c.POOLED}
     draws_with = "StableDiffusionPipeline"
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from excise.families import capabilities as c
 from excise.families.base import Condition, EncoderLayer, Projection, TextStates
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
@@ -26,6 +27,7 @@ class StableDiffusionXL(PipelineFamily):
     """
 
     name = "sdxl"
+    provides = frozenset(c.CAPABILITIES)
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
 

@@ -46,8 +46,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What applying a policy came to.
+class AppliedPolicy:
+    """The result of applying a policy.
 
     Attributes:
         changed: whether anything was done at all.
@@ -72,7 +72,7 @@ def apply_policy(
     reread: Callable[[], str],
     cache: Path | None = None,
     say: Report = lambda *_: None,
-) -> Outcome:
+) -> AppliedPolicy:
     """Make `out`/edit.safetensors what the policy asks for, verify it, and add an entry to the ledger of `out`.
 
     An edit that was made before, for the same request on the same model, is used again, so going back costs nothing.
@@ -92,7 +92,7 @@ def apply_policy(
     base = base_of(family, policy.model, policy.revision)
     asked = (digest, base.weights, base.text_encoder, version("excise"))
     if last and asked == (last["policy"], *_prints(last), last["excise"]):
-        return Outcome(False, 0, len(last["groups"]), last)
+        return AppliedPolicy(False, 0, len(last["groups"]), last)
     policy = _told(policy, speaks_canvas(policy.vocabulary, family))
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
@@ -117,7 +117,7 @@ def apply_policy(
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in place. Apply it again.")
     entry = _entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
-    return Outcome(True, made, len(groups), _commit(out, whole, entry), verification)
+    return AppliedPolicy(True, made, len(groups), _commit(out, whole, entry), verification)
 
 
 def _prints(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
-from excise.families.base import AttentionMap, Family
+from excise.families.base import Family, WeightMap
 
 NAME = "excise"
 MODULES = {
@@ -33,7 +33,7 @@ def blocks(family: Family) -> list[str]:
     return list(dict.fromkeys(m.block for m in family.attention_maps()))
 
 
-def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = None) -> list[AttentionMap]:
+def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = None) -> list[WeightMap]:
     """The maps of a role in some blocks (in all of them where None).
 
     Raises:

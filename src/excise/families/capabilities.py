@@ -1,0 +1,24 @@
+"""Capabilities: what a model family offers and what a method or an attack may need. Nothing here imports torch."""
+
+from __future__ import annotations
+
+TEXT_KV = "text_kv"
+POOLED = "pooled"
+TEXT_MLP = "text_mlp"
+ATTENTION = "attention"
+TEXT_ENCODER = "text_encoder"
+GUIDANCE = "guidance"
+CROSS_ATTENTION = "cross_attention"
+CLIP_TEXT = "clip_text"
+
+CAPABILITIES = {
+    TEXT_KV: "keys and values that read the states of the text encoder alone, so that closed forms are exact",
+    POOLED: "a linear map that reads the pooled prompt",
+    TEXT_MLP: "text encoders that add the output of their MLPs without normalising it",
+    ATTENTION: "attention maps that can be trained",
+    TEXT_ENCODER: "a text encoder through which gradients flow",
+    GUIDANCE: "classifier-free guidance with a conditional and an unconditional half",
+    CROSS_ATTENTION: "cross-attention layers whose to_v reads text",
+    CLIP_TEXT: "CLIP text encoders",
+}
+"""Every capability and its meaning. `Record.provides` and `Record.needs` are sets of these words."""
