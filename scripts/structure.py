@@ -1,4 +1,4 @@
-"""Print figures of the source's structure: files in the root, floors, circles, the longest function and file.
+"""Print figures of the source's structure: files in the root, layers, cycles, the longest function and file.
 
 python scripts/structure.py [SRC]    # SRC: the folder that holds the package, by default src
 """
@@ -15,13 +15,13 @@ PACKAGE = "excise"
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every module of the package by its dotted name."""
+    """Return every module of the package by its dotted name."""
     paths = sorted((root / PACKAGE).rglob("*.py"))
     return {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
 
 def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
-    """Modules of the package that a file imports, also inside functions and for type checking."""
+    """Yield the modules of the package that a file imports, also inside functions and for type checking."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE:
             for alias in node.names:
@@ -30,7 +30,7 @@ def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
 
 
 def components(arrows: Mapping[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components with more than one member, by Tarjan's algorithm."""
+    """Return the strongly connected components with more than one member, by Tarjan's algorithm."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -58,7 +58,7 @@ def components(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def floors(arrows: Mapping[str, set[str]]) -> int:
-    """Length of the longest chain of imports between rooms, counted in rooms; circles are not counted twice."""
+    """Return the number of rooms on the longest chain of imports between rooms, without going round a cycle."""
     height: dict[str, int] = {}
 
     def of(node: str, above: tuple[str, ...]) -> int:
@@ -71,7 +71,7 @@ def floors(arrows: Mapping[str, set[str]]) -> int:
 
 
 def rooms(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Imports between the rooms: the packages, and the modules that lie in the package's root."""
+    """Return the imports between rooms, which are the packages and the modules in the package's root."""
     between: dict[str, set[str]] = defaultdict(set)
     for node, targets in arrows.items():
         room = _room(node)
@@ -86,7 +86,7 @@ def _room(module: str) -> str:
 
 
 def functions(path: Path) -> Iterator[tuple[int, int, str]]:
-    """(lines, parameters, place) of every function of a file."""
+    """Yield (lines, parameters, "file:name") of every function of a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             count = len(node.args.args) + len(node.args.kwonlyargs) + len(node.args.posonlyargs)
