@@ -18,14 +18,14 @@ from excise.methods.closed_form.text_problem import TextProblem
 
 
 def uce(
-    W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float, held: Sequence[Tensor] = (), hold: float = 0.0
+    W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float, fixed: Sequence[Tensor] = (), hold: float = 0.0
 ) -> Tensor:
-    """Return W' of UCE, concept by concept; `held` are further states to retain, with weight `hold`."""
+    """Return W' of UCE, concept by concept; `fixed` are further states to retain, with weight `hold`."""
     left, right = ridge * W, ridge * torch.eye(W.shape[1], dtype=W.dtype)
     for o, n in zip(p.targets, p.anchors, strict=True):
         left = left + erase * torch.outer(W @ n, o)
         right = right + erase * torch.outer(o, o)
-    for rows, weight in ((p.retain, keep), (held, hold)):
+    for rows, weight in ((p.retain, keep), (fixed, hold)):
         for r in rows:
             left = left + weight * torch.outer(W @ r, r)
             right = right + weight * torch.outer(r, r)

@@ -92,10 +92,10 @@ def measured(family: Family, row: str, target: str, out: Path) -> Line:
     label = plan.target_of(target)
     items = items_for(plan, label)
     edits = [] if row == "untouched" else [erase(family, [target], **request(row, target))]
-    asked = [(item.prompt, plan.seed(item)) for item in items]
+    prompts_and_seeds = [(item.prompt, plan.seed(item)) for item in items]
     with applied(family, edits), bfloat16(family.device.type, True):
-        images = draw(family, asked, steps=plan.steps, guidance=plan.guidance)
-    shown = judged(items, asked, images, [CanvasJudge("a")])
+        images = draw(family, prompts_and_seeds, steps=plan.steps, guidance=plan.guidance)
+    shown = judged(items, prompts_and_seeds, images, [CanvasJudge("a")])
     line = {
         "row": row,
         "target": target,

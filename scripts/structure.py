@@ -20,13 +20,13 @@ def modules(root: Path) -> dict[str, Path]:
     return {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
 
-def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+def imports(path: Path, paths: Mapping[str, Path]) -> Iterator[str]:
     """Yield the modules of the package that a file imports, also inside functions and for type checking."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield inner if inner in known else node.module
+                yield inner if inner in paths else node.module
 
 
 def components(arrows: Mapping[str, set[str]]) -> list[list[str]]:
@@ -95,15 +95,15 @@ def functions(path: Path) -> Iterator[tuple[int, int, str]]:
 
 def main() -> None:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "src")
-    known = modules(root)
-    arrows = {name: set(imports(path, known)) - {name, PACKAGE} for name, path in known.items()}
+    paths = modules(root)
+    arrows = {name: set(imports(path, paths)) - {name, PACKAGE} for name, path in paths.items()}
     between = rooms({name: targets for name, targets in arrows.items() if name != PACKAGE})
-    longest = sorted((f for path in known.values() for f in functions(path)), reverse=True)
-    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in known.items()}
+    longest = sorted((f for path in paths.values() for f in functions(path)), reverse=True)
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in paths.items()}
     largest = max(lines, key=lambda name: lines[name])
-    assigned = sum(path.read_text(encoding="utf-8").count("found = ") for path in known.values())
+    assigned = sum(path.read_text(encoding="utf-8").count("found = ") for path in paths.values())
     print("files in the root:", len(list((root / PACKAGE).glob("*.py"))))
-    print("files:", len(known), "lines:", sum(lines.values()))
+    print("files:", len(paths), "lines:", sum(lines.values()))
     print("rooms:", len(between), "arrows:", sum(map(len, between.values())), "floors:", floors(between))
     print("circles of rooms:", components(between) or 0)
     print("circles of files:", components(arrows) or 0)
