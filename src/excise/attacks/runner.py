@@ -13,7 +13,7 @@ from PIL import Image
 
 from excise.attacks import Planned
 from excise.attacks.accounting import Cost, Outcome, Result, judge_rounds
-from excise.attacks.base import Arena, Attack, AttackError, AttackSettings, Say, Search
+from excise.attacks.base import Arena, Attack, AttackError, AttackSettings, Search
 from excise.attacks.original import Swaps
 from excise.attacks.panel import Panel
 from excise.attacks.plan import configured
@@ -21,6 +21,7 @@ from excise.attacks.store import read_outcome, read_search, write_outcome, write
 from excise.families.base import Family
 from excise.families.drawing import model_key, peak_memory_mb
 from excise.support.digests import digest
+from excise.support.progress import Report
 from excise.training.run import attending
 
 MOST_SHOTS = 8  # of an attack, for the report
@@ -58,7 +59,7 @@ class Runner:
     """
 
     def __init__(
-        self, arena: Arena, sides: Mapping[str, Side], panel: Panel, folder: Path | None, key: str, say: Say
+        self, arena: Arena, sides: Mapping[str, Side], panel: Panel, folder: Path | None, key: str, say: Report
     ) -> None:
         self.arena, self.sides, self.panel, self.key, self.say = arena, sides, panel, key, say
         self.folder = folder / "attacks" if folder else None

@@ -230,7 +230,7 @@ def _erased(cell: Cell, family: Family, training: Path) -> list[Edit]:
                 **cell.method.settings,
             }
             if cell.method.advise:
-                edit = advise(family, names, cell.method.name, judge=cell.judge, **request).edit
+                edit = advise(family, names, cell.method.name, context=Context(cell.judge), **request).edit
             else:
                 edit = erase(family, names, cell.method.name, context=Context(cell.judge, training / str(i)), **request)
         found.append(edit)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FORMAT = (
     "The format: kohya-lora (most programs), diffusers-lora (diffusers only), merged (a pipeline folder) or "
-    "single-file (a model in the original layout). By default the one that the program of --for reads; without --for, kohya-lora "
-    "for sd and sdxl and diffusers-lora for other families."
+    "single-file (a model in the original layout). By default the one that the program of --for reads; without --for, "
+    "kohya-lora for sd and sdxl and diffusers-lora for other families."
 )
 
 

@@ -56,8 +56,8 @@ class Edit:
 
     @property
     def strength(self) -> float:
-        """What it was scaled by since it was made."""
-        return float(self.record.settings.get("strength", 1.0))
+        """The factor by which the edit was scaled since it was made."""
+        return self.record.strength
 
     def delta(self, path: str, weight: Tensor) -> Tensor:
         """The change of one weight (out, in): the sum over everything the edit has for that path."""
@@ -110,7 +110,6 @@ class Edit:
             SettingError: the strength is not finite.
         """
         check_strength(strength)
-        whole = self.strength * strength
         return replace(
             self,
             text_maps=tuple(replace(m, u=m.u * strength) for m in self.text_maps),
@@ -118,7 +117,7 @@ class Edit:
                 p: LowRank(d.b * strength, d.a) if isinstance(d, LowRank) else Dense(d.dw * strength)
                 for p, d in self.modules.items()
             },
-            record=self.record.model_copy(update={"settings": {**self.record.settings, "strength": whole}}),
+            record=self.record.scaled(strength),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -179,6 +178,7 @@ def stack(edits: Sequence[Edit]) -> Edit:
             "preserve": tuple(dict.fromkeys(p for e in edits for p in e.record.preserve)),
             "measured": {},
             "stack": tuple(e.record for e in edits),
+            "scale": None,
         }
     )
     return Edit(record, tuple(m for e in edits for m in e.text_maps), joined)

@@ -21,6 +21,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Values of settings by concept kind, "canvas" for the built-in models and "official" for a published program."""
+    sweep: ClassVar[tuple[str, tuple[float, ...]] | None] = None
+    """The setting that trades erasing against retaining, with values to try, harshest first; None if there is none."""
 
     anchor: str = Field("", description="Anchor of concepts that name none; empty for the empty prompt.")
 

@@ -13,6 +13,7 @@ from excise.errors import TrainingError
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.solution import Solution
 from excise.methods.trained.request import training_problem
+from excise.support.settings import Settings
 from excise.training.config import TrainedConfig
 from excise.training.loop import check_available
 from excise.training.problem import TrainingProblem, TrainingResult
@@ -24,6 +25,7 @@ class Trained(Method[ConfigT]):
     """A method that trains: everything that training needs in, deltas out."""
 
     shape: ClassVar[str] = "trained"
+    config_base: ClassVar[type[Settings]] = TrainedConfig
 
     @abstractmethod
     def train(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
