@@ -208,7 +208,7 @@ class Bench:
 
     def solve(self, problem: TextProblem, weights: dict[str, Tensor]) -> Solution:
         """The method's own solve."""
-        solution: Solution = self.method.solve(problem, weights, self.config, torch.Generator().manual_seed(0))
+        solution: Solution = self.method().solve(problem, weights, self.config, torch.Generator().manual_seed(0))
         return solution
 
 

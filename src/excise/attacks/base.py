@@ -16,7 +16,7 @@ from torch import Tensor
 from excise.concepts.concept import Concept
 from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
-from excise.families.noising import Noising, noising
+from excise.families.noising import Noising
 
 BACK = 3  # passes that one with gradients counts as, for it takes the time of so many
 SCALE = 2.0**12  # of losses in fp16, whose gradients would vanish
@@ -110,7 +110,7 @@ class Arena:
     @property
     def plan(self) -> Noising:
         """How the model's latents are noised."""
-        return noising(self.family.pipe.scheduler)
+        return self.family.noising
 
     def generator(self, *parts: object) -> torch.Generator:
         """Of a search, the same on every model that is attacked so."""

@@ -10,7 +10,8 @@ from torch import nn
 
 from excise.attacks.base import AttackError
 from excise.edits.edit import Edit, applied_edits
-from excise.families.base import Family, fingerprint
+from excise.families.base import Family
+from excise.families.fingerprints import fingerprint
 from excise.families.networks import hooked, in_encoder
 
 Standing = Callable[[], AbstractContextManager[Family]]

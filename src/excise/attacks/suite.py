@@ -27,9 +27,10 @@ from excise.concepts.concept import Concept, same
 from excise.concepts.vocabulary import guess_kind
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ExciseWarning, ModelError, SettingError, unknown
-from excise.families.base import Family, raw_bytes
+from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.drawing import model_key, peak_memory_mb
+from excise.families.fingerprints import raw_bytes
 from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
 from excise.support.digests import digest

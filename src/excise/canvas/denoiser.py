@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from excise.canvas.data import Pool, caption
 from excise.canvas.loop import Plan, train
 from excise.families.base import Condition, join
-from excise.families.noising import Noising, noising
+from excise.families.noising import Noising
 from excise.families.pipeline import PipelineFamily
 from excise.support.precision import fastest
 
@@ -61,7 +61,7 @@ def train_denoiser(
     """
     network: nn.Module = family.denoiser.to(device, memory_format=torch.channels_last)
     network.requires_grad_(True)
-    plan, conditions = noising(family.pipe.scheduler), Conditions(family)
+    plan, conditions = family.noising, Conditions(family)
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         chosen = rng.integers(len(pool.cells), size=batch)

@@ -24,7 +24,8 @@ from PIL import Image
 from torch import nn
 
 from excise.errors import ModelError, unknown
-from excise.families.base import Family, Progress, Request, raw_bytes, split
+from excise.families.base import Family, Progress, Request, split
+from excise.families.fingerprints import raw_bytes
 from excise.families.networks import adapters, hooked
 from excise.support.files import write_atomically
 

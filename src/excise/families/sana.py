@@ -17,10 +17,11 @@ from torch import Tensor
 
 from excise.errors import ConceptError
 from excise.families import capabilities as c
-from excise.families.base import Condition, TextStates
+from excise.families.base import Condition
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import find_words, holding
+from excise.families.text_states import TextStates
 
 LONGEST = 300  # tokens of a prompt, the pipeline's own default
 
@@ -66,8 +67,8 @@ class Sana(PipelineFamily):
         spans = [self._span(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
         first, last, end = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
         states = self.condition(texts).inputs["encoder_hidden_states"]
-        read = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(computes_in(self.denoiser))))
-        return TextStates(read, first, last, end, pads=False)
+        projected = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(computes_in(self.denoiser))))
+        return TextStates(projected, first, last, end, read=torch.arange(states.shape[1])[None] <= end[:, None])
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         scaled = timestep * self.denoiser.config.timestep_scale
@@ -91,7 +92,8 @@ class Sana(PipelineFamily):
             max_sequence_length=self.max_tokens,
             complex_human_instruction=instruction,
         )
-        return Condition({"encoder_hidden_states": states, "encoder_attention_mask": mask})
+        inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         side = self.image_size

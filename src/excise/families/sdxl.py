@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, EncoderLayer, Projection, TextStates
+from excise.families.base import Condition, EncoderLayer, Projection
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
 from excise.families.subjects import subject_spans
+from excise.families.text_states import TextStates
 
 
 class StableDiffusionXL(PipelineFamily):
@@ -66,7 +67,10 @@ class StableDiffusionXL(PipelineFamily):
         # Both tokenizers cut words alike; they differ in what they pad with.
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
         inputs = self.condition(texts).inputs
-        return TextStates(inputs["encoder_hidden_states"], *spans, pooled=inputs["text_embeds"])
+        states = inputs["encoder_hidden_states"]
+        return TextStates(
+            states, *spans, read=torch.ones(states.shape[:2], dtype=torch.bool), pooled=inputs["text_embeds"]
+        )
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         side = self.image_size

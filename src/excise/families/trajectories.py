@@ -9,7 +9,6 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from excise.families.base import Condition, Family
-from excise.families.noising import noising
 
 
 @torch.no_grad()
@@ -42,7 +41,7 @@ def partial_denoise(
 
 def plain_scheduler(family: Family) -> Any:
     """A first-order sampler without memory, on the model's own schedule."""
-    plan, config = noising(family.pipe.scheduler), family.pipe.scheduler.config
+    plan, config = family.noising, family.pipe.scheduler.config
     if plan.kind == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=plan.levels, shift=plan.shift)
     return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
