@@ -28,7 +28,7 @@ PROVIDES = frozenset({c.POOLED, c.ATTENTION, c.TEXT_ENCODER})
 RECORD = Record("tiny_flux:Flux", "FLUX.1 (FluxPipeline)", provides=PROVIDES, pipelines=("Flux",))
 EMBEDDER, POOLED = "context_embedder", "time_text_embed.text_embedder.linear_1"
 EMBEDDED_GUIDANCE = 3.5  # the pipeline's default, an input of the distilled denoiser
-WORDS = "a photo of the cat dog car house tree on grass in neon style red big".split()
+WORDS = ("a", "photo", "of", "the", "cat", "dog", "car", "house", "tree", "on", "grass", "in", "neon", "red", "big")
 
 
 class Flux(PipelineFamily):
