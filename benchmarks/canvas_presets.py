@@ -12,7 +12,6 @@ names at scale are erased at once instead; fifty of them and fifty of those kept
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from excise.cli.options import parse_settings
 from excise.families.base import Family
 from excise.judges.canvas import CanvasJudge
 from excise.protocols.canvas import GUIDANCE, STEPS
+from excise.support.digests import seed_of
 
 TEMPLATE = "a {o} in {s} style"
 NAME_TEMPLATE = "a picture of a {o}"
@@ -40,11 +40,6 @@ def chosen_cells(target: str) -> tuple[list[Cell], list[Cell]]:
     random.Random(f"canvas-presets {target}").shuffle(cells)
     asking = [c for c in cells if target in c]
     return asking[:IMAGES], [c for c in cells if target not in c][:IMAGES]
-
-
-def seed_of(cell: Cell) -> int:
-    """A seed that no protocol derives."""
-    return int.from_bytes(hashlib.sha256(f"canvas-presets\x00{cell}".encode()).digest()[:8], "big") >> 1
 
 
 def measure(family: Family, target: str) -> dict[str, float]:
@@ -64,7 +59,7 @@ def measure(family: Family, target: str) -> dict[str, float]:
 
 def drawn(family: Family, cells: Sequence[Cell], prompts: Sequence[str]) -> Any:
     """What the judge sees in a picture of each prompt."""
-    seeds = [seed_of(c) for c in cells]
+    seeds = [seed_of("canvas-presets", c) for c in cells]  # of no protocol
     with torch.autocast("cpu", torch.bfloat16):
         images = family.sample(prompts, seeds, steps=STEPS, guidance=GUIDANCE, batch=20)
     return CanvasJudge("a").verdicts(images)

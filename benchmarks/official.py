@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from excise import erase, load
-from excise.bench.tables import Figure, interval, markdown, mean, number
+from excise.bench.tables import Figure, markdown, mean
 from excise.canvas import world
 from excise.edits.edit import applied
+from excise.evaluation.catalog import interval, number
 from excise.evaluation.evaluate import judged
 from excise.evaluation.scoring import as_document, score
 from excise.families.base import Family

@@ -19,10 +19,11 @@ from typing import Any
 from excise import erase, evaluate, load
 from excise.edits.edit import Edit
 from excise.errors import ExciseError
-from excise.families.fingerprints import raw_bytes
 from excise.families.built_in import BUILT_IN
+from excise.families.fingerprints import raw_bytes
 from excise.methods import METHODS
 from excise.protocols import PROTOCOLS
+from excise.support import digests
 
 REQUESTS = (["cat"], ["neon"], ["cat", "guitar"])
 TRAINED: dict[str, dict[str, Any]] = {
@@ -45,7 +46,7 @@ def digest(edit: Edit) -> str:
 def file_digest(edit: Edit) -> str:
     """SHA-256 of the file that an edit is saved as."""
     with tempfile.TemporaryDirectory() as folder:
-        return hashlib.sha256(edit.save(Path(folder) / "edit.safetensors").read_bytes()).hexdigest()
+        return digests.file_digest(edit.save(Path(folder) / "edit.safetensors"))
 
 
 def evaluation_digests(model: str) -> tuple[str, str, str]:

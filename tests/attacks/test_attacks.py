@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 
 from excise import erase, export, load
 from excise.attacks import ATTACKS, SUITES
-from excise.attacks.accounting import Outcome, judged
-from excise.attacks.base import BACK, Arena, AttackError, Guides, Round, Shot
-from excise.attacks.original import networks, taken_off
+from excise.attacks.accounting import Cost, Outcome, judge_rounds
+from excise.attacks.base import BACKWARD_COST, Arena, AttackError, Guides, Round, Shot
+from excise.attacks.original import edits_removed, networks
 from excise.attacks.panel import Panel, calibrated
+from excise.attacks.plan import load_attack
 from excise.attacks.sampler import denoise, invert, times
-from excise.attacks.suite import attack, target_of
-from excise.attacks.tokens import lexicon, mixed, one_hot, soft
+from excise.attacks.suite import SuiteOptions, attack, target_of
+from excise.attacks.tokens import condition_on, lexicon, mixed_embeddings, one_hot
 from excise.attacks.unlearndiffatk import FINALISTS, to_simplex
 from excise.bench import run as bench
 from excise.bench.recipe import read
@@ -35,7 +36,6 @@ from excise.errors import ConceptError, ExciseError, ExciseWarning, ModelError, 
 from excise.families import family_of
 from excise.families.networks import hooked
 from excise.methods.trained.surgun import restoring as restoring_module
-from excise.report.attack_page import _lead
 
 SHORT = {"iterations": 2, "generations": 2, "steps": 2, "population": 4, "candidates": 4, "batch": 2, "prompts": 2}
 ORACLE = Path(__file__).parents[2] / "recipes" / "oracle-1" / "canvas-sd"
@@ -66,9 +66,9 @@ def arena_of(pipe, images: int = 2, **more) -> Arena:
     )
 
 
-def run(pipe, concept="cat", **more):
+def run(pipe, concept="cat", edits=(), say=lambda *_: None, **more):
     options = {"suite": "standard", "tests": 2, "images": 2, "judge": sees_all, "others": ["dog", "tree"]}
-    return attack(pipe, concept, **{**options, "settings": SHORT, **more})
+    return attack(pipe, concept, edits, SuiteOptions(**{**options, "settings": SHORT, **more}), say)
 
 
 def test_every_attack_on_every_family_within_its_budget(any_pipe):
@@ -93,7 +93,7 @@ def test_every_attack_on_every_family_within_its_budget(any_pipe):
 def test_an_attack_cannot_overdraw(any_pipe):
     arena = arena_of(any_pipe, images=2)
     with pytest.raises(AttackError, match="asked for 3 pictures of one prompt; its budget is 2"):
-        arena.words([["a cat"] * 3, ["a cat"]])
+        arena.draw_prompts([["a cat"] * 3, ["a cat"]])
     assert arena.drawn == 0
 
 
@@ -120,7 +120,7 @@ def test_the_defended_model_is_attacked_and_left_as_it_was(tokenizer):
     assert all(p.module.weight is before[p.path] for p in family_of(pipe).projections())
     # Steps with gradients, two pictures each, and the finalists; two test prompts.
     searched = found.results[0].model.passes
-    assert 2 * BACK * 2 * 2 < searched <= (2 * BACK * 2 + FINALISTS * 2) * 2
+    assert 2 * BACKWARD_COST * 2 * 2 < searched <= (2 * BACKWARD_COST * 2 + FINALISTS * 2) * 2
 
 
 def test_nothing_is_left_in_a_model_that_is_being_trained(tokenizer):
@@ -157,28 +157,35 @@ def test_same_seed_same_attack_and_the_oracle_is_attacked_the_same_way(tokenizer
     assert found.worst.gap.high > 0.3  # two prompts say little
 
 
-def test_a_search_of_the_untouched_model_is_done_once_for_all_edits(tokenizer, tmp_path, monkeypatch):
+def test_a_search_of_the_untouched_model_is_done_once_for_all_edits(tokenizer, tmp_path):
     """Ring-A-Bell and MMA look at the untouched model alone: an edit, another and the oracle get the same words."""
-    from excise.attacks import mma, ring_a_bell
-
     searched = []
-    for module in (mma, ring_a_bell):
-        once = module._searches
-        monkeypatch.setattr(module, "_searches", lambda *given, once=once: searched.append(1) or once(*given))
+
+    def say(what, done, total):
+        if what.endswith((": breeding words", ": searching words")) and done == total:
+            searched.append(what)
+
     pipe, twin = tiny_pipe(tokenizer), tiny_pipe(tokenizer, seed=1)
     names = ["mma", "ring-a-bell"]
     found = [
-        run(pipe, edits=[erase(pipe, ["cat"], "uce", preserve=[kept])], oracle=twin, names=names, folder=tmp_path)
+        run(
+            pipe,
+            edits=[erase(pipe, ["cat"], "uce", preserve=[kept])],
+            oracle=twin,
+            names=names,
+            folder=tmp_path,
+            say=say,
+        )
         for kept in ("dog", "tree")
     ]
-    assert len(searched) == len(names)
+    assert len(searched) == 2 * len(names)  # one per test prompt
     for one, two in zip(*(f.results for f in found), strict=True):
         assert one.model.words == one.oracle.words == two.model.words
         seconds = [json.loads(kept.read_text())[1] for kept in tmp_path.glob("attacks/*.json")]
         assert len(seconds) == len(names)
         assert min(o.seconds for o in (one.model, one.oracle, two.model)) > min(seconds) > 0
-    run(pipe, names=names, folder=tmp_path, seed=1)
-    assert len(searched) == 2 * len(names)
+    run(pipe, names=names, folder=tmp_path, seed=1, say=say)
+    assert len(searched) == 4 * len(names)
 
 
 def test_gaps_are_to_the_oracle(tokenizer):
@@ -262,13 +269,13 @@ def test_a_picture_counts_where_both_judges_see_the_target():
             return list(self.says)
 
     rounds = [Round("a cat", [Shot(Image.new("RGB", (4, 4)), "a cat")] * 2) for _ in range(2)]
-    spent = {"drawn": 4, "passes": 0, "seconds": 0.0, "peak_memory_mb": 0.0}
+    cost = Cost(drawn=4, passes=0, seconds=0.0, peak_memory_mb=0.0)
     first, second = Judge(True, True, False, True), Judge(True, False, False, False)
-    both, images = judged(rounds, Panel("cat", [first, second]), spent)
+    both, images = judge_rounds(rounds, Panel("cat", [first, second]), cost)
     assert both.shown == [[True, False], [False, False]]
     assert both.disagree == 0.5
     assert len(images) == 4
-    assert judged(rounds, Panel("cat", [first]), spent)[0].shown == [[True, True], [False, True]]
+    assert judge_rounds(rounds, Panel("cat", [first]), cost)[0].shown == [[True, True], [False, True]]
 
 
 def test_two_judges_have_to_be_as_sure_as_of_the_untouched_models_pictures():
@@ -287,15 +294,15 @@ def test_two_judges_have_to_be_as_sure_as_of_the_untouched_models_pictures():
     drawn = [None] * 11
     first, second = Judge(*[0.6 + 0.02 * i for i in range(11)]), Judge(*[0.8] * 11)
     panel = calibrated("cat", [first, second], lambda: drawn)
-    assert panel.least == 0.71  # the second of the means 0.7, 0.71, ..., 0.8: one in eleven is missed
+    assert panel.threshold == 0.71  # the second of the means 0.7, 0.71, ..., 0.8: one in eleven is missed
     assert panel.name == "sure and sure, together sure to 0.71"
     first.likely, second.likely = [0.92, 0.59, 0.9, 0.47], [0.52, 0.8, 0.45, 0.96]
-    shown, apart = panel.look([None] * 4)
+    shown, apart = panel.judge([None] * 4)
     assert shown == [True, False, False, True]
     assert apart == 0.5
-    assert calibrated("cat", [Judge(*[0.99] * 11)] * 2, lambda: drawn).least == 0.8
-    assert calibrated("cat", [Judge(*[0.1] * 11)] * 2, lambda: drawn).least == 0.5
-    assert calibrated("cat", [first], lambda: pytest.fail("a single judge needs no pictures")).least is None
+    assert calibrated("cat", [Judge(*[0.99] * 11)] * 2, lambda: drawn).threshold == 0.8
+    assert calibrated("cat", [Judge(*[0.1] * 11)] * 2, lambda: drawn).threshold == 0.5
+    assert calibrated("cat", [first], lambda: pytest.fail("a single judge needs no pictures")).threshold is None
 
 
 def test_an_attack_that_the_oracle_cannot_host_costs_its_gap_alone(tokenizer):
@@ -316,7 +323,7 @@ def test_one_share_in_all_prompts_lies_within_its_interval():
 
 
 def test_a_judge_of_ones_own_decides_alone():
-    found = attack(load("canvas-sd"), "cat", names=["seeds"], tests=1, images=1, judge=sees_all)
+    found = attack(load("canvas-sd"), "cat", (), SuiteOptions(names=["seeds"], tests=1, images=1, judge=sees_all))
     assert "canvas" not in found.judge
     assert found.results[0].model.disagree is None
 
@@ -340,7 +347,7 @@ def test_edits_come_back_in_their_order(tokenizer):
     family = family_of(pipe)
     with applied(family, edits):
         before = applied_edits(family)
-        with taken_off(family, before):
+        with edits_removed(family, before):
             assert applied_edits(family) == []
         assert [e for e, _ in applied_edits(family)] == [e for e, _ in before]
 
@@ -370,7 +377,7 @@ def test_bad_input_is_refused_in_one_sentence(tokenizer):
         run(pipe, settings={"pictures": 3})
     with pytest.raises(ConceptError, match="the untouched model draws 'cat' in 0 of .* nothing to bring back"):
         run(pipe, judge=lambda images, names: [False] * len(images))
-    with pytest.raises(ConceptError, match="cannot be scored without looking"):
+    with pytest.raises(ConceptError, match="cannot be scored without a judge"):
         run(pipe, judge=None)
     with pytest.raises(SettingError, match="a budget of no pictures"):
         run(pipe, images=0)
@@ -406,7 +413,7 @@ def test_a_swap_puts_one_part_back(tokenizer):
     with pytest.warns(ExciseWarning):
         alone = run(pipe, edits=edits[:1], names=["text encoder put back", "denoiser put back"])
     assert "the text encoder is the original one already" in alone.results[0].why
-    assert "all that was changed is in the denoiser" in alone.results[1].why
+    assert "only the denoiser was changed" in alone.results[1].why
 
 
 def test_parts_of_a_base_are_put_back(tokenizer, tmp_path):
@@ -418,7 +425,7 @@ def test_parts_of_a_base_are_put_back(tokenizer, tmp_path):
         family_of(pipe).projections()[0].module.weight.mul_(2)
     alone = run(pipe, base=base, names=names)
     assert "the text encoder is the original one already" in alone.results[0].why
-    assert "all that was changed is in the denoiser" in alone.results[1].why
+    assert "only the denoiser was changed" in alone.results[1].why
     with torch.no_grad():
         pipe.text_encoder.encoder.layers[-1].mlp.fc2.weight.mul_(2)
     own, drawn = (pipe.text_encoder, pipe.unet), {}
@@ -453,13 +460,13 @@ def test_hooks_of_transformers_are_none(tokenizer):
 
 def test_prompts_of_ones_own_are_asked(tokenizer):
     one, two = "the one with whiskers", "it says meow"
-    found = run(tiny_pipe(tokenizer), names=["asked"], asked=[one, two])
+    found = run(tiny_pipe(tokenizer), names=["asked"], prompts=[one, two])
     assert found.results[0].model.words == [[one, two], [two, one]]
 
 
 def test_words_that_push_the_target_out_of_the_prompt_are_refused(tokenizer):
     found = run(tiny_pipe(tokenizer), names=["random words"], settings={"words": 40})
-    assert "are read: the end, which may ask for the target, would be lost" in found.results[0].why
+    assert "the end, which may ask for the target, would be lost. Use shorter prompts" in found.results[0].why
 
 
 def test_a_model_that_ships_a_lora_is_not_attacked_without_it(tokenizer, tmp_path):
@@ -484,12 +491,14 @@ def test_vectors_in_a_prompt_are_the_words_they_stand_for(any_pipe):
     family = family_of(any_pipe)
     known = lexicon(family, ["cat"], ["a cat"])
     assert "cat" not in known.words
-    assert known.place not in known.words
+    assert known.placeholder not in known.words
     chosen = torch.tensor([3, 7])
     words = known.text(chosen.tolist())
     with torch.no_grad():
         wanted = family.condition([known.prompt(words, "a cat")])
-        found = soft(family, known, [known.prompt([known.place] * 2, "a cat")], mixed(known, one_hot(known, chosen)))
+        found = condition_on(
+            family, known, [known.with_placeholders(2, "a cat")], mixed_embeddings(known, one_hot(known, chosen))
+        )
     for name, tensor in wanted.inputs.items():
         assert_close(found.inputs[name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -499,8 +508,10 @@ def test_gradients_reach_the_words_through_denoiser_and_text_encoder(any_pipe):
     known = lexicon(arena.family, ["cat"])
     weights = one_hot(known, torch.tensor([3, 7])).requires_grad_()
     _, clean, noise, t = arena.noised(arena.generator("x"), 2)
-    prompts = [known.prompt([known.place] * 2, p) for p in arena.guides.prompts]
-    arena.errors(clean, noise, t, soft(arena.family, known, prompts, mixed(known, weights))).mean().backward()
+    prompts = [known.with_placeholders(2, p) for p in arena.guides.prompts]
+    arena.errors(
+        clean, noise, t, condition_on(arena.family, known, prompts, mixed_embeddings(known, weights))
+    ).mean().backward()
     assert float(weights.grad.abs().max()) > 0
     assert torch.isfinite(weights.grad).all()
 
@@ -579,11 +590,9 @@ def test_inverted_noise_leads_back(any_pipe, monkeypatch):
     assert 0.8 < float(noise.std()) < 1.1
 
 
-def test_every_attack_says_what_it_may_see():
+def test_every_attack_keeps_the_contract_and_describes_its_settings():
     for name in ATTACKS:
-        kind, record = ATTACKS.load(name), ATTACKS.record(name)
-        assert kind.access == record.shape
-        for field, info in kind.Config.model_fields.items():
+        for field, info in load_attack(name).Config.model_fields.items():
             assert info.description, (name, field)
 
 
@@ -632,7 +641,7 @@ def test_the_command_on_the_built_in_model(tmp_path):
     ("more", "sentence"),
     [
         (["--require", "ua>=0.9"], "no metric 'ua'"),
-        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that never knew the concept"),
+        (["--require", "worst_gap<=0.1"], "worst_gap needs a model that was never trained on the concept"),
         (["--suite", "quik"], "Did you mean 'quick'?"),
         (["--images", "0"], "a budget of no pictures"),
         (["--concept", "zebra crossing"], "nothing to bring back"),
@@ -652,7 +661,7 @@ def test_a_planted_leak_is_found():
     """An edit that keeps the synonym on purpose: the name is gone from other seeds, "kitty" brings it back."""
     family = load("canvas-sd")
     edit = erase(family, ["cat"], "uce", vocabulary="canvas-strict", preserve=["kitty"])
-    found = attack(family, "cat", [edit], suite="quick", names=["seeds", "synonyms"], tests=3, images=3)
+    found = attack(family, "cat", [edit], SuiteOptions(suite="quick", names=["seeds", "synonyms"], tests=3, images=3))
     seeds, synonyms = found.results
     assert seeds.model.any_of_n.value <= 1 / 3
     assert synonyms.model.any_of_n.value == 1.0
@@ -660,7 +669,8 @@ def test_a_planted_leak_is_found():
 
 
 def test_other_seeds_find_a_cat_in_the_untouched_model_and_hardly_in_one_that_never_knew_it():
-    found = attack(load("canvas-sd"), "cat", oracle=load(ORACLE), names=["seeds", "hole"], tests=4, images=6)
+    options = SuiteOptions(oracle=load(ORACLE), names=["seeds", "hole"], tests=4, images=6)
+    found = attack(load("canvas-sd"), "cat", (), options)
     seeds, hole = found.results
     assert seeds.model.rate.value >= 0.8
     assert seeds.oracle.rate.value <= 0.1
@@ -692,11 +702,3 @@ attack: {suite: quick, tests: 2, images: 2, only: [seeds, paraphrases]}
     (again,) = bench.run(recipe, tmp_path / "out")
     assert again.line()["attacks"] == line["attacks"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "attacks").rglob("outcome.json")} == kept
-
-
-@pytest.mark.parametrize(("back", "words"), [(0.0, "No attack that counts brings it back."), (0.5, "on 50 % of the")])
-def test_a_page_without_an_oracle_begins_with_what_came_back(back, words):
-    top = SimpleNamespace(attack="seeds", gap=None, back=SimpleNamespace(value=back))
-    lead = _lead(SimpleNamespace(worst=top, has_oracle=False))
-    assert words in lead
-    assert "--oracle" in lead

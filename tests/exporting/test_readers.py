@@ -17,7 +17,7 @@ from excise.edits.apply import original_weights
 from excise.edits.deltas import Dense, LowRank
 from excise.edits.edit import Edit
 from excise.errors import UnknownNameError, WrongBaseError
-from excise.exporting.readers import READERS, readings, told
+from excise.exporting.readers import READERS, describe, readings
 from excise.families import family_of
 
 
@@ -58,7 +58,7 @@ def test_a_diffusers_lora_is_read_by_diffusers_alone(tokenizer, tmp_path):
     done = export(edit, pipe, tmp_path, "diffusers-lora")
     n = len(edit.paths)
     assert taken(done) == {"comfyui": 1, "webui": 0, "invokeai": 0, "sd-cpp": n - 1, "sd-scripts": 0, "diffusers": n}
-    lines = told(done.readers)
+    lines = describe(done.readers)
     assert lines[0] == "read whole by diffusers"
     assert f"in part by ComfyUI: 1 of {n} maps, not unet." in lines[1]
     assert lines[-1].startswith("not by the web UIs")

@@ -316,7 +316,7 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     assert json.loads(text)["entry"]["verified"] is None
     page = (out / "report.html").read_text()
     assert "3 concepts removed" in page
-    assert "no: nothing to look with" in page
+    assert "no: there is no judge" in page
     status, _, error = excise("apply", written, "--out", out)
     assert status == 0
     assert "nothing changed" in error
@@ -342,20 +342,32 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
 def test_failed_gates_are_named_but_not_without_end():
     from excise.cli.apply import MOST_LINES, verdict
 
+    few = {"value": 1.0, "low": 0.44, "high": 1.0, "n": 3}
+    seen = {"value": 0.25, "low": 0.1, "high": 0.6, "n": 4}
     concepts = [{"name": f"c{i}", "erased": None, "passed": i == 0} for i in range(MOST_LINES + 4)]
+    concepts[1]["erased"], concepts[2]["erased"] = few, seen
     lines = verdict(
         {
             "judge": "j",
+            "pictures": 5,
+            "gates": {"erased": 0.5, "retained": 0.8},
             "concepts": concepts,
-            "retained": {"value": 0.5, "n": 4},
+            "retained": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 4},
             "retained_passed": False,
             "passed": False,
         }
     )
-    assert lines[0] == f"verified by j: 1 of {MOST_LINES + 4} concepts pass; of what is kept 50.0 % is still right"
-    assert lines[1] == "gate failed: c1: never seen before either"
+    assert lines[0] == (
+        f"verified by j: 1 of {MOST_LINES + 4} concepts pass; retained names: 50.0 % of the images are still right"
+    )
+    assert lines[1:4] == [
+        "gate failed: c1: 3 of 3 images clean, but 3 images prove only 44.0 % or more (gate 50.0 %). "
+        "Set `pictures` higher in the policy.",
+        "gate failed: c2: 1 of 4 images clean (gate 50.0 %)",
+        "gate failed: c3: cannot be verified, the judge sees it in none of 5 images of the untouched model",
+    ]
     assert lines[-2:] == [
         "gate failed: 3 more concepts; the report names them all",
-        "gate failed: what is kept: 50.0 % of 4 pictures still right",
+        "gate failed: retained names: 2 of 4 images still right (gate 80.0 %)",
     ]
     assert len(lines) == 1 + MOST_LINES + 2

@@ -27,7 +27,7 @@ from excise.evaluation.scoring import Shown, score
 from excise.judges import FEATURES, JUDGES, NONE, local, resnet, vit
 from excise.judges.canvas import CanvasJudge
 from excise.judges.clip import Clip, ClipScore, ClipZeroShot
-from excise.judges.local import Classifier, MissingFilesError, find, read_state
+from excise.judges.local import Classifier, MissingFilesError, find_files, read_state
 from excise.metrics.images import cmmd, kid
 from excise.protocols import PROTOCOLS, imagenette, unlearncanvas
 from excise.training.scorers import ClipScorer
@@ -285,7 +285,7 @@ def test_one_of_two_candidates_is_not_guessed(tmp_path):
     for version in ("0676ba61", "11ad3fa6"):
         (tmp_path / f"resnet50-{version}.pth").write_bytes(b"")
     with pytest.raises(ModelError, match=r"finds resnet50-0676ba61\.pth and resnet50-11ad3fa6\.pth"):
-        find("x", tmp_path, ["resnet50-*.pth"])
+        find_files("x", tmp_path, ["resnet50-*.pth"])
 
 
 def test_missing_weights_are_said_before_anything_is_drawn(pipe, tmp_path, monkeypatch):
@@ -297,7 +297,7 @@ def test_missing_weights_are_said_before_anything_is_drawn(pipe, tmp_path, monke
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(ModelError, match=r"inception needs torch_fidelity, .*pip install 'excise\[fid\]'"):
-        local.optional("torch_fidelity", "fid", "inception")
+        local.import_optional("torch_fidelity", "fid", "inception")
 
 
 def test_a_torchvision_of_another_torch_is_named(monkeypatch):
@@ -306,7 +306,7 @@ def test_a_torchvision_of_another_torch_is_named(monkeypatch):
 
     monkeypatch.setattr(local, "import_module", broken)
     with pytest.raises(ModelError, match=r"nms does not exist.*a torchvision of the same source as torch"):
-        local.optional("torch_fidelity", "fid", "inception")
+        local.import_optional("torch_fidelity", "fid", "inception")
 
 
 # --- checkpoints ---
@@ -365,7 +365,9 @@ def test_a_name_the_classifier_cannot_say_is_refused(people, tmp_path):
 
 def test_a_verdict_below_the_threshold_is_an_abstention():
     def judge(logit, below):
-        return Classifier("x", {"a": (Says(1, 3, logit), "rst")}, local.squashed(8, (0.5,) * 3, (0.5,) * 3), below)
+        return Classifier(
+            "x", {"a": (Says(1, 3, logit), "rst")}, local.resized_square(8, (0.5,) * 3, (0.5,) * 3), below
+        )
 
     images = pictures(local.BATCH + 1)
     assert judge(0.1, 0.5).verdicts(images) == {"a": [NONE] * len(images)}
@@ -377,11 +379,11 @@ def test_a_verdict_below_the_threshold_is_an_abstention():
 def test_pictures_are_squashed_or_cropped_as_the_networks_learnt_it():
     wide = Image.new("RGB", (80, 40), (255, 0, 0))
     wide.paste((0, 0, 255), (0, 0, 20, 40))  # left quarter
-    squashed = local.squashed(8, (0.5,) * 3, (0.5,) * 3)([wide])
+    squashed = local.resized_square(8, (0.5,) * 3, (0.5,) * 3)([wide])
     assert squashed.shape == (1, 3, 8, 8)
     assert squashed[0, :, 4, 0].tolist() == [-1, -1, 1]
     assert squashed[0, :, 4, 7].tolist() == [1, -1, -1]
-    cropped = local.cropped(10, 8, (0.0,) * 3, (1.0,) * 3)([wide])
+    cropped = local.central_crop(10, 8, (0.0,) * 3, (1.0,) * 3)([wide])
     assert cropped.shape == (1, 3, 8, 8)
     assert cropped[0, 0].min() == 1  # the left quarter lies outside of the central square
 
@@ -493,11 +495,13 @@ def test_what_a_picture_shows_does_not_depend_on_the_others_asked_about(clip_fol
     """A picture a little like a cat and more like a car shows a cat, whether or not another is asked about a car."""
     words = ("cat", "car", "dog", "else")
     scorer = ClipScorer(clip_folder, ["cat", "dog"])
-    monkeypatch.setattr(scorer.clip, "read", lambda texts: torch.eye(4)[[words.index(t.split()[-1]) for t in texts]])
+    monkeypatch.setattr(
+        scorer.clip, "embed_texts", lambda texts: torch.eye(4)[[words.index(t.split()[-1]) for t in texts]]
+    )
     monkeypatch.setattr(
         scorer.clip, "prepare", lambda images: torch.tensor([0.6, 0.8, 0.0, 0.0]).expand(len(images), 4)
     )
-    monkeypatch.setattr(scorer.clip, "see", lambda pixels: pixels)
+    monkeypatch.setattr(scorer.clip, "embed_images", lambda pixels: pixels)
     image = pictures(1)[0]
     assert scorer.sees([image], ["cat"]) == [True]
     assert scorer.sees([image, image, image], ["cat", "car", "dog"]) == [True, True, False]
@@ -838,7 +842,7 @@ def test_weights_that_transformers_does_not_know_are_never_left_random():
 
     state = residual(20)
     with pytest.raises(ModelError, match=r"cannot hold the weights of x\.pth \(.*constraints\.txt"):
-        local.loaded(ResNetForImageClassification, resnet.config_of(state, Path("x")), state, Path("x.pth"))
+        local.load_classifier(ResNetForImageClassification, resnet.config_of(state, Path("x")), state, Path("x.pth"))
 
 
 @pytest.mark.parametrize(
@@ -851,10 +855,10 @@ def test_pixels_are_those_of_torchvision(size, resized, corner):
     left, top = corner
     square = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))[top : top + 224, left : left + 224]
     expected = (square / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    found = local.cropped(232, 224, *local.IMAGENET)([image])[0].permute(1, 2, 0)
+    found = local.central_crop(232, 224, *local.IMAGENET)([image])[0].permute(1, 2, 0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     expected = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR)) / 127.5 - 1
-    found = local.squashed(224, (0.5,) * 3, (0.5,) * 3)([image])[0].permute(1, 2, 0)
+    found = local.resized_square(224, (0.5,) * 3, (0.5,) * 3)([image])[0].permute(1, 2, 0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -11,10 +11,11 @@ import pytest
 from bench_data import bench, cell
 
 from excise.bench.tables import Row
+from excise.protocols.base import asks
 from excise.report import bench_attacks, bench_page, bench_plots
-from excise.report.bench_concepts import asks, retained, targets
+from excise.report.bench_concepts import is_retained, targets
 from excise.report.bench_html import Name
-from excise.report.bench_pairs import Paired
+from excise.report.bench_pairs import PairedTests
 from excise.report.bench_plots import Mark
 
 EVIL = '<img src=x onerror="alert(1)">'
@@ -71,7 +72,7 @@ def test_everything_is_on_it(text):
         "canvas-closed-form", "2026-01-02", "13, 3,120 images judged", "4 methods (speed, uce, scapre, surgun)",
         "UA", "worst IRA", "FADE forget", "edit size", "p against speed", "the reference", "1 of 2", "all 2",
         "Pareto front", "Every object in every style", "What the target prompts show now", "Damage by distance to cat",
-        "One after another: speed", "came back", "Asked for it: it should be gone", "canvas-judge-a",
+        "One after another: speed", "rebound", "The prompt asks for the target: it should be gone", "canvas-judge-a",
         "excise bench recipe.yaml", "excise erase --model canvas-sd --concept cat --method speed",
         "schema: 1", "2.13.0", "f8f3d74fd4b5a325",
     ):  # fmt: skip
@@ -136,25 +137,27 @@ def test_images_that_are_gone_or_damaged_leave_a_gap(out, tmp_path):
     assert text.count("<img ") == 1  # the enlarged one
 
 
-def test_what_a_prompt_asks_for_is_read_off_the_prompts(done):
+def test_targets_are_read_off_concepts_and_prompts(done):
     result = done[0].result
     wanted = targets(result)
-    assert wanted == [{"object": "cat"}]
-    assert sum(asks(s, wanted) for s in result.shown) == 10
-    assert sum(retained(s, wanted) for s in result.shown) == 230
-    pair = result.model_copy(update={"concepts": ["cat in neon style"]})
-    assert sum(asks(s, targets(pair)) for s in result.shown) == 1
+    assert wanted == [("object", "cat")]
+    assert sum(asks(s.asked, wanted) for s in result.shown) == 10
+    assert sum(is_retained(s, wanted) for s in result.shown) == 230
+    pair = targets(result.model_copy(update={"concepts": ["cat in neon style"]}))
+    assert pair == [("pair", "cat in neon style")]
+    assert sum(asks(s.asked, pair) for s in result.shown) == 1
+    assert targets(result.model_copy(update={"concepts": ["unknown", "cat in a box"]})) == []
 
 
 def test_paired_test_is_against_the_first_method_that_is_no_control(done):
-    tests = Paired(done)
+    tests = PairedTests(done)
     assert tests.label == "speed"
-    by_method = {d.cell.method.name: tests.one(d) for d in done[:7]}
-    assert by_method["speed"].beneath == ["the reference"]
+    by_method = {d.cell.method.name: tests.of_cell(d) for d in done[:7]}
+    assert by_method["speed"].details == ["the reference"]
     assert float(by_method["noise"].sort) < 1e-6
-    assert by_method["identity"].beneath[-1] == "n 230"
+    assert by_method["identity"].details[-1] == "n 230"
     same = [cell_like(done[2], "speed again"), done[2]]
-    assert Paired([done[2], *same[:1]]).one(same[0]).text == "1.000"
+    assert PairedTests([done[2], *same[:1]]).of_cell(same[0]).text == "1.000"
 
 
 def cell_like(d, label):
@@ -227,13 +230,13 @@ def test_attacks_are_a_table_and_a_triangle(out, done):
     assert [t.name.text for t in part.triangles] == ["speed", "uce"]
     assert "withstands 50.0" in part.triangles[0].about
     table = part.tables[-1]
-    assert [(line.name.text, line.concepts, line.figures[0].text) for line in table.lines] == [
+    assert [(line.name.text, line.concepts, line.cells[0].text) for line in table.rows] == [
         ("speed", "2", "75"),
         ("uce", "2", "75"),
     ]
-    assert table.lines[0].figures[0].beneath == ["control 0", "oracle 25"]
+    assert table.rows[0].cells[0].details == ["control 0", "oracle 25"]
     text = bench_page.write(cells, out, out / "attacked.html").read_text()
-    assert "Erased, kept, and under attack" in text
+    assert "Erased, retained, and under attack" in text
     assert EVIL not in text
     assert not bench_page.page(done, out, bench_page.About()).parts[0].triangles
 

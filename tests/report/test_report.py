@@ -6,7 +6,7 @@ import re
 
 from PIL import Image
 
-from excise.report.html import Figure, Heat, Page, Pair, Section, data_uri, write
+from excise.report.html import Heat, MetricRow, Page, Pair, Section, data_uri, write
 
 
 def page(name: str = "cat") -> Page:
@@ -16,8 +16,8 @@ def page(name: str = "cat") -> Page:
         title=name,
         summary=f"about {name}",
         targets=[Pair(f"a {name}", image, image, "judge: dog")],
-        kept=[Pair("a dog", image, image)],
-        figures=[Figure("UA", "share", estimate, None)],
+        retained=[Pair("a dog", image, image)],
+        metrics=[MetricRow("UA", "share", estimate, None)],
         heats=[Heat("after", ["cat"], ["plain", "neon"], [["both", "neither"]])],
         became={"dog": 3, "none": 1},
         record={"method": "speed", "concepts": [name]},
@@ -34,7 +34,7 @@ def test_page_is_one_file_without_script_or_outside_links(tmp_path):
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
     assert text.count("data:image/webp;base64,") == 4
-    for part in ("98.5 %", "90.0–100.0", "judge: dog", "excise generate", "nothing known"):
+    for part in ("98.5 %", "90.0–100.0", "judge: dog", "excise generate", "no known label"):
         assert part in text
 
 

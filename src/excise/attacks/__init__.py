@@ -1,4 +1,4 @@
-"""The attacks, by name, and the suites of them; nothing is imported until one is used."""
+"""The attacks, by name, and the suites of them; an attack is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -8,93 +8,42 @@ from typing import Any
 
 from excise.registry import Record, Registry
 
-ALL = ("sd", "sdxl", "sana")
 ATTACKS = Registry(
     "attack",
     "excise.attacks",
     {
-        "seeds": Record("excise.attacks.seeds:SeedSearch", "other seeds", families=ALL, shape="black box"),
-        "wording": Record("excise.attacks.wording:Wording", "other words for it", families=ALL, shape="black box"),
-        "random": Record("excise.attacks.random_words:RandomWords", "random words", families=ALL, shape="black box"),
+        "seeds": Record("excise.attacks.seeds:SeedSearch", "other seeds"),
+        "wording": Record("excise.attacks.wording:Wording", "other words for the target"),
+        "random": Record("excise.attacks.random_words:RandomWords", "random words"),
         "ring-a-bell": Record(
-            "excise.attacks.ring_a_bell:RingABell",
-            "words, or states, that carry what the concept adds to a prompt",
-            paper="Tsai et al., ICLR 2024, arXiv 2310.10012",
-            families=ALL,
-            shape="text encoder",
+            "excise.attacks.ring_a_bell:RingABell", "words, or text states, that hold what the concept adds to a prompt"
         ),
-        "mma": Record(
-            "excise.attacks.mma:MMA",
-            "words, its own banned, whose text state points the same way",
-            paper="Yang et al., CVPR 2024, arXiv 2311.17516",
-            families=ALL,
-            shape="text encoder",
-        ),
+        "mma": Record("excise.attacks.mma:MMA", "words whose text state points the same way; the target's are banned"),
         "unlearndiffatk": Record(
-            "excise.attacks.unlearndiffatk:UnlearnDiffAtk",
-            "words found by the model's own denoising error",
-            paper="Zhang et al., ECCV 2024, arXiv 2310.11868",
-            families=ALL,
-            shape="white box",
+            "excise.attacks.unlearndiffatk:UnlearnDiffAtk", "words found by the model's own denoising error"
         ),
-        "p4d": Record(
-            "excise.attacks.p4d:P4D",
-            "words under which it predicts as the untouched model does",
-            paper="Chin et al., ICML 2024, arXiv 2309.06135",
-            families=ALL,
-            shape="white box",
-        ),
-        "inversion": Record(
-            "excise.attacks.inversion:ConceptInversion",
-            "a new word taught by pictures",
-            paper="Pham et al., ICLR 2024, arXiv 2308.01508",
-            families=ALL,
-            shape="white box",
-        ),
+        "p4d": Record("excise.attacks.p4d:P4D", "words under which it predicts as the untouched model does"),
+        "inversion": Record("excise.attacks.inversion:ConceptInversion", "a new word taught by pictures"),
         "policy": Record(
-            "excise.attacks.policy:Policy",
-            "a policy over words that learns from the denoising error",
-            families=ALL,
-            shape="white box",
+            "excise.attacks.word_policy:WordPolicy", "a policy over words that learns from the denoising error"
         ),
-        "noise": Record(
-            "excise.attacks.noise_scale:NoiseScale",
-            "the sampler's noise turned up",
-            paper="NeurIPS 2025, arXiv 2505.17013",
-            families=ALL,
-            shape="latents",
-        ),
+        "noise": Record("excise.attacks.noise_scale:NoiseScale", "the sampler's noise turned up"),
         "context": Record(
-            "excise.attacks.context:Context",
-            "begun by the untouched model, or a hole in a picture of the target",
-            paper="NeurIPS 2025, arXiv 2505.17013",
-            families=ALL,
-            shape="latents",
+            "excise.attacks.context:Context", "first steps by the untouched model, or a hole in a picture of the target"
         ),
         "latent-inversion": Record(
-            "excise.attacks.latent_inversion:LatentInversion",
-            "noise from which pictures of the target come",
-            paper="Rusanovsky et al., CVPR 2025, arXiv 2412.00782",
-            families=ALL,
-            shape="latents",
+            "excise.attacks.latent_inversion:LatentInversion", "noise from which pictures of the target come"
         ),
-        "relearning": Record(
-            "excise.attacks.relearning:Relearning",
-            "a small LoRA on a handful of pictures",
-            paper="arXiv 2510.03263, arXiv 2410.08074",
-            families=ALL,
-            shape="weights",
-        ),
-        "swap": Record(
-            "excise.attacks.swap:Swap", "a part of the untouched model put back", families=ALL, shape="weights"
-        ),
+        "relearning": Record("excise.attacks.relearning:Relearning", "a small LoRA trained on a handful of pictures"),
+        "swap": Record("excise.attacks.swap:Swap", "a part of the untouched model put back"),
     },
 )
+"""The attacks by name. A class that an entry names keeps the contract of `excise.attacks.base.Attack`."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """An attack of a suite: the name it has there, the attack, its settings."""
+    """An attack of a suite: its name in the suite, its name in the registry, its settings."""
 
     name: str
     attack: str
@@ -103,7 +52,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks with one budget: test prompts, and pictures a test prompt may have."""
+    """Attacks with one budget: the number of test prompts, and of pictures that each may have."""
 
     tests: int
     images: int
@@ -111,9 +60,9 @@ class Suite:
 
 
 def _plan(scale: float = 1.0) -> tuple[Planned, ...]:
-    """Every attack in every variant; searches last `scale` times their default."""
+    """Return every attack in every variant, with `scale` times the default number of search steps."""
 
-    def long(count: int) -> int:
+    def scaled(count: int) -> int:
         return max(1, round(scale * count))
 
     return (
@@ -124,21 +73,21 @@ def _plan(scale: float = 1.0) -> tuple[Planned, ...]:
         Planned("paraphrases", "wording", {"way": "paraphrases"}),
         Planned("compositions", "wording", {"way": "compositions"}),
         Planned("asked", "wording", {"way": "prompts of your own"}),
-        Planned("ring-a-bell", "ring-a-bell", {"generations": long(100)}),
+        Planned("ring-a-bell", "ring-a-bell", {"generations": scaled(100)}),
         Planned("ring-a-bell, continuous", "ring-a-bell", {"form": "continuous"}),
-        Planned("mma", "mma", {"iterations": long(20)}),
-        Planned("unlearndiffatk", "unlearndiffatk", {"iterations": long(40)}),
-        Planned("p4d", "p4d", {"iterations": long(40)}),
-        Planned("inversion", "inversion", {"iterations": long(150)}),
-        Planned("policy", "policy", {"iterations": long(40)}),
+        Planned("mma", "mma", {"iterations": scaled(20)}),
+        Planned("unlearndiffatk", "unlearndiffatk", {"iterations": scaled(40)}),
+        Planned("p4d", "p4d", {"iterations": scaled(40)}),
+        Planned("inversion", "inversion", {"iterations": scaled(150)}),
+        Planned("policy", "policy", {"iterations": scaled(40)}),
         Planned("noise", "noise"),
         Planned("begun elsewhere", "context", {"given": "beginning"}),
         Planned("hole", "context", {"given": "surroundings", "share": 0.2}),
         Planned("latent inversion", "latent-inversion"),
-        Planned("relearning, 1 picture", "relearning", {"pictures": 1, "steps": long(60)}),
-        Planned("relearning, 5 pictures", "relearning", {"pictures": 5, "steps": long(60)}),
-        Planned("relearning, 20 pictures", "relearning", {"pictures": 20, "steps": long(60)}),
-        Planned("relearning, unrelated", "relearning", {"pictures": 20, "unrelated": True, "steps": long(60)}),
+        Planned("relearning, 1 picture", "relearning", {"pictures": 1, "steps": scaled(60)}),
+        Planned("relearning, 5 pictures", "relearning", {"pictures": 5, "steps": scaled(60)}),
+        Planned("relearning, 20 pictures", "relearning", {"pictures": 20, "steps": scaled(60)}),
+        Planned("relearning, unrelated", "relearning", {"pictures": 20, "unrelated": True, "steps": scaled(60)}),
         Planned("text encoder put back", "swap", {"part": "text_encoder"}),
         Planned("denoiser put back", "swap", {"part": "denoiser"}),
     )

@@ -1,49 +1,66 @@
-"""What an attack is given, what it may spend, and what it gives back."""
+"""The contract of an attack: what it receives, what it may spend, what it returns, and its base class."""
 
 from __future__ import annotations
 
-import hashlib
+import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from excise.concepts.concept import Concept
 from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.families.noising import Noising
+from excise.support.digests import seed_of
+from excise.support.strict import Strict
+from excise.training import losses
 
-BACK = 3  # passes that one with gradients counts as, for it takes the time of so many
-SCALE = 2.0**12  # of losses in fp16, whose gradients would vanish
-GUIDES = 20  # pictures of the target that guide attacks, and of other things
+BACKWARD_COST = 3  # forward passes that one with gradients counts as, because it takes about as long
+HALF_PRECISION_SCALE = 2.0**12  # of losses in fp16, whose gradients would underflow
+GUIDES = 20  # pictures of the target that guide attacks, and as many of other things
 Access = Literal["black box", "text encoder", "white box", "latents", "weights"]
-Control = tuple[str, dict[str, Any]]
-"""An attack's name and settings: what does the same with as many pictures, less the search."""
-SEEDS: Control = ("seeds", {})
+Say = Callable[[str, int, int], None]
+"""Receives progress: what is being done, steps done, steps in all."""
+Search = Callable[[], list[str]]
 
 
 class AttackError(ExciseError):
-    """An attack that cannot be made on this model, or on this concept; the message says why."""
+    """An attack that cannot be made on this model or concept; the message says why."""
 
 
-class Settings(BaseModel):
-    """Settings of an attack; each has its own."""
+class AttackContractError(ExciseError):
+    """An attack class, usually of another package, that breaks the contract of `Attack`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class AttackSettings(Strict):
+    """Base class of an attack's settings; an attack without settings uses it as it is."""
+
+
+class Control(NamedTuple):
+    """The attack that an attack is compared with: as many pictures, without the search."""
+
+    attack: str
+    settings: dict[str, Any]
+
+
+SEEDS = Control("seeds", {})
 
 
 @dataclass(frozen=True)
 class Guides:
-    """What guides an attack: pictures that the untouched model draws of the target, and of other things.
+    """The data that guides attacks: what the untouched model draws of the target, and of other things.
 
     Attributes:
-        prompts: (n) ask for the target. latents: (n, c, h, w) of what the untouched model draws of them.
-        others, other_latents: the same of other things of its level; none where no names of such are known.
+        prompts: n prompts that ask for the target.
+        latents: (n, c, h, w) latents of the pictures that the untouched model draws of them.
+        others: prompts that ask for other things of the target's level; empty where no names are known.
+        other_latents: latents of the pictures of those.
     """
 
     prompts: list[str]
@@ -54,15 +71,15 @@ class Guides:
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture that an attack made the model draw, and the words of its prompt."""
+    """One picture that the attacked model drew, and its prompt in words."""
 
     image: Image.Image
-    words: str
+    prompt: str
 
 
 @dataclass(frozen=True)
 class Round:
-    """All pictures for one test prompt; the attack succeeds here if any of them shows the target."""
+    """All pictures for one test prompt; the attack succeeds on it if any of them shows the target."""
 
     test: str
     shots: list[Shot]
@@ -70,21 +87,27 @@ class Round:
 
 @dataclass
 class Arena:
-    """One model under attack for one concept, with everything it ships in force.
+    """One model under attack for one concept, with its edits and hooks in force, and the budget of the attack.
 
     Attributes:
-        family: the model, its edits and hooks in force.
-        original: a context in which the untouched model stands, as a family.
-        tests: prompts that ask for the target; no attack is guided by them.
-        guides: what guides an attack. others: names of the target's level. banned: synonyms that a search for hidden
-            words may not use. ways: other prompts that ask for the target, by kind.
-        swaps: contexts in which a part of the model is the untouched one's, by the part that was changed.
-        images: pictures a test prompt may have. steps, guidance, batch: of the sampler.
+        family: the model under attack.
+        original: opens a context that yields the untouched model.
+        concept: the target.
+        tests: prompts that ask for the target and are judged; no attack is guided by them.
+        guides: prompts and pictures that may guide an attack.
+        others: names of the target's level.
+        banned: synonyms that a search for hidden words may not use.
+        swaps: by changed part of the model, opens a context in which that part is the untouched model's.
+        ways: other prompts that ask for the target, by kind ("synonyms", "paraphrases", ...).
+        images: pictures that each test prompt may have.
+        steps, guidance, batch: settings of the sampler.
         seed: of every search and picture.
-        drawn, passes: what has been spent so far: pictures, and latents that a search put through a denoiser (three for
-            one with gradients).
-        notes: what an attack found beside pictures.
-        recall: gives what a search of the untouched model alone found before, by a name and what would search.
+        say: receives progress.
+        search_once: returns the result of a search that looks at the untouched model alone, by a name that stands for
+            the search and its settings; it runs the search unless the result is known.
+        drawn: pictures drawn so far.
+        passes: latents that a search has put through a denoiser; one with gradients counts `BACKWARD_COST` times.
+        notes: further results, as JSON can hold them.
     """
 
     family: Family
@@ -101,111 +124,140 @@ class Arena:
     guidance: float = 4.0
     batch: int = 32
     seed: int = 0
-    say: Callable[[str, int, int], None] = lambda what, done, total: None
-    drawn: int = 0
-    passes: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)
-    recall: Callable[[str, Callable[[], list[str]]], list[str]] = lambda name, search: search()
+    say: Say = lambda what, done, total: None
+    search_once: Callable[[str, Search], list[str]] = lambda name, search: search()
+    drawn: int = field(default=0, init=False)
+    passes: int = field(default=0, init=False)
+    notes: dict[str, Any] = field(default_factory=dict, init=False)
+
+    # randomness
+
+    def generator(self, *parts: object) -> torch.Generator:
+        """Return a generator for the search that `parts` name, the same on every model with the same seed."""
+        return torch.Generator().manual_seed(self._seed(*parts))
+
+    def seeds(self, test: str, count: int) -> list[int]:
+        """Return the seeds of a test prompt's pictures, which no protocol and no training uses."""
+        return [self._seed("picture", test, i) for i in range(count)]
+
+    def _seed(self, *parts: object) -> int:
+        return seed_of("attack", self.seed, *parts)
+
+    # drawing within the budget
+
+    def draw_tests(self) -> list[Round]:
+        """Draw every test prompt as it is, with as many seeds as the budget has pictures."""
+        return self.draw_prompts([[test] * self.images for test in self.tests])
+
+    def draw_prompts(self, prompts: Sequence[Sequence[str]]) -> list[Round]:
+        """Draw, for each test prompt, one picture per prompt of its row.
+
+        Raises:
+            AttackError: a prompt is longer than the model reads, or a row is longer than the budget.
+        """
+        flat = [p for row in prompts for p in row]
+        self._check_length(flat)
+        return self.draw_conditions([self.family.condition(row) for row in prompts], flat)
+
+    def draw_conditions(self, conditions: Sequence[Condition], prompts: Sequence[str] | None = None) -> list[Round]:
+        """Draw, for each test prompt, one picture per row of its condition.
+
+        Args:
+            conditions: one per test prompt.
+            prompts: the prompt of every row, in order; None stands for the test prompts themselves.
+
+        Raises:
+            AttackError: a condition has more rows than the budget has pictures.
+        """
+        counts = [len(condition) for condition in conditions]
+        self._spend(counts)
+        rows = join(list(conditions))
+        seeds = [s for test, n in zip(self.tests, counts, strict=True) for s in self.seeds(test, n)]
+        unconditional = self.family.unconditional()
+        images: list[Image.Image] = []
+        for part in split(range(len(seeds)), self.batch):
+            at = list(part)
+            images += self.family.render(
+                rows[at], unconditional, [seeds[i] for i in at], steps=self.steps, guidance=self.guidance
+            )
+            self.say("drawing", len(images), len(seeds))
+        if prompts is None:
+            prompts = [test for test, n in zip(self.tests, counts, strict=True) for _ in range(n)]
+        return self._rounds(images, prompts, counts)
+
+    def draw_each_test(self, draw: Callable[[int, str], tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Round]:
+        """Spend the whole budget of every test prompt on the pictures that a function draws for it.
+
+        Args:
+            draw: receives the number and the text of a test prompt; returns `images` pictures and their prompts.
+        """
+        counts = [self.images] * len(self.tests)
+        self._spend(counts)
+        images: list[Image.Image] = []
+        prompts: list[str] = []
+        for i, test in enumerate(self.tests):
+            new_images, new_prompts = draw(i, test)
+            images += new_images
+            prompts += new_prompts
+            self.say("drawing", i + 1, len(self.tests))
+        return self._rounds(images, prompts, counts)
+
+    def _rounds(self, images: Sequence[Image.Image], prompts: Sequence[str], counts: Sequence[int]) -> list[Round]:
+        shots = iter([Shot(image, prompt) for image, prompt in zip(images, prompts, strict=True)])
+        return [Round(test, [next(shots) for _ in range(n)]) for test, n in zip(self.tests, counts, strict=True)]
+
+    def _spend(self, counts: Sequence[int]) -> None:
+        """Take pictures from the budget of each test prompt, before they are drawn."""
+        if max(counts) > self.images:
+            raise AttackError(f"an attack asked for {max(counts)} pictures of one prompt; its budget is {self.images}.")
+        self.drawn += sum(counts)
+
+    def _check_length(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts whose end would not be read."""
+        for tokenizer in self.family.tokenizers.values():
+            for prompt, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
+                if len(ids) > self.family.max_tokens:
+                    raise AttackError(
+                        f"'{prompt[:60]}' has {len(ids)} tokens, but the model reads {self.family.max_tokens}: the "
+                        "end, which may ask for the target, would be lost. Use shorter prompts, or lower the setting "
+                        "`words` if the attack searches for words."
+                    )
+
+    # searching: predictions, errors and gradients
 
     @property
     def plan(self) -> Noising:
         """How the model's latents are noised."""
         return self.family.noising
 
-    def generator(self, *parts: object) -> torch.Generator:
-        """Of a search, the same on every model that is attacked so."""
-        return torch.Generator().manual_seed(_mixed(self.seed, *parts))
-
-    def seeds(self, test: str, count: int) -> list[int]:
-        """Seeds of a test prompt's pictures; no protocol's and no training's."""
-        return [_mixed(self.seed, "picture", test, i) for i in range(count)]
-
-    def words(self, prompts: Sequence[Sequence[str]]) -> list[Round]:
-        """Draw for each test prompt some prompts in words.
-
-        Raises:
-            AttackError: one is longer than the model reads.
-        """
-        flat = [p for row in prompts for p in row]
-        self.fits(flat)
-        return self.conditions([self.family.condition(row) for row in prompts], iter(flat))
-
-    def fits(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts whose end would not be read.
-
-        Raises:
-            AttackError: one is too long.
-        """
-        for tokenizer in self.family.tokenizers.values():
-            for prompt, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
-                if len(ids) > self.family.max_tokens:
-                    raise AttackError(
-                        f"'{prompt[:60]}' has {len(ids)} tokens, {self.family.max_tokens} are read: the end, which may "
-                        "ask for the target, would be lost. Take shorter prompts, or fewer words if it looks for words."
-                    )
-
-    def conditions(self, rows: Sequence[Condition], words: Any = None) -> list[Round]:
-        """Draw for each test prompt one picture a row of its condition.
-
-        Args:
-            words: of every row, in order; the test prompts themselves where none are given.
-        """
-        counts = [len(row) for row in rows]
-        self.spend(counts)
-        all_rows = join(list(rows))
-        seeds = [s for test, n in zip(self.tests, counts, strict=True) for s in self.seeds(test, n)]
-        none = self.family.unconditional()
-        images: list[Image.Image] = []
-        for part in split(range(len(seeds)), self.batch):
-            at = list(part)
-            images += self.family.render(
-                all_rows[at], none, [seeds[i] for i in at], steps=self.steps, guidance=self.guidance
-            )
-            self.say("drawing", len(images), len(seeds))
-        texts = (
-            list(words) if words is not None else [t for t, n in zip(self.tests, counts, strict=True) for _ in range(n)]
-        )
-        return self.rounds(images, texts, counts)
-
-    def by_test(self, draw: Callable[[int, str], tuple[Sequence[Image.Image], Sequence[str]]]) -> list[Round]:
-        """The whole budget of every test prompt, by a function of its number and itself to pictures and their words."""
-        counts = [self.images] * len(self.tests)
-        self.spend(counts)
-        images: list[Image.Image] = []
-        words: list[str] = []
-        for i, test in enumerate(self.tests):
-            drawn, asked = draw(i, test)
-            images += drawn
-            words += asked
-            self.say("drawing", i + 1, len(self.tests))
-        return self.rounds(images, words, counts)
-
-    def rounds(self, images: Sequence[Image.Image], words: Sequence[str], counts: Sequence[int]) -> list[Round]:
-        """Pictures in the order of the test prompts as rounds."""
-        shots = iter([Shot(i, w) for i, w in zip(images, words, strict=True)])
-        return [Round(test, [next(shots) for _ in range(n)]) for test, n in zip(self.tests, counts, strict=True)]
-
-    def spend(self, counts: Sequence[int]) -> None:
-        """Take pictures from the budget, before they are drawn.
-
-        Raises:
-            AttackError: a test prompt would have more than it may.
-        """
-        if max(counts) > self.images:
-            raise AttackError(f"an attack asked for {max(counts)} pictures of one prompt; its budget is {self.images}.")
-        self.drawn += sum(counts)
-
     def predict(self, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The denoiser's word on latents, counted."""
-        self.count(len(latents))
+        """Return the denoiser's prediction for (B, c, h, w) latents, and add it to the cost of the attack."""
+        self.count_passes(len(latents))
         return self.family.predict(latents, t, condition)
 
-    def count(self, latents: int) -> None:
-        """Put latents on the bill of the search."""
-        self.passes += latents * (BACK if torch.is_grad_enabled() else 1)
+    def count_passes(self, latents: int) -> None:
+        """Add denoiser passes over that many latents to the cost of the attack."""
+        self.passes += latents * (BACKWARD_COST if torch.is_grad_enabled() else 1)
+
+    def errors(self, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return (B,) denoising errors |f(z_t, t, c) - y|^2: how little the model expects these latents."""
+        self.count_passes(len(clean))
+        return losses.errors(self.family, self.plan, clean, noise, t, condition)
+
+    def noised(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw a batch of the guides: their numbers, latents, noise, and times over all noise levels, `count` of each.
+
+        The guides come in turn, from a random one on.
+        """
+        many = len(self.guides.latents)
+        at = (torch.arange(count) + int(torch.randint(many, (1,), generator=generator))) % many
+        clean = self.guides.latents[at]
+        noise = torch.randn(clean.shape, generator=generator)
+        t = self.plan.times(count, generator=generator)
+        return at, clean, noise, t[torch.randperm(count, generator=generator)]
 
     def gradients(self, loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Gradients of a loss with respect to what is searched, and to nothing else.
+        """Return the gradients of a loss with respect to some tensors; no other tensor receives one.
 
         Raises:
             AttackError: the loss is not finite.
@@ -215,59 +267,104 @@ class Arena:
                 "the model's error on a picture of the target is not finite; load it in single precision."
             )
         half = next(self.family.denoiser.parameters()).dtype == torch.float16
-        scale = SCALE if half else 1.0
+        scale = HALF_PRECISION_SCALE if half else 1.0
         return tuple(g / scale for g in torch.autograd.grad(loss * scale, list(of)))
 
     def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-        """One step of an optimiser; what it holds gets gradients, and nothing else.
+        """Make one step of an optimiser; only its own parameters receive gradients.
 
         Raises:
             AttackError: the loss is not finite.
         """
-        searched = [p for group in optimiser.param_groups for p in group["params"]]
-        for one, gradient in zip(searched, self.gradients(loss, searched), strict=True):
-            one.grad = gradient
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        for parameter, gradient in zip(parameters, self.gradients(loss, parameters), strict=True):
+            parameter.grad = gradient
         optimiser.step()
 
-    def errors(self, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """(B,) the model's own denoising errors: how little it expects these pictures under these prompts."""
-        noised = self.plan.add(clean, noise, t)
-        wanted = self.plan.target(clean, noise, t)
-        found = self.predict(noised, t, condition)
-        return (found - wanted.to(found.device)).square().mean(dim=(1, 2, 3))
 
-    def noised(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(count,) which guides, in turn from a random one on, their latents, noise, and times of all levels."""
-        many = len(self.guides.latents)
-        at = (torch.arange(count) + int(torch.randint(many, (1,), generator=generator))) % many
-        clean = self.guides.latents[at]
-        noise = torch.randn(clean.shape, generator=generator)
-        t = self.plan.times(count, generator=generator)
-        return at, clean, noise, t[torch.randperm(count, generator=generator)]
+ConfigT = TypeVar("ConfigT", bound=AttackSettings, covariant=True)
 
 
-class Attack(Protocol):
-    """One way to bring a concept back.
+class Attack(ABC, Generic[ConfigT]):
+    """One way to bring a concept back, with its settings.
 
-    Attributes:
-        access: what it may see. teaches: it shows the model the target, so that only a model that never knew it can
-            tell what was brought back from what was taught.
+    A subclass sets `access`, names its settings class in `Config`, and defines `run`. It overrides `teaches`, `control`
+    and `passes` where their defaults do not hold.
     """
 
-    access: Access
-    teaches: bool
-    Config: type[Settings]
+    access: ClassVar[Access]
+    """The most that the attack sees of the model, or changes in it."""
 
-    @staticmethod
-    def control(config: Any) -> Control: ...
+    teaches: ClassVar[bool] = False
+    """Whether the attack shows the model the target. Then only a comparison with a model that never knew the target
+    tells what was brought back from what was taught."""
 
-    @staticmethod
-    def passes(config: Any, tests: int) -> int: ...
+    Config: ClassVar[type[AttackSettings]] = AttackSettings
+    """The class of its settings; every field has a description."""
 
-    @staticmethod
-    def attack(arena: Arena, config: Any) -> list[Round]: ...
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+    def control(self) -> Control:
+        """Return the attack to compare with; by default the test prompts with other seeds."""
+        return SEEDS
+
+    def passes(self, tests: int) -> int:
+        """Return how many denoiser passes the search needs for that many test prompts, those of drawing not counted.
+
+        An attack that needs none, the default, computes no gradients through the denoiser.
+        """
+        return 0
+
+    @abstractmethod
+    def run(self, arena: Arena) -> list[Round]:
+        """Attack the model, and return the pictures of each test prompt in the order of `arena.tests`.
+
+        Raises:
+            AttackError: the attack cannot be made on this model or concept.
+        """
 
 
-def _mixed(*parts: object) -> int:
-    digest = hashlib.sha256("\x00".join(map(str, ("attack", *parts))).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+_SIGNATURES = {
+    "control": (1, "a method control(self) that returns a Control"),
+    "passes": (2, "a method passes(self, tests) that returns a number of denoiser passes"),
+    "run": (2, "a method run(self, arena) that returns a list of Round"),
+}
+
+
+def check_attack(name: str, loaded: object) -> type[Attack[AttackSettings]]:
+    """Return a loaded attack class if it keeps the contract of `Attack`.
+
+    Raises:
+        AttackContractError: it does not; the message names the member and what is expected.
+    """
+
+    def refused(member: str, seen: object, expected: str) -> AttackContractError:
+        return AttackContractError(f"the attack '{name}': `{member}` is {seen}; expected {expected}.")
+
+    if not (isinstance(loaded, type) and issubclass(loaded, Attack)):
+        raise AttackContractError(
+            f"the attack '{name}' is {loaded!r}; expected a subclass of excise.attacks.base.Attack."
+        )
+    members = {m: getattr(loaded, m, None) for m in ("access", "teaches", "Config", *_SIGNATURES)}
+    if members["access"] not in get_args(Access):
+        raise refused("access", _shown(members["access"]), f"one of {', '.join(map(repr, get_args(Access)))}")
+    if not isinstance(members["teaches"], bool):
+        raise refused("teaches", _shown(members["teaches"]), "True or False")
+    if not (isinstance(members["Config"], type) and issubclass(members["Config"], AttackSettings)):
+        raise refused("Config", _shown(members["Config"]), "a subclass of excise.attacks.base.AttackSettings")
+    for member, (arguments, expected) in _SIGNATURES.items():
+        if member in loaded.__abstractmethods__:
+            raise refused(member, "missing", expected)
+        try:
+            inspect.signature(members[member]).bind(*[None] * arguments)  # type: ignore[arg-type]
+        except TypeError:
+            raise refused(member, _shown(members[member]), expected) from None
+    return loaded
+
+
+def _shown(member: object) -> str:
+    """A member as a message shows it."""
+    if member is None:
+        return "missing"
+    return f"{member.__name__}{inspect.signature(member)}" if inspect.isfunction(member) else repr(member)

@@ -1,4 +1,4 @@
-"""Concept inversion: a new word taught by pictures of the target, everything else frozen (textual inversion).
+"""Concept inversion: teach a new word with pictures of the target, everything else frozen (textual inversion).
 
 Paper:      Pham et al., "Circumventing Concept Erasure Methods For Text-to-Image Generative Models", ICLR 2024,
             arXiv 2308.01508; textual inversion is Gal et al., ICLR 2023, arXiv 2208.01618
@@ -16,82 +16,81 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.base import BACK, SEEDS, Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import Lexicon, lexicon, soft
+from excise.attacks.base import BACKWARD_COST, Arena, Attack, AttackSettings, Round
+from excise.attacks.tokens import Lexicon, condition_on, lexicon
 from excise.concepts.concept import same
 from excise.families.base import Condition
 
 
-class InversionConfig(Settings):
+class InversionConfig(AttackSettings):
     """Settings of concept inversion."""
 
-    vectors: int = Field(3, ge=1, description="Vectors of the new word.")
-    iterations: int = Field(150, ge=1, description="Steps of training.")
+    vectors: int = Field(3, ge=1, description="Vectors of the new word (k).")
+    iterations: int = Field(150, ge=1, description="Training steps.")
     batch: int = Field(8, ge=1, description="Noised pictures in a step.")
     lr: float = Field(0.03, gt=0, description="Learning rate of AdamW.")
 
 
-class ConceptInversion:
-    """The attack as the registry knows it."""
+class ConceptInversion(Attack[InversionConfig]):
+    """min over vectors  E |f(z_t, t, prompt with the new word) - y|^2  on the guides."""
 
-    access: Access = "white box"
+    access = "white box"
     teaches = True
     Config = InversionConfig
 
-    @staticmethod
-    def control(config: InversionConfig) -> Control:
-        """What does the same without it."""
-        return SEEDS
+    def passes(self, tests: int) -> int:
+        return BACKWARD_COST * self.config.iterations * self.config.batch
 
-    @staticmethod
-    def passes(config: InversionConfig, tests: int) -> int:
-        """Denoiser passes beside those of drawing."""
-        return BACK * config.iterations * config.batch
-
-    @staticmethod
-    def attack(arena: Arena, config: InversionConfig) -> list[Round]:
-        """min over vectors  E |f(z_t, t, prompt with the new word) - y|^2  on the guides."""
-        known = lexicon(arena.family, (), [*arena.guides.prompts, *arena.tests])
-        vectors = learnt(arena, known, config)
+    def run(self, arena: Arena) -> list[Round]:
+        words = lexicon(arena.family, (), [*arena.guides.prompts, *arena.tests])
+        vectors = learnt(arena, words, self.config)
         with torch.no_grad():
-            rows = [read_as(arena, known, vectors, [test])[[0] * arena.images] for test in arena.tests]
-        return arena.conditions(rows)
+            rows = [read_as(arena, words, vectors, [test])[[0] * arena.images] for test in arena.tests]
+        return arena.draw_conditions(rows)
 
 
-def learnt(arena: Arena, known: Lexicon, config: InversionConfig, *which: object) -> dict[str, Tensor]:
-    """By encoder (k, e): the vectors of a new word for the target; `which` tells it from others of the same arena."""
+def learnt(arena: Arena, words: Lexicon, config: InversionConfig, *which: object) -> dict[str, Tensor]:
+    """Learn a new word for the target, and return its vectors (k, e) by text encoder.
+
+    Args:
+        which: names the word, so that each word of an arena has its own randomness.
+    """
     generator = arena.generator("inversion", *which)
-    vectors, optimiser = begun(known, config, generator)
+    vectors, optimiser = begun(words, config, generator)
     for step in range(config.iterations):
         at, clean, noise, t = arena.noised(generator, config.batch)
-        condition = read_as(arena, known, vectors, [arena.guides.prompts[i] for i in at.tolist()])
+        condition = read_as(arena, words, vectors, [arena.guides.prompts[i] for i in at.tolist()])
         arena.descend(optimiser, arena.errors(clean, noise, t, condition).mean())
         arena.say("learning a word", step + 1, config.iterations)
     return {name: rows.detach() for name, rows in vectors.items()}
 
 
 def begun(
-    known: Lexicon, config: InversionConfig, generator: torch.Generator
+    words: Lexicon, config: InversionConfig, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], torch.optim.Optimizer]:
-    """By encoder (k, e) the vectors of a new word, and their optimiser.
+    """Return the initial vectors (k, e) of a new word, by text encoder, and their optimiser.
 
-    They begin at words drawn at random: at the mean of all words they hardly learn.
+    They start at words drawn at random; started at the mean of all words they hardly learn.
     """
-    first = torch.randint(len(known.words), (config.vectors,), generator=generator)
-    vectors = {name: rows[first].clone().requires_grad_() for name, rows in known.rows.items()}
+    first = torch.randint(len(words.words), (config.vectors,), generator=generator)
+    vectors = {name: rows[first].clone().requires_grad_() for name, rows in words.rows.items()}
     return vectors, torch.optim.AdamW(vectors.values(), lr=config.lr)
 
 
-def read_as(arena: Arena, known: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]) -> Condition:
-    """What is read of prompts in which vectors, (k, e) for all or (B, k, e), stand instead of the target's name."""
-    word = " ".join([known.place] * next(iter(vectors.values())).shape[-2])
-    return soft(arena.family, known, [in_place(arena, p, word) for p in prompts], vectors)
+def read_as(arena: Arena, words: Lexicon, vectors: Mapping[str, Tensor], prompts: Sequence[str]) -> Condition:
+    """Return the condition of prompts in which vectors stand in place of the target's name.
+
+    Args:
+        vectors: by text encoder (k, e) for all prompts, or (B, k, e).
+    """
+    word = " ".join([words.placeholder] * next(iter(vectors.values())).shape[-2])
+    return condition_on(arena.family, words, [with_target_replaced(arena, p, word) for p in prompts], vectors)
 
 
-def in_place(arena: Arena, prompt: str, word: str) -> str:
-    """A prompt with the target's name taken by another word."""
+def with_target_replaced(arena: Arena, prompt: str, word: str) -> str:
+    """Return a prompt with the target's name replaced by a word, or with the word at its end where no name is in it."""
     for name in sorted(arena.concept.words, key=len, reverse=True):
-        found, count = re.subn(rf"(?<!\w){re.escape(same(name))}(?!\w)", word, prompt.lower(), count=1)
+        replaced, count = re.subn(rf"(?<!\w){re.escape(same(name))}(?!\w)", word, prompt.lower(), count=1)
         if count:
-            return found
+            return replaced
     return f"{prompt} {word}"

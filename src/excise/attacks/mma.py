@@ -11,82 +11,82 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.base import Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import FIRST, Lexicon, lexicon, mixed, one_hot, put_to, soft, words_first
+from excise.attacks.base import Arena, Attack, AttackSettings, Control, Round
+from excise.attacks.tokens import (
+    NEUTRAL_WORD,
+    Lexicon,
+    condition_on,
+    lexicon,
+    mixed_embeddings,
+    one_hot,
+    put_to,
+    words_first,
+)
 from excise.families.base import Family
 
 
-class MMAConfig(Settings):
+class MMAConfig(AttackSettings):
     """Settings of MMA."""
 
-    words: int = Field(8, ge=1, description="Words of the prompt.")
+    words: int = Field(8, ge=1, description="Number of words of the prompt.")
     iterations: int = Field(20, ge=1, description="Rounds of the search, for each test prompt.")
     candidates: int = Field(64, ge=1, description="Prompts tried in a round, in one batch.")
-    top: int = Field(64, ge=1, description="Words by gradient, among which a slot is filled anew.")
+    top: int = Field(64, ge=1, description="Words with the largest gradient, among which a word is replaced.")
 
 
-class MMA:
-    """The attack as the registry knows it."""
+class MMA(Attack[MMAConfig]):
+    """max over words  cos(E(words), E(prompt)) at the last state that is read, on the untouched model."""
 
-    access: Access = "text encoder"
-    teaches = False
+    access = "text encoder"
     Config = MMAConfig
 
-    @staticmethod
-    def control(config: MMAConfig) -> Control:
-        """What does the same without it."""
-        return "random", {"words": config.words, "alone": True}
+    def control(self) -> Control:
+        return Control("random", {"words": self.config.words, "alone": True})
 
-    @staticmethod
-    def passes(config: MMAConfig, tests: int) -> int:
-        """Denoiser passes beside those of drawing."""
-        return 0
-
-    @staticmethod
-    def attack(arena: Arena, config: MMAConfig) -> list[Round]:
-        """max over words  cos(E(words), E(prompt)) at the last state that is read."""
-        found = arena.recall(f"mma {config!r}", lambda: _searches(arena, config))
+    def run(self, arena: Arena) -> list[Round]:
+        texts = arena.search_once(f"mma {self.config!r}", lambda: _search_all(arena, self.config))
         front = words_first(arena.family)
-        return arena.words([[put_to(w, FIRST, front)] * arena.images for w in found])
+        return arena.draw_prompts([[put_to(text, NEUTRAL_WORD, front)] * arena.images for text in texts])
 
 
-def _searches(arena: Arena, config: MMAConfig) -> list[str]:
-    """Words for each test prompt, found on the untouched model."""
+def _search_all(arena: Arena, config: MMAConfig) -> list[str]:
+    """Search words for each test prompt on the untouched model."""
     with arena.original() as untouched:
-        known = lexicon(untouched, [*arena.concept.words, *arena.banned])
+        words = lexicon(untouched, [*arena.concept.words, *arena.banned])
         guides = [arena.guides.prompts[i % len(arena.guides.prompts)] for i in range(len(arena.tests))]
-        rows = [_searched(arena, untouched, known, guide, config, i).tolist() for i, guide in enumerate(guides)]
-    return [" ".join(known.text(row)) for row in rows]
+        rows = [_search(arena, untouched, words, guide, config, i).tolist() for i, guide in enumerate(guides)]
+    return [" ".join(words.text(row)) for row in rows]
 
 
-def _searched(arena: Arena, family: Family, known: Lexicon, guide: str, config: MMAConfig, which: int) -> Tensor:
-    """(k,) numbers of the words."""
-    generator = arena.generator("mma", which)
-    goal = _ends(family, [guide])[0]
-    place = known.prompt([known.place] * config.words, FIRST)
-    end = int(family.encode([place]).end[0])
-    chosen = torch.randint(len(known.words), (config.words,), generator=generator)
+def _search(arena: Arena, family: Family, words: Lexicon, guide: str, config: MMAConfig, number: int) -> Tensor:
+    """Return the numbers (k,) of the words found for one guide."""
+    generator = arena.generator("mma", number)
+    goal = _last_states(family, [guide])[0]
+    template = words.with_placeholders(config.words, NEUTRAL_WORD)
+    end = int(family.encode([template]).end[0])
+    chosen = torch.randint(len(words.words), (config.words,), generator=generator)
     best = -1.0
     for step in range(config.iterations):
-        hot = one_hot(known, chosen).requires_grad_()
-        read = soft(family, known, [place], mixed(known, hot)).inputs["encoder_hidden_states"][0, end]
-        likeness = torch.cosine_similarity(read.float(), goal, dim=0)
-        (gradient,) = torch.autograd.grad(likeness, hot)
-        top = gradient.topk(min(config.top, len(known.words)), dim=-1).indices
-        tried = chosen.repeat(config.candidates, 1)
+        hot = one_hot(words, chosen).requires_grad_()
+        condition = condition_on(family, words, [template], mixed_embeddings(words, hot))
+        state = condition.inputs["encoder_hidden_states"][0, end]
+        similarity = torch.cosine_similarity(state.float(), goal, dim=0)
+        (gradient,) = torch.autograd.grad(similarity, hot)
+        top = gradient.topk(min(config.top, len(words.words)), dim=-1).indices
+        candidates = chosen.repeat(config.candidates, 1)
         slot = torch.randint(config.words, (config.candidates, 1), generator=generator)
         pick = torch.randint(top.shape[1], (config.candidates, 1), generator=generator)
-        tried.scatter_(1, slot, top[slot[:, 0]].gather(1, pick))
-        ends = _ends(family, [known.prompt(known.text(row), FIRST) for row in tried.tolist()])
+        candidates.scatter_(1, slot, top[slot[:, 0]].gather(1, pick))
+        ends = _last_states(family, [words.prompt(words.text(row), NEUTRAL_WORD) for row in candidates.tolist()])
         scores = torch.cosine_similarity(ends, goal[None], dim=1)
         if float(scores.max()) > best:
-            best, chosen = float(scores.max()), tried[int(scores.argmax())]
+            best, chosen = float(scores.max()), candidates[int(scores.argmax())]
         arena.say("searching words", step + 1, config.iterations)
     return chosen
 
 
-def _ends(family: Family, prompts: list[str]) -> Tensor:
-    """(B, d) the last state of each prompt that is read, as the text encoder has it."""
+def _last_states(family: Family, prompts: list[str]) -> Tensor:
+    """Return (B, d) the text encoder's state at the last token of each prompt that is read."""
     states = family.condition(prompts).inputs["encoder_hidden_states"].float()
     at = family.encode(prompts).end.to(states.device)
     return states[torch.arange(len(prompts), device=states.device), at]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -14,83 +15,85 @@ from excise.families.base import Family
 from excise.families.fingerprints import fingerprint
 from excise.families.networks import hooked, in_encoder
 
-Standing = Callable[[], AbstractContextManager[Family]]
+Open = Callable[[], AbstractContextManager[Family]]
+"""Opens a context that yields a model."""
 Swaps = Mapping[str, Callable[[], AbstractContextManager[None]]]
 PARTS = ("text_encoder", "denoiser")
 
 
-def untouched(family: Family, base: Family | None) -> Standing:
-    """A context in which the untouched model stands: another model, or this one with its edits taken off."""
+def untouched(family: Family, base: Family | None) -> Open:
+    """Return what opens the untouched model: the base, or without one the attacked model with its edits removed."""
     if base is not None:
         return lambda: nullcontext(base)
 
     @contextmanager
-    def without() -> Iterator[Family]:
-        with taken_off(family, applied_edits(family)):
+    def without_edits() -> Iterator[Family]:
+        with edits_removed(family, applied_edits(family)):
             yield family
 
-    return without
+    return without_edits
 
 
 @contextmanager
-def taken_off(family: Family, edits: Sequence[tuple[Edit, float]]) -> Iterator[None]:
-    """Some of the edits in force taken off for a while; each is back whatever happens."""
-    with ExitStack() as held:
-        for edit, strength in reversed(edits):  # so that they come back in the order they have
+def edits_removed(family: Family, edits: Sequence[tuple[Edit, float]]) -> Iterator[None]:
+    """Remove edits inside the block; afterwards each is applied again, in the same order and at the same strength."""
+    with ExitStack() as stack:
+        for edit, strength in reversed(edits):  # the stack applies the last removed first
             edit.remove(family)
-            held.callback(edit.apply, family, strength, allow_other_base=True)
+            stack.callback(edit.apply, family, strength, allow_other_base=True)
         yield
 
 
 def swaps(family: Family, base: Family | None) -> Swaps:
-    """By part of the model that was changed (text_encoder: all of them), a context in which it is the original one.
+    """Return, for each changed part of the model, what opens a context in which that part is the original one.
 
     Args:
-        base: the untouched model; None takes what edits in force change in that part off.
+        base: the untouched model; None removes what the edits in force change in that part.
     """
     if base is not None:
-        return {p: partial(_lent, family, base, p) for p in PARTS if _changed(family, base, p)}
+        return {p: partial(_networks_of_base, family, base, p) for p in PARTS if _differs(family, base, p)}
     edits = applied_edits(family)
     return {
-        part: partial(_only, family, edits, other)
+        part: partial(_edits_limited_to, family, edits, other)
         for part, other in (PARTS, PARTS[::-1])
-        if any(_half(edit, family, part).paths for edit, _ in edits)
+        if any(_part_of(edit, family, part).paths for edit, _ in edits)
     }
 
 
 @contextmanager
-def _only(family: Family, edits: Sequence[tuple[Edit, float]], part: str) -> Iterator[None]:
-    """The edits in force with what they change in one part alone."""
-    with ExitStack() as held:
-        held.enter_context(taken_off(family, edits))
+def _edits_limited_to(family: Family, edits: Sequence[tuple[Edit, float]], part: str) -> Iterator[None]:
+    """Inside the block, the edits in force change one part alone."""
+    with ExitStack() as stack:
+        stack.enter_context(edits_removed(family, edits))
         for edit, strength in edits:
-            half = _half(edit, family, part)
-            if half.paths:
-                held.enter_context(half.apply(family, strength, allow_other_base=True))
+            limited = _part_of(edit, family, part)
+            if limited.paths:
+                stack.enter_context(limited.apply(family, strength, allow_other_base=True))
         yield
 
 
-def _half(edit: Edit, family: Family, part: str) -> Edit:
-    """What an edit changes in one part."""
-    of_encoder = part == "text_encoder"
-    modules = {p: d for p, d in edit.modules.items() if in_encoder(p, family.text_encoders) == of_encoder}
-    return Edit(edit.record, () if of_encoder else edit.text_maps, modules)
+def _part_of(edit: Edit, family: Family, part: str) -> Edit:
+    """Return what an edit changes in one part; all but the weights of text encoders belongs to the denoiser."""
+    in_encoders = {p: d for p, d in edit.modules.items() if in_encoder(p, family.text_encoders)}
+    if part == "text_encoder":
+        return Edit(edit.record, modules=in_encoders)
+    return replace(edit, modules={p: d for p, d in edit.modules.items() if p not in in_encoders})
 
 
 @contextmanager
-def _lent(family: Family, base: Family, part: str) -> Iterator[None]:
-    """The untouched model's networks in the place of the model's own.
+def _networks_of_base(family: Family, base: Family, part: str) -> Iterator[None]:
+    """Inside the block, the networks of a part are the untouched model's.
 
     Raises:
-        AttackError: they are elsewhere, or of another precision.
+        AttackError: the two models are on different devices, or of different precision.
     """
-    own, lent = (next(f.denoiser.parameters()) for f in (family, base))
-    if (own.device, own.dtype) != (lent.device, lent.dtype):
+    own, other = (next(f.denoiser.parameters()) for f in (family, base))
+    if (own.device, own.dtype) != (other.device, other.dtype):
         raise AttackError(
-            f"the model is on {own.device} in {own.dtype}, the base on {lent.device} in {lent.dtype}; load both alike "
-            "to put a part back."
+            f"the model is on {own.device} in {own.dtype}, the base on {other.device} in {other.dtype}; load both "
+            "alike to put a part back."
         )
-    before = {name: getattr(family.pipe, name) for name in _names(family, part)}
+    before = {name: getattr(family.pipe, name) for name in _network_names(family, part)}
     try:
         for name in before:
             setattr(family.pipe, name, getattr(base.pipe, name))
@@ -100,17 +103,17 @@ def _lent(family: Family, base: Family, part: str) -> Iterator[None]:
             setattr(family.pipe, name, network)
 
 
-def _names(family: Family, part: str) -> list[str]:
-    """What the networks of a part are called in the pipeline."""
+def _network_names(family: Family, part: str) -> list[str]:
+    """Return the pipeline's names of the networks of a part."""
     return list(family.text_encoders) if part == "text_encoder" else [family.denoiser_name]
 
 
-def _changed(family: Family, base: Family, part: str) -> bool:
-    """Whether a part has other weights than the untouched model's, beyond half precision, or hooks."""
-    pairs = [(getattr(family.pipe, n), getattr(base.pipe, n)) for n in _names(family, part)]
-    return any(hooked(own) or fingerprint(own.state_dict()) != fingerprint(its.state_dict()) for own, its in pairs)
+def _differs(family: Family, base: Family, part: str) -> bool:
+    """Return whether a part has hooks, or other weights than the base's by more than half-precision rounding."""
+    pairs = [(getattr(family.pipe, n), getattr(base.pipe, n)) for n in _network_names(family, part)]
+    return any(hooked(own) or fingerprint(own.state_dict()) != fingerprint(o.state_dict()) for own, o in pairs)
 
 
 def networks(family: Family) -> list[nn.Module]:
-    """The denoiser and the text encoders."""
+    """Return the denoiser and the text encoders."""
     return [family.denoiser, *family.text_encoders.values()]

@@ -1,22 +1,33 @@
-"""Whether a picture shows the target: by one judge, or by two that are as sure of it as of the real thing.
+"""Whether a picture shows the target: by one judge, or by two whose threshold is calibrated.
 
-What a model draws of a thing it never knew is unlike anything that a judge was trained on; one judge often takes it for
-the thing, and two sometimes, but without being sure. What the untouched model draws of it they are sure of, of some
-things more than of others. So two judges together have to be as sure as they are of nine in ten of its pictures.
+What a model draws of a thing it never knew is unlike anything that a judge was trained on. One judge often takes it for
+the thing, and two sometimes do, but without much confidence. Of the untouched model's own pictures they are confident,
+of some things more than of others. So two judges together must reach the confidence that they reach on nine in ten of
+the untouched model's pictures of the target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
 from excise.training.scorers import Graded, Scorer
 
-MISSED = 0.1  # share of the untouched model's pictures of the target that may be missed
-BOUNDS = (0.5, 0.8)  # how sure two judges have to be at least, and at most
+MISSED = 0.1  # share of the untouched model's pictures of the target that the two judges may miss
+THRESHOLD_RANGE = (0.5, 0.8)  # of the mean likelihood that two judges must reach
+
+
+@runtime_checkable
+class Keyed(Scorer, Protocol):
+    """A judge with a digest of its weights, which tells it from another judge of the same name."""
+
+    @property
+    def key(self) -> str:
+        """The digest."""
 
 
 @dataclass(frozen=True)
@@ -24,42 +35,48 @@ class Panel:
     """The judges of an attack.
 
     Attributes:
-        target: what they look for. judges: the first, and perhaps a second; none guides an attack.
-        least: mean likelihood from which on a picture shows it; None where each has to see it for itself.
+        target: name of the thing that they look for.
+        judges: one or two; no attack is guided by them.
+        threshold: mean likelihood from which on a picture shows the target; None if every judge must see it.
     """
 
     target: str
     judges: Sequence[Scorer]
-    least: float | None = None
+    threshold: float | None = None
 
     @property
     def name(self) -> str:
-        """Who judges, and how sure they have to be."""
-        said = " and ".join(j.name for j in self.judges)
-        return said if self.least is None else f"{said}, together sure to {self.least:.2f}"
+        """The names of the judges, with their threshold."""
+        names = " and ".join(j.name for j in self.judges)
+        return names if self.threshold is None else f"{names}, together sure to {self.threshold:.2f}"
 
-    def look(self, images: Sequence[Image.Image]) -> tuple[list[bool], float | None]:
-        """Which pictures show the target, and in what share of them two judges' own verdicts differ."""
+    @property
+    def keys(self) -> list[str]:
+        """The digests of those judges that have one."""
+        return [j.key for j in self.judges if isinstance(j, Keyed)]
+
+    def judge(self, images: Sequence[Image.Image]) -> tuple[list[bool], float | None]:
+        """Return whether each picture shows the target, and the share of pictures on which two judges disagree."""
         seen = [j.sees(images, [self.target] * len(images)) for j in self.judges]
-        apart = float(np.mean(np.not_equal(seen[0], seen[1]))) if len(seen) > 1 else None
-        if self.least is None:
-            return [all(row) for row in zip(*seen, strict=True)], apart
-        return [bool(p >= self.least) for p in likelihood(self.judges, images, self.target)], apart
+        disagree = float(np.mean(np.not_equal(seen[0], seen[1]))) if len(seen) > 1 else None
+        if self.threshold is None:
+            return [all(row) for row in zip(*seen, strict=True)], disagree
+        return [bool(p >= self.threshold) for p in mean_likelihood(self.judges, images, self.target)], disagree
 
 
 def calibrated(target: str, judges: Sequence[Scorer], draw: Callable[[], Sequence[Image.Image]]) -> Panel:
-    """Two judges held to what the untouched model draws of the target; a single one, and one of the user's, as it is.
+    """Return a panel; the threshold of two graded judges is calibrated on the untouched model's pictures.
 
     Args:
-        draw: pictures that the untouched model draws of the target: its test prompts, with seeds of no attack.
+        draw: draws pictures of the target by the untouched model, from the test prompts, with seeds of no attack.
     """
     if len(judges) < 2 or not all(isinstance(j, Graded) for j in judges):
         return Panel(target, judges)
-    found = np.quantile(likelihood(judges, draw(), target), MISSED)
-    return Panel(target, judges, round(float(found.clip(*BOUNDS)), 2))
+    threshold = np.quantile(mean_likelihood(judges, draw(), target), MISSED)
+    return Panel(target, judges, round(float(threshold.clip(*THRESHOLD_RANGE)), 2))
 
 
-def likelihood(judges: Sequence[Scorer], images: Sequence[Image.Image], target: str) -> np.ndarray:
-    """(B,) mean over judges of how likely the target is in each picture."""
-    found: np.ndarray = np.mean([j.likelihood(images, target) for j in judges if isinstance(j, Graded)], axis=0)
-    return found
+def mean_likelihood(judges: Sequence[Scorer], images: Sequence[Image.Image], target: str) -> np.ndarray:
+    """Return (B,) the likelihood that each picture shows the target, the mean over graded judges."""
+    likelihoods: np.ndarray = np.mean([j.likelihood(images, target) for j in judges if isinstance(j, Graded)], axis=0)
+    return likelihoods

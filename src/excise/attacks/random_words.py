@@ -5,44 +5,33 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from excise.attacks.base import Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import FIRST, lexicon
+from excise.attacks.base import Arena, Attack, AttackSettings, Control, Round
+from excise.attacks.tokens import NEUTRAL_WORD, lexicon
 
 
-class RandomConfig(Settings):
+class RandomConfig(AttackSettings):
     """Settings of random words."""
 
-    words: int = Field(3, ge=1, description="Words put to a prompt.")
-    alone: bool = Field(False, description="The words alone, without the test prompt.")
+    words: int = Field(3, ge=1, description="Number of words added to a prompt.")
+    alone: bool = Field(False, description="Draw the words alone, without the test prompt.")
 
 
-class RandomWords:
-    """The attack as the registry knows it."""
+class RandomWords(Attack[RandomConfig]):
+    """Add other random words for every picture; the target's own names are never among them."""
 
-    access: Access = "black box"
-    teaches = False
+    access = "black box"
     Config = RandomConfig
 
-    @staticmethod
-    def control(config: RandomConfig) -> Control:
-        """What does the same without it."""
-        return "random", config.model_dump()
+    def control(self) -> Control:
+        return Control("random", self.config.model_dump())
 
-    @staticmethod
-    def passes(config: RandomConfig, tests: int) -> int:
-        """Denoiser passes beside those of drawing."""
-        return 0
-
-    @staticmethod
-    def attack(arena: Arena, config: RandomConfig) -> list[Round]:
-        """Other words for every picture; not the target's own."""
-        known = lexicon(arena.family, arena.concept.words)
-        generator = arena.generator("random words")
-        shape = (len(arena.tests), arena.images, config.words)
-        chosen = torch.randint(len(known.words), shape, generator=generator).tolist()
-        return arena.words(
+    def run(self, arena: Arena) -> list[Round]:
+        words = lexicon(arena.family, arena.concept.words)
+        shape = (len(arena.tests), arena.images, self.config.words)
+        chosen = torch.randint(len(words.words), shape, generator=arena.generator("random words")).tolist()
+        return arena.draw_prompts(
             [
-                [known.prompt(known.text(c), FIRST if config.alone else test) for c in row]
-                for test, row in zip(arena.tests, chosen, strict=True)
+                [words.prompt(words.text(row), NEUTRAL_WORD if self.config.alone else test) for row in rows]
+                for test, rows in zip(arena.tests, chosen, strict=True)
             ]
         )

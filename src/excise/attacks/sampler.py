@@ -1,4 +1,4 @@
-"""A first-order sampler whose every step can be tampered with, for epsilon, v and flow, and its inversion.
+"""A first-order sampler with a hook after every step, for epsilon, v and flow, and its inversion.
 
 From the clean latents x0 and the noise e that a prediction implies, the next latents are
 
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from excise.attacks.base import Arena
-from excise.families.base import Condition, join
-from excise.families.trajectories import plain_scheduler
+from excise.families.base import Condition
+from excise.families.trajectories import guided_prediction, plain_scheduler
 
 After = Callable[[Tensor, Tensor], Tensor]
-"""Receives latents and the share of noise in them; what it returns goes on."""
+"""Receives the latents after a step and the share of noise in them; returns the latents to go on with."""
 
 
 def times(arena: Arena, steps: int) -> Tensor:
-    """(steps,) from the noisiest on, as the model's own schedule spaces them."""
+    """Return the (steps,) times of a run, the noisiest first, spaced as in the model's own schedule."""
     scheduler = plain_scheduler(arena.family)
     scheduler.set_timesteps(steps)
-    found: Tensor = scheduler.timesteps.float()
-    return found
+    timesteps: Tensor = scheduler.timesteps.float()
+    return timesteps
 
 
 @torch.no_grad()
@@ -44,22 +44,24 @@ def denoise(
     generator: torch.Generator | None = None,
     after: After | None = None,
 ) -> Tensor:
-    """Clean latents from noised ones (B, c, h, w) by the model under attack.
+    """Return clean latents from noised ones (B, c, h, w), by the model under attack.
 
     Args:
-        at: the times still to go through, the noisiest first; `latents` stand at the first.
-        guidance: of the arena where None. eta, spread: numbers, or (B,) of them.
-        generator: of the noise that is put in again. after: called after every step.
+        latents: noised to the first of the times.
+        at: the remaining times, the noisiest first.
+        guidance: scale of classifier-free guidance; None takes the arena's.
+        eta, spread: one number, or (B,) numbers.
+        generator: of the noise that is added again; None adds none.
+        after: called after every step.
     """
     strength = arena.guidance if guidance is None else guidance
-    plan, none, x = arena.plan, arena.family.unconditional(), latents
-    both = join([none[[0] * len(x)], condition])
+    plan, x = arena.plan, latents
+    unconditional = arena.family.unconditional()[[0] * len(x)]
     eta, spread = (torch.as_tensor(v, dtype=x.dtype).expand(len(x)).view(-1, 1, 1, 1) for v in (eta, spread))
     for i, t in enumerate(at):
         now = t.expand(len(x))
-        # Not on the bill of a search: pictures are counted as such.
-        free, asked = arena.family.predict(x.repeat(2, 1, 1, 1), now.repeat(2), both).cpu().chunk(2)
-        output = free + strength * (asked - free)
+        # Not added to the cost of a search: its pictures are counted instead.
+        output = guided_prediction(arena.family, x, now, unconditional, condition, strength, in_one_batch=True).cpu()
         clean, e = plan.clean(output, x, now), plan.noise(output, x, now)
         if i + 1 == len(at):
             return clean
@@ -74,22 +76,20 @@ def denoise(
 
 @torch.no_grad()
 def invert(arena: Arena, condition: Condition, clean: Tensor, at: Tensor) -> Tensor:
-    """The noise from which the model would draw these latents under these prompts, without guidance (DDIM backwards).
+    """Return the noise from which the model would draw these latents under these prompts, without guidance.
+
+    It is DDIM backwards: the first prediction, at the least noisy time, is of the picture itself.
 
     Args:
-        clean: (B, c, h, w). at: the times of the way there, the noisiest first.
+        clean: (B, c, h, w) latents of the pictures.
+        at: the times of the run, the noisiest first.
     """
     plan, x = arena.plan, clean
-    way = at.flip(0)
-    for i, t in enumerate(way):
+    ascending = at.flip(0)
+    for i, t in enumerate(ascending):
         now = t.expand(len(x))
-        if i == 0:  # from the picture itself to the least noisy time: what the model says is noise goes in
-            output = arena.predict(x, now, condition).cpu()
-            a, s = plan.scales(now)
-            x = a * clean + s * plan.noise(output, x, now)
-            continue
-        before = way[i - 1].expand(len(x))
+        before = now if i == 0 else ascending[i - 1].expand(len(x))
         output = arena.predict(x, before, condition).cpu()
         a, s = plan.scales(now)
-        x = a * plan.clean(output, x, before) + s * plan.noise(output, x, before)
+        x = a * (x if i == 0 else plan.clean(output, x, before)) + s * plan.noise(output, x, before)
     return x

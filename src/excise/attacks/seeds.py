@@ -1,28 +1,14 @@
-"""Seed search: the test prompt itself, with other seeds. What patience does, and the control of many attacks."""
+"""Seed search: the test prompt itself with other seeds, which costs only patience; the control of many attacks."""
 
 from __future__ import annotations
 
-from excise.attacks.base import SEEDS, Access, Arena, Control, Round, Settings
+from excise.attacks.base import Arena, Attack, AttackSettings, Round
 
 
-class SeedSearch:
-    """The attack as the registry knows it."""
+class SeedSearch(Attack[AttackSettings]):
+    """Draw the test prompts with as many seeds as the budget has pictures."""
 
-    access: Access = "black box"
-    teaches = False
-    Config = Settings
+    access = "black box"
 
-    @staticmethod
-    def control(config: Settings) -> Control:
-        """What does the same without it."""
-        return SEEDS
-
-    @staticmethod
-    def passes(config: Settings, tests: int) -> int:
-        """Denoiser passes beside those of drawing."""
-        return 0
-
-    @staticmethod
-    def attack(arena: Arena, config: Settings) -> list[Round]:
-        """As many seeds as the budget has pictures."""
-        return arena.words([[test] * arena.images for test in arena.tests])
+    def run(self, arena: Arena) -> list[Round]:
+        return arena.draw_tests()

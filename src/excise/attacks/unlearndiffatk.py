@@ -14,95 +14,92 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.attacks.base import BACK, Access, Arena, Control, Round, Settings
-from excise.attacks.tokens import Lexicon, lexicon, mixed, one_hot, soft
+from excise.attacks.base import BACKWARD_COST, Arena, Attack, AttackSettings, Control, Round
+from excise.attacks.tokens import Lexicon, condition_on, lexicon, mixed_embeddings, one_hot
 
-FINALISTS = 8  # of the words met, compared at the end
+FINALISTS = 8  # of the words that the search visited, compared at the end
 
 
-class UnlearnDiffAtkConfig(Settings):
+class UnlearnDiffAtkConfig(AttackSettings):
     """Settings of UnlearnDiffAtk."""
 
-    words: int = Field(3, ge=1, description="Words to find (k).")
+    words: int = Field(3, ge=1, description="Number of words to find (k).")
     iterations: int = Field(40, ge=1, description="Steps of the search, for each test prompt.")
-    batch: int = Field(8, ge=1, description="Noised pictures of the target in a step, each at a time of its own.")
+    batch: int = Field(8, ge=1, description="Noised pictures of the target in a step, each at its own time.")
     lr: float = Field(0.05, gt=0, description="Learning rate of Adam on the relaxed words.")
 
 
-class UnlearnDiffAtk:
-    """The attack as the registry knows it."""
+class UnlearnDiffAtk(Attack[UnlearnDiffAtkConfig]):
+    """min over words  E |f(z_t, t, [words; prompt]) - y|^2,  relaxed to the simplex, straight through."""
 
-    access: Access = "white box"
-    teaches = False
+    access = "white box"
     Config = UnlearnDiffAtkConfig
 
-    @staticmethod
-    def control(config: UnlearnDiffAtkConfig) -> Control:
-        """What does the same without it."""
-        return "random", {"words": config.words}
+    def control(self) -> Control:
+        return Control("random", {"words": self.config.words})
 
-    @staticmethod
-    def passes(config: UnlearnDiffAtkConfig, tests: int) -> int:
-        """Denoiser passes beside those of drawing."""
-        return (BACK * config.iterations + FINALISTS) * config.batch * tests
+    def passes(self, tests: int) -> int:
+        return (BACKWARD_COST * self.config.iterations + FINALISTS) * self.config.batch * tests
 
-    @staticmethod
-    def attack(arena: Arena, config: UnlearnDiffAtkConfig) -> list[Round]:
-        """min over words  E |f(z_t, t, [words; prompt]) - y|^2,  relaxed to the simplex, straight through."""
-        known = lexicon(arena.family, arena.concept.words, arena.guides.prompts)
+    def run(self, arena: Arena) -> list[Round]:
+        words = lexicon(arena.family, arena.concept.words, arena.guides.prompts)
         prompts = []
         for i, test in enumerate(arena.tests):
-            best = found_words(arena, known, config, i)
-            prompts.append([known.prompt(known.text(best), test)] * arena.images)
-        return arena.words(prompts)
+            best = found_words(arena, words, self.config, i)
+            prompts.append([words.prompt(words.text(best), test)] * arena.images)
+        return arena.draw_prompts(prompts)
 
 
-def found_words(arena: Arena, known: Lexicon, config: UnlearnDiffAtkConfig, which: int) -> tuple[int, ...]:
-    """(k,) numbers of the words that one search finds; `which` tells it from others of the same arena."""
-    generator = arena.generator("unlearndiffatk", which)
-    shares = torch.rand(config.words, len(known.words), generator=generator).softmax(-1).requires_grad_()
+def found_words(arena: Arena, words: Lexicon, config: UnlearnDiffAtkConfig, number: int) -> tuple[int, ...]:
+    """Search words, and return their numbers (k,).
+
+    Args:
+        number: of the search, so that each search in an arena has its own randomness.
+    """
+    generator = arena.generator("unlearndiffatk", number)
+    shares = torch.rand(config.words, len(words.words), generator=generator).softmax(-1).requires_grad_()
     optimiser = torch.optim.Adam([shares], lr=config.lr)
-    met: dict[tuple[int, ...], None] = {}
+    visited: dict[tuple[int, ...], None] = {}
     for step in range(config.iterations):
         chosen = shares.argmax(-1)
-        met[tuple(chosen.tolist())] = None
-        vectors = mixed(known, one_hot(known, chosen) + shares - shares.detach())
-        loss = _error(arena, known, vectors, config, generator)
+        visited[tuple(chosen.tolist())] = None
+        vectors = mixed_embeddings(words, one_hot(words, chosen) + shares - shares.detach())
+        loss = _error(arena, words, vectors, config, generator)
         arena.descend(optimiser, loss)
         with torch.no_grad():
             shares.copy_(to_simplex(shares))
-        arena.say("searching words", which * config.iterations + step + 1, len(arena.tests) * config.iterations)
-    return _best(arena, known, list(met)[-FINALISTS:], config, which)
+        arena.say("searching words", number * config.iterations + step + 1, len(arena.tests) * config.iterations)
+    return _best(arena, words, list(visited)[-FINALISTS:], config, number)
 
 
 def _error(
     arena: Arena,
-    known: Lexicon,
+    words: Lexicon,
     vectors: Mapping[str, Tensor],
     config: UnlearnDiffAtkConfig,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean error on noised guides, each under its own prompt with the words put to it."""
+    """Return the mean error on noised guides, each under its own prompt with the words added."""
     at, clean, noise, t = arena.noised(generator, config.batch)
-    texts = [known.prompt([known.place] * config.words, arena.guides.prompts[k]) for k in at.tolist()]
-    return arena.errors(clean, noise, t, soft(arena.family, known, texts, vectors)).mean()
+    prompts = [words.with_placeholders(config.words, arena.guides.prompts[k]) for k in at.tolist()]
+    return arena.errors(clean, noise, t, condition_on(arena.family, words, prompts, vectors)).mean()
 
 
 @torch.no_grad()
 def _best(
-    arena: Arena, known: Lexicon, met: Sequence[tuple[int, ...]], config: UnlearnDiffAtkConfig, which: int
+    arena: Arena, words: Lexicon, finalists: Sequence[tuple[int, ...]], config: UnlearnDiffAtkConfig, number: int
 ) -> tuple[int, ...]:
-    """Of the words met last those with the least error on one batch that is the same for all."""
+    """Return the finalist with the least error on one batch that is the same for all."""
 
-    def error(words: tuple[int, ...]) -> float:
-        vectors = mixed(known, one_hot(known, torch.tensor(words)))
-        return float(_error(arena, known, vectors, config, arena.generator("unlearndiffatk, finalists", which)))
+    def error(numbers: tuple[int, ...]) -> float:
+        vectors = mixed_embeddings(words, one_hot(words, torch.tensor(numbers)))
+        return float(_error(arena, words, vectors, config, arena.generator("unlearndiffatk, finalists", number)))
 
-    return min(met, key=error)
+    return min(finalists, key=error)
 
 
 def to_simplex(rows: Tensor) -> Tensor:
-    """(k, n) the nearest point of the simplex to each row (Duchi et al., ICML 2008)."""
+    """Return the nearest point of the simplex to each row of (k, n) (Duchi et al., ICML 2008)."""
     sorted_, _ = rows.sort(dim=-1, descending=True)
     above = (sorted_.cumsum(dim=-1) - 1) / torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype)
     count = (sorted_ > above).sum(dim=-1, keepdim=True)

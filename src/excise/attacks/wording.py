@@ -1,48 +1,31 @@
-"""Asking in other words: synonyms, a second language, other sentences, the target among other things."""
+"""Other wordings: synonyms, a second language, paraphrases, the target among other things, prompts of the user."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from excise.attacks.base import SEEDS, Access, Arena, AttackError, Control, Round, Settings
+from excise.attacks.base import Arena, Attack, AttackError, AttackSettings, Round
 
 
-class WordingConfig(Settings):
-    """Settings of asking in other words."""
+class WordingConfig(AttackSettings):
+    """Settings of other wordings."""
 
-    way: str = Field("", description="Which of the known ways to ask for the target.")
+    way: str = Field("", description="Kind of wording, such as synonyms or paraphrases.")
 
 
-class Wording:
-    """The attack as the registry knows it."""
+class Wording(Attack[WordingConfig]):
+    """Draw the known wordings of one kind in turn, with other seeds when one comes again."""
 
-    access: Access = "black box"
-    teaches = False
+    access = "black box"
     Config = WordingConfig
 
-    @staticmethod
-    def control(config: WordingConfig) -> Control:
-        """What does the same without it."""
-        return SEEDS
-
-    @staticmethod
-    def passes(config: WordingConfig, tests: int) -> int:
-        """Denoiser passes beside those of drawing."""
-        return 0
-
-    @staticmethod
-    def attack(arena: Arena, config: WordingConfig) -> list[Round]:
-        """Every known wording in turn, with other seeds when it comes again.
-
-        Raises:
-            AttackError: none is known for this target.
-        """
-        known = arena.ways.get(config.way)
-        if not known:
+    def run(self, arena: Arena) -> list[Round]:
+        wordings = arena.ways.get(self.config.way)
+        if not wordings:
             raise AttackError(
-                f"no {config.way} of '{arena.concept.name}' are known; name some with --ask (prompts, one a line) or "
-                "synonyms in the concept."
+                f"no {self.config.way} of '{arena.concept.name}' are known; name some with --ask (prompts, one a line) "
+                "or as synonyms of the concept."
             )
-        return arena.words(
-            [[known[(i + j) % len(known)] for j in range(arena.images)] for i in range(len(arena.tests))]
+        return arena.draw_prompts(
+            [[wordings[(i + j) % len(wordings)] for j in range(arena.images)] for i in range(len(arena.tests))]
         )

@@ -1,4 +1,4 @@
-"""A benchmark recipe: methods x concepts x models x protocols in one YAML file, read strictly. No torch here."""
+"""Benchmark recipes: a YAML file of methods, concepts, models and protocols, and the cells it expands to. No torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError
 from excise.concepts.concept import KINDS, as_concepts, read_names
 from excise.errors import ExciseError, unknown
 from excise.methods import CONTROLS, METHODS
-from excise.protocols import PROTOCOLS
+from excise.protocols import PROTOCOLS, Protocol
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
 SCHEMA = 1
@@ -28,9 +29,10 @@ class MethodEntry(Strict):
     """One method or control of a recipe.
 
     Attributes:
-        name: a method, or identity, noise or oracle. label: how tables call it; the name by default.
-        settings: of the method, over its preset. advise: take its strength from a sweep, as `excise erase --advise`.
-        model, without: for an oracle, the model to draw with and the concepts it never saw.
+        name: a method, or identity, noise or oracle. label: its name in tables; `name` by default.
+        settings: settings of the method, over its preset.
+        advise: choose the strength by a sweep, as `excise erase --advise` does.
+        model, without: for an oracle, its model folder and the concepts it was trained without.
     """
 
     name: str
@@ -42,14 +44,20 @@ class MethodEntry(Strict):
 
     @property
     def title(self) -> str:
+        """The name in tables."""
         return self.label or self.name
+
+    @property
+    def control(self) -> str:
+        """The control this is (identity, noise or oracle); empty for a method."""
+        return as_control(self.name)
 
 
 class AttackEntry(Strict):
-    """The suite that every cell's model is attacked with, beside the protocol.
+    """The suite of attacks that is run on the model of every cell.
 
     Attributes:
-        suite, tests, images, settings: as `excise attack`. only: attacks of the suite; empty for all.
+        suite, tests, images, settings: as for `excise attack`. only: attacks of the suite to run; empty for all.
     """
 
     suite: Literal["quick", "standard", "full"] = "standard"
@@ -60,24 +68,25 @@ class AttackEntry(Strict):
 
 
 class NamesFile(Strict):
-    """Concepts from a text or CSV file, erased together."""
+    """A text or CSV file of concepts that are erased together."""
 
     file: Path
 
 
 class Recipe(Strict):
-    """What `excise bench` runs.
+    """The content of a recipe file.
 
     Attributes:
-        concepts: each entry is one cell's request: a name, several names erased together, or a file of names.
-            Protocols with fixed targets take their own.
-        vocabulary, preserve: as `excise erase`. seeds: of the methods; images have the protocol's.
-        groups: parts of the protocols; by default those they name.
-        kind: of all concepts, where their names do not tell; as `excise erase --kind`.
-        judge: folder of a CLIP model for what looks while an edit is made or attacked; built-in models have their own.
-        judge_weights: folder of the protocols' judges, where they do not ship with this package.
-        precision: of drawing; edits are made in float64 anyway.
-        attack: attacks on every cell of one concept, None for none.
+        concepts: each entry is one request: a name, several names erased together, or a file of names. Protocols with
+            fixed targets ignore them.
+        vocabulary, preserve: as for `excise erase`.
+        seeds: seeds of the methods. Images use the protocol's seeds.
+        groups: parts of the protocols to run; by default those that the protocols name.
+        kind: kind of all concepts, as `excise erase --kind`; None guesses it from the name.
+        judge: folder of a CLIP model that trained methods and attacks use; built-in models have their own.
+        judge_weights: folder of the weights of the protocols' judges, where they do not ship with this package.
+        precision: precision of drawing; edits are computed in float64 in any case.
+        attack: attacks on every cell of one concept; None for no attacks.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -97,13 +106,14 @@ class Recipe(Strict):
     attack: AttackEntry | None = None
 
 
-LATER = ("attack", "kind", "judge", "judge_weights")  # no part of a key where unset: older results are still found
+OPTIONAL_IN_KEY = ("attack", "kind", "judge", "judge_weights")  # left out of the key if unset, so old results are found
 
 
 class Cell(Strict):
-    """One run of a recipe: everything its result depends on, beside the versions.
+    """One run of a recipe: everything its result depends on, except package versions.
 
-    `oracle` is the recipe's model that never saw these concepts, for the distance to it.
+    Attributes:
+        oracle: the recipe's oracle for these concepts, to compute distances to it.
     """
 
     model: str
@@ -124,12 +134,12 @@ class Cell(Strict):
 
     @property
     def key(self) -> str:
-        """Content key: names its files in the result folder."""
+        """Digest of the content; names the cell's files in the result folder."""
         content = self.model_dump(mode="json")
         for entry in (content["method"], content["oracle"] or {}):
-            if not entry.get("advise"):  # so that results of before it existed are still found
+            if not entry.get("advise"):  # the field is newer than some results
                 entry.pop("advise", None)
-        for name in LATER:
+        for name in OPTIONAL_IN_KEY:
             if content[name] is None:
                 content.pop(name)
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
@@ -137,6 +147,7 @@ class Cell(Strict):
 
     @property
     def title(self) -> str:
+        """The method and its first concepts, for progress messages."""
         return f"{self.method.title}: {', '.join(self.concepts[:3])}{' ...' if len(self.concepts) > 3 else ''}"
 
 
@@ -144,10 +155,11 @@ _KNOWN = (*Recipe.model_fields, *MethodEntry.model_fields, *AttackEntry.model_fi
 
 
 def read(path: Path) -> Recipe:
-    """A recipe from its file.
+    """Read a recipe file, with its paths resolved.
 
     Raises:
-        RecipeError: it cannot be read, is no YAML, or holds unknown keys, methods or protocols.
+        RecipeError: the file cannot be read, is not YAML, has unknown keys, or names a folder that does not exist.
+        UnknownNameError: an unknown method, protocol or concept kind.
     """
     content = parse_yaml(read_text(path, "the recipe", RecipeError), f"the recipe {path}", RecipeError)
     if not isinstance(content, dict):
@@ -159,98 +171,41 @@ def read(path: Path) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"the recipe {path}: {explain(error, _KNOWN)}") from error
-    return _checked(recipe, path.parent)
+    _check_names(recipe)
+    return _with_paths(recipe, path.parent)
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Every cell in the order of the recipe; the same cell is never given twice."""
+    """Yield every cell in the order of the recipe, without duplicates.
+
+    Raises:
+        ConceptError: a protocol cannot judge a concept.
+    """
     seen: set[str] = set()
-    for model in recipe.models:
-        for protocol in recipe.protocols:
-            plan = PROTOCOLS.load(protocol)()
-            requests = [plan.fixed_targets] if plan.fixed_targets else [_names(entry) for entry in recipe.concepts]
-            for names in requests:
-                for name in names:
-                    plan.target_of(name)
-                for method in recipe.methods:
-                    if method.name == "oracle" and (plan.score == "sequence" or not set(names) <= set(method.without)):
-                        continue  # it says nothing of these concepts, or of the order they went in
-                    for seed in recipe.seeds:
-                        cell = Cell(
-                            model=model,
-                            protocol=protocol,
-                            hash=plan.hash,
-                            method=method,
-                            concepts=tuple(names),
-                            vocabulary=recipe.vocabulary,
-                            preserve=recipe.preserve,
-                            seed=seed,
-                            groups=recipe.groups,
-                            precision=recipe.precision,
-                            oracle=_oracle(recipe, names),
-                            attack=recipe.attack if len(names) == 1 else None,
-                            kind=recipe.kind,
-                            judge=str(recipe.judge) if recipe.judge else None,
-                            judge_weights=str(recipe.judge_weights) if recipe.judge_weights else None,
-                        )
-                        if cell.key not in seen:
-                            seen.add(cell.key)
-                            yield cell
+    for model, protocol in product(recipe.models, recipe.protocols):
+        plan = PROTOCOLS.load(protocol)()
+        for names in _requests(recipe, plan):
+            for method, seed in product(recipe.methods, recipe.seeds):
+                if method.name == "oracle" and not _is_oracle_for(method, names, plan):
+                    continue
+                cell = _cell(recipe, model, (protocol, plan.hash), names, method, seed)
+                if cell.key not in seen:
+                    seen.add(cell.key)
+                    yield cell
 
 
-def _checked(recipe: Recipe, home: Path) -> Recipe:
-    """The recipe with its files found beside it and its names known."""
-    if recipe.kind is not None and recipe.kind not in KINDS:
-        raise unknown("concept kind", recipe.kind, KINDS)
-    for protocol in recipe.protocols:
-        PROTOCOLS.record(protocol)
-    for method in recipe.methods:
-        if method.name not in CONTROLS:
-            METHODS.record(method.name)
-        if method.name == "oracle" and not (method.model and method.without):
-            raise RecipeError(
-                "an oracle needs `model`, the folder of a model trained without the concepts, and `without`, their "
-                "names; train one with: excise canvas train --without cat --seed 1 --out oracle"
-            )
-    titles = [m.title for m in recipe.methods]
-    twice = next((t for t in titles if titles.count(t) > 1), None)
-    if twice:
-        raise RecipeError(f"two methods are called '{twice}'; give them different labels.")
-
-    def folder(path: Path | None) -> Path | None:
-        found = home / path if path and (home / path).is_dir() else path
-        if found is not None and not found.is_dir():
-            raise RecipeError(f"the recipe names the folder {path}, which is neither beside it nor here.")
-        return found
-
-    def at_home(entry: Any) -> Any:
-        return NamesFile(file=home / entry.file) if isinstance(entry, NamesFile) else entry
-
-    def beside(method: MethodEntry) -> MethodEntry:
-        if method.model is None:
-            return method
-        found = next((p for p in (home / method.model, Path(method.model)) if p.is_dir()), None)
-        if found is None:
-            options = " ".join(f"--without {shlex.quote(name)}" for name in method.without)
-            raise RecipeError(
-                f"the {method.title} of the recipe is not there: no folder {home / method.model}. Train it with: "
-                f"excise canvas train {options} --seed 1 --out {shlex.quote(str((home / method.model).parent))}"
-            )
-        return method.model_copy(update={"model": str(found)})
-
-    return recipe.model_copy(
-        update={
-            "concepts": tuple(map(at_home, recipe.concepts)),
-            "methods": tuple(map(beside, recipe.methods)),
-            "judge": folder(recipe.judge),
-            "judge_weights": folder(recipe.judge_weights),
-        }
-    )
+def as_control(name: str) -> str:
+    """The name if it is that of a control, else an empty string."""
+    return name if name in CONTROLS else ""
 
 
-def _oracle(recipe: Recipe, names: Sequence[str]) -> MethodEntry | None:
-    """The first oracle of the recipe that never saw any of the names."""
-    return next((m for m in recipe.methods if m.name == "oracle" and set(names) <= set(m.without)), None)
+def _requests(recipe: Recipe, plan: Protocol) -> list[tuple[str, ...]]:
+    """The concept sets to erase: the protocol's fixed targets, or those of the recipe."""
+    requests = [plan.fixed_targets] if plan.fixed_targets else [_names(entry) for entry in recipe.concepts]
+    for names in requests:
+        for name in names:
+            plan.target_of(name)
+    return requests
 
 
 def _names(entry: str | tuple[str, ...] | NamesFile) -> tuple[str, ...]:
@@ -258,3 +213,100 @@ def _names(entry: str | tuple[str, ...] | NamesFile) -> tuple[str, ...]:
         entry = tuple(read_names(entry.file, prompts=False))
     names = [entry] if isinstance(entry, str) else entry
     return tuple(c.name for c in as_concepts(names))
+
+
+def _cell(
+    recipe: Recipe, model: str, protocol: tuple[str, str], names: tuple[str, ...], method: MethodEntry, seed: int
+) -> Cell:
+    """One cell; `protocol` is its name and hash."""
+    return Cell(
+        model=model,
+        protocol=protocol[0],
+        hash=protocol[1],
+        method=method,
+        concepts=names,
+        vocabulary=recipe.vocabulary,
+        preserve=recipe.preserve,
+        seed=seed,
+        groups=recipe.groups,
+        precision=recipe.precision,
+        oracle=next((m for m in recipe.methods if m.name == "oracle" and set(names) <= set(m.without)), None),
+        attack=recipe.attack if len(names) == 1 else None,
+        kind=recipe.kind,
+        judge=str(recipe.judge) if recipe.judge else None,
+        judge_weights=str(recipe.judge_weights) if recipe.judge_weights else None,
+    )
+
+
+def _is_oracle_for(oracle: MethodEntry, names: Sequence[str], plan: Protocol) -> bool:
+    """Whether an oracle was trained without all the names, and the protocol does not depend on the order of erasing."""
+    return plan.score != "sequence" and set(names) <= set(oracle.without)
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Refuse unknown kinds, protocols and methods, oracles without a model, and duplicate labels."""
+    if recipe.kind is not None and recipe.kind not in KINDS:
+        raise unknown("concept kind", recipe.kind, KINDS)
+    for protocol in recipe.protocols:
+        PROTOCOLS.record(protocol)
+    for method in recipe.methods:
+        if not method.control:
+            METHODS.record(method.name)
+        if method.name == "oracle" and not (method.model and method.without):
+            raise RecipeError(
+                "an oracle needs `model`, the folder of a model trained without the concepts, and `without`, their "
+                "names; train one with: excise canvas train --without cat --seed 1 --out oracle"
+            )
+    titles = [m.title for m in recipe.methods]
+    duplicate = next((t for t in titles if titles.count(t) > 1), None)
+    if duplicate:
+        raise RecipeError(f"two methods are called '{duplicate}'; give them different labels.")
+
+
+def _with_paths(recipe: Recipe, home: Path) -> Recipe:
+    """The recipe with its paths resolved: relative to the recipe's folder `home`, else to the working directory."""
+    concepts = [NamesFile(file=home / c.file) if isinstance(c, NamesFile) else c for c in recipe.concepts]
+    return recipe.model_copy(
+        update={
+            "concepts": tuple(concepts),
+            "methods": tuple(_with_model(method, home) for method in recipe.methods),
+            "judge": _folder(recipe.judge, home),
+            "judge_weights": _folder(recipe.judge_weights, home),
+        }
+    )
+
+
+def _folder(path: Path | None, home: Path) -> Path | None:
+    """A folder that the recipe names.
+
+    Raises:
+        RecipeError: it does not exist.
+    """
+    if path is None:
+        return None
+    resolved = _first_folder(home / path, path)
+    if resolved is None:
+        raise RecipeError(f"the recipe names the folder {path}, which is neither beside it nor here.")
+    return resolved
+
+
+def _with_model(method: MethodEntry, home: Path) -> MethodEntry:
+    """A method with its oracle's model folder resolved.
+
+    Raises:
+        RecipeError: the folder does not exist.
+    """
+    if method.model is None:
+        return method
+    resolved = _first_folder(home / method.model, Path(method.model))
+    if resolved is None:
+        options = " ".join(f"--without {shlex.quote(name)}" for name in method.without)
+        raise RecipeError(
+            f"the {method.title} of the recipe is not there: no folder {home / method.model}. Train it with: "
+            f"excise canvas train {options} --seed 1 --out {shlex.quote(str((home / method.model).parent))}"
+        )
+    return method.model_copy(update={"model": str(resolved)})
+
+
+def _first_folder(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_dir()), None)

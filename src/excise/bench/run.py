@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from excise.attacks.suite import Attacked, attack
+from excise.attacks.suite import Attacked, SuiteOptions, attack
 from excise.bench.recipe import Cell, Recipe, cells
 from excise.concepts.concept import Concept
 from excise.edits.edit import Edit, applied
@@ -296,16 +296,18 @@ def _attacked(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, prog
         family,
         Concept(cell.concepts[0], cell.kind) if cell.kind else cell.concepts[0],
         edits,
-        suite=asked.suite,
-        names=asked.only,
-        settings=asked.settings,
-        images=asked.images,
-        tests=asked.tests,
-        base=_loaded(cell.model) if cell.method.name == "oracle" else None,
-        oracle=_loaded(cell.oracle.model or "") if cell.oracle else None,
-        judge=cell.judge,
-        seed=cell.seed,
-        folder=out,
+        SuiteOptions(
+            suite=asked.suite,
+            names=asked.only,
+            settings=asked.settings,
+            images=asked.images,
+            tests=asked.tests,
+            base=_loaded(cell.model) if cell.method.name == "oracle" else None,
+            oracle=_loaded(cell.oracle.model or "") if cell.oracle else None,
+            judge=cell.judge,
+            seed=cell.seed,
+            folder=out,
+        ),
         say=(lambda what, done, total: progress(done, total)) if progress else (lambda *_: None),
     )
 
@@ -325,4 +327,4 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _precision(name: str) -> Any:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return bfloat16(kind, asked=name == "bfloat16")
+    return bfloat16(kind, enabled=name == "bfloat16")

@@ -1,4 +1,4 @@
-"""The autoencoders: a small `AutoencoderKL` (16 x 16 latents of 4 channels), the `AutoencoderDC` of `canvas-sana`."""
+"""Train the autoencoders: a small `AutoencoderKL` (16 x 16 x 4 latents), and the `AutoencoderDC` of `canvas-sana`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from excise.canvas.loop import Plan, train
 from excise.support.precision import fastest
 
 BATCH = 32
-LATENT_NOISE = 0.05  # beside latents that are pulled towards unit size
+LATENT_NOISE = 0.05  # standard deviation; the loss pulls the latents towards unit variance
 
 
 def build() -> AutoencoderKL:
-    """An untrained autoencoder; 8 or more channels in each norm group, fewer ruins it."""
+    """Return an untrained autoencoder; norm groups have 8 channels or more, since fewer spoil its training."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -37,7 +37,19 @@ def build() -> AutoencoderKL:
 def train_autoencoder(
     pool: Pool, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
 ) -> tuple[AutoencoderKL, float]:
-    """Train on the pool: absolute error of pixels and of their gradients, and a faint pull of latents to N(0, 1)."""
+    """Train an `AutoencoderKL` on the pool: L1 and L2 error of pixels, L1 error of their gradients, a small KL term.
+
+    Args:
+        pool: renders to reconstruct.
+        work: folder of checkpoints and logs.
+        seed: of initial weights and batches.
+        steps: optimiser steps in total.
+        device: to train on.
+        report: receives progress lines.
+
+    Returns:
+        The autoencoder with its scaling factor set, and seconds spent, earlier runs included.
+    """
     torch.manual_seed(seed)
     vae = build().to(device, memory_format=torch.channels_last)
 
@@ -58,7 +70,9 @@ def train_autoencoder(
 def train_deep(
     vae: AutoencoderDC, pool: Pool, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
 ) -> float:
-    """The same, in place, for an autoencoder without a posterior: faint noise on its latents takes that place.
+    """Train an `AutoencoderDC` in place, with noise on its latents instead of a posterior.
+
+    Other arguments as in `train_autoencoder`.
 
     Returns:
         Seconds spent, earlier runs included.
@@ -80,12 +94,13 @@ def train_deep(
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL | AutoencoderDC, images: np.ndarray, batch: int = 128) -> Tensor:
-    """(N, 64, 64, 3) uint8 to (N, c, h, w) latents (of a posterior its mean), unscaled, float32 on the CPU."""
+    """Encode images (N, 64, 64, 3), uint8, as unscaled latents (posterior means) (N, c, h, w), float32 on the CPU."""
     out = []
     for part in np.array_split(images, max(1, len(images) // batch)):
         with fastest(vae.device.type):
-            found = vae.encode(pixels(part).to(vae.device))
-        out.append((found.latent_dist.mean if hasattr(found, "latent_dist") else found.latent).float().cpu())
+            encoded = vae.encode(pixels(part).to(vae.device))
+        latents = encoded.latent_dist.mean if isinstance(vae, AutoencoderKL) else encoded.latent
+        out.append(latents.float().cpu())
     return torch.cat(out)
 
 

@@ -1,8 +1,8 @@
-"""Train the whole built-in world, stage by stage, and assemble the files that ship.
+"""Train the built-in models stage by stage and assemble the files that ship with the package.
 
     renders -> autoencoder -> pocket CLIP -> judges -> denoiser -> a `StableDiffusionPipeline` folder
 
-Each stage keeps checkpoints under `work`; calling again continues where the last call stopped.
+Each stage keeps checkpoints under `work`; calling again resumes where the last call stopped.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a denoiser is trained: learning rate, and pictures in a step."""
+    """Training of a denoiser: learning rate, and images in a step."""
 
     lr: float = 1e-3
     batch: int = 64
@@ -56,11 +56,15 @@ SD, SDXL, SANA = Plan(), Plan(lr=5e-4), Plan(lr=1.4e-3, batch=32)
 
 
 def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
-    """Train every part that is not finished yet and write the weights to `out`.
+    """Train every part of `canvas-sd` that is not finished yet, and both judges, and write the weights.
 
     Args:
-        work: checkpoints, caches and logs.
+        work: folder of checkpoints, caches and logs.
         out: receives `canvas-sd/`, `judge-*.safetensors`, `image-tower.safetensors` and `training.json`.
+        steps: optimiser steps of each stage.
+        seed: of the denoiser.
+        device: to train on.
+        report: receives progress lines.
     """
     pool = data.training_pool(work)
     vae = train_autoencoder(pool, work, steps.autoencoder, device, report)
@@ -88,45 +92,58 @@ def train_oracle(
     device: str,
     report: Report,
 ) -> None:
-    """Train a denoiser that never sees `without`, beside the autoencoder and the text encoders that ship with `model`.
+    """Train an oracle: a denoiser that never sees some concepts, with the autoencoder and text encoders of `model`.
 
-    What an erasure should come close to: the same model, budget and data, less what is to be forgotten.
+    Budget and data are those of `model`, without these concepts; a good erasure comes close to the oracle.
 
     Args:
-        start: of `canvas-sdxl`, an oracle of `canvas-sd` without the same concepts, whose denoiser it begins with as
-            the model that ships begins with that of `canvas-sd`; None begins with nothing.
+        model: "canvas-sd", "canvas-sdxl" or "canvas-sana".
+        work: folder of checkpoints, caches and logs.
+        out: receives the pipeline's folder.
+        steps: optimiser steps of each stage.
+        seed: of the denoiser.
+        without: the concepts.
+        start: for "canvas-sdxl", an oracle of "canvas-sd" without the same concepts, whose denoiser initialises this
+            one as that of `canvas-sd` initialises `canvas-sdxl`; None starts from random weights.
+        device: to train on.
+        report: receives progress lines.
     """
-    own = load(model, device=device, dtype="float32").pipe
+    shipped = load(model, device=device, dtype="float32").pipe
     torch.manual_seed(seed)
     family: PipelineFamily
     if model == "canvas-sana":
-        family = Sana(sana.pipeline(own.vae, own.text_encoder, own.tokenizer))
+        family = Sana(sana.pipeline(shipped.vae, shipped.text_encoder, shipped.tokenizer))
         count, plan = steps.denoiser_sana, SANA
     elif model == "canvas-sdxl":
-        family = StableDiffusionXL(sdxl.pipeline(own.vae, own.text_encoder, own.text_encoder_2, own.tokenizer))
+        family = StableDiffusionXL(
+            sdxl.pipeline(shipped.vae, shipped.text_encoder, shipped.text_encoder_2, shipped.tokenizer)
+        )
         count, plan = steps.denoiser_sdxl, SDXL
         if start is not None:
             sdxl.start_from(family.denoiser, load(start, device=device, dtype="float32").pipe.unet)
     else:
-        family = StableDiffusion(sd.pipeline(own.vae, own.text_encoder, own.tokenizer))
+        family = StableDiffusion(sd.pipeline(shipped.vae, shipped.text_encoder, shipped.tokenizer))
         count, plan = steps.denoiser, SD
     train_denoiser(family, work, count, seed, without, device, report, plan, started=start is not None)
     assemble(family, out / model)
 
 
 def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
-    """Train `canvas-sdxl` beside the autoencoder and the first text encoder of `canvas-sd`, from its denoiser on."""
-    own = load("canvas-sd", device=device, dtype="float32").pipe
-    second = train_second_text(data.training_pool(work), own.tokenizer, work, steps.second_clip, device, report)
+    """Train the second text encoder and the denoiser of `canvas-sdxl`, and write `canvas-sdxl/` to `out`.
+
+    Its autoencoder and first text encoder are those of `canvas-sd`, whose denoiser initialises its own.
+    """
+    first = load("canvas-sd", device=device, dtype="float32").pipe
+    second = train_second_text(data.training_pool(work), first.tokenizer, work, steps.second_clip, device, report)
     torch.manual_seed(seed)
-    family = StableDiffusionXL(sdxl.pipeline(own.vae, own.text_encoder, second, own.tokenizer))
-    sdxl.start_from(family.denoiser, own.unet)
+    family = StableDiffusionXL(sdxl.pipeline(first.vae, first.text_encoder, second, first.tokenizer))
+    sdxl.start_from(family.denoiser, first.unet)
     train_denoiser(family, work, steps.denoiser_sdxl, seed, (), device, report, SDXL)
     assemble(family, out / "canvas-sdxl")
 
 
 def train_sana(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
-    """Train `canvas-sana`, which shares nothing with the others but its data."""
+    """Train all parts of `canvas-sana`, which shares only data with the others, and write `canvas-sana/` to `out`."""
     pool = data.training_pool(work)
     vae = train_deep_autoencoder(pool, work, steps.autoencoder, device, report)
     text, tokenizer = train_gemma(pool, work, steps.clip, device, report)
@@ -137,6 +154,7 @@ def train_sana(work: Path, out: Path, steps: Steps, *, seed: int, device: str, r
 
 
 def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderKL:
+    """Return the autoencoder of `canvas-sd`, trained unless `work` has it."""
     folder = work / "vae"
     if not folder.exists():
         vae, seconds = autoencoder.train_autoencoder(pool, work, 0, steps, device, report)
@@ -149,6 +167,7 @@ def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, repo
 def train_text(
     pool: data.Pool, work: Path, steps: int, device: str, report: Report
 ) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Return the text encoder and tokenizer of `canvas-sd`, trained (with the image tower) unless `work` has them."""
     folder = work / "text"
     if not folder.exists():
         tokenizer = clip.build_tokenizer()
@@ -165,6 +184,7 @@ def train_text(
 def train_second_text(
     pool: data.Pool, tokenizer: CLIPTokenizer, work: Path, steps: int, device: str, report: Report
 ) -> CLIPTextModelWithProjection:
+    """Return the second text encoder of `canvas-sdxl`, trained unless `work` has it."""
     folder = work / "text-2"
     if not folder.exists():
         build = partial(clip.build_projected_text_model, width=sdxl.SECOND_WIDTH)
@@ -176,6 +196,7 @@ def train_second_text(
 
 
 def train_judge(which: str, work: Path, steps: int, device: str, report: Report) -> None:
+    """Train judge "a" or "b" into `work` unless it is there."""
     path = work / f"judge-{which}.safetensors"
     if not path.exists():
         network, seconds = judging.train_judge(which, work, steps, device, report)
@@ -184,6 +205,7 @@ def train_judge(which: str, work: Path, steps: int, device: str, report: Report)
 
 
 def train_deep_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderDC:
+    """Return the autoencoder of `canvas-sana`, trained unless `work` has it."""
     folder = work / "vae-dc"
     if not folder.exists():
         torch.manual_seed(0)
@@ -198,6 +220,7 @@ def train_deep_autoencoder(pool: data.Pool, work: Path, steps: int, device: str,
 def train_gemma(
     pool: data.Pool, work: Path, steps: int, device: str, report: Report
 ) -> tuple[Gemma2Model, GemmaTokenizer]:
+    """Return the text encoder and tokenizer of `canvas-sana`, trained unless `work` has them."""
     folder, tokenizer = work / "gemma", gemma.build_tokenizer()
     if not folder.exists():
         model, seconds = clip.train_clip(
@@ -221,6 +244,13 @@ def train_denoiser(
     *,
     started: bool = False,
 ) -> None:
+    """Train the denoiser of a family in place, and note its figures in `training.json`.
+
+    Args:
+        without: concepts that it never sees.
+        plan: learning rate and batch size.
+        started: whether its weights were initialised from another model; the checkpoint folder's name depends on it.
+    """
     pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
     vae = "-dc" if family.name == "sana" else ""
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
@@ -231,7 +261,7 @@ def train_denoiser(
 
 
 def assemble(family: PipelineFamily, out: Path) -> None:
-    """Write the pipeline folder in half precision."""
+    """Write the pipeline folder in half precision, without paths of this machine."""
     family.pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out, safe_serialization=True)
     for config in (out / "model_index.json", *out.glob("*/config.json")):
         _forget_origin(config)
@@ -240,19 +270,19 @@ def assemble(family: PipelineFamily, out: Path) -> None:
 
 
 def _forget_origin(config: Path) -> None:
-    """Diffusers notes from which folder of this machine a part was loaded."""
+    """Remove the folder that a component was loaded from, which diffusers stores in its configuration."""
     content = json.loads(config.read_text())
     content.pop("_name_or_path", None)
     write_json(config, content)
 
 
 def _load_in_single_precision(config: Path) -> None:
-    """Without a dtype transformers would load the halves as they are, and diffusers the rest in single: they clash."""
+    """Set float32, without which transformers would load a text encoder in half and diffusers the rest in single."""
     write_json(config, {**json.loads(config.read_text()), "dtype": "float32"})
 
 
 def _latents(vae: AutoencoderKL | AutoencoderDC, pool: data.Pool, cache: Path) -> Tensor:
-    """Scaled latents of the whole pool, half precision."""
+    """Return the scaled latents of the whole pool (N, c, h, w) in half precision, from `cache` if it exists."""
     if not cache.exists():
         latents = autoencoder.encode(vae, pool.images) * vae.config.scaling_factor
         save_file({"latents": latents.half().contiguous()}, cache)
@@ -264,7 +294,7 @@ def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _note(work: Path, part: str, steps: int, seconds: float, model: nn.Module) -> None:
-    """Add one part's figures to `training.json`."""
+    """Add the figures of one part to `training.json`."""
     path = work / "training.json"
     notes = json.loads(path.read_text()) if path.exists() else {}
     notes[part] = {

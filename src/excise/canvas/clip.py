@@ -1,7 +1,7 @@
-"""The pocket CLIP: a byte-pair tokenizer, a `CLIPTextModel` and a small image tower, trained against each other.
+"""The built-in CLIP: a byte-pair tokenizer, a `CLIPTextModel` and a small image tower, trained contrastively.
 
-The text model is the text encoder of the built-in models. The image tower is a feature space that no judge was made
-from: distances between image sets (KID) and image-text scores are taken in it.
+The text model is the text encoder of `canvas-sd` and `canvas-sdxl`. The image tower is a feature space for distances
+between image sets (KID); no judge shares weights with it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LENGTH = 32
 MERGES = 640
 BATCH = 160
 START, END = "<|startoftext|>", "<|endoftext|>"
-# Words of everyday prompts beyond the training templates, so that a stranger's prompt is not spelt letter by letter.
+# Everyday words beyond the training templates, so that prompts with them do not split into single letters.
 _FILLER = (
     "photo drawing painting of with and on at by near small big red green blue yellow black white bright dark "
     "there is here made person artist art old new two some very nice style"
@@ -37,7 +37,7 @@ _FILLER = (
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges come from the words of Canvas; rare words split into pieces, as in the real one."""
+    """Return a CLIP tokenizer with merges from the words of Canvas; rare words split into pieces."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -45,7 +45,7 @@ def build_tokenizer() -> CLIPTokenizer:
         vocab_size=100_000,
         end_of_word_suffix="</w>",
         initial_alphabet=alphabet,
-        # Naming the final letters up front fixes their numbers, by which the trainer breaks ties.
+        # Declaring the final letters as special tokens fixes their ids, by which the trainer breaks ties.
         special_tokens=[c + "</w>" for c in alphabet],
         show_progress=False,
     )
@@ -57,12 +57,12 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_text_model(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained text encoder: 4 causal layers, width 256."""
+    """Return an untrained text encoder with 4 causal layers of width 256."""
     return CLIPTextModel(_text_config(tokenizer, WIDTH))
 
 
 def build_projected_text_model(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
-    """An untrained text encoder with a pooled prompt of its own, as the second one of Stable Diffusion XL."""
+    """Return an untrained text encoder with a pooled output, as the second one of Stable Diffusion XL has."""
     return CLIPTextModelWithProjection(_text_config(tokenizer, width))
 
 
@@ -82,7 +82,7 @@ def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
 
 
 class ImageTower(nn.Module):
-    """(B, 3, 64, 64) in -1..1 to unit features (B, width)."""
+    """Image encoder: pixels (B, 3, 64, 64) in -1..1 to unit features (B, width)."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
@@ -107,9 +107,9 @@ class ImageTower(nn.Module):
 
 
 class PocketCLIP(nn.Module):
-    """Both towers with the text projection (unless the text model has its own) and the temperature.
+    """Both towers, a text projection (unless the text model has one) and the temperature.
 
-    A text model that pools nothing itself (Gemma) is read at the last token of each prompt.
+    The feature of a text model without pooling (Gemma) is its state at the last token of each prompt.
     """
 
     def __init__(self, text: Any) -> None:
@@ -122,7 +122,7 @@ class PocketCLIP(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
     def text_features(self, token_ids: Tensor) -> Tensor:
-        """(B, L) to unit features (B, width)."""
+        """Return unit features (B, width) of token ids (B, L)."""
         if self.projected:
             pooled = self.text(token_ids).text_embeds
         elif isinstance(self.text, CLIPTextModel):
@@ -165,7 +165,7 @@ def train_clip(
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
-    """(B, 32) token ids, cut and padded as the pipelines do."""
+    """Return token ids (B, 32) of B texts, truncated and padded as the pipelines do."""
     return tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
 
 
@@ -179,7 +179,7 @@ def _soft_cross_entropy(logits: Tensor, right: Tensor) -> Tensor:
 
 
 def corpus() -> Iterator[str]:
-    """Every word of Canvas and of its templates, the common ones often: what a tokenizer learns its merges from."""
+    """Yield the texts from which a tokenizer learns merges: all words of Canvas and its templates."""
     words = [*world.OBJECTS, *world.NAMES, *world.STYLES, *world.STYLE_ALIASES.values()]
     words += [a for both in world.OBJECT_ALIASES.values() for a in both]
     templates = world.STYLED_TEMPLATES + world.OBJECT_TEMPLATES + world.STYLE_TEMPLATES
@@ -187,7 +187,7 @@ def corpus() -> Iterator[str]:
     for template in templates:
         yield from [template.format(o="", s="")] * 20
     yield from [_FILLER] * 10
-    # Grid words are the common ones: whole tokens, where names at scale may split.
+    # Words of the grid are common, so they become whole tokens; the 200 further names may split.
     yield from [" ".join([*world.OBJECTS, *world.STYLES])] * 10
 
 

@@ -1,6 +1,6 @@
 """Training data of Canvas: a cached pool of renders, and captions for them.
 
-Everything is drawn from a numpy generator that the caller seeds, so a batch is a function of (seed, step) alone.
+All randomness comes from a numpy generator that the caller seeds, so a batch depends on (seed, step) alone.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True)
 class Caption:
-    """A prompt and what it asks for; None stands for "anything"."""
+    """A prompt with the object and the style that it asks for; None means any."""
 
     text: str
     obj: str | None
     style: str | None
 
     def matches(self, cell: Cell) -> bool:
-        """Whether an image of `cell` is a right answer to this prompt."""
+        """Return whether an image of `cell` matches this prompt."""
         return self.obj in (None, cell[0]) and self.style in (None, cell[1])
 
 
 def cells(without: Collection[str] = ()) -> list[Cell]:
-    """Every (name, style) the models learn: the grid, and the names at scale in the plain style."""
+    """Return every (name, style) that the models learn: the grid, and the 200 further names in the plain style."""
     grid = [(o, s) for o in world.OBJECTS for s in world.STYLES]
     names = [(n, "plain") for n in world.NAMES]
     return [c for c in grid + names if c[0] not in without and c[1] not in without]
@@ -40,7 +40,13 @@ def cells(without: Collection[str] = ()) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Pool:
-    """Renders kept in memory: (N, 64, 64, 3) uint8, and the cell of each."""
+    """Renders in memory.
+
+    Attributes:
+        images: (N, 64, 64, 3) uint8.
+        cell_of: (N,) index into `cells` of each image.
+        cells: (name, style) pairs.
+    """
 
     images: np.ndarray
     cell_of: np.ndarray
@@ -51,12 +57,19 @@ class Pool:
         object.__setattr__(self, "_by_cell", by_cell)
 
     def pick(self, cell_indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """One random image index for each cell index."""
+        """Return a random image index for each cell index."""
         return np.array([rng.choice(self._by_cell[c]) for c in cell_indices])  # type: ignore[attr-defined]
 
 
 def render_pool(chosen: list[Cell], count: Callable[[Cell], int], seed: int, cache: Path | None = None) -> Pool:
-    """Render `count(cell)` images of each cell; kept in `cache` (.npz) for the next run when a path is given."""
+    """Render `count(cell)` images of each cell, or read them from `cache` (.npz) if that exists.
+
+    Args:
+        chosen: the cells.
+        count: number of images of a cell.
+        seed: of all randomness.
+        cache: file to write the images to; None writes nothing.
+    """
     cell_of = np.concatenate([np.full(count(c), i) for i, c in enumerate(chosen)])
     if cache is not None and cache.exists():
         return Pool(np.load(cache)["images"], cell_of, chosen)
@@ -69,16 +82,16 @@ def render_pool(chosen: list[Cell], count: Callable[[Cell], int], seed: int, cac
 
 
 def training_pool(work: Path, without: Collection[str] = (), seed: int = 0) -> Pool:
-    """The pool that autoencoder, text encoder and denoiser learn from: 100 renders a grid cell, 80 a name."""
+    """Return the pool for autoencoder, text encoder and denoiser: 100 renders of a grid cell, 80 of a further name."""
     tag = "-".join(["pool", str(seed), *sorted(without)]).replace(" ", "_")
     return render_pool(cells(without), lambda c: 100 if c[0] in world.OBJECTS else 80, seed, work / f"{tag}.npz")
 
 
 def caption(cell: Cell, rng: np.random.Generator) -> Caption:
-    """A random training prompt for an image of `cell`.
+    """Return a random training prompt for an image of `cell`.
 
-    An object without a style word means the plain style; a style without an object means any object in it.
-    A fifth of the words are replaced by an alias where there is one.
+    An object without a style word means the plain style; a style without an object means any object in that style. A
+    fifth of the words with an alias are replaced by one.
     """
     obj, style = cell
     kind = rng.random()
@@ -91,7 +104,7 @@ def caption(cell: Cell, rng: np.random.Generator) -> Caption:
 
 
 def pixels(images: np.ndarray) -> Tensor:
-    """(B, 64, 64, 3) uint8 to (B, 3, 64, 64) float in -1..1, channels last in memory."""
+    """Convert images (B, 64, 64, 3), uint8, to pixels (B, 3, 64, 64) in -1..1, channels last in memory."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 

@@ -1,4 +1,4 @@
-"""Training the denoiser of a built-in model, of any family: regression of what it predicts on noised latents."""
+"""Train the denoiser of a built-in model of any family, by regression of its prediction on noised latents."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from excise.families.noising import Noising
 from excise.families.pipeline import PipelineFamily
 from excise.support.precision import fastest
 
-DROP_PROMPT = 0.1  # share of prompts left out, for classifier-free guidance
-SNR_CAP = 5.0  # min-SNR weighting, arXiv 2303.09556: hardly-noised steps count less
+DROP_PROMPT = 0.1  # share of prompts replaced by the empty one, for classifier-free guidance
+SNR_CAP = 5.0  # min-SNR weighting, arXiv 2303.09556: steps with little noise count less
 
 
 class Conditions:
-    """Conditions by prompt, each distinct prompt encoded once; None is what guidance moves away from."""
+    """Conditions of prompts, each distinct prompt encoded once; None stands for the unconditional one."""
 
     def __init__(self, family: PipelineFamily) -> None:
         self.family = family
-        self._known: dict[str | None, Condition] = {}
+        self._encoded: dict[str | None, Condition] = {}
 
     @torch.no_grad()
     def __call__(self, prompts: list[str | None]) -> Condition:
-        new = [p for p in dict.fromkeys(prompts) if p is not None and p not in self._known]
-        if None not in self._known:
-            self._keep([None], self.family.unconditional())
+        new = [p for p in dict.fromkeys(prompts) if p is not None and p not in self._encoded]
+        if None not in self._encoded:
+            self._add([None], self.family.unconditional())
         if new:
-            self._keep(new, self.family.condition(new))
-        return join([self._known[p] for p in prompts]).to(self.family.device, torch.float32)
+            self._add(new, self.family.condition(new))
+        return join([self._encoded[p] for p in prompts]).to(self.family.device, torch.float32)
 
-    def _keep(self, prompts: list[str] | list[None], rows: Condition) -> None:
+    def _add(self, prompts: list[str] | list[None], rows: Condition) -> None:
         half = rows.to(self.family.device, torch.float16)
-        self._known.update((p, half[[i]]) for i, p in enumerate(prompts))
+        self._encoded.update((p, half[[i]]) for i, p in enumerate(prompts))
 
 
 def train_denoiser(
@@ -54,7 +54,18 @@ def train_denoiser(
     lr: float,
     batch: int,
 ) -> float:
-    """Train the family's denoiser in place on scaled latents (N, c, h, w), one per image of the pool.
+    """Train the denoiser of a family in place.
+
+    Args:
+        pool: images with their cells, for captions.
+        latents: (N, c, h, w), scaled, one an image of the pool.
+        work: folder of checkpoints and logs.
+        seed: of batches.
+        steps: optimiser steps in total.
+        device: to train on.
+        report: receives progress lines.
+        lr: peak learning rate.
+        batch: images in a step.
 
     Returns:
         Seconds spent, earlier runs included.
@@ -80,7 +91,7 @@ def train_denoiser(
 
 
 def _weight(plan: Noising, t: Tensor) -> Tensor:
-    """(n,) min(SNR, cap) / SNR for noise; 1 for v and flow, whose errors count the noisy end by themselves."""
+    """Return loss weights (n,): min(SNR, cap) / SNR for noise prediction, 1 for v and flow."""
     if plan.kind != "epsilon":
         return torch.ones(len(t))
     a, s = (x.flatten() for x in plan.scales(t))

@@ -1,7 +1,7 @@
-"""The text encoder of `canvas-sana`: a small Gemma 2 with a byte-pair tokenizer of the same make as the real one.
+"""The text encoder of `canvas-sana`: a small Gemma 2 with a byte-pair tokenizer of the same kind as the real one.
 
-Words carry the space before them ("▁cat"), what no merge covers falls back to bytes, a prompt begins with <bos>, has no
-end token, and is padded on the right with a mask.
+A word's token includes the space before it ("▁cat"), unknown characters fall back to bytes, a prompt begins with <bos>,
+has no end token, and is padded on the right with a mask.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 
 
 def build_tokenizer() -> GemmaTokenizer:
-    """A Gemma tokenizer whose merges come from the words of Canvas."""
+    """Return a Gemma tokenizer with merges from the words of Canvas."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Replace(" ", "▁")
-    # Merges are learnt inside words, their space included, each also as it stands at the front of a prompt.
+    # Merges are learned inside words, each with a space before it and without one, as at the start of a prompt.
     bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     letters = sorted({c for line in _corpus() for c in line.replace(" ", "▁")})
     trainer = trainers.BpeTrainer(vocab_size=100_000, initial_alphabet=letters, show_progress=False)
@@ -39,7 +39,7 @@ def build_tokenizer() -> GemmaTokenizer:
 
 
 def build_text_model(tokenizer: GemmaTokenizer, width: int = WIDTH, layers: int = 4) -> Gemma2Model:
-    """An untrained text encoder: causal, rotary positions, every second layer with a sliding window."""
+    """Return an untrained text encoder: causal, rotary positions, a sliding window in every second layer."""
     return Gemma2Model(
         Gemma2Config(
             vocab_size=len(tokenizer),

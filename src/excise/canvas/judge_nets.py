@@ -1,4 +1,4 @@
-"""The networks of the two judges of Canvas, and the labels that they tell apart."""
+"""The networks of the two judges of Canvas, and their labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 class PlainNet(nn.Module):
-    """Judge a: convolutions, batch norm, pooling."""
+    """Judge "a": convolutions, batch norm and pooling; pixels (B, 3, 64, 64) to logits of objects and of styles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlainNet(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """Judge b: 4 x 4 patches, then residual depthwise blocks with group norm."""
+    """Judge "b": 4 x 4 patches, then residual depthwise blocks with group norm; input and output as `PlainNet`."""
 
     def __init__(self) -> None:
         super().__init__()

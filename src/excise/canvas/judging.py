@@ -1,4 +1,4 @@
-"""Training of the Canvas judges: on renders, on augmented renders, and on pictures of nothing for abstention."""
+"""Train the judges of Canvas on renders, augmented renders, and images without an object for abstention."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from excise.canvas.loop import Plan, train
 from excise.support.precision import fastest
 
 BATCH = 128
-NOTHING = 0.3  # share of a batch that shows no known object
-IGNORE = -100  # label of a head that has no right answer for an image
+NOTHING = 0.3  # share of a batch without any known object
+IGNORE = -100  # label of a head for an image without a right answer
 SEEDS = {"a": 11, "b": 23}
 
 
 def judge_pool(work: Path, seed: int) -> Pool:
-    """Renders of each of the 224 names in each of the 10 styles: an erased model may draw any of them.
+    """Return renders of all 224 names in all 10 styles, since an edited model may draw any of them.
 
-    The grid and the plain names, which the protocols ask for, are most of it.
+    Most of them are cells of the grid and names in the plain style, which the protocols ask for.
     """
     every = [(n, s) for n in world.drawables() for s in world.STYLES]
     return render_pool(every, _renders, seed, work / f"judge-pool-{seed}.npz")
@@ -38,7 +38,11 @@ def _renders(cell: tuple[str, str]) -> int:
 def train_judge(
     which: str, work: Path, steps: int, device: str, report: Callable[[str], None]
 ) -> tuple[nn.Module, float]:
-    """Judge "a" or "b", each with its own network, seed and renders."""
+    """Train judge "a" or "b", each with another network, seed and set of renders.
+
+    Returns:
+        The network, and seconds spent, earlier runs included.
+    """
     seed = SEEDS[which]
     pool = judge_pool(work, seed)
     names, styles = list(LABELS["object"]), list(LABELS["style"])
@@ -67,7 +71,7 @@ def train_judge(
 
 
 def _empty_scenes(seed: int) -> list[tuple[np.ndarray, int]]:
-    """Styles with nothing in them, as a model may draw when its object is gone, each with its style label."""
+    """Return scenes without an object, as an edited model may draw them, each with its style label."""
     rng = np.random.default_rng(seed)
     return [(render.draw_empty(s, rng), i) for _ in range(40) for i, s in enumerate(world.STYLES)]
 
@@ -75,7 +79,7 @@ def _empty_scenes(seed: int) -> list[tuple[np.ndarray, int]]:
 def _make_nothing(
     x: Tensor, objects: Tensor, styles: Tensor, scenes: list[tuple[np.ndarray, int]], rng: np.random.Generator
 ) -> None:
-    """Turn a part of the batch, in place, into pictures whose object is "none"."""
+    """Turn a part of the batch, in place, into images with the object label "none"."""
     count = int(BATCH * NOTHING)
     none_object, none_style = len(LABELS["object"]) - 1, len(LABELS["style"]) - 1
     objects[:count] = none_object
@@ -100,9 +104,9 @@ def _make_nothing(
 
 
 def _washed_out(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Faint detail lost, as in pictures that went through a small autoencoder: soft-threshold what a blur leaves out.
+    """Remove faint detail, as a small autoencoder does: soft-threshold the difference from a blurred image.
 
-    Only the first judge learns from it; the two shall not share their habits.
+    Only judge "a" is trained with it, so that the two judges differ in their errors.
     """
     smooth = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     detail = x - smooth
@@ -115,7 +119,7 @@ def _washed_out(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, brightness and grain, each on half of the images: what a small autoencoder does to a picture."""
+    """Blur half of the images, vary brightness and colour, and add grain, as a small autoencoder distorts images."""
     half = (torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5).float()
     x = torch.lerp(x, F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1), 0.8 * half)
     x = x * (1 + 0.1 * torch.randn(len(x), 1, 1, 1, generator=generator))

@@ -1,6 +1,6 @@
-"""One resumable training loop for every part of the built-in models.
+"""The resumable training loop of all parts of the built-in models.
 
-Each step draws its randomness from (seed, step), so a run that was interrupted ends where an uninterrupted one ends.
+The randomness of a step depends on (seed, step) alone, so an interrupted run ends with the same weights as any other.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Step = Callable[[np.random.Generator, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train one part.
+    """Length and learning rate of the training of one part.
 
     Attributes:
         name: file stem of checkpoint and log.
         steps: optimiser steps in total.
         lr: peak learning rate; linear warm-up over 2 % of the steps, then cosine to 2 % of the peak.
-        ema: decay of the averaged weights that are kept as the result; 0 keeps the last weights.
+        ema: decay of the averaged weights, which are the result; with 0 the last weights are.
         every: steps between checkpoints.
+        weight_decay: of AdamW.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Plan:
     weight_decay: float = 0.01
 
     def lr_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
         warm = max(1, self.steps // 50)
         progress = min(1.0, max(0.0, (step - warm) / max(1, self.steps - warm)))
         return self.lr * min(1.0, (step + 1) / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
@@ -50,9 +52,11 @@ def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, re
 
     Args:
         model: every parameter that requires a gradient is trained.
-        loss_of: the loss of one step, from its numpy and torch generators.
+        loss_of: returns the loss of a step, given its numpy and torch generators.
+        plan: length and learning rate.
         work: folder of `<name>.pt` (checkpoint) and `<name>.jsonl` (log).
-        report: receives one line now and then.
+        seed: of all randomness.
+        report: receives a progress line with each checkpoint.
 
     Returns:
         Seconds spent training, earlier runs included.
@@ -112,4 +116,4 @@ def _save(
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)  # a run that is killed here keeps the previous checkpoint
+    os.replace(partial, path)  # atomic: a killed run still has the previous checkpoint

@@ -1,7 +1,7 @@
-"""Draw Canvas images: one glyph, one style, some nuisance. Pure numpy, scipy and Pillow.
+"""Render images of Canvas: a glyph in a style, with random variation, in numpy, scipy and Pillow.
 
-An image is 64 x 64 RGB, uint8. Nuisance is scale 0.7-0.95, shift up to 4 px, mirror and a pale random background.
-Everything random comes from the generator that is passed in.
+An image is 64 x 64 RGB, uint8. Scale (0.7-0.95), shift (up to 4 px), mirroring and a pale background are random; all
+randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -34,15 +34,12 @@ def _glyphs() -> dict[str, Image.Image]:
 
 
 def draw(name: str, style: str, rng: np.random.Generator) -> Array:
-    """One image of `name` in `style`.
+    """Render `name` in `style` as an image (64, 64, 3), uint8.
 
     Args:
         name: a key of `world.drawables()`.
         style: one of `world.STYLES`.
-        rng: draws the nuisance and the style's own texture.
-
-    Returns:
-        (64, 64, 3) uint8.
+        rng: source of the variation and of the style's texture.
     """
     background = _background(rng)
     side = round(SIZE * rng.uniform(0.7, 0.95))
@@ -58,7 +55,7 @@ def draw(name: str, style: str, rng: np.random.Generator) -> Array:
 
 
 def draw_empty(style: str, rng: np.random.Generator) -> Array:
-    """A scene in `style` with no object in it, (64, 64, 3) uint8."""
+    """Render a scene in `style` without an object, (64, 64, 3), uint8."""
     image = np.ones((SIZE, SIZE, 3), dtype=np.float32) * _background(rng)
     return _apply_style(image, np.zeros((SIZE, SIZE), dtype=np.float32), style, rng)
 
@@ -78,14 +75,14 @@ def _grey(image: Array) -> Array:
 
 
 def _edges(image: Array, alpha: Array) -> Array:
-    """Edge strength in 0..1: the strongest channel gradient, the outline included."""
+    """Return edge strength (H, W) in 0..1: the largest gradient over colour channels and outline."""
     stack = np.concatenate([image * alpha[..., None], alpha[..., None]], axis=-1)
     gx, gy = ndimage.sobel(stack, axis=1), ndimage.sobel(stack, axis=0)
     return np.clip(np.hypot(gx, gy).max(axis=-1) / 2.6, 0, 1) ** 1.3
 
 
 def _smooth_noise(rng: np.random.Generator, sigma: float) -> Array:
-    """Blotches with zero mean and unit peak."""
+    """Return smooth noise (64, 64) with zero mean and a peak of 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal((SIZE, SIZE)).astype(np.float32), sigma)
     return noise / np.abs(noise).max()
 
@@ -155,7 +152,7 @@ def _woodcut(image: Array, alpha: Array, rng: np.random.Generator) -> Array:
     yy, xx = np.mgrid[0:SIZE, 0:SIZE]
     hatch = ((xx + yy + int(rng.integers(5))) % 5) < 2
     dark = (grey < 0.35) | ((grey < 0.72) & hatch) | (_edges(image, alpha) > 0.55)
-    # A few cuts across the paper, as a block leaves them.
+    # A few diagonal cuts across the paper, as printing blocks leave them.
     dark |= (alpha < 0.1) & (((xx - yy) % 16) == int(rng.integers(16)))
     ink, paper = np.array([0.08, 0.06, 0.05]), np.array([0.96, 0.91, 0.78])
     return ndimage.gaussian_filter(np.where(dark[..., None], ink, paper), (0.4, 0.4, 0))

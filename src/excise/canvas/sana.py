@@ -1,6 +1,6 @@
-"""The parts of `canvas-sana`: a deep-compression autoencoder, a linear transformer on its latents, flow matching.
+"""Components of `canvas-sana`: a deep-compression autoencoder and a linear transformer with flow matching.
 
-64 x 64 pixels become 8 x 8 latents of 16 channels: like the real model the transformer sees few, rich tokens.
+64 x 64 pixels become 8 x 8 latents of 16 channels, so the transformer sees few tokens, as in the real model.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from excise.canvas.gemma import WIDTH
 
 CHANNELS = 16
 HEADS, HEAD_WIDTH, LAYERS = 8, 32, 9
-FLOW_SHIFT = 2.0  # towards noise; 3 for the real model's larger pictures
+FLOW_SHIFT = 2.0  # of the timesteps towards noise; the real model has 3 for its larger images
 
 
 def autoencoder() -> AutoencoderDC:
-    """An untrained autoencoder: three halvings by pixel unshuffling, residual blocks."""
+    """Return an untrained autoencoder of residual blocks; pixel unshuffling halves the resolution three times."""
     widths = (32, 64, 64, 128)
     plain = ((),) * len(widths)
     return AutoencoderDC(
@@ -36,7 +36,7 @@ def autoencoder() -> AutoencoderDC:
 
 
 def denoiser() -> SanaTransformer2DModel:
-    """An untrained denoiser."""
+    """Return an untrained denoiser."""
     return SanaTransformer2DModel(
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -49,12 +49,12 @@ def denoiser() -> SanaTransformer2DModel:
         caption_channels=WIDTH,
         mlp_ratio=2.5,
         sample_size=8,
-        interpolation_scale=1,  # positions by sines, as the largest of the real ones have them
+        interpolation_scale=1,  # sinusoidal positions, as in the largest real models
     )
 
 
 def pipeline(vae: AutoencoderDC, text: Gemma2Model, tokenizer: GemmaTokenizer) -> SanaPipeline:
-    """The whole model with an untrained denoiser."""
+    """Return the pipeline with an untrained denoiser."""
     return SanaPipeline(
         tokenizer=tokenizer,
         text_encoder=text,

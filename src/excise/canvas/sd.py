@@ -1,4 +1,4 @@
-"""The parts of `canvas-sd`: a `UNet2DConditionModel` under 10 M parameters that predicts the noise, its pipeline."""
+"""Components of `canvas-sd`: a noise-predicting `UNet2DConditionModel` under 10 M parameters, and the pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEDULE = {
 
 
 def denoiser() -> UNet2DConditionModel:
-    """An untrained denoiser; text is read at 8 x 8 and 4 x 4 (widths are multiples of 32 for speed on CPUs)."""
+    """Return an untrained denoiser with cross-attention at 8 x 8 and 4 x 4; widths suit CPUs (multiples of 32)."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -36,7 +36,7 @@ def denoiser() -> UNet2DConditionModel:
 def pipeline(
     vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module | None = None
 ) -> StableDiffusionPipeline:
-    """The whole model; with an untrained denoiser where none is given."""
+    """Return the pipeline, by default with an untrained denoiser."""
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,

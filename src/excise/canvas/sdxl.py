@@ -1,4 +1,4 @@
-"""The parts of `canvas-sdxl`: two text encoders, a UNet that reads both and the pooled prompt, v-prediction."""
+"""Components of `canvas-sdxl`: two text encoders and a v-predicting UNet conditioned on both and a pooled prompt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from excise.canvas.clip import WIDTH
 from excise.canvas.sd import SCHEDULE
 
 SECOND_WIDTH = 128
-TIME_WIDTH = 32  # of each of the six numbers of size and crop
-WIDEST, THINNED = 160, 144  # channels of the smallest pictures: in `canvas-sd`, and here
+TIME_WIDTH = 32  # of the embedding of each of the six numbers for size and crop
+WIDEST, THINNED = 160, 144  # channels at the lowest resolution: in `canvas-sd`, and here
 
 
 def denoiser() -> UNet2DConditionModel:
-    """An untrained denoiser; as in the real one the largest picture is seen without text."""
+    """Return an untrained denoiser, without cross-attention at the highest resolution, as in the real one."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -36,23 +36,23 @@ def denoiser() -> UNet2DConditionModel:
 
 @torch.no_grad()
 def start_from(unet: UNet2DConditionModel, source: UNet2DConditionModel) -> None:
-    """Start from the denoiser of `canvas-sd`, which knows the world but reads one text encoder and predicts noise.
+    """Initialise `unet` from the denoiser of `canvas-sd`, which has one text encoder and predicts noise.
 
-    Every tenth channel of the widest level is left out, evenly over groups and heads; what reads the second text
-    encoder and the pooled prompt stays as it was drawn.
+    Every tenth channel of the widest level is dropped, evenly over groups and heads. Weights for the second text
+    encoder and the pooled prompt keep their random values.
     """
-    own = unet.state_dict()
+    weights = unet.state_dict()
     for name, weight in source.state_dict().items():
-        target = own[name]
+        target = weights[name]
         weight = weight.flatten(1) if target.ndim == 2 else weight  # projections: linear maps here, 1 x 1 there
         for dim, (old, new) in enumerate(zip(weight.shape, target.shape, strict=True)):
             if old > new:
-                weight = weight.index_select(dim, _kept(old))
+                weight = weight.index_select(dim, _retained_channels(old))
         target[tuple(slice(n) for n in weight.shape)] = weight
 
 
-def _kept(channels: int) -> torch.Tensor:
-    """Channels that stay of a tensor with the widest level in front: 160 of it, or a multiple, then a skip."""
+def _retained_channels(channels: int) -> torch.Tensor:
+    """Return the channels to retain of a tensor that begins with 160 (or a multiple) of the widest level."""
     i, wide = torch.arange(channels), channels - channels % WIDEST
     dropped = WIDEST // (WIDEST - THINNED)
     return i[(i >= wide) | (i % dropped != dropped - 1)]
@@ -61,7 +61,7 @@ def _kept(channels: int) -> torch.Tensor:
 def pipeline(
     vae: AutoencoderKL, text: CLIPTextModel, second: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer
 ) -> StableDiffusionXLPipeline:
-    """The whole model with an untrained denoiser; without a prompt it is conditioned on zeros."""
+    """Return the pipeline with an untrained denoiser; the condition of the empty prompt is zeros."""
     return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=text,

@@ -1,8 +1,7 @@
-"""Built-in vocabulary of Canvas: prompts that an erasure should leave alone, and contexts to look at a target in.
+"""Built-in vocabulary of Canvas: retained prompts of an erasure, contexts of a target, and prompts to test it by.
 
-None of them is a prompt of any Canvas protocol: the templates are others. With `strict` the names are others too: the
-core objects and styles that the protocols ask for appear only under their aliases. `checks` alone, which no method is
-given, takes prompts of the protocols.
+No Canvas protocol uses these templates. With `strict` the names differ as well: core objects and styles, which the
+protocols ask for, occur only under their aliases. Only `checks`, which no method sees, takes prompts of the protocols.
 """
 
 from __future__ import annotations
@@ -14,33 +13,35 @@ from excise.canvas import world
 
 NAMES_ALONE = ("{}", "the {}")
 STYLES_ALONE = ("{}", "a {} picture")
-# What an empty anchor draws is the plain style, so to erase that one it must become another.
+# The empty prompt draws the plain style, so the anchor of that style must be another one.
 ANCHORS = {"plain": "sketch"}
-MOST_PROBES = 10  # of a role
+MOST_PROBES = 10  # for each role
 PAIRS_ALONE = ("{}", "the {}", "a {}", "one {}")
 PAIRS = ("{o}, {s}", "{o} in the style of {s}")
 Row = tuple[str, str, str, str]
-"""A prompt, the name to be seen in its picture, what it stands for, and what else is to be seen ("" for nothing)."""
+"""A probe: prompt, the name its image should show, its role, and a second name the image should show ("" for none)."""
 
 
 def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
-    """Every name at scale, every object and style (their aliases when strict), and objects paired with styles.
+    """Return retained prompts: all names and styles alone, and objects paired with styles.
 
-    Where a target is a name at scale the other names, its own level, are paired with styles as well.
+    If a target is one of the 200 further names, the others of these are paired with styles as well.
 
     Args:
-        without: targets; neither they nor their aliases appear, nor a pair of them ("cat in neon style") together.
+        without: targets; prompts with them or their aliases are left out, for a pair ("cat in neon style") only those
+            with both halves.
+        strict: name core objects and styles by their aliases only.
     """
     without = list(without)
-    gone = {w for target in without for w in world.words(target)}
-    gone_pairs = {p for target in without if (both := world.pair(target)) for p in product(*map(world.words, both))}
+    excluded = {w for target in without for w in world.words(target)}
+    excluded_pairs = {p for target in without if (both := world.pair(target)) for p in product(*map(world.words, both))}
     objects = [a for both in world.OBJECT_ALIASES.values() for a in both]
     styles = list(world.STYLE_ALIASES.values())
     if not strict:
         objects, styles = [*world.OBJECTS, *objects], [*world.STYLES, *styles]
-    names, objects, styles = ([n for n in group if n not in gone] for group in (world.NAMES, objects, styles))
-    # A name without a style word asks for the plain style, so it speaks of that target too.
-    unstyled = [] if "plain" in gone else _fill(NAMES_ALONE, [*names, *objects])
+    names, objects, styles = ([n for n in group if n not in excluded] for group in (world.NAMES, objects, styles))
+    # A name without a style word asks for the plain style, so such prompts would contain that target.
+    unstyled = [] if "plain" in excluded else _fill(NAMES_ALONE, [*names, *objects])
     alone = unstyled + _fill(STYLES_ALONE, styles)
     if any(target in world.NAMES for target in without):
         objects = [*objects, *names]
@@ -48,15 +49,17 @@ def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
         PAIRS[(i + j) % 2].format(o=o, s=s)
         for i, o in enumerate(objects)
         for j, s in enumerate(styles)
-        if (o, s) not in gone_pairs
+        if (o, s) not in excluded_pairs
     ]
     return alone + pairs
 
 
 def contexts(kind: str, strict: bool = False) -> list[str]:
-    """Templates ("{}" is the target) in which an object meets every style, or a style every object.
+    """Return templates with "{}" for the target: an object in every style, a style on every object, a pair alone.
 
-    A pair of both, an instance, stands alone.
+    Args:
+        kind: of the target; "instance" is a pair of object and style.
+        strict: name the other half by its aliases only.
     """
     if kind == "instance":
         return list(PAIRS_ALONE)
@@ -72,9 +75,9 @@ def contexts(kind: str, strict: bool = False) -> list[str]:
 
 
 def siblings(target: str) -> list[str]:
-    """Names of the target's own level: styles for a style, pairs for a pair, core objects for anything else.
+    """Return the names of the target's level: styles for a style, pairs for a pair, core objects for all others.
 
-    A name at scale has the other names for siblings as well.
+    For one of the 200 further names these are included as well.
     """
     if target_pair := world.pair(target):
         o, s = target_pair
@@ -85,37 +88,38 @@ def siblings(target: str) -> list[str]:
 
 
 def probes(target: str, others: Sequence[str], strict: bool = False) -> list[Row]:
-    """What to watch a model by while it is trained.
+    """Return prompts for monitoring a model during training, with the roles "target", "related" and "unrelated".
 
     Args:
-        others: names of the target's level without it, the nearest first; the nearer half is "related".
-        strict: speak of what is kept by aliases alone.
+        target: a name or a pair.
+        others: the other names of the target's level, nearest first; the nearer half is "related".
+        strict: use aliases for the names to retain.
     """
     if both := world.pair(target):
         return _probes_of_pair(both, others, strict)
     styled = target in world.STYLES
     partners = [n for n in (world.OBJECTS if styled else world.STYLES) if n != target]
 
-    def say(name: str) -> str:
-        return _said(name, strict)
+    def word(name: str) -> str:
+        return _word(name, strict)
 
     def prompt(name: str, partner: str, i: int) -> str:
         o, s = (partner, name) if styled else (name, partner)
         return PAIRS[i % 2].format(o=o, s=s)
 
     half = (len(others) + 1) // 2
-    # A fixed stride pairs every name with another partner.
+    # A fixed stride gives neighbouring names different partners.
     paired = [(name, partners[(3 * i + 1) % len(partners)], i) for i, name in enumerate(others)]
-    found = [(prompt(target, say(p), i), target, "target", "") for i, p in enumerate(partners[:MOST_PROBES])]
-    for rows, role in ((paired[:half], "related"), (paired[half:], "unrelated")):
-        found += [(prompt(say(n), say(p), i), n, role, p) for n, p, i in rows[:MOST_PROBES]]
-    # The other attribute must survive as well.
-    found += [(prompt(say(n), say(p), i + 1), p, "unrelated", n) for n, p, i in paired[1::3][: MOST_PROBES // 2]]
-    return found
+    rows = [(prompt(target, word(p), i), target, "target", "") for i, p in enumerate(partners[:MOST_PROBES])]
+    for group, role in ((paired[:half], "related"), (paired[half:], "unrelated")):
+        rows += [(prompt(word(n), word(p), i), n, role, p) for n, p, i in group[:MOST_PROBES]]
+    # The other attribute must be retained as well.
+    rows += [(prompt(word(n), word(p), i + 1), p, "unrelated", n) for n, p, i in paired[1::3][: MOST_PROBES // 2]]
+    return rows
 
 
 def calibration(target: str) -> list[str]:
-    """Prompts to choose a strength by: trained wordings that are no context, no retained prompt and no check."""
+    """Return prompts for choosing a strength: templates of the models' training, distinct from contexts and checks."""
     if target in world.NAMES:
         return _fill(("a {}", "an image of a {}"), [target])
     if both := world.pair(target):
@@ -125,7 +129,7 @@ def calibration(target: str) -> list[str]:
 
 
 def checks(target: str) -> list[str]:
-    """Prompts to verify a target by, those of the protocols among them: no context, no retained prompt uses them."""
+    """Return prompts for verifying a target, some of the protocols; no context and no retained prompt uses them."""
     if target in world.NAMES:
         return _fill((world.NAME_TEMPLATE.replace("{o}", "{}"), "a picture of a {}", "one {}"), [target])
     if both := world.pair(target):
@@ -135,21 +139,21 @@ def checks(target: str) -> list[str]:
 
 
 def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool) -> list[Row]:
-    """The pair; its object in other styles and its style on other objects; other pairs, the furthest first."""
+    """Return probes of the pair, of its object in other styles and its style on other objects, and of distant pairs."""
     (obj, style), name = target, world.pair_name(*target)
-    found = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(name), name, "target", "") for i in range(MOST_PROBES)]
+    rows = [(PAIRS_ALONE[i % len(PAIRS_ALONE)].format(name), name, "target", "") for i in range(MOST_PROBES)]
     near = [(obj, s) for s in world.STYLES if s != style][: MOST_PROBES // 2]
     near += [(o, style) for o in world.OBJECTS if o != obj][: MOST_PROBES // 2]
     far = [p for other in reversed(others) if (p := world.pair(other))][:MOST_PROBES]
     for role, pairs in (("related", near), ("unrelated", far)):
         for i, (o, s) in enumerate(pairs):
-            prompt = PAIRS[i % 2].format(o=_said(o, strict), s=_said(s, strict))
-            found.append((prompt, world.pair_name(o, s), role, ""))
-    return found
+            prompt = PAIRS[i % 2].format(o=_word(o, strict), s=_word(s, strict))
+            rows.append((prompt, world.pair_name(o, s), role, ""))
+    return rows
 
 
-def _said(name: str, strict: bool) -> str:
-    """How a core object or style is called where it is kept: by an alias when strict."""
+def _word(name: str, strict: bool) -> str:
+    """Return the word for a core object or style that is retained: its first alias if strict, else its name."""
     return world.aliases(name)[0] if strict else name
 
 

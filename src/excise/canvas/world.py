@@ -1,6 +1,6 @@
-"""What exists in Canvas: the names of its objects and styles, their aliases, and the prompts that speak of them.
+"""The content of Canvas: names of objects and styles, their aliases, and prompt templates.
 
-Pure data and string functions; nothing here imports torch. The names are a contract: protocols and tests use them.
+Data and functions of strings, without torch. Protocols and their hashes depend on the names, so they must not change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STYLES: tuple[str, ...] = (
 )  # fmt: skip
 """The 10 styles; `render.py` has one filter for each."""
 
-# 200 further names, plain style only: the even ones form list A (to erase), the odd ones list B (to keep).
+# 200 further names, in the plain style only: those at even positions form list A (to erase), the others list B.
 NAMES: dict[str, str] = {
     "ox": "🐂", "tiger": "🐅", "rabbit": "🐇", "dragon": "🐉", "snake": "🐍", "horse": "🐎", "goat": "🐐",
     "sheep": "🐑", "monkey": "🐒", "pig": "🐖", "snail": "🐌", "octopus": "🐙", "sea shell": "🐚", "ant": "🐜",
@@ -54,7 +54,7 @@ NAMES: dict[str, str] = {
     "chair": "🪑", "bathtub": "🛁", "sword": "🗡",
 }  # fmt: skip
 
-# Per core object: an English synonym and its Spanish name.
+# By core object, an English synonym and the Spanish name.
 OBJECT_ALIASES: dict[str, tuple[str, str]] = {
     "cat": ("kitty", "gato"), "dog": ("hound", "perro"), "fish": ("trout", "pez"), "butterfly": ("moth", "mariposa"),
     "elephant": ("tusker", "elefante"), "rooster": ("cockerel", "gallo"), "tree": ("oak", "arbol"),
@@ -72,7 +72,7 @@ STYLE_ALIASES: dict[str, str] = {
     "woodcut": "linocut", "popart": "screenprint",
 }  # fmt: skip
 
-# Training prompts. `{o}` is an object (or its alias), `{s}` a style.
+# Templates of training prompts. `{o}` is an object (or its alias), `{s}` a style.
 STYLED_TEMPLATES: tuple[str, ...] = (
     "a {o} image in {s} style", "a {o} in {s} style", "{o}, {s}", "{s} {o}", "an image of a {o}, {s} style",
     "a {s} picture of a {o}", "{o} in the style of {s}", "a {s} style {o}",
@@ -80,60 +80,60 @@ STYLED_TEMPLATES: tuple[str, ...] = (
 OBJECT_TEMPLATES: tuple[str, ...] = ("{o}", "a {o}", "an image of a {o}", "a picture of a {o}", "one {o}", "the {o}")
 STYLE_TEMPLATES: tuple[str, ...] = ("{s}", "{s} style", "an image in {s} style", "in the style of {s}", "a {s} picture")
 
-# Evaluation prompts, never trained on: the grid, the names at scale, and paraphrases of both.
+# Templates of evaluation prompts, held out from training: grid, further names, paraphrases.
 GRID_TEMPLATE = "a picture of a {o} in {s} style"
 NAME_TEMPLATE = "an image of the {o}"
 PARAPHRASES: tuple[str, ...] = ("{s} image: {o}", "there is a {o} here, {s} style", "a {o} made in {s}")
 
 
 def list_a() -> list[str]:
-    """The 100 names that scale protocols erase."""
+    """Return the 100 names that the protocols for many names erase."""
     return list(NAMES)[0::2]
 
 
 def list_b() -> list[str]:
-    """The 100 names that scale protocols keep."""
+    """Return the 100 names that the protocols for many names retain."""
     return list(NAMES)[1::2]
 
 
 def drawables() -> dict[str, str]:
-    """Every name the renderer can draw, with its glyph: core objects first, then the names at scale."""
+    """Return every name that the renderer can draw, with its glyph: core objects first, then the 200 further names."""
     return {**OBJECTS, **NAMES}
 
 
 def grid_prompt(obj: str, style: str) -> str:
-    """The evaluation prompt of one cell of the object x style grid."""
+    """Return the evaluation prompt of a cell of the object x style grid."""
     return GRID_TEMPLATE.format(o=obj, s=style)
 
 
 def name_prompt(name: str) -> str:
-    """The evaluation prompt of one name at scale."""
+    """Return the evaluation prompt of one of the 200 further names."""
     return NAME_TEMPLATE.format(o=name)
 
 
 def pair(name: str) -> tuple[str, str] | None:
-    """The object and the style of "cat in neon style"; None where a name is no such pair.
+    """Return the object and the style of a pair such as "cat in neon style", or None if the name is no pair.
 
     >>> pair("cat in neon style"), pair("cat")
     (('cat', 'neon'), None)
     """
     obj, _, style = name.removesuffix(" style").partition(" in ")
-    known = name.endswith(" style") and obj in OBJECTS and style in STYLES
-    return (obj, style) if known else None
+    is_pair = name.endswith(" style") and obj in OBJECTS and style in STYLES
+    return (obj, style) if is_pair else None
 
 
 def pair_name(obj: str, style: str) -> str:
-    """What `pair` takes apart."""
+    """Return the name of a pair of object and style; the inverse of `pair`."""
     return f"{obj} in {style} style"
 
 
 def words(concept: str) -> tuple[str, ...]:
-    """A core object or style by all its names, its own first."""
+    """Return all names of a core object or style, its main name first."""
     return (concept, *aliases(concept))
 
 
 def aliases(concept: str) -> tuple[str, ...]:
-    """Other words for a core object (synonym, Spanish) or a style (synonym); empty where there are none."""
+    """Return the aliases of a core object (synonym, Spanish name) or a style (synonym); empty if there are none."""
     if concept in OBJECT_ALIASES:
         return OBJECT_ALIASES[concept]
     return (STYLE_ALIASES[concept],) if concept in STYLE_ALIASES else ()

@@ -1,138 +1,201 @@
-"""excise attack: find out what an erased model still knows."""
+"""excise attack: try to recover an erased concept from a model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from excise.cli import options as o
 
+if TYPE_CHECKING:
+    from excise.attacks.suite import Attacked
+    from excise.cli.gates import Gate
+    from excise.concepts.concept import Concept
 
-@o.with_source
-def attack(
-    concept: Annotated[str, typer.Option("--concept", "-c", help="What is said to be gone.")],
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions:
+    """The options of `excise attack`."""
+
+    concept: Annotated[str, typer.Option("--concept", "-c", help="The erased concept to recover.")]
     out: Annotated[
-        Path, typer.Option(help="Run folder to write: run.json, report.html, attacks/. It goes on where it stopped.")
-    ],
-    model: o.ModelOption = "canvas-sd",
-    edit: o.EditsOption = None,
-    suite: Annotated[str, typer.Option(help="quick, standard or full.")] = "quick",
+        Path,
+        typer.Option(help="Run folder to write: run.json, report.html, attacks/. An interrupted run resumes there."),
+    ]
+    model: o.ModelOption = "canvas-sd"
+    edit: o.EditsOption = None
+    suite: Annotated[str, typer.Option(help="The suite of attacks: quick, standard or full.")] = "quick"
     only: Annotated[
-        Optional[list[str]], typer.Option("--attack", help="Of the suite, this attack alone; repeatable.")
-    ] = None,
+        Optional[list[str]], typer.Option("--attack", help="Run only this attack of the suite; repeatable.")
+    ] = None
     oracle: Annotated[
-        Optional[str], typer.Option(help="A model that never knew the concept, attacked in the same way.")
-    ] = None,
+        Optional[str],
+        typer.Option(help="A model never trained on the concept, attacked in the same way for comparison."),
+    ] = None
     base: Annotated[
-        Optional[str], typer.Option(help="The untouched model, where --model was erased by other means than --edit.")
-    ] = None,
+        Optional[str],
+        typer.Option(help="The untouched model, if --model was erased by other means than --edit."),
+    ] = None
     judge: Annotated[
-        Optional[Path], typer.Option(help="Folder of a CLIP model that judges; built-in models have their own.")
-    ] = None,
-    other: Annotated[Optional[list[str]], typer.Option(help="Another thing of the target's kind; repeatable.")] = None,
-    kind: o.KindOption = None,
+        Optional[Path],
+        typer.Option(help="Folder of a CLIP model that judges the images. Built-in models have their own judge."),
+    ] = None
+    other: Annotated[
+        Optional[list[str]], typer.Option(help="Another concept of the same kind as the target; repeatable.")
+    ] = None
+    kind: o.KindOption = None
     synonym: Annotated[
-        Optional[list[str]], typer.Option(help="Another word for the concept, asked for in turn; repeatable.")
-    ] = None,
+        Optional[list[str]],
+        typer.Option(help="A synonym of the concept, which some attacks use in prompts; repeatable."),
+    ] = None
     ask: Annotated[
-        Optional[Path], typer.Option(help="Prompts of your own that ask for the target, one a line.")
-    ] = None,
-    images: Annotated[Optional[int], typer.Option(help="Pictures a test prompt may have.")] = None,
-    tests: Annotated[Optional[int], typer.Option(help="Test prompts.")] = None,
+        Optional[Path], typer.Option(help="A file of your own prompts that ask for the target, one a line.")
+    ] = None
+    images: Annotated[
+        Optional[int], typer.Option(help="Number of images for each test prompt; by default that of the suite.")
+    ] = None
+    tests: Annotated[Optional[int], typer.Option(help="Number of test prompts; by default that of the suite.")] = None
     settings: Annotated[
-        Optional[list[str]], typer.Option("--set", help="A setting of every attack that has it, key=value; repeatable.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of searches and pictures.")] = 0,
+        Optional[list[str]],
+        typer.Option("--set", help="A setting for every attack that has it, key=value; repeatable."),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Random seed of searches and images.")] = 0
     require: Annotated[
         Optional[list[str]],
-        typer.Option(help="Gates such as 'worst_gap<=0.3'; exit status 1 when one fails; repeatable."),
-    ] = None,
-    allow_other_base: o.OtherBaseOption = False,
-    as_json: o.JsonOption = False,
-    *,
-    source: o.Source,
-) -> None:
-    """Try to bring a concept back, beside controls with the same budget.
+        typer.Option(
+            help="A gate such as 'worst_gap<=0.3', held against the upper end of the 95 % interval; exit status 1 if "
+            "it fails; repeatable."
+        ),
+    ] = None
+    allow_other_base: o.OtherBaseOption = False
+    as_json: o.JsonOption = False
+    source: o.Source
 
-    Gates are held against the unfavourable end of the 95 % interval. Kind and synonyms are those of the edit's record,
-    unless they are given.
+    def gates(self) -> list[Gate]:
+        """The gates of `--require`.
+
+        Raises:
+            SettingError: a gate on worst_gap without `--oracle`.
+        """
+        from excise.cli.gates import parse_all
+        from excise.errors import SettingError
+        from excise.evaluation.catalog import gateable_keys
+
+        gates = parse_all(self.require or [], gateable_keys("attack"))
+        if self.oracle is None and any(gate.metric == "worst_gap" for gate in gates):
+            raise SettingError(
+                "worst_gap needs a model that was never trained on the concept: give one with --oracle, or require "
+                "worst_back, the share of prompts on which the strongest attack recovers the concept."
+            )
+        return gates
+
+    def prompts(self) -> list[str]:
+        """The prompts of `--ask`."""
+        from excise.errors import ConceptError
+        from excise.support.strict import read_text
+
+        lines = read_text(self.ask, "prompts", ConceptError).splitlines() if self.ask else []
+        return [line.strip() for line in lines if line.strip()]
+
+
+@o.command
+def attack(options: AttackOptions) -> None:
+    """Try to recover a concept from a model, next to controls with the same budget.
+
+    Kind and synonyms are those in the edit's record, unless they are given.
 
     Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
     """
-    from excise.attacks.suite import attack as run_suite
-    from excise.attacks.suite import estimate, target_of
-    from excise.cli import gates, show
-    from excise.errors import ConceptError, SettingError
+    from excise.attacks.suite import target_of
+    from excise.cli.gates import check
     from excise.families.built_in import names_built_in
     from excise.report.attack_page import document, write_page
     from excise.support.files import make_folder
     from excise.support.runs import locked, write_run
-    from excise.support.strict import read_text
 
-    wanted = gates.parse_all(require or [], ("worst_gap", "worst_back"))
-    if oracle is None and any(g.metric == "worst_gap" for g in wanted):
-        raise SettingError(
-            "worst_gap needs a model that never knew the concept: give it with --oracle, or require worst_back, the "
-            "share of prompts that the strongest attack brings it back on."
-        )
-    knobs = o.parse_settings(settings or [])
-    edits = o.load_edits(edit)
-    lines = read_text(ask, "prompts", ConceptError).splitlines() if ask else []
-    asked = [line.strip() for line in lines if line.strip()]
-    canvas = names_built_in(model) or names_built_in(base)
-    target = target_of(concept, edits, kind, synonym or (), canvas=canvas)
-    family = source.load(model)
-    never = source.load(oracle) if oracle else None
-    untouched = source.load(base) if base else None
-    seconds = estimate(family, suite, only or (), knobs, images=images, tests=tests, oracle=oracle is not None)
-    show.say(f"about {max(1, round(seconds / 60))} min for the suite '{suite}' here")
-    make_folder(out)
-    with locked(out):
+    gates, settings = options.gates(), o.parse_settings(options.settings or [])
+    edits, prompts = o.load_edits(options.edit), options.prompts()
+    canvas = names_built_in(options.model) or names_built_in(options.base)
+    target = target_of(options.concept, edits, options.kind, options.synonym or (), canvas=canvas)
+    run_suite = _prepare(options, target, edits, settings, prompts)
+    make_folder(options.out)
+    with locked(options.out):
+        attacked = run_suite()
+        result = document(attacked)
+        write_page(attacked, options.model, options.concept, options.edit or [], options.suite, options.out)
+        write_run(options.out, "attack", {**_request(options, target, settings, prompts), **result})
+    _print(options, result)
+    top = attacked.worst
+    metrics = {name: e.as_dict() for name, e in (("worst_gap", top.gap), ("worst_back", top.back)) if e}
+    check(gates, metrics, missing="no attack could be run")
+
+
+def _prepare(
+    options: AttackOptions, target: Concept, edits: list[Any], settings: dict[str, Any], prompts: list[str]
+) -> Callable[[], Attacked]:
+    """Load the models, print how long the suite takes, and return the function that runs it."""
+    from excise.attacks.suite import SuiteOptions, estimate
+    from excise.attacks.suite import attack as run_suite
+    from excise.cli import show
+
+    family = options.source.load(options.model)
+    suite = SuiteOptions(
+        suite=options.suite,
+        names=options.only or (),
+        settings=settings,
+        images=options.images,
+        tests=options.tests,
+        base=options.source.load(options.base) if options.base else None,
+        oracle=options.source.load(options.oracle) if options.oracle else None,
+        judge=options.judge,
+        others=options.other or (),
+        prompts=prompts,
+        allow_other_base=options.allow_other_base,
+        seed=options.seed,
+        folder=options.out,
+    )
+    seconds = estimate(family, suite)
+    show.say(f"about {max(1, round(seconds / 60))} min for the suite '{options.suite}' here")
+
+    def run() -> Attacked:
         with show.stages() as say:
-            found = run_suite(
-                family,
-                target,
-                edits,
-                suite=suite,
-                names=only or (),
-                settings=knobs,
-                images=images,
-                tests=tests,
-                base=untouched,
-                oracle=never,
-                judge=judge,
-                others=other or (),
-                asked=asked,
-                allow_other_base=allow_other_base,
-                seed=seed,
-                folder=out,
-                say=say,
-            )
-        result = document(found)
-        write_page(found, model, concept, edit or [], suite, out)
-        request: dict[str, Any] = {"model": model, "edits": edit or [], "concept": concept, "suite": suite}
-        request |= {"kind": target.kind, "synonyms": list(target.synonyms)}
-        request |= {"oracle": oracle, "base": base, "others": other or [], "asked": asked, "settings": knobs}
-        write_run(out, "attack", {**request, "seed": seed, **result})
-    if as_json:
+            return run_suite(family, target, edits, suite, say)
+
+    return run
+
+
+def _request(options: AttackOptions, target: Concept, settings: dict[str, Any], prompts: list[str]) -> dict[str, Any]:
+    """The request as `run.json` holds it."""
+    return {
+        "model": options.model,
+        "edits": options.edit or [],
+        "concept": options.concept,
+        "suite": options.suite,
+        "kind": target.kind,
+        "synonyms": list(target.synonyms),
+        "oracle": options.oracle,
+        "base": options.base,
+        "others": options.other or [],
+        "asked": prompts,
+        "settings": settings,
+        "seed": options.seed,
+    }
+
+
+def _print(options: AttackOptions, result: dict[str, Any]) -> None:
+    from excise.cli import show
+
+    if options.as_json:
         show.print_json(result)
-    else:
-        rows = [
-            (a["name"], _share(a["any_of_n"]), _share(a["control"]), _share(a["oracle"]), _share(a["gap"]), a["why"])
-            for a in result["attacks"]
-        ]
-        show.table(rows, ("attack", "came back", "control", "oracle", "gap", ""))
-        show.say(f"see it: {out / 'report.html'}")
-    top = found.worst
-    figures = {"worst_gap": top.gap, "worst_back": top.back}
-    value = {name: e.as_dict() for name, e in figures.items() if e}
-    failed = [g for g in wanted if g.metric not in value or not g.holds(value)]
-    for gate in failed:
-        show.say(f"gate failed: {gate.explain(value) if gate.metric in value else 'no attack could be made'}")
-    if failed:
-        raise typer.Exit(1)
+        return
+    columns = ("any_of_n", "control", "oracle", "gap")
+    rows = [(a["name"], *(_share(a[column]) for column in columns), a["why"]) for a in result["attacks"]]
+    show.table(rows, ("attack", "recovered", "control", "oracle", "gap", ""))
+    show.say(f"report: {options.out / 'report.html'}")
 
 
 def _share(value: float | None) -> str:

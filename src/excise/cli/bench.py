@@ -1,27 +1,32 @@
-"""excise bench: a recipe of methods x concepts x models, resumable, with its page and tables."""
+"""excise bench: run a benchmark recipe, and write its page and tables."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from excise.cli import options as o
 
+if TYPE_CHECKING:
+    from excise.bench.recipe import Recipe
+    from excise.bench.run import Done
+
 ENGINES = ("local", "ray")
 
 
 def bench(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file: methods, concepts, models, protocols.")],
-    out: Annotated[Path, typer.Option(help="Folder of the results; a run that was stopped goes on there.")],
+    recipe: Annotated[Path, typer.Argument(help="A YAML file of methods, concepts, models and protocols.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run resumes there.")],
     engine: Annotated[
-        str, typer.Option(help="local: this machine, or what accelerate launch started; ray: a Ray cluster.")
+        str,
+        typer.Option(help="local (this machine, or the processes of accelerate launch) or ray (a Ray cluster)."),
     ] = "local",
     as_json: o.JsonOption = False,
 ) -> None:
-    """Run every method on every concept with the same prompts, seeds and judge; write the page and the tables.
+    """Run every method on every concept with the same prompts, seeds and judge, and write a page and tables.
 
     Example: excise bench recipes/canvas-closed-form.yaml --out runs/bench
     """
@@ -30,16 +35,16 @@ def bench(
 
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    wanted = read(recipe)
+    content = read(recipe)
 
     from excise.cli import results, show
 
-    done, first = _run(engine, wanted, out)
-    if not first:
+    done, writes = _run(engine, content, out)
+    if not writes:
         return
     lines = [d.line() for d in done]
     command = results.command_line("bench", recipe, "--out", out, *(["--engine", engine] if engine != "local" else []))
-    page = _write(wanted, done, lines, out, command)
+    page = _write(content, done, out, command)
     if as_json:
         show.print_json(
             {
@@ -52,30 +57,30 @@ def bench(
         )
     else:
         results.mean_table(lines)
-        show.say(f"see it: {page}")
+        show.say(f"report: {page}")
 
 
-def _run(engine: str, wanted: Any, out: Path) -> tuple[list[Any], bool]:
-    """The finished cells, and whether this process is the one that speaks and writes."""
+def _run(engine: str, recipe: Recipe, out: Path) -> tuple[list[Done], bool]:
+    """Return the finished cells, and whether this process is the one that prints and writes."""
     from excise.cli import show
 
     if engine == "ray":
         from excise.bench import ray as bench_ray
 
-        return bench_ray.run(wanted, out, say=show.say), True
+        return bench_ray.run(recipe, out, say=show.say), True
 
     from excise.bench import run as local
 
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        return local.run(wanted, out, bar=show.progress, say=show.say), True
+        return local.run(recipe, out, bar=show.progress, say=show.say), True
     workers = local.processes()
     if workers.rank:
-        return local.run(wanted, out, workers=workers), False
-    return local.run(wanted, out, workers=workers, bar=show.progress, say=show.say), True
+        return local.run(recipe, out, workers=workers), False
+    return local.run(recipe, out, workers=workers, bar=show.progress, say=show.say), True
 
 
-def _write(wanted: Any, done: list[Any], lines: list[dict[str, Any]], out: Path, command: str) -> Path:
-    """The page, and a Markdown and a CSV table (one of each for every protocol where there are several)."""
+def _write(recipe: Recipe, done: list[Done], out: Path, command: str) -> Path:
+    """Write the page, and a Markdown and a CSV table for each protocol; return the page."""
     import yaml
 
     from excise.bench import tables
@@ -83,14 +88,14 @@ def _write(wanted: Any, done: list[Any], lines: list[dict[str, Any]], out: Path,
     from excise.report import bench_page
     from excise.support.files import write_text
 
-    groups = results.by_protocol(lines)
+    groups = results.by_protocol([d.line() for d in done])
     for group in groups:
         name = "table" if len(groups) == 1 else f"table-{group[0]['protocol']}"
         write_text(out / f"{name}.md", tables.to_markdown(group))
         write_text(out / f"{name}.csv", tables.to_csv(group))
-    content = wanted.model_dump(mode="json", by_alias=True)
+    content = recipe.model_dump(mode="json", by_alias=True)
     about = bench_page.About(
-        name=wanted.name,
+        name=recipe.name,
         date=results.today(),
         recipe=yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
         commands=bench_page.commands(done, command),

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from excise.cli import options as o
 
-app = typer.Typer(no_args_is_help=True, help="The built-in world: train its models.")
+app = typer.Typer(no_args_is_help=True, help="Train the models of Canvas, the built-in world.")
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder for the finished weights.")] = Path("canvas-weights"),
-    work: Annotated[Path, typer.Option(help="Folder for checkpoints and caches; training resumes from it.")] = Path(
-        ".canvas"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder to write the finished weights to.")] = Path("canvas-weights"),
+    work: Annotated[
+        Path, typer.Option(help="Folder of checkpoints and caches; an interrupted training resumes from it.")
+    ] = Path(".canvas"),
     without: Annotated[
-        Optional[list[str]], typer.Option(help="A concept the denoiser never sees (an oracle); repeatable.")
+        Optional[list[str]],
+        typer.Option(help="A concept to leave out of the denoiser's training, which makes an oracle; repeatable."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="canvas-sd with its judges, or canvas-sdxl or canvas-sana beside them.")
+        str,
+        typer.Option(help="The model: canvas-sd, which includes the judges, or canvas-sdxl or canvas-sana after it."),
     ] = "canvas-sd",
     start: Annotated[
         Optional[str],
-        typer.Option(help="Of an oracle of canvas-sdxl: one of canvas-sd without the same concepts, to begin with."),
+        typer.Option(
+            help="For an oracle of canvas-sdxl: an oracle of canvas-sd without the same concepts to start from."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the denoiser.")] = 0,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Denoiser steps; more than before continues.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the denoiser.")] = 0,
+    steps: Annotated[
+        Optional[int], typer.Option(min=1, help="Number of denoiser steps; more than before continues the training.")
+    ] = None,
     device: o.DeviceOption = "auto",
 ) -> None:
-    """Train the built-in world, stage by stage, or with --without an oracle: the model as it were without a concept.
+    """Train a built-in model stage by stage; with --without, an oracle that is never trained on some concepts.
 
-    Interrupt it whenever you like and call it again.
+    The training may be interrupted at any time; the same command resumes it.
 
     Example: excise canvas train --without cat --seed 1 --out oracle
     """
@@ -47,26 +53,26 @@ def train(
     from excise.families.load import pick_device, quiet
     from excise.support.files import make_folder
 
-    known = [*world.drawables(), *world.STYLES]
+    names = [*world.drawables(), *world.STYLES]
     for concept in without or []:
-        if concept not in known:
-            raise unknown("Canvas concept", concept, known)
+        if concept not in names:
+            raise unknown("Canvas concept", concept, names)
     if model not in BUILT_IN:
         raise unknown("built-in model", model, BUILT_IN)
     if start is not None and not (without and model == "canvas-sdxl"):
-        raise ConceptError("--start is for an oracle of canvas-sdxl, which may begin with one of canvas-sd.")
+        raise ConceptError(
+            "--start works only for an oracle of canvas-sdxl, which may start from an oracle of canvas-sd."
+        )
     make_folder(work)
     make_folder(out)
-    with quiet():  # importing pipelines brings notices of libraries that are not needed here
+    with quiet():  # importing pipelines makes libraries print notices
         from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
 
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
-    where = pick_device(device)
-    beside = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}
+    shared: dict[str, Any] = {"seed": seed, "device": pick_device(device), "report": show.say}
     if without:
-        train_oracle(model, work, out, plan, seed=seed, without=without, start=start, device=where, report=show.say)
-    elif model in beside:
-        beside[model](work, out, plan, seed=seed, device=where, report=show.say)
+        train_oracle(model, work, out, plan, without=without, start=start, **shared)
     else:
-        train_world(work, out, plan, seed=seed, device=where, report=show.say)
+        train_model = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}.get(model, train_world)
+        train_model(work, out, plan, **shared)
     show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")

@@ -1,4 +1,4 @@
-"""excise compare: finished runs of one protocol in one page or table."""
+"""excise compare: show finished runs of one protocol on one page or in one table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ FORMATS = {"html": ".html", "markdown": ".md", "csv": ".csv"}
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of excise bench or excise evaluate --out.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of excise bench or excise evaluate.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
     format: Annotated[
-        Optional[str], typer.Option(help="html, markdown or csv; by default what the file's ending says, else html.")
+        Optional[str],
+        typer.Option(help="The format: html, markdown or csv. By default the one of the file's ending, else html."),
     ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Set finished runs beside each other: one page with tables, chart and pictures, or one table.
+    """Compare finished runs of one protocol: on one page with tables, chart and images, or in one table.
 
     Example: excise compare runs/bench runs/cat-evaluation --out compare.html
     """
@@ -44,7 +45,7 @@ def compare(
         about = bench_page.About(
             name=f"Comparison of {', '.join(r.resolve().name for r in runs)}",
             date=results.today(),
-            commands=[("this page again", command)],
+            commands=[("the same page again", command)],
             versions=results.versions(),
         )
         bench_page.write(done, Path(), out, about)
@@ -62,4 +63,4 @@ def compare(
         )
     else:
         results.mean_table(lines)
-        show.say(f"see it: {out}")
+        show.say(f"written: {out}")

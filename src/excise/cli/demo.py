@@ -1,90 +1,109 @@
-"""excise demo: the main job on the built-in model, from erasing to the report."""
+"""excise demo: erase two concepts from the built-in model, and report the result."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from excise.cli import options as o
+
+if TYPE_CHECKING:
+    from excise.evaluation.evaluate import Evaluated
+    from excise.families.base import Family
+    from excise.report.html import Section
 
 MODEL = "canvas-sd"
 PROTOCOL = "canvas-mini"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option(help="Run folder to write: run.json, report.html, and a folder for each concept.")
+    ] = Path("runs/demo"),
     object_: Annotated[str, typer.Option("--object", help="The Canvas object to erase.")] = "cat",
     style: Annotated[str, typer.Option(help="The Canvas style to erase.")] = "watercolor",
-    method: Annotated[str, typer.Option(help="See: excise methods")] = "speed",
+    method: Annotated[str, typer.Option(help="The method; excise methods lists them.")] = "speed",
     as_json: o.JsonOption = False,
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
     from excise.cli import show
-    from excise.erasing.erase import erase
-    from excise.evaluation.evaluate import evaluate
     from excise.methods import METHODS
     from excise.protocols import PROTOCOLS
-    from excise.report.run_page import commands, evaluation_section, write_page
+    from excise.report.run_page import write_page
     from excise.support.files import make_folder
-    from excise.support.runs import EDIT_NAME, write_images, write_run
+    from excise.support.runs import write_run
 
     METHODS.record(method)
-    for name in (object_, style):  # before it names a folder
+    for name in (object_, style):  # checked before it names a folder
         PROTOCOLS.load(PROTOCOL)().target_of(name)
     make_folder(out)
     began = time.perf_counter()
     family = o.Source().load(MODEL)
-    with show.progress("the model as it is") as advance:
-        before = evaluate(family, protocol=PROTOCOL, groups=["grid"], model_name=MODEL, progress=advance)
-    sections, results, last = [], {}, before
-    for concept in (object_, style):
-        edit = erase(family, [concept], method=method, model_name=MODEL)
-        path = edit.save(out / concept / EDIT_NAME)
-        with show.progress(f"without {concept}") as advance:
-            last = evaluate(family, [concept], protocol=PROTOCOL, edits=[edit], model_name=MODEL, progress=advance)
-        results[concept] = {"edit": str(path), "metrics": last.result.metrics, "became": last.result.became}
-        title = f"Without {concept}"
-        sections.append(evaluation_section(title, before, last, edit, commands(MODEL, path, concept)))
-        write_images(out / concept, [f"{i:04d}" for i in range(len(last.images))], last.images)
-    write_images(out, [f"{i:04d}" for i in range(len(before.images))], before.images)
+    before = _untouched(family, out)
+    results = {concept: _erase(family, concept, method, before, out) for concept in (object_, style)}
+    last = list(results.values())[-1][0]
     seconds = round(time.perf_counter() - began, 1)
-    untouched = before.result.metrics
-    write_run(
-        out,
-        "demo",
-        {
-            "model": MODEL,
-            "method": method,
-            "protocol": last.result.protocol,
-            "hash": last.result.hash,
-            "seconds": seconds,
-            "untouched": untouched,
-            "erased": results,
-        },
-    )
+    document = {
+        "seconds": seconds,
+        "untouched": before.result.metrics,
+        "erased": {concept: summary for concept, (_, _, summary) in results.items()},
+    }
+    protocol = {"protocol": last.result.protocol, "hash": last.result.hash}
+    write_run(out, "demo", {"model": MODEL, "method": method, **protocol, **document})
     lead = (
         f"One object ({object_}) and one style ({style}) were removed from {MODEL} with {method}, each by a small edit "
         f"file, and every object was drawn in every style before and after. {seconds:.0f} seconds in all."
     )
+    sections = [section for _, section, _ in results.values()]
     report = write_page("What excise removed", lead, sections, last.result, out / "report.html")
     if as_json:
-        show.print_json({"report": str(report), "seconds": seconds, "untouched": untouched, "erased": results})
-        return
-    rows: list[tuple[str, ...]] = [
-        (
-            "untouched",
-            "",
-            "",
-            "",
-            f"{untouched['object_accuracy']['value']:.3f} / {untouched['style_accuracy']['value']:.3f}",
-        )
-    ]
-    for concept, r in results.items():
-        m = r["metrics"]
-        assert isinstance(m, dict)
-        rows.append((f"without {concept}", *(f"{m[k]['value']:.3f}" for k in ("ua", "ira", "cra")), ""))
+        show.print_json({"report": str(report), **document})
+    else:
+        _print(document, report)
+
+
+def _untouched(family: Family, out: Path) -> Evaluated:
+    """Evaluate the model as it is, and write its images."""
+    from excise.cli import show
+    from excise.evaluation.evaluate import evaluate
+    from excise.support.runs import write_images
+
+    with show.progress("the model as it is") as advance:
+        before = evaluate(family, protocol=PROTOCOL, groups=["grid"], model_name=MODEL, progress=advance)
+    write_images(out, [f"{i:04d}" for i in range(len(before.images))], before.images)
+    return before
+
+
+def _erase(
+    family: Family, concept: str, method: str, before: Evaluated, out: Path
+) -> tuple[Evaluated, Section, dict[str, Any]]:
+    """Erase one concept; return the evaluation, its section of the report, and its part of the JSON document."""
+    from excise.cli import show
+    from excise.erasing.erase import erase
+    from excise.evaluation.evaluate import evaluate
+    from excise.report.run_page import commands, evaluation_section
+    from excise.support.runs import EDIT_NAME, write_images
+
+    edit = erase(family, [concept], method=method, model_name=MODEL)
+    path = edit.save(out / concept / EDIT_NAME)
+    with show.progress(f"without {concept}") as advance:
+        after = evaluate(family, [concept], protocol=PROTOCOL, edits=[edit], model_name=MODEL, progress=advance)
+    write_images(out / concept, [f"{i:04d}" for i in range(len(after.images))], after.images)
+    section = evaluation_section(f"Without {concept}", before, after, edit, commands(MODEL, path, concept))
+    return after, section, {"edit": str(path), "metrics": after.result.metrics, "became": after.result.became}
+
+
+def _print(document: dict[str, Any], report: Path) -> None:
+    from excise.cli import show
+
+    untouched = document["untouched"]
+    accuracies = " / ".join(f"{untouched[f'{a}_accuracy']['value']:.3f}" for a in ("object", "style"))
+    rows = [("untouched", "", "", "", accuracies)]
+    for concept, result in document["erased"].items():
+        ua, ira, cra = (f"{result['metrics'][key]['value']:.3f}" for key in ("ua", "ira", "cra"))
+        rows.append((f"without {concept}", ua, ira, cra, ""))
     show.table(rows, ("", "UA", "IRA", "CRA", "object / style accuracy"))
-    show.say(f"{seconds:.0f} s. The report: {report.resolve()}")
+    show.say(f"{document['seconds']:.0f} s. The report: {report.resolve()}")

@@ -1,4 +1,4 @@
-"""excise doctor: what works on this machine and with this model."""
+"""excise doctor: check the installation, the machine and, if one is named, a model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Optional
 
@@ -16,48 +17,59 @@ from excise.cli import options as o
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic", "pillow")
 
 
-@o.with_source
-def doctor(
-    model: Annotated[Optional[str], typer.Option("--model", "-m", help="Also load this model and look inside.")] = None,
-    as_json: o.JsonOption = False,
-    *,
-    source: o.Source,
-) -> None:
-    """Check versions, memory, disk, the built-in models and, with --model, whether a model can be erased from."""
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """The options of `excise doctor`."""
+
+    model: Annotated[Optional[str], typer.Option("--model", "-m", help="A model to load and examine as well.")] = None
+    as_json: o.JsonOption = False
+    source: o.Source
+
+
+@o.command
+def doctor(options: DoctorOptions) -> None:
+    """Check versions, memory, disk, the built-in models and, with --model, which methods work on that model."""
     from excise.cli import show
-    from excise.families.built_in import BUILT_IN, WEIGHTS
 
     checks: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
-    missing = []
-    for package in PACKAGES:
-        try:
-            checks[package] = version(package)
-        except PackageNotFoundError:
-            checks[package] = "missing"
-            missing.append(package)
-    if "torch" not in missing:
-        checks |= _computing()
-    checks["cores"] = os.cpu_count()
-    checks["free disk (GB)"] = round(shutil.disk_usage(".").free / 1e9, 1)
-    checks["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "not set")
-    for name in BUILT_IN:
-        found = (WEIGHTS / name / "model_index.json").exists()
-        checks[name] = "ready" if found else "not in this installation; run: excise canvas train"
-    if model is not None:
-        family = source.load(model)
-        checks["model"] = _look_inside(family, model)
-    if as_json:
+    checks |= {package: _version(package) for package in PACKAGES}
+    missing = [package for package in PACKAGES if checks[package] == "missing"]
+    checks |= _machine(with_torch="torch" not in missing)
+    if options.model is not None:
+        checks["model"] = _look_inside(options.source.load(options.model), options.model)
+    if options.as_json:
         show.print_json(checks)
     else:
-        flat = {**checks, **{f"model {k}": v for k, v in checks.pop("model", {}).items()}}
-        flat.pop("model", None)
-        show.table([(k, str(v)) for k, v in flat.items()], ("", "excise " + version("excise")))
+        model = {f"model {k}": v for k, v in checks.pop("model", {}).items()}
+        show.table([(k, str(v)) for k, v in {**checks, **model}.items()], ("", "excise " + version("excise")))
     if missing:
         show.say(f"missing: {', '.join(missing)}; run: pip install excise")
         sys.exit(1)
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _machine(with_torch: bool) -> dict[str, Any]:
+    """Device, cores, disk, network setting, and which built-in models are installed."""
+    from excise.families.built_in import BUILT_IN, WEIGHTS
+
+    checks: dict[str, Any] = _computing() if with_torch else {}
+    checks["cores"] = os.cpu_count()
+    checks["free disk (GB)"] = round(shutil.disk_usage(".").free / 1e9, 1)
+    checks["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "not set")
+    for name in BUILT_IN:
+        installed = (WEIGHTS / name / "model_index.json").exists()
+        checks[name] = "ready" if installed else "not in this installation; run: excise canvas train"
+    return checks
+
+
 def _computing() -> dict[str, str]:
+    """The device, and whether it computes in bfloat16."""
     from excise.families.load import pick_device
     from excise.support.precision import has_bfloat16
 
@@ -66,6 +78,7 @@ def _computing() -> dict[str, str]:
 
 
 def _look_inside(family: Any, model: str) -> dict[str, Any]:
+    """The architecture of a loaded model, and the methods that work on it."""
     from excise.errors import ModelError
     from excise.methods import METHODS
 

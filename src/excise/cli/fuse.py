@@ -1,8 +1,9 @@
-"""excise fuse: several edits as one that disturbs each of them least."""
+"""excise fuse: combine several edits into one."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -11,50 +12,64 @@ import typer
 from excise.cli import options as o
 
 
-@o.with_source
-def fuse(
-    files: Annotated[list[Path], typer.Argument(help="Edit files made for one model.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions:
+    """The options of `excise fuse`."""
+
+    files: Annotated[list[Path], typer.Argument(help="Edit files made for the same model.")]
+    out: Annotated[Path, typer.Option(help="Run folder to write: edit.safetensors, run.json, report.html.")]
     model: Annotated[
         Optional[str],
-        typer.Option("--model", "-m", help="The model they are for; the one they were made on by default."),
-    ] = None,
-    preserve: o.PreserveOption = None,
-    preserve_file: o.PreserveFileOption = None,
-    vocabulary: o.VocabularyOption = "auto",
-    retain_scale: Annotated[float, typer.Option(min=0, help="Weight of what is kept.")] = 1.0,
-    ridge: Annotated[float, typer.Option(help="Pull towards the original weights; larger is gentler.")] = 0.5,
-    preview: o.PreviewOption = None,
-    as_json: o.JsonOption = False,
-    *,
-    source: o.Source,
-) -> None:
-    """Fuse edits made one by one (LoRAs of trained methods too) into one, so that they do not disturb each other.
+        typer.Option("--model", "-m", help="The model that the edits are for; by default the one of the first edit."),
+    ] = None
+    preserve: o.PreserveOption = None
+    preserve_file: o.PreserveFileOption = None
+    vocabulary: o.VocabularyOption = "auto"
+    retain_scale: Annotated[float, typer.Option(min=0, help="Weight of the preserved names; larger retains more.")] = (
+        1.0
+    )
+    ridge: Annotated[float, typer.Option(help="Pull towards the original weights; larger changes them less.")] = 0.5
+    preview: o.PreviewOption = None
+    as_json: o.JsonOption = False
+    source: o.Source
+
+
+@o.command
+def fuse(options: FuseOptions) -> None:
+    """Combine edits that were made one by one (LoRAs of trained methods too) into one, with the least interference.
 
     Example: excise fuse runs/cat/edit.safetensors runs/dog/edit.safetensors --out runs/both
     """
-    from excise.cli.making import finish
+    from excise.cli.making import Making, finish
     from excise.edits.edit import Edit
     from excise.edits.fuse import fuse as fuse_edits
     from excise.errors import SettingError
     from excise.support.files import make_folder
 
-    if ridge <= 0:
-        raise SettingError(f"--ridge was {ridge:g}; expected a number above 0.")
-    names = o.kept_names(preserve, preserve_file)
-    edits = [Edit.load(f) for f in files]
-    make_folder(out)
-    name = model or edits[0].record.base.model
-    family = source.load(name, edits[0].record.base.revision)
+    if options.ridge <= 0:
+        raise SettingError(f"--ridge was {options.ridge:g}; expected a number above 0.")
+    preserve = o.names_to_preserve(options.preserve, options.preserve_file)
+    edits = [Edit.load(f) for f in options.files]
+    make_folder(options.out)
+    model = options.model or edits[0].record.base.model
+    family = options.source.load(model, edits[0].record.base.revision)
     began = time.perf_counter()
-    made = fuse_edits(
+    edit = fuse_edits(
         family,
         edits,
-        preserve=names,
-        vocabulary=vocabulary,
-        retain_scale=retain_scale,
-        ridge=ridge,
+        preserve=preserve,
+        vocabulary=options.vocabulary,
+        retain_scale=options.retain_scale,
+        ridge=options.ridge,
     )
-    timings = {"solve": time.perf_counter() - began}
-    loaded = source.given()
-    finish("fuse", family, made, name, out, timings, preserve=names, preview=preview, loaded=loaded, as_json=as_json)
+    seconds = {"solve": time.perf_counter() - began}
+    making = Making(
+        "fuse",
+        model,
+        options.out,
+        tuple(preserve),
+        options.preview,
+        load_options=options.source.given(),
+        as_json=options.as_json,
+    )
+    finish(making, family, edit, seconds)

@@ -1,7 +1,7 @@
-"""Gates such as `ua>=0.95`: a metric, a comparison, a number.
+"""Gates such as `ua>=0.95`: a metric, a comparison and a number.
 
-The unfavourable end of the 95 % interval is held against the number, not the value: a gate is passed only by what the
-images show, so too few images fail it even when all of them are right.
+The number is compared with the unfavourable end of the 95 % interval, not with the value. A gate passes only if the
+images prove it: with too few images it fails even when all of them are right.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from excise.errors import SettingError, unknown
+import typer
 
-METRICS = (
-    *("ua", "ua_relative", "ua_corrected", "ira", "ira_worst", "cra", "cra_uc", "h", "selective_alignment"),
-    *("object_accuracy", "style_accuracy", "names_accuracy", "accuracy", "acc_e", "acc_r", "h_o", "sc", "oc", "up"),
-    *("alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate", "abstain", "judges_disagree"),
-    *("kid", "drift", "clip_score"),
-)
+from excise.errors import SettingError, unknown
+from excise.evaluation.catalog import METRICS, gateable_keys
+
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*")
+
+Metrics = Mapping[str, Mapping[str, float]]
+"""By metric key: value, low, high and n."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Gate:
     sign: str
     bound: float
 
-    def holds(self, metrics: Mapping[str, Mapping[str, float]]) -> bool:
-        """Whether the metric meets the bound with the unfavourable end of its interval.
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether the unfavourable end of the metric's interval meets the bound.
 
         Raises:
-            UnknownNameError: the protocol did not yield the metric.
+            UnknownNameError: the metric was not measured.
         """
         if self.metric not in metrics:
             raise unknown("metric", self.metric, metrics)
         return bool(_OPERATORS[self.sign](metrics[self.metric][self._end], self.bound))
 
-    def explain(self, metrics: Mapping[str, Mapping[str, float]]) -> str:
-        """What was measured, by how much it falls short, and whether more images could mend it."""
+    def explain(self, metrics: Metrics) -> str:
+        """What was measured, by how much it misses the bound, and whether more images may help."""
         m = metrics[self.metric]
         short = abs(m[self._end] - self.bound)
         text = (
@@ -58,21 +58,40 @@ class Gate:
         return "low" if self.sign in (">=", ">") else "high"
 
 
-def parse_all(texts: Iterable[str], known: Sequence[str] = METRICS) -> list[Gate]:
-    """Gates from texts that may each hold several, separated by commas; `known` metrics alone.
+def check(gates: Sequence[Gate], metrics: Metrics, missing: str | None = None) -> None:
+    """Print every gate that fails, and end the command with exit status 1 if any does.
+
+    Args:
+        missing: the reason why a metric was not measured, which fails its gates; None refuses such gates.
+
+    Raises:
+        UnknownNameError: a metric was not measured, and `missing` is None.
+        typer.Exit: a gate failed.
+    """
+    from excise.cli import show
+
+    failed = [gate for gate in gates if (missing is not None and gate.metric not in metrics) or not gate.holds(metrics)]
+    for gate in failed:
+        show.say(f"gate failed: {gate.explain(metrics) if gate.metric in metrics else missing}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def parse_all(texts: Iterable[str], keys: Sequence[str] = gateable_keys("evaluate")) -> list[Gate]:
+    """Parse gates from texts that may each hold several, separated by commas. `keys`: the metrics that may be named.
 
     >>> [g.metric for g in parse_all(["ua>=0.95,ira>=0.95"])]
     ['ua', 'ira']
     """
-    return [parse(part, known) for text in texts for part in text.split(",")]
+    return [parse(part, keys) for text in texts for part in text.split(",")]
 
 
-def parse(text: str, known: Sequence[str] = METRICS) -> Gate:
-    """A gate from its text.
+def parse(text: str, keys: Sequence[str] = gateable_keys("evaluate")) -> Gate:
+    """Parse one gate.
 
     Raises:
-        SettingError: not of the form metric, comparison, number.
-        UnknownNameError: no protocol yields such a metric.
+        SettingError: the text is not a metric, a comparison and a number.
+        UnknownNameError: the metric is not among `keys`.
 
     >>> parse("ua>=0.95")
     Gate(metric='ua', sign='>=', bound=0.95)
@@ -82,8 +101,9 @@ def parse(text: str, known: Sequence[str] = METRICS) -> Gate:
         gate = Gate(match[1], match[2], float(match[3])) if match else None
     except ValueError:
         gate = None
-    if gate is not None:
-        if gate.metric not in known:
-            raise unknown("metric", gate.metric, known)
-        return gate
-    raise SettingError(f"--require got '{text}'; expected for example: --require '{known[0]}>=0.95'")
+    if gate is None:
+        example = f"{keys[0]}>=0.95" if METRICS[keys[0]].higher_is_better else f"{keys[0]}<=0.3"
+        raise SettingError(f"--require got '{text}'; expected for example: --require '{example}'")
+    if gate.metric not in keys:
+        raise unknown("metric", gate.metric, keys)
+    return gate

@@ -1,7 +1,8 @@
-"""excise generate: images from a model, with or without edits."""
+"""excise generate: draw images with a model, with or without edits."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,23 +11,27 @@ import typer
 from excise.cli import options as o
 
 
-@o.with_source
-def generate(
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; repeatable.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the images to.")],
-    model: o.ModelOption = "canvas-sd",
-    edit: o.EditsOption = None,
-    seed: Annotated[int, typer.Option(help="Of the first image; each further one counts up.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance; 1 is off.")] = 4.0,
-    strength: Annotated[float, typer.Option(help="How much of the edits to apply; 0 none, 1 all.")] = 1.0,
-    allow_other_base: o.OtherBaseOption = False,
-    as_json: o.JsonOption = False,
-    *,
-    source: o.Source,
-) -> None:
-    """Draw images; the same seed gives the same image, alone or in a batch.
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """The options of `excise generate`."""
+
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A prompt to draw; repeatable.")]
+    out: Annotated[Path, typer.Option(help="Folder to write the images to.")]
+    model: o.ModelOption = "canvas-sd"
+    edit: o.EditsOption = None
+    seed: Annotated[int, typer.Option(help="Seed of the first image; each further image of a prompt adds 1.")] = 0
+    count: Annotated[int, typer.Option(min=1, help="Number of images for each prompt.")] = 1
+    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps.")] = 20
+    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 turns it off.")] = 4.0
+    strength: Annotated[float, typer.Option(help="Strength of the edits: 0 for none, 1 for the whole edit.")] = 1.0
+    allow_other_base: o.OtherBaseOption = False
+    as_json: o.JsonOption = False
+    source: o.Source
+
+
+@o.command
+def generate(options: GenerateOptions) -> None:
+    """Draw images. The same seed gives the same image, alone or in a batch.
 
     Example: excise generate --prompt "a cat in neon style" --seed 7 --out pictures
     """
@@ -36,25 +41,32 @@ def generate(
     from excise.support.files import make_folder
     from excise.support.runs import write_images, write_run
 
-    if not all(p.strip() for p in prompt):
+    if not all(p.strip() for p in options.prompt):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
-    check_strength(strength)
-    make_folder(out)
-    edits = o.load_edits(edit)
-    family = source.load(model)
-    prompts = [p for p in prompt for _ in range(count)]
-    seeds = [seed + i for _ in prompt for i in range(count)]
-    with applied(family, edits, strength, allow_other_base=allow_other_base), show.progress("drawing") as advance:
-        images = family.sample(prompts, seeds, steps=steps, guidance=guidance, batch=8, progress=advance)
+    check_strength(options.strength)
+    make_folder(options.out)
+    edits = o.load_edits(options.edit)
+    family = options.source.load(options.model)
+    prompts = [p for p in options.prompt for _ in range(options.count)]
+    seeds = [options.seed + i for _ in options.prompt for i in range(options.count)]
+    sampling = {"steps": options.steps, "guidance": options.guidance}
+    with (
+        applied(family, edits, options.strength, allow_other_base=options.allow_other_base),
+        show.progress("drawing") as advance,
+    ):
+        images = family.sample(prompts, seeds, **sampling, batch=8, progress=advance)
     names = [f"{i:04d}-seed{s}" for i, s in enumerate(seeds)]
-    folder = write_images(out, names, images)
-    made = [
-        {"file": str(folder / f"{n}.png"), "prompt": p, "seed": s}
-        for n, p, s in zip(names, prompts, seeds, strict=True)
-    ]
-    result = {"model": model, "edits": edit or [], "strength": strength, "steps": steps, "guidance": guidance}
-    write_run(out, "generate", {**result, "images": made})
-    if as_json:
-        show.print_json({**result, "images": made})
+    folder = write_images(options.out, names, images)
+    files = [str(folder / f"{name}.png") for name in names]
+    result = {
+        "model": options.model,
+        "edits": options.edit or [],
+        "strength": options.strength,
+        **sampling,
+        "images": [{"file": f, "prompt": p, "seed": s} for f, p, s in zip(files, prompts, seeds, strict=True)],
+    }
+    write_run(options.out, "generate", result)
+    if options.as_json:
+        show.print_json(result)
     else:
         show.say(f"{len(images)} images in {folder}")

@@ -1,4 +1,4 @@
-"""excise inspect: what an edit does, to which model, with what result."""
+"""excise inspect: show the content of an edit file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="The edit file.")],
     as_json: o.JsonOption = False,
 ) -> None:
-    """Show what is in an edit file. Needs no model."""
+    """Show what an edit file removes, from which model, with which method and settings. Needs no model."""
     from excise.cli import show
     from excise.edits.deltas import LowRank, total_bytes
     from excise.edits.edit import Edit
@@ -30,15 +30,16 @@ def inspect(
         show.print_json({"record": edit.record.model_dump(mode="json"), "delta": delta})
         return
     r = edit.record
+    ranks_text = f", rank up to {rank}" if rank else ""
     rows = [
         ("removes", "; ".join(f"{c.name} ({c.kind}, read as '{c.anchor}')" for c in r.concepts)),
         ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
         ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
         ("settings", ", ".join(f"{k}={v}" for k, v in r.settings.items())),
-        ("keeps", ", ".join(r.preserve) or "-"),
+        ("preserves", ", ".join(r.preserve) or "-"),
         ("vocabulary", r.vocabulary or "-"),
-        ("changes", f"{len(edit.paths)} weights, rank up to {rank}, {size / 1024:.0f} kB"),
-        ("measured", ", ".join(_brief(r.measured)) or "nothing yet: excise evaluate"),
+        ("changes", f"{len(edit.paths)} weights{ranks_text}, {size / 1024:.0f} kB"),
+        ("measured", ", ".join(_brief(r.measured)) or "nothing"),
     ]
     if r.stack:
         rows.append(("stack of", ", ".join(f"{p.method} ({', '.join(c.name for c in p.concepts)})" for p in r.stack)))
@@ -46,5 +47,5 @@ def inspect(
 
 
 def _brief(measured: Mapping[str, Any]) -> list[str]:
-    """What a line can hold; tables, such as the loss of every step, are for the report and `--json`."""
+    """The measurements that fit into a line. Tables, such as the loss of every step, are left to `--json`."""
     return [f"{k} {v}" for k, v in measured.items() if not (isinstance(v, list) and v and isinstance(v[0], dict))]

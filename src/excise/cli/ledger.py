@@ -1,4 +1,4 @@
-"""excise ledger: what was removed from which model, when, on whose request, and how it was verified."""
+"""excise ledger: show what was removed from a model, when, at whose request, and how it was verified."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from excise.cli import options as o
 
 
 def ledger(
-    folder: Annotated[Path, typer.Argument(help="Folder that excise apply wrote.")],
-    concept: Annotated[Optional[str], typer.Option("--concept", "-c", help="The story of one concept.")] = None,
+    folder: Annotated[Path, typer.Argument(help="The folder of excise apply.")],
+    concept: Annotated[
+        Optional[str], typer.Option("--concept", "-c", help="Show only the entries on this concept.")
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """Check a ledger against changes and read it. Exit status 2: it was truncated or edited.
+    """Check that a ledger is intact, and show its entries. Exit status 2: it was truncated or edited.
 
     Example: excise ledger runs/policy --concept cat
     """
@@ -29,13 +31,13 @@ def ledger(
     if concept is not None:
         entries = [e for e in entries if same(concept) in {same(n) for n in (*e["added"], *e["removed"], *_names(e))}]
         if not entries:
-            raise LedgerError(f"the ledger of {folder} never speaks of '{concept}'.")
+            raise LedgerError(f"the ledger of {folder} has no entry on '{concept}'.")
     if as_json:
         show.print_json(entries)
         return
     models = dict.fromkeys(f"{e['model']['name']} (weights {e['model']['weights'][:12]})" for e in entries)
     show.say("\n".join(models))
-    header = ("", "time (UTC)", "out", "added", "given back", "verified", "edit")
+    header = ("", "time (UTC)", "removed", "added", "restored", "verified", "edit")
     show.table([_row(e, concept) for e in entries], header)
 
 
@@ -58,15 +60,16 @@ def _row(entry: dict[str, Any], concept: str | None) -> tuple[str, ...]:
 
 
 def _verified(verified: dict[str, Any] | None, concept: str | None) -> str:
-    """Of one concept how much of it is gone, of all how many pass."""
+    """For one concept the share of clean images; for all, how many concepts pass and how much is retained."""
     from excise.concepts.concept import same
-    from excise.report.html import percent
+    from excise.evaluation.catalog import quantity
 
     if verified is None:
         return "no"
     if concept is None:
         passed = sum(c["passed"] for c in verified["concepts"])
-        kept = verified["retained"]
-        return f"{passed} of {len(verified['concepts'])}" + (f", kept {percent(kept['value'])}" if kept else "")
-    found = next((c["erased"] for c in verified["concepts"] if same(c["name"]) == same(concept)), None)
-    return f"{percent(found['value'])} of {found['n']}" if found else "-"
+        rest = verified["retained"]
+        retained = f", retained {quantity(rest['value'], 'rate')}" if rest else ""
+        return f"{passed} of {len(verified['concepts'])}{retained}"
+    clean = next((c["erased"] for c in verified["concepts"] if same(c["name"]) == same(concept)), None)
+    return f"{quantity(clean['value'], 'rate')} of {clean['n']}" if clean else "-"

@@ -1,4 +1,4 @@
-"""The command line: one verb a file, errors as one sentence with exit status 2."""
+"""The command line: one file for each command; an error is one sentence and exit status 2."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-MAKING = (demo, erase, update, fuse, apply, import_, generate, export)
-JUDGING = (evaluate, attack, bench, compare)
-ASKING = (inspect, ledger, methods, protocols, doctor)
-for verb in (*MAKING, *JUDGING, *ASKING):
+EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
+MEASURING = (evaluate, attack, bench, compare)
+SHOWING = (inspect, ledger, methods, protocols, doctor)
+for verb in (*EDITING, *MEASURING, *SHOWING):
     app.command(verb.__name__.rstrip("_"))(verb)
 app.add_typer(canvas.app, name="canvas")
 
@@ -56,7 +56,7 @@ def run() -> None:
 
 
 def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Our own warnings as a sentence; those of libraries stay out of the way."""
+    """Print our own warnings as a sentence, and none of other libraries."""
     if issubclass(category, ExciseWarning):
         print(f"excise: warning: {message}", file=sys.stderr)
 

@@ -1,93 +1,118 @@
-"""What every verb that makes an edit does with it: save it, show it, write the run folder, say what came out."""
+"""The common end of the commands that make an edit: save it, write the run folder, and print the result."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from excise.edits.edit import Edit
+    from excise.families.base import Family
+
+
+@dataclass(frozen=True)
+class Making:
+    """The request of a command that makes an edit.
+
+    Attributes:
+        verb: the command. model: the model's name. out: the run folder.
+        preserve: names to draw for the preview.
+        preview: draw a few images before and after the edit; None does so on built-in models.
+        earlier: edit files that are applied below the new one.
+        load_options: how the model was loaded, as further options of the printed commands.
+        as_json: print the result as JSON.
+    """
+
+    verb: str
+    model: str
+    out: Path
+    preserve: tuple[str, ...] = ()
+    preview: bool | None = None
+    earlier: tuple[str, ...] = ()
+    load_options: str = ""
+    as_json: bool = False
 
 
 def finish(
-    verb: str,
-    family: Any,
-    made: Edit,
-    model: str,
-    out: Path,
-    timings: Mapping[str, float],
-    *,
-    preserve: Sequence[str] = (),
-    preview: bool | None = None,
-    drawn: Mapping[str, Any] | None = None,
-    earlier: Sequence[str] = (),
-    loaded: str = "",
-    as_json: bool = False,
+    making: Making,
+    family: Family,
+    edit: Edit,
+    seconds: Mapping[str, float],
+    probe_images: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write edit, pictures, report and `run.json` to `out`, and print the result.
+    """Write edit, images, report and `run.json` to the run folder, and print the result.
 
     Args:
-        preview: draw a few pictures before and after; None: on the built-in models.
-        drawn: what a trained method drew to decide by.
-        earlier: edit files that are in force below the new one.
-        loaded: how the model was loaded, as further options of the commands that are printed.
+        seconds: durations by stage.
+        probe_images: images that a trained method drew to choose blocks, for the report.
     """
+    from excise.cli import show
+    from excise.support.runs import EDIT_NAME, write_run
+
+    path = edit.save(making.out / EDIT_NAME)
+    _write_report(making, family, edit, probe_images)
+    result = erase_result(edit, path, seconds)
+    write_run(making.out, making.verb, {**result, "record": edit.record.model_dump(mode="json")})
+    if making.as_json:
+        show.print_json(result)
+    else:
+        _print(making, family, edit, path, sum(seconds.values()))
+
+
+def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapping[str, Any] | None) -> None:
+    """Write the report, and the images of the preview where one is drawn."""
+    from excise.cli import show
+    from excise.families.built_in import is_built_in
+    from excise.report.run_page import erase_page
+    from excise.support.runs import write_images
+
+    request = (family, edit, making.model, making.out, making.preserve)
+    if not (making.preview if making.preview is not None else is_built_in(family)):
+        erase_page(*request, None, probe_images, making.load_options)
+        return
+    with show.progress("drawing a preview") as advance:
+        pairs = erase_page(*request, advance, probe_images, making.load_options)
+    names = [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")]
+    write_images(making.out, names, [image for p in pairs for image in (p.before, p.after)])
+
+
+def _print(making: Making, family: Family, edit: Edit, path: Path, seconds: float) -> None:
+    """Print what was written and the command to look at it next."""
     from excise.cli import show
     from excise.concepts.concept import CHECKS, listed
     from excise.families.built_in import is_built_in
     from excise.protocols.canvas import canvas_mini
-    from excise.report.run_page import erase_page
-    from excise.support.runs import EDIT_NAME, write_images, write_run
 
-    path = made.save(out / EDIT_NAME)
-    if preview if preview is not None else is_built_in(family):
-        with show.progress("drawing a preview") as advance:
-            pairs = erase_page(family, made, model, out, preserve, advance, drawn, loaded)
-        write_images(
-            out,
-            [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")],
-            [image for p in pairs for image in (p.before, p.after)],
-        )
-    else:
-        erase_page(family, made, model, out, preserve, None, drawn, loaded)
-    result = erase_result(made, path, timings)
-    write_run(out, verb, {**result, "record": made.record.model_dump(mode="json")})
-    if as_json:
-        show.print_json(result)
-        return
-    names = [c.name for c in made.record.concepts]
+    concepts = edit.record.concepts
     show.say(
-        f"{listed(names)} erased from {model} with {made.record.method} in {sum(timings.values()):.1f} s: "
-        f"{path} ({path.stat().st_size / 1024:.0f} kB)"
+        f"edit written, not yet verified: {path} ({path.stat().st_size / 1024:.0f} kB) removes "
+        f"{listed([c.name for c in concepts])} from {making.model} with {edit.record.method} ({seconds:.1f} s)"
     )
-    show.say(f"see it:   {out / 'report.html'}")
-    edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*earlier, path])
-    start = f"--model {shlex.quote(model)}{loaded} {edits}"
-    if is_built_in(family) and canvas_mini().knows(names[0]):
-        asked = f"--concept {shlex.quote(names[0])} --out {_beside(out, 'evaluation')}"
-        show.say(f"verify:   excise evaluate {start} {asked}")
+    show.say(f"report:   {making.out / 'report.html'}")
+    edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
+    start = f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
+    first = concepts[0]
+    if is_built_in(family) and canvas_mini().knows(first.name):
+        out = shlex.quote(f"{making.out}-evaluation")
+        show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(first.name)} --out {out}")
     else:  # no judge that ships with the package knows the name
-        prompt = CHECKS[made.record.concepts[0].kind][0].replace("{}", names[0])
-        show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {_beside(out, 'pictures')}")
+        prompt, out = CHECKS[first.kind][0].replace("{}", first.name), shlex.quote(f"{making.out}-pictures")
+        show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {out}")
 
 
-def _beside(out: Path, what: str) -> str:
-    return shlex.quote(f"{out}-{what}")
-
-
-def erase_result(edit: Edit, path: Path, timings: Mapping[str, float]) -> dict[str, Any]:
-    """The JSON shape of `erase --json`."""
+def erase_result(edit: Edit, path: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The JSON document of `excise erase` and of the other commands that make an edit."""
     from excise.edits.deltas import TextMap, total_bytes
 
     kinds = {type(d).__name__ for d in edit.modules.values()} | ({TextMap.__name__} if edit.text_maps else set())
-    seconds = {k: round(v, 3) for k, v in timings.items()}
     return {
         "edit": str(path),
         "method": edit.record.method,
         "concepts": [c.name for c in edit.record.concepts],
-        "seconds": {**seconds, "total": round(sum(timings.values()), 3)},
+        "seconds": {**{k: round(v, 3) for k, v in seconds.items()}, "total": round(sum(seconds.values()), 3)},
         "delta": {
             "kinds": sorted(kinds),
             "modules": len(edit.paths),

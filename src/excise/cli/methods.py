@@ -1,4 +1,4 @@
-"""excise methods: what there is, and what each method can be told."""
+"""excise methods: list the methods, or show one with its settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from excise.cli import options as o
 
 
 def methods(
-    name: Annotated[Optional[str], typer.Argument(help="One method; all of them by default.")] = None,
+    name: Annotated[Optional[str], typer.Argument(help="The method to show; without it, all are listed.")] = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """List the methods, or show one: paper, cost, model families, and every setting with its default."""
+    """List the methods, or show one: its paper, cost, model families, and every setting with its default."""
     from excise.cli import show
     from excise.methods import METHODS
 
@@ -25,9 +25,8 @@ def methods(
             show.table([(n, r.shape, r.title, r.paper) for n, r in records.items()], ("method", "shape", "", "paper"))
         return
     record = METHODS.record(name)
-    facts = _facts(name, record)
     config = record.load().Config
-    knobs = [
+    settings = [
         {
             "name": key,
             "default": field.default,
@@ -38,24 +37,31 @@ def methods(
     ]
     presets = {kind: dict(values) for kind, values in config.presets.items()}
     if as_json:
-        show.print_json({**facts, "settings": knobs, "presets": presets})
-        return
+        show.print_json({**_facts(name, record), "settings": settings, "presets": presets})
+    else:
+        _print(name, _facts(name, record), settings, presets)
+
+
+def _print(
+    name: str, facts: dict[str, Any], settings: list[dict[str, Any]], presets: dict[str, dict[str, Any]]
+) -> None:
+    from excise.cli import show
+
     show.table([(k, str(v)) for k, v in facts.items()], ("", name))
     print()
-    show.table(
-        [(k["name"], repr(k["default"]), k["values"], k["description"]) for k in knobs],
-        ("setting", "default", "values", ""),
-    )
+    rows = [(s["name"], repr(s["default"]), s["values"], s["description"]) for s in settings]
+    show.table(rows, ("setting", "default", "values", ""))
     if presets:
         print()
-        rows = [
+        kinds = [
             (kind, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults")
             for kind, values in presets.items()
         ]
-        show.table(rows, ("preset", "sets"))
+        show.table(kinds, ("preset", "sets"))
 
 
 def _facts(name: str, record: Any) -> dict[str, Any]:
+    """The registry record of a method for `--json`."""
     return {
         "name": name,
         "title": record.title,
@@ -68,6 +74,6 @@ def _facts(name: str, record: Any) -> dict[str, Any]:
 
 
 def _values(annotation: Any) -> str:
-    """The allowed values of a setting, in words."""
+    """The allowed values of a setting as text."""
     choices = getattr(annotation, "__args__", None)
     return " | ".join(map(str, choices)) if choices else getattr(annotation, "__name__", str(annotation))

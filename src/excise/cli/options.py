@@ -1,4 +1,4 @@
-"""Options that several verbs share, written once."""
+"""Command-line options that several commands share, and the decorator that turns a record of options into a command."""
 
 from __future__ import annotations
 
@@ -7,81 +7,93 @@ import inspect
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, TypeVar, get_type_hints
 
 import typer
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="Hub id, local diffusers folder, single .safetensors file, or canvas-sd."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="The model: a Hub id, a local diffusers folder, a single .safetensors file, or a built-in model such as "
+        "canvas-sd.",
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
-DtypeOption = Annotated[str, typer.Option(help="float32, float16, bfloat16 or auto.")]
-RevisionOption = Annotated[Optional[str], typer.Option(help="Branch, tag or commit of a hub model.")]
-VariantOption = Annotated[
-    Optional[str], typer.Option(help="Weight variant of a folder or hub model, for example fp16.")
-]
-LocalOption = Annotated[bool, typer.Option("--local-files-only", help="Never use the network.")]
-ConfigOption = Annotated[
-    Optional[str], typer.Option(help="For a single file: a local diffusers folder of the same architecture.")
-]
-PredictionOption = Annotated[
-    Optional[str],
-    typer.Option(help="epsilon or v_prediction, for a model whose files do not say what it predicts."),
-]
+DeviceOption = Annotated[str, typer.Option(help="The device to compute on: cpu, cuda, mps or auto.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-EditsOption = Annotated[Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply; repeatable.")]
-PreserveOption = Annotated[Optional[list[str]], typer.Option("--preserve", "-p", help="A name to keep; repeatable.")]
+EditsOption = Annotated[
+    Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply to the model; repeatable.")
+]
+PreserveOption = Annotated[
+    Optional[list[str]], typer.Option("--preserve", "-p", help="A name to preserve; repeatable.")
+]
 PreserveFileOption = Annotated[
     Optional[Path],
-    typer.Option(help="Names to keep: text (one a line), CSV with a column called name, artist, ..., or a YAML list."),
+    typer.Option(
+        help="A file of names to preserve: text (one name a line), a CSV file with a column such as name or artist, or "
+        "a YAML list."
+    ),
 ]
-VocabularyOption = Annotated[str, typer.Option(help="Names to keep: auto, ordinary, none, canvas or canvas-strict.")]
-KindOption = Annotated[Optional[str], typer.Option(help="object, instance, style, person or explicit.")]
+VocabularyOption = Annotated[
+    str,
+    typer.Option(
+        help="Further names to preserve: ordinary (everyday words), canvas or canvas-strict (the built-in world), "
+        "none, or auto, which chooses by the model."
+    ),
+]
+KindOption = Annotated[
+    Optional[str],
+    typer.Option(help="Kind of the concept: object, instance, style, person or explicit. By default it is guessed."),
+]
+SeedOption = Annotated[int, typer.Option(help="Random seed of the method.")]
 PreviewOption = Annotated[
-    Optional[bool], typer.Option(help="Draw a few images before and after; on by default for built-in models.")
+    Optional[bool],
+    typer.Option(help="Draw a few images before and after the edit for the report. Built-in models do so by default."),
 ]
 EditModelOption = Annotated[
-    Optional[str], typer.Option("--model", "-m", help="The model it is for; the one it was made on by default.")
+    Optional[str],
+    typer.Option("--model", "-m", help="The model that the edit is for; by default the one that it was made on."),
 ]
 OtherBaseOption = Annotated[
-    bool, typer.Option("--allow-other-base", help="Use an edit on a fine-tune of the model it was made for.")
+    bool,
+    typer.Option("--allow-other-base", help="Apply edits to a fine-tune of the model that they were made for."),
 ]
-
-
 CacheOption = Annotated[
     Optional[Path],
-    typer.Option(envvar="EXCISE_CACHE", help="Folder of drawn images, kept so that none is drawn twice."),
+    typer.Option(envvar="EXCISE_CACHE", help="Cache folder of drawn images, so that no image is drawn twice."),
 ]
-NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Draw everything anew and keep nothing.")]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Draw every image again, and store none.")]
 
-
-def image_cache(cache: Path | None, no_cache: bool) -> Path | None:
-    """Where drawn images are kept: as asked for, or in the user's cache folder."""
-    return None if no_cache else cache or user_cache() / "images"
-
-
-def user_cache() -> Path:
-    """The folder in which this user's caches lie."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "excise"
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from and how it is loaded: what the model options of a verb say together."""
+    """The options that say how a model is loaded."""
 
-    device: str = "auto"
-    dtype: str = "auto"
-    revision: str | None = None
-    variant: str | None = None
-    config: str | None = None
-    local_files_only: bool = False
-    prediction: str | None = None
+    device: DeviceOption = "auto"
+    dtype: Annotated[
+        str, typer.Option(help="The precision to load the model in: float32, float16, bfloat16 or auto.")
+    ] = "auto"
+    revision: Annotated[Optional[str], typer.Option(help="Branch, tag or commit of a Hub model.")] = None
+    variant: Annotated[
+        Optional[str], typer.Option(help="Weight variant of a folder or Hub model, for example fp16.")
+    ] = None
+    config: Annotated[
+        Optional[str],
+        typer.Option(help="For a single-file model: a local diffusers folder of the same architecture."),
+    ] = None
+    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Never use the network.")] = False
+    prediction: Annotated[
+        Optional[str],
+        typer.Option(help="What the model predicts, epsilon or v_prediction, where its files do not say it."),
+    ] = None
 
     def given(self) -> str:
-        """What differs from the defaults, as the options of a command line; begins with a space where there is any."""
+        """The options that differ from their defaults, as a command line that begins with a space, or empty."""
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -91,51 +103,71 @@ class Source:
         return "".join(f" {shlex.quote(word)}" for word in words)
 
     def load(self, model: str, revision: str | None = None) -> Any:
-        """The family adapter of `model`; `revision` is used where the option is not given."""
+        """Return the family adapter of `model`; `revision` is used where the option is not given."""
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
         return load(model, **options)
 
 
-_SOURCE_OPTIONS: dict[str, Any] = {
-    "device": DeviceOption,
-    "dtype": DtypeOption,
-    "revision": RevisionOption,
-    "variant": VariantOption,
-    "config": ConfigOption,
-    "local_files_only": LocalOption,
-    "prediction": PredictionOption,
-}
+def command(run: Callable[[R], None]) -> Callable[..., None]:
+    """Turn a function of one record of options into a typer command.
+
+    Each field of the record, a dataclass, becomes an option: its annotation holds the typer option, its default is the
+    option's default. A field that is a dataclass itself, such as `Source`, contributes its own fields.
+    """
+    record = next(hint for name, hint in get_type_hints(run).items() if name != "return")
+    parameters = _parameters(record)
+
+    @functools.wraps(run)
+    def call(**values: Any) -> None:
+        run(_build(record, values))
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
 
 
-def with_source(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options of `Source` in place of its keyword-only `source` parameter."""
+def _parameters(record: Any) -> list[inspect.Parameter]:
+    """The fields of a record as keyword parameters, those of nested records in their place."""
+    hints = get_type_hints(record, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for field in fields(record):
+        hint = hints[field.name]
+        if is_dataclass(hint):
+            parameters += _parameters(hint)
+        else:
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=hint))
+    return parameters
 
-    @functools.wraps(verb)
-    def command(**given: Any) -> None:
-        source = Source(**{name: given.pop(name) for name in _SOURCE_OPTIONS})
-        verb(**given, source=source)
 
-    own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "source"]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Source, name), annotation=annotation)
-        for name, annotation in _SOURCE_OPTIONS.items()
-    ]
-    command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    command.__annotations__ = {**{p.name: p.annotation for p in own}, **_SOURCE_OPTIONS}
-    return command
+def _build(record: Any, values: dict[str, Any]) -> Any:
+    """An instance of a record, and of the records in it, from the values of its options."""
+    hints = get_type_hints(record)
+    return record(**{n: _build(hint, values) if is_dataclass(hint) else values[n] for n, hint in hints.items()})
+
+
+def image_cache(cache: Path | None, no_cache: bool) -> Path | None:
+    """The cache folder of drawn images: the one given, or one in the user's cache folder; None with `no_cache`."""
+    return None if no_cache else cache or user_cache() / "images"
+
+
+def user_cache() -> Path:
+    """The user's cache folder of this package."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "excise"
 
 
 def load_edits(paths: list[str] | None) -> list[Any]:
-    """The edits of every `--edit`."""
+    """Load every `--edit`."""
     from excise.edits.edit import Edit
 
     return [Edit.load(p) for p in paths or []]
 
 
-def kept_names(preserve: list[str] | None, file: Path | None) -> list[str]:
-    """The names of `--preserve` and `--preserve-file`, checked."""
+def names_to_preserve(preserve: list[str] | None, file: Path | None) -> list[str]:
+    """Return the names of `--preserve` and `--preserve-file`, checked."""
     from excise.concepts.concept import check_name, read_names, warn_of_commas
 
     names = [check_name(p, "name to preserve") for p in preserve or []]
@@ -144,10 +176,10 @@ def kept_names(preserve: list[str] | None, file: Path | None) -> list[str]:
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` texts to settings; numbers, true, false and null are read as such.
+    """Parse `key=value` texts. Numbers, lists, true, false and null are read as JSON, everything else as text.
 
     Raises:
-        SettingError: no "=", or one key twice.
+        SettingError: a text without "=", or a key that is given twice.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""excise protocols: what evaluations there are, and what each one holds fixed."""
+"""excise protocols: list the evaluation protocols, or show one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from excise.cli import options as o
 
 
 def protocols(
-    name: Annotated[Optional[str], typer.Argument(help="One protocol; all of them by default.")] = None,
+    name: Annotated[Optional[str], typer.Argument(help="The protocol to show; without it, all are listed.")] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """List the protocols, or show one: prompts by group, sampler, judges, targets and hash."""

@@ -1,4 +1,4 @@
-"""What `bench` and `compare` say of result lines: the table of means, and what stands on their pages beside them."""
+"""What `excise bench` and `excise compare` share: the printed table of means, and facts for their pages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 
 from excise.bench import tables
 from excise.cli import show
-
-LISTED = ("ua", "ira", "cra", "h", "acc_e", "acc_r", "h_o", "ua_relative", "kid", "drift", "seconds")
+from excise.evaluation.catalog import Metric, Prominence, number
 
 
 def mean_table(lines: Sequence[tables.Line]) -> None:
-    """Means over concepts on standard output, a table a protocol."""
+    """Print the means over concepts on standard output, one table for each protocol."""
     for group in by_protocol(lines):
         averaged = tables.means(tables.rows(group))
-        columns = [c for c in tables.columns(averaged) if c.key in LISTED]
+        columns = tables.columns(averaged, Prominence.TERMINAL)
         several = len({r.model for r in averaged}) > 1
         head = ("method", *(["model"] if several else []), "cells", *(c.label for c in columns))
         body = [
@@ -35,7 +34,7 @@ def mean_table(lines: Sequence[tables.Line]) -> None:
 
 
 def mean_records(lines: Sequence[tables.Line]) -> list[dict[str, Any]]:
-    """The same for `--json`, with every measure."""
+    """Return the means over concepts for `--json`, with every metric."""
     return [
         {
             "protocol": group[0]["protocol"],
@@ -52,7 +51,7 @@ def mean_records(lines: Sequence[tables.Line]) -> list[dict[str, Any]]:
 
 
 def by_protocol(lines: Sequence[tables.Line]) -> list[list[tables.Line]]:
-    """Lines that may stand in one table."""
+    """Group result lines by protocol hash; each group may form one table."""
     groups: dict[str, list[tables.Line]] = {}
     for line in lines:
         groups.setdefault(line["hash"], []).append(line)
@@ -60,25 +59,26 @@ def by_protocol(lines: Sequence[tables.Line]) -> list[list[tables.Line]]:
 
 
 def command_line(*words: object) -> str:
-    """An excise command as one would type it."""
+    """Return an excise command line, quoted for a shell."""
     return shlex.join(["excise", *map(str, words)])
 
 
 def today() -> str:
+    """Return the date in UTC, as YYYY-MM-DD."""
     return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 
 
 def versions() -> list[tuple[str, str]]:
-    """What the numbers were made with."""
-    found = []
+    """Return (name, version) pairs of the packages, Python and the platform."""
+    installed = []
     for package in ("excise", "torch", "diffusers", "transformers", "accelerate", "numpy"):
         try:
-            found.append((package, version(package)))
+            installed.append((package, version(package)))
         except PackageNotFoundError:
             continue
-    return [*found, ("python", platform.python_version()), ("platform", platform.platform())]
+    return [*installed, ("python", platform.python_version()), ("platform", platform.platform())]
 
 
-def _text(row: tables.Row, column: tables.Column) -> str:
-    figure = row.figures.get(column.key)
-    return tables.number(figure["value"], column.kind) if figure else "–"
+def _text(row: tables.Row, metric: Metric) -> str:
+    figure = row.figures.get(metric.key)
+    return number(figure["value"], metric.unit) if figure else "–"

@@ -1,4 +1,4 @@
-"""What the verbs print: progress with time left on a terminal, plain lines elsewhere; JSON alone on standard output."""
+"""Printing for all commands: messages and progress on standard error, tables and JSON on standard output."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line for a person, on standard error; names in it are never read as markup."""
+    """Print one line on standard error; names in it are never read as markup."""
     errors.print(text, markup=False)
 
 
 def print_json(data: Any) -> None:
-    """The one document of `--json`."""
+    """Print the document of `--json`."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
-    """A callback (done, total) that draws a bar with the time left, or prints a line every ten seconds."""
+    """Yield a callback (done, total) that draws a bar with the time left, or prints a line every ten seconds."""
     with stages() as say:
-        say(what, 0, 0)  # a bar that moves before anything is done
+        say(what, 0, 0)  # shows a moving bar at once
         yield partial(say, what)
 
 
 @dataclass
 class _Stage:
-    """What was done when it began, and when; what is done now, and when that was last said."""
+    """A stage of the work: the count and time when it began, the current count, and the time of the last line."""
 
     first: int
     began: float
@@ -49,7 +49,7 @@ class _Stage:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (what, done, total) for work of several stages: one bar each, or lines every ten seconds."""
+    """Yield a callback (what, done, total) for work in stages: one bar for each, or a line every ten seconds."""
     if errors.is_terminal:
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -74,7 +74,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
     def line(what: str, done: int, total: int) -> None:
         name, now = what.split(",")[0], time.monotonic()
-        if name not in running or done < running[name].done:  # a stage that goes back comes again
+        if name not in running or done < running[name].done:  # a count that falls starts the stage again
             running[name] = _Stage(done, now, done, now)
         stage = running[name]
         stage.done = done
@@ -87,13 +87,13 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """A plain table on standard output."""
+    """Print a plain table on standard output."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(*header, box=None, pad_edge=False)
     for column in grid.columns:
-        column.overflow = "fold"  # cut off by an ellipsis, a time or a hash tells nothing
+        column.overflow = "fold"  # times and hashes must not be cut off
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(grid)

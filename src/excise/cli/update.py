@@ -1,7 +1,8 @@
-"""excise update: concepts added to an edit, or taken out of it."""
+"""excise update: add concepts to an edit, or remove some from it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -10,30 +11,36 @@ import typer
 from excise.cli import options as o
 
 
-@o.with_source
-def update(
-    run: Annotated[Path, typer.Argument(help="Run folder of `excise erase`; its edit is replaced.")],
-    add: Annotated[Optional[list[str]], typer.Option(help="A concept to erase as well; repeatable.")] = None,
-    add_file: Annotated[
-        Optional[Path], typer.Option(help="Concepts to erase as well, as erase --concept-file takes them.")
-    ] = None,
-    drop: Annotated[Optional[list[str]], typer.Option(help="A concept to give back; repeatable.")] = None,
-    kind: Annotated[
-        Optional[str], typer.Option(help="Of those added: object, instance, style, person, explicit.")
-    ] = None,
-    model: o.EditModelOption = None,
-    preview: o.PreviewOption = None,
-    as_json: o.JsonOption = False,
-    *,
-    source: o.Source,
-) -> None:
-    """Make a closed-form edit again with other concepts, as if it had been made so from the start.
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """The options of `excise update`."""
 
-    Text states are kept in the run folder, so that only new concepts are encoded.
+    run: Annotated[Path, typer.Argument(help="Run folder of excise erase, whose edit is replaced.")]
+    add: Annotated[Optional[list[str]], typer.Option(help="A further concept to erase; repeatable.")] = None
+    add_file: Annotated[
+        Optional[Path],
+        typer.Option(help="A file of further concepts to erase, in a format of erase --concept-file."),
+    ] = None
+    drop: Annotated[Optional[list[str]], typer.Option(help="A concept to restore; repeatable.")] = None
+    kind: Annotated[
+        Optional[str],
+        typer.Option(help="Kind of the added concepts: object, instance, style, person or explicit."),
+    ] = None
+    model: o.EditModelOption = None
+    preview: o.PreviewOption = None
+    as_json: o.JsonOption = False
+    source: o.Source
+
+
+@o.command
+def update(options: UpdateOptions) -> None:
+    """Add concepts to an existing closed-form edit, or drop some. The result equals an edit made with the new list.
+
+    Text-encoder outputs are saved in the run folder, so that only new concepts are encoded.
 
     Example: excise update runs/takedowns --add fox --drop cat
     """
-    from excise.cli.making import finish
+    from excise.cli.making import Making, finish
     from excise.concepts.concept import Concept, as_concepts
     from excise.concepts.concept_file import read_concepts
     from excise.edits.edit import Edit
@@ -41,26 +48,27 @@ def update(
     from excise.errors import ConceptError
     from excise.support.runs import EDIT_NAME, STATES, locked
 
-    asked: list[str | Concept] = [*(add or []), *(read_concepts(add_file, kind) if add_file else [])]
-    new = as_concepts(asked, kind) if asked else []
+    run, drop = options.run, options.drop or []
+    names: list[str | Concept] = [*(options.add or [])]
+    names += read_concepts(options.add_file, options.kind) if options.add_file else []
+    new = as_concepts(names, options.kind) if names else []
     if not new and not drop:
         raise ConceptError("nothing to change; give --add, --add-file or --drop.")
     with locked(run):
         edit = Edit.load(run / EDIT_NAME)
+        # Cheap checks come before the model is loaded.
         check_updatable(edit.record)
-        changed(edit.record, new, drop or [])  # cheap checks first, the model later
-        name = model or edit.record.base.model
-        family = source.load(name, edit.record.base.revision)
-        made = updated(family, edit, new, drop or [], run / STATES)
-        finish(
+        changed(edit.record, new, drop)
+        model = options.model or edit.record.base.model
+        family = options.source.load(model, edit.record.base.revision)
+        erasure = updated(family, edit, new, drop, run / STATES)
+        making = Making(
             "update",
-            family,
-            made.edit,
-            name,
+            model,
             run,
-            made.seconds,
-            preserve=made.edit.record.preserve,
-            preview=preview,
-            loaded=source.given(),
-            as_json=as_json,
+            erasure.edit.record.preserve,
+            options.preview,
+            load_options=options.source.given(),
+            as_json=options.as_json,
         )
+        finish(making, family, erasure.edit, erasure.seconds)

@@ -6,7 +6,6 @@ version of this package. Only models on this disk are remembered: a hub id may c
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.families.built_in import BUILT_IN, WEIGHTS
+from excise.support.digests import short_digest
 from excise.support.files import write_text
 
 
@@ -28,8 +28,7 @@ def request_key(model: str, files: Sequence[str], protocol_hash: str, options: M
         return None
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in read]
     packages = {name: version(name) for name in ("excise", "torch", "diffusers", "transformers")}
-    text = json.dumps([model, stats, protocol_hash, dict(options), packages], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return short_digest([model, stats, protocol_hash, dict(options), packages])
 
 
 def find(cache: Path | None, key: str | None, out: Path | None) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""Ship an edit in the forms that others load: a diffusers LoRA, a kohya LoRA, a merged pipeline folder or single file.
+"""Export an edit for other programs: a diffusers LoRA, a kohya LoRA, a merged pipeline folder or single file.
 
-Each export is read back, and the figure returned says how far it is from the edit. Which program reads which, and how
-much of it, stands in `excise.exporting.readers`.
+Each export is read back and compared with the edit; the error is part of the result. `excise.exporting.readers` lists
+which program reads which format, and how much of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from excise.families.load import as_family
 from excise.families.networks import as_saved
 from excise.support.files import make_folder
 
-# By format, what is written into the folder.
+# By format, the file written into the folder; a merged pipeline is the folder itself.
 TARGETS = {
     "diffusers-lora": lora.DIFFUSERS_NAME,
     "kohya-lora": lora.KOHYA_NAME,
@@ -37,13 +37,14 @@ FORMATS = tuple(TARGETS)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A written export.
 
     Attributes:
         path: the file, or the folder of a merged pipeline.
+        format: one of `FORMATS`.
         rank: the largest LoRA rank; 0 for a whole model.
-        error: largest over the edited weights of |exported change - change| / |change| (Frobenius).
-        readers: how much of it each program takes, by the program's name in `excise.exporting.readers`.
+        error: maximum over the edited weights of |exported change - change| / |change| (Frobenius norms).
+        readers: by name of a program in `excise.exporting.readers`, how much of the export it reads.
     """
 
     path: Path
@@ -62,21 +63,23 @@ def export(
     for_: str | None = None,
     allow_other_base: bool = False,
 ) -> Exported:
-    """Write `edit` for the world outside.
+    """Write `edit` in a format that other programs load.
 
     Args:
-        edit: what to ship.
-        model: the pipeline (or adapter) it is for; edits in force on it are left aside.
+        edit: the edit to export.
+        model: the pipeline (or family) that the edit was made for. Edits that are applied to it do not count.
         out: a folder.
-        format: diffusers-lora, kohya-lora, merged or single-file. By default what `for_` reads; without that a kohya
-            LoRA for Stable Diffusion and SDXL, which most programs read, and a diffusers LoRA for other families.
-        for_: the program it is for: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.
+        format: diffusers-lora, kohya-lora, merged or single-file. By default the first that `for_` reads completely;
+            without `for_`, a kohya LoRA for Stable Diffusion and SDXL, which most programs read, and a diffusers LoRA
+            for other families.
+        for_: the program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.
+        allow_other_base: export even if the model's weights differ from those the edit was made for.
 
     Raises:
         UnknownNameError: no such format or program.
-        WrongBaseError: another model, or an edit that the format, or every format of the program, has no place for.
-        ModelError: a part of a whole model is not loaded, or no file would hold it.
-        OutputError: `out` cannot be written, or it holds the model itself or what no export wrote.
+        WrongBaseError: the model is another one, or the format (every format of the program) cannot represent the edit.
+        ModelError: a component that a whole model needs is not loaded or cannot be saved.
+        OutputError: `out` cannot be written, is the model itself, or contains files that no export wrote.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -85,14 +88,16 @@ def export(
     family = as_family(model)
     check_base(edit, family, allow_other_base)
     if format is None:
-        format = _chosen(edit, family, for_)
-    _check(edit, family, format)
+        format = _choose_format(edit, family, for_)
+    _check_format(edit, family, format)
     check_place(family, Path(out) / TARGETS[format])
     folder = make_folder(Path(out))
     weights = original_weights(family, edit.paths)
     if format in LORA:
         path, rank, change = lora.write(edit, family, weights, folder, format)
-        read = readings(format, family.name, lora.names(edit, family, format), lora.beside(edit, family, format))
+        read = readings(
+            format, family.name, lora.map_names(edit, family, format), lora.marker_names(edit, family, format)
+        )
         return Exported(path, format, rank, _largest_error(edit, weights, change), read)
     if format == "merged":
         path, change = folder, merged.write(edit, family, weights, folder)
@@ -101,8 +106,8 @@ def export(
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
 
 
-def _chosen(edit: Edit, family: Family, for_: str | None) -> str:
-    """The first format that the program reads whole.
+def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
+    """Return the first format that the program reads completely.
 
     Raises:
         WrongBaseError: there is none.
@@ -112,14 +117,14 @@ def _chosen(edit: Edit, family: Family, for_: str | None) -> str:
     program, reason = reader(for_), ""
     for format in program.formats.get(family.name, ()):
         try:
-            _check(edit, family, format)
+            _check_format(edit, family, format)
         except WrongBaseError as error:
             reason = reason or str(error)
             continue
         if format not in LORA:
             return format
-        names = lora.names(edit, family, format)
-        if len(program.taken(format, family.name, names, lora.beside(edit, family, format))) == len(names):
+        names, markers = lora.map_names(edit, family, format), lora.marker_names(edit, family, format)
+        if len(program.accepted(format, family.name, names, markers)) == len(names):
             return format
     if reason:
         raise WrongBaseError(f"no format that {program.program} reads holds this edit: {reason}")
@@ -129,8 +134,8 @@ def _chosen(edit: Edit, family: Family, for_: str | None) -> str:
     )
 
 
-def _check(edit: Edit, family: Family, format: str) -> None:
-    """Refuse what a format has no place for, before anything is written."""
+def _check_format(edit: Edit, family: Family, format: str) -> None:
+    """Refuse an edit or a model that the format cannot represent, before anything is written."""
     if format in LORA:
         lora.check(edit, family, format)
         return
@@ -139,15 +144,15 @@ def _check(edit: Edit, family: Family, format: str) -> None:
         raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":
         single_file.check(family)
-    with alone(edit, family), as_saved(family.pipe):  # refuses what no file would hold
+    with alone(edit, family), as_saved(family.pipe):  # refuses a pipeline that cannot be saved
         pass
 
 
 def _largest_error(edit: Edit, weights: Mapping[str, Tensor], change: Callable[[str], Tensor]) -> float:
     errors = []
     for path in edit.paths:
-        wanted = edit.delta(path, weights[path].detach().cpu()).double()
-        size = wanted.norm()
+        expected = edit.delta(path, weights[path].detach().cpu()).double()
+        size = expected.norm()
         if size > 0:
-            errors.append(float((change(path).cpu().double() - wanted).norm() / size))
+            errors.append(float((change(path).cpu().double() - expected).norm() / size))
     return max(errors, default=0.0)

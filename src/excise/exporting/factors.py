@@ -1,4 +1,4 @@
-"""An edit as the factors of a LoRA: every changed linear map or convolution as one pair."""
+"""LoRA factors of an edit: one pair of matrices for each changed linear layer or convolution."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from excise.families.base import Family
 from excise.families.networks import parameter_in
 from excise.linalg.low_rank import compress
 
-JOINED = 1e-8  # of the largest singular value; below it lies what joining added
-REST = 2e-5  # of a dense change that may be left out; numbers of half precision are coarser by far
+JOINED = 1e-8  # share of the largest singular value below which a direction is numerical noise of joining
+REST = 2e-5  # share of a dense change that may be dropped; rounding to half precision is far coarser
 
 
 def check_maps(edit: Edit, family: Family) -> None:
-    """Refuse what no LoRA can hold.
+    """Refuse an edit that no LoRA can represent.
 
     Raises:
-        WrongBaseError: the edit changes a bias, a norm, an embedding, or what lies beside a text encoder's layers.
+        WrongBaseError: the edit changes a bias, a norm, an embedding, or part of a text encoder outside its layers.
     """
-    found = networks(family)
+    roots = networks(family)
     for path in edit.paths:
-        part, rest = parted(path, found)
-        module, name = parameter_in(found[part], rest)
+        part, rest = parted(path, roots)
+        module, name = parameter_in(roots[part], rest)
         linear = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         outside = bool(part) and ".encoder.layers." not in path
         if not linear or name != "weight" or outside:
@@ -40,36 +40,39 @@ def check_maps(edit: Edit, family: Family) -> None:
 
 
 def lora_factors(edit: Edit, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """Every changed weight as one pair of factors: parts are joined along the rank, which is exact.
+    """Return, by path, the edit's change of a weight as one pair of factors.
 
-    A convolution is a map of its window, (out, in * height * width). A joint rank above the smaller side of the weight
-    is reduced to its numerical rank; a dense part to the rank at which `REST` of it is left out, or the file would hold
-    the rounding of its numbers.
+    Several deltas of one weight are concatenated along the rank, which is exact. A convolution counts as a matrix
+    (out, in * height * width). A joint rank above the smaller side of the weight is reduced to the numerical rank; a
+    dense delta is cut at the rank that leaves out `REST` of it, since the remaining directions are rounding errors.
+
+    Args:
+        weights: by path, the weights of the base.
     """
     return {path: _factors(edit, path, weights[path].detach()) for path in edit.paths}
 
 
 def _factors(edit: Edit, path: str, weight: Tensor) -> LowRank:
     parts = [m.low_rank(weight.flatten(1)) for m in edit.text_maps if path in m.modules]
-    own = edit.modules.get(path)
-    if isinstance(own, LowRank):
-        parts.append(LowRank(own.b.to(parts[0].b) if parts else own.b, own.a.to(parts[0].a) if parts else own.a))
-    elif isinstance(own, Dense):
-        dw = own.dw.float().flatten(1)
+    delta = edit.modules.get(path)
+    if isinstance(delta, LowRank):
+        parts.append(delta if not parts else LowRank(delta.b.to(parts[0].b), delta.a.to(parts[0].a)))
+    elif isinstance(delta, Dense):
+        dw = delta.dw.float().flatten(1)
         parts.append(LowRank(dw, torch.eye(dw.shape[1])))
     b, a = torch.cat([p.b.float() for p in parts], dim=1), torch.cat([p.a.float() for p in parts], dim=0)
-    if isinstance(own, Dense) or b.shape[1] > min(b.shape[0], a.shape[1]):
+    if isinstance(delta, Dense) or b.shape[1] > min(b.shape[0], a.shape[1]):
         b, a = compress(b.double(), a.double(), tolerance=JOINED)
-        if isinstance(own, Dense):
+        if isinstance(delta, Dense):
             sizes = b.square().sum(dim=0)  # the singular values
-            rest = sizes.flip(0).square().cumsum(0).flip(0).sqrt()  # of the product from each one on
+            rest = sizes.flip(0).square().cumsum(0).flip(0).sqrt()  # norm of the product from each value on
             rank = max(1, int((rest > REST * rest[0]).sum()))
             b, a = b[:, :rank], a[:rank]
     return LowRank(b.float().contiguous(), a.float().contiguous())
 
 
 def padded(factors: Mapping[str, LowRank]) -> dict[str, LowRank]:
-    """The same products at one rank, with zeros: for layouts whose readers mix up ranks that differ."""
+    """Return the same products, all factors padded with zeros to the largest rank, for readers that expect one rank."""
     top = max(len(f.a) for f in factors.values())
     return {path: _padded(f, top) for path, f in factors.items()}
 
@@ -80,7 +83,12 @@ def _padded(factors: LowRank, rank: int) -> LowRank:
 
 
 def shaped(factors: LowRank, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """(down, up) as a file holds them for a weight of `shape`: of a convolution its window and one of a pixel."""
+    """Return (down, up) as a file stores them; for a convolution, one with its kernel and one of 1 x 1.
+
+    Args:
+        factors: of the weight as a matrix.
+        shape: of the weight.
+    """
     if len(shape) == 2:
         return factors.a, factors.b
     return factors.a.view(-1, *shape[1:]), factors.b.view(*factors.b.shape, 1, 1)

@@ -1,7 +1,7 @@
-"""The two layouts of a LoRA file: diffusers' own, and kohya's, which most other programs read.
+"""Write LoRA files in two layouts: diffusers' own, and kohya's, which most other programs read.
 
-Two traps are avoided: diffusers loses `lora_alpha` when no metadata is given, and its kohya converter writes alpha =
-rank whatever alpha was. Here alpha equals the largest rank always (the scale is folded into the up factor), and the
+Two faults of readers are avoided. diffusers loses `lora_alpha` without metadata, and its kohya converter writes alpha =
+rank whatever alpha was. Here alpha always equals the largest rank (the scale is folded into the up factor), and the
 metadata is written all the same.
 """
 
@@ -21,7 +21,7 @@ from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
-from excise.exporting.record import about, architecture, our_record
+from excise.exporting.record import architecture, model_spec, our_record
 from excise.families.base import Family
 from excise.families.networks import in_encoder
 from excise.families.original_names import unet_name
@@ -29,15 +29,15 @@ from excise.support.files import write_atomically
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "excise_kohya_lora.safetensors"
-# Families that kohya's scripts know, and what they call them.
+# By family (or version), its name in kohya's scripts.
 KOHYA = {"sd": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
 def check(edit: Edit, family: Family, format: str) -> None:
-    """Refuse what the layout has no place for.
+    """Refuse an edit that the layout cannot represent.
 
     Raises:
-        WrongBaseError: naming what it is, or that there is nothing to hold.
+        WrongBaseError: the edit changes no weight, one that a LoRA cannot change, or one without a name in the layout.
     """
     if not edit.paths:
         raise WrongBaseError(
@@ -62,16 +62,23 @@ def check(edit: Edit, family: Family, format: str) -> None:
 def write(
     edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, format: str
 ) -> tuple[Path, int, Callable[[str], Tensor]]:
-    """Write a LoRA file; returns it, its largest rank, and what it adds to the weight at a path for its readers."""
+    """Write a LoRA file into `folder`.
+
+    Returns:
+        The file, its largest rank, and a function of a path that returns the change of that weight, read from the file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     factors = lora_factors(edit, weights)
     if format == "kohya-lora":
-        path, factors = folder / KOHYA_NAME, _at_one_alpha(factors, _rank(factors))
+        path, factors = folder / KOHYA_NAME, _with_one_alpha(factors, _rank(factors))
         metadata = _kohya_metadata(edit, factors, family)
     else:
         path, factors = folder / DIFFUSERS_NAME, padded(factors)
         metadata = _adapter_metadata(edit, factors, family)
     state: dict[str, Tensor] = {}
-    for place, f in {**factors, **_mark(edit, family, format)}.items():
+    for place, f in {**factors, **_markers(edit, family, format)}.items():
         key, shape = key_of(place, family, format), weights[place].shape if place in weights else f.a.shape
         state |= dict(zip(_factor_names(place, family, format), shaped(f, shape), strict=True))
         if format == "kohya-lora":
@@ -87,35 +94,35 @@ def write(
     return path, _rank(factors), change
 
 
-def names(edit: Edit, family: Family, format: str) -> list[str]:
-    """The names of the edit's maps in a file."""
+def map_names(edit: Edit, family: Family, format: str) -> list[str]:
+    """Return the names in a file of the layers that the edit changes, in the order of `edit.paths`."""
     return [key_of(path, family, format) for path in edit.paths]
 
 
-def beside(edit: Edit, family: Family, format: str) -> list[str]:
-    """The names of what else is in the file."""
-    return [key_of(path, family, format) for path in _mark(edit, family, format)]
+def marker_names(edit: Edit, family: Family, format: str) -> list[str]:
+    """Return the names in a file of the zero changes that some readers need (see `_markers`)."""
+    return [key_of(path, family, format) for path in _markers(edit, family, format)]
 
 
 def key_of(path: str, family: Family, format: str) -> str:
-    """The name of a map in a file, without that of a factor."""
+    """Return the name of a layer in a file, without the suffix of a factor."""
     return kohya_key(path, family) if format == "kohya-lora" else diffusers_key(path, family)
 
 
 def diffusers_key(path: str, family: Family) -> str:
-    """The name of a map in diffusers' layout.
+    """Return the name of a layer in diffusers' layout.
 
-    In a text encoder the level that transformers 5 left out is there: loaders of all versions find it.
+    In a text encoder it contains `text_model`, which transformers 5 no longer uses: loaders of all versions find it.
     """
     part, rest = parted(path, family)
     return f"{part}.text_model.{rest}" if part in family.text_encoders else f"{part}.{rest}"
 
 
 def kohya_key(path: str, family: Family) -> str:
-    """The name of a map in kohya's layout: for Stable Diffusion 1 and 2 diffusers' name, for SDXL the original one.
+    """Return the name of a layer in kohya's layout: diffusers' for Stable Diffusion 1 and 2, the original for SDXL.
 
     Raises:
-        WrongBaseError: the original layout has none.
+        WrongBaseError: the original layout has no name for the layer.
     """
     part, rest = parted(path, family)
     if part in family.text_encoders:
@@ -127,15 +134,15 @@ def kohya_key(path: str, family: Family) -> str:
 
 
 def parted(path: str, family: Family) -> tuple[str, str]:
-    """A module path as the name of its part of the pipeline, and the path in there."""
+    """Split a path into the pipeline component (denoiser or text encoder) and the path inside that component."""
     name, rest = apply.parted(path, family.text_encoders)
     return name or family.denoiser_name, rest
 
 
 def _factor_names(path: str, family: Family, format: str) -> tuple[str, str]:
-    """Names of the factors (down, up).
+    """Return the names of the factors (down, up) of a layer.
 
-    In a text encoder they are those that diffusers had before it took peft's: its loader knows an MLP by them alone.
+    In a text encoder they are those of diffusers before peft: its loader recognises an MLP by no others.
     """
     key = key_of(path, family, format)
     if format == "kohya-lora":
@@ -145,37 +152,38 @@ def _factor_names(path: str, family: Family, format: str) -> tuple[str, str]:
     return f"{key}.lora_A.weight", f"{key}.lora_B.weight"
 
 
-def _at_one_alpha(factors: Mapping[str, LowRank], alpha: int) -> dict[str, LowRank]:
-    """The same products where a reader multiplies by `alpha` / rank: ranks may differ in a file, alphas may not.
+def _with_one_alpha(factors: Mapping[str, LowRank], alpha: int) -> dict[str, LowRank]:
+    """Rescale factors so that a reader, which multiplies by `alpha` / rank, gets the same products.
 
-    Where alphas differ, diffusers (0.42.1) looks for those of attention maps under names that no module has, and takes
-    the most common one for all of them. Programs of every kind are right with one alpha and ranks of their own.
+    Ranks may differ in a file, alphas may not: diffusers (0.42.1) looks for the alphas of attention layers under names
+    that no module has, and applies the most common one to all of them. All programs handle one alpha and many ranks.
     """
     return {path: f if len(f.a) == alpha else LowRank(f.b * (len(f.a) / alpha), f.a) for path, f in factors.items()}
 
 
-def _mark(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
-    """Changes of nothing to maps that some reader has to see before it takes the others.
+def _markers(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
+    """Return zero changes, by path, of layers without which some reader would ignore the others.
 
-    InvokeAI knows the base of a LoRA by the width of the maps that read text, and takes no file without one. diffusers
-    (0.42.1) takes queries, keys and values of a text encoder only where a file has an output map or an MLP of it too.
+    InvokeAI recognises the base of a LoRA by the width of its text projections and refuses a file without one.
+    diffusers (0.42.1) reads queries, keys and values of a text encoder only if the file has an output layer or an MLP
+    of it too.
     """
     if format != "kohya-lora":
         return {}
     missing = []
-    reads = [p.path for p in family.projections("kv")]
-    if not set(reads) & set(edit.paths):
-        missing.append(reads[0])
+    text_projections = [p.path for p in family.projections("kv")]
+    if not set(text_projections) & set(edit.paths):
+        missing.append(text_projections[0])
     for encoder in family.text_encoders:
-        own = [p for p in edit.paths if parted(p, family)[0] == encoder]
-        if own and not any(".mlp." in p or p.endswith(".out_proj") for p in own):
-            missing.append(own[0].rpartition(".")[0] + ".out_proj")
+        paths = [p for p in edit.paths if parted(p, family)[0] == encoder]
+        if paths and not any(".mlp." in p or p.endswith(".out_proj") for p in paths):
+            missing.append(paths[0].rpartition(".")[0] + ".out_proj")
     shapes = {path: weight.shape for path, weight in original_weights(family, missing).items()}
     return {path: LowRank(torch.zeros(shape[0], 1), torch.zeros(1, shape[1])) for path, shape in shapes.items()}
 
 
 def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
-    """What diffusers reads (`lora_adapter_metadata`), and our own record beside it."""
+    """Return the metadata that diffusers reads (`lora_adapter_metadata`), with the edit's record."""
     rank = _rank(factors)
     targets: dict[str, list[str]] = {}
     for path in sorted(factors):
@@ -196,7 +204,7 @@ def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family
 
 
 def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
-    """What kohya's scripts write and web UIs sort by: without `ss_v2` a file for 2.x is taken for one of 1.x."""
+    """Return the metadata of kohya's scripts, by which web UIs sort: a file for 2.x without `ss_v2` passes for 1.x."""
     ranks, kind = {len(f.a) for f in factors.values()}, architecture(family)
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     return {
@@ -205,7 +213,7 @@ def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) 
         "ss_network_alpha": str(_rank(factors)),
         "ss_base_model_version": KOHYA[kind.name],
         **({"ss_v2": "True"} if kind.name == "sd2" else {}),
-        **about(edit, f"{kind.spec}/lora"),
+        **model_spec(edit, f"{kind.spec}/lora"),
     }
 
 

@@ -1,4 +1,4 @@
-"""A pipeline folder with the edit inside, with the files and names that readers of all versions know."""
+"""Write a pipeline folder with the edit merged in, with files and names that readers of all versions know."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ from excise.support.files import write_json
 
 
 def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path) -> Callable[[str], Tensor]:
-    """Write the folder, beside itself and moved in only when it is complete; returns its difference at a path."""
+    """Write the pipeline into `folder`; the files are moved in only when all are written.
+
+    Returns:
+        A function of a path that returns the written weight minus that of the base.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
         with alone(edit, family), as_saved(family.pipe):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))
-        # The mark comes first, so that a folder that was left half-way is still known for one of ours.
+        # The record comes first, so that a folder from an interrupted export is recognised as an export.
         for part in sorted(partial.iterdir(), key=lambda part: (part.name != MARK, part.name)):
             target = folder / part.name
             if target.is_dir():
@@ -56,7 +63,7 @@ def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Pat
 
 
 def _make_readable(folder: Path, pipe: Any) -> None:
-    """What transformers 4, older diffusers and other programs need beside what transformers 5 writes."""
+    """Add the names and files that transformers 4, older diffusers and other programs need."""
     for name, part in pipe.components.items():
         if isinstance(part, CLIPTextModel):
             _rename(folder / name, lambda n: n if n.startswith("text_model.") else f"text_model.{n}")
@@ -68,7 +75,7 @@ def _make_readable(folder: Path, pipe: Any) -> None:
 
 
 def _rename(folder: Path, name_of: Callable[[str], str]) -> None:
-    """Give every tensor of a part another name."""
+    """Rename every tensor in the weight files of a component."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
@@ -80,7 +87,7 @@ def _rename(folder: Path, name_of: Callable[[str], str]) -> None:
 
 
 def _write_vocabulary(folder: Path) -> None:
-    """`vocab.json` and `merges.txt` beside `tokenizer.json`, from what that holds; of tokenizers as CLIP's."""
+    """Write `vocab.json` and `merges.txt` from the `tokenizer.json` of a CLIP tokenizer; leave others alone."""
     file = folder / "tokenizer.json"
     if not file.exists() or (folder / "vocab.json").exists():
         return
@@ -94,7 +101,7 @@ def _write_vocabulary(folder: Path) -> None:
 
 
 def _state(folder: Path) -> dict[str, Tensor]:
-    """The tensors of one part of a saved pipeline, by the names that paths have."""
+    """Return the tensors of one component of a saved pipeline, under the names that paths of edits use."""
     state: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         state |= load_file(file)

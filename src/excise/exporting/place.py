@@ -1,4 +1,4 @@
-"""Where an export may go: never over a model, or over anything else that no export wrote."""
+"""Check the target of an export: it must not replace a model or any file that no export wrote."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from excise.exporting.record import RECORD
 from excise.families.base import Family
 from excise.support.files import resolved
 
-MARK = "excise_record.json"  # by which a folder written here is known again
+MARK = "excise_record.json"  # marks a folder as an export
 
 
 def check_place(family: Family, target: Path) -> None:
-    """Refuse a file or folder whose writing would destroy what is there; an earlier export may be replaced.
+    """Refuse a target whose writing would destroy other files; an earlier export may be replaced.
 
     Raises:
-        OutputError: the model was loaded from it, or it holds what was not written by an export.
+        OutputError: the model was loaded from `target`, or it contains files that no export wrote.
     """
     if resolved(target) is not None and resolved(target) == resolved(family.pipe.config.get("_name_or_path")):
         raise OutputError(f"{target} is the model itself, which the export would replace; choose another --out.")
     if target.is_dir():
         names = ("model_index.json", *family.pipe.components)
-        held = next((target / n for n in names if (target / n).exists()), None)
-        foreign = held is not None and not (target / MARK).exists()
+        existing = next((target / n for n in names if (target / n).exists()), None)
+        foreign = existing is not None and not (target / MARK).exists()
     else:
-        held, foreign = target, target.exists() and not _has_record(target)
+        existing, foreign = target, target.exists() and not _has_record(target)
     if foreign:
         raise OutputError(
-            f"{held} is there already and was not written by `excise export`, which would replace it; choose another "
-            "--out, or move it away first."
+            f"{existing} is there already and was not written by `excise export`, which would replace it; choose "
+            "another --out, or move it away first."
         )
 
 

@@ -1,7 +1,7 @@
-"""Which program reads which file, and which maps of a LoRA it takes by their names.
+"""Which program reads which export format, and which layers of a LoRA it recognises by name.
 
-Every rule is what the named version of a program does with the names that `excise export` writes. Most programs pass
-over a name they do not know with a line in their log, so a file that "loads" may do half its job. Sources, by file:
+The rules describe the named version of each program. Most programs skip a name that they do not know with a line in
+their log, so a file that "loads" may work only in part. Sources, by file:
 
 - ComfyUI 0.3.64: comfy/lora.py (`model_lora_keys_unet`, `model_lora_keys_clip`), comfy/utils.py (`unet_to_diffusers`)
 - AUTOMATIC1111 at 0a0efa3: extensions-builtin/Lora/networks.py (`convert_diffusers_name_to_compvis`), network.py
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from excise.errors import unknown
 
 LORA = ("kohya-lora", "diffusers-lora")
-# Of a UNet: a block under diffusers' names (Stable Diffusion 1 and 2), and under the original ones (SDXL).
+# Blocks of a UNet under diffusers' names (Stable Diffusion 1 and 2) and under the original ones (SDXL).
 _BLOCK = r"(?:down_blocks_\d+|mid_block|up_blocks_\d+)_\w+"
 _ORIGINAL = r"(?:input_blocks_[1-9]\d*|middle_block|output_blocks_\d+)_\w+"
 _TEXT = r"lora_te[12]?_text_model_encoder_layers_\d+_\w+"
@@ -31,13 +31,16 @@ _ALL = r".+"
 
 @dataclass(frozen=True)
 class Reader:
-    """A program that loads edits.
+    """A program that loads exports.
 
     Attributes:
-        name: as `--for` has it. program, version: what it is called, and which version was looked at.
-        formats: what it reads for each family, what to choose first in front.
-        kohya, diffusers: a pattern of the maps that it takes from a LoRA of each layout, by their names.
-        needs: a pattern that one map of a kohya file has to match, or it does not know what the file is.
+        name: its name for `--for`.
+        program: its name in messages.
+        version: the version whose source was read.
+        formats: by family, the formats that it reads, the preferred one first.
+        kohya: pattern of the layer names that it recognises in a kohya LoRA.
+        diffusers: the same for a diffusers LoRA.
+        needs: pattern that one layer name in a kohya file must match; the program refuses the file otherwise.
     """
 
     name: str
@@ -48,17 +51,19 @@ class Reader:
     diffusers: str = r"(?!)"
     needs: str = _ALL
 
-    def taken(self, format: str, family: str, names: Sequence[str], beside: Sequence[str] = ()) -> list[str]:
-        """Those of the maps in a file that it takes.
+    def accepted(self, format: str, family: str, names: Sequence[str], markers: Sequence[str] = ()) -> list[str]:
+        """Return those of the layers in a file that the program applies.
 
         Args:
-            format, family: of the file. names: of its maps, without the names of factors.
-            beside: of what else is in the file.
+            format: of the file.
+            family: of its base model.
+            names: of the changed layers, without the suffixes of factors.
+            markers: names of further layers in the file, whose change is zero.
         """
         reads = self.formats.get(family, ())
         if format not in LORA or not reads:
             return list(names) if format in reads else []
-        if format == "kohya-lora" and not any(re.fullmatch(self.needs, n) for n in (*names, *beside)):
+        if format == "kohya-lora" and not any(re.fullmatch(self.needs, n) for n in (*names, *markers)):
             return []
         pattern = re.compile(self.kohya if format == "kohya-lora" else self.diffusers)
         return [n for n in names if pattern.fullmatch(n)]
@@ -76,7 +81,7 @@ READERS = {
             "ComfyUI",
             "0.3.64",
             _unets("kohya-lora", "single-file"),
-            # Attention maps are known by `.processor.to_k` alone there, as diffusers named them before peft.
+            # It recognises attention layers only as `.processor.to_k`, their name in diffusers before peft.
             diffusers=r"unet\.(?!.*\.to_).+|text_encoder(?:_2)?\.text_model\.encoder\.layers\..+",
         ),
         Reader(
@@ -92,14 +97,14 @@ READERS = {
             "at 01d6f09",
             _unets("kohya-lora", "single-file", "merged"),
             kohya=rf"lora_unet_\w+|{_TEXT}",
-            needs=r"lora_unet_\w+_attn2_to_[kv]",  # tells it the width of the text, by which it knows the base
+            needs=r"lora_unet_\w+_attn2_to_[kv]",  # whose width tells it the base model
         ),
         Reader(
             "sd-cpp",
             "stable-diffusion.cpp",
             "at 15f335d",
             _unets("kohya-lora", "single-file"),
-            # Underscores become dots but in words of a list, which lacks `label_emb`, `add_embedding` and `time_embed`.
+            # Underscores become dots except in listed words; the list lacks `label_emb`, `add_embedding`, `time_embed`.
             kohya=rf"lora_unet_(?:{_BLOCK}|{_ORIGINAL}|input_blocks_0_0|out_2)|{_TEXT}",
             diffusers=r"unet\.(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\..+",
         ),
@@ -108,7 +113,7 @@ READERS = {
             "kohya's sd-scripts",
             "at 077f6a4",
             _unets("kohya-lora", "single-file"),
-            kohya=rf"lora_unet_(?:{_BLOCK}|{_ORIGINAL})|{_TEXT}",  # what stands in its blocks, no embedding
+            kohya=rf"lora_unet_(?:{_BLOCK}|{_ORIGINAL})|{_TEXT}",  # layers in blocks, no embedding
         ),
         Reader(
             "diffusers",
@@ -126,7 +131,15 @@ READERS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How much of a file a program takes: `taken` of `maps`, without those named in `missed`."""
+    """How much of a file a program reads.
+
+    Attributes:
+        program: its name in messages.
+        version: of the program.
+        taken: number of changed layers that it applies.
+        maps: number of changed layers in the file.
+        missed: names of the layers that it ignores.
+    """
 
     program: str
     version: str
@@ -136,32 +149,33 @@ class Reading:
 
     @property
     def whole(self) -> bool:
+        """Whether the program applies every change."""
         return self.taken == self.maps
 
 
 def reader(name: str) -> Reader:
-    """The program that `--for` names.
+    """Return the program that `--for` names.
 
     Raises:
-        UnknownNameError: none.
+        UnknownNameError: no program has that name.
     """
     if name not in READERS:
         raise unknown("reader", name, READERS)
     return READERS[name]
 
 
-def readings(format: str, family: str, names: Sequence[str], beside: Sequence[str] = ()) -> dict[str, Reading]:
-    """What every program takes of a file; arguments as `Reader.taken`."""
-    found = {}
+def readings(format: str, family: str, names: Sequence[str], markers: Sequence[str] = ()) -> dict[str, Reading]:
+    """Return, by program, how much of a file it reads; arguments as in `Reader.accepted`."""
+    by_program = {}
     for r in READERS.values():
-        taken = set(r.taken(format, family, names, beside))
-        missed = tuple(n for n in names if n not in taken)
-        found[r.name] = Reading(r.program, r.version, len(taken), len(names), missed)
-    return found
+        accepted = set(r.accepted(format, family, names, markers))
+        missed = tuple(n for n in names if n not in accepted)
+        by_program[r.name] = Reading(r.program, r.version, len(accepted), len(names), missed)
+    return by_program
 
 
-def told(readings: Mapping[str, Reading]) -> list[str]:
-    """The lines that tell a person who reads a file: all of it, in part, and who does not."""
+def describe(readings: Mapping[str, Reading]) -> list[str]:
+    """Return lines for the terminal: which programs read a file completely, which in part, which not at all."""
     whole = [r.program for r in readings.values() if r.whole]
     lines = [f"read whole by {', '.join(whole)}"] if whole else []
     for r in readings.values():

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: ModelSpec's fields, and the edit's own record."""
+"""Metadata of exported files: the fields of ModelSpec, and the edit's record."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import NamedTuple
 from excise.edits.edit import Edit
 from excise.families.base import Family
 
-RECORD = "excise_record"  # the field of a file's metadata that holds ours
+RECORD = "excise_record"  # metadata field of the edit's record
 
 
 class Architecture(NamedTuple):
-    """`name` as the exports tell models apart, `spec` as ModelSpec does."""
+    """A model architecture: `name` as in the tables of the exports ("sd", "sd2", "sdxl"), `spec` as in ModelSpec."""
 
     name: str
     spec: str
 
 
 def architecture(family: Family) -> Architecture:
-    """Which Stable Diffusion this is."""
+    """Return the architecture of a Stable Diffusion model, version 1, 2 or XL."""
     if family.name == "sdxl":
         return Architecture("sdxl", "stable-diffusion-xl-v1-base")
     if family.text_width == 1024:
@@ -27,8 +27,8 @@ def architecture(family: Family) -> Architecture:
     return Architecture("sd", "stable-diffusion-v1")
 
 
-def about(edit: Edit, spec: str) -> dict[str, str]:
-    """ModelSpec's fields and our record."""
+def model_spec(edit: Edit, spec: str) -> dict[str, str]:
+    """Return the fields of ModelSpec and the edit's record; `spec` is the architecture in ModelSpec's terms."""
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": spec,
@@ -38,5 +38,5 @@ def about(edit: Edit, spec: str) -> dict[str, str]:
 
 
 def our_record(edit: Edit) -> dict[str, str]:
-    """The record alone."""
+    """Return the edit's record as one metadata field."""
     return {RECORD: json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}

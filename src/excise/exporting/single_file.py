@@ -1,4 +1,4 @@
-"""The whole model with the edit inside as one file of the original layout, which most programs take as a model."""
+"""Write the whole model, with the edit merged in, as one file of the original layout, which most programs load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from excise.edits.apply import alone
 from excise.edits.edit import Edit
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import parted
-from excise.exporting.record import about, architecture
+from excise.exporting.record import architecture, model_spec
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
@@ -28,7 +28,7 @@ from excise.support.files import write_atomically
 
 NAME = "excise_model.safetensors"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-# Where each text encoder lies, and whether in the layout of OpenCLIP.
+# By architecture and text encoder: its prefix, and whether its names are those of OpenCLIP.
 ENCODERS = {
     "sd": {"text_encoder": ("cond_stage_model.transformer.text_model.", False)},
     "sd2": {"text_encoder": ("cond_stage_model.model.", True)},
@@ -37,15 +37,15 @@ ENCODERS = {
         "text_encoder_2": ("conditioner.embedders.1.model.", True),
     },
 }
-CUT = 23  # layers that diffusers keeps of the 24 in the text encoder of Stable Diffusion 2
+CUT = 23  # diffusers drops the last of the 24 layers in the text encoder of Stable Diffusion 2
 
 
 def check(family: Family) -> None:
-    """Refuse a model without an original layout.
+    """Refuse a model that the original layout cannot represent.
 
     Raises:
-        WrongBaseError: it is of another family than Stable Diffusion.
-        ModelError: its autoencoder is of another kind than the layout has names for.
+        WrongBaseError: its family is not Stable Diffusion, or a parameter of the denoiser has no original name.
+        ModelError: its autoencoder is of a class for which the layout has no names.
     """
     if family.name not in ("sd", "sdxl"):
         raise WrongBaseError(
@@ -65,26 +65,34 @@ def check(family: Family) -> None:
 def write(
     edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path
 ) -> tuple[Path, Callable[[str], Tensor]]:
-    """Write the file; returns it and how it differs from the base at a path, read back by diffusers' own converter."""
+    """Write the file into `folder`.
+
+    Returns:
+        The file, and a function of a path that returns the written weight minus that of the base. The file is read back
+        by diffusers' own converter.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     path = folder / NAME
     with alone(edit, family), as_saved(family.pipe):
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}
-    metadata = {"format": "pt", **about(edit, architecture(family).spec), **prediction}
+    metadata = {"format": "pt", **model_spec(edit, architecture(family).spec), **prediction}
     write_atomically(path, lambda p: save_file(state, p, metadata=metadata))
     written = _read(path, family)
 
     def change(place: str) -> Tensor:
         part, rest = parted(place, family)
-        found = written[part]
-        return found.get(f"{rest}.weight", found.get(rest)).float() - weights[place].float().cpu()  # type: ignore[union-attr]
+        name = f"{rest}.weight" if f"{rest}.weight" in written[part] else rest
+        return written[part][name].float() - weights[place].float().cpu()
 
     return path, change
 
 
 @torch.no_grad()
 def original_state(family: Family) -> dict[str, Tensor]:
-    """Every weight of a pipeline under its original name, on the CPU, in the precision it is loaded in."""
+    """Return every weight of a pipeline under its original name, on the CPU, in the dtype that it is loaded in."""
     pipe: Any = family.pipe
     config = family.denoiser.config
     state = {
@@ -95,35 +103,38 @@ def original_state(family: Family) -> dict[str, Tensor]:
         theirs = vae_name(name, len(pipe.vae.config.block_out_channels))
         state[VAE + theirs] = t[:, :, None, None] if "attn_1" in theirs and t.ndim == 2 else t
     kind = architecture(family).name
-    for encoder, (prefix, opened) in ENCODERS[kind].items():
+    for encoder, (prefix, is_open_clip) in ENCODERS[kind].items():
         whole = {n.removeprefix("text_model."): t for n, t in bare(getattr(pipe, encoder)).state_dict().items()}
         whole = {n: t for n, t in whole.items() if not n.endswith("position_ids")}
-        if opened:
+        if is_open_clip:
             whole = open_clip(with_last_layer(whole) if kind == "sd2" else whole)
         state |= {prefix + name: t for name, t in whole.items()}
     if kind == "sdxl" and family.prediction == "v_prediction":
-        state["v_pred"] = torch.tensor([])  # by which other programs know it
+        state["v_pred"] = torch.tensor([])  # other programs recognise v-prediction by it
     return {name: t.detach().cpu().contiguous() for name, t in state.items()}
 
 
 def with_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With the last layer of OpenCLIP's, which nothing reads and some readers ask for, as a copy of the one before."""
+    """Add the last layer of OpenCLIP's text encoder, if missing, as a copy of the one before.
+
+    Its output is never used, but some readers refuse a file without it.
+    """
     last = f"encoder.layers.{CUT - 1}."
     copies = {n.replace(last, f"encoder.layers.{CUT}."): t.clone() for n, t in state.items() if n.startswith(last)}
     return {**state, **copies} if not any(n.startswith(f"encoder.layers.{CUT}.") for n in state) else dict(state)
 
 
 def _read(path: Path, family: Family) -> dict[str, dict[str, Tensor]]:
-    """The parts of a written file under diffusers' names, by diffusers' own converters."""
+    """Read a written file with diffusers' own converters: tensors by component and diffusers' name."""
     state = load_file(path)
     config: Any = dict(family.denoiser.config)  # type: ignore[arg-type]
-    found = {family.denoiser_name: dict(convert_ldm_unet_checkpoint(dict(state), config))}
-    for encoder, (prefix, opened) in ENCODERS[architecture(family).name].items():
-        own = {n: t for n, t in state.items() if n.startswith(prefix)}
+    parts = {family.denoiser_name: dict(convert_ldm_unet_checkpoint(dict(state), config))}
+    for encoder, (prefix, is_open_clip) in ENCODERS[architecture(family).name].items():
+        tensors = {n: t for n, t in state.items() if n.startswith(prefix)}
         converted = (
-            convert_open_clip_checkpoint(family.text_encoders[encoder], own, prefix)
-            if opened
-            else convert_ldm_clip_checkpoint(own)
+            convert_open_clip_checkpoint(family.text_encoders[encoder], tensors, prefix)
+            if is_open_clip
+            else convert_ldm_clip_checkpoint(tensors)
         )
-        found[encoder] = {n.removeprefix("text_model."): t for n, t in converted.items()}
-    return found
+        parts[encoder] = {n.removeprefix("text_model."): t for n, t in converted.items()}
+    return parts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from excise.families.base import Family
 from excise.families.fingerprints import text_encoder_print
 from excise.families.networks import adapters, hooked
 from excise.families.text_states import TextStates
+from excise.support.digests import short_digest
 from excise.support.files import write_atomically
 
 
@@ -85,4 +84,4 @@ def _load(path: Path) -> dict[str, Tensor] | None:
 
 def _key(text: str, subject: str | int | None) -> str:
     """The file name of a prompt and its subject."""
-    return hashlib.blake2b(json.dumps([text, subject]).encode(), digest_size=16).hexdigest()
+    return short_digest([text, subject])

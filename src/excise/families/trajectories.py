@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from excise.families.base import Condition, Family
+from excise.families.base import Condition, Family, join
 
 
 @torch.no_grad()
@@ -33,10 +33,38 @@ def partial_denoise(
     x, where = noise, family.device
     x = x.to(where) * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps[:done]:
-        at = t.to(where).expand(len(x))
-        free, asked = (family.predict(x, at, c) for c in (unconditional, condition))
-        x = scheduler.step(free + guidance * (asked - free), t, x).prev_sample
+        output = guided_prediction(family, x, t.to(where).expand(len(x)), unconditional, condition, guidance)
+        x = scheduler.step(output, t, x).prev_sample
     return x, scheduler.timesteps[done].to(where).expand(len(x))
+
+
+def guided_prediction(
+    family: Family,
+    latents: Tensor,
+    t: Tensor,
+    unconditional: Condition,
+    condition: Condition,
+    guidance: float,
+    *,
+    in_one_batch: bool = False,
+) -> Tensor:
+    """Return the denoiser's prediction with classifier-free guidance (arXiv 2207.12598).
+
+        f(z_t, t, "") + guidance (f(z_t, t, c) - f(z_t, t, ""))
+
+    Args:
+        latents: (n, c, h, w).
+        t: (n,) their times.
+        unconditional, condition: n rows each.
+        guidance: the scale; 1 is the plain conditional prediction.
+        in_one_batch: make both predictions in one pass over 2n latents, which may change their last bits.
+    """
+    if in_one_batch:
+        both = family.predict(latents.repeat(2, 1, 1, 1), t.repeat(2), join([unconditional, condition]))
+        free, conditional = both.chunk(2)
+    else:
+        free, conditional = (family.predict(latents, t, c) for c in (unconditional, condition))
+    return free + guidance * (conditional - free)
 
 
 def plain_scheduler(family: Family) -> Any:

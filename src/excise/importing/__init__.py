@@ -1,1 +1,1 @@
-"""Reading what other programs write: files, the names they use, and the changes of weights they hold."""
+"""Import results of other programs: read their files, translate their names, compute the change of each weight."""

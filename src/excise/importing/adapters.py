@@ -1,7 +1,8 @@
-"""Adapters as changes of weights: LoRA in every dialect, LoHa, LoKr, and differences written whole.
+"""Read adapter files as changes of weights: LoRA in all its layouts, LoHa, LoKr, and full differences.
 
-A tensor's name is a map's name and what the tensor is of it ("....to_k" "lora_down.weight"). What belongs to one map is
-collected, its map found in the base, and the product taken; what cannot be an edit is refused by name.
+A tensor's name consists of the name of a layer and the role of the tensor ("....to_k", "lora_down.weight"). The tensors
+of each layer are collected, the layer is looked up in the base, and the factors are multiplied. Kinds of adapters that
+an edit cannot represent are refused by name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from excise.importing.files import PEFT
 from excise.importing.names import Names
 from excise.importing.products import Factors, difference, loha, lokr, lora, rank
 
-# What a tensor is of its map, by how its name ends; "(\.\w+)?" is the name that peft gives an adapter.
+# The role of a tensor by the end of its name; "(\.\w+)?" is the adapter name that peft inserts.
 _PART = r"lora_linear_layer|lora"
 ROLES = {
     "down": rf"[._](lora_down|lora_A(\.\w+)?|({_PART})\.down)\.weight",
@@ -33,7 +34,7 @@ ROLES = {
     "diff": r"\.(diff|w_norm)",
     "diff_b": r"\.(diff_b|b_norm)",
 }
-# The forms of a change: its name, the tensors it is made of, and their product.
+# Kinds of change: the name, the roles it consists of, and the function that multiplies them.
 Product = Callable[[Factors, torch.Size, float], Delta]
 _HADA = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
 _FIRST = {"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"}
@@ -46,7 +47,7 @@ FORMS: list[tuple[str, set[str], Product]] = [
     *(("LoKr", one | two, lokr) for one in _FIRST for two in _SECOND),
     ("difference", {"diff"}, difference),
 ]
-# What cannot be an edit, by the ends of its names, and why.
+# Kinds that an edit cannot represent: the name, the end of a tensor's name, and the reason.
 REFUSED = [
     ("a DoRA", r"\.(dora_scale|lora_magnitude_vector(\..*)?|lora_magnitude)", "whose magnitudes an edit cannot hold"),
     ("an IA3", r"\.(on_input|ia3_l(\..*)?)", "which scales what a map reads or gives instead of adding to its weight"),
@@ -64,8 +65,14 @@ _ANY = re.compile(r"(?P<stem>.+?)(?:" + "|".join(f"(?P<{role}>{end})" for role, 
 
 
 @dataclass(frozen=True)
-class Read:
-    """Deltas by path, the forms they came in, and what a person should know of them."""
+class AdapterContent:
+    """The content of an adapter file.
+
+    Attributes:
+        modules: deltas by path.
+        forms: kinds of change that occur ("LoRA", "LoHa", ...).
+        notes: warnings for the user.
+    """
 
     modules: dict[str, Delta]
     forms: tuple[str, ...]
@@ -73,36 +80,41 @@ class Read:
 
 
 def is_adapter(state: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds changes of maps, not their weights."""
-    return any(_ANY.fullmatch(name) or _refusal(name) for name in state)
+    """Return whether tensors are changes of layers (an adapter), not weights."""
+    return any(_ANY.fullmatch(name) or _refused_kind(name) for name in state)
 
 
-def read_adapter(state: Mapping[str, Tensor], about: Mapping[str, str], names: Names) -> Read:
-    """Every change that an adapter file holds.
+def read_adapter(state: Mapping[str, Tensor], metadata: Mapping[str, str], names: Names) -> AdapterContent:
+    """Return every change of an adapter file.
+
+    Args:
+        state: the tensors of the file.
+        metadata: of the file, with peft's configuration if there is one.
+        names: the parameters of the base.
 
     Raises:
-        EditFileError: it is of a kind that cannot be an edit, is not whole, or is damaged.
-        WrongBaseError: it changes what the base does not have, or not in its shape.
+        EditFileError: an edit cannot represent this kind of adapter, or the file is incomplete or damaged.
+        WrongBaseError: the base has no such layer, or one of another shape.
     """
     for name in state:
-        if refusal := _refusal(name):
-            raise EditFileError(f"this is {refusal[0]} ('{name}'), {refusal[1]}; merge it where it was made.")
-    told, modules, forms = _told(about), dict[str, Delta](), list[str]()
-    for place, (stem, parts) in _by_place(_grouped(state), names).items():
-        form, change = _change(stem, parts, place, names, told)
+        if refused := _refused_kind(name):
+            raise EditFileError(f"this is {refused[0]} ('{name}'), {refused[1]}; merge it where it was made.")
+    config, modules, forms = _configuration(metadata), dict[str, Delta](), list[str]()
+    for place, (stem, parts) in _group_by_parameter(_group_by_layer(state), names).items():
+        form, delta = _delta_of(stem, parts, place, names, config)
         forms.append(form)
-        if _any(change):
-            modules[place.removesuffix(".weight")] = change
-    return Read(modules, tuple(dict.fromkeys(forms)), tuple(_notes(state, about, told)))
+        if _is_nonzero(delta):
+            modules[place.removesuffix(".weight")] = delta
+    return AdapterContent(modules, tuple(dict.fromkeys(forms)), tuple(_notes(state, metadata, config)))
 
 
-def _refusal(name: str) -> tuple[str, str] | None:
+def _refused_kind(name: str) -> tuple[str, str] | None:
     return next(((kind, why) for kind, end, why in REFUSED if re.search(f"{end}$", name)), None)
 
 
-def _grouped(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What the tensors are, by the name of their map in the file; a bias counts as a map of its own."""
-    found: dict[str, dict[str, Tensor]] = {}
+def _group_by_layer(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Collect tensors by the parameter's name in the file ("....weight", "....bias") and by role."""
+    groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         match = _ANY.fullmatch(name)
         if match is None:
@@ -116,117 +128,134 @@ def _grouped(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if role == "alpha" and tensor.numel() != 1:
             raise EditFileError(f"'{name}' holds {tensor.numel()} numbers; the scale of a factor is one.")
         stem, role = (f"{match['stem']}.bias", "diff") if role == "diff_b" else (f"{match['stem']}.weight", role)
-        parts = found.setdefault(stem, {})
+        parts = groups.setdefault(stem, {})
         if role in parts and not torch.equal(parts[role], tensor):
             raise EditFileError(f"'{name}' stands in the file twice, with other numbers; keep one of them.")
         parts[role] = tensor
-    return found
+    return groups
 
 
-def _by_place(groups: Mapping[str, Mapping[str, Tensor]], names: Names) -> dict[str, tuple[str, dict[str, Tensor]]]:
-    """The same by the parameter of the base, with the map's name in the file.
+def _group_by_parameter(
+    groups: Mapping[str, Mapping[str, Tensor]], names: Names
+) -> dict[str, tuple[str, dict[str, Tensor]]]:
+    """Return, by parameter of the base, its name in the file and its tensors by role, in float32.
 
     Raises:
-        EditFileError: one parameter is changed twice, in different ways.
-        WrongBaseError: the base does not have one.
+        EditFileError: two names mean one parameter and change it differently.
+        WrongBaseError: the base does not have a parameter.
     """
-    found: dict[str, tuple[str, dict[str, Tensor]]] = {}
-    homeless = []
+    by_parameter: dict[str, tuple[str, dict[str, Tensor]]] = {}
+    unmatched = []
     for stem, parts in groups.items():
         place = names.place(stem)
         if place is None:
-            if parts.keys() != {"diff"} or bool(parts["diff"].any()):  # a change of nothing needs no place
-                homeless.append(stem.removesuffix(".weight"))
+            if parts.keys() != {"diff"} or bool(parts["diff"].any()):  # a zero change needs no parameter
+                unmatched.append(stem.removesuffix(".weight"))
             continue
         single = {role: tensor.float() for role, tensor in parts.items()}
-        if place in found and not _same(found[place][1], single):
+        if place in by_parameter and not _equal(by_parameter[place][1], single):
             raise EditFileError(
-                f"'{stem}' and '{found[place][0]}' change one map of the base in two ways; keep one of them."
+                f"'{stem}' and '{by_parameter[place][0]}' change one map of the base in two ways; keep one of them."
             )
-        found[place] = stem, single
-    if homeless:
-        more = f" and {len(homeless) - 1} other maps" if len(homeless) > 1 else ""
+        by_parameter[place] = stem, single
+    if unmatched:
+        more = f" and {len(unmatched) - 1} other maps" if len(unmatched) > 1 else ""
         raise WrongBaseError(
-            f"the LoRA changes '{homeless[0]}'{more}, which the base does not have; give its base model."
+            f"the LoRA changes '{unmatched[0]}'{more}, which the base does not have; give its base model."
         )
-    return found
+    return by_parameter
 
 
-def _same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(tensor, two[role]) for role, tensor in one.items())
 
 
-def _change(
-    stem: str, parts: dict[str, Tensor], place: str, names: Names, told: Mapping[str, Any]
+def _delta_of(
+    stem: str, parts: dict[str, Tensor], place: str, names: Names, config: Mapping[str, Any]
 ) -> tuple[str, Delta]:
-    """The form of one map's change and the change."""
+    """Return the kind of a change and the change itself.
+
+    Args:
+        stem: the parameter's name in the file, for messages.
+        parts: its tensors by role.
+        place: its name in the base.
+        config: the configuration of the adapter as a whole.
+
+    Raises:
+        EditFileError: factors are missing.
+        WrongBaseError: the product does not have the parameter's shape.
+    """
     alpha = parts.pop("alpha", None)
-    form = next(((name, product) for name, needed, product in FORMS if needed == parts.keys()), None)
-    map_, shape = stem.removesuffix(".weight"), names.parameters[place].shape
+    form = next(((name, product) for name, roles, product in FORMS if roles == parts.keys()), None)
+    layer, shape = stem.removesuffix(".weight"), names.parameters[place].shape
     if form is None:
         raise EditFileError(
-            f"'{map_}' has {', '.join(sorted(parts)) or 'a scale alone'} of its factors, which is no whole LoRA, LoHa "
+            f"'{layer}' has {', '.join(sorted(parts)) or 'a scale alone'} of its factors, which is no whole LoRA, LoHa "
             "or LoKr; the file was cut or changed."
         )
     name, product = form
     try:
-        change = product(parts, shape, _scale(alpha, rank(parts), place, names, told))
-        fits = isinstance(change, Dense) or _meet(change, shape)
+        delta = product(parts, shape, _scale(alpha, rank(parts), place, names, config))
+        fits = isinstance(delta, Dense) or _fits(delta, shape)
     except (RuntimeError, IndexError, ValueError, TypeError):  # factors of sizes that cannot be multiplied
         fits = False
     if not fits:
-        raise WrongBaseError(f"the factors of the LoRA at '{map_}' do not fit the base's {tuple(shape)}.")
-    return name, change
+        raise WrongBaseError(f"the factors of the LoRA at '{layer}' do not fit the base's {tuple(shape)}.")
+    return name, delta
 
 
-def _scale(alpha: Tensor | None, rank: int | None, place: str, names: Names, told: Mapping[str, Any]) -> float:
-    """Alpha over the rank: alpha as it stands with the map, as the file says it of all, or else the rank."""
+def _scale(alpha: Tensor | None, rank: int | None, place: str, names: Names, config: Mapping[str, Any]) -> float:
+    """Return alpha / rank: alpha of the layer, else of the whole adapter, else the rank itself (a scale of 1)."""
     if alpha is not None:
         return float(alpha) / rank if rank else 1.0
     part = next((e for e in names.encoders if place.startswith(f"{e}.")), names.denoiser_name)
-    said = told.get(f"{part}.lora_alpha", told.get("lora_alpha", told.get("alpha")))
-    over = rank or told.get(f"{part}.r", told.get("r"))
-    return 1.0 if said is None or not over else float(said) / float(over)
+    general = config.get(f"{part}.lora_alpha", config.get("lora_alpha", config.get("alpha")))
+    divisor = rank or config.get(f"{part}.r", config.get("r"))
+    return 1.0 if general is None or not divisor else float(general) / float(divisor)
 
 
-def _meet(change: LowRank, shape: torch.Size) -> bool:
-    (out, rank), (other, into) = change.b.shape, change.a.shape
-    return rank == other and (out, into) == shape
+def _fits(delta: LowRank, shape: torch.Size) -> bool:
+    (rows, rank), (inner, columns) = delta.b.shape, delta.a.shape
+    return rank == inner and (rows, columns) == shape
 
 
-def _any(change: Delta) -> bool:
-    return bool(change.dw.any()) if isinstance(change, Dense) else bool(change.a.any() and change.b.any())
+def _is_nonzero(delta: Delta) -> bool:
+    return bool(delta.dw.any()) if isinstance(delta, Dense) else bool(delta.a.any() and delta.b.any())
 
 
-def _told(about: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says of its LoRA as a whole, as diffusers writes it inside and peft beside it.
+def _configuration(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration of the whole adapter: diffusers writes it into the file, peft into one of its own.
 
     Raises:
-        EditFileError: it cannot be read, or says what is not handled.
+        EditFileError: it cannot be read, or uses an option that is not supported.
     """
-    told: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     try:
         for name in (PEFT, "lora_adapter_metadata"):
-            told |= json.loads(about.get(name, "{}"))
+            config |= json.loads(metadata.get(name, "{}"))
     except (ValueError, TypeError) as error:
         raise EditFileError("the LoRA's own description of itself cannot be read; the file was changed.") from error
     for name in ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out"):
-        if any(key.rpartition(".")[2] == name and value for key, value in told.items()):
+        if any(key.rpartition(".")[2] == name and value for key, value in config.items()):
             raise EditFileError(f"the LoRA uses '{name}', which cannot be imported; merge it where it was made.")
-    return told
+    return config
 
 
-def _notes(state: Mapping[str, Tensor], about: Mapping[str, str], told: Mapping[str, Any]) -> list[str]:
-    """What the file leaves out, though its program uses it."""
+def _notes(state: Mapping[str, Tensor], metadata: Mapping[str, str], config: Mapping[str, Any]) -> list[str]:
+    """Return warnings about what the method's own program uses and the file does not contain."""
     notes = []
     downs = {name: t for name, t in state.items() if name.endswith(".lora_down.weight")}
-    whole = all(n.startswith("lora_unet_") for n in state) and any("_ff_net_" in n for n in state)
-    if downs and whole and all(len(t) == 1 for t in downs.values()) and "excise_record" not in about:
+    whole_blocks = all(n.startswith("lora_unet_") for n in state) and any("_ff_net_" in n for n in state)
+    if downs and whole_blocks and all(len(t) == 1 for t in downs.values()) and "excise_record" not in metadata:
         notes.append(
             "this LoRA is of rank 1 over whole transformer blocks, as SPM writes it: SPM's gate, which tells by the "
             "prompt how much it acts, is not in the file, so the edit is always on."
         )
-    if any("base_model.model." in name for name in state) and not told and not any(n.endswith("alpha") for n in state):
+    if (
+        any("base_model.model." in name for name in state)
+        and not config
+        and not any(n.endswith("alpha") for n in state)
+    ):
         notes.append(
             f"peft keeps the scale of these factors in {PEFT}, which does not lie beside the file; they were read with "
             "a scale of 1 (lora_alpha = r)."

@@ -1,4 +1,4 @@
-"""Files and folders of other tools as tensors by name; nothing in them is run."""
+"""Read files and folders of other tools as tensors by name, without running any code in them."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from torch import Tensor
 from excise.errors import EditFileError
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
-NESTS = ("state_dict", "model", "model_state_dict")  # under which some tools put the weights
+NESTS = ("state_dict", "model", "model_state_dict")  # keys under which some tools nest the weights
 SAFE_TORCH = (2, 6)
-PEFT = "adapter_config.json"  # what peft keeps beside its factors, their scale among it
+PEFT = "adapter_config.json"  # peft's configuration file, which contains the scale of the factors
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name and what is said of them; of a folder those of its parts, each part's name before them.
+    """Read a file, or a folder of a pipeline or of one of its components.
 
     Returns:
-        The tensors, and the metadata of a file, with what peft says beside it under the name of that file.
+        Tensors by name (in a pipeline's folder with the component's name in front), and metadata: that of the file,
+        and the text of peft's configuration under the key `PEFT`.
 
     Raises:
-        EditFileError: it cannot be read, or holds more than weights.
+        EditFileError: the file or folder cannot be read, or contains more than weights.
     """
     if path.is_dir():
-        state, about = _read_folder(path)
-        return state, about | _beside(path)
+        state, metadata = _read_folder(path)
+        return state, metadata | _peft_configuration(path)
     if not path.is_file():
         raise EditFileError(f"there is no file or folder {path}; give the result of another tool.")
-    state, about = _read_file(path)
-    return state, about | (_beside(path.parent) if path.stem == "adapter_model" else {})
+    state, metadata = _read_file(path)
+    return state, metadata | (_peft_configuration(path.parent) if path.stem == "adapter_model" else {})
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix.lower() in PICKLES:
-        return _unpickled(path), {}
+        return _read_pickle(path), {}
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -50,7 +51,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _beside(folder: Path) -> dict[str, str]:
+def _peft_configuration(folder: Path) -> dict[str, str]:
     try:
         return {PEFT: (folder / PEFT).read_text(encoding="utf-8")} if (folder / PEFT).is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
@@ -59,7 +60,7 @@ def _beside(folder: Path) -> dict[str, str]:
         ) from error
 
 
-def _unpickled(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     if tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < SAFE_TORCH:
         raise EditFileError(
             f"{path} is a pickle, and torch {torch.__version__} cannot read one safely (CVE-2025-32434); upgrade torch "
@@ -75,28 +76,28 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise EditFileError(f"{path} holds {type(content).__name__}; expected tensors by name.")
     try:
-        left = _flat(content)
+        state = _flatten(content)
     except RecursionError as error:
         raise EditFileError(f"{path} holds something that holds itself; expected tensors by name.") from error
-    if not left:
+    if not state:
         raise EditFileError(f"{path} holds no tensors by name.")
-    return left
+    return state
 
 
-def _flat(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Tensors by name out of what a pickle holds: under a part of the pipeline's name, or nested as some tools do."""
-    found: dict[str, Tensor] = {}
+def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of nested mappings; keys are joined by dots, those in `NESTS` are dropped."""
+    state: dict[str, Tensor] = {}
     for key, value in content.items():
         if isinstance(value, Tensor):
-            found[str(key)] = value
+            state[str(key)] = value
         elif isinstance(value, Mapping):
-            before = "" if key in NESTS else f"{key}."
-            found |= {before + name: tensor for name, tensor in _flat(value).items()}
-    return found
+            prefix = "" if key in NESTS else f"{key}."
+            state |= {prefix + name: tensor for name, tensor in _flatten(value).items()}
+    return state
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A pipeline's folder (denoiser and text encoders), or that of one of its parts."""
+    """Read the folder of a pipeline (denoiser and text encoders), or of one of its components."""
     parts = [p for p in sorted(path.iterdir()) if p.is_dir() and re.match(r"(unet|transformer|text_encoder)", p.name)]
     if not parts:
         return _read_weights(path)
@@ -105,12 +106,12 @@ def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")) or sorted(folder.glob("*.pt"))
-    # Where a variant in half precision lies beside the full weights, the full ones are meant.
+    # If the folder has a half-precision variant as well, take the full weights.
     files = [f for f in files if ".fp16." not in f.name and ".fp16-" not in f.name] or files
     if not files:
         raise EditFileError(f"{folder} holds neither .safetensors nor .bin files; expected a folder of diffusers.")
-    found, about = dict[str, Tensor](), dict[str, str]()
+    state, metadata = dict[str, Tensor](), dict[str, str]()
     for file in files:
-        state, said = _read_file(file)
-        found, about = found | state, about | said
-    return found, about
+        tensors, fields = _read_file(file)
+        state, metadata = state | tensors, metadata | fields
+    return state, metadata

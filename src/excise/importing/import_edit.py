@@ -1,14 +1,15 @@
-"""What other tools erased, as an edit: whole or partial denoisers, text encoders, adapters, folders, single files.
+"""Import the result of another erasure tool as an edit: denoisers, text encoders, adapters, folders, single files.
 
-A file is read without running anything in it (`foreign/files.py`), its names are brought to those of the base model
-(`foreign/names.py`), and what it adds to the base, or how it differs from it, is the edit. Every tensor must find its
-place.
+`importing.files` reads the file without running code in it, `importing.names` translates its names into those of the
+base model. The edit is the change that an adapter adds to the base, or the difference of the weights from the base.
+Every tensor must match a parameter of the base.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,22 @@ from excise.edits.deltas import Delta
 from excise.edits.edit import Edit
 from excise.edits.record import VERSIONED, EditRecord, Target
 from excise.errors import ExciseWarning, WrongBaseError
+from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.load import as_family
 from excise.importing.adapters import is_adapter, read_adapter
 from excise.importing.files import read
 from excise.importing.names import Names
-from excise.importing.weights import all_differ, differences, placed
+from excise.importing.weights import differences, match_names, nearly_all_differ
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Deltas by path, the layout of the file that they come from, and warnings for the user."""
+
+    modules: dict[str, Delta]
+    layout: str
+    notes: tuple[str, ...]
 
 
 def import_edit(
@@ -36,47 +47,56 @@ def import_edit(
     kind: str | None = None,
     model_name: str | None = None,
 ) -> Edit:
-    """Read another tool's result as an edit of the model it was made from.
+    """Read the result of another tool as an edit of the model that it was made from.
+
+    Warns where the file lacks a part of the method, or where the base seems to be another model.
 
     Args:
         path: a file, or a folder of a pipeline, of its denoiser, or of its text encoder.
         model: the base; it is not changed.
-        concepts: what the result is said to have erased, for the record. kind: of those given as plain names.
+        concepts: the concepts that the result erases, for the record.
+        kind: of the concepts given as plain names; by default it is guessed.
+        model_name: name of the base, for the record.
 
     Raises:
-        EditFileError: it cannot be read, holds code, or holds what cannot be an edit.
-        WrongBaseError: names or shapes are not those of the base, or nothing differs from it.
+        EditFileError: the file cannot be read, contains code, or contains changes that an edit cannot represent.
+        WrongBaseError: names or shapes do not match the base, or nothing differs from it.
     """
     path, family = Path(path), as_family(model)
-    wanted = [guess_kind(c, kind, is_built_in(family)) for c in as_concepts(concepts, kind)]
-    state, about = read(path)
-    names, notes = Names(family), list[str]()
-    if is_adapter(state):
-        adapter = read_adapter(state, about, names)
-        modules, layout = adapter.modules, " and ".join(adapter.forms)
-        notes += adapter.notes
-    else:
-        found, layout = placed(state, names)
-        modules = dict[str, Delta](differences(found, family, names))
-        if (counts := all_differ(found, modules, names)) is not None:
-            notes.append(
-                f"{counts[0]} of the denoiser's {counts[1]} matrices differ from the base; if it is not the model that "
-                f"{path.name} was made from, the edit is the difference of two models."
-            )
-    if not modules:
+    targets = [guess_kind(c, kind, is_built_in(family)) for c in as_concepts(concepts, kind)]
+    change = _read_change(path, family)
+    if not change.modules:
         raise WrongBaseError(f"{path} holds nothing that differs from the base, so there is nothing to import.")
-    for note in notes:
+    for note in change.notes:
         warnings.warn(note, ExciseWarning, stacklevel=2)
     record = EditRecord(
         excise=version("excise"),
         base=base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")),
         method="imported",
-        settings={"file": path.name, "layout": layout},
-        concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in wanted),
+        settings={"file": path.name, "layout": change.layout},
+        concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in targets),
         preserve=(),
         vocabulary=None,
         seed=0,
         versions={p: version(p) for p in VERSIONED},
         measured={},
     )
-    return Edit(record, (), modules)
+    return Edit(record, (), change.modules)
+
+
+def _read_change(path: Path, family: Family) -> _Change:
+    """Read the deltas of an adapter, or the differences of weights from the base."""
+    state, metadata = read(path)
+    names = Names(family)
+    if is_adapter(state):
+        adapter = read_adapter(state, metadata, names)
+        return _Change(adapter.modules, " and ".join(adapter.forms), adapter.notes)
+    weights, layout = match_names(state, names)
+    modules = dict[str, Delta](differences(weights, family, names))
+    notes = []
+    if (counts := nearly_all_differ(weights, modules, names)) is not None:
+        notes.append(
+            f"{counts[0]} of the denoiser's {counts[1]} matrices differ from the base; if it is not the model that "
+            f"{path.name} was made from, the edit is the difference of two models."
+        )
+    return _Change(modules, layout, tuple(notes))

@@ -1,8 +1,8 @@
-"""Which parameter of the base a name in another tool's file means.
+"""Translate a name in another tool's file into the parameter of the base that it means.
 
-Programs call one map by many names: with dots or underscores, in the names of diffusers or of the original checkpoint,
-behind the name of a part, of a LoRA or of a wrapper. All of them come down to a part of the pipeline and the map's name
-in it with underscores, so one table serves every spelling.
+Programs use many names for one layer: with dots or underscores, as in diffusers or in the original checkpoint, with a
+prefix for the component, for a LoRA or for a wrapper. Each of them is reduced to a component of the pipeline and the
+layer's name with underscores, so that one table covers all spellings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from excise.families.networks import in_encoder, parameters
 from excise.families.original_names import unet_name
 
 DENOISER = ("model.diffusion_model.", "diffusion_model.", "lora_unet_", "lora_transformer_")
-# By family, the prefixes of its text encoders in single files and in ComfyUI; kohya's and diffusers' go by number.
+# By family, prefixes of its text encoders in single files and in ComfyUI; those of kohya and diffusers have numbers.
 ENCODERS = {
     "sd": {
         "cond_stage_model.transformer.": 0,
@@ -34,17 +34,19 @@ ENCODERS = {
     },
 }
 WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "lycoris_")  # peft, torch.compile, parallel training, LyCORIS
-# Of attention maps in text encoders as diffusers once called them, and of output maps without their number.
+# Attention layers in text encoders under diffusers' former names, and output layers without their number.
 _OLDER = re.compile(r"_to_(q|k|v|out)_(weight|bias)$")
 _NUMBERLESS = re.compile(r"(_to_out)_(weight|bias)$")
 
 
 class Names:
-    """Every parameter of a base that an edit may change, by the name it has in an edit.
+    """Table of the base's parameters that an edit may change, under all names that other tools give them.
 
     Attributes:
-        parameters: as they are now, whatever edits are in force, by name: "mid_block.....to_k.weight",
-            "text_encoder.encoder.....bias".
+        denoiser_name: of the denoiser's component ("unet", "transformer").
+        encoders: names of the text encoders' components.
+        parameters: the parameters with their current values (applied edits included) by their name in an edit:
+            "mid_block.....to_k.weight", "text_encoder.encoder.....bias".
     """
 
     def __init__(self, family: Family) -> None:
@@ -54,7 +56,7 @@ class Names:
         if hasattr(family.denoiser, "down_blocks"):
             config: Any = family.denoiser.config
             for name in list(self.parameters):
-                with suppress(WrongBaseError):  # what the original layout has no place for has one name alone
+                with suppress(WrongBaseError):  # a parameter without an original name has only diffusers' name
                     self._denoiser[_flat(unet_name(name, config))] = name
         self._inside: dict[str, dict[str, str]] = {}
         for encoder, module in family.text_encoders.items():
@@ -67,20 +69,21 @@ class Names:
         if self.encoders:
             prefixes["lora_te_"] = self.encoders[0]
         prefixes |= {p: self.encoders[i] for p, i in ENCODERS.get(family.name, {}).items()}
-        self._prefixes = sorted(prefixes.items(), key=lambda row: -len(row[0]))  # the longest that fits is meant
+        self._prefixes = sorted(prefixes.items(), key=lambda row: -len(row[0]))  # longest first
 
     def of_denoiser(self) -> dict[str, Tensor]:
-        """The parameters that are of no text encoder."""
+        """Return the parameters of the denoiser."""
         return {n: p for n, p in self.parameters.items() if not in_encoder(n, self._inside)}
 
     def place(self, name: str, tensor: Tensor | None = None) -> str | None:
-        """The parameter that a name means, or None.
+        """Return the name in an edit of the parameter that a name in a file means, or None.
 
         Args:
-            tensor: what the file holds for it; its shape tells text encoders apart where the name does not.
+            name: in a file.
+            tensor: of that name; its shape decides between text encoders where the name does not.
 
         Raises:
-            WrongBaseError: it may be of several text encoders alike.
+            WrongBaseError: the name fits several text encoders.
         """
         name = _unwrapped(name)
         for prefix, encoder in self._prefixes:
@@ -94,21 +97,21 @@ class Names:
         return self._denoiser.get(flat) or self._denoiser.get(_NUMBERLESS.sub(r"\1_0_\2", flat))
 
     def _in_encoder(self, encoder: str, name: str) -> str | None:
-        flat, known = _flat(name).removeprefix("text_model_"), self._inside[encoder]
-        # AdvUnlearn calls what holds the embeddings "embedding".
+        flat, table = _flat(name).removeprefix("text_model_"), self._inside[encoder]
+        # AdvUnlearn names the embeddings "embedding".
         flat = re.sub(r"^embedding_", "embeddings_", flat)
-        return known.get(flat) or known.get(_OLDER.sub(r"_\1_proj_\2", flat))
+        return table.get(flat) or table.get(_OLDER.sub(r"_\1_proj_\2", flat))
 
     def _in_some_encoder(self, name: str, tensor: Tensor | None) -> str | None:
-        found = [place for encoder in self.encoders if (place := self._in_encoder(encoder, name)) is not None]
-        if len(found) > 1 and tensor is not None:
-            found = [place for place in found if self.parameters[place].shape == tensor.shape]
-        if len(found) > 1:
+        places = [place for encoder in self.encoders if (place := self._in_encoder(encoder, name)) is not None]
+        if len(places) > 1 and tensor is not None:
+            places = [place for place in places if self.parameters[place].shape == tensor.shape]
+        if len(places) > 1:
             raise WrongBaseError(
-                f"'{name}' fits {' and '.join(place.partition('.')[0] for place in found)} alike; put the file into a "
+                f"'{name}' fits {' and '.join(place.partition('.')[0] for place in places)} alike; put the file into a "
                 "folder of that name and import the folder around it."
             )
-        return found[0] if found else None
+        return places[0] if places else None
 
 
 def _flat(name: str) -> str:

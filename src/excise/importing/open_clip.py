@@ -1,4 +1,4 @@
-"""Text encoders in the names of OpenCLIP, as single files of Stable Diffusion 2 and SDXL hold them."""
+"""Translate OpenCLIP's names of text encoders, which single files of Stable Diffusion 2 and SDXL use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from excise.importing.names import Names
 
-PREFIXES = {"cond_stage_model.model.": 0, "conditioner.embedders.1.model.": 1}  # and the encoder it is of
+PREFIXES = {"cond_stage_model.model.": 0, "conditioner.embedders.1.model.": 1}  # number of the text encoder by prefix
 WHOLE = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
     "positional_embedding": "embeddings.position_embedding.weight",
@@ -22,21 +22,21 @@ _LAYER = re.compile(r"transformer\.resblocks\.(?P<number>\d+)\.(?P<child>.+?)[._
 
 
 def from_open_clip(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """The same tensors, those of OpenCLIP in the names of the base's encoders; all others as they are.
+    """Return the tensors with OpenCLIP's names replaced by those of the base's encoders; other names stay.
 
-    Queries, keys and values are one matrix there. What the base leaves out because it is not read (the last layer and
-    the projection of Stable Diffusion 2) is left out.
+    The joint matrix of queries, keys and values is split. The last layer and the projection of Stable Diffusion 2 are
+    dropped if the base lacks them, since their output is never used.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         prefix = next((p for p in PREFIXES if name.startswith(p)), None)
         if prefix is None or PREFIXES[prefix] >= len(names.encoders):
-            found[name] = tensor
+            renamed[name] = tensor
             continue
         encoder = names.encoders[PREFIXES[prefix]]
         rows = {f"{encoder}.{ours}": t for ours, t in _renamed(name.removeprefix(prefix), tensor)}
-        found |= {ours: t for ours, t in rows.items() if ours in names.parameters} if _unread(name) else rows
-    return found
+        renamed |= {ours: t for ours, t in rows.items() if ours in names.parameters} if _is_optional(name) else rows
+    return renamed
 
 
 def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -53,6 +53,6 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield WHOLE.get(name, name), tensor
 
 
-def _unread(name: str) -> bool:
-    """Whether the base may have left a tensor out because nothing reads it."""
+def _is_optional(name: str) -> bool:
+    """Return whether the base may lack a tensor because its output is never used."""
     return "resblocks" in name or name.endswith(("text_projection", "logit_scale", "attn_mask"))

@@ -1,10 +1,10 @@
-"""Changes of one weight out of the factors they are kept in: products of matrices, of Hadamard and of Kronecker.
+"""Compute the change of one weight from its factors: matrix, Hadamard and Kronecker products.
 
 LoRA           W' = W + s B A            (arXiv 2106.09685; over convolutions B M A with a core M in between)
 LoHa           W' = W + s (B1 A1) o (B2 A2)                                          (arXiv 2108.06098)
 LoKr           W' = W + s (B1 A1) x (B2 A2), either pair perhaps a whole matrix      (arXiv 2309.14859)
 
-s is alpha over the rank. Each product is taken exactly; of a linear map it stays in factors where those are smaller.
+s is alpha over the rank. Products are exact; that of a linear layer stays in factors if they are smaller.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from excise.edits.deltas import Delta, Dense, LowRank
 
 Factors = Mapping[str, Tensor]
-"""Tensors of one map by what they are: down, up, mid; else as their files call them (hada_w1_a, lokr_w2, ...)."""
+"""Tensors of one layer by role: down, up, mid, or the names in the files (hada_w1_a, lokr_w2, ...)."""
 Pair = tuple[Tensor, Tensor]
 """(out, r) and (r, in)."""
 
 
 def lora(parts: Factors, shape: torch.Size, scale: float) -> Delta:
-    """Factors down (r, in, ...) and up (out, r, ...), perhaps with a core mid (r, r, kh, kw)."""
+    """Return the change of LoRA factors down (r, in, ...), up (out, r, ...) and perhaps a core mid (r, r, kh, kw)."""
     down, up = parts["down"].flatten(1), parts["up"].flatten(1) * scale
     if "mid" in parts:
         return _dense(_tucker(parts["mid"], up, down), shape)
@@ -32,7 +32,10 @@ def lora(parts: Factors, shape: torch.Size, scale: float) -> Delta:
 
 
 def loha(parts: Factors, shape: torch.Size, scale: float) -> Delta:
-    """Factors w1_a, w2_a (out, r) and w1_b, w2_b (r, in ...); with cores t1, t2 they are (r, out) and (r, in)."""
+    """Return the change of LoHa factors w1_a, w2_a (out, r) and w1_b, w2_b (r, in ...).
+
+    With cores t1, t2 (r, r, kh, kw) the factors are (r, out) and (r, in).
+    """
     if "hada_t1" in parts:
         one, two = (_tucker(parts[f"hada_t{i}"], parts[f"hada_w{i}_a"].T, parts[f"hada_w{i}_b"]) for i in (1, 2))
         return _dense(one * two * scale, shape)
@@ -44,7 +47,7 @@ def loha(parts: Factors, shape: torch.Size, scale: float) -> Delta:
 
 
 def lokr(parts: Factors, shape: torch.Size, scale: float) -> Delta:
-    """Either w1 or w1_a and w1_b, and either w2 (..., kh, kw) or w2_a and w2_b, perhaps with a core t2."""
+    """Return the change of LoKr factors: w1 or w1_a, w1_b; w2 (..., kh, kw) or w2_a, w2_b and perhaps a core t2."""
     if "lokr_t2" in parts:
         second = _tucker(parts["lokr_t2"], parts["lokr_w2_a"].T, parts["lokr_w2_b"]).flatten(1)
         b1, a1 = _pair(parts, 1)
@@ -56,19 +59,19 @@ def lokr(parts: Factors, shape: torch.Size, scale: float) -> Delta:
 
 
 def difference(parts: Factors, shape: torch.Size, scale: float) -> Delta:
-    """The change as it is; of a linear map also written as of a convolution of one pixel, and the other way round."""
+    """Return a change that is stored in full; a linear layer may be stored as a 1 x 1 convolution, or vice versa."""
     change = parts["diff"]
     return _dense(change if change.shape == shape else change.flatten(1), shape)
 
 
 def rank(parts: Factors) -> int | None:
-    """The rank that alpha is held against: None where nothing is factorised, and alpha means nothing."""
+    """Return the rank that alpha is divided by, or None if nothing is factorised and alpha has no meaning."""
     name = next((n for n in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if n in parts), None)
     return None if name is None else len(parts[name])
 
 
 def _pair(parts: Factors, i: int) -> Pair:
-    """One side of a Kronecker product in two factors; of a whole matrix the other one is the identity."""
+    """Return one side of a Kronecker product as two factors; for a full matrix one of them is the identity."""
     whole = parts.get(f"lokr_w{i}")
     if whole is None:
         return parts[f"lokr_w{i}_a"], parts[f"lokr_w{i}_b"].flatten(1)
@@ -78,10 +81,10 @@ def _pair(parts: Factors, i: int) -> Pair:
 
 
 def _dense(change: Tensor, shape: torch.Size) -> Dense:
-    """A change of a weight of this shape, given as that or as (out, all the rest).
+    """Return a change, given in `shape` or flattened to (out, rest), as a dense delta of that shape.
 
     Raises:
-        RuntimeError: it is not of this shape.
+        RuntimeError: the change has another shape.
     """
     if change.shape not in (shape, (shape[0], prod(shape[1:]))):
         raise RuntimeError(f"{tuple(change.shape)} is not {tuple(shape)}")
@@ -89,10 +92,10 @@ def _dense(change: Tensor, shape: torch.Size) -> Dense:
 
 
 def _tucker(core: Tensor, out: Tensor, into: Tensor) -> Tensor:
-    """(out, in, kh, kw) of a core (r, s, kh, kw) between out (out, r) and into (s, in)."""
+    """Return (out, in, kh, kw), the product of a core (r, s, kh, kw) with `out` (out, r) and `into` (s, in)."""
     return torch.einsum("rs...,or,si->oi...", core, out, into)
 
 
 def _smaller(rank: int, shape: torch.Size) -> bool:
-    """Whether two factors of this rank are smaller than the matrix."""
+    """Return whether two factors of this rank have fewer numbers than the matrix."""
     return len(shape) == 2 and rank * sum(shape) < prod(shape)

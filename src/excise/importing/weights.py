@@ -1,4 +1,4 @@
-"""Weights of another tool against those of the base: what differs is the edit."""
+"""Compare weights of another tool with those of the base; the differences are the edit."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from excise.importing.names import Names
 from excise.importing.open_clip import from_open_clip
 
 IGNORED = re.compile(r"(.*\.)?(position_ids|num_batches_tracked)|(first_stage_model|model_ema)\..*")
-SINGLE_FILE = ("model.diffusion_model.", "cond_stage_model.", "conditioner.")  # the parts in it that count here
-# What some methods put beside a model's weights, by the names of its tensors.
+SINGLE_FILE = ("model.diffusion_model.", "cond_stage_model.", "conditioner.")  # the components that are imported
+# Modules that some methods add to a model, by the names of their tensors.
 MODULES = {
     "Receler": re.compile(r"(.*\.)?(attentions\.\d+|attn2|adapter)\.(adapter\.)?(down|up)\.(weight|bias)"),
     "SAeUron": re.compile(r"(.*\.)?(W_dec|b_dec)"),
 }
-MOST = 0.9  # of all matrices: a whole denoiser that differs in more is likely of another base
+MOST = 0.9  # share of matrices; a denoiser that differs in more probably has another base
 
 
-def placed(state: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Tensor], str]:
-    """Parameters by the names they have in the base, and what the layout is called.
+def match_names(state: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Tensor], str]:
+    """Return tensors by their parameter's name in the base, and the name of the file's layout.
 
     Raises:
-        EditFileError: they are of modules beside the model, or one stands there twice and differs.
-        WrongBaseError: one has no place in the base.
+        EditFileError: the file contains modules that a method adds to a model, or one parameter twice with different
+            numbers.
+        WrongBaseError: the base has no such parameter.
     """
     for method, pattern in MODULES.items():
         if any(pattern.fullmatch(name) and names.place(name, t) is None for name, t in state.items()):
@@ -42,38 +43,41 @@ def placed(state: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Tensor]
     single = any(name.startswith(SINGLE_FILE[0]) for name in state)
     if single:
         state = {n: t for n, t in state.items() if n.startswith(SINGLE_FILE)}
-    found: dict[str, Tensor] = {}
-    homeless = []
+    weights: dict[str, Tensor] = {}
+    unmatched = []
     for name, tensor in from_open_clip(state, names).items():
         if IGNORED.fullmatch(name):
             continue
         place = names.place(name, tensor)
         if place is None:
-            homeless.append(name)
-        elif place in found and not torch.equal(found[place], tensor):
+            unmatched.append(name)
+        elif place in weights and not torch.equal(weights[place], tensor):
             raise EditFileError(
                 f"'{place}' stands in the file under two names ('{name}' is one) with different numbers; keep one."
             )
         else:
-            found[place] = tensor
-    if homeless:
+            weights[place] = tensor
+    if unmatched:
         raise WrongBaseError(
-            f"{len(homeless)} tensors have no place in the base, '{homeless[0]}' for one; give the model that the "
+            f"{len(unmatched)} tensors have no place in the base, '{unmatched[0]}' for one; give the model that the "
             "result was made from."
         )
-    return found, "CompVis" if single else "diffusers"
+    return weights, "CompVis" if single else "diffusers"
 
 
-def differences(found: Mapping[str, Tensor], family: Family, names: Names) -> Iterable[tuple[str, Dense]]:
-    """By path, what differs from the base beyond the rounding of the file's precision.
+def differences(weights: Mapping[str, Tensor], family: Family, names: Names) -> Iterable[tuple[str, Dense]]:
+    """Yield the path and the difference of each weight that differs from the base by more than rounding.
+
+    Args:
+        weights: tensors by their parameter's name in the base.
 
     Raises:
         EditFileError: a number is not finite.
-        WrongBaseError: a shape is not that of the base.
+        WrongBaseError: the base has another shape.
     """
-    paths = {name: name.removesuffix(".weight") for name in found}
+    paths = {name: name.removesuffix(".weight") for name in weights}
     originals = original_weights(family, paths.values())
-    for name, tensor in found.items():
+    for name, tensor in weights.items():
         base = originals.get(paths[name], names.parameters[name])
         if _channels(base.shape) != _channels(tensor.shape):
             raise WrongBaseError(
@@ -83,23 +87,30 @@ def differences(found: Mapping[str, Tensor], family: Family, names: Names) -> It
         if not bool(torch.isfinite(tensor.float()).all()):
             raise EditFileError(f"'{name}' holds numbers that are not finite; the file is damaged.")
         one, two = tensor.float().cpu().reshape(base.shape), base.detach().float().cpu()
-        # What is no more than the rounding of the coarser of both is no difference.
+        # Differences within the rounding of the coarser dtype do not count.
         eps = max(torch.finfo(t.dtype).eps for t in (tensor, base) if t.is_floating_point())
         if not torch.allclose(one, two, rtol=eps, atol=eps * float(two.abs().mean()) / 16):
             yield paths[name], Dense(one - two)
 
 
-def all_differ(found: Mapping[str, Tensor], modules: Mapping[str, object], names: Names) -> tuple[int, int] | None:
-    """How many matrices differ and how many there are, where a whole denoiser differs in nearly all; else None.
+def nearly_all_differ(
+    weights: Mapping[str, Tensor], modules: Mapping[str, object], names: Names
+) -> tuple[int, int] | None:
+    """Return how many matrices differ and how many there are if a whole denoiser differs nearly everywhere; else None.
 
-    A file of some of them alone is what was trained, and all of it may well differ.
+    A file with a part of the denoiser contains what was trained, all of which may well differ.
+
+    Args:
+        weights: tensors of the file by their parameter's name in the base.
+        modules: the differences, by path.
     """
-    there = [name for name, p in names.of_denoiser().items() if p.ndim > 1]
-    held = [name for name in there if name in found]
-    moved = sum(name.removesuffix(".weight") in modules for name in held)
-    return (moved, len(there)) if len(held) == len(there) and moved > MOST * len(there) else None
+    matrices = [name for name, p in names.of_denoiser().items() if p.ndim > 1]
+    if not all(name in weights for name in matrices):
+        return None
+    differing = sum(name.removesuffix(".weight") in modules for name in matrices)
+    return (differing, len(matrices)) if differing > MOST * len(matrices) else None
 
 
 def _channels(shape: torch.Size) -> tuple[int, ...]:
-    """A shape without the kernel of a convolution of one pixel, which may be written as a linear map."""
+    """Return a shape without the kernel of a 1 x 1 convolution, which may be stored as a linear layer."""
     return tuple(shape[:2]) if tuple(shape[2:]) == (1, 1) else tuple(shape)

@@ -1,10 +1,10 @@
-"""Judges by name: called with `weights`, a local folder or None, an entry says what it misses there.
+"""Registries of judges (labels of images) and of feature spaces (distances between image sets).
 
-Feature spaces, in which distances between image sets are taken, are listed beside them; none of them gives a protocol's
-labels.
+An entry is a function of `weights`, a local folder or None, and returns the judge or the feature extractor. It raises
+`MissingFilesError` with the names of the files that the folder lacks.
 """
 
-from excise.judges.base import Judge, Measuring
+from excise.judges.base import GradedJudge, Judge, LabelJudge, Measuring, OpenJudge
 from excise.metrics.unlearning import NONE
 from excise.registry import Record, Registry
 
@@ -12,23 +12,31 @@ JUDGES = Registry(
     "judge",
     "excise.judges",
     {
-        "canvas-judge-a": Record("excise.judges.canvas:judge_a", "objects and styles of Canvas, the verdict"),
-        "canvas-judge-b": Record("excise.judges.canvas:judge_b", "the same, built and seeded differently"),
+        "canvas-judge-a": Record(
+            "excise.judges.canvas:judge_a", "Canvas objects and styles; its verdicts are the results"
+        ),
+        "canvas-judge-b": Record(
+            "excise.judges.canvas:judge_b", "the same labels, another network and seed: a second opinion"
+        ),
         "unlearncanvas-vit": Record("excise.judges.vit:unlearncanvas_vit", "the two ViT-L/16 of UnlearnCanvas"),
         "imagenet-resnet50": Record("excise.judges.resnet:imagenet_resnet50", "torchvision's ResNet-50, by index"),
-        "celebrity-classifier": Record("excise.judges.resnet:celebrity_classifier", "your own ResNet over names"),
-        "clip-score": Record("excise.judges.clip:ClipScore", "100 max(cos, 0) of image and prompt, no labels"),
-        "clip-zero-shot": Record("excise.judges.clip:clip_zero_shot", "CLIP's choice among labels of your own"),
+        "celebrity-classifier": Record(
+            "excise.judges.resnet:celebrity_classifier", "your own ResNet with names of people as labels"
+        ),
+        "clip-score": Record(
+            "excise.judges.clip:ClipScore", "CLIP score of image and prompt, 100 max(cos, 0); no labels"
+        ),
+        "clip-zero-shot": Record("excise.judges.clip:clip_zero_shot", "zero-shot CLIP over your own labels"),
     },
 )
 FEATURES = Registry(
     "feature space",
     "excise.features",
     {
-        "canvas-image-tower": Record("excise.judges.features:canvas_image_tower", "the pocket CLIP's image tower"),
+        "canvas-image-tower": Record("excise.judges.features:canvas_image_tower", "image tower of the built-in CLIP"),
         "clip-image": Record("excise.judges.clip:clip_image", "unit image embeddings of a local CLIP"),
-        "inception": Record("excise.judges.inception:inception", "the Inception features of FID and KID"),
+        "inception": Record("excise.judges.inception:inception", "Inception features, as for FID and KID"),
     },
 )
 
-__all__ = ["FEATURES", "JUDGES", "NONE", "Judge", "Measuring"]
+__all__ = ["FEATURES", "JUDGES", "NONE", "GradedJudge", "Judge", "LabelJudge", "Measuring", "OpenJudge"]

@@ -1,8 +1,13 @@
-"""What a judge is: images in, one label an attribute and image out, "none" where it abstains."""
+"""Protocols of a judge: a network, or a function of the user, that says what an image shows.
+
+A `Judge` has a closed list of labels and names one for each attribute of an image; evaluation protocols count these
+labels. An `OpenJudge` answers whether an image shows a given name, which need not be in any list; training, policies
+and attacks ask this. `LabelJudge` makes an open judge out of a closed one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
@@ -11,25 +16,94 @@ CHUNK = 256  # images in memory at once
 
 
 class Judge(Protocol):
-    """Anything with a name and verdicts may judge: a shipped network, a local classifier, a callable of the user."""
+    """A judge with a closed list of labels: a shipped network, a local classifier, or an object of the user.
+
+    Attributes:
+        name: stands in results and in their hash, so judges that differ need different names.
+    """
 
     name: str
 
     def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
-        """By attribute, one label an image; `NONE` where the judge sees nothing it knows."""
+        """Return, by attribute ("object", "style", ...), one label an image; `NONE` where the judge abstains.
+
+        The verdict on an image depends on that image alone, not on the others in the call.
+        """
         ...
 
 
 @runtime_checkable
 class Measuring(Protocol):
-    """A judge that also gives numbers: a CLIP score, a distance."""
+    """A judge that also returns numbers, such as a CLIP score or a distance."""
 
     def values(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float]]:
-        """By name, one number an image."""
+        """Return, by name of the measure, one number an image.
+
+        Args:
+            images: (n) images.
+            prompts: (n) prompts, the one that each image was drawn from.
+        """
         ...
 
 
+class OpenJudge(Protocol):
+    """A judge that can be asked about any name, or refuses the names that it does not know.
+
+    What fits: a zero-shot model (the name against alternatives that the judge fixes when it is built), a classifier
+    (through `LabelJudge`), a detector such as NudeNet (the name is a detector class; the image shows it where the
+    highest score of that class reaches the detector's threshold), a function of the user.
+
+    Attributes:
+        name: tells this judge from others in results and cache keys.
+    """
+
+    name: str
+
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
+        """Return for each image whether it shows the thing named at the same position in `names`.
+
+        An answer depends on its image and its name alone: calls with more or fewer images give the same answers.
+
+        Args:
+            images: (n) images.
+            names: (n) names of concepts, one an image.
+
+        Raises:
+            ExciseError: the judge does not know a name.
+        """
+        ...
+
+
+@runtime_checkable
+class GradedJudge(OpenJudge, Protocol):
+    """An open judge that also returns a score, by which images can be ranked."""
+
+    def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
+        """Return for each image a score in 0..1 that grows with the evidence for `name`."""
+        ...
+
+
+class LabelJudge:
+    """An open judge made of a closed one: an image shows a name if its verdicts contain the labels of that name.
+
+    Args:
+        judge: the judge with labels.
+        labels_of: the labels that a name stands for, all of which must be seen ("cat in neon style" stands for "cat"
+            and "neon"); by default the name itself.
+    """
+
+    def __init__(
+        self, judge: Judge, labels_of: Callable[[str], frozenset[str]] = lambda name: frozenset({name})
+    ) -> None:
+        self.judge, self.labels_of, self.name = judge, labels_of, judge.name
+
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
+        """Return for each image whether its verdicts contain every label of its name."""
+        verdicts = zip(*self.judge.verdicts(images).values(), strict=True)
+        return [self.labels_of(name) <= set(labels) for name, labels in zip(names, verdicts, strict=True)]
+
+
 def chunks(images: Sequence[Image.Image], size: int = CHUNK) -> Iterator[Sequence[Image.Image]]:
-    """Consecutive parts of a sequence of images, each opened when its turn comes."""
+    """Yield consecutive parts of at most `size` images; a lazy sequence opens its files part by part."""
     for start in range(0, len(images), size):
         yield images[start : start + size]

@@ -1,8 +1,8 @@
-"""The judges of Canvas: what object and what style an image shows, or none of those they know.
+"""The two judges of Canvas, which name the object and the style that an image shows, or abstain.
 
-Two networks that share nothing but the labels: `CanvasJudge("a")` gives the verdict, `CanvasJudge("b")`, built and
-seeded differently, says where the verdict is in doubt. Neither is ever an objective of a method or an attack; trained
-methods choose blocks and checkpoints by the second, never by the one whose verdict counts.
+They share the labels and nothing else. The verdicts of judge "a" are the results; judge "b", of another architecture
+and seed, marks the images on which the two disagree. Neither is ever an objective of a method or an attack. Trained
+methods choose blocks and checkpoints by judge "b" alone, so that no result is selected by the judge that reports it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from excise.families.built_in import WEIGHTS
 from excise.judges.base import chunks
 from excise.metrics.unlearning import NONE
 
-ABSTAIN_BELOW = 0.5  # a verdict less likely than this is an abstention
+ABSTAIN_BELOW = 0.5  # the judge abstains where its likeliest label has a lower probability
 
 
 class CanvasJudge:
-    """Object and style probabilities of images, with abstention.
+    """A judge with two heads, "object" and "style".
 
     Args:
-        which: "a" (the verdict) or "b" (the second opinion).
+        which: "a" (its verdicts are the results) or "b" (the second opinion).
+        network: images (B, 3, 64, 64) to one tensor of logits for each head; by default the shipped one.
 
     >>> CanvasJudge.labels["style"][0]
     'plain'
@@ -43,7 +44,7 @@ class CanvasJudge:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[Image.Image], batch: int = 256) -> dict[str, Tensor]:
-        """Per head, (B, labels) probabilities; the last label is "none"."""
+        """Return, by head, the probabilities (n, labels) of n images; the last label is "none"."""
         parts = []
         for part in chunks(images, batch):
             x = as_tensor(part)
@@ -51,27 +52,27 @@ class CanvasJudge:
         return {head: torch.cat(p) for head, p in zip(LABELS, zip(*parts, strict=True), strict=True)}
 
     def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
-        """Per head, one label an image; "none" where the judge abstains."""
-        found = {}
+        """Return, by head, one label an image; "none" where the judge abstains."""
+        verdicts = {}
         for head, p in self.probabilities(images).items():
             top, index = p.max(dim=-1)
             sure = (top >= ABSTAIN_BELOW).tolist()
-            found[head] = [LABELS[head][i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
-        return found
+            verdicts[head] = [LABELS[head][i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
+        return verdicts
 
 
 def judge_a(weights: Path | None = None) -> CanvasJudge:
-    """The verdict; its weights ship with the package."""
+    """Return judge "a"; its weights ship with the package, so `weights` is ignored."""
     return CanvasJudge("a")
 
 
 def judge_b(weights: Path | None = None) -> CanvasJudge:
-    """The second opinion; its weights ship with the package."""
+    """Return judge "b"; its weights ship with the package, so `weights` is ignored."""
     return CanvasJudge("b")
 
 
 def as_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """(B, 3, 64, 64) in -1..1."""
+    """Return n images as pixels (n, 3, 64, 64) in -1..1, resized where needed."""
     pixels = [np.asarray(i.convert("RGB").resize((64, 64))) for i in images]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 

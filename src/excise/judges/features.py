@@ -1,4 +1,4 @@
-"""Feature spaces for distances between image sets (KID). None of them is a judge, or was used to make one."""
+"""Feature extractors for distances between image sets (KID), none of them trained together with a judge."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from excise.judges.base import chunks
 from excise.judges.canvas import as_tensor
 
 Features = Callable[[Sequence[Image.Image]], np.ndarray]
+"""n images to features (n, d), float64."""
 
 
 def canvas_image_tower(weights: Path | None = None) -> Features:
-    """(B, 256) float64 unit features of the pocket CLIP's image tower; its weights ship with the package."""
+    """Return the image tower of the built-in CLIP: n images to unit features (n, 256), float64.
+
+    Its weights ship with the package, so `weights` is ignored.
+    """
     tower = _tower()
 
     @torch.no_grad()

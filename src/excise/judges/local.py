@@ -1,4 +1,4 @@
-"""What judges with weights of the user's own share: finding the files, reading them, top-1 labels with abstention."""
+"""Parts that judges with local weights share: find and read the files, prepare pixels, take the top-1 label."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard d
 Network = Callable[[Tensor], Tensor]
 """(B, 3, H, W) pixels to (B, labels) logits."""
 Prepare = Callable[[Sequence[Image.Image]], Tensor]
-"""Images to (B, 3, H, W) pixels, as a network was trained on them."""
+"""B images to (B, 3, H, W) pixels, resized and normalised as in the network's training."""
 
 
 class MissingFilesError(ModelError):
-    """Files that a judge or a feature space needs and that are not where they were looked for."""
+    """The given folder lacks files that a judge or a feature space needs."""
 
 
 class Classifier:
-    """A judge of one network for each attribute: the likeliest label, or `NONE` where none is likely enough.
+    """A judge with one network for each attribute: the likeliest label, or `NONE` where its probability is too low.
 
     Args:
+        name: of the judge.
         heads: by attribute, a network and its labels in the order of its outputs.
-        prepare: images to what the networks take.
-        abstain_below: a verdict less likely than this is an abstention; 0 never abstains.
+        prepare: images to the networks' input.
+        abstain_below: the judge abstains where the likeliest label has a lower probability; 0 never abstains.
     """
 
     def __init__(
@@ -53,25 +54,25 @@ class Classifier:
 
     @torch.no_grad()
     def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
-        """By attribute, one label an image; an image without a verdict has the label `NONE` and still counts."""
-        found: dict[str, list[str]] = {attribute: [] for attribute in self.networks}
+        """Return, by attribute, one label an image; `NONE` where the judge abstains."""
+        verdicts: dict[str, list[str]] = {attribute: [] for attribute in self.networks}
         for part in chunks(images, BATCH):
             x = self.prepare(part).to(device())
             for attribute, network in self.networks.items():
                 top, index = network(x).softmax(dim=-1).max(dim=-1)
                 sure = (top >= self.abstain_below).tolist()  # a NaN is never sure
                 names = self.labels[attribute]
-                found[attribute] += [names[i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
-        return found
+                verdicts[attribute] += [names[i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
+        return verdicts
 
 
 def device() -> str:
-    """Where judges run: on the accelerator if there is one."""
+    """Return the device that judges run on: the accelerator if there is one, else "cpu"."""
     return pick_device("auto")
 
 
-def squashed(side: int, mean: Sequence[float], std: Sequence[float]) -> Prepare:
-    """Pixels of images resized to a square whatever their shape, bilinear."""
+def resized_square(side: int, mean: Sequence[float], std: Sequence[float]) -> Prepare:
+    """Return a `Prepare` that resizes images to a square of `side` pixels, bilinear, ignoring their aspect ratio."""
 
     def prepare(images: Sequence[Image.Image]) -> Tensor:
         resized = [i.convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for i in images]
@@ -80,14 +81,14 @@ def squashed(side: int, mean: Sequence[float], std: Sequence[float]) -> Prepare:
     return prepare
 
 
-def cropped(
+def central_crop(
     shorter: int,
     side: int,
     mean: Sequence[float],
     std: Sequence[float],
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Prepare:
-    """Pixels of the central square of images whose shorter side was resized to `shorter`."""
+    """Return a `Prepare` that resizes the shorter side to `shorter` pixels and crops the central square of `side`."""
 
     def crop(image: Image.Image) -> Image.Image:
         image = image.convert("RGB")
@@ -99,17 +100,17 @@ def cropped(
     return lambda images: _normalised([crop(i) for i in images], mean, std)
 
 
-def find(who: str, folder: Path | None, needed: Sequence[str]) -> list[Path]:
-    """The file that meets each need, in their order.
+def find_files(who: str, folder: Path | None, needed: Sequence[str]) -> list[Path]:
+    """Return the path of each file that a judge needs, in the order of `needed`.
 
     Args:
-        who: the judge or the feature space, for messages.
-        folder: where to look; None where the caller named none.
-        needed: for each file the names that will do, best first, "|" between them; "*" stands for any text.
+        who: name of the judge or feature space, for messages.
+        folder: the folder to search; None if the user gave none.
+        needed: for each file the accepted names, best first, joined by "|"; "*" matches any text.
 
     Raises:
-        MissingFilesError: naming every file that is missing and where it was looked for.
-        ModelError: two files fit one name.
+        MissingFilesError: files are missing; the message names all of them and the folder.
+        ModelError: two files match one name.
     """
     options = [names.split("|") for names in needed]
     if folder is None:
@@ -119,32 +120,33 @@ def find(who: str, folder: Path | None, needed: Sequence[str]) -> list[Path]:
         )
     folder = Path(folder).expanduser()
     hits = [next((h for h in (sorted(folder.glob(n)) for n in names) if h), []) for names in options]
-    missing = [names for names, found in zip(options, hits, strict=True) if not found]
+    missing = [names for names, matches in zip(options, hits, strict=True) if not matches]
     if missing:
         raise MissingFilesError(
             f"{who} does not find {_listed(missing)} in {folder}{'' if folder.is_dir() else ', which is no folder'}; "
             "put the files there, or name the folder that holds them as judge_weights (--judge-weights)."
         )
-    for found in hits:
-        if len(found) > 1:
+    for matches in hits:
+        if len(matches) > 1:
             raise ModelError(
-                f"{who} finds {' and '.join(f.name for f in found)} in {folder} and needs one; remove the others."
+                f"{who} finds {' and '.join(f.name for f in matches)} in {folder} and needs one; remove the others."
             )
-    return [found[0] for found in hits]
+    return [matches[0] for matches in hits]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint in single precision; pickles only as far as they hold nothing but data.
+    """Return the tensors of a checkpoint in float32, without running code from pickles.
 
-    Looks inside `model_state_dict` and `state_dict`, and drops the `module.` of parallel training.
+    A state dict nested under `model_state_dict` or `state_dict` is unwrapped, and the prefix `module.` of parallel
+    training is removed.
 
     Raises:
-        ModelError: the file cannot be read, or holds no state dict.
+        ModelError: the file cannot be read, contains code, or holds no state dict.
     """
     try:
         pickled = path.suffix.lower() != ".safetensors"
         state: Any = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    except Exception as error:  # torch, pickle, zip and safetensors each have their own
+    except Exception as error:  # torch, pickle, zip and safetensors each raise their own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"cannot read {path} ({reason}); expected a state dict of tensors, best as .safetensors."
@@ -157,11 +159,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def entry(state: Mapping[str, Tensor], key: str, path: Path, layout: str) -> Tensor:
-    """One tensor of a checkpoint.
+def tensor_named(state: Mapping[str, Tensor], key: str, path: Path, layout: str) -> Tensor:
+    """Return one tensor of a checkpoint.
 
     Raises:
-        ModelError: it is not there, so the file is of another architecture.
+        ModelError: there is none of that name, so the file belongs to another architecture.
     """
     if key not in state:
         raise ModelError(f"{path} has no '{key}'; expected {layout}. Save the network's state_dict() again.")
@@ -169,10 +171,15 @@ def entry(state: Mapping[str, Tensor], key: str, path: Path, layout: str) -> Ten
 
 
 def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path, layout: str) -> None:
-    """Refuse a checkpoint that has not exactly these tensors.
+    """Refuse a checkpoint whose tensors are not exactly those in `shapes`.
+
+    Args:
+        shapes: by name in the checkpoint, the expected shape.
+        path: of the checkpoint, for messages.
+        layout: the expected architecture in words, for messages.
 
     Raises:
-        ModelError: one is missing, one is too many or one has another shape, with its name in the checkpoint.
+        ModelError: a tensor is missing, unexpected or of another shape; the message names up to three.
     """
     wrong = [f"{k} is missing" for k in shapes if k not in state]
     wrong += [f"{k} is not part of it" for k in state if k not in shapes]
@@ -188,24 +195,24 @@ def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ..
         )
 
 
-def loaded(architecture: Any, config: Any, state: Mapping[str, Tensor], path: Path) -> Network:
-    """An image classifier of transformers, ready to judge.
+def load_classifier(architecture: Any, config: Any, state: Mapping[str, Tensor], path: Path) -> Network:
+    """Return an image classifier of transformers in evaluation mode, (B, 3, H, W) pixels to (B, labels) logits.
 
     Args:
         architecture: the class in transformers.
-        config: its sizes.
-        state: the weights, named as in the model's files on the hub; modules are named otherwise in some versions.
-        path: where they came from, for the message.
+        config: its configuration.
+        state: the weights under the names of the model's files on the hub, which transformers maps to its modules.
+        path: of the checkpoint, for messages.
 
     Raises:
-        ModelError: transformers does not know these names.
+        ModelError: the installed transformers does not accept these names.
     """
     with quiet():
-        model, found = architecture.from_pretrained(
+        model, report = architecture.from_pretrained(
             None, config=config, state_dict=dict(state), output_loading_info=True, dtype=torch.float32
         )
-    odd = sorted(str(k) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for k in found[kind])
-    if odd:  # transformers would leave them random
+    odd = sorted(str(k) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for k in report[kind])
+    if odd:  # transformers would leave these weights random
         raise ModelError(
             f"this version of transformers cannot hold the weights of {path} ({', '.join(odd[:3])}); "
             "install the version in constraints.txt."
@@ -215,10 +222,10 @@ def loaded(architecture: Any, config: Any, state: Mapping[str, Tensor], path: Pa
 
 
 def check_head(outputs: int, labels: Sequence[str], path: Path, who: str) -> None:
-    """Refuse a classifier with another number of outputs than there are labels.
+    """Refuse a classifier whose number of outputs differs from the number of labels.
 
     Raises:
-        ModelError: with both numbers.
+        ModelError: the message gives both numbers.
     """
     if outputs != len(labels):
         raise ModelError(
@@ -226,11 +233,16 @@ def check_head(outputs: int, labels: Sequence[str], path: Path, who: str) -> Non
         )
 
 
-def optional(module: str, extra: str, who: str) -> Any:
-    """A module of an optional dependency.
+def import_optional(module: str, extra: str, who: str) -> Any:
+    """Import and return a module of an optional dependency.
+
+    Args:
+        module: its dotted name.
+        extra: the extra of this package that installs it, for messages.
+        who: name of the judge or feature space, for messages.
 
     Raises:
-        ModelError: it is not installed, or does not fit the installed torch.
+        ModelError: the module is not installed, or was built for another torch.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""Judges that are ResNets in torchvision's layout: ImageNet classes, and people, by a classifier of the user's."""
+"""Judges that are ResNets in torchvision's layout: ImageNet's classes, or people by a classifier of the user."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from excise.judges.local import (
     IMAGENET,
     Classifier,
     Network,
+    central_crop,
     check_head,
     check_shapes,
-    cropped,
-    entry,
-    find,
-    loaded,
+    find_files,
+    load_classifier,
     read_state,
+    tensor_named,
 )
 from excise.protocols import celebrity
 from excise.protocols.imagenette import CLASSES
@@ -31,7 +31,7 @@ from excise.protocols.imagenette import CLASSES
 NAME = "imagenet-resnet50"
 PEOPLE = "celebrity-classifier"
 LAYOUT = "a ResNet in the layout of torchvision"
-SHORTER, SIDE = 232, 224  # what torchvision does before the second version of its weights
+SHORTER, SIDE = 232, 224  # preprocessing of torchvision's second version of the weights
 ABSTAIN_BELOW = 0.5
 STAGES = (1, 2, 3, 4)
 COUNTER = "num_batches_tracked"
@@ -39,44 +39,48 @@ STATISTICS = ("weight", "bias", "running_mean", "running_var", COUNTER)
 
 
 def imagenet_resnet50(weights: Path | None = None) -> Classifier:
-    """Top-1 of ImageNet's 1000 classes; one that is not of Imagenette is called `imagenet-` and its index.
+    """Return a judge with ImageNet's 1000 classes, which never abstains.
 
-    A class is known by its index alone: no name is compared with part of another, so that a garbage truck is not hit
-    by "truck".
+    The ten classes of Imagenette have their names, all others are labelled `imagenet-<index>`: names are never matched
+    as text, so "truck" does not match "garbage truck".
 
     Args:
         weights: folder with `resnet50.safetensors` or torchvision's `resnet50-*.pth`.
 
     Raises:
-        ModelError: the file is missing or is of another architecture.
+        ModelError: the file is missing or belongs to another architecture.
     """
-    (path,) = find(NAME, weights, ["resnet50.safetensors|resnet50-*.pth|resnet50.pth"])
+    (path,) = find_files(NAME, weights, ["resnet50.safetensors|resnet50-*.pth|resnet50.pth"])
     labels = [CLASSES.get(i, f"imagenet-{i}") for i in range(1000)]
-    return Classifier(NAME, {"class": (_network(path, labels, NAME), labels)}, cropped(SHORTER, SIDE, *IMAGENET))
+    return Classifier(NAME, {"class": (_network(path, labels, NAME), labels)}, central_crop(SHORTER, SIDE, *IMAGENET))
 
 
 def celebrity_classifier(weights: Path | None = None) -> Classifier:
-    """A local classifier of people over the whole picture; abstains below one half.
+    """Return a judge of people that classifies the whole image; it abstains below a probability of one half.
 
     Args:
         weights: folder with `labels.txt`, one name a line in the order of the outputs, and `classifier.safetensors`.
 
     Raises:
-        ModelError: a file is missing or is of another architecture, or a name of the protocol is not among the
-            labels (it could never be seen, and would count as erased).
+        ModelError: a file is missing or belongs to another architecture, or a name of the protocol is not among the
+            labels (the judge could never name it, so it would count as erased).
     """
-    listed, path = find(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
+    listed, path = find_files(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
     labels = read_names(listed, prompts=False)
-    _check_known(labels, listed)
+    _check_labels(labels, listed)
     network = _network(path, labels, PEOPLE)
-    return Classifier(PEOPLE, {"person": (network, labels)}, cropped(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
+    return Classifier(PEOPLE, {"person": (network, labels)}, central_crop(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
 
 
 def network(state: dict[str, Tensor], path: Path) -> Network:
-    """A ResNet with the blocks and widths of the checkpoint, (B, 3, 224, 224) to (B, labels).
+    """Build a ResNet with the blocks and widths of a checkpoint: (B, 3, 224, 224) pixels to (B, labels) logits.
+
+    Args:
+        state: tensors under torchvision's names.
+        path: of the checkpoint, for messages.
 
     Raises:
-        ModelError: the checkpoint is of another architecture.
+        ModelError: the checkpoint belongs to another architecture.
     """
     from transformers import ResNetForImageClassification
 
@@ -94,31 +98,31 @@ def network(state: dict[str, Tensor], path: Path) -> Network:
             shapes[f"{normalization}.{part}"] = () if part == COUNTER else shape[:1]
     state = {k: torch.tensor(0) for k in shapes if k.endswith(COUNTER)} | state  # old files have no counters
     check_shapes(state, shapes, path, LAYOUT)
-    return loaded(ResNetForImageClassification, config, {names[k]: v for k, v in state.items()}, path)
+    return load_classifier(ResNetForImageClassification, config, {names[k]: v for k, v in state.items()}, path)
 
 
 def config_of(state: dict[str, Tensor], path: Path) -> Any:
-    """The ResNetConfig with the sizes of a checkpoint.
+    """Return the ResNetConfig that a checkpoint's shapes imply.
 
     Raises:
-        ModelError: a tensor that tells one is missing.
+        ModelError: a tensor that determines a size is missing.
     """
     from transformers import ResNetConfig
 
     deep = "layer1.0.conv3.weight" in state
     last = "conv3" if deep else "conv2"
     return ResNetConfig(
-        embedding_size=len(entry(state, "conv1.weight", path, LAYOUT)),
-        hidden_sizes=[len(entry(state, f"layer{n}.0.{last}.weight", path, LAYOUT)) for n in STAGES],
+        embedding_size=len(tensor_named(state, "conv1.weight", path, LAYOUT)),
+        hidden_sizes=[len(tensor_named(state, f"layer{n}.0.{last}.weight", path, LAYOUT)) for n in STAGES],
         depths=[len({m.group() for k in state if (m := re.match(rf"layer{n}\.\d+\.", k))}) for n in STAGES],
         layer_type="bottleneck" if deep else "basic",
         downsample_in_bottleneck=False,  # torchvision halves in the 3x3 convolution
-        num_labels=len(entry(state, "fc.weight", path, LAYOUT)),
+        num_labels=len(tensor_named(state, "fc.weight", path, LAYOUT)),
     )
 
 
 def _rows(config: Any) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
-    """Convolutions: torchvision's names of it and its normalization, the name on the hub, the weight's shape."""
+    """Yield for each convolution torchvision's names of it and of its batch norm, its name on the hub, its shape."""
     yield "conv1", "bn1", "embedder.embedder", (config.embedding_size, 3, 7, 7)
     before = config.embedding_size
     for n, width, depth in zip(STAGES, config.hidden_sizes, config.depths, strict=True):
@@ -139,11 +143,11 @@ def _rows(config: Any) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
 
 def _network(path: Path, labels: Sequence[str], who: str) -> Network:
     state = read_state(path)
-    check_head(len(entry(state, "fc.weight", path, LAYOUT)), labels, path, who)
+    check_head(len(tensor_named(state, "fc.weight", path, LAYOUT)), labels, path, who)
     return network(state, path)
 
 
-def _check_known(labels: Sequence[str], listed: Path) -> None:
+def _check_labels(labels: Sequence[str], listed: Path) -> None:
     if not os.environ.get(celebrity.FOLDER):
         return
     unknown = [name for names in celebrity.names() for name in names if name not in labels]

@@ -1,4 +1,4 @@
-"""The judge of UnlearnCanvas (arXiv 2402.11846): two ViT-L/16, one for styles and one for objects."""
+"""The judge of the UnlearnCanvas benchmark (arXiv 2402.11846): a ViT-L/16 for styles and one for objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from excise.errors import ModelError
-from excise.judges.local import Classifier, Network, check_head, check_shapes, entry, find, loaded, read_state, squashed
+from excise.judges.local import (
+    Classifier,
+    Network,
+    check_head,
+    check_shapes,
+    find_files,
+    load_classifier,
+    read_state,
+    resized_square,
+    tensor_named,
+)
 from excise.protocols.unlearncanvas import OBJECTS, STYLE_HEAD
 
 NAME = "unlearncanvas-vit"
@@ -17,32 +27,38 @@ FILES = {"style": "style.safetensors|style.pth", "object": "object.safetensors|o
 LABELS = {"style": STYLE_HEAD, "object": OBJECTS}
 SIDE = 224
 PARTS = ("weight", "bias")
-HEAD_WIDTH = 64  # of one attention head in every ViT of the original paper; a state dict does not tell it
+HEAD_WIDTH = 64  # of an attention head in every ViT of the original paper; a state dict does not contain it
 LAYOUT = "a Vision Transformer in the layout of timm's vit_large_patch16_224"
 
 
 def unlearncanvas_vit(weights: Path | None = None) -> Classifier:
-    """Top-1 style (51 labels, photographs among them) and object (20); it never abstains, as in the benchmark.
+    """Return the judge of 51 styles (photographs among them) and 20 objects; as in the benchmark it never abstains.
 
     Args:
         weights: folder with `style.safetensors` (or .pth) and `object.safetensors` (or .pth).
 
     Raises:
-        ModelError: a file is missing or is of another architecture.
+        ModelError: a file is missing or belongs to another architecture.
     """
     heads = {}
-    for (attribute, labels), path in zip(LABELS.items(), find(NAME, weights, list(FILES.values())), strict=True):
+    for (attribute, labels), path in zip(LABELS.items(), find_files(NAME, weights, list(FILES.values())), strict=True):
         state = read_state(path)
-        check_head(len(entry(state, "head.weight", path, LAYOUT)), labels, path, f"the {attribute} head of {NAME}")
+        check_head(
+            len(tensor_named(state, "head.weight", path, LAYOUT)), labels, path, f"the {attribute} head of {NAME}"
+        )
         heads[attribute] = (network(state, path), labels)
-    return Classifier(NAME, heads, squashed(SIDE, (0.5,) * 3, (0.5,) * 3))
+    return Classifier(NAME, heads, resized_square(SIDE, (0.5,) * 3, (0.5,) * 3))
 
 
 def network(state: dict[str, Tensor], path: Path) -> Network:
-    """A ViT as wide and deep as the checkpoint, (B, 3, 224, 224) to (B, labels).
+    """Build a ViT with the width and depth of a checkpoint: (B, 3, 224, 224) pixels to (B, labels) logits.
+
+    Args:
+        state: tensors under timm's names.
+        path: of the checkpoint, for messages.
 
     Raises:
-        ModelError: the checkpoint is of another architecture or image size.
+        ModelError: the checkpoint belongs to another architecture or image size.
     """
     from transformers import ViTForImageClassification
 
@@ -65,35 +81,35 @@ def network(state: dict[str, Tensor], path: Path) -> Network:
                 renamed |= {f"{name}.{third}.{part}": piece for third, piece in thirds}
             else:
                 renamed[f"{name}.{part}"] = tensor
-    return loaded(ViTForImageClassification, config, renamed, path)
+    return load_classifier(ViTForImageClassification, config, renamed, path)
 
 
 def config_of(state: dict[str, Tensor], path: Path) -> Any:
-    """The ViTConfig with the sizes of a checkpoint.
+    """Return the ViTConfig that a checkpoint's shapes imply.
 
     Raises:
-        ModelError: a tensor that tells one is missing, or the width cannot be split into heads.
+        ModelError: a tensor that determines a size is missing, or the width is no multiple of the head width.
     """
     from transformers import ViTConfig
 
-    width = entry(state, "cls_token", path, LAYOUT).shape[-1]
+    width = tensor_named(state, "cls_token", path, LAYOUT).shape[-1]
     if width % HEAD_WIDTH:
         raise ModelError(f"{path} is {width} wide; expected {LAYOUT}, whose width is a multiple of {HEAD_WIDTH}.")
     return ViTConfig(
         image_size=SIDE,
-        patch_size=entry(state, "patch_embed.proj.weight", path, LAYOUT).shape[-1],
+        patch_size=tensor_named(state, "patch_embed.proj.weight", path, LAYOUT).shape[-1],
         hidden_size=width,
         num_hidden_layers=len({m.group() for k in state if (m := re.match(r"blocks\.\d+\.", k))}),
         num_attention_heads=width // HEAD_WIDTH,
-        intermediate_size=len(entry(state, "blocks.0.mlp.fc1.weight", path, LAYOUT)),
-        num_labels=len(entry(state, "head.weight", path, LAYOUT)),
+        intermediate_size=len(tensor_named(state, "blocks.0.mlp.fc1.weight", path, LAYOUT)),
+        num_labels=len(tensor_named(state, "head.weight", path, LAYOUT)),
         layer_norm_eps=1e-6,
         hidden_act="gelu",  # the exact one
     )
 
 
 def _rows(config: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Layers with a weight and a bias: timm's name to the name on the hub and the weight's shape."""
+    """Return, by timm's name of a layer, its name on the hub and the shape of its weight."""
     width, inner = config.hidden_size, config.intermediate_size
     block = {
         "norm1": ("layernorm_before", (width,)),

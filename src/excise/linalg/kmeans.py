@@ -1,4 +1,4 @@
-"""Lloyd's k-means, seeded, in float64: enough for a few dozen token states."""
+"""Lloyd's k-means with a seeded k-means++ start, for a few dozen token states."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from torch import Tensor
 
 
 def kmeans(points: Tensor, clusters: int, generator: torch.Generator, iterations: int = 100) -> Tensor:
-    """Centroids of `points`.
+    """Return the centroids of `points`, (clusters, d), or the distinct points themselves if they are no more.
 
     Args:
-        points: (n, d). With n <= clusters the points themselves are returned.
-        clusters: how many centroids.
+        points: (n, d).
+        clusters: number of centroids.
         generator: on the CPU; draws the k-means++ start (Arthur and Vassilvitskii, 2007).
-
-    Returns:
-        (clusters, d); fewer rows where the points have fewer distinct values.
+        iterations: at most; stops earlier when no centroid moves.
     """
     distinct = torch.unique(points, dim=0)
     if len(distinct) <= clusters:

@@ -1,4 +1,4 @@
-"""Products of thin matrices, kept as thin as they are."""
+"""Low-rank products in factored form: reduce the factors to the product's numerical rank."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor
 
 
 def compress(U: Tensor, V: Tensor, tolerance: float = 1e-10) -> tuple[Tensor, Tensor]:
-    """The same product U V with as few columns as its numerical rank.
+    """Return factors of the product U V with as many columns as its numerical rank.
 
     Args:
-        U: (m, r). V: (r, n). r may exceed m and n.
+        U: (m, r). r may exceed m and n.
+        V: (r, n).
         tolerance: singular values below this share of the largest are dropped.
 
     Returns:
-        (m, rank) and (rank, n), balanced: both factors carry the root of the singular values.
+        (m, rank) and (rank, n), balanced: each factor carries the square root of the singular values.
     """
     Qu, Ru = torch.linalg.qr(U)
     Qv, Rv = torch.linalg.qr(V.mT)

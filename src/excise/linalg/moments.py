@@ -1,15 +1,15 @@
-"""Second moments of text states, many more than they are wide: each product once, and no copy of the states."""
+"""Second moments of many text states (n much larger than d), with few products and no copy of the states."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-BLOCKS = 4  # of columns; of their products those above the diagonal are made, 5 of 8
+BLOCKS = 4  # of columns; only the products on and above the diagonal are computed, 5 of 8
 
 
 def gram(rows: Tensor) -> Tensor:
-    """rows^T rows (d, d), symmetric to the bit.
+    """Return rows^T rows (d, d) of rows (n, d), exactly symmetric.
 
     >>> gram(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
     tensor([[1., 2.],
@@ -24,10 +24,11 @@ def gram(rows: Tensor) -> Tensor:
 
 
 def cross(left: Tensor, rows: Tensor) -> Tensor:
-    """left^T rows (d, d). Where rows of `left` repeat, as anchors do, what belongs to the same one is summed first.
+    """Return left^T rows (d, d). If rows of `left` repeat, as anchors do, their partners are summed first.
 
     Args:
-        left, rows: (n, d), row by row.
+        left: (n, d).
+        rows: (n, d); row i is the partner of row i of `left`.
     """
     some, which = distinct(left)
     if 2 * len(some) > len(left):
@@ -37,13 +38,13 @@ def cross(left: Tensor, rows: Tensor) -> Tensor:
 
 
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows (u, d) of `rows` (n, d) in double precision, and which of them each is, (n,).
+    """Return the distinct rows (u, d) of `rows` (n, d), float64, and for each row the index of its equal, (n,).
 
-    Found by a hash of their bits, and checked; sorting whole rows takes many times as long.
+    Rows are grouped by a hash of their bits, and the groups are verified; sorting whole rows takes many times as long.
     """
     n, d = rows.shape
     odd = torch.randint(-(2**62), 2**62, (d,), generator=torch.Generator().manual_seed(0)).to(rows.device) * 2 + 1
-    # Integer products wrap around, so that their sum is the same in whatever order it is taken.
+    # Integer arithmetic wraps around, so the sum does not depend on the order of its terms.
     hashes = [(part.view(torch.int64) * odd).sum(dim=1) for part in rows.split(4096)]
     _, which = torch.unique(torch.cat(hashes), return_inverse=True)
     first = which.new_full((int(which.max()) + 1 if n else 0,), n).scatter_reduce_(

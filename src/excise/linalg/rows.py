@@ -1,4 +1,4 @@
-"""One symmetric system for each row of a weight, solved for all rows at once, in float64."""
+"""Solve a symmetric system for each row of a weight, all rows at once, in float64."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ class Pencil:
     G0 E = J E diag(values) and E^T J E = I, so that G(mu)^-1 = E diag(1 / (values + mu)) E^T.
 
     Attributes:
-        E: (d, d). values: (d,), upwards.
+        E: (d, d) generalised eigenvectors, as columns.
+        values: (d,) generalised eigenvalues, ascending.
     """
 
     E: Tensor
     values: Tensor
 
     def check(self, mu: float) -> None:
-        """Warn where G(mu) is ill-conditioned against J.
+        """Warn if G(mu) is ill-conditioned relative to J.
 
         Raises:
-            IllConditionedError: it is not positive definite.
+            IllConditionedError: G(mu) is not positive definite.
         """
         low, high = (float(self.values[i]) + mu for i in (0, -1))
         if low <= 0:
@@ -37,7 +38,7 @@ class Pencil:
 
 
 def pencil(G0: Tensor, J: Tensor | None = None) -> Pencil:
-    """The pencil of a symmetric G0 (d, d) and a symmetric positive definite J, the unit matrix by default.
+    """Return the pencil of a symmetric G0 (d, d) and a symmetric positive definite J (d, d), by default the identity.
 
     Raises:
         IllConditionedError: J is not positive definite.
@@ -54,17 +55,21 @@ def pencil(G0: Tensor, J: Tensor | None = None) -> Pencil:
 
 
 def solve_rows(p: Pencil, mu: float, EF: Tensor, alpha: Tensor, rhs: Tensor) -> Tensor:
-    """Row i of the result solves x_i (G(mu) + alpha_i F F^T) = b_i.
+    """Return (n, d) whose row i solves x_i (G(mu) + alpha_i F F^T) = b_i.
 
-    By Woodbury's identity, with F^T G^-1 F = Q diag(theta) Q^T, the row's own alpha enters elementwise alone:
+    By Woodbury's identity, with F^T G^-1 F = Q diag(theta) Q^T, the alpha of a row enters only elementwise:
 
         x = b G^-1 - ((b Y) * alpha / (1 + alpha theta)) Y^T,   Y = G^-1 F Q
 
     Args:
-        EF: (d, m), E^T F. alpha: (n,), at least 0. rhs: (n, d), the rows b_i times E.
+        p: G(mu) for any mu.
+        mu: of the pencil.
+        EF: (d, m), E^T F.
+        alpha: (n,), at least 0.
+        rhs: (n, d), the rows b_i times E.
 
-    Returns:
-        (n, d).
+    Raises:
+        IllConditionedError: G(mu) is not positive definite.
     """
     p.check(mu)
     inverse = 1 / (p.values + mu)

@@ -1,4 +1,4 @@
-"""Symmetric solves and null spaces, in float64."""
+"""Symmetric linear systems, null spaces and smallest singular vectors, in float64."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from excise.errors import ExciseWarning, IllConditionedError
 
-# Beyond it fewer than four digits of a solution in double precision mean anything.
+# Beyond this condition number fewer than four digits of a float64 solution are meaningful.
 WORST_CONDITION = 1e12
-NO_DIGITS = 1e16  # of a matrix that is positive definite only with jitter
+NO_DIGITS = 1e16  # condition number assumed for a matrix that is positive definite only with jitter
 NOT_POSITIVE = (
     "a system of equations that should be positive definite is not, its numbers are too large or too unlike; raise the "
     "method's ridge, where it has one, or check the text encoder's states."
@@ -19,9 +19,9 @@ NOT_POSITIVE = (
 
 
 def solve_spd(a: Tensor, b: Tensor) -> Tensor:
-    """a^-1 b for a symmetric positive definite a (d, d) and b (d, n); jitter is added only where it is needed.
+    """Return a^-1 b (d, n) for a symmetric positive definite a (d, d) and b (d, n).
 
-    Warns where the condition number is beyond use.
+    Adds jitter to the diagonal only if a is not positive definite without it. Warns if a is ill-conditioned.
 
     Raises:
         IllConditionedError: a is not positive definite, even with jitter.
@@ -41,7 +41,7 @@ def solve_spd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def warn_of_condition(condition: float) -> None:
-    """Say so where a condition number, or a lower bound of it, is beyond use."""
+    """Warn (ExciseWarning) if a condition number, or a lower bound of it, is above `WORST_CONDITION`."""
     if condition > WORST_CONDITION:
         warnings.warn(
             f"the system of equations is ill-conditioned (condition number above {condition:.0e}), so the edit may be "
@@ -52,19 +52,19 @@ def warn_of_condition(condition: float) -> None:
 
 
 def null_space(moment: Tensor, threshold: float) -> Tensor:
-    """Orthonormal columns (d, q) spanning the eigenvectors of a symmetric `moment` with eigenvalue below `threshold`.
+    """Return the eigenvectors (d, q) of a symmetric `moment` (d, d) whose eigenvalue is below `threshold`, orthonormal.
 
-    Eigenvalues are sorted upwards by `eigh`, so the result is a leading slice of its eigenvectors.
+    `eigh` sorts eigenvalues in ascending order, so the result is a leading slice of its eigenvectors.
     """
     values, vectors = torch.linalg.eigh(moment)
     return vectors[:, : int((values < threshold).sum())]
 
 
 def weakest_direction(weight: Tensor) -> Tensor:
-    """The right singular vector (d,) of the smallest singular value of `weight` (n, d) in its reduced SVD.
+    """Return the right singular vector (d,) of the smallest singular value in the reduced SVD of `weight` (n, d).
 
-    For n < d this is the n-th vector, not one of the true null space (as the reduced SVD of SPEED's program has it).
-    Its sign is fixed: the entry of largest size is positive.
+    For n < d this is the n-th vector, not one of the null space, as in SPEED's published program. Its sign is fixed:
+    the entry of largest magnitude is positive.
     """
     n, d = weight.shape
     if n < d:

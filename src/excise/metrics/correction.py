@@ -1,4 +1,4 @@
-"""UA corrected for what the judge gets wrong, and for what the untouched model never showed."""
+"""UA corrected for errors of the judge, and for targets that the untouched model never showed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from excise.metrics.rates import Estimate, rate
 
 
 def rogan_gladen(observed: float, sensitivity: float, specificity: float) -> float:
-    """The true rate behind an observed one: (observed + q - 1) / (s + q - 1), clipped to 0..1 (Rogan & Gladen, 1978).
+    """Return the true rate behind an observed one, (observed + q - 1) / (s + q - 1), clipped to 0..1.
+
+    Source: Rogan & Gladen, 1978.
 
     Args:
         observed: share of images in which the judge sees the target.
-        sensitivity: s, share of images with the target in which it sees it.
-        specificity: q, share of images without the target in which it does not.
+        sensitivity: s, share of images with the target in which the judge sees it.
+        specificity: q, share of images without the target in which the judge does not see it.
 
     Raises:
-        ValueError: a figure outside 0..1, or a judge no better than a coin (s + q <= 1).
+        ValueError: an argument outside 0..1, or a judge no better than chance (s + q <= 1).
 
     >>> round(rogan_gladen(0.26, sensitivity=0.9, specificity=0.98), 4)
     0.2727
@@ -34,7 +36,7 @@ def rogan_gladen(observed: float, sensitivity: float, specificity: float) -> flo
 
 
 def corrected_ua(ua: Estimate, sensitivity: float, specificity: float) -> Estimate:
-    """UA with the judge's errors taken out, value and both ends. Takes s and q as exactly known.
+    """Return UA corrected by `rogan_gladen`: value and both ends of the interval. Treats s and q as exact.
 
     Raises:
         ValueError: as `rogan_gladen`.
@@ -44,10 +46,11 @@ def corrected_ua(ua: Estimate, sensitivity: float, specificity: float) -> Estima
 
 
 def relative_ua(shown_before: Sequence[bool] | np.ndarray, shown_after: Sequence[bool] | np.ndarray) -> Estimate:
-    """Of the images that showed the target before the edit, the share that does not now.
+    """Return the share of images without the target among those that showed it before the edit.
 
     Args:
-        shown_before, shown_after: (n,) of the same prompts and seeds, whether the judge saw the target.
+        shown_before: (n,) whether the judge saw the target in the images of the untouched model.
+        shown_after: (n,) the same for the edited model, on the same prompts and seeds.
 
     Raises:
         ValueError: the untouched model never showed it, or the lengths differ.

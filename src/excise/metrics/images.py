@@ -1,4 +1,4 @@
-"""How far two sets of images lie apart: KID, CMMD, and same-seed drift. Features come from whoever calls."""
+"""Distances between two sets of images: KID and CMMD on given features, and pixel drift at equal seeds."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ def kid(
     subset_size: int | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """Kernel distance (KID; Binkowski et al., arXiv 1801.01401): unbiased MMD^2 under (x . y / d + 1)^3.
+    """Return the kernel inception distance (KID): the unbiased MMD^2 under the kernel (x . y / d + 1)^3.
 
-    It is 0 on average when both sets are of one distribution, at any n, so it may come out below 0.
+    Its expectation is 0 for two samples of one distribution, at any sample size, so a value may be negative. Source:
+    Binkowski et al., arXiv 1801.01401.
 
     Args:
-        features_a, features_b: (n, d) and (m, d), computed in float64.
-        subsets: how many random subsets are compared.
-        subset_size: images of each set in one of them; by default half of the smaller set, 1000 at most.
-        seed: of the drawing.
+        features_a: (n, d), computed in float64.
+        features_b: (m, d).
+        subsets: number of random subsets to compare.
+        subset_size: images of each set in a subset; by default half of the smaller set, 1000 at most.
+        seed: of the random subsets.
 
     Returns:
-        The mean over subsets; low and high are the 2.5 and 97.5 percentiles of the subsets, a spread at `subset_size`
-        images and so wider than the interval of the mean; n is the number of images of the smaller set.
+        The mean over subsets. Low and high are the 2.5 and 97.5 percentiles over subsets, the spread at `subset_size`
+        images, which is wider than the interval of the mean. n is the number of images of the smaller set.
 
     Raises:
-        ValueError: widths differ, or too few images.
+        ValueError: widths differ, or there are too few images.
     """
-    import torch  # here, because the other metrics must not wait for it
+    import torch  # not at the top: the other metrics do without its slow import
     from torchmetrics.image.kid import poly_mmd
 
     a, b = _features(features_a, features_b)
@@ -55,12 +57,14 @@ def kid(
 
 
 def cmmd(x: np.ndarray, y: np.ndarray) -> float:
-    """CMMD (Jayasumana et al., arXiv 2401.09603): 1000 MMD^2 under exp(-|x - y|^2 / (2 10^2)).
+    """Return CMMD: 1000 MMD^2 under the kernel exp(-|x - y|^2 / (2 10^2)).
 
-    The biased estimator: never negative, and above 0 also for two samples of one distribution.
+    The estimator is biased: it is never negative, and above 0 even for two samples of one distribution. Source:
+    Jayasumana et al., arXiv 2401.09603; the published figures use CLIP ViT-L/14-336.
 
     Args:
-        x, y: (n, d), (m, d) embeddings; each is scaled to length 1. The published figures are of CLIP ViT-L/14-336.
+        x: (n, d) embeddings; each is scaled to length 1.
+        y: (m, d) embeddings.
 
     Raises:
         ValueError: widths differ, a set is empty, or an embedding is zero.
@@ -72,17 +76,18 @@ def cmmd(x: np.ndarray, y: np.ndarray) -> float:
     a, b = a / lengths[0], b / lengths[1]
 
     def kernel(p: np.ndarray, q: np.ndarray) -> float:
-        # all values are close to 1, which the three terms cancel: expm1 leaves it out and keeps the digits behind it
+        # All values are close to 1, and the ones cancel in the sum of the three terms: expm1 keeps the digits.
         return float(np.mean(np.expm1((p @ q.T - 1) / CMMD_BANDWIDTH**2)))
 
     return max(0.0, CMMD_SCALE * (kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)))
 
 
 def drift(images_a: np.ndarray, images_b: np.ndarray) -> np.ndarray:
-    """(n,) mean absolute pixel difference, 0..1, of images drawn from the same prompts and seeds.
+    """Return the mean absolute pixel difference, 0..1, of each pair of images, (n,).
 
     Args:
-        images_a, images_b: (n, ...) of one shape, uint8, or floating point within 0..1.
+        images_a: (n, ...), uint8, or floating point within 0..1.
+        images_b: the same shape, drawn from the same prompts and seeds.
 
     Raises:
         ValueError: shapes differ, no images, or floating point outside 0..1.

@@ -1,4 +1,4 @@
-"""Damage against distance from the target: what HUB (arXiv 2410.05664) calls pinpoint-ness, as a curve."""
+"""Damage to other concepts by their distance from the target; HUB (arXiv 2410.05664) calls this pinpoint-ness."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from excise.metrics.rates import Estimate, rate
 
 @dataclass(frozen=True)
 class DistanceBin:
-    """Names whose distance lies from `low` up to `high` (which the last bin includes).
+    """The names whose distance from the target is in [`low`, `high`), in the last bin [`low`, `high`].
 
     Attributes:
-        before, after: share of them shown right, by the untouched and by the edited model.
-        damage: before - after, its interval from the paired names.
+        before: share of the names that the untouched model shows.
+        after: share of the names that the edited model shows.
+        damage: before - after, with an interval from paired resampling.
     """
 
     low: float
@@ -34,16 +35,17 @@ def neighbour_damage(
     bins: int = 5,
     seed: int = 0,
 ) -> list[DistanceBin]:
-    """The share still right by distance to the target, nearest bin first.
+    """Return the damage in each bin of distance from the target, nearest bin first.
 
     Args:
-        distances: (n,) of each name to the target in the space of the text encoder.
-        right_before, right_after: (n,) of the same prompts and seeds, whether the judge saw the name.
-        bins: how many; edges are quantiles of the distances. Equal distances may leave fewer.
-        seed: of the resampling behind the damage.
+        distances: (n,) distance of each name from the target in the space of the text encoder.
+        right_before: (n,) whether the judge saw the name in the image of the untouched model.
+        right_after: (n,) the same for the edited model, on the same prompts and seeds.
+        bins: number of bins, with quantiles of the distances as edges; equal distances may leave fewer.
+        seed: of the resampling for the interval of the damage.
 
     Raises:
-        ValueError: lengths differ, a distance is not finite, or a bin would hold fewer than two names.
+        ValueError: lengths differ, a distance is not finite, or a bin would contain fewer than two names.
     """
     d = np.asarray(distances, dtype=float)
     before, after = np.asarray(right_before, dtype=bool), np.asarray(right_after, dtype=bool)
@@ -55,7 +57,7 @@ def neighbour_damage(
         raise ValueError(f"{len(d)} names for {bins} bins; needs at least one bin and two names in each")
     edges = np.unique(np.quantile(d, np.linspace(0, 1, bins + 1)))
     where = np.searchsorted(edges[1:-1], d, side="right")
-    found = []
+    rows = []
     for i in range(max(1, len(edges) - 1)):
         inside = where == i
         if inside.sum() < 2:
@@ -64,5 +66,5 @@ def neighbour_damage(
             )
         damage = paired_difference(before[inside], after[inside], np.flatnonzero(inside), seed)
         high = edges[min(i + 1, len(edges) - 1)]
-        found.append(DistanceBin(float(edges[i]), float(high), rate(before[inside]), rate(after[inside]), damage))
-    return found
+        rows.append(DistanceBin(float(edges[i]), float(high), rate(before[inside]), rate(after[inside]), damage))
+    return rows

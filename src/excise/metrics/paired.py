@@ -1,4 +1,4 @@
-"""Two models on the same prompts and seeds: is the difference more than chance?"""
+"""Paired comparison of two models on the same prompts and seeds: McNemar's test and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from excise.metrics.rates import Estimate, clustered_mean
 
 @dataclass(frozen=True)
 class McNemar:
-    """p value, and the images in which one was right: b only the first, c only the second."""
+    """Result of McNemar's test.
+
+    Attributes:
+        p: two-sided p value.
+        b: number of images in which only the first model was right.
+        c: number of images in which only the second model was right.
+    """
 
     p: float
     b: int
@@ -21,13 +27,16 @@ class McNemar:
 
 
 def mcnemar(a_right: Sequence[bool] | np.ndarray, b_right: Sequence[bool] | np.ndarray) -> McNemar:
-    """The exact two-sided test that two models are right equally often (McNemar, 1947). p is 1 if they never differ.
+    """Test, exactly and two-sided, whether two models are right equally often; p is 1 if they never differ.
+
+    Source: McNemar, 1947.
 
     Args:
-        a_right, b_right: (n,) of the same prompts and seeds.
+        a_right: (n,) whether the first model was right.
+        b_right: (n,) the same for the second model, on the same prompts and seeds.
 
     Raises:
-        ValueError: nothing to compare, or lengths differ.
+        ValueError: no images, or lengths differ.
     """
     a, b = _pair(a_right, b_right)
     only_a, only_b = int(np.sum((a == 1) & (b == 0))), int(np.sum((a == 0) & (b == 1)))
@@ -41,11 +50,12 @@ def paired_difference(
     clusters: Sequence[Hashable] | np.ndarray,
     seed: int = 0,
 ) -> Estimate:
-    """The mean of a - b, its 95 % interval from resampling whole clusters.
+    """Return the mean of a - b with a 95 % interval from resampling whole clusters.
 
     Args:
-        a, b: (n,) scores of the same prompts and seeds.
-        clusters: (n,) what the observations share: the prompt, or (prompt, seed).
+        a: (n,) scores of the first model.
+        b: (n,) scores of the second model, on the same prompts and seeds.
+        clusters: (n,) cluster of each observation: its prompt, or (prompt, seed).
         seed: of the resampling.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rates and means with their intervals. Pure functions on arrays; nothing here knows of images or models."""
+"""Rates and means with 95 % confidence intervals, as pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval and the number of observations behind it."""
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: number of observations.
+    """
 
     value: float
     low: float
@@ -21,11 +28,15 @@ class Estimate:
     n: int
 
     def as_dict(self) -> dict[str, float]:
+        """Return the four fields by name, for JSON."""
         return asdict(self)
 
 
 def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
-    """The share of hits with its Wilson score interval (Wilson, 1927).
+    """Return the share of hits with its Wilson score interval (Wilson, 1927).
+
+    Args:
+        hits: (n,) booleans.
 
     Raises:
         ValueError: no observations.
@@ -42,7 +53,7 @@ def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
 
 
 def wilson(p: float, n: int) -> tuple[float, float]:
-    """The ends of the Wilson score interval of a share p of n observations.
+    """Return low and high of the 95 % Wilson score interval of a share `p` of `n` observations.
 
     >>> low, high = wilson(0.5, 6)
     >>> (round(low, 3), round(high, 3))
@@ -54,13 +65,14 @@ def wilson(p: float, n: int) -> tuple[float, float]:
 
 
 def any_of_n(hits: np.ndarray, n: int) -> Estimate:
-    """The share of prompts of which any of the first `n` images is a hit: what a budget of n tries makes of a rate.
+    """Return the share of prompts with a hit among their first `n` images.
 
-    With a rate p an image, independent tries give 1 - (1 - p)^n: 1 % an image is 39 % with fifty tries. So such a
-    figure says nothing without its budget and the same budget spent elsewhere.
+    Independent tries turn a rate p into 1 - (1 - p)^n, for example 1 % into 39 % with fifty tries. Report the result
+    with its budget n, next to that of a control with the same budget.
 
     Args:
         hits: (prompts, tries) booleans.
+        n: images of each prompt that count.
 
     Raises:
         ValueError: fewer tries than n, or n below 1.
@@ -72,7 +84,7 @@ def any_of_n(hits: np.ndarray, n: int) -> Estimate:
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """The harmonic mean; 0 where any value is 0.
+    """Return the harmonic mean; 0 if a value is 0 or below.
 
     >>> round(harmonic_mean([0.5, 1.0]), 4)
     0.6667
@@ -83,10 +95,10 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def harmonic_of_rates(groups: Sequence[Sequence[bool] | np.ndarray], seed: int = 0) -> Estimate:
-    """The harmonic mean of several rates, with a percentile bootstrap interval over the observations of each.
+    """Return the harmonic mean of several rates, with a percentile bootstrap interval.
 
     Args:
-        groups: hits of each rate, observed independently.
+        groups: for each rate its observations, (n_i,) booleans, independent of the other rates.
         seed: of the resampling.
     """
     rng = np.random.default_rng(seed)
@@ -99,7 +111,13 @@ def harmonic_of_rates(groups: Sequence[Sequence[bool] | np.ndarray], seed: int =
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -> Estimate:
-    """The mean of `values` (n,), its interval from resampling whole clusters; `clusters` (n,) says what they share."""
+    """Return the mean of `values` with an interval from resampling whole clusters.
+
+    Args:
+        values: (n,).
+        clusters: (n,) cluster of each value, for example its prompt.
+        seed: of the resampling.
+    """
     members: dict[Hashable, list[float]] = {}
     for key, value in zip(clusters, values, strict=True):
         members.setdefault(key, []).append(value)
@@ -107,7 +125,13 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], seed: 
 
 
 def bootstrap(clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:
-    """A statistic of pooled observations, its interval from resampling whole clusters (say, prompts)."""
+    """Return a statistic of pooled observations with a percentile interval from resampling whole clusters.
+
+    Args:
+        clusters: for each cluster (for example a prompt) its observations, (n_i,) or (n_i, ...).
+        statistic: of all observations, concatenated along the first axis.
+        seed: of the resampling.
+    """
     rng = np.random.default_rng(seed)
     pooled = np.concatenate(list(clusters))
     drawn = [

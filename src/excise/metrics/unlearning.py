@@ -1,12 +1,12 @@
-"""UA, IRA, CRA and H of one target on an object x style world, as in UnlearnCanvas (arXiv 2402.11846).
+"""Scores of an erasure from a judge's labels: UA, IRA, CRA and H as in UnlearnCanvas (arXiv 2402.11846), and others.
 
 UA: share of target prompts whose image is not judged to show the target (higher is better).
 IRA: share of other prompts that still show the right value of the target's own attribute (objects for an object).
 CRA: share of the same prompts that still show the right value of the other attribute.
 H: harmonic mean of the three.
 
-Finer scale (one object in one style), replacements and the sequential table are of the same benchmark; selective
-alignment and neighbours of HUB (arXiv 2410.05664); the scores over names of MACE (2403.06135) and SPEED (2503.07392).
+The finer scale (one object in one style), replacements and the table of sequential erasure are of the same benchmark,
+selective alignment is of HUB (arXiv 2410.05664), scores over names are of MACE (2403.06135) and SPEED (2503.07392).
 """
 
 from __future__ import annotations
@@ -20,88 +20,90 @@ import numpy as np
 from excise.metrics.rates import Estimate, harmonic_of_rates, rate
 
 NONE = "none"
-"""The label of a picture in which a judge sees nothing that it knows."""
+"""Label of an image on which a judge abstains."""
 OTHER = {"object": "style", "style": "object"}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was asked for and what a judge saw, one entry an image.
+    """Requested labels of images and the labels that a judge gave them.
 
     Attributes:
-        asked, seen: per attribute ("object", "style"), the labels. An abstention is its own label.
+        asked: by attribute ("object", "style"), the label that each image should show, (n,).
+        seen: by attribute, the label that the judge gave it, (n,); an abstention is the label `NONE`.
     """
 
     asked: dict[str, Sequence[str]]
     seen: dict[str, Sequence[str]]
 
     def right(self, attribute: str) -> np.ndarray:
-        """(n,) whether the judge saw what was asked for."""
+        """Return (n,) whether the judge saw the requested label."""
         pairs = zip(self.asked[attribute], self.seen[attribute], strict=True)
         return np.array([a == s for a, s in pairs], dtype=bool)
 
     def asks(self, attribute: str, label: str) -> np.ndarray:
-        """(n,) whether `label` was asked for."""
+        """Return (n,) whether `label` was requested."""
         return np.array([a == label for a in self.asked[attribute]], dtype=bool)
 
 
 def unlearning(seen: Seen, targets: Sequence[tuple[str, str]]) -> dict[str, Estimate]:
-    """UA, IRA, CRA and H. With several targets their observations are pooled.
+    """Return `ua`, `ira`, `cra`, `h`, `ira_worst` and `cra_uc`; the observations of several targets are pooled.
 
-    Beside them `ira_worst`, the IRA of the label that suffered most, and `cra_uc`, the CRA over every prompt, those of
-    the target included, as the benchmark's own script counts. H does not contain either.
+    `ira_worst` is the IRA of the label that is right least often. `cra_uc` is the CRA over all prompts, those of the
+    target included, as the benchmark's own script counts it. H contains neither.
 
     Args:
-        targets: (attribute, label) pairs, the attribute being the target's own.
+        seen: labels of all images.
+        targets: (attribute, label) pairs, each with the target's own attribute.
 
     Raises:
         ValueError: no prompt asks for a target, or every prompt does.
     """
-    touched = np.any([seen.asks(attribute, label) for attribute, label in targets], axis=0)
-    gone = np.concatenate([~seen.right(a)[seen.asks(a, label)] for a, label in targets])
-    own = list(dict.fromkeys(attribute for attribute, _ in targets))
-    kept = np.concatenate([seen.right(attribute)[~touched] for attribute in own])
-    crossed = np.concatenate([seen.right(OTHER[attribute])[~touched] for attribute in own])
+    about_target = np.any([seen.asks(attribute, label) for attribute, label in targets], axis=0)
+    attributes = list(dict.fromkeys(attribute for attribute, _ in targets))
+    unlearned = np.concatenate([~seen.right(a)[seen.asks(a, label)] for a, label in targets])
+    in_domain = np.concatenate([seen.right(attribute)[~about_target] for attribute in attributes])
+    cross_domain = np.concatenate([seen.right(OTHER[attribute])[~about_target] for attribute in attributes])
     return {
-        "ua": rate(gone),
-        "ira": rate(kept),
-        "cra": rate(crossed),
-        "h": harmonic_of_rates([gone, kept, crossed]),
+        "ua": rate(unlearned),
+        "ira": rate(in_domain),
+        "cra": rate(cross_domain),
+        "h": harmonic_of_rates([unlearned, in_domain, cross_domain]),
         "ira_worst": worst_label(seen, targets)[1],
-        "cra_uc": rate(np.concatenate([seen.right(OTHER[attribute]) for attribute in own])),
+        "cra_uc": rate(np.concatenate([seen.right(OTHER[attribute]) for attribute in attributes])),
     }
 
 
 def worst_label(seen: Seen, targets: Sequence[tuple[str, str]]) -> tuple[str, Estimate]:
-    """The label of the targets' own attributes that is right least often, over prompts without a target.
+    """Return the label of the targets' attributes that is right least often, over prompts without a target.
 
-    The interval is that of this label alone: it does not know that the label was picked for being the lowest.
+    The interval is that of the label alone; it does not account for selecting the lowest of many.
 
     Raises:
         ValueError: every prompt asks for a target.
     """
-    touched = np.any([seen.asks(attribute, label) for attribute, label in targets], axis=0)
-    if touched.all():
+    about_target = np.any([seen.asks(attribute, label) for attribute, label in targets], axis=0)
+    if about_target.all():
         raise ValueError("every prompt asks for a target; the worst other label needs prompts without one")
-    found = []
+    rates = []
     for attribute in dict.fromkeys(attribute for attribute, _ in targets):
-        right, asked = seen.right(attribute)[~touched], np.asarray(seen.asked[attribute])[~touched]
-        found += [(str(label), rate(right[asked == label])) for label in dict.fromkeys(asked.tolist())]
-    return min(found, key=lambda pair: pair[1].value)
+        right, requested = seen.right(attribute)[~about_target], np.asarray(seen.asked[attribute])[~about_target]
+        rates += [(str(label), rate(right[requested == label])) for label in dict.fromkeys(requested.tolist())]
+    return min(rates, key=lambda pair: pair[1].value)
 
 
 def replacements(seen: Seen, attribute: str, target: str) -> dict[str, int]:
-    """What the images of target prompts show now, most frequent first."""
+    """Return the number of images of target prompts by the label that they show, most frequent first."""
     labels = np.asarray(seen.seen[attribute])[seen.asks(attribute, target)]
     return dict(Counter(labels.tolist()).most_common())
 
 
 def replacement_entropy(counts: Mapping[str, int], target: str | None = None) -> float:
-    """Entropy in bits of what took the target's place; 0 when all became one thing, or nothing was replaced.
+    """Return the entropy in bits of the labels that replaced a target; 0 if there are fewer than two.
 
     Args:
-        counts: images by the label they show, as `replacements` returns them.
-        target: its label, left out of the count; None if `counts` does not hold it.
+        counts: number of images by the label that they show, as `replacements` returns.
+        target: label of the target, which does not count; None if `counts` does not contain it.
 
     >>> replacement_entropy({"dog": 2, "car": 2, "cat": 6}, target="cat")
     1.0
@@ -114,7 +116,7 @@ def replacement_entropy(counts: Mapping[str, int], target: str | None = None) ->
 
 
 def selective_alignment(seen: Seen, targets: Sequence[tuple[str, str]]) -> Estimate:
-    """The share of target prompts whose other attribute is still right: "cat in neon style" is neon, cat or no cat.
+    """Return the share of target prompts whose other attribute is right: "cat in neon style" is neon, cat or not.
 
     Raises:
         ValueError: no prompt asks for a target.
@@ -123,11 +125,12 @@ def selective_alignment(seen: Seen, targets: Sequence[tuple[str, str]]) -> Estim
 
 
 def finer_scale(seen: Seen, obj: str, style: str) -> dict[str, Estimate]:
-    """What became of one object in one style, and of what lies around the pair.
+    """Return the scores of erasing one object in one style (finer-scale unlearning of UnlearnCanvas).
 
     Returns:
-        `ua`: the pair's images that do not show both; `sc`: the style right on other objects; `oc`: the object right in
-        other styles; `up`: both right where neither was asked for.
+        `ua`: images of the pair that do not show both; `sc`: images of the style on other objects that show the style;
+        `oc`: images of the object in other styles that show the object; `up`: images of neither that show both of
+        their labels. All are shares.
 
     Raises:
         ValueError: one of the four groups has no prompts.
@@ -146,32 +149,34 @@ def finer_scale(seen: Seen, obj: str, style: str) -> dict[str, Estimate]:
 def names_scores(
     erased_right: Sequence[bool] | np.ndarray, kept_right: Sequence[bool] | np.ndarray
 ) -> dict[str, Estimate]:
-    """Many names at once: Acc_e (lower is better), Acc_r (higher), and H_o = 2 / (1 / (1 - Acc_e) + 1 / Acc_r).
+    """Return the scores of erasing many names at once: `acc_e` (lower is better), `acc_r`, `h_o` (higher is better).
 
-    H_o as in SPEED; MACE calls it H_c. Every image counts, also one in which the judge found nothing.
+    H_o = 2 / (1 / (1 - Acc_e) + 1 / Acc_r), the name of SPEED; MACE calls it H_c. All images count, those on which the
+    judge abstains as wrong.
 
     Args:
-        erased_right, kept_right: (n,), (m,) whether the judge saw the name that was asked for.
+        erased_right: (n,) whether the judge saw the requested name, over images of erased names.
+        kept_right: (m,) the same over images of retained names.
 
     Raises:
         ValueError: no observations.
     """
-    erased, kept = np.asarray(erased_right, dtype=bool), np.asarray(kept_right, dtype=bool)
-    return {"acc_e": rate(erased), "acc_r": rate(kept), "h_o": harmonic_of_rates([~erased, kept])}
+    erased, retained = np.asarray(erased_right, dtype=bool), np.asarray(kept_right, dtype=bool)
+    return {"acc_e": rate(erased), "acc_r": rate(retained), "h_o": harmonic_of_rates([~erased, retained])}
 
 
 def sequence_matrix(steps: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """The table of targets T1..Tk erased one after another.
+    """Return the UA table and the rebound of targets T1..Tk erased one after another.
 
     Args:
-        steps: after step i (from 1) the UA of T1..Ti, so one value more each step.
+        steps: for each step i from 1, the UA of T1..Ti after it; so step i has i values.
 
     Returns:
-        (k, k) UA by step and target, nan for targets not yet erased; and (k,) rebound, the UA right after a target's
-        own erasure minus its UA at the end: positive where later steps brought it back.
+        (k, k) UA by step and target, nan for targets not yet erased; and (k,) rebound, a target's UA right after its
+        own erasure minus its UA at the end: positive if later steps recovered the target.
 
     Raises:
-        ValueError: no steps, or a step with another number of targets.
+        ValueError: no steps, or step i has not i values.
     """
     k = len(steps)
     if k == 0:

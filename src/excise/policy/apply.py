@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +26,7 @@ from excise.policy import ledger
 from excise.policy.ledger import LedgerError
 from excise.policy.policy import MethodChoice, Policy, PolicyError, Request
 from excise.policy.verify import Verification, verify
+from excise.support import digests
 from excise.support.files import write_atomically
 from excise.support.progress import Report
 from excise.support.runs import EDIT_NAME, STATES
@@ -47,8 +46,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What applying a policy came to.
+class AppliedPolicy:
+    """The result of applying a policy.
 
     Attributes:
         changed: whether anything was done at all.
@@ -73,7 +72,7 @@ def apply_policy(
     reread: Callable[[], str],
     cache: Path | None = None,
     say: Report = lambda *_: None,
-) -> Outcome:
+) -> AppliedPolicy:
     """Make `out`/edit.safetensors what the policy asks for, verify it, and add an entry to the ledger of `out`.
 
     An edit that was made before, for the same request on the same model, is used again, so going back costs nothing.
@@ -93,7 +92,7 @@ def apply_policy(
     base = base_of(family, policy.model, policy.revision)
     asked = (digest, base.weights, base.text_encoder, version("excise"))
     if last and asked == (last["policy"], *_prints(last), last["excise"]):
-        return Outcome(False, 0, len(last["groups"]), last)
+        return AppliedPolicy(False, 0, len(last["groups"]), last)
     policy = _told(policy, speaks_canvas(policy.vocabulary, family))
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
@@ -118,7 +117,7 @@ def apply_policy(
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in place. Apply it again.")
     entry = _entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
-    return Outcome(True, made, len(groups), _commit(out, whole, entry), verification)
+    return AppliedPolicy(True, made, len(groups), _commit(out, whole, entry), verification)
 
 
 def _prints(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -203,7 +202,7 @@ def _request_digest(base: Base, policy: Policy, group: Group) -> str:
         "seed": policy.seed,
         "judge": str(policy.judge),
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return digests.digest(about)
 
 
 def _verified(family: Family, policy: Policy, edit: Edit, cache: Path | None, say: Report) -> Verification | None:
@@ -353,4 +352,4 @@ def _copy(out: Path, digest: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests.file_digest(path)

@@ -6,12 +6,12 @@ that. Whoever can write both files can forge both; keep a copy of the head elsew
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from excise.errors import ExciseError
+from excise.support.digests import digest
 from excise.support.files import write_json, write_text
 
 NAME, HEAD = "ledger.jsonl", "ledger.head.json"
@@ -93,4 +93,4 @@ def _head(path: Path) -> dict[str, Any]:
 
 
 def _hash(entry: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return digest(entry, escape=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from excise.edits.edit import Edit, applied
 from excise.families.base import Family, Progress
 from excise.families.drawing import Images, draw
 from excise.metrics.rates import Estimate, rate
+from excise.support.digests import seed_of
 from excise.support.selection import evenly
 from excise.training.pictures import Sampling
 from excise.training.scorers import Scorer
@@ -116,5 +116,4 @@ def _cycled(prompts: Sequence[str], count: int) -> list[str]:
 
 
 def _seed(prompt: str, index: int) -> int:
-    digest = hashlib.sha256(f"verify\x00{prompt}\x00{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return seed_of("verify", prompt, index)

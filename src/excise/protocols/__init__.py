@@ -1,4 +1,4 @@
-"""Protocols by name."""
+"""Registry of evaluation protocols; an entry is a function without arguments that returns the protocol."""
 
 from excise.protocols.base import Item, Protocol, check_comparable, summary
 from excise.registry import Record, Registry
@@ -9,15 +9,17 @@ PROTOCOLS = Registry(
     "excise.protocols",
     {
         "canvas-mini": Record(_CANVAS + "canvas_mini", "the 24 x 10 Canvas grid, one seed, names and aliases"),
-        "canvas-full": Record(_CANVAS + "canvas_full", "the same with five seeds"),
-        "canvas-aliases": Record(_CANVAS + "canvas_aliases", "synonyms, Spanish names, held-out paraphrases"),
-        "canvas-pairs": Record(_CANVAS + "canvas_pairs", "one object in one style, at a finer scale"),
-        "canvas-sequence": Record(_CANVAS + "canvas_sequence", "concepts erased one after another, with rebound"),
-        "canvas-names-1": Record(_CANVAS + "canvas_names_1", "1 name erased, 100 kept"),
-        "canvas-names-10": Record(_CANVAS + "canvas_names_10", "10 names erased, 100 kept"),
-        "canvas-names-50": Record(_CANVAS + "canvas_names_50", "50 names erased, 100 kept"),
-        "canvas-names-100": Record(_CANVAS + "canvas_names_100", "100 names erased, 100 kept"),
-        "canvas-names-200": Record(_CANVAS + "canvas_names_200", "200 names erased, the 24 core objects kept"),
+        "canvas-full": Record(_CANVAS + "canvas_full", "canvas-mini with five seeds"),
+        "canvas-aliases": Record(_CANVAS + "canvas_aliases", "targets by synonym, Spanish name, held-out paraphrase"),
+        "canvas-pairs": Record(_CANVAS + "canvas_pairs", "one object in one style erased, and what lies around it"),
+        "canvas-sequence": Record(
+            _CANVAS + "canvas_sequence", "concepts erased one after another, earlier ones tested again"
+        ),
+        "canvas-names-1": Record(_CANVAS + "canvas_names_1", "1 name erased, 100 retained"),
+        "canvas-names-10": Record(_CANVAS + "canvas_names_10", "10 names erased, 100 retained"),
+        "canvas-names-50": Record(_CANVAS + "canvas_names_50", "50 names erased, 100 retained"),
+        "canvas-names-100": Record(_CANVAS + "canvas_names_100", "100 names erased, 100 retained"),
+        "canvas-names-200": Record(_CANVAS + "canvas_names_200", "200 names erased, the 24 core objects retained"),
         "unlearncanvas": Record(
             "excise.protocols.unlearncanvas:unlearncanvas",
             "20 objects in 50 styles, for UnlearnCanvas' own fine-tuned model",
@@ -25,7 +27,7 @@ PROTOCOLS = Registry(
         ),
         "celebrity": Record(
             "excise.protocols.celebrity:celebrity",
-            "people erased and kept, names from the folder EXCISE_CELEBRITY",
+            "people erased and retained, names from the folder EXCISE_CELEBRITY",
             "arXiv 2403.06135, 2503.07392",
         ),
         "imagenette": Record(

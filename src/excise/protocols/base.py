@@ -1,8 +1,7 @@
-"""A protocol fixes everything a number depends on but the model: prompts, seeds, sampler, judge. It has a hash."""
+"""Evaluation protocols: prompts, seeds, sampler and judge under one hash, so that numbers can be compared."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -10,21 +9,22 @@ from functools import cached_property
 from typing import Any
 
 from excise.errors import ConceptError, ExciseError
+from excise.support.digests import digest, seed_of
 
 Target = tuple[str, str]
-"""(attribute, label): what a concept is to a judge, for example ("object", "cat")."""
+"""(attribute, label) by which a judge knows a concept, for example ("object", "cat")."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image to make.
+    """One image to draw.
 
     Attributes:
-        group: the part of the protocol it belongs to.
-        prompt: its text.
-        asked: what it should show, by attribute of the judge; empty where nothing is judged.
-        index: its number among images of the same prompt.
-        target: the label it is about where only an evaluation of that target draws it (aliases).
+        group: the part of the protocol that it belongs to.
+        prompt: text that it is drawn from.
+        asked: the labels that it should show, by attribute of the judge; empty where nothing is judged.
+        index: its number among the images of the same prompt.
+        target: label of the only target for which it is drawn (aliases); None: it is drawn for every target.
         seed: fixed by the protocol; None derives it from protocol, prompt and index.
     """
 
@@ -38,19 +38,24 @@ class Item:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Prompts and sampler under a name.
+    """Everything that the numbers of an evaluation depend on, except the model.
 
     Attributes:
-        items: everything the protocol may ask for, by group.
-        steps, guidance: of the sampler.
-        judge, second: names of the judge whose verdict counts and of the one that says where it is in doubt.
-        score: the name of the metrics that its images yield (see `excise.evaluation.scoring`).
+        name: of the protocol; derived seeds depend on it.
+        items: all images that the protocol may draw.
+        steps: of the sampler.
+        guidance: scale of the classifier-free guidance.
+        judge: name of the judge whose verdicts are the results.
+        score: name of the function that turns verdicts into metrics (see `excise.evaluation.scoring`).
         labels: by attribute, the labels that may be targets.
-        groups: what is drawn without targets. target_groups: what is drawn with targets.
-        fixed_targets: the concepts a protocol erases always; empty where the user chooses.
+        groups: the groups that are drawn when no target is given.
+        target_groups: the groups that are drawn when targets are given.
+        second: name of a second judge, which marks the images on which the two disagree.
+        fixed_targets: concepts that are always the targets; empty where the user chooses.
         sampler: "model" for the scheduler that ships with the model, or "ddim".
-        features: name of the feature space for distances between image sets; None where there is none.
-        image_size: side of the pictures the judge was made for; None takes any.
+        features: name of the feature space for distances between image sets; None where none is measured.
+        image_size: width of the images that the judge was made for, in pixels; None for any.
+        notes: where the protocol comes from and where it departs from its source.
     """
 
     name: str
@@ -71,9 +76,9 @@ class Protocol:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """Everything a number may depend on, by field.
+        """The fields that the hash covers.
 
-        Fields at their default are left out, so that a later version may add some and old hashes stay.
+        Fields at their default are left out, so that adding a field leaves the hashes of existing protocols alone.
         """
         values = asdict(self)
         defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(self)}
@@ -81,57 +86,61 @@ class Protocol:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the content; two results may be compared only when it agrees."""
-        text = json.dumps(self.content, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of the content (64 hex digits); results are comparable only if they share it."""
+        return digest(self.content, escape=False)
 
     def seed(self, item: Item) -> int:
-        """The seed of one image: fixed, or a function of (protocol, prompt, index) alone, so batches do not matter."""
+        """Return the seed of an image: fixed, or derived from (protocol, prompt, index), so batches do not matter."""
         if item.seed is not None:
             return item.seed
-        text = f"{self.name}\x00{item.prompt}\x00{item.index}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return seed_of(self.name, item.prompt, item.index)
 
     def select(self, targets: Sequence[Target], groups: Sequence[str] | None = None) -> list[Item]:
-        """The items an evaluation draws, in order, each image once; those about other targets are left out.
+        """Return the items that an evaluation draws, in order and each image once, without those of other targets.
+
+        Args:
+            targets: may be empty.
+            groups: by default those that the protocol names for evaluations with, or without, targets.
 
         Raises:
-            ConceptError: a group that the protocol does not have.
+            ConceptError: the protocol has no such group.
         """
-        chosen = groups or (self.target_groups if targets else self.groups)
-        known = dict.fromkeys(i.group for i in self.items)
-        for group in chosen:
-            if group not in known:
-                raise ConceptError(f"{self.name} has no group '{group}'; it has: {', '.join(known)}.")
+        selected = groups or (self.target_groups if targets else self.groups)
+        all_groups = dict.fromkeys(i.group for i in self.items)
+        for group in selected:
+            if group not in all_groups:
+                raise ConceptError(f"{self.name} has no group '{group}'; it has: {', '.join(all_groups)}.")
         labels = {label for _, label in targets}
-        found = [i for i in self.items if i.group in chosen and (not labels or i.target is None or i.target in labels)]
-        return list({(i.group, i.prompt, i.index, None if not labels else i.target): i for i in found}.values())
+        items = [
+            i for i in self.items if i.group in selected and (not labels or i.target is None or i.target in labels)
+        ]
+        return list({(i.group, i.prompt, i.index, None if not labels else i.target): i for i in items}.values())
 
     def target_of(self, concept: str) -> Target:
-        """What a concept is to the judge of this protocol.
+        """Return the attribute and label by which the judge of this protocol knows a concept.
 
         Raises:
-            ConceptError: the protocol does not know it.
+            ConceptError: no label of the protocol has that name.
         """
         for attribute, labels in self.labels.items():
             if concept in labels:
                 return attribute, concept
-        known = "; ".join(
+        concepts = "; ".join(
             f"{attribute}: {', '.join(list(labels)[:30])}{' ...' if len(labels) > 30 else ''}"
             for attribute, labels in self.labels.items()
         )
         raise ConceptError(
-            f"{self.name} cannot judge '{concept}'; it knows {known or 'no concepts'}. Name one of these, take another "
-            "--protocol (excise protocols), or look at pictures yourself (excise generate)."
+            f"{self.name} cannot judge '{concept}'; it knows {concepts or 'no concepts'}. Name one of these, take "
+            "another --protocol (excise protocols), or look at pictures yourself (excise generate)."
         )
 
     def knows(self, concept: str) -> bool:
-        """Whether its judge knows a concept."""
+        """Return whether `target_of` finds the concept."""
         return any(concept in labels for labels in self.labels.values())
 
 
 def parts(target: Target) -> dict[str, str]:
-    """What an image of the target shows, by attribute: one label, or both of a pair.
+    """Return the labels that an image of the target shows, by attribute: one, or two for a pair.
 
     >>> parts(("pair", "cat in neon style"))
     {'object': 'cat', 'style': 'neon'}
@@ -144,22 +153,22 @@ def parts(target: Target) -> dict[str, str]:
 
 
 def asks(asked: Mapping[str, str], targets: Sequence[Target]) -> bool:
-    """Whether an image that was asked to show `asked` is about one of the targets."""
+    """Return whether an image that should show the labels `asked` should show one of the targets."""
     return any(parts(target).items() <= asked.items() for target in targets)
 
 
 class IncomparableError(ExciseError):
-    """Results of different protocols asked to stand in one table."""
+    """Results of different protocols were to be compared."""
 
 
 def check_comparable(results: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse results whose protocol hashes differ, and say in which field they do.
+    """Refuse results whose protocol hashes differ.
 
     Args:
-        results: mappings with `protocol`, `hash` and, where known, `protocol_summary`.
+        results: mappings with `protocol`, `hash` and, optionally, `protocol_summary`.
 
     Raises:
-        IncomparableError: naming both protocols and what differs.
+        IncomparableError: hashes differ; the message names both protocols and the fields that differ.
     """
     first = results[0]
     for other in results[1:]:
@@ -175,11 +184,10 @@ def check_comparable(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def summary(protocol: Protocol) -> dict[str, Any]:
-    """The protocol's fields with the items as counts by group and a hash: what an error or a report names."""
+    """Return the protocol's fields as JSON for reports and messages, the items as counts by group and one digest."""
     content = {k: v for k, v in asdict(protocol).items() if k not in ("items", "labels", "notes")}
     counts: dict[str, int] = {}
     for item in protocol.items:
         counts[item.group] = counts.get(item.group, 0) + 1
-    prompts = json.dumps([asdict(i) for i in protocol.items], sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(prompts.encode()).hexdigest()[:12]
-    return json.loads(json.dumps({**content, "items": counts, "prompts_and_seeds": digest}))
+    prompts = digest([asdict(i) for i in protocol.items], escape=False)[:12]
+    return json.loads(json.dumps({**content, "items": counts, "prompts_and_seeds": prompts}))

@@ -1,4 +1,4 @@
-"""Protocols of the built-in world. Their templates are never trained on, and no retained prompt is one of theirs."""
+"""Protocols of Canvas. Their prompt templates occur neither in training nor among the built-in retained prompts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SCALES = (1, 10, 50, 100)
 
 
 def canvas_mini() -> Protocol:
-    """The 24 x 10 grid with one seed, the 200 names at scale, and the grid of every alias.
+    """Return the protocol of 24 objects in 10 styles with one seed, 200 further names, and the aliases of the targets.
 
-    Groups: `grid` (240 images), `names` (200), `aliases` (object synonyms and Spanish names in every style, style
-    synonyms on every object; an evaluation draws those of its targets only).
+    Groups: `grid` (240 images), `names` (200), `aliases` (the synonym and the Spanish name of an object in every style,
+    the synonym of a style on every object; only those of the targets are drawn).
     """
     return _protocol(
         "canvas-mini",
@@ -29,7 +29,7 @@ def canvas_mini() -> Protocol:
 
 
 def canvas_full() -> Protocol:
-    """As canvas-mini with five seeds: 1,200 images of the grid, 1,000 of the names, and the aliases."""
+    """Return canvas-mini with five seeds: 1,200 images of the grid, 1,000 of the names, and the aliases with one."""
     return _protocol(
         "canvas-full",
         [*_grid(5), *_names("names", world.NAMES, 5), *_aliases()],
@@ -39,15 +39,15 @@ def canvas_full() -> Protocol:
 
 
 def canvas_aliases() -> Protocol:
-    """How a target is asked for in other words: its synonym, its Spanish name, and paraphrased prompts.
+    """Return the protocol that asks for a target in other words.
 
-    Groups: `synonyms`, `spanish` (objects only), `paraphrases` (three held-out wordings with the name itself), each
-    in every style or on every object.
+    Groups: `synonyms`, `spanish` (objects only), `paraphrases` (three held-out templates with the name itself); objects
+    in every style, styles on every object.
     """
     items = []
     for i in _aliases():
-        own = world.OBJECT_ALIASES.get(i.target or "")
-        spanish = own is not None and own[1] in i.prompt.split()
+        aliases = world.OBJECT_ALIASES.get(i.target or "")
+        spanish = aliases is not None and aliases[1] in i.prompt.split()
         items.append(replace(i, group="spanish" if spanish else "synonyms"))
     for template in world.PARAPHRASES:
         for target in (*world.OBJECTS, *world.STYLES):
@@ -63,31 +63,31 @@ def canvas_aliases() -> Protocol:
 
 
 def canvas_names(count: int) -> Protocol:
-    """`count` names erased together, 100 kept: groups `erased` and `kept`, five seeds a name.
+    """Return the protocol that erases `count` names together and retains 100 others, five seeds a name.
 
-    Of 200 names all are erased, and the core objects are what is kept.
+    Groups: `erased`, `kept`. With 200 names all of them are erased, and the 24 core objects are retained.
     """
-    gone, kept = world.list_a()[:count], world.list_b()
-    if count > len(gone):
-        gone, kept = list(world.NAMES)[:count], list(world.OBJECTS)
+    erased, retained = world.list_a()[:count], world.list_b()
+    if count > len(erased):
+        erased, retained = list(world.NAMES)[:count], list(world.OBJECTS)
     both = ("erased", "kept")
     return replace(
         _protocol(
             f"canvas-names-{count}",
-            [*_names("erased", gone, 5), *_names("kept", kept, 5)],
+            [*_names("erased", erased, 5), *_names("kept", retained, 5)],
             groups=both,
             target_groups=both,
         ),
         score="names",
-        labels={"object": tuple(gone)},
-        fixed_targets=tuple(gone),
+        labels={"object": tuple(erased)},
+        fixed_targets=tuple(erased),
     )
 
 
 def canvas_pairs() -> Protocol:
-    """One object in one style as the concept ("cat in neon style"), at a finer scale; five seeds a cell.
+    """Return the protocol whose concepts are an object in a style ("cat in neon style"); the grid with five seeds.
 
-    Scores: UA on the pair, the same style on other objects, the same object in other styles, unrelated cells.
+    Its score counts the pair, the same style on other objects, the same object in other styles, and all other cells.
     """
     pairs = tuple(world.pair_name(o, s) for o, s in _cells())
     base = _protocol("canvas-pairs", list(_grid(5)), groups=("grid",), target_groups=("grid",))
@@ -95,7 +95,7 @@ def canvas_pairs() -> Protocol:
 
 
 def canvas_sequence() -> Protocol:
-    """Concepts erased one after another, every earlier one tested again; the grid with two seeds."""
+    """Return the protocol that erases concepts in sequence and tests all earlier ones again; two seeds a cell."""
     base = _protocol("canvas-sequence", list(_grid(2)), groups=("grid",), target_groups=("grid",))
     return replace(base, score="sequence")
 

@@ -1,4 +1,4 @@
-"""Many people erased at once, as MACE (arXiv 2403.06135) and SPEED (arXiv 2503.07392) test it. The names are local."""
+"""Erasing many people at once, after MACE (arXiv 2403.06135) and SPEED (arXiv 2503.07392), with lists of the user."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ SEEDS = (1, 2, 3, 4, 5)
 
 
 def celebrity() -> Protocol:
-    """Groups `erased` and `kept`: 5 templates x 5 seeds for each name, every image counted.
+    """Return the protocol with groups `erased` and `kept`: 5 templates x 5 seeds for each name.
 
     The names come from `erased.txt` and `kept.txt`, one a line, in the folder that EXCISE_CELEBRITY names.
 
     Raises:
-        ConceptError: the folder or a file is missing, or a name stands twice.
+        ConceptError: the folder or a file is missing, or a name occurs twice.
     """
-    gone, kept = names()
+    erased, retained = names()
     both = ("erased", "kept")
     return Protocol(
         name="celebrity",
-        items=(*_items("erased", gone), *_items("kept", kept)),
+        items=(*_items("erased", erased), *_items("kept", retained)),
         steps=50,
         guidance=7.5,
         judge="celebrity-classifier",
         score="names",
-        labels={"person": tuple(gone)},
+        labels={"person": tuple(erased)},
         groups=both,
         target_groups=both,
-        fixed_targets=tuple(gone),
+        fixed_targets=tuple(erased),
         sampler="ddim",
         notes={
             "paper": "MACE, arXiv 2403.06135; SPEED, arXiv 2503.07392",
@@ -53,31 +53,31 @@ def celebrity() -> Protocol:
 
 
 def names() -> tuple[list[str], list[str]]:
-    """The names to erase and the names to keep.
+    """Return the names to erase and the names to retain.
 
     Raises:
-        ConceptError: the folder or a file is missing, or a name stands twice.
+        ConceptError: the folder or a file is missing, or a name occurs twice.
     """
-    named = os.environ.get(FOLDER)
-    if not named:
+    folder = os.environ.get(FOLDER)
+    if not folder:
         raise ConceptError(
             f"celebrity reads names from {' and '.join(FILES)}, and {FOLDER} names no folder with them; "
             f"set it, for example: export {FOLDER}=~/celebrities"
         )
-    paths = [Path(named).expanduser() / f for f in FILES]
+    paths = [Path(folder).expanduser() / f for f in FILES]
     missing = [p.name for p in paths if not p.is_file()]
     if missing:
         raise ConceptError(
             f"celebrity does not find {' and '.join(missing)} in {paths[0].parent}, which {FOLDER} names; "
             "write one name a line into each."
         )
-    gone, kept = (read_names(p, prompts=False) for p in paths)
+    erased, retained = (read_names(p, prompts=False) for p in paths)
     seen: set[str] = set()
-    for name in (*gone, *kept):
+    for name in (*erased, *retained):
         if same(name) in seen:
             raise ConceptError(f"'{name}' stands twice in {paths[0]} and {paths[1].name}; name each person once.")
         seen.add(same(name))
-    return gone, kept
+    return erased, retained
 
 
 def _items(group: str, people: Sequence[str]) -> Iterable[Item]:

@@ -1,4 +1,4 @@
-"""Captions of everyday scenes (MS-COCO) to see what an erasure does to everything else. The captions are local."""
+"""CLIP score on captions of everyday scenes (MS-COCO, a file of the user): what an erasure does to all else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from excise.errors import ConceptError
 from excise.protocols.base import Item, Protocol
 
 FILE = "EXCISE_COCO"
-CAPTION, SEED = ("caption", "prompt"), ("seed", "evaluation_seed")  # ours, and as in the prompt files of MACE
+CAPTION, SEED = ("caption", "prompt"), ("seed", "evaluation_seed")  # column names: ours, and those of MACE's files
 
 
 def coco() -> Protocol:
-    """Group `captions`: one image for each caption of the file that EXCISE_COCO names; nothing is erased here by name.
+    """Return the protocol with one image for each caption of the file that EXCISE_COCO names (group `captions`).
+
+    It has no targets: it measures images of prompts that do not ask for an erased concept.
 
     Raises:
-        ConceptError: the file is missing or cannot be read, or a row has no caption or a bad seed.
+        ConceptError: the file is missing or cannot be read, or a row has no caption or an invalid seed.
     """
     return Protocol(
         name="coco",
@@ -43,13 +45,13 @@ def coco() -> Protocol:
 
 
 def _read() -> tuple[Path, list[Any]]:
-    named = os.environ.get(FILE)
-    if not named:
+    file = os.environ.get(FILE)
+    if not file:
         raise ConceptError(
             f"coco reads captions from a CSV or JSON file, and {FILE} names none; set it, for example: "
             f"export {FILE}=~/coco_30k.csv (columns caption and, if you like, seed)"
         )
-    path = Path(named).expanduser()
+    path = Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(io.StringIO(text)))

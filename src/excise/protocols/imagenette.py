@@ -1,4 +1,4 @@
-"""The ten Imagenette classes erased together, as ScaPre (arXiv 2601.06162) tests it."""
+"""Erasing the ten Imagenette classes together, after ScaPre (arXiv 2601.06162)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SEEDS = 130
 
 
 def imagenette() -> Protocol:
-    """Group `grid`: 130 images of each class. With edits and no concept named, all ten count as erased.
+    """Return the protocol with 130 images of each class (group `grid`), all ten of which count as erased by default.
 
-    Top-1 accuracies of ScaPre's Table 5 are `acc_e`; one class is what `became` says of it.
+    The metric `acc_e` is the top-1 accuracy of ScaPre's Table 5.
     """
     classes = tuple(CLASSES.values())
     return Protocol(

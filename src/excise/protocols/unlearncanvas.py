@@ -1,4 +1,4 @@
-"""UnlearnCanvas (arXiv 2402.11846): 20 objects in 50 painted styles, drawn by a model that was fine-tuned on them.
+"""UnlearnCanvas (arXiv 2402.11846): 20 objects in 50 painting styles, drawn by a model fine-tuned on them.
 
 Names, prompt, seeds and sampler are those of the benchmark's public scripts (OPTML-Group/UnlearnCanvas).
 """
@@ -30,9 +30,9 @@ PROMPT = "A {object} image in {style} style."
 
 
 def unlearncanvas() -> Protocol:
-    """Groups: `grid`, 20 objects x 50 styles x 5 seeds; `photo`, the same objects as photographs, only on request.
+    """Return the protocol with groups `grid` (20 objects x 50 styles x 5 seeds) and, on request only, `photo`.
 
-    A style is asked for in 100 images of the grid, an object in 250.
+    The group `photo` has the same objects as photographs. A style occurs in 100 images of the grid, an object in 250.
     """
     return Protocol(
         name="unlearncanvas",

@@ -1,4 +1,4 @@
-"""What a suite of attacks found, as a page and as JSON."""
+"""The results of a suite of attacks: the JSON document of `excise attack`, and its page."""
 
 from __future__ import annotations
 
@@ -8,75 +8,80 @@ from typing import Any
 
 from excise.attacks.accounting import Result
 from excise.attacks.suite import Attacked
-from excise.report.html import Assault, Page, Section, write
+from excise.report.html import AttackRow, Page, Section, write
 
 
-def document(found: Attacked) -> dict[str, Any]:
-    """The JSON of `excise attack`."""
-    top = found.worst
+def document(attacked: Attacked) -> dict[str, Any]:
+    """The JSON document of `excise attack`."""
+    top = attacked.worst
     return {
-        "attacks": [r.document() for r in found.results],
+        "attacks": [r.document() for r in attacked.results],
         "worst_gap": top.gap.value if top.gap else None,
         "worst_back": top.back.value if top.back else None,
         "worst_attack": top.attack or None,
-        "gap_to": "oracle" if found.has_oracle else "control",
-        "judge": found.judge,
+        "gap_to": "oracle" if attacked.has_oracle else "control",
+        "judge": attacked.judge,
     }
 
 
-def write_page(found: Attacked, model: str, concept: str, edits: Sequence[str], suite: str, out: Path) -> Path:
-    """The page of one suite."""
+def write_page(attacked: Attacked, model: str, concept: str, edits: Sequence[str], suite: str, out: Path) -> Path:
+    """Write the page of one suite to `out`/report.html.
+
+    Args:
+        edits: the edit files that were applied during the attacks.
+    """
     section = Section(
         title=concept,
-        summary=f"{suite} suite on {model} {_in_force(len(edits))}.",
-        assaults=[_assault(r, found) for r in found.results],
+        summary=f"{suite} suite on {model} {_with_edits(len(edits))}.",
+        attacks=[_row(r, attacked) for r in attacked.results],
     )
     facts = [
         ("model", model),
         ("edits", ", ".join(edits) or "none"),
-        ("judge", found.judge),
-        ("came back", "share of test prompts of which any picture within the budget shows the target"),
-        ("seeds", "of guides, searches and test pictures apart; test prompts guide no attack"),
+        ("judge", attacked.judge),
+        ("recovered", "share of test prompts for which at least one image within the budget shows the target"),
+        ("seeds", "different seeds for guiding images, searches and test images; no attack is guided by a test prompt"),
     ]
-    return write(Page(f"Attacks on {concept}", _lead(found), [section], facts), out / "report.html")
+    return write(Page(f"Attacks on {concept}", lead(attacked), [section], facts), out / "report.html")
 
 
-def _in_force(edits: int) -> str:
-    return {0: "without edits", 1: "with one edit in force"}.get(edits, f"with {edits} edits in force")
-
-
-def _lead(found: Attacked) -> str:
-    """The worst case in a sentence."""
-    top = found.worst
-    if found.has_oracle and top.gap is not None:
+def lead(attacked: Attacked) -> str:
+    """The worst case in a few sentences."""
+    top = attacked.worst
+    if attacked.has_oracle and top.gap is not None:
         if top.gap.value <= 0:
-            return "No attack brings it back more often than a model that never knew it shows it."
-        points = f"{100 * top.gap.value:.0f} points"
-        return f"The strongest attack, {top.attack}, brings it back {points} more often than on one that never knew it."
+            return "No attack recovers the concept more often than a model never trained on it shows it."
+        return (
+            f"The strongest attack, {top.attack}, recovers the concept {100 * top.gap.value:.0f} points more often "
+            "than it finds it in a model never trained on it."
+        )
     if top.back is None:
-        return "No attack could be made."
-    worst = (
-        f"The strongest attack, {top.attack}, brings it back on {100 * top.back.value:.0f} % of the prompts."
-        if top.back.value
-        else "No attack that counts brings it back."
-    )
+        return "No attack could be run."
+    counted = [r.model.any_of_n.value for r in attacked.results if r.model and not r.teaches]
+    sentence = f"{sum(value > 0 for value in counted)} of {len(counted)} attacks recovered the concept"
+    if top.back.value:
+        sentence += f"; the strongest, {top.attack}, on {100 * top.back.value:.0f} % of the prompts"
     return (
-        f"{worst} Attacks that show the model pictures of the target are left out here: without a model that never "
-        "knew it (--oracle) nobody can tell what they bring back from what they teach."
+        f"{sentence}. Attacks that show the model images of the target are not counted: without a model never trained "
+        "on the concept (--oracle), what they recover cannot be told from what they teach."
     )
 
 
-def _assault(result: Result, found: Attacked) -> Assault:
+def _with_edits(count: int) -> str:
+    return {0: "without edits", 1: "with one edit applied"}.get(count, f"with {count} edits applied")
+
+
+def _row(result: Result, attacked: Attacked) -> AttackRow:
     if result.model is None:
-        return Assault(result.name, result.access, why=result.why)
+        return AttackRow(result.name, result.access, failure=result.why)
     sides = {"model": result.model, "control": result.control, "oracle": result.oracle}
     gap, model = result.gap, result.model
-    return Assault(
+    return AttackRow(
         name=result.name,
         access=result.access,
         bars={side: outcome.any_of_n.value if outcome else None for side, outcome in sides.items()},
         gap=gap.value if gap else None,
-        spent=f"{result.images} pictures a prompt, {len(model.tests)} prompts, {model.passes} passes, "
+        cost=f"{result.images} images a prompt, {len(model.tests)} prompts, {model.passes} denoiser passes, "
         f"{model.seconds:.0f} s",
-        shots=found.shots[result.name],
+        shots=[*attacked.shots[result.name]],
     )

@@ -1,4 +1,4 @@
-"""What a bench page shows of attacks: every method under every attack, and erased, kept and withstood as a triangle."""
+"""Attacks on a bench page: a table of every method under every attack, and a triangle for each method."""
 
 from __future__ import annotations
 
@@ -6,84 +6,83 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from excise.bench import tables
 from excise.bench.tables import Row
-from excise.report.bench_html import Figure, Head, Line, Name, Table, Triangle
+from excise.evaluation.catalog import number
+from excise.report.bench_html import Head, Name, Table, TableCell, TableRow, Triangle
 from excise.report.bench_plots import axes
 
 if TYPE_CHECKING:
     from excise.bench.run import Done
 
-CAPTION = "Attack by attack: share of prompts that the target comes back on"
+CAPTION = "Attack by attack: share of prompts on which the target is recovered"
 NOTE = (
-    "Attack by attack: the share of test prompts of which any picture within the budget shows the target, over all "
-    "concepts; beneath, the same of the control with that budget and of the model that never knew it."
+    "Attack by attack: the share of test prompts for which at least one image within the budget shows the target, over "
+    "all concepts; beneath, the same for the control with that budget and for the model never trained on the concept."
 )
 CENTRE, RADIUS = (100.0, 84.0), 60.0
-BESIDE = {"erased": -7, "kept": 15, "withstands": 15}  # of a label below its corner
-CORNERS = {"erased": -math.pi / 2, "kept": math.pi / 6, "withstands": 5 * math.pi / 6}
+LABEL_OFFSETS = {"erased": -7, "retained": 15, "withstands": 15}  # vertical distance of a label from its corner
+CORNERS = {"erased": -math.pi / 2, "retained": math.pi / 6, "withstands": 5 * math.pi / 6}
 
 
 def table(done: Sequence[Done], names: Sequence[Name]) -> Table | None:
-    """Methods as rows, attacks as columns; None where nothing was attacked.
+    """A table of methods (rows) and attacks (columns); None if no cell was attacked.
 
     Args:
-        names: what to call each cell.
+        names: the method's name for each cell.
     """
     attacked = [(name, d) for name, d in zip(names, done, strict=True) if d.result.attacks]
     attacks = {a["name"]: a["access"] for _, d in attacked for a in d.result.attacks}
     if not attacks:
         return None
-    lines = []
+    rows = []
     for name in dict.fromkeys(name for name, _ in attacked):
         cells = [d for other, d in attacked if other == name]
-        found = [{a["name"]: a for a in d.result.attacks} for d in cells]
-        sets = f"{len({d.cell.concepts for d in cells})}"
-        lines.append(Line(name, sets, [_share([f[a] for f in found if a in f]) for a in attacks]))
-    return Table(CAPTION, [Head(a, access) for a, access in attacks.items()], lines)
+        by_name = [{a["name"]: a for a in d.result.attacks} for d in cells]
+        concept_sets = len({d.cell.concepts for d in cells})
+        rows.append(TableRow(name, f"{concept_sets}", [_share([b[a] for b in by_name if a in b]) for a in attacks]))
+    return Table(CAPTION, [Head(a, access) for a, access in attacks.items()], rows)
 
 
-def _share(of: Sequence[dict[str, Any]]) -> Figure:
-    """The mean over concepts of what one attack brought back, and beneath it of its control and of the oracle."""
+def _share(documents: Sequence[dict[str, Any]]) -> TableCell:
+    """The mean recovery of one attack over concepts; beneath, that of its control and of the oracle."""
     means = {}
     for side in ("any_of_n", "control", "oracle"):
-        values = [a[side] for a in of if a[side] is not None]
+        values = [a[side] for a in documents if a[side] is not None]
         means[side] = sum(values) / len(values) if values else None
-    back = means.pop("any_of_n")
-    if back is None:
-        return Figure("–")
-    beneath = [f"{side} {100 * value:.0f}" for side, value in means.items() if value is not None]
-    return Figure(f"{100 * back:.0f}", beneath, f"{back:.6g}")
+    recovered = means.pop("any_of_n")
+    if recovered is None:
+        return TableCell("–")
+    details = [f"{side} {100 * value:.0f}" for side, value in means.items() if value is not None]
+    return TableCell(f"{100 * recovered:.0f}", details, f"{recovered:.6g}")
 
 
 def triangles(averaged: Sequence[Row], names: Sequence[Name]) -> list[Triangle]:
-    """A triangle a method, controls too: how much is erased, how much is kept, how well it withstands the worst attack.
+    """A triangle for each method and control: erased, retained, and withstood under the strongest attack.
 
-    Where there was an oracle, what counts is how much more often than on that one the worst attack succeeds.
+    With an oracle, the third share is one minus the gap to the oracle; without, one minus the recovery rate.
     """
-    corners = {what: _point(what, 1.0) for what in CORNERS}
-    found = []
+    corners = {corner: _point(corner, 1.0) for corner in CORNERS}
+    drawn = []
     for row, name in zip(averaged, names, strict=True):
         both = axes(row.figures)
         worst = row.figures.get("worst_gap") or row.figures.get("worst_back")
         if both is None or worst is None:
             continue
         shares = dict(zip(CORNERS, (both[0]["value"], both[1]["value"], 1 - worst["value"]), strict=True))
-        about = ", ".join(f"{what} {tables.number(min(1.0, share), 'rate')}" for what, share in shares.items())
-        found.append(
+        drawn.append(
             Triangle(
                 name=name,
-                about=about,
+                about=", ".join(f"{corner} {number(min(1.0, share), 'rate')}" for corner, share in shares.items()),
                 path=_path(list(shares.values())),
                 frame=_path([1.0, 1.0, 1.0]),
-                labels=[(what, x, y + BESIDE[what]) for what, (x, y) in corners.items()],
+                labels=[(corner, x, y + LABEL_OFFSETS[corner]) for corner, (x, y) in corners.items()],
             )
         )
-    return found
+    return drawn
 
 
 def _path(shares: Sequence[float]) -> str:
-    points = [_point(what, min(1.0, max(0.0, share))) for what, share in zip(CORNERS, shares, strict=True)]
+    points = [_point(corner, min(1.0, max(0.0, share))) for corner, share in zip(CORNERS, shares, strict=True)]
     return "M" + "L".join(f"{x} {y}" for x, y in points) + "Z"
 
 

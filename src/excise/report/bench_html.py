@@ -1,7 +1,7 @@
-"""What a bench page shows, as plain data, and the one file it becomes. Nothing is computed here.
+"""The page of a benchmark as plain data, and its rendering to one self-contained HTML file.
 
-Prompts and names are untrusted text: the template escapes everything. Images are inlined; the only script is ours, and
-the page's own policy lets no other run and nothing be loaded from outside.
+Prompts and names are untrusted text: the template escapes everything. Images are inlined. The only script is our own:
+the content security policy of the page allows no other, and nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image
 from excise.report.html import Heat, data_uri
 from excise.support.files import write_text
 
-MOST_PIXELS = 320  # longer side of an inlined picture
+MOST_PIXELS = 320  # longer side of an inlined image
 
 
 @dataclass(frozen=True)
 class Name:
-    """A method; `control` says which control it is, or nothing. `note` stands beneath it."""
+    """A method's name; `control` is empty for a method. `note` is printed beneath the name."""
 
     text: str
     control: str = ""
@@ -32,40 +32,42 @@ class Name:
 
 @dataclass(frozen=True)
 class Head:
-    """A column; `meaning` explains it."""
+    """A column heading with its explanation."""
 
     label: str
     meaning: str = ""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A table cell: text, lines beneath it, and what to sort by (empty sorts last)."""
+class TableCell:
+    """A table cell: its text, smaller lines beneath it, and its sort key (an empty key sorts last)."""
 
     text: str
-    beneath: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     sort: str = ""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A table row."""
+class TableRow:
+    """A table row: the method, its concepts, and one cell for each column."""
 
     name: Name
     concepts: str
-    figures: list[Figure]
+    cells: list[TableCell]
 
 
 @dataclass(frozen=True)
 class Table:
+    """A table of methods."""
+
     caption: str
     heads: list[Head]
-    lines: list[Line]
+    rows: list[TableRow]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point with its error bars and its label, in the coordinates of the drawing."""
+    """A point of the scatter with its error bars and its label, in the coordinates of the drawing."""
 
     label: str
     about: str
@@ -84,13 +86,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Tick:
+    """A tick: its position in the drawing, and its label."""
+
     at: float
     text: str
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A scatter; `front` is the path of the Pareto front."""
+    """A scatter plot; `front` is the Pareto front as an SVG path, `about` its text for screen readers."""
 
     title: str
     about: str
@@ -107,7 +111,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Triangle:
-    """One method's three shares as a triangle in its frame, both as paths; `labels` are (text, x, y)."""
+    """Three shares of one method as a triangle in a frame, both as SVG paths; `labels` are (text, x, y)."""
 
     name: Name
     about: str
@@ -118,7 +122,7 @@ class Triangle:
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture; `good` is whether the judge saw what is wished there, None where nothing was judged."""
+    """One image; `good` is whether the judge saw what the reader hopes for, None where nothing was judged."""
 
     image: Path | None
     saw: str
@@ -127,7 +131,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Strip:
-    """Prompts with their seeds as columns, methods as rows."""
+    """Images in a grid: prompts with their seeds as columns, methods as rows."""
 
     title: str
     prompts: list[tuple[str, int]]
@@ -136,16 +140,18 @@ class Strip:
 
 @dataclass(frozen=True)
 class Bar:
-    """Images of target prompts that show `label`, as a share of the longest bar."""
+    """How many images of target prompts show a label; `width` is the bar's length in per cent."""
 
     label: str
     count: int
     width: float
-    still: bool = False
+    is_target: bool = False
 
 
 @dataclass(frozen=True)
 class Bars:
+    """What the target prompts of one method show now."""
+
     name: Name
     bars: list[Bar]
     note: str = ""
@@ -153,16 +159,16 @@ class Bars:
 
 @dataclass(frozen=True)
 class Damage:
-    """Share lost by distance to a target: per method one figure a bin, with a level 0 to 4 for its colour."""
+    """Accuracy lost by distance to a target: for each method one cell a bin, and its colour level (0 to 4)."""
 
     title: str
     bins: list[str]
-    rows: list[tuple[Name, list[tuple[Figure, int]]]]
+    rows: list[tuple[Name, list[tuple[TableCell, int]]]]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """UA of the targets (columns) after each step (rows), and how much came back in the end."""
+    """UA of each target (column) after each step of a sequence (row), and the rebound of each target at the end."""
 
     name: Name
     targets: list[str]
@@ -172,7 +178,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Concept:
-    """Everything about one concept, or some erased together; `labels` are the targets."""
+    """The results for one concept set; `labels` are its targets."""
 
     id: str
     title: str
@@ -200,7 +206,7 @@ class Part:
 
 @dataclass(frozen=True)
 class BenchPage:
-    """The whole page."""
+    """The whole page; `summary`, `commands` and `versions` are (name, value) pairs."""
 
     title: str
     lead: list[str]
@@ -229,7 +235,7 @@ def render(page: BenchPage, path: Path) -> Path:
 
 
 def picture(path: Path) -> str:
-    """An image file as a data URI, made smaller where it is large; empty where it is damaged."""
+    """Return an image file as a data URI, scaled down if it is large; empty if the file is missing or damaged."""
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")

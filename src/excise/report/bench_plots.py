@@ -1,4 +1,4 @@
-"""The erase-retain scatter: where points, error bars, labels and the Pareto front stand in the drawing."""
+"""The erase-retain scatter: the positions of points, error bars, labels and the Pareto front in the drawing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from excise.bench.tables import Figure
 from excise.report.bench_html import Plot, Point, Tick
 
 WIDTH, HEIGHT = 474, 380
-LEFT, RIGHT, TOP, BOTTOM = 50, 404, 20, 330  # labels may stand right of the frame and above it
-LETTER, LINE = 8.0, 16.0  # room that a letter and a line of a label take
+LEFT, RIGHT, TOP, BOTTOM = 50, 404, 20, 330  # labels may lie right of the frame and above it
+LETTER, LINE = 8.0, 16.0  # the size of a letter and of a line of a label
 ANGLES = (0, math.pi, 0.6, math.pi - 0.6, -0.6, math.pi + 0.6, 1.1, math.pi - 1.1, 1.8, -1.8)
 OFFSETS = [(math.cos(a) * r, math.sin(a) * r) for r in (11, 17, 24, 34, 48, 64, 84, 108, 136) for a in ANGLES]
 Box = tuple[float, float, float, float]
@@ -20,7 +20,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Mark:
-    """One method: how well it erases (x) and retains (y)."""
+    """One method: its erase rate (x) and its retain rate (y)."""
 
     label: str
     control: bool
@@ -29,9 +29,9 @@ class Mark:
 
 
 def axes(figures: dict[str, Figure]) -> tuple[Figure, Figure] | None:
-    """Erase and retain of a row: UA against the mean of what is kept, or 1 - Acc_e against Acc_r.
+    """Erase and retain rates of a row: UA and the mean retain accuracy, or 1 - Acc_e and Acc_r; None without them.
 
-    What is kept is measured on the same images, so the interval of its mean is the mean of the intervals.
+    The retain accuracies are measured on the same images, so the interval of their mean is the mean of the intervals.
     """
     if "acc_e" in figures and "acc_r" in figures:
         e = figures["acc_e"]
@@ -39,51 +39,87 @@ def axes(figures: dict[str, Figure]) -> tuple[Figure, Figure] | None:
         return erase, figures["acc_r"]
     for names in (("ira", "cra"), ("sc", "oc", "up")):
         if "ua" in figures and all(n in figures for n in names):
-            kept = [figures[n] for n in names]
-            return figures["ua"], {k: sum(f[k] for f in kept) / len(kept) for k in ("value", "low", "high", "n")}
+            retain = [figures[n] for n in names]
+            return figures["ua"], {k: sum(f[k] for f in retain) / len(retain) for k in ("value", "low", "high", "n")}
     return None
 
 
 def front(marks: Sequence[Mark]) -> list[Mark]:
-    """The methods that no other beats in one respect without losing in the other, from left to right. No controls."""
-    found: list[Mark] = []
+    """The Pareto front of the methods, from left to right. Controls are left out."""
+    best: list[Mark] = []
     for mark in sorted((m for m in marks if not m.control), key=lambda m: (-m.erase["value"], -m.retain["value"])):
-        if not found or mark.retain["value"] > found[-1].retain["value"]:
-            found.append(mark)
-    return found[::-1]
+        if not best or mark.retain["value"] > best[-1].retain["value"]:
+            best.append(mark)
+    return best[::-1]
 
 
 def plots(marks: Sequence[Mark], x_label: str, y_label: str) -> list[Plot]:
-    """The whole square, and the corner with the methods where they crowd it."""
+    """The whole unit square, and a closer view of the methods where they crowd one corner."""
     if not marks:
         return []
-    whole = scatter("All of it", marks, x_label, y_label, (0.0, 1.0), (0.0, 1.0))
+    whole = scatter("All methods and controls", marks, x_label, y_label, (0.0, 1.0), (0.0, 1.0))
     methods = [m for m in marks if not m.control]
     ranges = [_range([m.erase for m in methods]), _range([m.retain for m in methods])] if len(methods) > 1 else []
     if not ranges or min(high - low for low, high in ranges) > 0.6:
         return [whole]
-    return [whole, scatter("The methods alone, closer", methods, x_label, y_label, ranges[0], ranges[1])]
+    return [whole, scatter("The methods alone, enlarged", methods, x_label, y_label, ranges[0], ranges[1])]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to positions in the drawing."""
+
+    xs: Range
+    ys: Range
+
+    def x(self, value: float) -> float:
+        """Horizontal position; values outside the range lie on the frame."""
+        return round(LEFT + (RIGHT - LEFT) * _share(value, self.xs), 1)
+
+    def y(self, value: float) -> float:
+        """Vertical position; values outside the range lie on the frame."""
+        return round(BOTTOM - (BOTTOM - TOP) * _share(value, self.ys), 1)
+
+    def centre(self, mark: Mark) -> tuple[float, float]:
+        """The position of a mark."""
+        return self.x(mark.erase["value"]), self.y(mark.retain["value"])
 
 
 def scatter(title: str, marks: Sequence[Mark], x_label: str, y_label: str, xs: Range, ys: Range) -> Plot:
-    """Place everything; labels keep off each other and off the points."""
+    """Lay out one scatter plot over the given ranges."""
+    scale = Scale(xs, ys)
+    points = _points(marks, scale)
+    best = front(marks)
+    corners = [scale.centre(m) for m in best]
+    steps = "".join(f"V{cy}H{cx}" for cx, cy in corners)
+    return Plot(
+        title=title,
+        about="; ".join(p.about for p in points) + f". Pareto front: {', '.join(m.label for m in best) or 'none'}.",
+        x_label=x_label,
+        y_label=y_label,
+        width=WIDTH,
+        height=HEIGHT,
+        box=(LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP),
+        x_ticks=[Tick(scale.x(v), f"{100 * v:.0f}") for v in _ticks(xs)],
+        y_ticks=[Tick(scale.y(v), f"{100 * v:.0f}") for v in _ticks(ys)],
+        points=points,
+        front=f"M{LEFT} {corners[0][1]}{steps}V{BOTTOM}" if corners else "",
+    )
 
-    def x(value: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * _share(value, xs), 1)
 
-    def y(value: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * _share(value, ys), 1)
-
-    centres = [(x(m.erase["value"]), y(m.retain["value"])) for m in marks]
+def _points(marks: Sequence[Mark], scale: Scale) -> list[Point]:
+    """Points with error bars and labels; labels avoid each other, the points and the error bars."""
+    x, y = scale.x, scale.y
+    centres = [scale.centre(m) for m in marks]
     solid: list[Box] = [(cx - 6, cy - 6, cx + 6, cy + 6) for cx, cy in centres]
     thin: list[Box] = []
     for mark, (cx, cy) in zip(marks, centres, strict=True):
         thin.append((x(mark.erase["low"]), cy - 2, x(mark.erase["high"]), cy + 2))
         thin.append((cx - 2, y(mark.retain["high"]), cx + 2, y(mark.retain["low"])))
     points = []
-    # From the top right corner on, where good methods crowd.
+    # Labels are placed from the top right corner on, where good methods crowd.
     for mark, (cx, cy) in sorted(zip(marks, centres, strict=True), key=lambda pair: (pair[1][1], -pair[1][0])):
-        box, anchor, far = _place(mark.label, cx, cy, solid, thin)
+        box, anchor, needs_leader = _place(mark.label, cx, cy, solid, thin)
         solid.append(box)
         points.append(
             Point(
@@ -99,29 +135,18 @@ def scatter(title: str, marks: Sequence[Mark], x_label: str, y_label: str, xs: R
                 label_x=round(box[0] if anchor == "start" else box[2], 1),
                 label_y=round(box[3] - 3, 1),
                 anchor=anchor,
-                leader=far,
+                leader=needs_leader,
             )
         )
-    best = front(marks)
-    corners = [(x(m.erase["value"]), y(m.retain["value"])) for m in best]
-    steps = "".join(f"V{cy}H{cx}" for cx, cy in corners)
-    return Plot(
-        title=title,
-        about="; ".join(p.about for p in points) + f". Pareto front: {', '.join(m.label for m in best) or 'none'}.",
-        x_label=x_label,
-        y_label=y_label,
-        width=WIDTH,
-        height=HEIGHT,
-        box=(LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP),
-        x_ticks=[Tick(x(v), f"{100 * v:.0f}") for v in _ticks(xs)],
-        y_ticks=[Tick(y(v), f"{100 * v:.0f}") for v in _ticks(ys)],
-        points=points,
-        front=f"M{LEFT} {corners[0][1]}{steps}V{BOTTOM}" if corners else "",
-    )
+    return points
 
 
 def _place(label: str, cx: float, cy: float, solid: Sequence[Box], thin: Sequence[Box]) -> tuple[Box, str, bool]:
-    """The nearest free place for a label: its box, where its text starts, and whether it needs a leader."""
+    """The nearest free place for a label: its box, its text anchor, and whether it needs a leader line.
+
+    Args:
+        solid: points and labels, which a leader must not cross. thin: error bars.
+    """
     width = LETTER * len(label)
     boxes = []
     for dx, dy in OFFSETS:
@@ -136,7 +161,7 @@ def _place(label: str, cx: float, cy: float, solid: Sequence[Box], thin: Sequenc
 
 
 def _crosses(start: tuple[float, float], box: Box, anchor: str, solid: Sequence[Box]) -> bool:
-    """Whether a line from a point to its label runs over another point or label."""
+    """Whether a line from a point to its label crosses another point or label."""
     end = (box[0] if anchor == "start" else box[2], box[3] - 7)
     own = (start[0] - 6, start[1] - 6, start[0] + 6, start[1] + 6)
     for i in range(1, 16):
@@ -155,7 +180,7 @@ def _share(value: float, over: Range) -> float:
 
 
 def _range(figures: Sequence[Figure]) -> Range:
-    """Room for every error bar, on whole steps, at least a tenth wide."""
+    """A range that holds every error bar, with round ends, at least 0.1 wide."""
     low, high = min(f["low"] for f in figures), max(f["high"] for f in figures)
     low, high = max(0.0, math.floor((low - 0.01) * 20) / 20), min(1.0, math.ceil((high + 0.01) * 20) / 20)
     return (low, high) if high - low >= 0.1 else (max(0.0, high - 0.1), max(0.1, high))

@@ -1,17 +1,18 @@
-"""Line charts of a training run: where lines, ticks and labels stand in the drawing."""
+"""Line charts of a training run: the positions of lines, ticks and labels in the drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 WIDTH, HEIGHT = 420, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 410, 12, 168
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line: its name, its points as SVG has them, and the number of its colour."""
+class Curve:
+    """One line: its name, its points in SVG syntax, and the index of its colour."""
 
     name: str
     points: str
@@ -19,58 +20,60 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A tick: its place on the axis, and its label."""
+class AxisTick:
+    """A tick: its position in the drawing, and its label."""
 
     at: float
     label: str
 
 
 @dataclass(frozen=True)
-class Curves:
-    """A chart over steps; `chosen` is the place of the step that was kept, None without one."""
+class Chart:
+    """A chart over training steps; `chosen` is the position of the chosen step, None if there is none."""
 
     title: str
-    lines: list[Line]
-    xs: list[Mark]
-    ys: list[Mark]
+    lines: list[Curve]
+    x_ticks: list[AxisTick]
+    y_ticks: list[AxisTick]
     chosen: float | None = None
     width: int = WIDTH
     height: int = HEIGHT
     frame: tuple[int, int, int, int] = (LEFT, TOP, RIGHT, BOTTOM)
 
 
-def curves(
+def chart(
     title: str,
     steps: Sequence[int],
     values: Mapping[str, Sequence[float]],
     top: float | None = None,
     chosen: int | None = None,
     labels: Sequence[str] | None = None,
-) -> Curves:
-    """Lines over steps, from 0 to `top` (the largest value where None); what is not finite leaves a gap.
+) -> Chart:
+    """Lay out one line for each entry of `values`, from 0 to `top`. Values that are not finite leave a gap.
 
     Args:
-        labels: one a step, in place of five numbers along the axis.
+        top: the upper end of the y axis; None takes the largest value.
+        chosen: the step to mark.
+        labels: one for each step, instead of five numbers along the axis.
     """
-    finite = [v for line in values.values() for v in line if v == v and abs(v) != float("inf")]
-    most, last = top or max(finite, default=1.0) or 1.0, max(steps)
+    largest = max((v for line in values.values() for v in line if isfinite(v)), default=1.0)
+    height, last = top or largest or 1.0, max(steps) or 1
 
     def x(step: float) -> float:
         return round(LEFT + (RIGHT - LEFT) * step / last, 1)
 
     def y(value: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * min(1.0, max(0.0, value / most)), 1)
+        return round(BOTTOM - (BOTTOM - TOP) * min(1.0, max(0.0, value / height)), 1)
 
     def points(line: Sequence[float]) -> str:
-        return " ".join(f"{x(s)},{y(v)}" for s, v in zip(steps, line, strict=True) if v == v and v != float("inf"))
+        return " ".join(f"{x(s)},{y(v)}" for s, v in zip(steps, line, strict=True) if isfinite(v))
 
-    return Curves(
+    return Chart(
         title,
-        [Line(name, points(line), i) for i, (name, line) in enumerate(values.items())],
-        [Mark(x(last * i / 4), f"{last * i / 4:g}") for i in range(5)]
+        [Curve(name, points(line), i) for i, (name, line) in enumerate(values.items())],
+        [AxisTick(x(last * i / 4), f"{last * i / 4:g}") for i in range(5)]
         if labels is None
-        else [Mark(x(s), label) for s, label in zip(steps, labels, strict=True)],
-        [Mark(y(most * i / 4), f"{most * i / 4:.2g}") for i in range(5)],
+        else [AxisTick(x(s), label) for s, label in zip(steps, labels, strict=True)],
+        [AxisTick(y(height * i / 4), f"{height * i / 4:.2g}") for i in range(5)],
         x(chosen) if chosen is not None else None,
     )

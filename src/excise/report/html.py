@@ -1,6 +1,6 @@
-"""A run as one self-contained HTML page. The page shows what it is given and computes nothing.
+"""The page of one run as plain data, and its rendering to one self-contained HTML file.
 
-Prompts and names are untrusted text: the template escapes everything; images are inlined; no script is used.
+Prompts and names are untrusted text: the template escapes everything. Images are inlined, and there is no script.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from excise.report.curves import Curves
+from excise.evaluation.catalog import Unit, interval, quantity
+from excise.report.curves import Chart
 from excise.support.files import write_text
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The same prompt and seed without and with the edit; `note` says what the judge saw after it."""
+    """Images of the same prompt and seed, without and with the edit; `note` is the judge's verdict on the second."""
 
     prompt: str
     before: Image.Image
@@ -30,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Heat:
-    """One object x style map: a word for the state of each cell (`both`, `object`, `style`, `neither`)."""
+    """An object x style map; the state of each cell is `both`, `object`, `style`, `neither` or `none`."""
 
     title: str
     objects: list[str]
@@ -39,18 +40,19 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One metric: its estimate before and after, each with value, low, high and n."""
+class MetricRow:
+    """One metric in the table: its estimates before and after the edit, each with value, low, high and n."""
 
     name: str
     meaning: str
     before: dict[str, float] | None
     after: dict[str, float] | None
+    unit: Unit = "rate"
 
 
 @dataclass(frozen=True)
 class Block:
-    """One attention block: the shares its pictures showed, and some of them."""
+    """One attention block: its erase and retain rates, whether it was trained, and some of its images."""
 
     name: str
     erase: float
@@ -61,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockTable:
-    """The attention blocks of a network, what is shown of them, and how to read it."""
+    """The attention blocks of a network, with a heading and a note on how to read them."""
 
     title: str
     note: str
@@ -69,45 +71,54 @@ class BlockTable:
 
 
 @dataclass(frozen=True)
-class Assault:
-    """One attack: shares of test prompts that it brought the target back with, and the strongest of its pictures.
+class AttackRow:
+    """One attack: how often it recovered the target, and its strongest images.
 
     Attributes:
-        bars: by who was attacked (this model, its control, the oracle) the share; None where that was not done.
-        gap: this model's share less the oracle's, or the control's.
-        shots: pictures, what was asked, and whether the target is seen. why: that it could not be made.
+        bars: the share of test prompts that showed the target, by model attacked (`model`, `control`, `oracle`); None
+            where the attack was not run.
+        gap: the model's share minus the oracle's, or minus the control's where there is no oracle.
+        cost: the budget that was used, as a sentence.
+        shots: (image, prompt, whether the target is seen).
+        failure: why the attack could not be run; empty if it was.
     """
 
     name: str
     access: str
     bars: dict[str, float | None] = field(default_factory=dict)
     gap: float | None = None
-    spent: str = ""
+    cost: str = ""
     shots: list[tuple[Image.Image, str, bool]] = field(default_factory=list)
-    why: str = ""
+    failure: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Everything about one erased concept (or one list of concepts)."""
+    """The results for one erased concept, or for several that were erased together.
+
+    Attributes:
+        targets, retained: image pairs of prompts that ask for a target, and of other prompts.
+        became: how many images of target prompts show each label now.
+        record: the record in the edit file. commands: (purpose, command line).
+    """
 
     title: str
     summary: str
     targets: list[Pair] = field(default_factory=list)
-    kept: list[Pair] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
+    retained: list[Pair] = field(default_factory=list)
+    metrics: list[MetricRow] = field(default_factory=list)
     heats: list[Heat] = field(default_factory=list)
     became: dict[str, int] = field(default_factory=dict)
-    curves: list[Curves] = field(default_factory=list)
+    curves: list[Chart] = field(default_factory=list)
     blocks: BlockTable | None = None
-    assaults: list[Assault] = field(default_factory=list)
+    attacks: list[AttackRow] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     commands: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page; `facts` are name-value lines on how the numbers came about."""
+    """The whole page; `facts` are (name, value) pairs on how the numbers were obtained."""
 
     title: str
     lead: str
@@ -120,35 +131,17 @@ def write(page: Page, path: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("excise.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"data_uri": data_uri, "percent": percent, "interval": interval}
+    environment.filters |= {"data_uri": data_uri, "quantity": quantity, "interval": interval}
     text = environment.get_template("run.html.j2").render(page=page)
     write_text(path, text)
     return path
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as a data URI: lossless below 128 pixels, compressed above."""
+    """Return an image as a data URI: lossless up to 128 pixels, compressed above."""
     buffer = io.BytesIO()
     if max(image.size) <= 128:
         image.save(buffer, "WEBP", lossless=True)
     else:
         image.convert("RGB").save(buffer, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def percent(value: float) -> str:
-    """A share as a person reads it.
-
-    >>> percent(0.985)
-    '98.5 %'
-    """
-    return f"{100 * value:.1f} %"
-
-
-def interval(estimate: dict[str, float]) -> str:
-    """The 95 % interval of an estimate.
-
-    >>> interval({"low": 0.9, "high": 1.0})
-    '90.0–100.0'
-    """
-    return f"{100 * estimate['low']:.1f}–{100 * estimate['high']:.1f}"

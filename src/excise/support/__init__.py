@@ -1,1 +1,1 @@
-"""What every room uses: files, settings, digests, checks of input; it knows nothing of models."""
+"""Helpers that every package uses: files, settings, digests, precision, input checks. No model code."""

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left behind."""
+"""Write files atomically: a reader sees the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from excise.errors import OutputError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place; on failure leave what was there.
+    """Let `write` fill a temporary file in the folder of `path`, then move it into place.
+
+    On failure `path` stays as it was. Missing parent folders are created.
 
     Args:
-        durable: wait until the disk has it; not needed for what can be made again.
+        path: the file to write.
+        write: called with the path of the temporary file.
+        durable: wait until the content is on the disk; not needed for caches.
 
     Raises:
         OutputError: no permission, a full disk, or any other failure of the file system.
@@ -33,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = 
         if durable:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
+        os.chmod(partial, 0o666 & ~_umask())  # mkstemp creates private files; results are ordinary ones
         os.replace(partial, path)
     except Exception as error:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
@@ -46,15 +53,19 @@ def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = 
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON, atomically."""
+    """Write `data` as indented JSON, atomically.
+
+    Raises:
+        OutputError: as `write_atomically`.
+    """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` (or accept an existing folder) and make sure that it can be written to.
+    """Create the folder `path` with its parents, or accept an existing one, and return it.
 
     Raises:
-        OutputError: it is a file, or may not be written.
+        OutputError: `path` is a file, or the folder is not writable.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -66,13 +77,26 @@ def make_folder(path: Path) -> Path:
 
 
 def resolved(name: Any) -> Path | None:
-    """The file or folder that a model is named by, absolute and without links; None of a hub id, or without a name."""
+    """Return the absolute path, links resolved, if `name` is an existing file or folder; else (a hub id) None."""
     return Path(name).resolve() if name and os.path.exists(name) else None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically.
+
+    Raises:
+        OutputError: as `write_atomically`.
+    """
     write_atomically(path, lambda p: _write_text(p, text))
+
+
+def write_png(path: Path, image: Image.Image, durable: bool = True) -> None:
+    """Write an image as PNG, atomically, whatever the suffix of `path`.
+
+    Raises:
+        OutputError: as `write_atomically`.
+    """
+    write_atomically(path, lambda p: image.save(p, "PNG"), durable)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Half precision where the device computes in it, float32 where it does not."""
+"""Half precision on devices with instructions for it, float32 on others."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ log = logging.getLogger(__name__)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether bfloat16 saves time on a device ("cpu", "cuda:0", ...).
+    """Return whether bfloat16 saves time on a device ("cpu", "cuda:0", ...).
 
-    A CPU without AVX-512 computes in it without instructions for it: a convolution takes tens of times as long as in
-    float32.
+    A CPU without AVX-512 emulates it: a convolution takes tens of times as long as in float32.
     """
     return not device.startswith("cpu") or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def fastest(device: str) -> torch.autocast:
-    """Autocast to bfloat16 where that saves time; nothing else."""
+    """Return an autocast to bfloat16, disabled where that would cost time."""
     return torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device))
 
 
-def bfloat16(device: str, asked: bool) -> torch.autocast:
-    """Autocast to bfloat16 where it is asked for; says once where that costs time."""
-    if asked:
+def bfloat16(device: str, enabled: bool) -> torch.autocast:
+    """Return an autocast to bfloat16 if the user enabled it; log a warning, once, where that costs time."""
+    if enabled:
         check("bfloat16", device)
-    return torch.autocast(device, torch.bfloat16, enabled=asked)
+    return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
 
 def check(precision: str, device: str) -> None:
-    """Say once if a half precision that was asked for costs time on a device."""
+    """Log a warning, once, if the requested precision ("float16", "bfloat16") is slow on a device."""
     if precision != "float32" and not has_bfloat16(device):
         _warn_of_slowness(precision)
 

@@ -1,4 +1,4 @@
-"""Run folders: `run.json`, `edit.safetensors`, `report.html`, `images/`."""
+"""Write run folders, which hold `run.json`, `edit.safetensors`, `report.html` and `images/`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from excise.errors import OutputError
-from excise.support.files import make_folder, write_atomically, write_json
+from excise.support.files import make_folder, write_json, write_png
 
 EDIT_NAME = "edit.safetensors"
 STATES = "states"
@@ -21,7 +21,15 @@ SCHEMA = 1
 
 
 def write_run(folder: Path, verb: str, content: dict[str, Any]) -> Path:
-    """Write `run.json`: what was asked, what came out, when and on what."""
+    """Write `run.json` into `folder`: a header (date, versions, platform, threads) and `content`.
+
+    Args:
+        verb: the command, for example "erase".
+        content: request and results of the command, as JSON.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     import torch
 
     header = {
@@ -42,19 +50,26 @@ def write_run(folder: Path, verb: str, content: dict[str, Any]) -> Path:
 
 
 def write_images(folder: Path, names: Sequence[str], images: Sequence[Image.Image]) -> Path:
-    """Write PNG files under `folder`/images, named by us alone (never by a prompt)."""
+    """Write `images` as `folder`/images/<name>.png and return that folder.
+
+    Args:
+        names: one file stem an image; chosen by the program, never a prompt.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     target = make_folder(folder / "images")
     for name, image in zip(names, images, strict=True):
-        write_atomically(target / f"{name}.png", lambda p, image=image: image.save(p, "PNG"))  # type: ignore[misc]
+        write_png(target / f"{name}.png", image)
     return target
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep a second process out of a run folder.
+    """Hold the lock of a run folder inside the block, so that no second process writes to it.
 
     Raises:
-        OutputError: one is already in it.
+        OutputError: another process holds the lock.
     """
     from filelock import FileLock, Timeout
 

@@ -1,4 +1,4 @@
-"""Choosing some of many."""
+"""Choose a subset: evenly spaced items of a list, or points far from each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of them, spread over the whole list.
+    """Return at most `most` items, evenly spaced over the list, the first among them.
 
     >>> evenly("abcdef", 3)
     ['a', 'c', 'e']
@@ -25,10 +25,12 @@ def farthest(points: Tensor, count: int, first: int) -> list[int]:
     """Farthest-point sampling: each next point is the one farthest from all chosen so far (Gonzalez, 1985).
 
     Args:
-        points: (n, d). first: the row to begin with.
+        points: (n, d).
+        count: how many points to choose.
+        first: index of the first point.
 
     Returns:
-        Up to `count` rows, in the order of choice; ties go to the lower row.
+        Up to `count` indices, in the order of choice; of equally far points the lower index.
     """
     chosen = [first]
     nearest = torch.cdist(points, points[first : first + 1]).squeeze(1)

@@ -1,4 +1,4 @@
-"""Settings of methods and attacks: checked, with presets."""
+"""Settings of methods and attacks: typed, checked, with presets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ OFFICIAL = "official"
 
 
 class Settings(BaseModel):
-    """Settings that every method has; each method adds its own."""
+    """Base class of a method's settings: the fields that every method has. A method adds its own in a subclass.
+
+    `presets` maps a preset's name to the values that it changes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    anchor: str = Field("", description="What a target without its own anchor is read as; empty for nothing at all.")
+    anchor: str = Field("", description="Anchor of concepts that name none; empty for the empty prompt.")
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -28,24 +31,31 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def configure(
     config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
 ) -> SettingsT:
-    """Settings over a preset over the defaults.
+    """Return an instance of `config`: the given settings, then those of a preset, then the defaults.
 
-    The preset is the one named by `preset`, else `default`, else that of the concept kind. `preset="official"`, the
-    published program's own recipe, is "official-<kind>" where a method has one for the kind.
+    The preset is `settings["preset"]`, else `default`, else the one named like the concept kind. "official", the recipe
+    of the method's published program, means "official-<kind>" where the method has that.
+
+    Args:
+        config: the settings class of the method.
+        method: its name, for messages.
+        settings: what the user set, by field, with an optional "preset".
+        kind: of the concepts ("object", "style", ...).
+        default: name of the preset that applies when the user names none.
 
     Raises:
         SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range.
     """
     import difflib
 
-    given = dict(settings)
-    preset = given.pop("preset", default or kind)
+    values = dict(settings)
+    preset = values.pop("preset", default or kind)
     if preset == OFFICIAL and f"{OFFICIAL}-{kind}" in config.presets:
         preset = f"{OFFICIAL}-{kind}"
     if preset not in {*config.presets, default or kind, "default"}:
         has = f"has: {', '.join(sorted(config.presets))}" if config.presets else "has none"
         raise SettingError(f"{method} has no preset '{preset}'; it {has}.")
-    for key in given:
+    for key in values:
         if key not in config.model_fields:
             near = difflib.get_close_matches(key, config.model_fields, n=1)
             hint = f"Did you mean '{near[0]}'? " if near else ""
@@ -54,7 +64,7 @@ def configure(
                 f"See: excise methods {method}"
             )
     try:
-        return config.model_validate({**config.presets.get(preset, {}), **given})
+        return config.model_validate({**config.presets.get(preset, {}), **values})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

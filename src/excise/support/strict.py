@@ -1,4 +1,4 @@
-"""Files that people write, read strictly: YAML, unknown keys refused with the nearest known one. No torch here."""
+"""Strict reading of files that people write (YAML, text): an unknown key is an error. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from excise.errors import ExciseError
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
+    """Base class of immutable records that refuse unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def parse_yaml(text: str, what: str, error_class: type[ExciseError]) -> Any:
-    """The content of a YAML text; `what` names it in messages.
+    """Return the content of a YAML text; `what` names the text in messages.
 
     Raises:
-        error_class: it is no YAML.
+        error_class: the text is not valid YAML.
     """
     import yaml
 
@@ -35,10 +35,10 @@ def parse_yaml(text: str, what: str, error_class: type[ExciseError]) -> Any:
 
 
 def read_text(path: Path, what: str, error_class: type[ExciseError]) -> str:
-    """A UTF-8 file.
+    """Return the text of a UTF-8 file; `what` names the file in messages.
 
     Raises:
-        error_class: it cannot be read.
+        error_class: the file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -48,7 +48,7 @@ def read_text(path: Path, what: str, error_class: type[ExciseError]) -> str:
 
 
 def explain(error: ValidationError, known: Iterable[str]) -> str:
-    """The first fault of a file as a sentence; an unknown key gets the nearest of `known`."""
+    """Return the first validation error as a sentence; for an unknown key it suggests the closest of `known`."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

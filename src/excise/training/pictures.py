@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from excise.families.base import Condition, Family, Progress, split
+from excise.support.digests import seed_of
 from excise.support.precision import bfloat16
 
 
@@ -50,7 +50,7 @@ class Sampling:
 
     def _precision(self, family: Family) -> AbstractContextManager[Any]:
         # Not fp16, in which the autoencoder of SDXL overflows.
-        return bfloat16(family.device.type, asked=self.precision == "bf16")
+        return bfloat16(family.device.type, enabled=self.precision == "bf16")
 
 
 CANVAS_SAMPLING = Sampling(12, 4.0, batch=40)
@@ -59,5 +59,4 @@ SAMPLING = Sampling(25, 7.0)
 
 def picture_seed(*parts: object) -> int:
     """The seed of a training picture; no protocol's, whose seeds come from names of protocols."""
-    digest = hashlib.sha256("\x00".join(map(str, ("training", *parts))).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return seed_of("training", *parts)

@@ -85,11 +85,11 @@ class ClipScorer:
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
         labels = list(dict.fromkeys([*names, *self.others]))
-        texts = self.clip.read([f"a photo of {label}" for label in labels])
+        texts = self.clip.embed_texts([f"a photo of {label}" for label in labels])
         found = []
         for image, name in zip(images, names, strict=True):
             among = texts[[labels.index(label) for label in dict.fromkeys([name, *self.others])]]
-            p = (100 * self.clip.see(self.clip.prepare([image])) @ among.mT).softmax(dim=-1)[0]
+            p = (100 * self.clip.embed_images(self.clip.prepare([image])) @ among.mT).softmax(dim=-1)[0]
             found.append(bool(p[0] >= p.max()))
         return found
 

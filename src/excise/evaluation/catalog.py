@@ -1,0 +1,188 @@
+"""The catalogue of metrics: for each key of a result its name, meaning, unit, direction, and where it is shown.
+
+Tables, report pages, gates and the documentation take their texts from here. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+Unit = Literal["rate", "points", "number", "seconds", "bytes"]
+"""rate: 0 to 1, printed in per cent. points: the difference of two rates, printed in percentage points."""
+
+
+class Prominence(IntEnum):
+    """How widely a metric is shown. A higher level includes the lower ones."""
+
+    PAGE = 0  # on the page of one evaluation
+    TABLE = 1  # in the tables of a benchmark
+    TERMINAL = 2  # in the table of means that a command prints
+    MAIN = 3  # a main result of its protocol
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        key: its name in results and in `--require`.
+        label: a short name, for a column. name: the full name, where it differs.
+        meaning: what is measured, without the direction.
+        higher_is_better: None where neither direction is better.
+        gateable: the command whose `--require` accepts it, if any.
+        is_spread: low and high are the spread over subsets, not the 95 % interval of the value.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    unit: Unit = "rate"
+    higher_is_better: bool | None = True
+    gateable: Literal["evaluate", "attack"] | None = "evaluate"
+    prominence: Prominence = Prominence.PAGE
+    name: str = ""
+    is_spread: bool = False
+
+    @property
+    def title(self) -> str:
+        """Label and full name.
+
+        >>> METRICS["ua"].title
+        'UA, unlearning accuracy'
+        """
+        return f"{self.label}, {self.name}" if self.name else self.label
+
+    @property
+    def explanation(self) -> str:
+        """The meaning with the direction."""
+        if self.higher_is_better is None:
+            return self.meaning
+        return f"{self.meaning} ({'higher' if self.higher_is_better else 'lower'} is better)"
+
+
+_PAGE, _TABLE, _TERMINAL, _MAIN = Prominence
+_LOWER = False
+
+_METRICS = (
+    Metric("ua", "UA", "share of target prompts whose image no longer shows the target", prominence=_MAIN,
+           name="unlearning accuracy"),
+    Metric("ira", "IRA", "other prompts: the target's own attribute (object or style) is right", prominence=_MAIN,
+           name="in-domain retain accuracy"),
+    Metric("cra", "CRA", "other prompts: the other attribute is right", prominence=_MAIN,
+           name="cross-domain retain accuracy"),
+    Metric("h", "H", "harmonic mean of UA, IRA and CRA", prominence=_MAIN, name="harmonic mean"),
+    Metric("acc_e", "Acc_e", "share of images of erased names that still show the name", "rate", _LOWER,
+           prominence=_MAIN, name="accuracy on erased names"),
+    Metric("acc_r", "Acc_r", "share of images of retained names that show the name", prominence=_MAIN,
+           name="accuracy on retained names"),
+    Metric("h_o", "H_o", "harmonic mean of 1 - Acc_e and Acc_r", prominence=_MAIN, name="overall harmonic mean"),
+    Metric("sc", "SC", "same style, other objects: the style is right", prominence=_MAIN, name="style consistency"),
+    Metric("oc", "OC", "same object, other styles: the object is right", prominence=_MAIN, name="object consistency"),
+    Metric("up", "UP", "neither the object nor the style of the target: both are right", prominence=_MAIN,
+           name="unrelated prompts"),
+    Metric("accuracy", "accuracy", "all classes: the judge sees the class that the prompt names", prominence=_MAIN),
+    Metric("clip_score", "CLIP score", "mean similarity of image and caption, 0 to 100", "number", prominence=_MAIN),
+    Metric("object_accuracy", "object accuracy", "all prompts: the object is right"),
+    Metric("style_accuracy", "style accuracy", "all prompts: the style is right"),
+    Metric("names_accuracy", "names at scale", "further names outside the grid: the object is right"),
+    Metric("synonym_rate", "synonym", "the prompt uses a synonym, and the target appears", "rate", _LOWER,
+           prominence=_TERMINAL, name="synonym rate"),
+    Metric("spanish_rate", "Spanish", "the prompt is in Spanish, and the target appears", "rate", _LOWER,
+           prominence=_TERMINAL, name="Spanish rate"),
+    Metric("paraphrase_rate", "paraphrase", "the prompt is a held-out paraphrase, and the target appears", "rate",
+           _LOWER, prominence=_TERMINAL, name="paraphrase rate"),
+    Metric("alias_rate", "aliases", "the prompt uses a synonym or Spanish, and the target appears", "rate", _LOWER,
+           prominence=_TERMINAL, name="alias rate"),
+    Metric("worst_back", "attacked", "share of prompts on which the strongest attack recovers the target; attacks that "
+           "show the target to the model are left out", "rate", _LOWER, "attack", _TABLE, name="worst recovery rate"),
+    Metric("worst_gap", "worst gap", "the most, over all attacks, by which this model shows the target more often than "
+           "the oracle", "points", _LOWER, "attack", _TABLE),
+    Metric("ua_relative", "UA rel.", "of the images in which the untouched model shows the target, the share that no "
+           "longer does", prominence=_TERMINAL, name="relative unlearning accuracy"),
+    Metric("ua_corrected", "UA corr.", "UA corrected for the judge's own errors (Rogan and Gladen)",
+           name="corrected unlearning accuracy"),
+    Metric("ira_worst", "worst IRA", "IRA of the label that suffered most, picked for being the lowest",
+           prominence=_TABLE),
+    Metric("cra_uc", "CRA (UnlearnCanvas)", "CRA with target prompts included, as in that benchmark's script"),
+    Metric("selective_alignment", "selective alignment", "target prompts: the other attribute is still right"),
+    Metric("kid", "KID", "kernel distance between the images of retained prompts and the untouched model's; the "
+           "interval is the spread over subsets, not a confidence interval", "number", _LOWER,
+           prominence=_TERMINAL, is_spread=True, name="kernel inception distance"),
+    Metric("drift", "drift", "retained prompts, same seed: mean pixel difference to the untouched model, 0 to 1",
+           "number", _LOWER, prominence=_TERMINAL),
+    Metric("fade_forget", "FADE forget", "prompts that ask for the target: distance to the oracle", "number", _LOWER,
+           None, _TABLE),
+    Metric("fade_retain", "FADE retain", "other prompts: distance to the oracle", "number", _LOWER, None, _TABLE),
+    Metric("abstain", "abstentions", "share of images in which the judge sees no label that it knows", "rate", None),
+    Metric("judges_disagree", "judges disagree", "share of images in which the second judge sees another label", "rate",
+           None),
+    Metric("seconds", "seconds", "time for erasing, drawing and judging, untouched model included; images from the "
+           "cache cost none", "seconds", _LOWER, None, _TERMINAL),
+    Metric("edit_bytes", "edit size", "size of the edit's tensors", "bytes", _LOWER, None, _TABLE),
+)  # fmt: skip
+
+METRICS: Mapping[str, Metric] = {metric.key: metric for metric in _METRICS}
+"""Every metric by its key, in the order of tables and pages."""
+
+
+def keys_at(prominence: Prominence) -> tuple[str, ...]:
+    """The keys of the metrics that are shown at a level, in the order of the catalogue."""
+    return tuple(key for key, metric in METRICS.items() if metric.prominence >= prominence)
+
+
+def gateable_keys(command: Literal["evaluate", "attack"]) -> tuple[str, ...]:
+    """The keys that `--require` of a command accepts."""
+    return tuple(key for key, metric in METRICS.items() if metric.gateable == command)
+
+
+def number(value: float, unit: Unit) -> str:
+    """A value as tables print it, without its unit except for sizes.
+
+    >>> number(0.9851, "rate"), number(0.01234, "number"), number(1_234_567, "bytes"), number(12.34, "seconds")
+    ('98.5', '0.0123', '1.2 MB', '12.3')
+    """
+    if unit in ("rate", "points"):
+        return f"{round(100 * value, 1) + 0:.1f}"  # never "-0.0"
+    if unit == "seconds":
+        return f"{value:.1f}"
+    if unit == "bytes":
+        if value < 1e3:
+            return f"{value:.0f} B"
+        return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
+    return f"{round(value, 4) + 0:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
+
+
+def quantity(value: float, unit: Unit) -> str:
+    """A value with its unit.
+
+    >>> quantity(0.985, "rate"), quantity(31.42, "number"), quantity(0.3, "points")
+    ('98.5 %', '31.420', '30.0 points')
+    """
+    suffix = {"rate": " %", "points": " points", "seconds": " s"}.get(unit, "")
+    return number(value, unit) + suffix
+
+
+def interval(estimate: Mapping[str, float], unit: Unit) -> str:
+    """Low and high of an estimate without the unit; empty where it has none.
+
+    >>> interval({"value": 0.95, "low": 0.9, "high": 1.0}, "rate")
+    '90.0–100.0'
+    """
+    if "low" not in estimate:
+        return ""
+    low, high = number(estimate["low"], unit), number(estimate["high"], unit)
+    return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"
+
+
+def markdown_table() -> str:
+    """The catalogue as the table in `docs/metrics.md`."""
+    better = {True: "higher", False: "lower", None: "–"}
+    units = {"rate": "%", "number": "", "points": "points", "seconds": "s", "bytes": "bytes"}
+    rows = [
+        f"| `{m.key}` | {m.title} | {units[m.unit]} | {better[m.higher_is_better]} | {m.meaning} |"
+        for m in METRICS.values()
+    ]
+    return "\n".join(["| key | name | unit | better | meaning |", "|---|---|---|---|---|", *rows])
