@@ -24,7 +24,7 @@ from excise.attacks.panel import Panel, calibrated
 from excise.attacks.plan import Budget, budget_of, check_settings, configured, planned
 from excise.attacks.runner import JudgedShot, Runner, Side
 from excise.concepts.concept import Concept, same
-from excise.concepts.vocabulary import guess_kind
+from excise.concepts.vocabulary import OF_BUILT_IN_MODELS, guess_kind
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ExciseWarning, ModelError
 from excise.families.base import Family
@@ -132,7 +132,7 @@ def attack(
     budget, plan = options.budget, options.plan
     models = _models(model, options)
     if isinstance(concept, Concept):
-        target = guess_kind(concept, None, models.built_in)
+        target = guess_kind(concept, None, OF_BUILT_IN_MODELS if models.built_in else None)
     else:
         target = target_of(concept, edits, canvas=models.built_in)
     _check_others(target, options.others)
@@ -174,7 +174,8 @@ def target_of(
     recorded = [t for e in edits for t in e.record.concepts if same(t.name) == same(name)]
     if recorded:
         kind, synonyms = kind or recorded[0].kind, synonyms or recorded[0].synonyms
-    return replace(guess_kind(Concept(name, kind or "object"), kind, canvas), synonyms=tuple(synonyms))
+    target = guess_kind(Concept(name, kind or "object"), kind, OF_BUILT_IN_MODELS if canvas else None)
+    return replace(target, synonyms=tuple(synonyms))
 
 
 def estimate(model: object, options: SuiteOptions) -> float:

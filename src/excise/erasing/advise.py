@@ -10,7 +10,7 @@ from statistics import harmonic_mean
 from typing import Any
 
 from excise.concepts.concept import Concept, as_concepts
-from excise.concepts.vocabulary import Vocabulary, guess_kind, speaks_canvas, vocabulary_of
+from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.edit import Edit
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError, SettingError
@@ -94,7 +94,7 @@ def advise(
         SettingError: the method has no sweep, or the swept setting is given.
     """
     family = as_family(model)
-    found = [guess_kind(c, kind, speaks_canvas(vocabulary, family)) for c in as_concepts(concepts, kind)]
+    found = [guess_kind(c, kind, naming_vocabulary(vocabulary, family)) for c in as_concepts(concepts, kind)]
     setting, values = _sweep(method, settings)
     built_in = is_built_in(family)
     scorer = as_scorer(judge, built_in, [*(c.name for c in found), *preserve])

@@ -45,7 +45,7 @@ class StableDiffusionXL(PipelineFamily):
 
     def encoder_layers(self) -> list[EncoderLayer]:
         self.check_encoders()
-        # Token states are read one layer before the end; the pooled prompt, made of them by the last, goes with them.
+        # Token states are read one layer before the end; the last layer makes the pooled prompt from them.
         return [layer for name, e in self.text_encoders.items() for layer in clip_layers(name, e, unread=1)]
 
     @property
@@ -56,11 +56,13 @@ class StableDiffusionXL(PipelineFamily):
         return min(*(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in encoders))
 
     def projections(self, roles: str = "kv") -> list[Projection]:
-        """As elsewhere; with role "p" also the map that reads the pooled prompt."""
-        found = super().projections(roles)
+        """As in the base class; with role "p" also the map that reads the pooled prompt."""
+        matches = super().projections(roles)
         if "p" in roles:
-            found.append(Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1")))
-        return found
+            matches.append(
+                Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1"))
+            )
+        return matches
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
@@ -86,7 +88,7 @@ class StableDiffusionXL(PipelineFamily):
 
     @torch.no_grad()
     def unconditional(self) -> Condition:
-        """The empty prompt, or zeros where the model was trained with those."""
+        """The empty prompt, or zeros where the model was trained with zeros."""
         empty = self.condition([""])
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return empty

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.concepts.concept import Concept, same
-from excise.concepts.vocabulary import guess_kind, speaks_canvas, vocabulary_of
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit, stack
 from excise.edits.record import Base
@@ -93,7 +93,7 @@ def apply_policy(
     asked = (digest, base.weights, base.text_encoder, version("excise"))
     if last and asked == (last["policy"], *_prints(last), last["excise"]):
         return AppliedPolicy(False, 0, len(last["groups"]), last)
-    policy = _told(policy, speaks_canvas(policy.vocabulary, family))
+    policy = _told(policy, naming_vocabulary(policy.vocabulary, family))
     groups = grouped(policy)
     for group in groups:  # a wrong setting of the last one must not be found after an hour
         config = load_method(group.method.name).Config
@@ -166,9 +166,9 @@ def grouped(policy: Policy) -> list[Group]:
     return list(together.values())
 
 
-def _told(policy: Policy, canvas: bool) -> Policy:
-    """The policy with every concept's kind; on Canvas it is found out where it is not told."""
-    kinds = [guess_kind(r.concept(), r.kind, canvas).kind for r in policy.concepts]
+def _told(policy: Policy, vocabulary: str | None) -> Policy:
+    """The policy with every concept's kind; where it gives none, the kind that the name has in a vocabulary."""
+    kinds = [guess_kind(r.concept(), r.kind, vocabulary).kind for r in policy.concepts]
     told = [r.model_copy(update={"kind": kind}) for r, kind in zip(policy.concepts, kinds, strict=True)]
     return policy.model_copy(update={"concepts": tuple(told)})
 
