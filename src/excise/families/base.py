@@ -136,15 +136,12 @@ def join(parts: Sequence[Condition]) -> Condition:
                     f"prompts of {lengths[0]} and of {lengths[-1]} tokens cannot stand in one batch of this model, in "
                     "which padding changes the picture; draw or train on prompts of one length at a time."
                 )
-            tensors = [_padded(t, lengths[-1]) for t in tensors]
+            ends = [
+                (*(0, 0) * (t.dim() - 2), 0, lengths[-1] - t.shape[1]) for t in tensors
+            ]  # of the last dimension first
+            tensors = [nn.functional.pad(t, end) for t, end in zip(tensors, ends, strict=True)]
         inputs[name] = torch.cat(tensors)
     return Condition(inputs, masks)
-
-
-def _padded(tensor: Tensor, length: int) -> Tensor:
-    """(B, length, ...) a tensor with zeros behind its rows (B, L, ...)."""
-    missing = tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])
-    return torch.cat([tensor, missing], dim=1)
 
 
 def grouped(conditions: Sequence[Condition]) -> list[list[int]]:
@@ -216,12 +213,7 @@ class Family(ABC):
 
     @abstractmethod
     def parameter(self, path: str) -> nn.Parameter:
-        """The parameter at a path as `module` takes it: a parameter by name, or the weight of a module.
-
-        Raises:
-            AttributeError: there is none.
-            ModelError: the path is of a text encoder that is not loaded.
-        """
+        """The parameter at a path as `module` takes it: by its name, or the weight of a module; raises as `module`."""
 
     # What the model takes and gives
 
@@ -256,14 +248,8 @@ class Family(ABC):
 
     @property
     def prediction(self) -> str:
-        """What the denoiser predicts: "epsilon", "v_prediction" or "flow".
-
-        Raises:
-            ModelError: as `noising`.
-        """
+        """What the denoiser predicts: "epsilon", "v_prediction" or "flow"; raises as `noising`."""
         return self.noising.kind
-
-    # Checks
 
     @abstractmethod
     def check_encoders(self) -> None:
