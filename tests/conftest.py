@@ -17,6 +17,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from entry_points import Entry
 from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -25,6 +26,7 @@ from excise.canvas.clip import build_tokenizer
 from excise.families import WEIGHTS
 
 WIDTH = 32
+pytest_plugins = ["real_judges"]  # its fixtures serve judges and protocols
 
 settings.register_profile("excise", deadline=None)  # a busy machine is no failure
 settings.load_profile("excise")
@@ -35,6 +37,16 @@ def cache_home(tmp_path, monkeypatch):
     """No test reads or fills the cache of the person who runs it."""
     monkeypatch.delenv("EXCISE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A function that registers entry points for methods, in place of those that are installed."""
+
+    def register(*entries: Entry) -> None:
+        monkeypatch.setattr("excise.registry.entry_points", lambda group: entries if group == "excise.methods" else ())
+
+    return register
 
 
 @pytest.fixture(scope="session")

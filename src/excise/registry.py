@@ -1,14 +1,17 @@
-"""Names to objects, imported only when used, open to other packages through entry points."""
+"""Registries: objects by name, imported when first used; other packages add theirs through entry points."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from excise.errors import unknown
+from excise.errors import PluginError, unknown
+
+_TARGET = re.compile(r"[\w.]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,6 @@ class Record:
         title: one line for people.
         paper: the source, or "".
         shape: closed-form, trained or inference-time.
-        families: the model families it works on.
         cost: time and memory, in words.
         licence: provenance and the licence of the official code.
         needs: capabilities that a model family must provide (families/capabilities.py).
@@ -32,7 +34,6 @@ class Record:
     title: str
     paper: str = ""
     shape: str = ""
-    families: tuple[str, ...] = ()
     cost: str = ""
     licence: str = ""
     needs: frozenset[str] = frozenset()
@@ -46,7 +47,7 @@ class Record:
 
 
 class Registry:
-    """A table of records by name, joined by the entry points of other packages.
+    """A table of records by name, to which other packages add through entry points.
 
     Args:
         kind: the word used in messages.
@@ -60,22 +61,80 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(self.records())
 
+    def is_built_in(self, name: str) -> bool:
+        """Whether the entry is one of excise's own."""
+        return name in self._entries
+
     def records(self) -> dict[str, Record]:
-        """Every entry; a built-in name cannot be taken over."""
-        found = {e.name: e.load() for e in entry_points(group=self.group) if e.name not in self._entries}
-        return {**self._entries, **found}
+        """Every entry whose record can be read, built-in ones first."""
+        return {**self._entries, **self._plugins()[0]}
+
+    def broken(self) -> dict[str, PluginError]:
+        """Entry points without a readable record, by name, each with its error."""
+        return self._plugins()[1]
 
     def record(self, name: str) -> Record:
         """The record of `name`.
 
         Raises:
             UnknownNameError: with the nearest name and the list.
+            PluginError: another package registers the name, and its record cannot be read.
         """
-        records = self.records()
-        if name not in records:
-            raise unknown(self.kind, name, records, f"See: excise {self.kind}s")
-        return records[name]
+        if name in self._entries:
+            return self._entries[name]
+        plugins, broken = self._plugins()
+        if name in broken:
+            raise broken[name]
+        if name not in plugins:
+            raise unknown(self.kind, name, {**self._entries, **plugins}, f"See: excise {self.kind}s")
+        return plugins[name]
 
     def load(self, name: str) -> Any:
-        """The object behind `name`, imported now."""
-        return self.record(name).load()
+        """The object behind `name`, imported now.
+
+        Raises:
+            UnknownNameError: there is no such entry.
+            PluginError: the entry is of another package and cannot be imported.
+        """
+        record = self.record(name)
+        if name in self._entries:
+            return record.load()
+        try:
+            return record.load()
+        except Exception as error:  # another package's import may raise anything
+            raise PluginError(
+                f"the {self.kind} '{name}' cannot be imported from {record.target} ({_reason(error)}); mend or "
+                "uninstall the package that registers it."
+            ) from error
+
+    def _plugins(self) -> tuple[dict[str, Record], dict[str, PluginError]]:
+        """The records of other packages, and the errors of those that cannot be read, by name."""
+        records: dict[str, Record] = {}
+        broken: dict[str, PluginError] = {}
+        for entry in entry_points(group=self.group):
+            name, where = entry.name, f"the {self.kind} '{entry.name}' of the entry point {entry.value}"
+            if name in self._entries:
+                broken[name] = PluginError(f"{where} has the name of a built-in {self.kind}; give it another name.")
+                continue
+            try:
+                record = entry.load()
+            except Exception as error:  # another package's import may raise anything
+                broken[name] = PluginError(
+                    f"{where} cannot be imported ({_reason(error)}); mend or uninstall the package that registers it."
+                )
+                continue
+            if not isinstance(record, Record):
+                broken[name] = PluginError(
+                    f"{where} is a {type(record).__name__}; expected an object of type excise.registry.Record."
+                )
+            elif not _TARGET.fullmatch(record.target):
+                broken[name] = PluginError(f"{where} has the target '{record.target}'; expected module:attribute.")
+            else:
+                records[name] = record
+        return records, broken
+
+
+def _reason(error: Exception) -> str:
+    """Type and first line of an error."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

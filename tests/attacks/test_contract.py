@@ -7,10 +7,11 @@ import sys
 import pytest
 from conftest import tiny_pipe
 
-from excise.attacks.base import Arena, Attack, AttackContractError, AttackSettings, Control, Round, check_attack
+from excise.attacks.base import Arena, Attack, AttackSettings, Control, Round
+from excise.attacks.contract import check_attack
 from excise.attacks.plan import planned
 from excise.attacks.suite import SuiteOptions, attack
-from excise.errors import UnknownNameError
+from excise.errors import PluginError, UnknownNameError
 
 PLUGIN = """
 from pydantic import Field
@@ -66,7 +67,7 @@ def test_an_attack_without_settings_needs_access_and_run_alone():
 )
 def test_a_broken_member_is_named_with_what_is_expected(members, sentence):
     broken = type("Broken", (Sound,), members)
-    with pytest.raises(AttackContractError) as raised:
+    with pytest.raises(PluginError) as raised:
         check_attack("broken", broken)
     assert str(raised.value).startswith("the attack 'broken': `")
     assert sentence in str(raised.value)
@@ -74,7 +75,7 @@ def test_a_broken_member_is_named_with_what_is_expected(members, sentence):
 
 @pytest.mark.parametrize("loaded", [object, "text", 3, Sound(AttackSettings())])
 def test_only_a_subclass_of_attack_is_one(loaded):
-    with pytest.raises(AttackContractError, match="the attack 'odd' is .*; expected a subclass of excise.attacks.base"):
+    with pytest.raises(PluginError, match="the attack 'odd' is .*; expected a subclass of excise.attacks.base"):
         check_attack("odd", loaded)
 
 
@@ -111,7 +112,7 @@ def test_an_attack_of_another_package_runs_by_its_name_alone(tokenizer, install)
 
 def test_an_attack_of_another_package_that_breaks_the_contract_is_refused(tokenizer, install):
     install(PLUGIN.replace("def run(self, arena)", "def attack(self, arena)"))
-    with pytest.raises(AttackContractError, match=r"the attack 'shout': `run` is missing; expected a method run\(self"):
+    with pytest.raises(PluginError, match=r"the attack 'shout': `run` is missing; expected a method run\(self"):
         attack(tiny_pipe(tokenizer), "cat", (), options(names=["shout"]))
     (result,) = attack(tiny_pipe(tokenizer), "cat", (), options(names=["seeds"])).results  # the others go on working
     assert result.model is not None

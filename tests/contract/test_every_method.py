@@ -4,31 +4,49 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
+from entry_points import Entry
+from plugins import NUDGE, nudge_record
+from situations import image
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
 from excise.edits.apply import original_weights
-from excise.errors import ConceptError, SettingError
+from excise.errors import ConceptError, ModelError, SettingError
 from excise.families import family_of
-from excise.methods import METHODS
+from excise.families.capabilities import TEXT_KV
+from excise.families.drawing import model_key
+from excise.methods import METHODS, load_method
+from excise.methods.fitting import families_for
 
-# A random text encoder has no near-empty directions: give null-space methods a looser threshold to work with.
+# What a tiny random model needs to be erased from in a moment, by shape and for single methods.
+SHORT: dict[str, dict[str, object]] = {"trained": {"steps": 4, "lr": 1e-2, "batch": 2}}
 SETTINGS: dict[str, dict[str, object]] = {
-    "speed": {"threshold": 5.0},
-    "surgun": {"confine": False, "blocks": "all", "steps": 4, "lr": 1e-2, "batch": 2, "pictures": 4, "count": 2},
-    "rece": {"regularisation": 1e-3, "fixed": "start"},  # the empty prompt's states fill so narrow a space
-    "esd": {"steps": 4, "lr": 1e-2, "batch": 2, "sampler_steps": 4},
+    "speed": {"threshold": 5.0},  # a random text encoder has no near-empty directions
+    "rece": {"regularisation": 1e-3, "fixed": "start"},  # the states of the empty prompt fill a narrow space
+    "surgun": {"confine": False, "blocks": "all", "pictures": 4, "count": 2},
+    "esd": {"sampler_steps": 4},
 }
-# What puts nothing in the target's place, or nearly: it is to lose its reading rather than to gain the anchor's.
-TO_NOTHING = {"cure", "scapre"}
-every_method = pytest.mark.parametrize("method", sorted(METHODS))
-# Those that edit what reads text; emcid, which edits the text encoder, has tests of its own for what they promise.
-every_map_of_text = pytest.mark.parametrize(
-    "method",
-    sorted(m for m, record in METHODS.records().items() if record.shape == "closed-form" and m != "emcid"),
+# The methods of excise, and one of another package.
+RECORDS = {**METHODS.records(), "nudge": nudge_record()}
+every_method = pytest.mark.parametrize("method", sorted(RECORDS))
+every_method_that_changes_weights = pytest.mark.parametrize(
+    "method", sorted(name for name, record in RECORDS.items() if record.shape != "inference-time")
 )
+every_method_that_acts_while_drawing = pytest.mark.parametrize(
+    "method", sorted(name for name, record in RECORDS.items() if record.shape == "inference-time")
+)
+every_closed_form_of_projections = pytest.mark.parametrize(
+    "method", sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and TEXT_KV in r.needs)
+)
+
+
+@pytest.fixture(autouse=True)
+def nudge(monkeypatch, registered):
+    monkeypatch.syspath_prepend(str(NUDGE))
+    registered(Entry("nudge", RECORDS["nudge"]))
 
 
 @pytest.fixture
@@ -37,10 +55,12 @@ def pipe(any_pipe):
 
 
 def make(pipe, method: str, concepts=("cat",), **more) -> Edit:
-    if family_of(pipe).name not in METHODS.record(method).families:
-        pytest.skip(f"{method} is not for this family")
-    alone = {"preserve": ["dog", "tree"], "vocabulary": None}  # 32 directions have no room for hundreds of names
-    return erase(pipe, list(concepts), method=method, **{**alone, **SETTINGS.get(method, {}), **more})
+    record = RECORDS[method]
+    if not record.needs <= family_of(pipe).provides:
+        pytest.skip(f"{method} does not fit this family")
+    few_names = {"preserve": ["dog", "tree"], "vocabulary": None}  # 32 directions have no room for hundreds of names
+    short = {**SHORT.get(record.shape, {}), **SETTINGS.get(method, {})}
+    return erase(pipe, list(concepts), method=method, **{**few_names, **short, **more})
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
@@ -76,7 +96,7 @@ def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
     assert hooks() == hooked
 
 
-@every_map_of_text
+@every_closed_form_of_projections
 @pytest.mark.parametrize("params", ["v", "k", "kv"])
 def test_only_the_asked_projections_change(pipe, method, params):
     edit = make(pipe, method, params=params)
@@ -89,27 +109,73 @@ def test_only_the_asked_projections_change(pipe, method, params):
     assert all(w is before[p] for p, w in weights(pipe).items())
 
 
-@every_map_of_text
+@every_closed_form_of_projections
 def test_the_target_moves_and_moves_towards_its_anchor(pipe, method):
     """Mean over layers: the edited reading of "cat" is nearer to the anchor's (or to nothing) than it was."""
     edit = make(pipe, method, anchor="car", tokens="last", pooled=False)
     states = family_of(pipe).encode(["cat", "car"], ["cat", "car"])
     cat, car = states.span(0, "last")[0], states.span(1, "last")[0]
     before = weights(pipe)
-    goal = torch.zeros_like(car) if method in TO_NOTHING else car
+    goal = torch.zeros_like(car) if load_method(method).target_becomes == "nothing" else car
     was = {p: (before[p] @ (cat - goal)).norm() for p in edit.paths}
     with edit.apply(pipe):
         now = {p: (weights(pipe)[p] @ cat - before[p] @ goal).norm() for p in edit.paths}
     assert sum(now[p] / was[p] for p in was) / len(was) < 0.95
 
 
-@every_method
+@every_method_that_changes_weights
 def test_synonyms_are_erased_with_their_concept(pipe, method):
     alone, both = make(pipe, method), make(pipe, method, [Concept("cat", synonyms=("kitty",))])
     assert both.record.concepts[0].synonyms == ("kitty",)
     path = alone.paths[0]
     weight = original_weights(family_of(pipe), [path])[path]
     assert not torch.equal(alone.delta(path, weight), both.delta(path, weight))
+
+
+@every_method_that_acts_while_drawing
+def test_synonyms_are_part_of_the_hooks(pipe, method):
+    one, both = make(pipe, method).tensors(), make(pipe, method, [Concept("cat", synonyms=("kitty",))]).tensors()
+    assert one.keys() == both.keys()
+    assert any(not torch.equal(both[name], tensor) for name, tensor in one.items())
+
+
+@every_method_that_acts_while_drawing
+def test_what_acts_while_drawing_ends_with_the_edit(pipe, method, tmp_path):
+    edit = make(pipe, method)
+    loaded = Edit.load(edit.save(tmp_path / "e.safetensors"))
+    family = family_of(pipe)
+
+    def hooks():
+        parts = [family.denoiser, *family.text_encoders.values()]
+        return [{*m._forward_hooks, *m._forward_pre_hooks} for part in parts for m in part.modules()]
+
+    before, there = image(pipe), hooks()
+    with edit.apply(pipe):
+        edited, key = image(pipe), model_key(family)
+        assert hooks() != there
+    with loaded.apply(pipe):
+        assert np.array_equal(image(pipe), edited)
+        assert model_key(family) == key
+    with edit.apply(pipe, 0.0):
+        assert np.array_equal(image(pipe), before)
+    assert hooks() == there
+    assert np.array_equal(image(pipe), before)
+
+
+@every_method
+def test_an_edit_has_what_its_shape_says(pipe, method):
+    """An edit of weights has paths; one of an inference-time method changes no weight."""
+    assert bool(make(pipe, method).paths) == (RECORDS[method].shape != "inference-time")
+
+
+@every_method
+def test_what_does_not_fit_is_refused_and_what_fits_is_not(pipe, method):
+    family = family_of(pipe)
+    fits = RECORDS[method].needs <= family.provides
+    assert (family.name in families_for(RECORDS[method])) == fits
+    if not fits:
+        with pytest.raises(ModelError, match=f"{method} needs .* which the model family '{family.name}'"):
+            erase(pipe, ["cat"], method)
 
 
 @every_method
@@ -135,7 +201,7 @@ def test_the_record_tells_what_was_done(pipe, method):
 def test_bad_requests_are_refused(pipe, method):
     with pytest.raises(SettingError, match="has no setting 'nonsense'"):
         make(pipe, method, nonsense=1)
-    first = next(name for name, f in METHODS.load(method).Config.model_fields.items() if name != "anchor")
+    first = next(name for name, f in load_method(method).Config.model_fields.items() if name != "anchor")
     with pytest.raises(SettingError, match=f"setting '{first}' was 'x y'"):
         make(pipe, method, **{first: "x y"})
     with pytest.raises(ConceptError, match="tokens; 32 fit"):
@@ -146,14 +212,14 @@ def test_bad_requests_are_refused(pipe, method):
 
 @every_method
 def test_every_setting_is_described(method):
-    for name, field in METHODS.load(method).Config.model_fields.items():
+    for name, field in load_method(method).Config.model_fields.items():
         assert field.description, name
 
 
 @every_method
 def test_an_edit_is_as_exact_under_autocast(pipe, method):
     """Drawing in half precision around it must not reach the text states an edit is made from."""
-    wanted = make(pipe, method)
+    expected = make(pipe, method).tensors()
     with torch.autocast("cpu", torch.bfloat16):
-        found = make(pipe, method)
-    assert all(torch.equal(found.tensors()[name], tensor) for name, tensor in wanted.tensors().items())
+        tensors = make(pipe, method).tensors()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())

@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 from conftest import tiny_pipe
+from entry_points import Entry
+from pydantic import Field
 from torch.testing import assert_close
 
 from excise import Concept, Edit, advise, erase, fuse, update
@@ -20,6 +22,8 @@ from excise.linalg.solves import solve_spd
 from excise.methods import METHODS
 from excise.methods.base import Context
 from excise.methods.closed_form.text_problem import encode
+from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.registry import Record
 
 CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")
 
@@ -149,7 +153,7 @@ def test_updates_that_cannot_be(pipe):
     with pytest.raises(ConceptError, match="was scaled"):
         update(pipe, edit.scaled(0.5), add=["fish"])
     trained = Edit(edit.record.model_copy(update={"method": "esd"}), edit.text_maps)
-    with pytest.raises(ConceptError, match="made by esd, which trains"):
+    with pytest.raises(ConceptError, match=r"made by esd \(trained\)"):
         update(pipe, trained, add=["fish"])
     from excise import stack
 
@@ -299,7 +303,7 @@ class Lazy:
 def test_a_strength_is_swept_and_the_best_balance_taken(pipe, method):
     pipe.set_progress_bar_config(disable=True)
     settings = {"vocabulary": None, **({"threshold": 5.0} if method == "speed" else {})}
-    advice = advise(pipe, ["cat"], method, preserve=["dog", "tree"], judge=Lazy(60.0), **settings)
+    advice = advise(pipe, ["cat"], method, preserve=["dog", "tree"], context=Context(judge=Lazy(60.0)), **settings)
     setting, values = METHODS.load(method).Config.sweep
     assert advice.setting == setting
     tried = [p.value for p in advice.curve]
@@ -366,15 +370,48 @@ def test_values_between_those_of_a_sweep_are_next_to_its_best():
 
 
 def test_strengths_that_cannot_be_chosen(pipe):
+    def judged(by, method="uce", **more):
+        return advise(pipe, ["cat"], method, context=Context(judge=by), **{"preserve": ["dog"], **more})
+
     with pytest.raises(ConceptError, match="without looking; give --judge"):
-        advise(pipe, ["cat"], "uce", preserve=["dog"])
+        judged(None)
     with pytest.raises(ConceptError, match="nothing to keep"):
-        advise(pipe, ["cat"], "uce", judge=Lazy(1.0))
+        judged(Lazy(1.0), preserve=[])
     with pytest.raises(SettingError, match="sweeps 'retain_scale' itself"):
-        advise(pipe, ["cat"], "uce", preserve=["dog"], judge=Lazy(1.0), retain_scale=1.0)
+        judged(Lazy(1.0), retain_scale=1.0)
     with pytest.raises(SettingError, match="esd has no strength to sweep"):
-        advise(pipe, ["cat"], "esd", preserve=["dog"], judge=Lazy(1.0))
+        judged(Lazy(1.0), "esd")
     with pytest.raises(ConceptError, match="sees nothing of what is to be kept"):
-        advise(pipe, ["cat"], "uce", preserve=["dog"], judge=lambda images, names: [n == "cat" for n in names])
+        judged(lambda images, names: [n == "cat" for n in names])
     with pytest.raises(ConceptError, match="never sees 'cat'"):
-        advise(pipe, ["cat"], "uce", preserve=["dog"], judge=lambda images, names: [False] * len(images))
+        judged(lambda images, names: [False] * len(images))
+
+
+class Strong(UCEConfig):
+    """Settings of a method that has one called strength."""
+
+    strength: float = Field(2.0, description="Strength.")
+
+
+class StrongUCE(UCE):
+    Config = Strong
+
+
+def test_an_edit_of_a_method_with_a_setting_called_strength_is_scaled_and_updated(pipe, tmp_path, registered):
+    record = Record(f"{__name__}:StrongUCE", "a test", shape="closed-form", needs=frozenset({"text_kv"}))
+    registered(Entry("strong", record))
+    edit = erase(pipe, ["cat"], method="strong", strength=3.0, vocabulary=None)
+    assert (edit.strength, edit.record.settings["strength"], edit.record.is_scaled) == (1.0, 3.0, False)
+    more = update(pipe, edit, add=["dog"])
+    assert more.record == erase(pipe, ["cat", "dog"], method="strong", strength=3.0, vocabulary=None).record
+    half = Edit.load(edit.scaled(0.5).save(tmp_path / "half.safetensors"))
+    assert (half.strength, half.record.settings["strength"], half.record.is_scaled) == (0.5, 3.0, True)
+    assert half.scaled(0.5).strength == 0.25
+    with pytest.raises(ConceptError, match="was scaled"):
+        update(pipe, half, add=["dog"])
+
+
+def test_the_record_of_any_other_method_has_no_key_for_its_scale(pipe):
+    edit = erase(pipe, ["cat"], method="uce")
+    assert "scale" not in edit.record.model_dump(mode="json")
+    assert "scale" not in edit.scaled(0.5).record.model_dump(mode="json")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -18,6 +17,7 @@ from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.families.noising import Noising
 from excise.support.digests import seed_of
+from excise.support.progress import Report, silent
 from excise.support.strict import Strict
 from excise.training import losses
 
@@ -25,17 +25,11 @@ BACKWARD_COST = 3  # forward passes that one with gradients counts as, because i
 HALF_PRECISION_SCALE = 2.0**12  # of losses in fp16, whose gradients would underflow
 GUIDES = 20  # pictures of the target that guide attacks, and as many of other things
 Access = Literal["black box", "text encoder", "white box", "latents", "weights"]
-Say = Callable[[str, int, int], None]
-"""Receives progress: what is being done, steps done, steps in all."""
 Search = Callable[[], list[str]]
 
 
 class AttackError(ExciseError):
     """An attack that cannot be made on this model or concept; the message says why."""
-
-
-class AttackContractError(ExciseError):
-    """An attack class, usually of another package, that breaks the contract of `Attack`."""
 
 
 class AttackSettings(Strict):
@@ -124,7 +118,7 @@ class Arena:
     guidance: float = 4.0
     batch: int = 32
     seed: int = 0
-    say: Say = lambda what, done, total: None
+    say: Report = silent
     search_once: Callable[[str, Search], list[str]] = lambda name, search: search()
     drawn: int = field(default=0, init=False)
     passes: int = field(default=0, init=False)
@@ -323,48 +317,3 @@ class Attack(ABC, Generic[ConfigT]):
         Raises:
             AttackError: the attack cannot be made on this model or concept.
         """
-
-
-_SIGNATURES = {
-    "control": (1, "a method control(self) that returns a Control"),
-    "passes": (2, "a method passes(self, tests) that returns a number of denoiser passes"),
-    "run": (2, "a method run(self, arena) that returns a list of Round"),
-}
-
-
-def check_attack(name: str, loaded: object) -> type[Attack[AttackSettings]]:
-    """Return a loaded attack class if it keeps the contract of `Attack`.
-
-    Raises:
-        AttackContractError: it does not; the message names the member and what is expected.
-    """
-
-    def refused(member: str, seen: object, expected: str) -> AttackContractError:
-        return AttackContractError(f"the attack '{name}': `{member}` is {seen}; expected {expected}.")
-
-    if not (isinstance(loaded, type) and issubclass(loaded, Attack)):
-        raise AttackContractError(
-            f"the attack '{name}' is {loaded!r}; expected a subclass of excise.attacks.base.Attack."
-        )
-    members = {m: getattr(loaded, m, None) for m in ("access", "teaches", "Config", *_SIGNATURES)}
-    if members["access"] not in get_args(Access):
-        raise refused("access", _shown(members["access"]), f"one of {', '.join(map(repr, get_args(Access)))}")
-    if not isinstance(members["teaches"], bool):
-        raise refused("teaches", _shown(members["teaches"]), "True or False")
-    if not (isinstance(members["Config"], type) and issubclass(members["Config"], AttackSettings)):
-        raise refused("Config", _shown(members["Config"]), "a subclass of excise.attacks.base.AttackSettings")
-    for member, (arguments, expected) in _SIGNATURES.items():
-        if member in loaded.__abstractmethods__:
-            raise refused(member, "missing", expected)
-        try:
-            inspect.signature(members[member]).bind(*[None] * arguments)  # type: ignore[arg-type]
-        except TypeError:
-            raise refused(member, _shown(members[member]), expected) from None
-    return loaded
-
-
-def _shown(member: object) -> str:
-    """A member as a message shows it."""
-    if member is None:
-        return "missing"
-    return f"{member.__name__}{inspect.signature(member)}" if inspect.isfunction(member) else repr(member)

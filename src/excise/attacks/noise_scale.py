@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field
 
 from excise.attacks.base import Arena, Attack, AttackSettings, Control, Round
-from excise.attacks.sampler import denoise, times
+from excise.attacks.sampler import AddedNoise, denoise, times
 
 NO_NOISE = Control("noise", {"eta": (0.0,), "spread": (1.0,)})  # the same sampler without any noise
 
@@ -42,7 +42,7 @@ class NoiseScale(Attack[NoiseScaleConfig]):
             start = torch.randn(arena.images, *arena.family.latent_shape, generator=generator)
             condition = arena.family.condition([test] * arena.images)
             eta, spread = pairs.unbind(dim=1)
-            clean = denoise(arena, condition, start, at, eta=eta, spread=spread, generator=generator)
+            clean = denoise(arena, condition, start, at, added=AddedNoise(eta, spread, generator))
             return arena.family.decode(clean), [test] * arena.images
 
         return arena.draw_each_test(draw)

@@ -11,6 +11,7 @@ from torch import nn
 
 from excise.attacks.base import AttackError
 from excise.edits.edit import Edit, applied_edits
+from excise.families.attached import attached
 from excise.families.base import Family
 from excise.families.fingerprints import fingerprint
 from excise.families.networks import hooked, in_encoder
@@ -56,7 +57,7 @@ def swaps(family: Family, base: Family | None) -> Swaps:
     return {
         part: partial(_edits_limited_to, family, edits, other)
         for part, other in (PARTS, PARTS[::-1])
-        if any(_part_of(edit, family, part).paths for edit, _ in edits)
+        if any(_acts(_part_of(edit, family, part)) for edit, _ in edits)
     }
 
 
@@ -67,7 +68,7 @@ def _edits_limited_to(family: Family, edits: Sequence[tuple[Edit, float]], part:
         stack.enter_context(edits_removed(family, edits))
         for edit, strength in edits:
             limited = _part_of(edit, family, part)
-            if limited.paths:
+            if _acts(limited):
                 stack.enter_context(limited.apply(family, strength, allow_other_base=True))
         yield
 
@@ -78,6 +79,11 @@ def _part_of(edit: Edit, family: Family, part: str) -> Edit:
     if part == "text_encoder":
         return Edit(edit.record, modules=in_encoders)
     return replace(edit, modules={p: d for p, d in edit.modules.items() if p not in in_encoders})
+
+
+def _acts(edit: Edit) -> bool:
+    """Return whether an edit changes a weight or has hooks."""
+    return bool(edit.paths or edit.hooks)
 
 
 @contextmanager
@@ -111,7 +117,10 @@ def _network_names(family: Family, part: str) -> list[str]:
 def _differs(family: Family, base: Family, part: str) -> bool:
     """Return whether a part has hooks, or other weights than the base's by more than half-precision rounding."""
     pairs = [(getattr(family.pipe, n), getattr(base.pipe, n)) for n in _network_names(family, part)]
-    return any(hooked(own) or fingerprint(own.state_dict()) != fingerprint(o.state_dict()) for own, o in pairs)
+    return any(
+        hooked(own) or any(attached(own)) or fingerprint(own.state_dict()) != fingerprint(o.state_dict())
+        for own, o in pairs
+    )
 
 
 def networks(family: Family) -> list[nn.Module]:

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from excise.attacks import ATTACKS, SUITES, Planned
-from excise.attacks.base import Attack, AttackSettings, check_attack
+from excise.attacks.base import Attack, AttackSettings
+from excise.attacks.contract import check_attack
 from excise.errors import SettingError, unknown
 from excise.support.strict import explain
 
@@ -98,7 +99,7 @@ def load_attack(name: str) -> type[Attack[AttackSettings]]:
 
     Raises:
         UnknownNameError: no attack has that name.
-        AttackContractError: the class breaks the contract of an attack.
+        PluginError: the class breaks the contract of an attack.
     """
     return check_attack(name, ATTACKS.load(name))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from excise.attacks import Planned
 from excise.attacks.accounting import Cost, Outcome, Result, judge_rounds
-from excise.attacks.base import Arena, Attack, AttackError, AttackSettings, Say, Search
+from excise.attacks.base import Arena, Attack, AttackError, AttackSettings, Search
 from excise.attacks.original import Swaps
 from excise.attacks.panel import Panel
 from excise.attacks.plan import configured
@@ -21,7 +21,8 @@ from excise.attacks.store import read_outcome, read_search, write_outcome, write
 from excise.families.base import Family
 from excise.families.drawing import model_key, peak_memory_mb
 from excise.support.digests import digest
-from excise.training.run import attending
+from excise.support.progress import Report
+from excise.training.run import attention_backend
 
 MOST_SHOTS = 8  # of an attack, for the report
 
@@ -58,7 +59,7 @@ class Runner:
     """
 
     def __init__(
-        self, arena: Arena, sides: Mapping[str, Side], panel: Panel, folder: Path | None, key: str, say: Say
+        self, arena: Arena, sides: Mapping[str, Side], panel: Panel, folder: Path | None, key: str, say: Report
     ) -> None:
         self.arena, self.sides, self.panel, self.key, self.say = arena, sides, panel, key, say
         self.folder = folder / "attacks" if folder else None
@@ -122,7 +123,7 @@ class Runner:
             search_once=self._search_once,
         )
         start, self._seconds_of_known_searches = time.perf_counter(), 0.0
-        with attending(arena.family) if attack.passes(1) else nullcontext():
+        with attention_backend(arena.family) if attack.passes(1) else nullcontext():
             rounds = attack.run(arena)
         seconds = time.perf_counter() - start + self._seconds_of_known_searches
         cost = Cost(arena.drawn, arena.passes, seconds, peak_memory_mb(), arena.notes)

@@ -11,6 +11,7 @@ and 16) where a^2 + s^2 = 1, and the same posterior for a flow. eta = 0 is the d
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +22,24 @@ from excise.families.trajectories import guided_prediction, plain_scheduler
 
 After = Callable[[Tensor, Tensor], Tensor]
 """Receives the latents after a step and the share of noise in them; returns the latents to go on with."""
+
+
+@dataclass(frozen=True)
+class AddedNoise:
+    """The noise that the sampler adds again at every step; by default none.
+
+    Attributes:
+        eta, spread: one number, or (B,) numbers.
+        generator: draws the noise; None adds none.
+    """
+
+    eta: Tensor | float = 0.0
+    spread: Tensor | float = 1.0
+    generator: torch.Generator | None = None
+
+    def like(self, x: Tensor) -> Tensor:
+        """Return the noise z of a step."""
+        return torch.zeros_like(x) if self.generator is None else torch.randn(x.shape, generator=self.generator)
 
 
 def times(arena: Arena, steps: int) -> Tensor:
@@ -39,9 +58,7 @@ def denoise(
     at: Tensor,
     *,
     guidance: float | None = None,
-    eta: Tensor | float = 0.0,
-    spread: Tensor | float = 1.0,
-    generator: torch.Generator | None = None,
+    added: AddedNoise = AddedNoise(),
     after: After | None = None,
 ) -> Tensor:
     """Return clean latents from noised ones (B, c, h, w), by the model under attack.
@@ -50,14 +67,15 @@ def denoise(
         latents: noised to the first of the times.
         at: the remaining times, the noisiest first.
         guidance: scale of classifier-free guidance; None takes the arena's.
-        eta, spread: one number, or (B,) numbers.
-        generator: of the noise that is added again; None adds none.
+        added: noise that is added again.
         after: called after every step.
     """
     strength = arena.guidance if guidance is None else guidance
     plan, x = arena.plan, latents
     unconditional = arena.family.unconditional()[[0] * len(x)]
-    eta, spread = (torch.as_tensor(v, dtype=x.dtype).expand(len(x)).view(-1, 1, 1, 1) for v in (eta, spread))
+    eta, spread = (
+        torch.as_tensor(v, dtype=x.dtype).expand(len(x)).view(-1, 1, 1, 1) for v in (added.eta, added.spread)
+    )
     for i, t in enumerate(at):
         now = t.expand(len(x))
         # Not added to the cost of a search: its pictures are counted instead.
@@ -67,8 +85,7 @@ def denoise(
             return clean
         (a, s), (a2, s2) = plan.scales(now), plan.scales(at[i + 1].expand(len(x)))
         sigma = eta * (s2 / s) * (s**2 - (a * s2 / a2) ** 2).clamp(min=0).sqrt()
-        z = torch.randn(x.shape, generator=generator) if generator is not None else torch.zeros_like(x)
-        x = a2 * clean + (s2**2 - sigma**2).clamp(min=0).sqrt() * e + spread * sigma * z
+        x = a2 * clean + (s2**2 - sigma**2).clamp(min=0).sqrt() * e + spread * sigma * added.like(x)
         if after is not None:
             x = after(x, s2)
     return x

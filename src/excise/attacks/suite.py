@@ -17,7 +17,7 @@ import torch
 
 from excise.attacks import Planned
 from excise.attacks.accounting import Result, Worst, worst
-from excise.attacks.base import Arena, Say
+from excise.attacks.base import Arena
 from excise.attacks.material import Wordings, draw_calibration, draw_guides, wordings
 from excise.attacks.original import Open, networks, swaps, untouched
 from excise.attacks.panel import Panel, calibrated
@@ -34,6 +34,7 @@ from excise.families.fingerprints import raw_bytes
 from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
 from excise.support.digests import digest
+from excise.support.progress import Report, silent
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING, Sampling
 from excise.training.scorers import Scorer, as_scorer
@@ -113,7 +114,7 @@ def attack(
     concept: str | Concept,
     edits: Sequence[Edit] = (),
     options: SuiteOptions = SuiteOptions(),
-    say: Say = lambda *_: None,
+    say: Report = silent,
 ) -> Attacked:
     """Try to bring a concept back; afterwards the model is as it was.
 
@@ -127,7 +128,7 @@ def attack(
     Raises:
         ConceptError: the untouched model does not draw the concept, or there is no judge.
         ModelError: the base or oracle is of another kind than the model.
-        SettingError, UnknownNameError, AttackError, AttackContractError: bad input, in one sentence.
+        SettingError, UnknownNameError, AttackError, PluginError: bad input, in one sentence.
     """
     budget, plan = options.budget, options.plan
     models = _models(model, options)

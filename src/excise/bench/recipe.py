@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError
 
 from excise.concepts.concept import KINDS, as_concepts, read_names
 from excise.errors import ExciseError, unknown
-from excise.methods import CONTROLS, METHODS
+from excise.methods import CONTROLS
+from excise.methods.fitting import check_fits_model
 from excise.protocols import PROTOCOLS, Protocol
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
@@ -160,6 +161,7 @@ def read(path: Path) -> Recipe:
     Raises:
         RecipeError: the file cannot be read, is not YAML, has unknown keys, or names a folder that does not exist.
         UnknownNameError: an unknown method, protocol or concept kind.
+        ModelError: a method does not fit one of the models.
     """
     content = parse_yaml(read_text(path, "the recipe", RecipeError), f"the recipe {path}", RecipeError)
     if not isinstance(content, dict):
@@ -251,7 +253,8 @@ def _check_names(recipe: Recipe) -> None:
         PROTOCOLS.record(protocol)
     for method in recipe.methods:
         if not method.control:
-            METHODS.record(method.name)
+            for model in recipe.models:
+                check_fits_model(method.name, model)
         if method.name == "oracle" and not (method.model and method.without):
             raise RecipeError(
                 "an oracle needs `model`, the folder of a model trained without the concepts, and `without`, their "

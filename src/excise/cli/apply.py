@@ -14,8 +14,6 @@ from excise.cli import options as o
 if TYPE_CHECKING:
     from excise.policy.apply import AppliedPolicy
 
-MOST_LINES = 8  # printed of failed gates
-
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions:
@@ -91,65 +89,9 @@ def result(applied: AppliedPolicy, out: Path) -> dict[str, Any]:
 
 def _print(applied: AppliedPolicy, out: Path) -> None:
     from excise.cli import show
-    from excise.concepts.concept import listed
+    from excise.policy.messages import summary, verification_lines
 
-    entry = applied.entry
-    count, added, removed = len(entry["in_force"]), entry["added"], entry["removed"]
-    concepts = f"{count} concept{'' if count == 1 else 's'} removed"
-    if applied.changed:
-        changes = [f"{len(added)} new" + (f": {listed(added)}" if added else "")]
-        changes.append(f"{len(removed)} restored" + (f": {listed(removed)}" if removed else ""))
-        show.say(
-            f"{entry['model']['name']}: {concepts} ({'; '.join(changes)}); {applied.made} of {applied.groups} edits "
-            "rebuilt"
-        )
-    else:
-        show.say(f"nothing changed: {concepts}, as the policy says (entry {entry['n']})")
-    for line in verdict(entry["verified"]):
+    for line in (summary(applied), *verification_lines(applied.entry["verified"])):
         show.say(line)
     show.say(f"report:   {out / 'report.html'}")
     show.say(f"ledger:   excise ledger {shlex.quote(str(out))}")
-
-
-def verdict(verified: dict[str, Any] | None) -> list[str]:
-    """Lines on how many concepts pass, on the retained names, and on each gate that failed (eight concepts at most).
-
-    Args:
-        verified: the verification in the entry of the ledger; None if there was none.
-    """
-    from excise.evaluation.catalog import quantity
-
-    if verified is None:
-        return ["not verified: there is no judge. Give the folder of a CLIP model as `judge` in the policy."]
-    concepts, retained, gates = verified["concepts"], verified["retained"], verified["gates"]
-    failed = [c for c in concepts if not c["passed"]]
-    first = f"verified by {verified['judge']}: {len(concepts) - len(failed)} of {len(concepts)} concepts pass"
-    if retained:
-        first += f"; retained names: {quantity(retained['value'], 'rate')} of the images are still right"
-    lines = [first]
-    for concept in failed[:MOST_LINES]:
-        gate = _gate(concept["erased"], gates["erased"], "clean", "Set `pictures` higher in the policy.")
-        lines.append(f"gate failed: {concept['name']}: {gate or _not_drawn(verified['pictures'])}")
-    if len(failed) > MOST_LINES:
-        lines.append(f"gate failed: {len(failed) - MOST_LINES} more concepts; the report names them all")
-    if not verified["retained_passed"]:
-        gate = _gate(retained, gates["retained"], "still right", "Add names to `preserve`.")
-        lines.append(f"gate failed: retained names: {gate or 'cannot be verified, the untouched model draws none'}")
-    return lines
-
-
-def _gate(rate: dict[str, float] | None, bound: float, what: str, advice: str) -> str | None:
-    """Why a rate failed its gate; with the advice where the rate is high enough, but its images prove too little."""
-    from excise.evaluation.catalog import quantity
-
-    if rate is None:
-        return None
-    n, gate = rate["n"], quantity(bound, "rate")
-    counted = f"{round(rate['value'] * n)} of {n:.0f} images {what}"
-    if rate["value"] < bound:
-        return f"{counted} (gate {gate})"
-    return f"{counted}, but {n:.0f} images prove only {quantity(rate['low'], 'rate')} or more (gate {gate}). {advice}"
-
-
-def _not_drawn(pictures: int) -> str:
-    return f"cannot be verified, the judge sees it in none of {pictures} images of the untouched model"

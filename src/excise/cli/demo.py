@@ -30,13 +30,13 @@ def demo(
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
     from excise.cli import show
-    from excise.methods import METHODS
+    from excise.methods.fitting import check_fits_model
     from excise.protocols import PROTOCOLS
     from excise.report.run_page import write_page
     from excise.support.files import make_folder
     from excise.support.runs import write_run
 
-    METHODS.record(method)
+    check_fits_model(method, MODEL)
     for name in (object_, style):  # checked before it names a folder
         PROTOCOLS.load(PROTOCOL)().target_of(name)
     make_folder(out)

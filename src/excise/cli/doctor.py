@@ -8,11 +8,14 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from excise.cli import options as o
+
+if TYPE_CHECKING:
+    from excise.families.base import Family
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic", "pillow")
 
@@ -77,20 +80,21 @@ def _computing() -> dict[str, str]:
     return {"device": device, "bfloat16": "fast" if has_bfloat16(device) else "slow here; leave float32"}
 
 
-def _look_inside(family: Any, model: str) -> dict[str, Any]:
+def _look_inside(family: Family, model: str) -> dict[str, Any]:
     """The architecture of a loaded model, and the methods that work on it."""
     from excise.errors import ModelError
     from excise.methods import METHODS
+    from excise.methods.fitting import methods_for
 
-    records = {n: r for n, r in METHODS.records().items() if family.name in r.families}
-    without = {}
+    usable = methods_for(family.provides)
+    unusable = {}
     try:
         prediction = family.prediction
-    except ModelError as error:  # closed forms and drawing do not ask how the scheduler noises
+    except ModelError as error:  # closed forms and drawing do not depend on it
         prediction = "unknown"
-        trained = ", ".join(n for n, r in records.items() if r.shape == "trained")
-        records = {n: r for n, r in records.items() if r.shape != "trained"}
-        without = {"not with this scheduler": f"{trained}, attacks that ask the denoiser, FADE: {error}"}
+        trained = [name for name in usable if METHODS.record(name).shape == "trained"]
+        usable = [name for name in usable if name not in trained]
+        unusable = {"not with this scheduler": f"{', '.join(trained)}, attacks that ask the denoiser, FADE: {error}"}
     projections = family.projections()
     states = family.encode(["a cat"], ["cat"])
     return {
@@ -105,6 +109,6 @@ def _look_inside(family: Any, model: str) -> dict[str, Any]:
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),
         "device": str(projections[0].module.weight.device),
-        "methods": ", ".join(records),
-        **without,
+        "methods": ", ".join(usable),
+        **unusable,
     }

@@ -40,7 +40,9 @@ class EraseOptions:
     kind: o.KindOption = None
     anchor: Annotated[
         Optional[str],
-        typer.Option(help="What the model reads instead of the concept; '' for nothing. The method has a default."),
+        typer.Option(
+            help="Words that the model reads instead of the concept; '' for nothing. By default those of the method."
+        ),
     ] = None
     set_: Annotated[
         Optional[list[str]],
@@ -63,8 +65,8 @@ class EraseOptions:
         bool,
         typer.Option(
             "--robust",
-            help=f"Also erase the prompts that would recover the concept, in {ROBUST_ROUNDS} rounds; --set robust=N "
-            "for N rounds.",
+            help=f"Also erase what an attack would use to recover the concept, in {ROBUST_ROUNDS} rounds; "
+            "--set robust=N for N rounds.",
         ),
     ] = False
     charts: Annotated[
@@ -110,13 +112,15 @@ def erase(options: EraseOptions) -> None:
     Example: excise erase --model canvas-sd --concept cat --preserve dog --out runs/cat
     """
     from excise.concepts.concept import check_preserve
-    from excise.methods import METHODS
+    from excise.methods import load_method
+    from excise.methods.fitting import check_fits_model
 
     # Cheap checks come before the model is loaded.
     settings, preserve = options.all_settings(), o.names_to_preserve(options.preserve, options.preserve_file)
     concepts = options.concepts()
     check_preserve(concepts, preserve)
-    method = METHODS.load(options.method)
+    method = load_method(options.method)
+    check_fits_model(options.method, options.model)
 
     from excise.cli.making import Making, finish
     from excise.edits.edit import applied
@@ -147,7 +151,7 @@ def _make(
 ) -> Erasure:
     """Make the edit, with `--advise` after a sweep over strengths."""
     from excise.cli import show
-    from excise.erasing.advise import advise
+    from excise.erasing.advise import find_strength
     from excise.erasing.erase import Erasure, Naming, Origin, make_edit
     from excise.families.built_in import is_built_in
     from excise.methods.base import Context
@@ -156,21 +160,10 @@ def _make(
     states = options.out / STATES if options.keep_states else None
     naming = Naming(preserve, options.vocabulary, options.kind, options.anchor)
     origin = Origin(options.model, options.source.revision)
+    charts = is_built_in(family) if options.charts is None else options.charts
     with show.stages() as say:
-        if options.advise:
-            advice = advise(
-                family,
-                concepts,
-                options.method,
-                **vars(naming),
-                **vars(origin),
-                seed=options.seed,
-                judge=options.judge,
-                states=states,
-                say=say,
-                **settings,
-            )
-            return Erasure(advice.edit, {}, advice.seconds)
-        charts = is_built_in(family) if options.charts is None else options.charts
         context = Context(options.judge, options.out / "training", o.user_cache(), states, say, charts=charts)
+        if options.advise:
+            advice = find_strength(family, concepts, options.method, settings, naming, origin, options.seed, context)
+            return Erasure(advice.edit, {}, advice.seconds)
         return make_edit(family, concepts, options.method, settings, naming, origin, options.seed, context)

@@ -25,7 +25,14 @@ def inspect(
         m.v.shape[0] for m in edit.text_maps
     ]
     rank, size = max(ranks, default=0), total_bytes(edit.tensors().values())
-    delta = {"text_maps": len(edit.text_maps), "modules": edit.paths, "rank": rank, "bytes": size}
+    delta: dict[str, Any] = {
+        "text_maps": len(edit.text_maps),
+        "modules": edit.paths,
+        "rank": rank,
+        "bytes": size,
+    }
+    if edit.hooks:
+        delta["hooks"] = [{"kind": h.kind, "strength": h.strength, "settings": h.settings()} for h in edit.hooks]
     if as_json:
         show.print_json({"record": edit.record.model_dump(mode="json"), "delta": delta})
         return
@@ -41,6 +48,8 @@ def inspect(
         ("changes", f"{len(edit.paths)} weights{ranks_text}, {size / 1024:.0f} kB"),
         ("measured", ", ".join(_brief(r.measured)) or "nothing"),
     ]
+    if edit.hooks:
+        rows.insert(-1, ("while drawing", ", ".join(h.kind for h in edit.hooks)))
     if r.stack:
         rows.append(("stack of", ", ".join(f"{p.method} ({', '.join(c.name for c in p.concepts)})" for p in r.stack)))
     show.table(rows, ("", str(file)))

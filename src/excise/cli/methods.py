@@ -1,12 +1,18 @@
-"""excise methods: list the methods, or show one with its settings."""
+"""excise methods: list the methods, or show the settings of one."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from excise.cli import options as o
+
+if TYPE_CHECKING:
+    from excise.registry import Record
+    from excise.support.settings import Settings
+
+BROKEN = "broken"
 
 
 def methods(
@@ -15,62 +21,92 @@ def methods(
 ) -> None:
     """List the methods, or show one: its paper, cost, model families, and every setting with its default."""
     from excise.cli import show
-    from excise.methods import METHODS
+    from excise.methods import METHODS, load_method
 
     if name is None:
-        records = METHODS.records()
-        if as_json:
-            show.print_json([_facts(n, r) for n, r in records.items()])
-        else:
-            show.table([(n, r.shape, r.title, r.paper) for n, r in records.items()], ("method", "shape", "", "paper"))
+        _list(as_json)
         return
-    record = METHODS.record(name)
-    config = record.load().Config
-    settings = [
-        {
-            "name": key,
-            "default": field.default,
-            "values": _values(field.annotation),
-            "description": field.description or "",
-        }
-        for key, field in config.model_fields.items()
-    ]
-    presets = {kind: dict(values) for kind, values in config.presets.items()}
+    config = load_method(name).Config
+    facts = _facts(name, METHODS.record(name))
+    settings = _settings(config)
+    presets = {preset: dict(values) for preset, values in config.presets.items()}
     if as_json:
-        show.print_json({**_facts(name, record), "settings": settings, "presets": presets})
-    else:
-        _print(name, _facts(name, record), settings, presets)
-
-
-def _print(
-    name: str, facts: dict[str, Any], settings: list[dict[str, Any]], presets: dict[str, dict[str, Any]]
-) -> None:
-    from excise.cli import show
-
+        show.print_json({**facts, "settings": settings, "presets": presets})
+        return
     show.table([(k, str(v)) for k, v in facts.items()], ("", name))
     print()
-    rows = [(s["name"], repr(s["default"]), s["values"], s["description"]) for s in settings]
-    show.table(rows, ("setting", "default", "values", ""))
+    show.table(
+        [(s["name"], repr(s["default"]), s["values"], s["description"]) for s in settings],
+        ("setting", "default", "values", ""),
+    )
     if presets:
         print()
-        kinds = [
-            (kind, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults")
-            for kind, values in presets.items()
+        rows = [
+            (preset, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults")
+            for preset, values in presets.items()
         ]
-        show.table(kinds, ("preset", "sets"))
+        show.table(rows, ("preset", "sets"))
 
 
-def _facts(name: str, record: Any) -> dict[str, Any]:
-    """The registry record of a method for `--json`."""
+def _list(as_json: bool) -> None:
+    """Print every method; those of other packages that cannot be used come last, with the reason."""
+    from excise.cli import show
+    from excise.methods import METHODS
+
+    broken = _broken()
+    records = {name: record for name, record in METHODS.records().items() if name not in broken}
+    if as_json:
+        reasons = [{"name": name, BROKEN: reason} for name, reason in broken.items()]
+        show.print_json([*(_facts(name, record) for name, record in records.items()), *reasons])
+        return
+    rows = [(name, record.shape, record.title, record.paper) for name, record in records.items()]
+    rows += [(name, BROKEN, reason, "") for name, reason in broken.items()]
+    show.table(rows, ("method", "shape", "", "paper"))
+
+
+def _broken() -> dict[str, str]:
+    """Methods of other packages that cannot be used, each with the reason in one sentence."""
+    from excise.errors import PluginError
+    from excise.methods import METHODS, load_method
+
+    broken = {name: str(error) for name, error in METHODS.broken().items()}
+    for name in METHODS:
+        if METHODS.is_built_in(name):
+            continue
+        try:
+            load_method(name)
+        except PluginError as error:
+            broken[name] = str(error)
+    return broken
+
+
+def _facts(name: str, record: Record) -> dict[str, Any]:
+    """What the record of a method tells, and the model families that the method fits."""
+    from excise.methods.fitting import families_for
+
     return {
         "name": name,
         "title": record.title,
         "paper": record.paper,
         "shape": record.shape,
-        "families": ", ".join(record.families),
+        "needs": ", ".join(sorted(record.needs)),
+        "families": ", ".join(families_for(record)),
         "cost": record.cost,
         "licence": record.licence,
     }
+
+
+def _settings(config: type[Settings]) -> list[dict[str, Any]]:
+    """Name, default, allowed values and description of every setting."""
+    return [
+        {
+            "name": name,
+            "default": field.default,
+            "values": _values(field.annotation),
+            "description": field.description or "",
+        }
+        for name, field in config.model_fields.items()
+    ]
 
 
 def _values(annotation: Any) -> str:

@@ -44,7 +44,7 @@ def update(options: UpdateOptions) -> None:
     from excise.concepts.concept import Concept, as_concepts
     from excise.concepts.concept_file import read_concepts
     from excise.edits.edit import Edit
-    from excise.erasing.update import changed, check_updatable, updated
+    from excise.erasing.update import check_updatable, make_update, updated_concepts
     from excise.errors import ConceptError
     from excise.support.runs import EDIT_NAME, STATES, locked
 
@@ -58,10 +58,10 @@ def update(options: UpdateOptions) -> None:
         edit = Edit.load(run / EDIT_NAME)
         # Cheap checks come before the model is loaded.
         check_updatable(edit.record)
-        changed(edit.record, new, drop)
+        updated_concepts(edit.record, new, drop)
         model = options.model or edit.record.base.model
         family = options.source.load(model, edit.record.base.revision)
-        erasure = updated(family, edit, new, drop, run / STATES)
+        erasure = make_update(family, edit, new, drop, run / STATES)
         making = Making(
             "update",
             model,

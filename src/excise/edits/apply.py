@@ -2,12 +2,13 @@
 
 Every network (the denoiser, each text encoder) has an account of its own, found by the network itself: pipelines that
 share one share what is in force on it. A change is worked out whole before anything is touched, and the account is
-written last, so that a failure leaves the model and what is known of it as they were.
+written last, so that a failure leaves the model and what is known of it as they were. Hooks are put on modules in the
+order in which edits are applied, and belong to the denoiser's account.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.edits.deltas import Delta, EditLike, at_least_single
+from excise.edits.hooks import check_one_guided
 from excise.errors import ModelError, WrongBaseError
 from excise.families.base import Family
 from excise.families.networks import (
@@ -28,7 +30,6 @@ from excise.families.networks import (
     check_plain,
     fused_copies,
     fused_into,
-    module_in,
     parameter_in,
     some,
 )
@@ -48,12 +49,31 @@ class Layer:
     Attributes:
         number: tells which came first.
         networks: what it was brought into, by name.
+        removers: each takes one of its hooks off the model.
     """
 
     edit: EditLike
     strength: float
     number: int
     networks: Mapping[str, ref[nn.Module]]
+    removers: list[Callable[[], None]] = field(default_factory=list)
+
+    def attach(self, family: Family) -> None:
+        """Put its hooks on a model; where one cannot be put there, none stays.
+
+        Raises:
+            WrongBaseError, ModelError: a hook is not for this model.
+        """
+        try:
+            self.removers.extend(hook.attach(family, self.strength) for hook in self.edit.hooks)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Take its hooks off."""
+        while self.removers:
+            self.removers.pop()()
 
 
 @dataclass(frozen=True)
@@ -101,11 +121,20 @@ def put(edit: EditLike, family: Family, strength: float) -> None:
     """Bring an edit into force on top of what is; nothing is changed where that fails.
 
     Raises:
-        ModelError: a weight cannot be replaced, or was written to since.
+        ModelError: a weight cannot be replaced, or was written to since, or a second edit would change guidance.
+        WrongBaseError: a hook is not for this model.
     """
+    check_one_guided(hook for e in (*(layer.edit for layer in layers(family)), edit) for hook in e.hooks)
     found = networks(family)
     placed = _placed(edit, found, strength)
-    _make([_planned(found[name], [*_account(found[name]).placed, new], name) for name, new in placed.items()])
+    changes = [_planned(found[name], [*_account(found[name]).placed, new], name) for name, new in placed.items()]
+    layer = next(iter(placed.values())).layer
+    layer.attach(family)
+    try:
+        _make(changes)
+    except BaseException:
+        layer.detach()
+        raise
 
 
 @contextmanager
@@ -120,10 +149,17 @@ def alone(edit: EditLike, family: Family) -> Iterator[None]:
     changes = [_planned(network, [placed[n]] if n in placed else [], n) for n, network in found.items()]
     parameters = [(module, key, module._parameters[key]) for c in changes for module, key in c.parameters]
     accounts = [(c.account, c.account.placed, c.account.replaced) for c in changes]
-    _make(changes)
+    own, others = next(iter(placed.values())).layer, layers(family)
+    for layer in others:
+        layer.detach()
     try:
+        own.attach(family)
+        _make(changes)
         yield
     finally:
+        own.detach()
+        for layer in others:
+            layer.attach(family)
         for module, key, parameter in parameters:
             module._parameters[key] = parameter
         for account, before, replaced in accounts:
@@ -131,12 +167,13 @@ def alone(edit: EditLike, family: Family) -> Iterator[None]:
 
 
 def _placed(edit: EditLike, found: Mapping[str, Any], strength: float) -> dict[str, _Placed]:
-    """A new layer, by the networks that it changes; one that changes nothing is the denoiser's."""
+    """A new layer, by the networks that it changes; one with hooks, or that changes nothing, is the denoiser's too."""
     paths: dict[str, dict[str, str]] = {}
     for path in edit.paths:
         name, rest = parted(path, found)
         paths.setdefault(name, {})[rest] = path
-    paths = paths or {"": {}}
+    if edit.hooks or not paths:
+        paths.setdefault("", {})
     layer = Layer(edit, strength, next(_numbers), {name: ref(found[name]) for name in paths})
     return {name: _Placed(layer, theirs) for name, theirs in paths.items()}
 
@@ -166,6 +203,7 @@ def take(edit: EditLike, found: Mapping[str, Any]) -> None:
         if any(p.layer is last for p in placed):
             changes.append(_planned(network, [p for p in placed if p.layer is not last], name))
     _make(changes)
+    last.detach()
 
 
 def layers(family: Family) -> list[Layer]:
@@ -238,19 +276,23 @@ def original_text_weights(family: Family) -> dict[str, Tensor]:
 
 
 @contextmanager
-def laid(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
-    """What a method has made so far in force for a while, on top of whatever edits are."""
-    modules = {path: module_in(family.denoiser, path) for path in deltas}
-    before = {path: module.weight for path, module in modules.items()}
+def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
+    """Add deltas to weights of any network inside the block, on top of the edits that are applied."""
+    found = networks(family)
+    places = {}
+    for path in deltas:
+        name, rest = parted(path, found)
+        places[path] = parameter_in(found[name], rest)
+    before = {path: module._parameters[key] for path, (module, key) in places.items()}
     try:
         for path, delta in deltas.items():
-            w = before[path]
+            (module, key), w = places[path], before[path]
             changed = (at_least_single(w) + delta.delta(w)).to(w).detach()
-            modules[path].weight = nn.Parameter(changed, requires_grad=w.requires_grad)
+            setattr(module, key, nn.Parameter(changed, requires_grad=w.requires_grad))
         yield
     finally:
-        for path, module in modules.items():
-            module.weight = before[path]
+        for path, (module, key) in places.items():
+            setattr(module, key, before[path])
 
 
 def parted(path: str, found: Mapping[str, Any]) -> tuple[str, str]:

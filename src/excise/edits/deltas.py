@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from excise.edits.record import EditRecord
+from excise.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ class Dense:
 Delta = LowRank | Dense
 
 
+class Attachable(Protocol):
+    """What applying an edit needs to know of its hooks; `excise.edits.hooks.Hook` is one."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether it changes guidance, which one hook on a model may do at most."""
+
+    def attach(self, family: Family, strength: float) -> Callable[[], None]:
+        """Put it on a model; what is returned takes it off."""
+
+
 class EditLike(Protocol):
     """What applying an edit needs to know of it; `excise.Edit` is one."""
 
@@ -73,6 +85,10 @@ class EditLike(Protocol):
     @property
     def paths(self) -> list[str]:
         """Every path that it changes, sorted."""
+
+    @property
+    def hooks(self) -> tuple[Attachable, ...]:
+        """What it puts on modules beside its changes of weights."""
 
     @property
     def strength(self) -> float:

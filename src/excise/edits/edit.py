@@ -1,7 +1,8 @@
 """An edit is a file, not a model: module paths mapped to deltas, and a record.
 
 Applying keeps the original parameters aside and `remove` puts those very tensors back (`apply.py`), so it is exact
-bit for bit. Several edits add up: the order in which they are applied or removed does not matter.
+bit for bit. Several edits add up: the order in which they are applied or removed does not matter for weights. An edit
+may also hold hooks (`hooks.py`), which act while the model draws, in the order of applying.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from excise.edits import file
 from excise.edits.apply import layers, networks, put, take
 from excise.edits.bases import check_base, same_base
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add
+from excise.edits.hooks import Hook, check_one_guided
 from excise.edits.record import EditRecord
 from excise.errors import SettingError, WrongBaseError
 from excise.families.load import as_family
@@ -28,7 +30,7 @@ from excise.families.load import as_family
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a method made: deltas by module path, and the record.
+    """What a method made: deltas by module path, hooks, and the record.
 
     A path names a module of the denoiser, whose weight changes, or a parameter of another name ("...to_out.0.bias");
     one that begins with the name of a text encoder in the pipeline ("text_encoder.", "text_encoder_2.") is of that.
@@ -41,6 +43,13 @@ class Edit:
     record: EditRecord
     text_maps: tuple[TextMap, ...] = ()
     modules: Mapping[str, Delta] = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_one_guided(self.hooks)
+        format = 2 if self.hooks else 1
+        if self.record.format != format:
+            object.__setattr__(self, "record", self.record.model_copy(update={"format": format}))
 
     def shape(self, path: str) -> tuple[int, ...]:
         """Of the weight it changes there: (out, in) where the edit knows both, else (in,)."""
@@ -56,8 +65,8 @@ class Edit:
 
     @property
     def strength(self) -> float:
-        """What it was scaled by since it was made."""
-        return float(self.record.settings.get("strength", 1.0))
+        """The factor by which the edit was scaled since it was made."""
+        return self.record.strength
 
     def delta(self, path: str, weight: Tensor) -> Tensor:
         """The change of one weight (out, in): the sum over everything the edit has for that path."""
@@ -73,6 +82,8 @@ class Edit:
             found |= {f"text_map.{i}.u": m.u, f"text_map.{i}.v": m.v}
         for path, d in self.modules.items():
             found |= {f"{path}.b": d.b, f"{path}.a": d.a} if isinstance(d, LowRank) else {f"{path}.dw": d.dw}
+        for i, hook in enumerate(self.hooks):
+            found |= {f"hook.{i}.{name}": tensor for name, tensor in hook.tensors().items()}
         return found
 
     def apply(self, model: Any, strength: float = 1.0, *, allow_other_base: bool = False) -> Applied:
@@ -86,7 +97,8 @@ class Edit:
         Raises:
             SettingError: the strength is not finite.
             WrongBaseError: the model is not the one the edit was made for.
-            ModelError: its weights cannot be replaced (offloaded, quantised); the model is as it was.
+            ModelError: its weights cannot be replaced (offloaded, quantised), or both it and an edit that is applied
+                change guidance; the model is as it was.
         """
         check_strength(strength)
         family = as_family(model)
@@ -110,7 +122,6 @@ class Edit:
             SettingError: the strength is not finite.
         """
         check_strength(strength)
-        whole = self.strength * strength
         return replace(
             self,
             text_maps=tuple(replace(m, u=m.u * strength) for m in self.text_maps),
@@ -118,12 +129,15 @@ class Edit:
                 p: LowRank(d.b * strength, d.a) if isinstance(d, LowRank) else Dense(d.dw * strength)
                 for p, d in self.modules.items()
             },
-            record=self.record.model_copy(update={"settings": {**self.record.settings, "strength": whole}}),
+            hooks=tuple(hook.scaled(strength) for hook in self.hooks),
+            record=self.record.scaled(strength),
         )
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file with the record in its metadata, atomically."""
-        file.write(Path(path), file.Content(self.record, self.text_maps, dict(self.modules)), self.tensors())
+        file.write(
+            Path(path), file.Content(self.record, self.text_maps, dict(self.modules), self.hooks), self.tensors()
+        )
         return Path(path)
 
     @staticmethod
@@ -134,7 +148,7 @@ class Edit:
             EditFileError: it is missing, cut short, a pickle, or no edit.
         """
         content = file.read(Path(path))
-        return Edit(content.record, content.text_maps, content.modules)
+        return Edit(content.record, content.text_maps, content.modules, content.hooks)
 
 
 class Applied:
@@ -157,8 +171,11 @@ class Applied:
 def stack(edits: Sequence[Edit]) -> Edit:
     """Join edits of one base into one: text maps side by side, low-rank factors along the rank, dense ones added.
 
+    Hooks follow one another in the order of the edits.
+
     Raises:
         WrongBaseError: they were made for different models.
+        ModelError: more than one of them changes guidance.
     """
     first = edits[0].record
     for edit in edits[1:]:
@@ -179,9 +196,10 @@ def stack(edits: Sequence[Edit]) -> Edit:
             "preserve": tuple(dict.fromkeys(p for e in edits for p in e.record.preserve)),
             "measured": {},
             "stack": tuple(e.record for e in edits),
+            "scale": None,
         }
     )
-    return Edit(record, tuple(m for e in edits for m in e.text_maps), joined)
+    return Edit(record, tuple(m for e in edits for m in e.text_maps), joined, tuple(h for e in edits for h in e.hooks))
 
 
 @contextmanager

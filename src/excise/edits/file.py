@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
+from excise.edits.hooks import Hook, check_one_guided, read_hook
 from excise.edits.record import FORMAT, EditRecord
-from excise.errors import EditFileError
+from excise.errors import EditFileError, ModelError
 from excise.support.files import write_atomically
 
 KEY = "excise"
@@ -29,6 +31,7 @@ class Content:
     record: EditRecord
     text_maps: tuple[TextMap, ...]
     modules: dict[str, Delta]
+    hooks: tuple[Hook, ...] = ()
 
 
 def write(path: Path, content: Content, tensors: Mapping[str, Tensor]) -> None:
@@ -39,7 +42,11 @@ def write(path: Path, content: Content, tensors: Mapping[str, Tensor]) -> None:
     """
     single = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in tensors.items()}
     maps = [list(m.modules) for m in content.text_maps]
-    header = {"record": content.record.model_dump(mode="json"), "text_maps": maps}
+    header: dict[str, Any] = {"record": content.record.model_dump(mode="json"), "text_maps": maps}
+    if content.hooks:
+        header["hooks"] = [
+            {"kind": hook.kind, "settings": hook.settings(), "strength": hook.strength} for hook in content.hooks
+        ]
     # One key alone: safetensors writes several in an order that changes from run to run.
     metadata = {KEY: json.dumps(header, ensure_ascii=False, sort_keys=True)}
     write_atomically(path, lambda p: save_file(single, p, metadata=metadata))
@@ -77,17 +84,30 @@ def read(path: Path) -> Content:
         raise EditFileError(f"{path} is a safetensors file, but not an edit: its metadata has no '{KEY}' entry.")
     try:
         header = json.loads(metadata[KEY])
-        if header["record"].get("format") != FORMAT:
+        if header["record"].get("format") not in range(1, FORMAT + 1):
             raise EditFileError(
-                f"{path} has edit format {header['record'].get('format')}; this version reads {FORMAT}. Upgrade excise."
+                f"{path} has edit format {header['record'].get('format')}; this version reads up to {FORMAT}. "
+                "Upgrade excise."
             )
         record = EditRecord.model_validate(header["record"])
+        hooks = _hooks(tensors, header.get("hooks", []))
         text_maps, modules = _deltas(tensors, header["text_maps"])
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ModelError) as error:
         raise EditFileError(
             f"{path} holds an edit that cannot be read ({_short(error)}); it was changed or cut."
         ) from error
-    return Content(record, text_maps, modules)
+    return Content(record, text_maps, modules, hooks)
+
+
+def _hooks(tensors: dict[str, Tensor], entries: list[dict[str, Any]]) -> tuple[Hook, ...]:
+    """The hooks that a header lists, each with its tensors, which are taken out of `tensors`."""
+    hooks = []
+    for i, entry in enumerate(entries):
+        prefix = f"hook.{i}."
+        own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        hooks.append(read_hook(entry, own))
+    check_one_guided(hooks)
+    return tuple(hooks)
 
 
 def _deltas(tensors: dict[str, Tensor], maps: list[list[str]]) -> tuple[tuple[TextMap, ...], dict[str, Delta]]:
@@ -119,4 +139,4 @@ def _deltas(tensors: dict[str, Tensor], maps: list[list[str]]) -> tuple[tuple[Te
 
 
 def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -25,6 +25,7 @@ from excise.concepts.vocabulary import Vocabulary, vocabulary_of
 from excise.edits.bases import check_base
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
 from excise.edits.edit import Edit, stack
+from excise.edits.hooks import refuse_hooks
 from excise.errors import ConceptError
 from excise.families.base import Family, split
 from excise.families.load import as_family
@@ -52,9 +53,12 @@ def fuse(
     Raises:
         ConceptError: fewer than two edits, or a name is both erased and preserved.
         WrongBaseError: one was made for another model.
+        ModelError: one has hooks.
     """
     if len(edits) < 2:
         raise ConceptError(f"{len(edits)} edit given; fusing needs at least two.")
+    for edit in edits:
+        refuse_hooks(edit.hooks, edit.record, "fusing joins changes of weights alone")
     family = as_family(model)
     for edit in edits:
         check_base(edit, family)

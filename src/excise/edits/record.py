@@ -13,7 +13,8 @@ from excise.support.strict import Strict
 
 VERSIONED = ("torch", "diffusers", "transformers")
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format: 2 where an edit has hooks, 1 for every other."""
 
 
 class Base(Strict):
@@ -53,9 +54,13 @@ class Target(Strict):
 
 
 class EditRecord(Strict):
-    """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file."""
+    """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file.
 
-    format: Literal[1] = 1
+    `scale` is the factor by which the edit was scaled since it was made, where the method has a setting "strength" of
+    its own. For every other method it is None, and the factor is written as the setting "strength".
+    """
+
+    format: Literal[1, 2] = 1
     excise: str
     base: Base
     method: str
@@ -67,3 +72,26 @@ class EditRecord(Strict):
     versions: dict[str, str] = Field(default_factory=dict)
     measured: dict[str, Any] = Field(default_factory=dict)
     stack: tuple[EditRecord, ...] = ()
+    scale: float | None = None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the edit was scaled since it was made."""
+        return "strength" in self.settings if self.scale is None else self.scale != 1
+
+    @property
+    def strength(self) -> float:
+        """The factor by which the edit was scaled since it was made."""
+        return float(self.settings.get("strength", 1.0)) if self.scale is None else self.scale
+
+    def scaled(self, strength: float) -> EditRecord:
+        """The record of the same edit with its deltas multiplied by `strength`."""
+        whole = self.strength * strength
+        if self.scale is not None:
+            return self.model_copy(update={"scale": whole})
+        return self.model_copy(update={"settings": {**self.settings, "strength": whole}})
+
+    @model_serializer(mode="wrap")
+    def _without_no_scale(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records without a `scale` are written without the key."""
+        return {name: value for name, value in write(self).items() if name != "scale" or value is not None}

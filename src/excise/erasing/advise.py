@@ -1,9 +1,9 @@
-"""How strong should an edit be? A sweep of a closed form's strength on calibration prompts, and the best of it."""
+"""Advice: try the strengths of a closed form on calibration prompts, and take the one with the best balance."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import harmonic_mean
@@ -14,28 +14,31 @@ from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary
 from excise.edits.edit import Edit
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError, SettingError
+from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.load import as_family
 from excise.methods import load_method
 from excise.methods.base import Context
-from excise.support.progress import Report, silent
+from excise.methods.fitting import check_fits
+from excise.support.progress import Report
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.probes import Look, Probe
 from excise.training.scorers import as_scorer
 
-MOST = 40  # pictures of targets, and of what is kept
-TIE = 0.01
-FINER = 2  # values that are tried between those of a sweep, at the most
+MAX_PICTURES = 40  # of targets, and of retained names
+TIE = 0.01  # harmonic means that differ by no more than this are equal
+REFINEMENTS = 2  # values tried between those of a sweep, at most
 
 
 @dataclass(frozen=True)
 class Point:
-    """One strength: the value of the setting, and what the pictures show.
+    """One strength, and what pictures show under it.
 
     Attributes:
-        erased: target pictures that no longer show their target. retained: of those of what is kept that were right
-            before, the share still right.
+        value: the value of the swept setting.
+        erased: share of the target pictures that no longer show their target.
+        retained: share of the pictures of retained names, of those that were right before, that are still right.
     """
 
     value: float
@@ -44,13 +47,22 @@ class Point:
 
     @property
     def h(self) -> float:
-        """Harmonic mean of both."""
+        """Harmonic mean of both shares."""
         return harmonic_mean([self.erased, self.retained])
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The curve of a sweep, the value that was taken, and the edit of that value with the seconds of its making."""
+    """The result of a sweep.
+
+    Attributes:
+        setting: the setting that was swept.
+        curve: every value that was tried, harshest first.
+        chosen: the value that was taken.
+        judge: name of the judge.
+        edit: the edit with that value.
+        seconds: durations of making it, by stage.
+    """
 
     setting: str
     curve: list[Point]
@@ -68,81 +80,75 @@ def advise(
     preserve: Sequence[str] = (),
     vocabulary: str | None = "auto",
     kind: str | None = None,
-    judge: Any = None,
-    seed: int = 0,
-    states: Path | None = None,
-    say: Report = silent,
     anchor: str | None = None,
+    seed: int = 0,
     model_name: str | None = None,
     revision: str | None = None,
+    context: Context | None = None,
     **settings: Any,
 ) -> Advice:
-    """Erase with every value of the method's own sweep, look at pictures, and take the value with the best balance.
+    """Erase with every value of the method's sweep, judge pictures, and take the value with the best balance.
 
-    Neighbours of a sweep are a factor of three apart, so values between the best and its neighbours are tried as well.
-
-    Text is encoded once for all. On the built-in models the prompts are not those an edit is made from, nor the judge
-    the one whose verdict counts; elsewhere the prompts are those of the templates. They are no check of a policy.
+    The values of a sweep are about a factor of three apart, so values next to the best one are tried as well. Text is
+    encoded once. On the built-in models the prompts differ from those that the edit is made from and from those of the
+    tests, and so does the judge; on other models the prompts are the templates. They do not verify a policy.
 
     Args:
-        judge: as in `excise.methods.base.Context`; the built-in models have their own.
-        states: folder of text states to use and fill.
-        settings: the method's own; not the one that is swept.
+        model, concepts, method, preserve, vocabulary, kind, anchor, seed, model_name, revision: as in `erase`.
+        context: its judge decides (built-in models have one), its folder of text states is used and filled.
+        settings: the settings of the method, without the one that is swept.
 
     Raises:
-        ConceptError: nothing to look with, no target is ever seen, or nothing to keep that could be looked at.
+        ConceptError: there is no judge, it sees no target, or there is no retained name that it sees.
         SettingError: the method has no sweep, or the swept setting is given.
     """
+    naming, origin = Naming(preserve, vocabulary, kind, anchor), Origin(model_name, revision)
+    return find_strength(model, concepts, method, settings, naming, origin, seed, context)
+
+
+def find_strength(
+    model: Any,
+    concepts: Sequence[str | Concept],
+    method: str,
+    settings: Mapping[str, Any],
+    naming: Naming | None = None,
+    origin: Origin | None = None,
+    seed: int = 0,
+    context: Context | None = None,
+) -> Advice:
+    """Advise with the arguments that `make_edit` takes."""
+    naming, context = naming or Naming(), context or Context()
     family = as_family(model)
-    found = [guess_kind(c, kind, naming_vocabulary(vocabulary, family)) for c in as_concepts(concepts, kind)]
+    names_from = naming_vocabulary(naming.vocabulary, family)
+    targets = [guess_kind(c, naming.kind, names_from) for c in as_concepts(concepts, naming.kind)]
     setting, values = _sweep(method, settings)
-    built_in = is_built_in(family)
-    scorer = as_scorer(judge, built_in, [*(c.name for c in found), *preserve])
-    if scorer is None:
-        raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
-    words = vocabulary_of(vocabulary, family, found)
-    sampling = CANVAS_SAMPLING if built_in else SAMPLING
-    look = Look(family, _probes(found, words, preserve), scorer, sampling, seed, pooled=True)
-    if not any(right and p.role == "related" for right, p in zip(look.right, look.probes, strict=True)):
-        raise ConceptError(
-            f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws of it, so no strength "
-            "could be told from another. Name other things with --preserve, or give another judge."
-        )
-    curve: list[Point] = []
+    check_fits(method, family.name, family.provides)
+    preview = _preview(family, targets, naming, context.judge, seed)
     with tempfile.TemporaryDirectory(prefix="excise-") as folder:
-        naming, origin = Naming(preserve, vocabulary, kind, anchor), Origin(model_name, revision)
-        context = Context(states=states or Path(folder))
+        encoded_once = Context(states=context.states or Path(folder))
 
         def make(value: float) -> Erasure:
-            return make_edit(family, list(found), method, {**settings, setting: value}, naming, origin, seed, context)
+            swept = {**settings, setting: value}
+            return make_edit(family, list(targets), method, swept, naming, origin, seed, encoded_once)
 
-        def tried(value: float) -> Point:
-            say(f"trying {setting}, {value:g}", len(curve), len(values) + FINER)
-            with make(value).edit.apply(family):
-                rates = look.rates(look.draw())
-            return Point(value, rates.erase, rates.related)
-
-        for value in values:
-            curve.append(tried(value))
-        for value in between(curve):
-            curve.append(tried(value))
-        curve.sort(key=lambda p: p.value, reverse=values[0] > values[-1])
-        say(f"trying {setting}", len(values) + FINER, len(values) + FINER)
+        curve = _curve(family, make, setting, values, preview, context.say)
         best = curve[knee(curve)]
-        made = make(best.value)  # made once more: seven dense edits at once could be larger than the model
-    told = {
+        # Made again, because seven dense edits at once could be larger than the model.
+        erasure = make(best.value)
+    evidence = {
         "setting": setting,
         "points": [{"value": p.value, "erased": p.erased, "retained": p.retained, "h": p.h} for p in curve],
         "chosen": best.value,
-        "judge": scorer.name,
+        "judge": preview.scorer.name,
     }
-    edit = made.edit
-    record = edit.record.model_copy(update={"measured": {**edit.record.measured, "advice": told}})
-    return Advice(setting, curve, best.value, scorer.name, replace(edit, record=record), made.seconds)
+    record = erasure.edit.record
+    record = record.model_copy(update={"measured": {**record.measured, "advice": evidence}})
+    edit = replace(erasure.edit, record=record)
+    return Advice(setting, curve, best.value, preview.scorer.name, edit, erasure.seconds)
 
 
 def knee(curve: Sequence[Point]) -> int:
-    """The point with the largest harmonic mean; of those that tie the one that keeps more, then the later."""
+    """Index of the point with the largest harmonic mean; of ties the one that retains more, then the later one."""
     best = max(p.h for p in curve)
     tied = [i for i, p in enumerate(curve) if p.h >= best - TIE]
     return max(tied, key=lambda i: (curve[i].retained, i))
@@ -156,30 +162,73 @@ def between(curve: Sequence[Point]) -> list[float]:
     """
     best = knee(curve)
     here = curve[best].value
-    beside = [curve[i].value for i in (best - 1, best + 1) if 0 <= i < len(curve)]
-    return [float(f"{(here * other) ** 0.5 or max(here, other) / 2:.2g}") for other in beside]
+    neighbours = [curve[i].value for i in (best - 1, best + 1) if 0 <= i < len(curve)]
+    return [float(f"{(here * other) ** 0.5 or max(here, other) / 2:.2g}") for other in neighbours]
 
 
-def _sweep(method: str, settings: dict[str, Any]) -> tuple[str, tuple[float, ...]]:
-    sweep = getattr(load_method(method).Config, "sweep", None)
+def _curve(
+    family: Family,
+    make: Callable[[float], Erasure],
+    setting: str,
+    values: Sequence[float],
+    preview: Look,
+    say: Report,
+) -> list[Point]:
+    """Measure every value of a sweep and those next to the best; the points are in the order of the sweep."""
+    curve: list[Point] = []
+    total = len(values) + REFINEMENTS
+
+    def measure(value: float) -> None:
+        say(f"trying {setting}, {value:g}", len(curve), total)
+        with make(value).edit.apply(family):
+            rates = preview.rates(preview.draw())
+        curve.append(Point(value, rates.erase, rates.related))
+
+    for value in values:
+        measure(value)
+    for value in between(curve):
+        measure(value)
+    say(f"trying {setting}", total, total)
+    return sorted(curve, key=lambda p: p.value, reverse=values[0] > values[-1])
+
+
+def _sweep(method: str, settings: Mapping[str, Any]) -> tuple[str, tuple[float, ...]]:
+    """The sweep of a method (raises SettingError: it has none, or the swept setting is given)."""
+    sweep = load_method(method).Config.sweep
     if sweep is None:
         raise SettingError(f"{method} has no strength to sweep; only closed forms have. Leave --advise out.")
-    setting, values = sweep
-    if setting in settings:
-        raise SettingError(f"--advise sweeps '{setting}' itself; leave it out of --set, or leave --advise out.")
-    return setting, values
+    if sweep[0] in settings:
+        raise SettingError(f"--advise sweeps '{sweep[0]}' itself; leave it out of --set, or leave --advise out.")
+    return sweep
+
+
+def _preview(family: Family, targets: Sequence[Concept], naming: Naming, judge: Any, seed: int) -> Look:
+    """Calibration pictures of the untouched model, judged (raises ConceptError: strengths could not be told apart)."""
+    built_in = is_built_in(family)
+    scorer = as_scorer(judge, built_in, [*(c.name for c in targets), *naming.preserve])
+    if scorer is None:
+        raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
+    words = vocabulary_of(naming.vocabulary, family, targets)
+    probes = _probes(targets, words, naming.preserve)
+    preview = Look(family, probes, scorer, CANVAS_SAMPLING if built_in else SAMPLING, seed, pooled=True)
+    if not any(right and p.role == "related" for right, p in zip(preview.right, preview.probes, strict=True)):
+        raise ConceptError(
+            f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws of it, so no strength "
+            "could be told from another. Name other things with --preserve, or give another judge."
+        )
+    return preview
 
 
 def _probes(concepts: Sequence[Concept], words: Vocabulary, preserve: Sequence[str]) -> list[Probe]:
-    """Up to forty pictures of targets, each concept in turn, and one of each of up to forty names that are kept."""
-    some = evenly(concepts, MOST)
-    each = max(1, MOST // len(some))
-    probes = [Probe(p, c.name, "target") for c in some for p in evenly(words.calibration(c), each)]
-    kept = words.others(concepts, preserve)
-    if not kept:
+    """Up to MAX_PICTURES prompts of targets, each concept in turn, and one of each of as many retained names."""
+    targets = evenly(concepts, MAX_PICTURES)
+    per_target = max(1, MAX_PICTURES // len(targets))
+    probes = [Probe(p, c.name, "target") for c in targets for p in evenly(words.calibration(c), per_target)]
+    retained_names = words.others(concepts, preserve)
+    if not retained_names:
         raise ConceptError("there is nothing to keep, so every strength would do; name something with --preserve.")
     kind = concepts[0].kind
-    for i, name in enumerate(evenly(kept, MOST)):
+    for i, name in enumerate(evenly(retained_names, MAX_PICTURES)):
         prompts = words.calibration(Concept(name, kind))
         probes.append(Probe(prompts[i % len(prompts)], name, "related"))
     return probes

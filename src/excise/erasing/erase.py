@@ -1,4 +1,4 @@
-"""The main job: concepts in, an edit out."""
+"""Erasing: concepts and a method in, an edit out."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from excise.concepts.concept import (
 from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit
-from excise.edits.record import VERSIONED, EditRecord, Target
+from excise.edits.record import VERSIONED, Base, EditRecord, Target
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.load import as_family
 from excise.methods import load_method
-from excise.methods.base import Context, Request
+from excise.methods.base import Context, Made, Request
 from excise.methods.closed_form.base import program_prompts
 from excise.methods.closed_form.config import MethodConfig
+from excise.methods.fitting import check_fits
 from excise.support.settings import OFFICIAL, Settings, configure
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """An edit, with what the record does not hold.
+    """An edit, with what its record does not hold.
 
     Attributes:
         edit: the edit.
@@ -53,12 +54,13 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Naming:
-    """How the concepts of a request are understood.
+    """How the names in a request are understood. `erase` explains the values.
 
     Attributes:
-        preserve: names to keep, beside those of the vocabulary.
-        vocabulary: see `erase`.
-        kind, anchor: of concepts that bring none of their own; see `erase`.
+        preserve: names to preserve, in addition to those of the vocabulary.
+        vocabulary: name of the vocabulary that supplies further prompts to retain.
+        kind: kind of the concepts that are given as names; None guesses it.
+        anchor: replacement of the concepts that have no anchor; None takes that of the method's preset.
     """
 
     preserve: Sequence[str] = ()
@@ -69,7 +71,12 @@ class Naming:
 
 @dataclass(frozen=True)
 class Origin:
-    """The name and the revision of a model for the record; by default the pipeline's own name."""
+    """Where the model came from, for the record of the edit.
+
+    Attributes:
+        model_name: a hub id, folder, file or built-in name; None takes the name that the pipeline has.
+        revision: branch, tag or commit of a hub model.
+    """
 
     model_name: str | None = None
     revision: str | None = None
@@ -92,27 +99,28 @@ def erase(
 ) -> Edit:
     """Remove concepts from a model. The model is not changed; apply the edit to it.
 
-    With edits applied the new one belongs on top of them: a closed form starts from the original weights and adds to
-    whatever else is applied, a trained method goes on from the model as it is and says so in the record ("after").
+    Where other edits are applied to the model, the new edit belongs on top of them: a closed form starts from the
+    original weights, and its edit adds to the others; a trained method continues from the model as it is, and names the
+    others in the record ("after").
 
     Args:
         model: a pipeline, or what `excise.load` returned.
         concepts: names, or `Concept`s.
         method: see `excise methods`.
-        preserve: names to keep, beside those of the vocabulary.
-        vocabulary: prompts to keep: "ordinary" (a list of common names of the concepts' kinds), "canvas" or
-            "canvas-strict" (for the built-in models), None or "none", or "auto": none where an official preset is asked
-            for, else canvas on a built-in model, ordinary elsewhere.
+        preserve: names to preserve, in addition to those of the vocabulary.
+        vocabulary: prompts to retain: "ordinary" (a list of common names of the concepts' kinds), "canvas" or
+            "canvas-strict" (for the built-in models), None or "none", or "auto": none with an official preset,
+            otherwise canvas on a built-in model and ordinary elsewhere.
         kind: the kind of concepts given as names: object, instance, style, person or explicit. By default Canvas names
             have their own kind on the built-in models, and every other name is an object.
-        anchor: what concepts without their own anchor are read as ("": nothing); None takes the method's preset.
+        anchor: what replaces concepts that have no anchor ("": nothing); None takes the method's preset.
         seed: the random seed of the method.
         model_name, revision: for the record; by default the pipeline's own name.
         context: a judge, folders and progress, see `excise.methods.base.Context`.
-        settings: the method's own, see `excise methods NAME`; `preset` picks another kind's preset.
+        settings: the settings of the method, see `excise methods NAME`; `preset` picks another preset.
 
     Raises:
-        ConceptError, SettingError, UnknownNameError, ModelError: bad input, in one sentence.
+        ConceptError, SettingError, UnknownNameError, ModelError, PluginError: bad input, in one sentence.
 
     >>> edit = erase(pipe, ["cat"], method="speed", preserve=["dog"])  # doctest: +SKIP
     """
@@ -130,21 +138,29 @@ def make_edit(
     seed: int = 0,
     context: Context | None = None,
 ) -> Erasure:
-    """As `erase`, which explains the arguments; the pictures and the durations of the work are returned as well."""
+    """Erase, and also return the pictures and the durations of the work. `erase` explains the arguments."""
     naming, origin = naming or Naming(), origin or Origin()
     family = as_family(model)
     implementation = load_method(method)
+    check_fits(method, family.name, family.provides)
     if naming.anchor is not None:
         settings = {**settings, "anchor": naming.anchor}
-    request, config = _checked(family, as_concepts(concepts, naming.kind), method, settings, naming, seed)
-    # Computed first, for it refuses weights that cannot be read.
+    request, config = _prepared(family, as_concepts(concepts, naming.kind), method, settings, naming, seed)
+    # Before the method runs, because it refuses weights that cannot be read.
     name = origin.model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
     base = base_of(family, name, origin.revision)
-    # A caller who draws in half precision must not get an edit made from half-precise text states. Without a cache, for
-    # autocast keeps its casts of weights until its outermost context ends, and training in half precision moves them.
+    # Autocast is off, so that a caller who draws in half precision does not get an edit from half-precise text states.
+    # Its cache is off too: it keeps cast weights until the outermost context ends, and training changes the weights.
     with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
         made = implementation.make(request, config, context or Context())
-    record = EditRecord(
+    record = _record(method, request, config, base, made)
+    edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}), made.hooks)
+    return Erasure(edit, made.pictures, made.seconds)
+
+
+def _record(method: str, request: Request, config: Settings, base: Base, made: Made) -> EditRecord:
+    """The record of an edit: everything that it was made from."""
+    return EditRecord(
         excise=version("excise"),
         base=base,
         method=method,
@@ -154,15 +170,14 @@ def make_edit(
         ),
         preserve=tuple(request.preserve),
         vocabulary=request.words.name,
-        seed=seed,
+        seed=request.seed,
         versions={p: version(p) for p in VERSIONED},
         measured=dict(made.evidence),
+        scale=1.0 if "strength" in type(config).model_fields else None,
     )
-    edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}))
-    return Erasure(edit, made.pictures, made.seconds)
 
 
-def _checked(
+def _prepared(
     family: Family,
     concepts: Sequence[Concept],
     method: str,
@@ -170,47 +185,54 @@ def _checked(
     naming: Naming,
     seed: int,
 ) -> tuple[Request, Settings]:
-    """The request with kinds, anchors and retained prompts, and the settings of the method for it."""
+    """The request with every kind, anchor and retained prompt decided, and the checked settings of the method."""
     names_from = naming_vocabulary(naming.vocabulary, family)
     concepts = [guess_kind(c, naming.kind, names_from) for c in concepts]
     check_preserve(concepts, naming.preserve)
+    built_in = is_built_in(family)
     config_class = load_method(method).Config
-    preset = "canvas" if is_built_in(family) else None
-    config = configure(config_class, method, settings, concepts[0].kind, default=preset)
-    vocabulary = naming.vocabulary
-    if vocabulary == "auto" and str(settings.get("preset", "")).startswith(OFFICIAL):
-        vocabulary = None  # a program keeps what its user names
+    config = configure(config_class, method, settings, concepts[0].kind, default="canvas" if built_in else None)
     anchored = [with_anchor(c, config.anchor) for c in concepts]
-    words = vocabulary_of(vocabulary, family, anchored, bare=program_prompts(config) is not None)
-    by_kind: dict[str, Settings] = {}
-    if not preset or "preset" in settings:
-        by_kind = _by_kind(config_class, method, settings, concepts, config)
-    anchors = {kind: c.anchor for kind, c in by_kind.items()}
+    bare = program_prompts(config) is not None
+    words = vocabulary_of(_vocabulary_name(naming, settings), family, anchored, bare=bare)
+    one_preset = built_in and "preset" not in settings  # the preset "canvas" is for every kind
+    anchors = {} if one_preset else _anchors_by_kind(config_class, method, settings, concepts, config)
     concepts = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in concepts]
     _check_anchors(concepts)
-    retain = _retained(concepts, naming.preserve, words, config)
+    retain = _retained_prompts(concepts, naming.preserve, words, config)
     return Request(family, concepts, retain, naming.preserve, words, seed), config
 
 
-def _retained(concepts: Sequence[Concept], preserve: Sequence[str], words: Vocabulary, config: Settings) -> list[str]:
-    """The prompts to keep: names in the templates of every kind that is erased, or bare; the vocabulary's; nothing."""
+def _vocabulary_name(naming: Naming, settings: Mapping[str, Any]) -> str | None:
+    """The vocabulary of a request; "auto" is none with an official preset, as a program retains only given names."""
+    official = str(settings.get("preset", "")).startswith(OFFICIAL)
+    return None if naming.vocabulary == "auto" and official else naming.vocabulary
+
+
+def _retained_prompts(
+    concepts: Sequence[Concept], preserve: Sequence[str], words: Vocabulary, config: Settings
+) -> list[str]:
+    """Prompts to retain: the preserved names, the vocabulary's prompts, and the empty prompt if the settings say so.
+
+    The names stand in the templates of every kind that is erased, or alone where targets do.
+    """
     kinds = dict.fromkeys(c.kind for c in concepts)
     in_templates = [p for kind in kinds for p in retain_prompts(preserve, TEMPLATES[kind])]
-    kept = in_templates if program_prompts(config) is None else preserve
+    names = in_templates if program_prompts(config) is None else preserve
     empty = [""] if isinstance(config, MethodConfig) and config.retain_empty else []
-    return list(dict.fromkeys([*kept, *words.prompts, *empty]))
+    return list(dict.fromkeys([*names, *words.prompts, *empty]))
 
 
-def _by_kind(
+def _anchors_by_kind(
     config_class: type[Settings],
     method: str,
     settings: Mapping[str, Any],
     concepts: Sequence[Concept],
     config: Settings,
-) -> dict[str, Settings]:
-    """The settings that each kind of concept would have by itself; says so where the edit cannot have them all."""
-    own = {c.kind: configure(config_class, method, settings, c.kind) for c in concepts}
-    other = [kind for kind, c in own.items() if c.model_copy(update={"anchor": config.anchor}) != config]
+) -> dict[str, str]:
+    """The anchor of each kind's own preset. Warns where another setting differs, because one edit has one of each."""
+    by_kind = {c.kind: configure(config_class, method, settings, c.kind) for c in concepts}
+    other = [kind for kind, c in by_kind.items() if c.model_copy(update={"anchor": config.anchor}) != config]
     if other:
         warnings.warn(
             f"concepts of kind {listed(other)} have other settings of {method} than {concepts[0].kind}, whose settings "
@@ -218,13 +240,14 @@ def _by_kind(
             ExciseWarning,
             stacklevel=3,
         )
-    return own
+    return {kind: c.anchor for kind, c in by_kind.items()}
 
 
 def _check_anchors(concepts: Sequence[Concept]) -> None:
-    words = {same(w) for c in concepts for w in c.words}
+    """Refuse an anchor that is itself a target (raises ConceptError)."""
+    targets = {same(w) for c in concepts for w in c.words}
     for concept in concepts:
-        if concept.anchor and same(concept.anchor) in words:
+        if concept.anchor and same(concept.anchor) in targets:
             raise ConceptError(
                 f"the anchor '{concept.anchor}' of '{concept.name}' is itself to be erased; choose another --anchor."
             )

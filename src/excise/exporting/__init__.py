@@ -16,6 +16,7 @@ from torch import Tensor
 from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
+from excise.edits.hooks import refuse_hooks
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.place import check_place
@@ -78,13 +79,14 @@ def export(
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: the model is another one, or the format (every format of the program) cannot represent the edit.
-        ModelError: a component that a whole model needs is not loaded or cannot be saved.
+        ModelError: the edit has hooks, or a component that a whole model needs is not loaded or cannot be saved.
         OutputError: `out` cannot be written, is the model itself, or contains files that no export wrote.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     if for_ is not None:
         reader(for_)
+    refuse_hooks(edit.hooks, edit.record, "an export holds weights alone")
     family = as_family(model)
     check_base(edit, family, allow_other_base)
     if format is None:

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from excise.errors import ModelError, unknown
+from excise.families.attached import attached
 from excise.families.base import Family, Progress, Request, split
 from excise.families.fingerprints import raw_bytes
 from excise.families.networks import adapters, hooked
@@ -133,7 +134,7 @@ def draw(
 
 
 def model_key(family: Family) -> str:
-    """A digest of everything that decides what a pipeline draws: weights, configurations, tokenizers, versions.
+    """A digest of all that decides what a pipeline draws: weights, hooks of edits, settings, tokenizers, versions.
 
     For a pipeline that `own_ways` is true of, it is a new digest every time.
     """
@@ -145,6 +146,8 @@ def model_key(family: Family) -> str:
         if isinstance(part, nn.Module):
             _read_weights(digest, part)
             digest.update(adapters(part).encode())
+            for path, own in attached(part):
+                digest.update(f"{path} {own}".encode())
         elif hasattr(part, "get_vocab"):
             digest.update(json.dumps(part.get_vocab(), sort_keys=True).encode())
         if hasattr(part, "config"):
@@ -157,7 +160,8 @@ def model_key(family: Family) -> str:
 def own_ways(family: Family) -> bool:
     """Whether weights and configurations do not tell what a pipeline draws.
 
-    So it is with hooks, replaced attention processors or forward passes, FreeU, and offloaded weights.
+    So it is with foreign hooks, replaced attention processors or forward passes, FreeU, and offloaded weights. Hooks of
+    edits do not count: `model_key` distinguishes them.
     """
     parts = [part for part in family.pipe.components.values() if isinstance(part, nn.Module)]
     return any(hooked(p) or any(w.is_meta for w in p.parameters()) for p in parts)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.errors import ModelError
+from excise.families.attached import Attached
 
 PLAIN: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EIGHT_BITS: tuple[torch.dtype, ...] = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -246,8 +247,8 @@ def check_trainable(denoiser: Any) -> None:
 def hooked(network: nn.Module) -> bool:
     """Whether anything but weights and configuration changes what a network computes.
 
-    That is a foreign hook, a replaced forward pass or attention processor, or FreeU. The hooks by which transformers
-    reads its own layers do not count, nor do those of offloading.
+    That is a foreign hook, a replaced forward pass or attention processor, or FreeU. Hooks of edits do not count
+    (`attached` lists them), nor do those by which transformers reads its own layers, nor those of offloading.
     """
     return any(_is_hooked(module) for module in network.modules())
 
@@ -259,7 +260,7 @@ def _is_hooked(module: nn.Module) -> bool:
     forward = module.__dict__.get("forward")
     replaced = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
     return (
-        any(not _of(hook, "transformers") for hook in hooks)
+        any(not isinstance(hook, Attached) and not _of(hook, "transformers") for hook in hooks)
         or (mover is not None and not _of(type(mover), "accelerate"))
         or any("group_offloading" not in name for name in registered)
         or (replaced and mover is None and not registered and "_orig_mod" not in module._modules)

@@ -1,9 +1,10 @@
-"""The methods, by name; nothing is imported until one is used."""
+"""The registry of methods; a method is imported when it is first used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from excise.families import capabilities as c
 from excise.registry import Record, Registry
 
 if TYPE_CHECKING:
@@ -14,12 +15,21 @@ METHODS = Registry(
     "method",
     "excise.methods",
     {
+        "adavd": Record(
+            "excise.methods.inference.adavd:AdaVD",
+            "the target's part of every cross-attention value taken out while the model draws",
+            paper="Wang et al., CVPR 2025, arXiv 2412.06143",
+            shape="inference-time",
+            needs=frozenset({c.CROSS_ATTENTION}),
+            cost="nothing to make; a small product in each cross-attention while drawing",
+            licence="written from the paper's description; official code not used",
+        ),
         "cure": Record(
             "excise.methods.closed_form.cure:CURE",
-            "the target's spectral directions, less those of what is kept, projected out",
+            "the target's spectral directions projected out, except those of retained prompts",
             paper="NeurIPS 2025, arXiv 2505.12677",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="singular vectors of the text states; under a second on a CPU",
             licence="written from the paper; no official code is known",
         ),
@@ -28,7 +38,7 @@ METHODS = Registry(
             "the text encoder's MLPs rewritten so that hundreds of targets read as their anchors",
             paper="Xiong et al., arXiv 2403.13807",
             shape="closed-form",
-            families=("sd", "sdxl"),
+            needs=frozenset({c.TEXT_MLP}),
             cost="one pass of the text encoder over all prompts for each of its layers, a solve each; minutes on a CPU",
             licence="written from the paper; official code not used",
         ),
@@ -37,7 +47,7 @@ METHODS = Registry(
             "the negated guidance of a frozen copy, distilled into the weights",
             paper="Gandikota et al., ICCV 2023, arXiv 2303.07345",
             shape="trained",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.ATTENTION, c.GUIDANCE}),
             cost="a short training on the model's own trajectories, no pictures; minutes on a CPU for built-in models",
             licence="written from the paper; official code is MIT",
         ),
@@ -46,34 +56,52 @@ METHODS = Registry(
             "the words around a target read as if it were its anchor (the closed-form stage of MACE)",
             paper="Lu et al., CVPR 2024, arXiv 2403.06135",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is non-commercial",
         ),
         "rece": Record(
             "excise.methods.closed_form.rece:RECE",
-            "UCE, then the embeddings that would bring the target back erased as well",
+            "UCE, then rounds that also erase the embeddings which would restore the target",
             paper="Gong et al., ECCV 2024, arXiv 2407.12383",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="a few text-width solves for the whole model; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
         ),
+        "safree": Record(
+            "excise.methods.inference.safree:SAFREE",
+            "prompts projected off the concept while the model draws, with the concept as negative prompt",
+            paper="Yoon et al., ICLR 2025, arXiv 2410.12761",
+            shape="inference-time",
+            needs=frozenset({c.GUIDANCE, c.CLIP_TEXT}),
+            cost="nothing to make; a pass of the text encoder a prompt, half a pass of the denoiser in filtered steps",
+            licence="written from the paper; official code not used",
+        ),
         "scapre": Record(
             "excise.methods.closed_form.scapre:ScaPre",
-            "many concepts at once, each row of each projection weighed by what it has to do with them",
+            "many concepts at once, each row of each projection weighted by its relevance to them",
             paper="Deng et al., ICLR 2026, arXiv 2601.06162",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for the whole model, products a layer; seconds on a CPU",
             licence="written from the paper's abstract and second-hand accounts; official code is MIT",
         ),
+        "sld": Record(
+            "excise.methods.inference.sld:SLD",
+            "guidance away from the concept's own prompt while the model draws",
+            paper="Schramowski et al., CVPR 2023, arXiv 2211.05105",
+            shape="inference-time",
+            needs=frozenset({c.GUIDANCE}),
+            cost="nothing to make; half a pass of the denoiser in every step",
+            licence="written from the paper; official code is MIT",
+        ),
         "speed": Record(
             "excise.methods.closed_form.speed:SPEED",
-            "closed-form erasure inside the null space of what is kept",
+            "closed-form erasure inside the null space of retained states",
             paper="Li et al., ICLR 2026, arXiv 2503.07392",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for each edited layer; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
         ),
@@ -82,7 +110,7 @@ METHODS = Registry(
             "forgetting as competition: the target's prompts learn to yield several other things",
             paper="Ranjan et al., arXiv 2603.00975",
             shape="trained",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.ATTENTION}),
             cost="pictures, a short LoRA training, calibration; minutes on a CPU for the built-in models",
             licence="written from the paper's abstracts; no official code is known",
         ),
@@ -91,7 +119,7 @@ METHODS = Registry(
             "least-squares remapping of the projections that read text",
             paper="Gandikota et al., WACV 2024, arXiv 2308.14761",
             shape="closed-form",
-            families=("sd", "sdxl", "sana"),
+            needs=frozenset({c.TEXT_KV}),
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is MIT",
         ),
@@ -99,15 +127,15 @@ METHODS = Registry(
 )
 
 CONTROLS = ("identity", "noise", "oracle")
-"""What a benchmark sets beside the methods; see `excise.evaluation.controls`."""
+"""Controls of a benchmark, in addition to methods; see `excise.evaluation.controls`."""
 
 
 def load_method(name: str) -> Method[Settings]:
-    """The method of that name, imported now.
+    """Import a method and return an instance of it.
 
     Raises:
-        UnknownNameError: there is none of that name.
-        PluginError: it breaks the contract of a method; the message names the member.
+        UnknownNameError: there is no method of this name.
+        PluginError: the method cannot be imported or breaks the contract; the message names the member.
     """
     from excise.methods.contract import checked
 

@@ -1,4 +1,4 @@
-"""The contract of a method: it is handed a request, its settings and a context, and gives back what it made."""
+"""The contract of a method: a request, settings and a context in; weight changes, evidence and durations out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from excise.concepts.concept import Concept
 from excise.concepts.vocabulary import Vocabulary
+from excise.edits.hooks import Hook
 from excise.families.base import Family
 from excise.methods.solution import Solution
 from excise.support.progress import Report, silent
@@ -25,11 +26,11 @@ class Request:
     """A checked request.
 
     Attributes:
-        family: the model. It is not changed.
+        family: the adapter of the model, which a method does not change.
         concepts: the targets, each with its anchor.
-        retain: prompts whose meaning stays as it is.
-        preserve: the names to preserve as the caller gave them.
-        words: the vocabulary, which supplies further prompts and names.
+        retain: prompts to retain.
+        preserve: the names to preserve, as the caller gave them.
+        words: the vocabulary, which supplies templates, siblings of targets and calibration prompts.
         seed: the random seed of the method.
     """
 
@@ -43,16 +44,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Context:
-    """What surrounds a request: a judge, folders, progress. None of it is recorded in the edit.
+    """Resources for a request: a judge, folders, progress. None of them is recorded in the edit.
 
     Attributes:
         judge: a folder of a CLIP model, a callable (images, names) to booleans, or an object with `sees`. Built-in
-            models have their own judge; on other models None trains without looking at pictures.
+            models have their own judge; on other models None trains without judging pictures.
         folder: where checkpoints are saved and resumed from; None saves none.
-        cache: where localisations are saved, which serve every concept of a kind; None saves none.
+        cache: where localisations are saved, each for all concepts of a kind; None saves none.
         states: where text states are saved, so that no prompt is encoded twice; None saves none.
         say: receives progress.
-        charts: also draw pictures that only a report shows (minutes on a large model).
+        charts: also draw pictures for the report alone (minutes on a large model).
     """
 
     judge: Any = None
@@ -65,16 +66,18 @@ class Context:
 
 @dataclass(frozen=True)
 class Made:
-    """What a method made.
+    """The result of a method.
 
     Attributes:
         weights: changes of weights.
+        hooks: what acts while the model draws.
         evidence: measurements for the record; JSON values only.
         pictures: pictures for the report, by the name of the chart and of the row.
         seconds: durations by stage.
     """
 
     weights: Solution = field(default_factory=Solution)
+    hooks: tuple[Hook, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Mapping[str, Sequence[Image.Image]]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -85,15 +88,17 @@ class Method(ABC, Generic[ConfigT]):
 
     Attributes:
         shape: closed-form, trained or inference-time; every base class sets its own.
+        config_base: the class from which `Config` derives; every base class sets its own.
         Config: the class of the method's settings.
     """
 
     shape: ClassVar[str]
+    config_base: ClassVar[type[Settings]] = Settings
     Config: type[ConfigT]
 
     @abstractmethod
     def make(self, request: Request, config: ConfigT, context: Context) -> Made:
-        """Make what erases the request's concepts. The model is left as it was.
+        """Erase the request's concepts. The model is not changed.
 
         Raises:
             ExciseError: the request cannot be carried out, in one sentence.

@@ -1,4 +1,4 @@
-"""Deltas that a method solved for, and how two sets of them are joined."""
+"""The weight changes that a method made, and how two of them are combined."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from excise.edits.deltas import Delta, Dense, LowRank, TextMap
 
 @dataclass(frozen=True)
 class Solution:
-    """Deltas, in the shapes that `Edit` holds."""
+    """Changes of weights, as an `Edit` holds them.
+
+    Attributes:
+        text_maps: changes of text states, each shared by several projections.
+        modules: changes of single weights, by module path.
+    """
 
     text_maps: tuple[TextMap, ...] = ()
     modules: Mapping[str, Delta] | None = None
 
 
 def joined(one: Solution, two: Solution) -> Solution:
-    """Two solutions for different projections as one."""
+    """Combine two solutions for different projections."""
     return Solution((*one.text_maps, *two.text_maps), {**(one.modules or {}), **(two.modules or {})})
 
 
 def widened(solution: Solution, widths: Mapping[str, int]) -> Solution:
-    """A solution for the first columns of some weights, with zeros for the columns behind them.
+    """Extend a solution for the first columns of weights with zeros for the other columns.
 
     Args:
-        widths: by module path, the columns of its whole weight.
+        solution: for the first columns.
+        widths: number of columns of the whole weight, by module path.
     """
 
     def wide(x: Tensor, path: str) -> Tensor:

@@ -1,7 +1,8 @@
-"""A ledger: JSON lines, each carrying the hash of the one before, so that nothing in it changes unnoticed.
+"""A tamper-evident ledger: JSON lines, each with the hash of the line before.
 
-The number and hash of the last line are kept apart from it (`ledger.head.json`): a ledger that lost its end is told by
-that. Whoever can write both files can forge both; keep a copy of the head elsewhere to be safe from that as well.
+The number and hash of the last line are also in a file of their own, the head (`ledger.head.json`), which shows when
+lines at the end were lost. Someone who can write both files can forge both; a copy of the head kept elsewhere shows
+that too.
 """
 
 from __future__ import annotations
@@ -19,43 +20,56 @@ _ORIGIN = "0" * 64
 
 
 class LedgerError(ExciseError):
-    """A ledger that is not what was written."""
+    """A ledger, or the edit it records, that is not what was written."""
 
 
 def append(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """Add an entry; the ledger that is there is checked first.
+    """Add an entry to the ledger of a folder, after checking the ledger.
 
     Returns:
-        The entry with its number `n`, the hash of the `previous` one and its own `hash`.
+        The entry with its number `n`, the hash of the `previous` entry and its own `hash`.
 
     Raises:
-        LedgerError: what is there was truncated or edited.
+        LedgerError: the ledger was truncated or edited.
     """
     entries = read(folder)
     previous = entries[-1]["hash"] if entries else _ORIGIN
-    whole = {"n": len(entries) + 1, **entry, "previous": previous}
-    whole["hash"] = _hash(whole)
-    lines = [json.dumps(e, ensure_ascii=False, sort_keys=True) for e in (*entries, whole)]
+    complete = {"n": len(entries) + 1, **entry, "previous": previous}
+    complete["hash"] = _hash(complete)
+    lines = [json.dumps(e, ensure_ascii=False, sort_keys=True) for e in (*entries, complete)]
     write_text(folder / NAME, "\n".join(lines) + "\n")
-    write_json(folder / HEAD, {"entries": whole["n"], "hash": whole["hash"]})
-    return whole
+    write_json(folder / HEAD, {"entries": complete["n"], "hash": complete["hash"]})
+    return complete
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Every entry, oldest first; none where there is no ledger.
+    """Return every entry of a folder's ledger, oldest first; an empty list where there is no ledger.
 
-    One line more than the head tells of is taken for a stop between the two files, if its hash is right.
+    An interruption between writing the ledger and its head leaves one line more than the head counts. It is accepted if
+    its hash is right.
 
     Raises:
         LedgerError: a line was changed, lost or added; the first wrong line is named.
     """
-    path, head = folder / NAME, folder / HEAD
-    if not path.exists() and not head.exists():
+    path, head_path = folder / NAME, folder / HEAD
+    if not path.exists() and not head_path.exists():
         return []
-    wanted = _head(head)
+    entries = _entries(path)
+    head = _head(head_path)
+    count, head_count = len(entries), head["entries"]
+    if head_count not in (count, count - 1) or (head_count and entries[head_count - 1]["hash"] != head["hash"]):
+        raise LedgerError(
+            f"{path} has {count} entries, but its head counts {head_count}: it was truncated or replaced. "
+            "Restore the file from a copy."
+        )
+    return entries
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Return the entries in a file whose chain of hashes is intact."""
     entries: list[dict[str, Any]] = []
     previous = _ORIGIN
-    # Not splitlines: names may hold what it takes for the end of a line.
+    # Not splitlines, which also splits at characters that names may hold.
     content = path.read_bytes() if path.exists() else b""
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     for n, line in enumerate(lines, start=1):
@@ -71,23 +85,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
             )
         entries.append({**entry, "hash": own})
         previous = own
-    known = [len(entries), len(entries) - 1]
-    if wanted["entries"] not in known or (
-        wanted["entries"] and entries[wanted["entries"] - 1]["hash"] != wanted["hash"]
-    ):
-        raise LedgerError(
-            f"{path} has {len(entries)} entries, its head tells of {wanted['entries']}: it was truncated or replaced. "
-            "Restore the file from a copy."
-        )
     return entries
 
 
 def _head(path: Path) -> dict[str, Any]:
+    """Return the number of entries, and the hash of the last one, in a head file."""
     if not path.exists():
         return {"entries": 0, "hash": _ORIGIN}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"entries": int(found["entries"]), "hash": str(found["hash"])}
+        head: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"entries": int(head["entries"]), "hash": str(head["hash"])}
     except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"{path} is no head of a ledger. Restore the file from a copy.") from error
 

@@ -1,8 +1,8 @@
-"""Is each concept gone, and is the rest still there? Pictures of prompts no method saw, with and without an edit."""
+"""Verification: are the concepts gone and the rest retained? Pictures of unseen prompts, without and with an edit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,16 @@ from excise.support.selection import evenly
 from excise.training.pictures import Sampling
 from excise.training.scorers import Scorer
 
-MOST_KEPT = 60
+MOST_OTHERS = 60  # names that are looked for besides the concepts
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was seen of one concept.
+    """The verification of one concept.
 
     Attributes:
-        erased: of the pictures in which the untouched model shows it, the share that no longer does; None where there
-            are none, so that nothing can be said.
+        erased: of the pictures in which the untouched model shows it, the share that no longer does; None where the
+            untouched model never shows it, so that nothing can be said.
         before, after: one picture of it without and with the edit.
     """
 
@@ -40,52 +40,78 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verification:
-    """All verdicts, and what was seen of what is kept.
+    """The verdicts on all concepts, and on the names to retain.
 
     Attributes:
-        retained: of its pictures that were right before, the share still right; None where none was. kept: how many
-            names were looked for.
+        judge: name of the judge.
+        retained: of the other names' pictures that were right before, the share that is still right; None where none
+            was right.
+        others: number of other names that were looked for.
     """
 
     judge: str
     verdicts: list[Verdict]
     retained: Estimate | None
-    kept: int
+    others: int
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a verification looks for, and how.
+
+    Attributes:
+        concepts: the erased concepts.
+        vocabulary: gives the prompts, and the siblings of the concepts, which join the names to retain.
+        preserve: names to retain.
+        pictures: number of pictures of each concept; other names have one.
+        scorer: the judge.
+        sampling: how pictures are drawn.
+    """
+
+    concepts: Sequence[Concept]
+    vocabulary: Vocabulary
+    preserve: Sequence[str]
+    pictures: int
+    scorer: Scorer
+    sampling: Sampling
+
+    @property
+    def others(self) -> list[str]:
+        """The names to retain, at most `MOST_OTHERS`."""
+        return evenly(self.vocabulary.others(self.concepts, self.preserve), MOST_OTHERS)
+
+    def rows(self) -> list[tuple[str, str, int]]:
+        """Return (name, prompt, index of the picture): `pictures` rows of each concept, then one of each other name."""
+        rows = []
+        for concept in self.concepts:
+            prompts = self.vocabulary.checks(concept)
+            rows += [(concept.name, prompts[i % len(prompts)], i) for i in range(self.pictures)]
+        # Other names are asked for in the prompts of the first concept's kind.
+        kind = self.concepts[0].kind if self.concepts else "object"
+        return rows + [(name, self.vocabulary.checks(Concept(name, kind))[0], 0) for name in self.others]
 
 
 def verify(
     family: Family,
     edits: Sequence[Edit],
-    concepts: Sequence[Concept],
-    words: Vocabulary,
-    scorer: Scorer,
-    sampling: Sampling,
+    checks: Checks,
     *,
-    kept: Sequence[str] = (),
-    pictures: int = 10,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Draw `pictures` of each concept, and one of each of up to sixty names that are kept, without and with the edits.
+    """Draw and judge pictures of the concepts and the names to retain, without and with the edits.
 
     Args:
-        concepts: to look for. kept: names to look for as well; the vocabulary's siblings join them.
         cache: folder of drawn images, so that the untouched model draws nothing twice.
+        progress: receives pictures done and pictures in all.
     """
-    asked = [(c.name, prompt, i) for c in concepts for i, prompt in enumerate(_cycled(words.checks(c), pictures))]
-    # What is kept is asked for in the words of its own kind's checks, as a concept of the first one's kind.
-    kind = concepts[0].kind if concepts else "object"
-    others = evenly(words.others(concepts, kept), MOST_KEPT)
-    asked += [(name, words.checks(Concept(name, kind))[0], 0) for name in others]
-    # A picture's seed is its own, whatever else is asked for: then nothing is drawn again when a list changes.
-    requests = [(prompt, _seed(prompt, i)) for _, prompt, i in asked]
-    names = [name for name, _, _ in asked]
+    rows = checks.rows()
+    names = [name for name, _, _ in rows]
+    # The seed depends on the prompt and index alone, so a cached picture stays valid when other names join.
+    requests = [(prompt, seed_of("verify", prompt, i)) for _, prompt, i in rows]
 
-    def look(use: Sequence[Edit], done: int) -> tuple[Images, list[bool]]:
-        def tell(drawn: int, total: int) -> None:
-            if progress:
-                progress(done + drawn, 2 * total)
-
+    def judged(use: Sequence[Edit], report: Callable[[int, int], None]) -> tuple[Images, list[bool]]:
+        sampling = checks.sampling
         with applied(family, use):
             images = draw(
                 family,
@@ -94,26 +120,22 @@ def verify(
                 guidance=sampling.guidance,
                 batch=sampling.batch,
                 cache=cache,
-                progress=tell,
+                progress=report,
             )
-        return images, scorer.sees(images, names)
+        return images, checks.scorer.sees(images, names)
 
-    old, was = look((), 0)
-    new, now = look(edits, len(requests))
+    def reporter(done: int) -> Callable[[int, int], None]:
+        return lambda drawn, total: progress(done + drawn, 2 * total) if progress else None
+
+    before, shown_before = judged((), reporter(0))
+    after, shown_after = judged(edits, reporter(len(requests)))
     verdicts = []
-    for i, concept in enumerate(concepts):
-        rows = [r for r in range(i * pictures, (i + 1) * pictures) if was[r]]
-        first = rows[0] if rows else i * pictures
-        gone = rate([not now[r] for r in rows]) if rows else None
-        verdicts.append(Verdict(concept, gone, old[first], new[first]))
-    rest = [r for r in range(len(concepts) * pictures, len(asked)) if was[r]]
-    retained = rate([now[r] for r in rest]) if rest else None
-    return Verification(scorer.name, verdicts, retained, len(others))
-
-
-def _cycled(prompts: Sequence[str], count: int) -> list[str]:
-    return [prompts[i % len(prompts)] for i in range(count)]
-
-
-def _seed(prompt: str, index: int) -> int:
-    return seed_of("verify", prompt, index)
+    for i, concept in enumerate(checks.concepts):
+        first = i * checks.pictures
+        shown = [r for r in range(first, first + checks.pictures) if shown_before[r]]
+        erased = rate([not shown_after[r] for r in shown]) if shown else None
+        example = shown[0] if shown else first
+        verdicts.append(Verdict(concept, erased, before[example], after[example]))
+    others = [r for r in range(len(checks.concepts) * checks.pictures, len(rows)) if shown_before[r]]
+    retained = rate([shown_after[r] for r in others]) if others else None
+    return Verification(checks.scorer.name, verdicts, retained, len(checks.others))

@@ -14,7 +14,7 @@ from PIL import Image
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family, Progress
 from excise.training.pictures import Sampling, picture_seed
-from excise.training.scorers import Scorer
+from excise.training.scorers import Scorer, sees_each
 
 Role = Literal["target", "related", "unrelated", "gone"]
 """What a probe is for: the target, what is near to it and what is far, or what an earlier edit has erased."""
@@ -160,10 +160,9 @@ class Look:
     def _instead(self, images: Sequence[Image.Image]) -> float:
         """Share of the target's pictures in which one of the other names is seen."""
         shown = [image for image, p in zip(images, self.probes, strict=True) if p.role == "target"]
-        asked = [name for _ in shown for name in self.others]
-        seen = self.scorer.sees([image for image in shown for _ in self.others], asked) if asked else []
-        k = len(self.others)
-        return sum(any(seen[i * k : (i + 1) * k]) for i in range(len(shown))) / len(shown)
+        if not self.others:
+            return 0.0
+        return sum(map(any, sees_each(self.scorer, shown, self.others))) / len(shown)
 
     def _sees(self, images: Sequence[Image.Image]) -> list[bool]:
         seen = list(self.scorer.sees(images, [p.name for p in self.probes]))

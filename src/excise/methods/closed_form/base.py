@@ -1,4 +1,4 @@
-"""Base classes of closed forms: ClosedForm edits what reads text in the denoiser, TextEncoderForm the text encoder."""
+"""Base classes of closed forms: ClosedForm edits projections of the denoiser, TextEncoderForm the text encoders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,15 @@ EncoderConfigT = TypeVar("EncoderConfigT", bound=Settings)
 
 
 class ClosedForm(Method[ConfigT]):
-    """A closed form over the projections that read text: statistics of text states in, deltas out."""
+    """A closed form over the projections that read text: statistics of text states in, deltas out.
+
+    Attributes:
+        target_becomes: what a target reads as afterwards: its anchor, or nothing (the anchor hardly counts).
+    """
 
     shape: ClassVar[str] = "closed-form"
+    config_base: ClassVar[type[Settings]] = MethodConfig
+    target_becomes: ClassVar[Literal["anchor", "nothing"]] = "anchor"
 
     @abstractmethod
     def solve(
@@ -44,12 +50,12 @@ class ClosedForm(Method[ConfigT]):
         """
 
     def make(self, request: Request, config: ConfigT, context: Context) -> Made:
-        """Encode once, then solve for keys and values, and for the map of the pooled prompt where there is one."""
+        """Encode the request, then solve for keys and values, and for the map of the pooled prompt if there is one."""
         began = time.perf_counter()
         family = request.family
         _warn_of_width(len(request.concepts), family.text_width)
         encoded = _encoded(request, config, context)
-        at_once = time.perf_counter()
+        encoded_at = time.perf_counter()
         generator = torch.Generator().manual_seed(request.seed)
         weights = original_weights(family, [p.path for p in family.projections(config.params)])
 
@@ -63,43 +69,43 @@ class ClosedForm(Method[ConfigT]):
         return Made(
             solution,
             evidence={"restored": restored} if restored else {},
-            seconds={"encode": at_once - began, "solve": time.perf_counter() - at_once},
+            seconds={"encode": encoded_at - began, "solve": time.perf_counter() - encoded_at},
         )
 
     def _solve_pooled(
         self, pooled: TextProblem, request: Request, config: ConfigT, generator: torch.Generator
     ) -> Solution:
-        """The same for the maps that read the pooled prompt with their first columns."""
+        """Solve for the maps whose first columns read the pooled prompt."""
         family = request.family
         maps = original_weights(family, [p.path for p in family.projections("p")])
         width = pooled.targets.shape[1]
-        reading = {path: weight[:, :width] for path, weight in maps.items()}
-        solution = self.solve(pooled, reading, config, generator)
+        first_columns = {path: weight[:, :width] for path, weight in maps.items()}
+        solution = self.solve(pooled, first_columns, config, generator)
         return widened(solution, {path: weight.shape[1] for path, weight in maps.items()})
 
 
 class TextEncoderForm(Method[EncoderConfigT]):
-    """A closed form over the MLPs of the text encoders."""
+    """A closed form over the second maps of the MLPs in the text encoders."""
 
     shape: ClassVar[str] = "closed-form"
 
     @abstractmethod
     def solve_encoder(self, problem: EncoderProblem, config: EncoderConfigT) -> Solution:
-        """Solve for the deltas of the text encoders' maps, layer by layer."""
+        """Solve for the deltas of the text encoders' maps, layer by layer (`problem.read` measures one layer)."""
 
     def make(self, request: Request, config: EncoderConfigT, context: Context) -> Made:
-        """Encode once, then solve layer by layer."""
+        """Encode the request, then solve layer by layer."""
         began = time.perf_counter()
         encoded = _encoded(request, config, context)
-        at_once = time.perf_counter()
+        encoded_at = time.perf_counter()
         solution = self.solve_encoder(EncoderProblem(request.family, encoded), config)
-        return Made(solution, seconds={"encode": at_once - began, "solve": time.perf_counter() - at_once})
+        return Made(solution, seconds={"encode": encoded_at - began, "solve": time.perf_counter() - encoded_at})
 
 
 def program_prompts(config: Settings) -> Mapping[str, tuple[str, ...]] | None:
-    """The prompts of a published program by kind, if the settings ask for those; None if they use the templates.
+    """The prompts of a published program by kind, if the settings name one; None if they name the templates.
 
-    With a program's prompts, retained names stand bare.
+    With a program's prompts, retained names stand alone instead of in templates.
     """
     return PROGRAM_PROMPTS.get(config.prompts) if isinstance(config, MethodConfig) else None
 
@@ -110,11 +116,11 @@ def _encoded(request: Request, config: Settings, context: Context) -> Encoded:
 
 
 def _warn_of_width(concepts: int, width: int) -> None:
-    """Warn where more concepts are erased than text states can tell apart."""
+    """Warn if more concepts are erased than text states have dimensions."""
     if concepts > width:
         warnings.warn(
-            f"{concepts} concepts are more than the {width} directions of this model's text states, so whatever is "
-            "kept moves with them; erase fewer, or edit the text encoder instead (--method emcid).",
+            f"{concepts} concepts are more than the {width} directions of this model's text states, so retained "
+            "names change with them; erase fewer, or edit the text encoder instead (--method emcid).",
             ExciseWarning,
             stacklevel=2,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,16 +12,13 @@ Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
 TargetTokens = Tokens | Literal["context"]
 BALANCED = Field(
     False,
-    description="Weigh all that is kept beside all targets, so that one weight serves one name and a hundred; else "
-    "state by state, as the programs do.",
+    description="Weigh all retained states together against all targets, so that one weight serves one name and a "
+    "hundred; otherwise state by state, as the programs do.",
 )
 
 
 class MethodConfig(Settings):
     """Settings that every closed-form method has."""
-
-    sweep: ClassVar[tuple[str, tuple[float, ...]]]
-    """The setting that trades what is erased against what is kept, and values of it, the harshest first."""
 
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
     tokens: TargetTokens = Field(
@@ -29,22 +26,19 @@ class MethodConfig(Settings):
         description="Target tokens: last subject token, subject, from the last subject token to the end, "
         "all but the start token, all, or its context (all but the subject).",
     )
-    retain_tokens: Tokens = Field("all_but_start", description="Which tokens of what is kept.")
+    retain_tokens: Tokens = Field("all_but_start", description="Tokens of retained prompts; see `tokens`.")
     robust: int = Field(
-        0, ge=0, description="Times, at most, that the states which would bring a target back are sought and erased."
+        0, ge=0, description="Rounds, at most, that find the states which would restore a target, and erase them too."
     )
-    pooled: bool = Field(
-        True, description="Where the model also reads the pooled prompt (SDXL), edit that map as well."
-    )
+    pooled: bool = Field(True, description="Edit the map of the pooled prompt as well, in models that have one (SDXL).")
     prompts: Literal["templates", "name", "mace"] = Field(
         "templates",
-        description="Prompts in which targets are looked at: templates (the vocabulary's, or those of the kind), the "
-        "bare name, or the thirty of MACE's program. Names to keep go into the templates as well, else they stand "
-        "bare.",
+        description="Prompts that show a target: templates (the vocabulary's, or those of the kind), the name alone, "
+        "or the thirty of MACE's program. Preserved names stand in the templates as well, otherwise alone.",
     )
-    retain_empty: bool = Field(False, description="Keep the empty prompt as well.")
+    retain_empty: bool = Field(False, description="Retain the empty prompt as well.")
 
     @property
     def later(self) -> TargetTokens | None:
-        """Which tokens of targets a later step of the method takes, where that is another choice."""
+        """Target tokens of the method's later steps, if they differ from `tokens`."""
         return None

@@ -1,10 +1,10 @@
-"""CURE: the target's spectral directions, less those of what is kept, projected out.
+"""CURE: project the targets' spectral directions out, except those of retained prompts.
 
 Paper:      "CURE: Concept Unlearning via Orthogonal Representation Editing", NeurIPS 2025, arXiv 2505.12677
 Provenance: written from the paper; no official code is known. `combine` other than joint is ours.
 
     X = U diag(sigma) V^T of the states (rows),  r_i = sigma_i^2 / sum sigma^2,  f(r) = a r / ((a - 1) r + 1)
-    P = V diag(f) V^T,   W' = W (I - P_f + P_f P_r)      P_f of the targets, P_r of what is kept
+    P = V diag(f) V^T,   W' = W (I - P_f + P_f P_r)      P_f of the targets, P_r of retained states
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.text_problem import TextProblem
 from excise.methods.solution import Solution
 
-# The target's own tokens. From its last word to the end (the default of closed forms), most states are padding, and the
-# spectrum's strong directions are what every prompt shares: the target's own count for little and stay.
+# The target's own tokens. From its last word to the end (the default of closed forms) most states are padding, so the
+# strong directions of the spectrum would be those that all prompts share, and the target's own would remain.
 _PAPER = {"tokens": "subject", "retain_tokens": "last"}
-
-
-ERASED = 0.1  # directions of a smaller share are not cleared from later concepts
+ERASED = 0.1  # directions with a smaller f are not removed from later concepts
 
 
 class CUREConfig(MethodConfig):
-    """Settings of CURE. Nothing is put in the target's place, so `anchor` has no effect."""
+    """Settings of CURE. The target is projected out and not replaced, so `anchor` has no effect."""
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("expansion", (1000.0, 300.0, 100.0, 30.0, 10.0, 5.0, 2.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -41,7 +39,7 @@ class CUREConfig(MethodConfig):
         "canvas": _PAPER,
     }
 
-    expansion: float = Field(2.0, ge=1, description="How far weak spectral directions are counted in (a).")
+    expansion: float = Field(2.0, ge=1, description="How much weak spectral directions count (a).")
     combine: Literal["joint", "sequence", "orthogonal"] = Field(
         "joint",
         description="Several concepts: one spectrum for all, one edit after the other, or that with each concept's "
@@ -50,7 +48,7 @@ class CUREConfig(MethodConfig):
 
 
 def expanded(rows: Tensor, a: float) -> tuple[Tensor, Tensor]:
-    """V (..., r, d) and f (..., r): the spectral expansion of states (..., n, d). Batches of states go at once."""
+    """Spectral expansion of states (..., n, d): directions V (..., r, d) and their weights f (..., r)."""
     S, V = _spectrum(rows)
     energy = S.square()
     r = energy / energy.sum(dim=-1, keepdim=True).clamp(min=1e-300)
@@ -58,7 +56,7 @@ def expanded(rows: Tensor, a: float) -> tuple[Tensor, Tensor]:
 
 
 def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values and right singular vectors, through the smaller side of many rows."""
+    """Singular values and right singular vectors, from the Gram matrix where there are more rows than columns."""
     if rows.shape[-2] > rows.shape[-1]:
         values, vectors = torch.linalg.eigh(rows.mT @ rows)
         return values.clamp(min=0).sqrt().flip(-1), vectors.mT.flip(-2)
@@ -67,14 +65,15 @@ def _spectrum(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CURE(ClosedForm[CUREConfig]):
-    """The method as the registry knows it."""
+    """CURE: one map of text states that projects the targets' directions out."""
 
+    target_becomes = "nothing"
     Config = CUREConfig
 
     def solve(
         self, problem: TextProblem, weights: Mapping[str, Tensor], config: CUREConfig, generator: torch.Generator
     ) -> Solution:
-        """One text map for all of `weights`; nothing in it is random."""
+        """Solve for one text map for all of `weights`; nothing is random."""
         U, V = solve_map(problem, config)
         return Solution(text_maps=(TextMap(*compress(U, V), tuple(weights)),))
 
@@ -92,20 +91,20 @@ def solve_map(problem: TextProblem, config: CUREConfig) -> tuple[Tensor, Tensor]
         return -V_f.mT * f, spared(V_f)
     d = problem.targets.shape[1]
     change = problem.targets.new_zeros(d, d)
-    seen = problem.targets[:0]  # orthonormal directions of the earlier concepts
+    earlier = problem.targets[:0]  # orthonormal directions of the earlier concepts
     V_each, f_each = expanded(_by_owner(problem), config.expansion)
     for V_f, f in zip(V_each, f_each, strict=True):
         V_f, f = V_f[f > 0], f[f > 0]
         if config.combine == "orthogonal":
-            V_f = V_f - (V_f @ seen.mT) @ seen
-            seen = torch.cat([seen, _directions(V_f[f > ERASED])])
+            V_f = V_f - (V_f @ earlier.mT) @ earlier
+            earlier = torch.cat([earlier, _directions(V_f[f > ERASED])])
         left, right = -V_f.mT * f, spared(V_f)
         change = change + (left + change @ left) @ right  # (I + change)(I + left right) - I
     return change, torch.eye(d, dtype=change.dtype, device=change.device)
 
 
 def _by_owner(problem: TextProblem) -> Tensor:
-    """(m, r, d): each concept's target states, filled up with zeros, which change no spectrum."""
+    """(m, r, d) the target states of each concept, padded with zeros, which do not change the spectrum."""
     counts = torch.bincount(problem.owner)
     order = problem.owner.argsort(stable=True)
     place = torch.cat([torch.arange(int(c), device=counts.device) for c in counts])
@@ -115,6 +114,6 @@ def _by_owner(problem: TextProblem) -> Tensor:
 
 
 def _directions(rows: Tensor) -> Tensor:
-    """Orthonormal rows spanning `rows`."""
+    """Orthonormal rows that span `rows`."""
     _, S, V = torch.linalg.svd(rows, full_matrices=False)
     return V[S > 1e-6]

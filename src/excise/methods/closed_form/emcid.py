@@ -1,13 +1,13 @@
-"""EMCID: what the text encoder knows of a target rewritten, layer by layer, in closed form.
+"""EMCID: rewrite the MLPs of the text encoders, layer by layer and in closed form, so that targets read as anchors.
 
 Paper:      Xiong et al., "Editing Massive Concepts in Text-to-Image Diffusion Models", arXiv 2403.13807, the second
             stage (after Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, arXiv 2210.07229)
-Provenance: written from the papers; official code not used. The first stage, which trains a wanted state for each
-            concept, is left out: what a target's token should become is its anchor's in the same prompt, known without
-            training. Retained prompts take the place of a sample of captions.
+Provenance: written from the papers; official code not used. The first stage, which trains a goal state for each
+            concept, is left out: the goal here is the state of the anchor in the same prompt, which needs no training.
+            Retained prompts replace a sample of captions.
 
-Keys and values are linear in text states, so no edit of them can tell more concepts apart than states are wide. The
-second map of an MLP reads what a nonlinearity made, several times as wide, in each of several layers.
+Keys and values are linear in text states, so an edit of them cannot separate more concepts than states have dimensions.
+The second map of an MLP reads the output of a nonlinearity, which is several times as wide, in each of several layers.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ class EMCIDConfig(Settings):
     """Settings of EMCID."""
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0))
-    layers: int = Field(4, ge=1, description="Layers of each text encoder to edit, the last ones that are read.")
-    retain_scale: float = Field(10.0, ge=0, description="Weight of what is kept beside the targets (lambda).")
+    layers: int = Field(4, ge=1, description="Layers of each text encoder to edit, from the last used one back.")
+    retain_scale: float = Field(10.0, ge=0, description="Weight of retained prompts against targets (lambda).")
     ridge: float = Field(
-        1e-3, gt=0, description="Pull towards the original weights, in units of the mean eigenvalue of the rest."
+        1e-3, gt=0, description="Pull towards the original weights, in units of the mean eigenvalue of the system."
     )
 
 
 class EMCID(TextEncoderForm[EMCIDConfig]):
-    """The method as the registry knows it."""
+    """EMCID: a closed form over the MLPs of the text encoders."""
 
     Config = EMCIDConfig
 
     def solve_encoder(self, problem: EncoderProblem, config: EMCIDConfig) -> Solution:
-        """One layer after the other takes its share of what the stream still lacks.
+        """Solve one layer after the other; each takes its share of what the stream still lacks.
 
             D_l = argmin  |D X - R / (L - l)|^2 + lambda |D K|^2 + ridge |D|^2
                 = R X' (X X' + lambda K K' + ridge I)^-1 / (L - l)
 
-        X, K: what the map reads of targets and of what is kept with the layers before it edited, columns scaled to
-        means; R: what the stream at the end lacks; L - l: layers left, this one included.
+        X, K: inputs of the map for targets and for retained prompts, with the earlier layers edited, scaled to means
+        over columns; R: the anchor's last stream less the target's; L - l: number of layers from this one on.
         """
         deltas: dict[str, Tensor] = {}
         for encoder in problem.family.text_encoders:
             layers = [layer for layer in problem.layers if layer.encoder == encoder][-config.layers :]
-            for left, layer in zip(range(len(layers), 0, -1), layers, strict=True):
-                seen = problem.read(layer, deltas)
-                A = seen.targets + config.retain_scale * seen.retain
+            for remaining, layer in zip(range(len(layers), 0, -1), layers, strict=True):
+                moments = problem.read(layer, deltas)
+                A = moments.targets + config.retain_scale * moments.retain
                 A.diagonal().add_(config.ridge * A.diagonal().mean())
-                deltas[layer.map] = solve_spd(A, seen.lacking / left).mT
+                deltas[layer.map] = solve_spd(A, moments.lacking / remaining).mT
         return Solution(modules={path: Dense(delta.float()) for path, delta in deltas.items()})

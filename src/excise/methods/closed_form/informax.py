@@ -1,11 +1,11 @@
-"""How much each row of a projection has to do with each concept: the Informax decoupler of ScaPre, and alternatives.
+"""Relevance of each row of a projection to each concept: the Informax decoupler of ScaPre, and alternatives.
 
 Source: Deng et al., arXiv 2601.06162, and the published behaviour of its official program (MIT).
 
 The program binarises a row's activations on noisy copies of a concept and of the empty prompt at their common median,
-so that of 2 P activations exactly P lie above it. Their mutual information with "concept or empty" then depends only on
-how many of the P concept activations do: a table of P + 1 numbers. With its small noise nearly every row separates the
-two fully, and the score saturates; `cosine` does not.
+so that of 2 P activations exactly P lie above it. Their mutual information with the label (concept or empty) depends
+only on how many of the P concept activations lie above: a table of P + 1 numbers. With the program's small noise nearly
+every row separates the two fully, and the score saturates; `cosine` does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-# Activations that are held at once.
+# Largest number of activations in memory at once.
 _CHUNK = 500_000
 
 
@@ -32,7 +32,7 @@ def mutual_information_table(positives: int) -> Tensor:
 def noisy(states: Tensor, copies: int, noise: float, generator: torch.Generator) -> Tensor:
     """(m, copies, d): states (m, d) with Gaussian noise of standard deviation `noise`.
 
-    It is drawn on the CPU, and in single precision: for wide models the draws are a good part of the time.
+    The noise is drawn on the CPU in single precision, because in wide models the draws take much of the time.
     """
     m, d = states.shape
     drawn = torch.randn((m, copies, d), generator=generator).to(states)
@@ -43,7 +43,8 @@ def mutual_information(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
     """(n, m) nats between each row's activation and the label, for each concept.
 
     Args:
-        W: (n, d). concept, empty: (m, P, d) noisy copies of each concept and of the empty prompt.
+        W: rows (n, d).
+        concept, empty: (m, P, d) noisy copies of each concept and of the empty prompt.
     """
     m, P, d = concept.shape
     table = mutual_information_table(P).to(W)
@@ -52,7 +53,7 @@ def mutual_information(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
     for rows in W.split(max(1, _CHUNK // states.shape[1])):
         acts = (rows @ states).view(len(rows), m, 2 * P)
         above = acts > acts.kthvalue(P, dim=-1, keepdim=True).values
-        # Ties at the median leave fewer than P above it: such a row tells nothing, or next to nothing.
+        # Ties at the median leave fewer than P above it; the score of such a row is zero.
         split = above.sum(dim=-1) == P
         parts.append(torch.where(split, table[above[..., :P].sum(dim=-1)], 0.0))
     return torch.cat(parts)
@@ -66,10 +67,12 @@ def soft_mask(information: Tensor, temperature: float, power: float) -> Tensor:
 
 
 def cosine(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
-    """(n, m) in [0, 1]: squared cosine of each row with what sets a concept apart, over the largest of all rows.
+    """(n, m) in [0, 1]: squared cosine of each row with concept less empty prompt, over the largest of all rows.
 
     Args:
-        W: (n, d). concept: (m, d). empty: (d,).
+        W: rows (n, d).
+        concept: (m, d) states of the concepts.
+        empty: (d,) state of the empty prompt.
     """
     apart = torch.nn.functional.normalize(concept - empty, dim=1)
     squared = (W @ apart.mT).square() / W.square().sum(dim=1, keepdim=True).clamp(min=1e-300)
@@ -79,7 +82,7 @@ def cosine(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
 def entropy(W: Tensor, copies: Tensor, bins: int) -> Tensor:
     """(n,) in [0, 1]: entropy of each row's activations on `copies` (N, d), scaled to its own range, over log(bins).
 
-    0: the row answers all concepts alike; 1: its answers fill the bins evenly.
+    0: all activations of the row are equal; 1: they fill the bins evenly.
     """
     parts = []
     for rows in W.split(max(1, _CHUNK // len(copies))):

@@ -1,4 +1,4 @@
-"""MACE's closed-form refinement: the words around a target are read as if the target were its anchor.
+"""MACE's closed-form refinement: the words around a target read as if the target were its anchor.
 
 Paper:      Lu et al., "MACE: Mass Concept Erasure in Diffusion Models", CVPR 2024, arXiv 2403.06135, eq. 2 and 3
 Provenance: written from the paper and from the published behaviour of the official program; its licence is
@@ -6,8 +6,8 @@ Provenance: written from the paper and from the published behaviour of the offic
 
     min_W'  sum |W' k_f - W k_g|^2 + p |(W' - W) R^T|^2 + lambda |W' - W|^2
 
-k_f are the states of a prompt with the target, its own tokens left out; k_g those of the same prompt with the anchor.
-It is UCE's system with other tokens. The further stages, a LoRA for each concept and their fusion: edits/fuse.py.
+k_f are the states of a prompt with the target, without the target's own tokens; k_g those of the same prompt with the
+anchor. It is UCE's system with other tokens. MACE's fusion of one LoRA for each concept is in edits/fuse.py.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.config import BALANCED, MethodConfig, TargetTokens
-from excise.methods.closed_form.text_problem import TextProblem, weight_of_kept
+from excise.methods.closed_form.text_problem import TextProblem, retain_weight
 from excise.methods.closed_form.uce import UCE, UCEConfig
 from excise.methods.solution import Solution
 
-# The pull is for five prompts a target (docs/methods/mace.md); the program's, for its thirty, is that of its recipe for
+# The ridge suits five prompts a target (docs/methods/mace.md); the program's suits its thirty, in its recipe for
 # objects.
 _OURS = {"retain_tokens": "all", "ridge": 30.0}
 _OFFICIAL = {"retain_tokens": "all", "prompts": "mace", "ridge": 1e3}
@@ -48,22 +48,22 @@ class MACEConfig(MethodConfig):
     }
 
     tokens: TargetTokens = Field(
-        "context", description="Target tokens: `context` leaves the concept's own out; `all` has them too."
+        "context", description="Target tokens: `context` leaves the concept's own tokens out; `all` includes them."
     )
-    retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
+    retain_scale: float = Field(1.0, ge=0, description="Weight of retained states (p).")
     balanced: bool = BALANCED
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
 
 
 class MACE(ClosedForm[MACEConfig]):
-    """The method as the registry knows it."""
+    """MACE's refinement: UCE's system over the tokens around a target."""
 
     Config = MACEConfig
 
     def solve(
         self, problem: TextProblem, weights: Mapping[str, Tensor], config: MACEConfig, generator: torch.Generator
     ) -> Solution:
-        """One text map for all of `weights`; nothing in it is random."""
-        kept = weight_of_kept(problem, config.retain_scale, config.balanced)
-        same = UCEConfig(retain_scale=kept, ridge=config.ridge, fixed="none")
-        return UCE().solve(problem, weights, same, generator)
+        """Solve for one text map for all of `weights`; nothing is random."""
+        scale = retain_weight(problem, config.retain_scale, config.balanced)
+        equal = UCEConfig(retain_scale=scale, ridge=config.ridge, fixed="none")
+        return UCE().solve(problem, weights, equal, generator)

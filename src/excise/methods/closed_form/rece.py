@@ -1,18 +1,18 @@
-"""RECE: UCE, then the embeddings that would bring the targets back are found and erased as well, round after round.
+"""RECE: UCE, then rounds that find the embeddings which would restore the targets, and erase them as well.
 
 Paper:      Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV 2024,
             arXiv 2407.12383, eq. 5 to 7
 Provenance: written from the paper and from the published behaviour of the official program (Apache-2.0)
 
-With W_l the projections, X the map of text found so far (W_l X are the edited weights) and G = sum_l W_l^T W_l:
+With W_l the projections, X the map of text so far (W_l X are the edited weights) and G = sum_l W_l^T W_l:
 
     c' = argmin_c' sum_l |W_l X c' - W_l c|^2 + nu |c'|^2 = (nu I + X^T G X)^-1 X^T G c
-    X <- X X',  X' the map that UCE finds for c' to the anchors of c
+    X <- X X',  X' the map of UCE from c' to the anchors of c
 
-X' is fitted at c', which may be far from c, so what it does to c is left open, and a round can bring back what the
-steps before it erased. `hold`, which is ours, keeps X' c = c as what is retained is kept; the program has none.
+X' is fitted at c', which may be far from c, so its effect on c is not controlled, and a round can restore what earlier
+steps erased. `hold`, which is ours, adds X' c = c to the retained states; the program has no such term.
 
-Every step is in d x d, whatever the number and size of the projections.
+Every step works on d x d matrices, whatever the number and size of the projections.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from excise.linalg.low_rank import compress
 from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.config import BALANCED, MethodConfig, TargetTokens
-from excise.methods.closed_form.text_problem import TextProblem, weight_of_kept
+from excise.methods.closed_form.text_problem import TextProblem, retain_weight
 from excise.methods.closed_form.uce import Moments, UCEConfig, fixed_states, moments
 from excise.methods.closed_form.uce import solve_change as solve_uce
 from excise.methods.solution import Solution
 
-# Bare names as in the program, whose later states hold most of what a longer prompt says of them; but what the empty
-# prompt reads stays exactly as it is, and names can be kept (docs/methods/rece.md).
+# Bare names as in the program, since their later states hold most of what longer prompts add; but the states of the
+# empty prompt stay exactly as they are, and names can be retained (docs/methods/rece.md).
 _OURS = {
     "prompts": "name",
     "tokens": "from_last",
@@ -43,7 +43,7 @@ _OURS = {
     "retain_scale": 0.3,
     "fixed": "start_and_null",
 }
-# The program: bare names, the empty prompt kept whole; from the last subject token on first, then every state.
+# The program: bare names, all of the empty prompt retained; first tokens from the last subject token on, then all.
 _OFFICIAL = {
     "prompts": "name",
     "tokens": "from_last",
@@ -56,7 +56,7 @@ _OFFICIAL = {
 
 
 class RECEConfig(MethodConfig):
-    """Settings of RECE; rounds and regularisation of the presets are its paper's, the program's own are `official`."""
+    """Settings of RECE; presets have the paper's rounds and regularisation, `official` has those of the program."""
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -69,17 +69,17 @@ class RECEConfig(MethodConfig):
         "official-explicit": {**_OFFICIAL, "rounds": 3},
     }
 
-    rounds: int = Field(1, ge=0, description="Times that embeddings are sought and erased; 0 is UCE.")
+    rounds: int = Field(1, ge=0, description="Rounds that find and erase restoring embeddings; 0 is UCE.")
     regularisation: float = Field(1e-1, gt=0, description="Pull of those embeddings towards zero (nu).")
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase, in the first step.")
-    retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept, in the first step.")
+    retain_scale: float = Field(1.0, ge=0, description="Weight of retained states, in the first step.")
     balanced: bool = BALANCED
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights, in the first step.")
     hold: float = Field(
-        1.0, ge=0, description="Weight, in the rounds, of the targets as they read by then, so that they stay erased."
+        1.0, ge=0, description="Weight, in the rounds, of the targets' edited outputs, so that targets stay erased."
     )
     round_retain_scale: float | None = Field(
-        None, ge=0, description="Weight of what is kept, in the rounds; null takes a tenth of retain_scale."
+        None, ge=0, description="Weight of retained states, in the rounds; null takes a tenth of retain_scale."
     )
     round_tokens: TargetTokens | None = Field(
         None, description="Target tokens of the rounds; null takes those of the first step."
@@ -97,35 +97,35 @@ class RECEConfig(MethodConfig):
 def solve_change(problem: TextProblem, G: Tensor, config: RECEConfig) -> Tensor:
     """X - I (d, d), for the summed Gram matrix G (d, d) of the projections."""
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
-    kept = weight_of_kept(problem, config.retain_scale, config.balanced)
-    first = UCEConfig(erase_scale=config.erase_scale, retain_scale=kept, ridge=config.ridge, fixed=config.fixed)
+    scale = retain_weight(problem, config.retain_scale, config.balanced)
+    first = UCEConfig(erase_scale=config.erase_scale, retain_scale=scale, ridge=config.ridge, fixed=config.fixed)
     if config.round_retain_scale is None:
-        later = kept / 10
+        later = scale / 10
     else:
-        later = weight_of_kept(problem, config.round_retain_scale, config.balanced)
+        later = retain_weight(problem, config.round_retain_scale, config.balanced)
     again = UCEConfig(ridge=config.round_ridge, fixed=config.fixed)
     K = fixed_states(problem, config.fixed)
     change = solve_uce(moments(problem), K, first)
     m = moments(problem.later or problem)
-    still = later * m.retain + config.hold * m.targets
+    retain = later * m.retain + config.hold * m.targets
     for _ in range(config.rounds):
         X = eye + change
-        # The states that restore the targets O are O M^T, all of them at once, so only their moments are made.
+        # The states that restore the targets O are O M^T; only their moments are needed.
         M = solve_spd(config.regularisation * eye + X.mT @ G @ X, X.mT @ G)
-        step = solve_uce(Moments(M @ m.targets @ M.mT, m.anchors @ M.mT, still), K, again)
+        step = solve_uce(Moments(M @ m.targets @ M.mT, m.anchors @ M.mT, retain), K, again)
         change = change + X @ step
     return change
 
 
 class RECE(ClosedForm[RECEConfig]):
-    """The method as the registry knows it."""
+    """RECE: one map of text states, from UCE and further rounds of it."""
 
     Config = RECEConfig
 
     def solve(
         self, problem: TextProblem, weights: Mapping[str, Tensor], config: RECEConfig, generator: torch.Generator
     ) -> Solution:
-        """One text map for all of `weights`; nothing in it is random."""
+        """Solve for one text map for all of `weights`; nothing is random."""
         d = problem.targets.shape[1]
         G = problem.targets.new_zeros(d, d)
         for weight in weights.values():

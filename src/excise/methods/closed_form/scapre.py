@@ -1,23 +1,23 @@
-"""ScaPre: many concepts at once in closed form, each row of each projection weighed by what it has to do with them.
+"""ScaPre: many concepts at once in closed form, each row of each projection weighted by its relevance to them.
 
 Paper:      Deng et al., "ScaPre: Scalable Precise Concept Unlearning", ICLR 2026, arXiv 2601.06162
 Provenance: written from the paper's abstract, second-hand accounts of its equations and the published behaviour of the
-            official programs (MIT); where they differ each is a `form` of its own. What is ours is said to be.
+            official programs (MIT); where these differ, each is a `form`. Our additions are marked as ours.
 
 With O the target tokens and N their anchors (rows), C the concepts' subject tokens (columns), Pi the projector onto
-their span, R what is kept, w_i a row of a projection W and m_ik the relevance of concept k to it:
+their span, R retained states, w_i a row of a projection W and m_ik the relevance of concept k to it:
 
     scale   w_i' (G + alpha_i Pi) = (lambda + mu) w_i + s sum_k m_ik w_i N_k^T O_k,   alpha_i = s max_k m_ik
-            G = (lambda + mu) I + gate + C C^T + s O^T O;   then each row is drawn back towards its old direction
+            G = (lambda + mu) I + gate + C C^T + s O^T O;   then each row is pulled back towards its old direction
     small   W' (lambda I + C C^T + s O^T O) = lambda W + s sum_k diag(m_k) W N_k^T O_k - e W P C (P C)^T;
-            then each row is rolled back by its entropy
-    paper   diag(alpha) W' + W' (lambda I + gate + s O^T O) = lambda W + s W N^T O;   then drawn back along the Bures
+            then part of each row's change is undone, by its entropy
+    paper   diag(alpha) W' + W' (lambda I + gate + s O^T O) = lambda W + s W N^T O;   then pulled back along the Bures
             geodesic of W W^T
 
-The entropy of a projection's answers sets mu, the gate lies on the weak spectral directions of C. `scale` is the
-official program for many concepts, `small` the one for few. Ours: the retained term (K = p (T / M) R^T R on the left,
-W K on the right, for T target tokens and M kept ones, so that one p serves few concepts and many), `cosine` relevance,
-and `elsewhere="own"`, where rows that have little to do with a concept keep their own reading of it, not none.
+The entropy of a projection's outputs sets mu; the gate damps the weak spectral directions of C. `scale` is the official
+program for many concepts, `small` the one for few. Ours: the retain term (K = p (T / M) R^T R on the left and W K on
+the right, for T target and M retained tokens, so that one p suits few concepts and many), `cosine` relevance, and
+`elsewhere="own"`, where rows of little relevance to a concept keep their own output for it instead of zero.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.informax import cosine, entropy, mutual_information, noisy, soft_mask
-from excise.methods.closed_form.text_problem import TextProblem, weight_of_kept
+from excise.methods.closed_form.text_problem import TextProblem, retain_weight
 from excise.methods.solution import Solution
 
-# Rows that are read at once at the least: fewer make slow products.
+# Smallest number of rows in one product: products of fewer rows are slow.
 _ROWS = 64
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start", "prompts": "name"}
 # What measures best on the built-in models (docs/methods/scapre.md).
 _RETAINING = {"erase_scale": 1.0, "retain_scale": 3.0, "relevance": "none", "geometry": 0}
-# Elsewhere few names stand for all that is kept, and the states after a subject, which hold what the rest of a prompt
-# says, are better left alone.
+# On real models few names represent everything to retain, and the states after a subject hold the rest of the prompt,
+# so only the last subject token is edited.
 _LAST = {"tokens": "last", "retain_tokens": "last"}
 
 
 class ScaPreConfig(MethodConfig):
-    """Settings of ScaPre; the presets hold what is kept, those named official are the programs' recipes."""
+    """Settings of ScaPre; presets add the retain term, those named official are the programs' recipes."""
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -71,52 +71,56 @@ class ScaPreConfig(MethodConfig):
     )
     erase_scale: float = Field(3.0, ge=0, description="Weight of the concepts to erase (s).")
     retain_scale: float = Field(
-        0.0, ge=0, description="Weight of what is kept, all of it beside all targets (p); the paper has none."
+        0.0, ge=0, description="Weight of all retained states against all targets (p); the paper has no such term."
     )
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
     relevance: Literal["mask", "ratio", "cosine", "none"] = Field(
         "mask",
-        description="How rows are weighed: mutual information as a soft mask (the program) or over its largest "
-        "value (the paper), the row's squared cosine with the concept, or all alike.",
+        description="Relevance of rows: mutual information as a soft mask (the program) or over its largest value (the "
+        "paper), the row's squared cosine with the concept, or the same for all.",
     )
     elsewhere: Literal["zero", "own"] = Field(
-        "zero", description="What rows that have little to do with a concept read in its place: zero, or what they did."
+        "zero", description="Output for a concept of rows with little relevance to it: zero, or their own."
     )
-    temperature: float = Field(0.7, gt=0, description="Of the soft mask; smaller is sharper.")
-    power: float = Field(5.0, ge=0, description="Power of the soft mask; larger leaves fewer rows.")
+    temperature: float = Field(0.7, gt=0, description="Temperature of the soft mask; smaller is sharper.")
+    power: float = Field(5.0, ge=0, description="Power of the soft mask; larger selects fewer rows.")
     noise: float = Field(0.01, ge=0, description="Standard deviation of the noise on concepts when rows are scored.")
     copies: int = Field(5, ge=1, description="Noisy copies of each concept when rows are scored.")
     mu: float | None = Field(
         None, ge=0, description="Further pull towards the original weights; null takes the mean entropy of each map."
     )
     entropy_copies: int = Field(20, ge=1, description="Noisy copies of each concept when entropy is measured.")
-    bins: int = Field(20, ge=2, description="Bins of that entropy.")
-    gate: bool = Field(False, description="Spectral gate (the paper's trace regulariser): hold weak directions of C.")
+    bins: int = Field(20, ge=2, description="Bins of the entropy.")
+    gate: bool = Field(
+        False, description="Spectral gate (the paper's trace regulariser): damp changes along weak directions of C."
+    )
     gate_temperature: float = Field(1.0, gt=0, description="Softness of the gate.")
     gate_power: float = Field(1.0, ge=0, description="Power of the gate.")
-    geometry: int = Field(1, ge=0, description="Steps of the geometry alignment; 0 leaves it out.")
+    geometry: int = Field(1, ge=0, description="Steps of the geometry alignment; 0 for none.")
     geometry_weight: float = Field(1.0, ge=0, description="How far `paper` goes back along the Bures geodesic (beta).")
-    spherical: bool = Field(False, description="`scale`: mix each row with its old self on the sphere, by its entropy.")
+    spherical: bool = Field(
+        False, description="`scale`: interpolate each row with its original on the sphere, by its entropy."
+    )
     project: bool = Field(
-        False, description="`small`: also subtract what the spectral projector leaves of the concepts."
+        False, description="`small`: also subtract the part of the concepts outside of the spectral projector."
     )
     residual: float | None = Field(None, ge=0, description="Weight of `project`; null takes erase_scale.")
-    least: float = Field(0.8, ge=0, le=1, description="`small`: the least share of its change that a row keeps.")
+    least: float = Field(0.8, ge=0, le=1, description="`small`: smallest share of its change that a row keeps.")
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """What is the same for every projection."""
+    """Terms shared by all projections."""
 
     problem: TextProblem
     C: Tensor  # (d, m)
     U: Tensor  # (d, r) left singular vectors of C
     gate: Tensor  # (r,) sigmoid gate of its singular values
     F: Tensor  # (d, m), Pi = F F^T
-    empty: Tensor  # (d,) what "nothing" reads, for the relevance
+    empty: Tensor  # (d,) state of the empty prompt, for the relevance
     anchors: Tensor  # distinct anchor rows
-    anchor_of: Tensor  # (T,) which of them a target row has
-    kept: Tensor  # (d, d), p (T / M) R^T R
+    anchor_of: Tensor  # (T,) index of the anchor of each target row
+    retain: Tensor  # (d, d), K = p (T / M) R^T R
 
     @cached_property
     def moment(self) -> Tensor:
@@ -125,14 +129,15 @@ class _Shared:
 
 
 class ScaPre(ClosedForm[ScaPreConfig]):
-    """The method as the registry knows it."""
+    """ScaPre: one dense delta for each projection."""
 
+    target_becomes = "nothing"
     Config = ScaPreConfig
 
     def solve(
         self, problem: TextProblem, weights: Mapping[str, Tensor], config: ScaPreConfig, generator: torch.Generator
     ) -> Solution:
-        """One delta for each of `weights` (path to (n, d)), all in float64.
+        """Solve for one delta for each of `weights`, in float64.
 
         `generator` (on the CPU) draws the noise under which rows are scored.
         """
@@ -140,8 +145,8 @@ class ScaPre(ClosedForm[ScaPreConfig]):
         forms: dict[str, type[_Scale] | type[_Small] | type[_Paper]]
         forms = {"scale": _Scale, "small": _Small, "paper": _Paper}
         system = forms[config.form](shared, config)
-        # As precise as the weight, and never half: a delta for every weight in double is as large as the model.
-        # All made before the first is solved, or each would lie between holes left by what was in use meanwhile.
+        # In single precision unless the weight is double, because deltas for all weights are as large as the model.
+        # All are allocated before the first solve, which would otherwise fragment the memory.
         deltas = {
             path: torch.empty_like(w, dtype=w.dtype if w.dtype == torch.float64 else torch.float32)
             for path, w in weights.items()
@@ -168,12 +173,12 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
         problem.null[0] if len(problem.null) else problem.start,
         anchors,
         anchor_of,
-        weight_of_kept(problem, config.retain_scale, True) * gram(problem.retain),
+        retain_weight(problem, config.retain_scale, True) * gram(problem.retain),
     )
 
 
 def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor | None:
-    """m (n, m): the weight of each concept for each row of W, in [0, 1]; None where all rows count alike, as 1."""
+    """(n, m) in [0, 1]: the relevance of each concept to each row of W (n, d); None stands for all ones."""
     concepts = shared.problem.subjects
     if config.relevance == "none":
         return None
@@ -189,23 +194,23 @@ def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch
     return soft_mask(information, config.temperature, config.power)
 
 
-def largest(m: Tensor | None, W: Tensor) -> Tensor:
-    """(n,): the largest weight of each row."""
+def largest_relevance(m: Tensor | None, W: Tensor) -> Tensor:
+    """(n,) the largest relevance of each row."""
     return W.new_ones(len(W)) if m is None else m.amax(dim=1)
 
 
-def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig) -> Tensor:
+def anchor_term(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig) -> Tensor:
     """s sum_k m_ik w_i N_k^T O_k for each row of W (n, d): s ((W N^T) * m) O (n, d).
 
     Args:
-        m: (n, m), or None where all rows count alike.
+        m: relevance (n, m), or None for all ones.
     """
     if m is None:
         return config.erase_scale * W @ shared.moment
     p = shared.problem
-    at_once = min(len(W), max(_ROWS, W.numel() // max(1, len(p.targets))))  # no more room than W, if they are enough
+    at_once = min(len(W), max(_ROWS, W.numel() // max(1, len(p.targets))))  # no more memory than W, if that suffices
     edited = torch.empty_like(W)
-    # The largest things there are, so made once and not for every few rows.
+    # The largest tensors, so allocated once and not for every block of rows.
     read, mask = (W.new_empty(at_once, len(p.targets)) for _ in range(2))
     for first in range(0, len(W), at_once):
         some = slice(first, min(len(W), first + at_once))
@@ -221,24 +226,24 @@ def anchored(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig)
     return edited.mul_(config.erase_scale)
 
 
-def held(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
-    """W (pull I + K), for the moment K of what is kept."""
-    return pull * W + W @ shared.kept if config.retain_scale else pull * W
+def retain_term(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
+    """W (pull I + K), for the moment K of retained states."""
+    return pull * W + W @ shared.retain if config.retain_scale else pull * W
 
 
 def row_entropy(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor:
-    """h (n,): the entropy of each row's answers to noisy concepts, in [0, 1]."""
+    """(n,) in [0, 1]: the entropy of each row's outputs for noisy concepts."""
     copies = noisy(shared.problem.subjects, config.entropy_copies, config.noise, generator)
     return entropy(W, copies.flatten(0, 1), config.bins)
 
 
 class _Scale:
-    """The program for many concepts: one system a row, then a proximal step along each row's direction."""
+    """The program for many concepts: one system for each row, then a proximal step towards the row's old direction."""
 
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
-        G0 = C @ C.mT + config.erase_scale * gram(O) + shared.kept
+        G0 = C @ C.mT + config.erase_scale * gram(O) + shared.retain
         G0.diagonal().add_(config.ridge)
         J = None
         if config.gate:
@@ -252,24 +257,24 @@ class _Scale:
         h = row_entropy(W, shared, config, generator) if config.mu is None or config.spherical else None
         mu = float(h.mean()) if config.mu is None and h is not None else config.mu or 0.0
         m = relevance(W, shared, config, generator)
-        rhs = held(W, config.ridge + mu, shared, config) + anchored(W, m, shared, config)
-        alpha = config.erase_scale * largest(m, W)
+        rhs = retain_term(W, config.ridge + mu, shared, config) + anchor_term(W, m, shared, config)
+        alpha = config.erase_scale * largest_relevance(m, W)
         edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs @ self.pencil.E)
         edited = aligned(edited, W, config.ridge + mu, mu, config.geometry)
         return spherical_mix(edited, W, h) if config.spherical and h is not None else edited
 
 
 class _Small:
-    """The program for few concepts: one system for all rows, then each row rolled back by its entropy."""
+    """The program for few concepts: one system for all rows, then part of each row's change undone, by its entropy."""
 
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
-        A = C @ C.mT + config.erase_scale * gram(O) + shared.kept
+        A = C @ C.mT + config.erase_scale * gram(O) + shared.retain
         A.diagonal().add_(config.ridge)
         self.inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
-        # What every row is multiplied with, whatever its relevance.
-        self.common = shared.kept.clone()
+        # The factor that does not depend on relevance.
+        self.common = shared.retain.clone()
         self.common.diagonal().add_(config.ridge)
         if config.project:
             PC = C - (shared.U * shared.gate) @ (shared.U.mT @ C)
@@ -279,7 +284,7 @@ class _Small:
         shared, config = self.shared, self.config
         h = row_entropy(W, shared, config, generator)
         m = relevance(W, shared, config, generator)
-        edited = (W @ self.common + anchored(W, m, shared, config)) @ self.inverse
+        edited = (W @ self.common + anchor_term(W, m, shared, config)) @ self.inverse
         keep = (config.least + (1 - config.least) * (1 - h))[:, None]
         return keep * edited + (1 - keep) * W
 
@@ -290,7 +295,7 @@ class _Paper:
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
         O = shared.problem.targets  # noqa: E741 - the paper's letter
-        A = config.erase_scale * gram(O) + shared.kept
+        A = config.erase_scale * gram(O) + shared.retain
         if config.gate:
             S = torch.linalg.svdvals(shared.C)
             A += (shared.U * (torch.sigmoid(-S) * S)) @ shared.U.mT
@@ -301,20 +306,20 @@ class _Paper:
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         m = relevance(W, shared, config, generator)
-        rhs = held(W, config.ridge, shared, config) + anchored(W, None, shared, config)
-        edited = (rhs @ self.pencil.E / (self.pencil.values + largest(m, W)[:, None])) @ self.pencil.E.mT
+        rhs = retain_term(W, config.ridge, shared, config) + anchor_term(W, None, shared, config)
+        edited = (rhs @ self.pencil.E / (self.pencil.values + largest_relevance(m, W)[:, None])) @ self.pencil.E.mT
         return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
 
 
 def aligned(edited: Tensor, W: Tensor, pull: float, mu: float, steps: int) -> Tensor:
-    """Rows (n, d) of `edited` turned and scaled part of the way back to those of W: the program's proximal step.
+    """Turn and scale rows (n, d) of `edited` part of the way back to those of W: the program's proximal step.
 
     With a, w the rows, u_a = a / |a|, u_0 = w / |w|, l the pull: from u = u_a, `steps` times
 
         kappa = max(0, <u, u_0>);   r = (l |a| + mu |w| kappa) / (l + mu)
         u <- normalise(l |a| u_a + mu |w| kappa u_0)
 
-    Every u lies in the plane of a and w, as x a + y w, so that three inner products of each row are all it takes.
+    Every u lies in the plane of a and w, as x a + y w, so three inner products of each row suffice.
     """
     if not steps:
         return edited
@@ -331,9 +336,9 @@ def aligned(edited: Tensor, W: Tensor, pull: float, mu: float, steps: int) -> Te
 
 
 def spherical_mix(edited: Tensor, W: Tensor, h: Tensor) -> Tensor:
-    """Each row mixed with its old self on the sphere, sizes on a logarithmic scale; more so the higher its entropy h.
+    """Interpolate each row with its original on the sphere, and its norm on a logarithmic scale.
 
-    The share is beta = (1 - exp(-h / max h)) max(0, cos), in the program's order of things.
+    The share of the original is beta = (1 - exp(-h / max h)) max(0, cos), with h the row's entropy.
     """
     u, u_0 = normalize(edited, dim=1), normalize(W, dim=1)
     cos = (u * u_0).sum(dim=1, keepdim=True).clamp(-1, 1)
@@ -351,7 +356,8 @@ def bures_step(edited: Tensor, W: Tensor, beta: float) -> Tensor:
     """argmin_X |X - edited|^2 + beta d(X X^T, W W^T)^2 with d the Bures distance: (edited + beta W Q) / (1 + beta).
 
     d is min_Q |X - W Q| over orthogonal Q (Procrustes), reached on the way from `edited` by the polar factor of
-    W^T edited. That has no more rank than W has rows: with fewer rows than columns it is found in their coordinates.
+    W^T edited. Its rank is at most the number of rows of W: with fewer rows than columns it is computed in coordinates
+    of the row spaces.
     """
     if len(W) >= W.shape[1]:
         left, _, right = torch.linalg.svd(W.mT @ edited)

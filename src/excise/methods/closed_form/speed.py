@@ -1,19 +1,19 @@
-"""SPEED: closed-form erasure inside the null space of what is kept.
+"""SPEED: closed-form erasure inside the null space of retained states.
 
 Paper:      Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026,
             arXiv 2503.07392
 Provenance: written from the paper and from the published behaviour of the official program (Apache-2.0)
 
-For one projection W, with C1 the targets, C* their anchors (columns), C0 what is kept, K the invariant states:
+For one projection W, with C1 the targets, C* their anchors (columns), C0 retained states, K the invariant states:
 
     min_D |(W + D P) C1 - W C*|^2 / k + r |D P|^2   subject to  (D P) K = 0,   P onto the null space of C0 C0^T
 
     T = C1 C1^T / k,   S = (C* - C1) C1^T / k,   P = Q Q^T,   H = Q (Q^T T Q + r I)^-1 Q^T
     D P = W S [H - H K (K^T H K + lambda I)^-1 K^T H]
 
-The null space differs from layer to layer, because two refinements of C0 look at W: influence-based prior filtering
-(IPF) keeps the retained states that an unconstrained erasure would move most, directed prior augmentation (DPA) adds
-neighbours of them along the direction that W hardly sees.
+The null space differs from layer to layer, because two refinements of C0 depend on W: influence-based prior filtering
+(IPF) selects the retained states that an unconstrained erasure would change most; directed prior augmentation (DPA)
+adds neighbours of them along the weakest direction of W.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from excise.methods.solution import Solution
 # Values only, last subject token: what the paper's experiments edit.
 _PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
 _PERSON = {**_PAPER, "anchor": "person", "threshold": 1e-4, "ridge": 0.05, "filter": False}
-# Every state of a target counts as much as a whole prompt of the others, and the empty prompt is what is kept.
+# Every state of a target weighs as much as a whole prompt of other presets, and the empty prompt is retained.
 _EXPLICIT = {
     "params": "v",
     "tokens": "all_but_start",
@@ -64,8 +64,8 @@ class SPEEDConfig(MethodConfig):
         "style": {**_PAPER, "anchor": "art"},
         "person": _PERSON,
         "explicit": _EXPLICIT,
-        # The small text encoder spreads a concept over all later tokens, so targets are many rows, and the mean moment
-        # of them is small beside the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
+        # The small text encoder spreads a concept over all later tokens, so targets are many rows, and their mean
+        # moment is small against the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
         "canvas": {"ridge": 0.01, "filter": False},
         "official": {**_PAPER, **_OFFICIAL},
         "official-style": {**_PAPER, **_OFFICIAL, "anchor": "art"},
@@ -78,7 +78,7 @@ class SPEEDConfig(MethodConfig):
     )
     ridge: float = Field(1.0, gt=0, description="Weight of the size of the change (r); larger is gentler.")
     mean: Literal["states", "prompts"] = Field(
-        "states", description="What the targets' moments are a mean over: their states, or their prompts."
+        "states", description="Divisor of the targets' moments: number of states, or of prompts."
     )
     invariant_slack: float = Field(
         0.0, ge=0, description="Softness of the invariant equality constraints (lambda); 0 makes them exact."
@@ -91,64 +91,64 @@ class SPEEDConfig(MethodConfig):
     invariants: int = Field(
         4,
         ge=0,
-        description="States kept exactly: the start token and k-means centroids of the empty prompt; 0 for none.",
+        description="States held fixed: the start token and k-means centroids of the empty prompt; 0 for none.",
     )
     chunk: int = Field(128, ge=1, description="Rows over which the mean influence of augmented states is taken.")
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """What is the same for every layer: S = left @ right, T = Z^T Z, and the influence probe S (I + T)^-1."""
+    """Terms shared by all layers: S = left @ right, T = Z^T Z, and the influence probe S (I + T)^-1."""
 
     left: Tensor  # (d, r)
     right: Tensor  # (r, d)
     Z: Tensor  # (k, d), rows c / sqrt(k)
     probe_right: Tensor  # (r, d)
-    image: Tensor  # (M, r), the retained states through probe_right, the same for every layer
+    image: Tensor  # (M, r), retained states times probe_right^T
     K: Tensor  # (d, q)
 
 
 class SPEED(ClosedForm[SPEEDConfig]):
-    """The method as the registry knows it."""
+    """SPEED: one delta for each projection, inside the null space of retained states."""
 
     Config = SPEEDConfig
 
     def solve(
         self, problem: TextProblem, weights: Mapping[str, Tensor], config: SPEEDConfig, generator: torch.Generator
     ) -> Solution:
-        """One low-rank delta for each of `weights` (path to (n, d)), all in float64.
+        """Solve for one delta for each of `weights`, in float64.
 
         `generator` (on the CPU) draws the augmentation and the start of k-means.
         """
         shared = _prepare(problem, config, generator)
         modules: dict[str, Delta] = {}
         null: Tensor | None = None
-        full = list[str]()
+        full = 0  # layers without a null space
         for path, weight in weights.items():
             W = weight.double()
             per_layer = config.filter or config.augment == "directed"
             if null is None or per_layer:
                 null = null_space(retain_moment(problem.retain, W, shared, config, generator), config.threshold)
             if not null.shape[1]:
-                full.append(path)
+                full += 1
             modules[path] = _thin(W @ shared.left, through_bracket(shared.right, null, shared, config), weight)
         if full:
-            _warn_of_no_room(len(full), len(weights), config.threshold)
+            _warn_of_no_room(full, len(weights), config.threshold)
         return Solution(modules=modules)
 
 
 def _thin(b: Tensor, a: Tensor, weight: Tensor) -> Delta:
-    """The change b a as two factors, or as one matrix where that is smaller: of many concepts it is of full rank."""
+    """The change b a as two factors, or as one matrix where that is smaller (many concepts give full rank)."""
     if b.numel() + a.numel() < weight.numel():
         return LowRank(b, a)
     return Dense((b @ a).to(weight.dtype if weight.dtype == torch.float64 else torch.float32))
 
 
 def _warn_of_no_room(full: int, layers: int, threshold: float) -> None:
-    """Say so where what is kept leaves no direction to erase in: such a layer does not change."""
+    """Warn of layers where retained states leave no direction to erase in; these layers do not change."""
     warnings.warn(
-        f"what is kept uses every direction of text space above threshold {threshold:g} in {full} of {layers} layers, "
-        "so nothing is erased there; raise --set threshold=..., or keep fewer names.",
+        f"what is retained uses every direction of text space above threshold {threshold:g} in {full} of {layers} "
+        "layers, so nothing is erased there; raise --set threshold=..., or preserve fewer names.",
         ExciseWarning,
         stacklevel=3,
     )
@@ -171,7 +171,7 @@ def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generat
 
 
 def compress_rows(Z: Tensor) -> Tensor:
-    """Rows with the same Gram matrix Z^T Z, as many as d at the most."""
+    """At most d rows with the same Gram matrix Z^T Z."""
     return torch.linalg.qr(Z, mode="r").R if len(Z) > Z.shape[1] else Z
 
 
@@ -188,7 +188,7 @@ def invariant_states(problem: TextProblem, count: int, generator: torch.Generato
 def retain_moment(
     retain: Tensor, W: Tensor, shared: _Shared, config: SPEEDConfig, generator: torch.Generator
 ) -> Tensor:
-    """Mean second moment (d, d) of the retained states after filtering and augmentation for one projection.
+    """Mean second moment (d, d) of the retained states for one projection, after filtering and augmentation.
 
     Directed augmentation is c + g v with g ~ N(0, 1) and v the weakest direction of W, since v v^T z = (v^T z) v; so
     with u = R^T (sum of the chosen g) the moment is R^T diag(1 + chosen) R + u v^T + v u^T + (sum g^2) v v^T.
@@ -199,10 +199,10 @@ def retain_moment(
     norms = _quadratic(image, squares)
     R = retain
     if config.filter and len(retain):
-        kept = norms.sqrt() > norms.sqrt().mean()
-        if not kept.any():  # all alike
-            kept = torch.ones_like(kept)
-        R, image, norms = retain[kept], image[kept], norms[kept]
+        influential = norms.sqrt() > norms.sqrt().mean()
+        if not influential.any():  # all are equal
+            influential = torch.ones_like(influential)
+        R, image, norms = retain[influential], image[influential], norms[influential]
     if config.augment == "none" or not len(R):
         return R.mT @ R / max(1, len(R))
     if config.augment == "random":
@@ -234,7 +234,7 @@ def through_bracket(rows: Tensor, Q: Tensor, shared: _Shared, config: SPEEDConfi
     rows_H, K_H = H[: len(rows)], H[len(rows) :]
     core = K_H @ shared.K
     core.diagonal().add_(config.invariant_slack)
-    # Invariants that the null space does not see leave nothing to constrain: the pseudo-inverse skips them.
+    # The pseudo-inverse skips invariants outside of the null space, which need no constraint.
     inverse = torch.linalg.pinv(core, hermitian=True, atol=1e-12 * float(shared.K.square().sum()))
     return rows_H - (rows_H @ shared.K) @ inverse @ K_H
 

@@ -1,4 +1,4 @@
-"""From a request to token states: what a closed-form method needs to know about its targets and what it keeps."""
+"""Token states of a request: targets, anchors and retained prompts, as closed forms take them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from excise.methods.closed_form.config import MethodConfig
 
 @dataclass(frozen=True)
 class TextProblem:
-    """What a closed-form method is given: token states in float64, one state a row.
+    """The input of a closed form: token states in float64, one state a row.
 
     Attributes:
-        targets: (T, d) tokens to erase. anchors: (T, d) what each becomes, row by row.
-        retain: (M, d) tokens to keep.
-        start: (d,) the start-token state, the same in every prompt.
-        null: (P, d) the states of the empty prompt after the start token.
-        owner: (T,) which concept each target row speaks of, from 0.
-        subjects: (m, d) each concept's last subject token, the mean over its prompts.
-        prompts: how many prompts the target rows come from; None: one a row.
-        later: the same request by the tokens of a method's later steps, where it has such (`MethodConfig.later`).
+        targets: (T, d) tokens to erase.
+        anchors: (T, d) the state that replaces each target, row by row.
+        retain: (M, d) tokens to retain.
+        start: (d,) the start token, which has the same state in every prompt.
+        null: (P, d) the empty prompt after the start token.
+        owner: (T,) index of the concept of each target row.
+        subjects: (m, d) last subject token of each concept, the mean over its prompts.
+        prompts: number of prompts that the target rows come from; None means one a row.
+        later: the same request with the tokens of a method's later steps (`MethodConfig.later`), if it has any.
     """
 
     targets: Tensor
@@ -42,18 +43,21 @@ class TextProblem:
     later: TextProblem | None = None
 
 
-def weight_of_kept(problem: TextProblem, scale: float, balanced: bool) -> float:
-    """The weight of each state that is kept: `scale`, or of all of them beside all targets (see `BALANCED`)."""
+def retain_weight(problem: TextProblem, scale: float, balanced: bool) -> float:
+    """The weight of each retained state: `scale`, or, if balanced, `scale` times targets per retained state."""
     return scale * len(problem.targets) / max(1, len(problem.retain)) if balanced else scale
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A request in states, each distinct prompt once.
+    """The encoded prompts of a request, each distinct prompt once.
 
-    `texts` are the prompts themselves. `rows` tells where each stands: targets, their anchors in the same order (often
-    the same for many), what is kept, the empty prompt last. `owner` tells of each target which concept it speaks of,
-    from 0.
+    Attributes:
+        texts: the distinct prompts.
+        states: their text states.
+        rows: index into `texts` of every prompt of the request: targets, their anchors in the same order, retained
+            prompts, and the empty prompt last.
+        owner: (targets,) index of the concept of each target.
     """
 
     texts: Sequence[str]
@@ -63,7 +67,7 @@ class Encoded:
 
     @property
     def pairs(self) -> int:
-        """Targets, and anchors."""
+        """Number of pairs of a target and its anchor."""
         return len(self.owner)
 
 
@@ -72,15 +76,15 @@ def encode(
     concepts: Sequence[Concept],
     retain: Sequence[str],
     templates: Mapping[str, Sequence[str]] = TEMPLATES,
-    known: Path | None = None,
+    cache: Path | None = None,
 ) -> Encoded:
     """Encode targets, anchors and retained prompts, all in one batch.
 
     Args:
-        concepts: with an anchor each; "" stands for nothing.
-        retain: prompts to keep as they are.
-        templates: by concept kind, the prompts ("{}" is the target) in which a target is looked at.
-        known: folder of text states; what it holds is not encoded again.
+        concepts: each with an anchor; "" stands for nothing.
+        retain: prompts to retain.
+        templates: by concept kind, the prompts that show a target, "{}" in its place.
+        cache: folder of text states; prompts in it are not encoded again.
 
     Raises:
         ConceptError: a prompt does not fit the text encoder.
@@ -94,18 +98,20 @@ def encode(
     texts = [target for target, _, _, _ in pairs] + [anchor for _, _, (anchor, _), _ in pairs] + [*retain, ""]
     subjects: list[str | int | None] = [word for _, word, _, _ in pairs]
     subjects += [at for _, _, (_, at), _ in pairs] + [None] * (len(retain) + 1)
-    asked = list(zip(texts, subjects, strict=True))
-    row = {pair: i for i, pair in enumerate(dict.fromkeys(asked))}  # anchors are often the same for all targets
-    distinct, their = [text for text, _ in row], [subject for _, subject in row]
-    states = encode_known(family, distinct, their, known) if known else family.encode(distinct, their)
-    return Encoded(distinct, states, [row[pair] for pair in asked], torch.tensor([which for *_, which in pairs]))
+    requests = list(zip(texts, subjects, strict=True))
+    row = {request: i for i, request in enumerate(dict.fromkeys(requests))}  # many targets share an anchor
+    prompts, subject_of = [text for text, _ in row], [subject for _, subject in row]
+    states = encode_known(family, prompts, subject_of, cache) if cache else family.encode(prompts, subject_of)
+    rows = [row[request] for request in requests]
+    return Encoded(prompts, states, rows, torch.tensor([which for *_, which in pairs]))
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
-    """What keys and values read, one token a row.
+    """The problem of keys and values, which read one token at a time.
 
-    A target and its anchor are the same template filled with either name; their token blocks start at the subject (for
-    an empty anchor, at the token before what follows) and are cut to equal length, so that they match row by row.
+    A target and its anchor are the same template filled with either name. Their token blocks start at the subject (for
+    an empty anchor, at the token before the rest of the template) and are cut to equal length, so they match row by
+    row.
     """
     first = _problem(encoded, config.tokens, config.retain_tokens)
     return replace(first, later=_problem(encoded, config.later, config.retain_tokens)) if config.later else first
@@ -115,12 +121,12 @@ def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
     states, rows, n = encoded.states, encoded.rows, encoded.pairs
     pairs = [_matched(states, rows[i], rows[n + i], tokens) for i in range(n)]
     lengths = torch.tensor([len(target) for target, _ in pairs])
-    kept = [states.span(i, retain_tokens) for i in rows[2 * n : -1]]
+    retained = [states.span(i, retain_tokens) for i in rows[2 * n : -1]]
     null = states.span(rows[-1], "all").double()
     return TextProblem(
         targets=torch.cat([target for target, _ in pairs]).double(),
         anchors=torch.cat([anchor for _, anchor in pairs]).double(),
-        retain=torch.cat(kept).double() if kept else null[:0],
+        retain=torch.cat(retained).double() if retained else null[:0],
         start=null[0],
         null=null[1:],
         owner=encoded.owner.repeat_interleave(lengths).to(null.device),
@@ -147,9 +153,9 @@ def _means(rows: Tensor, owner: Tensor) -> Tensor:
 
 
 def pooled_problem(encoded: Encoded) -> TextProblem | None:
-    """What the map of the pooled prompt reads, one prompt a row; None where the family has none.
+    """The problem of the map that reads the pooled prompt, one prompt a row; None where the family has no such map.
 
-    The empty prompt takes the place of the start token: it stays as it is.
+    The empty prompt takes the place of the start token, which methods leave unchanged.
     """
     if encoded.states.pooled is None:
         return None
@@ -166,7 +172,7 @@ def pooled_problem(encoded: Encoded) -> TextProblem | None:
 
 
 def _anchored(template: str, anchor: str) -> tuple[str, str | int]:
-    """The template filled with the anchor, and what to look for in it: the anchor, or where it would have stood."""
+    """The template filled with the anchor, and its subject: the anchor, or the place of an empty one in characters."""
     if anchor:
         return template.replace("{}", anchor), anchor
     before, after = (part.strip() for part in template.split("{}"))

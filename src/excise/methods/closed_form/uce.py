@@ -25,12 +25,12 @@ from excise.methods.solution import Solution
 
 # Keys and values, last subject token, as in the official program of 2025.
 _PAPER = {"tokens": "last", "retain_tokens": "last"}
-# That program: bare names, and no state held fixed.
+# The program uses bare names and holds no state fixed.
 _OFFICIAL = {**_PAPER, "prompts": "name", "fixed": "none"}
 
 
 class UCEConfig(MethodConfig):
-    """Settings of UCE; the paper uses one and the same for every kind, with values and keys and the last token."""
+    """Settings of UCE; the paper uses the same for every kind, with keys, values and the last token."""
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0))
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -42,7 +42,7 @@ class UCEConfig(MethodConfig):
     }
 
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
-    retain_scale: float = Field(1.0, ge=0, description="Weight of what is kept (p).")
+    retain_scale: float = Field(1.0, ge=0, description="Weight of retained states (p).")
     ridge: float = Field(0.5, gt=0, description="Pull towards the original weights (lambda); larger is gentler.")
     fixed: Literal["none", "start", "start_and_null"] = Field(
         "start", description="States that stay exactly as they are: none, the start token, or it and the empty prompt."
@@ -51,7 +51,7 @@ class UCEConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class Moments:
-    """All that the objective knows of the texts: O^T O, N^T O and R^T R, each (d, d)."""
+    """The moments that the objective depends on: O^T O, N^T O and R^T R, each (d, d)."""
 
     targets: Tensor
     anchors: Tensor
@@ -59,7 +59,7 @@ class Moments:
 
 
 def moments(problem: TextProblem) -> Moments:
-    """Of targets O, their anchors N and what is kept R."""
+    """Moments of targets O, anchors N and retained states R."""
     return Moments(gram(problem.targets), cross(problem.anchors, problem.targets), gram(problem.retain))
 
 
@@ -81,8 +81,8 @@ def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
     K = fixed_states(problem, config.fixed)
     if len(O) > O.shape[1]:  # more tokens than directions: their product is smaller than either
         return solve_change(moments(problem), K, config), torch.eye(O.shape[1], dtype=O.dtype, device=O.device)
-    known = Moments(gram(O), O.new_zeros(0), gram(problem.retain))
-    return config.erase_scale * (N - O).mT, _through(O, known, K, config)
+    m = Moments(gram(O), O.new_zeros(0), gram(problem.retain))
+    return config.erase_scale * (N - O).mT, _through(O, m, K, config)
 
 
 def _through(rows: Tensor, m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
@@ -97,7 +97,7 @@ def _through(rows: Tensor, m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
 
 
 def fixed_states(problem: TextProblem, which: str) -> Tensor:
-    """(d, q) columns to leave untouched; near-copies among the empty prompt's states are merged."""
+    """(d, q) states to hold fixed, as columns; near-copies among those of the empty prompt are merged."""
     rows = {
         "none": problem.start[None][:0],
         "start": problem.start[None],
@@ -110,13 +110,13 @@ def fixed_states(problem: TextProblem, which: str) -> Tensor:
 
 
 class UCE(ClosedForm[UCEConfig]):
-    """The method as the registry knows it."""
+    """UCE: one map of text states for all projections."""
 
     Config = UCEConfig
 
     def solve(
         self, problem: TextProblem, weights: Mapping[str, Tensor], config: UCEConfig, generator: torch.Generator
     ) -> Solution:
-        """One text map for all of `weights`; nothing in it is random."""
+        """Solve for one text map for all of `weights`; nothing is random."""
         U, V = compress(*solve_map(problem, config))
         return Solution(text_maps=(TextMap(U, V, tuple(weights)),))

@@ -17,14 +17,15 @@ from PIL import Image
 
 from excise.errors import SettingError
 from excise.families.fingerprints import fingerprint
+from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.injection import strongest
 from excise.support.digests import digest
 from excise.support.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
-from excise.training.loop import Step, fit
+from excise.training.loop import Step, Trainer
 from excise.training.probes import Look, Rates
 from excise.training.problem import TrainingProblem
-from excise.training.run import passes
+from excise.training.run import training_mode
 
 SHARE = 0.2  # of the steps of a full run
 ENOUGH = 0.8  # of the best block's erasing
@@ -43,7 +44,7 @@ class Table:
 
 
 def localise(
-    problem: TrainingProblem, config: Any, look: Look | None, step_of: Callable[[Adapter], Step]
+    problem: TrainingProblem, config: SurgUnConfig, look: Look | None, step_of: Callable[[Adapter], Step]
 ) -> tuple[list[str], Table | None]:
     """The blocks that a setting asks for: all, named ones, random ones, or those that the pictures choose.
 
@@ -99,7 +100,7 @@ def check_judge(judge: object) -> None:
         )
 
 
-def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
+def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
     """Train every block alone for a while and look."""
     rows, pictures = [], {}
     known = blocks(problem.family)
@@ -109,9 +110,9 @@ def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[
         problem.say("localising", i, len(known))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
-            with passes(problem.family, config):
+            with training_mode(problem.family, config.checkpointing):
                 plan = config.plan(max(1, round(SHARE * config.steps)))
-                fit(adapter, step_of(adapter), plan, seed=problem.seed, advice=config.steadier)
+                Trainer(adapter, plan, problem.seed, advice=config.steadier).fit(step_of(adapter))
             pictures[block] = look.draw()
         rows.append(_row(block, look.rates(pictures[block])))
     problem.say("localising", len(known), len(known))
@@ -147,7 +148,7 @@ def _row(block: str, rates: Rates) -> dict[str, Any]:
     return {"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)}
 
 
-def _kept(problem: TrainingProblem, config: Any) -> Path | None:
+def _kept(problem: TrainingProblem, config: SurgUnConfig) -> Path | None:
     """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
     if problem.cache is None:
         return None

@@ -11,14 +11,14 @@ For a target T with prompts c_T and K diverse distractors, pictures x_T and x_D 
     L   = w L_D + lambda C,               C = log(1 + L_D / (L_T + d))                      (contrast "ratio")
 
 Descent on L_D teaches the target's prompts several other outcomes, the contrast pushes the target's own denoising away
-and is bounded (methods/surgun_objective.py). Where to train is decided by pictures (training/localisation.py), or, with
+and is bounded (objective.py). Where to train is decided by pictures (localisation.py), or, with
 `confine`, by algebra: the keys and values that read text change where kept prompts hardly answer
-(training/confinement.py), so these stay as they are; where that part of text space is too narrow for the target, a
+(confinement.py), so these stay as they are; where that part of text space is too narrow for the target, a
 wider one is tried. Which checkpoint to keep is decided by pictures too (training/calibration.py).
 
 With `robust` a second edit is trained on top of the first, in all of attention, against what still brings the target
 back and what learns to meanwhile, and held to what is kept by a loss; the two add up
-(methods/surgun_robust.py).
+(robust.py).
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from excise.concepts.concept import Concept, fill
 from excise.errors import ExciseWarning, SettingError
 from excise.methods.trained.base import Trained
 from excise.methods.trained.surgun.competition import Competition
+from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.confinement import Span, check_retained, null_span, target_span
 from excise.methods.trained.surgun.distractors import choose
 from excise.methods.trained.surgun.localisation import Table, apart, check_judge, localise, named_blocks
-from excise.methods.trained.surgun.objective import Job, SurgUnConfig, kept_of, kept_prompts
+from excise.methods.trained.surgun.objective import Job, kept_of, kept_prompts
 from excise.methods.trained.surgun.robust import closer, harden
 from excise.methods.trained.surgun.slots import Slots, UnseenError, draw_slots
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
 from excise.training.problem import TrainingProblem, TrainingResult
-from excise.training.run import kept_point, look_of
+from excise.training.run import chosen_point, look_of
 
 
 class SurgUn(Trained[SurgUnConfig]):
@@ -117,7 +118,7 @@ def _train_confined(job: Job) -> TrainingResult:
         return _train_within(null_span(job.problem.family, job.problem.retain, config.threshold), job)
     span = _target_span(job, config.share)
     first = _train_within(span, job)
-    if not first.evidence["calibration"] or kept_point(first.evidence)["erase"] >= ENOUGH:
+    if not first.evidence["calibration"] or chosen_point(first.evidence)["erase"] >= ENOUGH:
         return first
     wider = _target_span(job, config.share * config.widen)
     if wider.directions.shape == span.directions.shape:
@@ -130,7 +131,7 @@ def _train_confined(job: Job) -> TrainingResult:
 
 def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, float]:
     """How good an attempt is, by the rule that chose its checkpoint."""
-    point = kept_point(measured)
+    point = chosen_point(measured)
     return config.calibrate in ("constrained", "kept") and point["erase"] >= ENOUGH, point["score"]
 
 

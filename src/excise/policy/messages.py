@@ -1,0 +1,135 @@
+"""The messages of `excise apply`: what changed, what the verification shows, and what to do where a gate fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from excise.concepts.concept import listed
+from excise.metrics.rates import wilson
+from excise.policy.verify import MOST_OTHERS
+
+if TYPE_CHECKING:
+    from excise.policy.apply import AppliedPolicy
+
+MOST_LINES = 8  # concepts that failed, one line each
+MOST_PICTURES = 10_000  # to look for a number that passes a gate
+
+
+def summary(applied: AppliedPolicy) -> str:
+    """Return one sentence on what was changed."""
+    entry = applied.entry
+    count = len(entry["in_force"])
+    concepts = f"{count} concept{'' if count == 1 else 's'}"
+    if not applied.changed:
+        are = "is" if count == 1 else "are"
+        return f"nothing changed: {concepts} {are} removed already, as the policy asks (ledger entry {entry['n']})."
+    added, restored = _counted(entry["added"], "new"), _counted(entry["removed"], "restored")
+    rebuilt = f"{applied.made} of {applied.groups} edits rebuilt"
+    return f"{entry['model']['name']}: {concepts} removed ({added}; {restored}); {rebuilt}."
+
+
+def verification_lines(verified: Mapping[str, Any] | None) -> list[str]:
+    """Return how many concepts passed, and a line for each gate that failed, of at most `MOST_LINES` concepts.
+
+    Args:
+        verified: of a ledger entry.
+    """
+    if verified is None:
+        return ["not verified: there is no judge. Set `judge` in the policy to the folder of a CLIP model."]
+    gates, retained = verified["gates"], verified["retained"]
+    failed = [c for c in verified["concepts"] if not c["passed"]]
+    count = len(verified["concepts"])
+    first = f"verified by {verified['judge']}: {count - len(failed)} of {count} concepts pass"
+    lines = [f"{first}; {_of(retained)} retained names still right" if retained else first]
+    lines += [
+        f"{c['name']}: {erased_fault(c['erased'], gates['erased'], verified['pictures'])}" for c in failed[:MOST_LINES]
+    ]
+    if len(failed) > MOST_LINES:
+        lines.append(f"{len(failed) - MOST_LINES} more concepts fail; the report names them all")
+    if not verified["retained_passed"]:
+        lines.append(f"retained names: {retained_fault(retained, gates['retained'])}")
+    return lines
+
+
+def erased_fault(erased: Mapping[str, float] | None, gate: float, pictures: int) -> str:
+    """Return why a concept fails its gate, and what to do.
+
+    Args:
+        erased: share of its pictures that are clean, with interval and count; None where none could be judged.
+        gate: the share that the lower end of the interval must reach.
+        pictures: setting of the policy; only those count in which the untouched model shows the concept.
+
+    >>> erased_fault({"value": 1.0, "low": 0.4385, "n": 3}, 0.5, 3)
+    '3 of 3 clean, but 3 pictures prove only 44 % or more (gate 50 %). Set `pictures: 4` or more.'
+    """
+    if erased is None:
+        return f"cannot be verified: the judge sees it in none of {_pictures(pictures)} of the untouched model."
+    n = int(erased["n"])
+    clean = f"{_of(erased)} clean"
+    if erased["value"] < gate:
+        return f"{clean} (gate {_percent(gate)}). Use another method, or stronger settings."
+    fault = (
+        f"{clean}, but {_pictures(n)} {_prove(n)} only {_lower(erased['low'], gate)} or more (gate {_percent(gate)})"
+    )
+    needed = needed_count(erased["value"], gate)
+    if needed is None:
+        return f"{fault}. No number of pictures proves that share; lower the gate `erased`."
+    return f"{fault}. Set `pictures: {math.ceil(needed * pictures / n)}` or more."
+
+
+def retained_fault(retained: Mapping[str, float] | None, gate: float) -> str:
+    """Return why the retained names fail their gate, and what to do; the arguments are as in `erased_fault`.
+
+    >>> retained_fault({"value": 1.0, "low": 0.2065, "n": 1}, 0.8)
+    '1 of 1 still right, which proves only 21 % or more (gate 80 %). It takes 16 or more: add names to `preserve`.'
+    """
+    if retained is None:
+        return "cannot be verified: the judge sees none of them in pictures of the untouched model."
+    right = f"{_of(retained)} still right"
+    if retained["value"] < gate:
+        return f"{right} (gate {_percent(gate)}). Add names to `preserve`, or use a gentler method or settings."
+    fault = f"{right}, which proves only {_lower(retained['low'], gate)} or more (gate {_percent(gate)})"
+    needed = needed_count(retained["value"], gate)
+    if needed is None or needed > MOST_OTHERS:
+        return f"{fault}. At most {MOST_OTHERS} names are checked, too few for that; lower the gate `retained`."
+    return f"{fault}. It takes {needed} or more: add names to `preserve`."
+
+
+def needed_count(share: float, gate: float) -> int | None:
+    """Return the fewest observations with (rounded down) that share whose 95 % interval begins at the gate or above.
+
+    None stands for more than `MOST_PICTURES`.
+
+    >>> needed_count(1.0, 0.5), needed_count(1.0, 0.8), needed_count(1.0, 1.0)
+    (4, 16, None)
+    """
+    counts = range(1, MOST_PICTURES + 1)
+    return next((n for n in counts if wilson(math.floor(share * n + 1e-9) / n, n)[0] >= gate), None)
+
+
+def _counted(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}: {listed(names)}" if names else f"0 {what}"
+
+
+def _of(rate: Mapping[str, float]) -> str:
+    """A rate as counts."""
+    return f"{round(rate['value'] * rate['n'])} of {round(rate['n'])}"
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture{'' if count == 1 else 's'}"
+
+
+def _prove(count: int) -> str:
+    return "proves" if count == 1 else "prove"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _lower(low: float, gate: float) -> str:
+    """The lower end of an interval, with a decimal where it would read like the gate above it."""
+    return _percent(low) if _percent(low) != _percent(gate) else f"{math.floor(1000 * low) / 10:.1f} %"
