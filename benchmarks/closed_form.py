@@ -220,7 +220,7 @@ class Bench:
 
     def solve(self, problem: TextProblem, weights: dict[str, Tensor]) -> Solution:
         """Solve the problem with the method."""
-        solution: Solution = self.method.solve(problem, weights, self.config, torch.Generator().manual_seed(0))
+        solution: Solution = self.method().solve(problem, weights, self.config, torch.Generator().manual_seed(0))
         return solution
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     for method in METHODS:
         for templates in (0, 1, 2, 3, 5):
             retained = {kind: some[:templates] for kind, some in TEMPLATES.items()}
-            with patch.object(vocabulary, "KEPT_IN", retained):
+            with patch.object(vocabulary, "RETAIN_TEMPLATES", retained):
                 name = "ordinary" if templates else None
                 edit = excise.erase(family, [TARGET], method, vocabulary=name, preset="object")
             moves = (moved(family, edit, [TARGET] * len(CHECKS["object"])), moved(family, edit, others))

@@ -20,8 +20,8 @@ from typing import Any
 from excise import erase, evaluate, load
 from excise.edits.edit import Edit
 from excise.errors import ExciseError
-from excise.families.base import raw_bytes
 from excise.families.built_in import BUILT_IN
+from excise.families.fingerprints import raw_bytes
 from excise.methods import METHODS
 from excise.protocols import PROTOCOLS
 from excise.support import digests

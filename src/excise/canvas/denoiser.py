@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from excise.canvas.data import Pool, caption
 from excise.canvas.loop import Plan, Session, train
 from excise.families.base import Condition, join
-from excise.families.noising import Noising, noising
+from excise.families.noising import Noising
 from excise.families.pipeline import PipelineFamily
 from excise.support.precision import fastest
 
@@ -64,7 +64,7 @@ def train_denoiser(
     device = session.device
     network: nn.Module = family.denoiser.to(device, memory_format=torch.channels_last)
     network.requires_grad_(True)
-    noise_plan, conditions = noising(family.pipe.scheduler), Conditions(family)
+    noise_plan, conditions = family.noising, Conditions(family)
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         chosen = rng.integers(len(pool.cells), size=batch)

@@ -20,7 +20,6 @@ from PIL import Image
 
 from excise.edits.edit import Edit, applied
 from excise.families.base import Family, split
-from excise.families.noising import noising
 from excise.metrics.rates import Estimate, bootstrap
 
 TIMES = 8  # noise levels for each image, one in each slice of the schedule
@@ -52,7 +51,7 @@ def distance(
     one: Family, other: Family, prompts: Sequence[str], images: Sequence[Image.Image], seed: int
 ) -> np.ndarray:
     """(n,) mean squared difference of the two models' noise predictions on noised `images`, by image."""
-    plan = noising(one.pipe.scheduler)
+    plan = one.noising
     generator = torch.Generator().manual_seed(seed)
     clean = one.latents(images)
     times = plan.times(len(clean), TIMES, generator=generator)

@@ -10,7 +10,8 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from excise.edits.deltas import Delta
-from excise.families.base import Family, fingerprint, text_encoder_print
+from excise.families.base import Family
+from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.support.digests import digest
 from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate

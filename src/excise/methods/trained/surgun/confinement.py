@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from excise.errors import SettingError
-from excise.families.base import Family, TextStates
+from excise.families.base import Family
+from excise.families.text_states import TextStates
 from excise.linalg.solves import null_space
 
 RANK = 1e-6  # of the largest singular value; what is smaller adds no direction

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from excise.errors import SettingError
-from excise.families.base import fingerprint
+from excise.families.fingerprints import fingerprint
 from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.injection import strongest
 from excise.support.digests import digest

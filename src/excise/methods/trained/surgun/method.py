@@ -30,7 +30,6 @@ from typing import Any
 
 from excise.concepts.concept import Concept, fill
 from excise.errors import ExciseWarning, SettingError
-from excise.families.noising import noising
 from excise.methods.trained.base import Trained
 from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.config import SurgUnConfig
@@ -55,7 +54,7 @@ class SurgUn(Trained[SurgUnConfig]):
         """Distractors, pictures, where to train, training, and which checkpoint to keep."""
         family = problem.family
         _check(problem, config)
-        plan = noising(family.pipe.scheduler)
+        plan = family.noising
         kept = kept_of(problem, kept_prompts(problem)) if config.retain_weight else None
         competitions = [
             Competition(
