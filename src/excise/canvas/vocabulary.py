@@ -153,8 +153,9 @@ def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool
 
 
 def _word(name: str, strict: bool) -> str:
-    """Return the word for a core object or style that is retained: its first alias if strict, else its name."""
-    return world.aliases(name)[0] if strict else name
+    """Return the word for a retained object or style: its name, or if strict its first alias if it has one."""
+    aliases = world.aliases(name)
+    return aliases[0] if strict and aliases else name
 
 
 def _fill(templates: Iterable[str], names: Iterable[str]) -> list[str]:

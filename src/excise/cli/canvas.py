@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -55,14 +55,15 @@ def train(
     make_folder(out)
     with quiet():  # importing pipelines makes libraries print notices
         from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
+        from excise.canvas.loop import Session
 
     plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
-    shared: dict[str, Any] = {"seed": seed, "device": pick_device(device), "report": show.say}
+    session = Session(work, seed, pick_device(device), show.say)
     if without:
-        train_oracle(model, work, out, plan, without=without, start=start, **shared)
+        train_oracle(model, session, out, plan, without=without, start=start)
     else:
         train_model = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}.get(model, train_world)
-        train_model(work, out, plan, **shared)
+        train_model(session, out, plan)
     show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")
 
 
