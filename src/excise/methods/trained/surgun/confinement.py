@@ -55,9 +55,9 @@ def target_span(
     Raises:
         SettingError: nothing to keep was given.
     """
-    kept = retain_moment(family, retain)
-    kept += ridge * kept.trace() / len(kept) * torch.eye(len(kept), dtype=kept.dtype)
-    lower = torch.linalg.cholesky(kept)
+    moment = retain_moment(family, retain)
+    moment += ridge * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
+    lower = torch.linalg.cholesky(moment)
     rows = [_rows(family.encode(*map(list, zip(*asked, strict=True))), "from_last").double().cpu() for asked in targets]
     strongest, shares = [], []
     for x in rows:

@@ -52,17 +52,17 @@ def localise(
         SettingError: blocks that cannot be chosen as asked.
     """
     wanted = config.blocks
-    named = named_blocks(problem, wanted)
-    if named is not None:
-        return named, None
+    blocks_by_name = named_blocks(problem, wanted)
+    if blocks_by_name is not None:
+        return blocks_by_name, None
     check_judge(look)
     assert look is not None
-    kept = _kept(problem, config)
-    table = _read(kept) if config.reuse_blocks else None
+    path = _kept(problem, config)
+    table = _read(path) if config.reuse_blocks else None
     if table is None:
         table = probe(problem, config, look, step_of)
-        if kept is not None:
-            write_json(kept, {"concept": table.concept, "rows": table.rows})
+        if path is not None:
+            write_json(path, {"concept": table.concept, "rows": table.rows})
     if wanted == "auto":
         return choose(table.rows, config.keep_blocks), table
     return choose(table.rows, _number(wanted), worst=True), table
@@ -74,12 +74,12 @@ def named_blocks(problem: TrainingProblem, wanted: str) -> list[str] | None:
     Raises:
         SettingError: a block that the model does not have, or no number where one belongs.
     """
-    known = blocks(problem.family)
+    every = blocks(problem.family)
     if wanted == "all":
-        return known
+        return every
     if wanted.startswith("random:"):
-        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(problem.seed)).tolist()
-        return [known[i] for i in order[: _number(wanted)]]
+        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(problem.seed)).tolist()
+        return [every[i] for i in order[: _number(wanted)]]
     if wanted.startswith("worst:"):
         _number(wanted)
     elif wanted != "auto":
@@ -103,11 +103,11 @@ def check_judge(judge: object) -> None:
 def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
     """Train every block alone for a while and look."""
     rows, pictures = [], {}
-    known = blocks(problem.family)
+    probed = blocks(problem.family)
     if config.inject:
-        known = strongest(problem, look, known)
-    for i, block in enumerate(known):
-        problem.say("localising", i, len(known))
+        probed = strongest(problem, look, probed)
+    for i, block in enumerate(probed):
+        problem.say("localising", i, len(probed))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
             with training_mode(problem.family, config.checkpointing):
@@ -115,7 +115,7 @@ def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: C
                 Trainer(adapter, plan, problem.seed, advice=config.steadier).fit(step_of(adapter))
             pictures[block] = look.draw()
         rows.append(_row(block, look.rates(pictures[block])))
-    problem.say("localising", len(known), len(known))
+    problem.say("localising", len(probed), len(probed))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
 
 
@@ -168,9 +168,9 @@ def _read(path: Path | None) -> Table | None:
     if path is None or not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = [{"block": str(r["block"]), **{k: float(r[k]) for k in r if k != "block"}} for r in found["rows"]]
-        return Table(rows, str(found["concept"])) if rows else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = [{"block": str(r["block"]), **{k: float(r[k]) for k in r if k != "block"}} for r in content["rows"]]
+        return Table(rows, str(content["concept"])) if rows else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

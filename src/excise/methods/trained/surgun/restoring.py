@@ -46,20 +46,20 @@ def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number:
     Args:
         number: of the round, which starts its searches elsewhere.
     """
-    arena, known = _arena(family, concept, slots, picture_seed("restoring", seed, number))
+    arena, words = _arena(family, concept, slots, picture_seed("restoring", seed, number))
     arena.say = lambda what, done, total: say(f"{what} for {concept.name}", done, total)
-    found = [" ".join(known.text(found_words(arena, known, SEARCHING, i))) for i in range(SEARCHES)]
-    rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(found)}
-    vectors = [learnt(arena, known, LEARNING, "restoring", i) for i in range(LEARNT)]
+    prompts = [" ".join(words.text(found_words(arena, words, SEARCHING, i))) for i in range(SEARCHES)]
+    rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(prompts)}
+    vectors = [learnt(arena, words, LEARNING, "restoring", i) for i in range(LEARNT)]
     with torch.no_grad():
-        new = [read_as(arena, known, v, slots.prompts) for v in vectors]
+        new = [read_as(arena, words, v, slots.prompts) for v in vectors]
     return [Restoring(w, c.to(torch.device("cpu"), torch.float32)) for w, c in [*rows.items(), *(("", c) for c in new)]]
 
 
 def adversary(family: Family, concept: Concept, slots: Slots, seed: int, number: int) -> Adversary:
     """Words that go on being learnt during the training of a round."""
-    arena, known = _arena(family, concept, slots, picture_seed("adversary", seed, number))
-    return Adversary(arena, known, LEARNING, arena.generator("adversary"))
+    arena, words = _arena(family, concept, slots, picture_seed("adversary", seed, number))
+    return Adversary(arena, words, LEARNING, arena.generator("adversary"))
 
 
 def _arena(family: Family, concept: Concept, slots: Slots, seed: int) -> tuple[Arena, Lexicon]:
