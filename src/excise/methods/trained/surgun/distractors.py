@@ -1,4 +1,4 @@
-"""Distractors: what competes for the target's prompts. As unlike each other as possible, of the target's own level."""
+"""Choose distractors: names of the target's level, as unlike each other as possible, that compete for its prompts."""
 
 from __future__ import annotations
 
