@@ -41,10 +41,10 @@ def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = Non
         SettingError: the denoiser has no such block, or the blocks have nothing of that role.
         ModelError: the family has nothing of that role.
     """
-    known = blocks(family)
+    every = blocks(family)
     for block in chosen or []:
-        if block not in known:
-            raise SettingError(f"the model has no attention block '{block}'; it has: {', '.join(known)}.")
+        if block not in every:
+            raise SettingError(f"the model has no attention block '{block}'; it has: {', '.join(every)}.")
     maps = [m for m in family.maps(modules) if chosen is None or m.block in chosen]
     if not maps:
         raise SettingError(f"nothing of '{modules}' is in the chosen blocks; choose other blocks or other modules.")

@@ -149,7 +149,7 @@ def _request(problem: TrainingProblem, config: TrainedConfig, trained: Weights) 
     """A digest of all that a training depends on besides its plan; only the same request resumes a checkpoint."""
     concepts = [asdict(c) for c in problem.concepts]
     weights = fingerprint({p.path: p.module.weight for p in problem.family.projections()})
-    asked = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
+    requested = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
     judge = problem.scorer.name if problem.scorer else None
     encoders = [text_encoder_print(problem.family)] if trained.text_encoders else []
-    return digest([asked, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *encoders])
+    return digest([requested, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *encoders])

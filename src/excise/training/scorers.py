@@ -81,8 +81,8 @@ class CanvasScorer:
         heads = self.judge.probabilities(images)
         columns = [p[:, self.judge.labels[h].index(x)] for x in _labels(name) for h, p in heads.items()
                    if x in self.judge.labels[h]]  # fmt: skip
-        found: list[float] = torch.stack(columns).amin(dim=0).tolist()
-        return found
+        likelihoods: list[float] = torch.stack(columns).amin(dim=0).tolist()
+        return likelihoods
 
 
 @cache

@@ -59,10 +59,10 @@ def test_a_hardening_holds_pictures_of_what_is_nearest_to_a_target_and_of_the_re
     assert len(set(drawn)) == RETAINED_PICTURES
     assert near == sorted(retain, key=nearness.__getitem__, reverse=True)[: len(near)]
     assert rest != sorted(rest, key=nearness.__getitem__, reverse=True)
-    assert len(competition.kept.condition) == len(retain) + 1
-    assert len(competition.kept.pictures) == RETAINED_PICTURES
+    assert len(competition.retained.condition) == len(retain) + 1
+    assert len(competition.retained.pictures) == RETAINED_PICTURES
     for name, states in family.condition([near[0]]).inputs.items():
-        assert_close(competition.kept.condition.inputs[name][0], states[0])
+        assert_close(competition.retained.condition.inputs[name][0], states[0])
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_prompts_of_a_hardening_are_the_targets_own_found_ones_and_those_of_the_
 
     def drawn(competition):
         generator = torch.Generator().manual_seed(0)
-        rows = [competition.asked(torch.arange(4), generator).inputs for _ in range(200)]
+        rows = [competition.target_condition(torch.arange(4), generator).inputs for _ in range(200)]
         kinds = {"own": own, "found": found, "learnt": learnt}
         same = {n: lambda r, c=c: all(torch.equal(v, r[k]) for k, v in c.inputs.items()) for n, c in kinds.items()}
         return {n: sum(map(is_it, rows)) / 200 for n, is_it in same.items()}

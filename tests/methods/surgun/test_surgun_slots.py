@@ -19,7 +19,7 @@ from excise.errors import ConceptError, ExciseWarning, SettingError
 from excise.families import family_of
 from excise.families.noising import noising
 from excise.methods.base import Context
-from excise.methods.trained.surgun.competition import Competition, Kept
+from excise.methods.trained.surgun.competition import Competition, Retained
 from excise.training.pictures import Sampling
 
 
@@ -92,13 +92,13 @@ def test_drift_is_measured_at_what_is_kept_and_at_the_distractors(any_pipe, monk
     slots = SimpleNamespace(distractors=-rows[None])
     condition = family.condition(["a dog", "a tree", "a sea", "a car"])
     plan = noising(family.pipe.scheduler)
-    kept = Kept(condition, rows)
+    kept = Retained(condition, rows)
     seen = []
     monkeypatch.setattr(type(plan), "add", lambda self, clean, noise, t: clean)
     predict = lambda z, t, c: seen.append((z, c)) or z  # noqa: E731
     spied = SimpleNamespace(predict=predict, latent_shape=family.latent_shape)
     adapter = SimpleNamespace(teacher=ExitStack)
-    drift = Competition(slots, spied, plan, 8, kept=kept).drift(torch.Generator().manual_seed(0), adapter)
+    drift = Competition(slots, spied, plan, 8, retained=kept).drift(torch.Generator().manual_seed(0), adapter)
     assert drift == 0
     z, c = seen[0]
     assert bool((z[1::2] < 0).all())  # of distractors

@@ -75,6 +75,8 @@ class Distilled(Trained[DistilledT]):
     LoRA or the weights themselves.
     """
 
+    config_base: ClassVar[type[Settings]] = DistilledConfig
+
     @abstractmethod
     def targets(self, family: Family, config: DistilledT) -> list[str]:
         """Paths of the modules to train.

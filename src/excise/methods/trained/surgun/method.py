@@ -36,7 +36,7 @@ from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.confinement import Span, check_retained, null_span, target_span
 from excise.methods.trained.surgun.distractors import choose
 from excise.methods.trained.surgun.localisation import Table, apart, check_judge, localise, named_blocks
-from excise.methods.trained.surgun.objective import Job, kept_of, kept_prompts
+from excise.methods.trained.surgun.objective import Job, retain_prompts, retained_of
 from excise.methods.trained.surgun.robust import closer, harden
 from excise.methods.trained.surgun.slots import Slots, UnseenError, draw_slots
 from excise.training.adapters import Adapter, Weights, choose_maps
@@ -55,10 +55,10 @@ class SurgUn(Trained[SurgUnConfig]):
         family = problem.family
         _check(problem, config)
         plan = family.noising
-        kept = kept_of(problem, kept_prompts(problem)) if config.retain_weight else None
+        retained = retained_of(problem, retain_prompts(problem)) if config.retain_weight else None
         competitions = [
             Competition(
-                _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, kept
+                _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, retained
             )
             for c in problem.concepts
         ]
@@ -85,9 +85,9 @@ def _check(problem: TrainingProblem, config: SurgUnConfig) -> None:
             "retain_weight and robust need prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, "
             "or leave both at 0."
         )
-    named = named_blocks(problem, config.blocks)
+    names = named_blocks(problem, config.blocks)
     if not config.confine:
-        if named is None:
+        if names is None:
             check_judge(problem.scorer)
         return
     if config.blocks.startswith("worst:"):
@@ -156,19 +156,19 @@ def _train_within(span: Span, job: Job) -> TrainingResult:
 def _target_span(job: Job, share: float) -> Span:
     """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
     problem = job.problem
-    asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
-    return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
+    prompts = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
+    return target_span(problem.family, prompts, problem.retain, share, job.config.ridge)
 
 
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:
     """Pictures of the target and its distractors; of chosen ones that the judge hardly sees, others take the place."""
-    named = [n.strip() for n in config.distractors.split(",") if n.strip()]
+    names = [n.strip() for n in config.distractors.split(",") if n.strip()]
     unseen: list[str] = []
     while True:
         try:
-            return _drawn(problem, concept, config, named, unseen)
+            return _drawn(problem, concept, config, names, unseen)
         except UnseenError as error:
-            if named or len(unseen) > config.count:
+            if names or len(unseen) > config.count:
                 raise
             warnings.warn(f"{error.seen}; others are chosen.", ExciseWarning, stacklevel=2)
             unseen += error.names

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from excise.edits.deltas import Delta
 from excise.methods.trained.surgun import contrasts
-from excise.methods.trained.surgun.competition import Competition, Kept
+from excise.methods.trained.surgun.competition import Competition, Retained
 from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.training.adapters import Weights
 from excise.training.loop import Losses, Step
@@ -22,7 +22,7 @@ from excise.training.probes import Look
 from excise.training.problem import TrainingProblem
 from excise.training.run import train
 
-MOST_KEPT = 512  # prompts of the retain loss, encoded once
+MAX_RETAINED = 512  # prompts of the retain loss, encoded once
 GUARD = 50.0  # times the initial L_T, beyond which the contrast rests
 
 
@@ -99,7 +99,7 @@ def _start(adapter: Weights, competition: Competition) -> float:
 
 @dataclass(frozen=True)
 class Job:
-    """One training, wherever it takes place.
+    """One training.
 
     Attributes:
         look: to judge blocks and checkpoints by.
@@ -122,17 +122,17 @@ class Job:
         return train(self.problem, self.config, adapter, self.step, self.look, on_chosen_checkpoint, learning)
 
     def aside(self, name: str) -> Job:
-        """The same with a folder of its own."""
+        """The same job, with a subfolder for its checkpoints."""
         folder = self.problem.folder / name if self.problem.folder else None
         return replace(self, problem=replace(self.problem, folder=folder))
 
 
-def kept_of(problem: TrainingProblem, prompts: Sequence[str], pictures: Tensor | None = None) -> Kept:
-    """What the retain loss holds: prompts, the empty one beside them, and pictures of the first of them."""
-    return Kept(problem.family.condition([*prompts, ""]).to(torch.device("cpu"), torch.float32), pictures)
+def retained_of(problem: TrainingProblem, prompts: Sequence[str], pictures: Tensor | None = None) -> Retained:
+    """Prompts for the retain loss, with the empty one, and pictures of the first of them."""
+    return Retained(problem.family.condition([*prompts, ""]).to(torch.device("cpu"), torch.float32), pictures)
 
 
-def kept_prompts(problem: TrainingProblem, first: Sequence[str] = ()) -> list[str]:
-    """At most MOST_KEPT of the prompts to keep, in random order after those that are to be first."""
+def retain_prompts(problem: TrainingProblem, first: Sequence[str] = ()) -> list[str]:
+    """At most MAX_RETAINED of the prompts to retain: those of `first`, then others in random order."""
     order = torch.randperm(len(problem.retain), generator=torch.Generator().manual_seed(problem.seed)).tolist()
-    return list(dict.fromkeys([*first, *(problem.retain[i] for i in order)]))[:MOST_KEPT]
+    return list(dict.fromkeys([*first, *(problem.retain[i] for i in order)]))[:MAX_RETAINED]

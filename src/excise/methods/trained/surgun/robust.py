@@ -19,7 +19,7 @@ from excise.families.base import join
 from excise.families.text_space import nearest_first
 from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.config import SurgUnConfig
-from excise.methods.trained.surgun.objective import Job, kept_of, kept_prompts
+from excise.methods.trained.surgun.objective import Job, retain_prompts, retained_of
 from excise.methods.trained.surgun.restoring import Restoring, adversary, restoring
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.pictures import picture_seed
@@ -38,15 +38,15 @@ def closer(job: Job) -> Job:
     problem, look = job.problem, job.look
     targets = [w for c in problem.concepts for w in c.words]
     near = nearest_first(problem.family, targets, problem.retain)[: RETAINED_PICTURES // 2]
-    prompts = kept_prompts(problem, near)
+    prompts = retain_prompts(problem, near)
     images = problem.sampling.draw(
         problem.family,
         prompts[:RETAINED_PICTURES],
         [picture_seed(problem.seed, "kept", i) for i in range(len(prompts[:RETAINED_PICTURES]))],
         lambda done, total: problem.say("drawing what is kept", done, total),
     )
-    kept = kept_of(problem, prompts, problem.family.latents(images))
-    competitions = [replace(c, kept=kept) for c in job.competitions]
+    retained = retained_of(problem, prompts, problem.family.latents(images))
+    competitions = [replace(c, retained=retained) for c in job.competitions]
     return replace(job, competitions=competitions, look=look.closer(job.config.judged) if look else None)
 
 
@@ -125,9 +125,11 @@ def regained_rate(problem: TrainingProblem, concept: Concept, conditions: Sequen
     """Share of the pictures of some conditions in which the judge sees the target; None without a judge."""
     if problem.scorer is None:
         return None
-    asked = join([r.condition[list(range(min(PREVIEWS, len(r.condition))))] for r in conditions])
-    seeds = [picture_seed(problem.seed, "restored", i) for i in range(len(asked))]
-    seen = problem.scorer.sees(problem.sampling.render(problem.family, asked, seeds), [concept.name] * len(asked))
+    condition = join([r.condition[list(range(min(PREVIEWS, len(r.condition))))] for r in conditions])
+    seeds = [picture_seed(problem.seed, "restored", i) for i in range(len(condition))]
+    seen = problem.scorer.sees(
+        problem.sampling.render(problem.family, condition, seeds), [concept.name] * len(condition)
+    )
     return sum(seen) / len(seen)
 
 
