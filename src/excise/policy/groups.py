@@ -16,7 +16,7 @@ from excise.support.settings import configure
 
 @dataclass(frozen=True)
 class Group:
-    """Concepts that one edit removes: all of a kind by a closed form, or one by a trained method."""
+    """Concepts that one edit removes: one by a trained method, all of a kind by every other."""
 
     method: MethodChoice
     concepts: tuple[Concept, ...]
@@ -32,8 +32,8 @@ def grouped(policy: Policy) -> list[Group]:
     for request in policy.concepts:
         concept = request.concept()
         method = policy.method_of(concept.kind)
-        is_closed_form = METHODS.record(method.name).shape == "closed-form"
-        key = concept.kind if is_closed_form else f"{concept.kind}\x00{concept.name}"
+        is_trained = METHODS.record(method.name).shape == "trained"
+        key = f"{concept.kind}\x00{concept.name}" if is_trained else concept.kind
         group = groups.get(key, Group(method, ()))
         groups[key] = replace(group, concepts=(*group.concepts, concept))
     return list(groups.values())
