@@ -277,7 +277,7 @@ import os, sys
 from itertools import pairwise
 from pathlib import Path
 import torch
-sys.path[:0] = [sys.argv[1], sys.argv[2]]
+sys.path[:0] = [sys.argv[1], sys.argv[2], sys.argv[2] + "/training"]
 from conftest import build_tokenizer, tiny_pipe
 from test_training import fit, paths, push
 from excise.families import family_of
