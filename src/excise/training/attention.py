@@ -7,10 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.transformers.sana_transformer import SanaAttnProcessor2_0
 from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families.base import Family
+
+PLAIN = (AttnProcessor, AttnProcessor2_0, SanaAttnProcessor2_0)
 
 
 class Capture:
@@ -78,6 +81,6 @@ def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
 
 
 def _check(path: str, layer: Any) -> None:
-    plain = isinstance(layer, Attention) and type(layer.processor) in (AttnProcessor, AttnProcessor2_0)
+    plain = isinstance(layer, Attention) and type(layer.processor) in PLAIN
     if not plain or layer.norm_q is not None or layer.norm_k is not None:
         raise ModelError(f"'{path}' is no plain softmax attention; its maps cannot be computed from q and k.")
