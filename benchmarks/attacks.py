@@ -1,12 +1,12 @@
-"""What every attack brought back of every method, pooled over concepts, from the lines of a benchmark with attacks.
+"""Tables of attacks against methods, pooled over concepts, from the result lines of a benchmark with attacks.
 
     python -m benchmarks.attacks benchmarks/results/canvas-attacks.jsonl [--concepts watercolor neon]
 
-Printed as Markdown, in per cent. Any of n: share of test prompts of which any picture within the budget shows the
-target. A gap is that share less the oracle's under the same attack, over the concepts that both were attacked for; the
-worst gap is the largest over attacks of these, `of any concept` the largest of a single one, `a picture` the largest of
-the shares of pictures, which are finer where there are few prompts. Swaps have no oracle. Kept is relative to the
-untouched model.
+Printed as Markdown, in per cent. "Any of n" is the share of test prompts with at least one image within the budget that
+shows the target. A gap is that share minus the oracle's under the same attack, over concepts for which both exist.
+"Worst gap" is the largest over attacks, "of any concept" the largest for a single concept, "a picture" the largest when
+images are counted instead of prompts, which is finer with few prompts. Swaps have no oracle. Retention is relative to
+the untouched model.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ UNTOUCHED = "identity"
 
 
 def methods_of(lines: Sequence[Line]) -> list[str]:
-    """In the order of the recipe."""
+    """Return the methods in the order of the recipe."""
     return list(dict.fromkeys(line["method"] for line in lines))
 
 
 def of_concepts(lines: Sequence[Line], concepts: Sequence[str] | None) -> list[Line]:
-    """Those that are about some concepts alone; all where none are named."""
+    """Return the lines whose concepts are all among `concepts`; all lines if None."""
     return [line for line in lines if concepts is None or set(line["concepts"]) <= set(concepts)]
 
 
-def found(lines: Sequence[Line], method: str) -> dict[str, list[dict[str, Any]]]:
-    """By attack what it did, a record a concept where it could be made."""
+def attacks_on(lines: Sequence[Line], method: str) -> dict[str, list[dict[str, Any]]]:
+    """Return, by attack, its records against a method, one a concept; without attacks that could not be run."""
     records = [a for line in lines if line["method"] == method for a in line["attacks"] if a["any_of_n"] is not None]
     return {name: [a for a in records if a["name"] == name] for name in dict.fromkeys(a["name"] for a in records)}
 
 
 def gaps(records: Sequence[dict[str, Any]], of: str = "any_of_n") -> list[float]:
-    """A concept each; `of`: shares of prompts (any_of_n) or of pictures (rate)."""
+    """Return the gap of each concept, in shares of prompts (`of`: any_of_n) or of images (rate)."""
     sides = [a["outcomes"] for a in records if a["oracle"] is not None]
     return [s["model"][of]["value"] - s["oracle"][of]["value"] for s in sides]
 
 
 def pooled(by_attack: dict[str, list[dict[str, Any]]], of: str = "any_of_n") -> list[tuple[float, str]]:
-    """Mean gaps over concepts with their attacks, the largest first."""
-    found = [(float(np.mean(g)), name) for name, records in by_attack.items() if (g := gaps(records, of))]
-    return sorted(found, key=lambda row: -row[0])
+    """Return the mean gap over concepts of each attack, with its name, largest first."""
+    means = [(float(np.mean(g)), name) for name, records in by_attack.items() if (g := gaps(records, of))]
+    return sorted(means, key=lambda row: -row[0])
 
 
 def headline(lines: Sequence[Line]) -> str:
-    """A row a method: what is erased, kept, and how much more the strongest attacks show than on the oracle."""
+    """Return a table with a row a method: erasure, retention, and the gaps of the strongest attacks."""
     rows = []
     for method in methods_of(lines):
         own = [line for line in lines if line["method"] == method]
-        by_attack = found(lines, method)
+        by_attack = attacks_on(lines, method)
         any_of_n, by_picture = pooled(by_attack), pooled(by_attack, "rate")
         most = max((g for records in by_attack.values() for g in gaps(records)), default=float("nan"))
         means = [float(np.mean([value(line, n) for line in own])) for n in ("ua", "ira rel.", "cra rel.")]
@@ -68,15 +68,15 @@ def headline(lines: Sequence[Line]) -> str:
 
 
 def _ranked(largest: Sequence[tuple[float, str]]) -> list[str]:
-    """The two largest, in points, each with its attack."""
-    said = [f"{100 * gap:+.0f} ({name})" for gap, name in largest[:2]]
-    return said + ["–"] * (2 - len(said))
+    """Return two cells with the two largest gaps, in percentage points, and their attacks."""
+    cells = [f"{100 * gap:+.0f} ({name})" for gap, name in largest[:2]]
+    return cells + ["–"] * (2 - len(cells))
 
 
 def table(lines: Sequence[Line]) -> str:
-    """A row an attack: any of n on the oracle, and on each method."""
+    """Return a table with a row an attack: "any of n" on the oracle and on each method."""
     methods = methods_of(lines)
-    by_method = {m: found(lines, m) for m in methods}
+    by_method = {m: attacks_on(lines, m) for m in methods}
     rows = []
     for attack in dict.fromkeys(a for records in by_method.values() for a in records):
         base = by_method.get(UNTOUCHED, {}).get(attack) or next(r[attack] for r in by_method.values() if attack in r)
@@ -86,7 +86,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def spent(lines: Sequence[Line]) -> str:
-    """A row an attack: seconds on one model, denoiser passes and pictures, means over all; peak memory, the most."""
+    """Return a table with a row an attack: mean seconds, denoiser passes and images for one model; peak memory."""
     records = [a for line in lines for a in line["attacks"] if a["any_of_n"] is not None]
     rows = []
     for name in dict.fromkeys(a["name"] for a in records):
@@ -103,7 +103,7 @@ def _mean(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks with attacks")
-    parser.add_argument("--concepts", nargs="+", help="of these alone")
+    parser.add_argument("--concepts", nargs="+", help="only results of these concepts")
     options = parser.parse_args()
     lines = of_concepts([line for line in read(options.results) if line["attacks"]], options.concepts)
     for model in dict.fromkeys(line["model"] for line in lines):

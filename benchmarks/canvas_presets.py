@@ -1,12 +1,12 @@
-"""Compare settings of a method on Canvas, on prompts and seeds that no protocol uses: how the presets were chosen.
+"""Compare settings of a method on Canvas with prompts and seeds of no protocol; the presets were chosen with it.
 
     python -m benchmarks.canvas_presets --method speed --set ridge=0.05 --set ridge=0.02,threshold=0.2
 
     python -m benchmarks.canvas_presets --method scapre --names 100 --set relevance=none
 
-Each `--set` is one candidate (none: the preset as it is). Every object and style is erased alone; ten images of the
-target and ten of other cells are drawn (template "a {o} in {s} style", seeds of this script). With `--names` that many
-names at scale are erased at once instead; fifty of them and fifty of those kept are drawn ("a picture of a {o}").
+Each `--set` is a candidate; without any, the preset is measured. Every object and style is erased alone, and ten images
+of the target and ten of other cells are drawn (template "a {o} in {s} style", seeds of this script). With `--names` N,
+N further names are erased at once instead; fifty of them and fifty retained ones are drawn ("a picture of a {o}").
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ Cell = tuple[str, str]
 
 
 def chosen_cells(target: str) -> tuple[list[Cell], list[Cell]]:
-    """Ten cells that ask for the target and ten that do not, the same for every candidate."""
+    """Return ten cells with the target and ten without, the same for every candidate."""
     cells = [(o, s) for o in world.OBJECTS for s in world.STYLES]
     random.Random(f"canvas-presets {target}").shuffle(cells)
-    asking = [c for c in cells if target in c]
-    return asking[:IMAGES], [c for c in cells if target not in c][:IMAGES]
+    with_target = [c for c in cells if target in c]
+    return with_target[:IMAGES], [c for c in cells if target not in c][:IMAGES]
 
 
 def measure(family: Family, target: str) -> dict[str, float]:
-    """UA, IRA and CRA over the target's twenty cells."""
-    asking, others = chosen_cells(target)
-    cells = asking + others
-    seen = drawn(family, cells, [TEMPLATE.format(o=o, s=s) for o, s in cells])
+    """Return UA, IRA and CRA over the twenty cells of a target."""
+    with_target, others = chosen_cells(target)
+    cells = with_target + others
+    labels = draw_and_judge(family, cells, [TEMPLATE.format(o=o, s=s) for o, s in cells])
     own, other = ("object", "style") if target in world.OBJECTS else ("style", "object")
     at = {"object": 0, "style": 1}
 
     def share(head: str, rows: range) -> float:
-        return sum(seen[head][i] == cells[i][at[head]] for i in rows) / len(rows)
+        return sum(labels[head][i] == cells[i][at[head]] for i in rows) / len(rows)
 
-    kept = range(len(asking), len(cells))
-    return {"ua": 1 - share(own, range(len(asking))), "ira": share(own, kept), "cra": share(other, kept)}
+    retained = range(len(with_target), len(cells))
+    return {"ua": 1 - share(own, range(len(with_target))), "ira": share(own, retained), "cra": share(other, retained)}
 
 
-def drawn(family: Family, cells: Sequence[Cell], prompts: Sequence[str]) -> Any:
-    """What the judge sees in a picture of each prompt."""
+def draw_and_judge(family: Family, cells: Sequence[Cell], prompts: Sequence[str]) -> dict[str, list[str]]:
+    """Draw an image of each prompt, seeded by its cell, and return the judge's labels by attribute."""
     seeds = [seed_of("canvas-presets", c) for c in cells]  # of no protocol
     with torch.autocast("cpu", torch.bfloat16):
         images = family.sample(prompts, seeds, steps=STEPS, guidance=GUIDANCE, batch=20)
@@ -66,40 +66,40 @@ def drawn(family: Family, cells: Sequence[Cell], prompts: Sequence[str]) -> Any:
 
 
 def at_scale(family: Family, method: str, settings: dict[str, Any], count: int) -> str:
-    """Accuracy on names erased together and on names kept."""
+    """Erase `count` names together and return the accuracies on erased and retained names as text."""
     began = time.perf_counter()
-    gone, kept = world.list_a()[:count], world.list_b()
-    if count > len(gone):  # as the protocol canvas-names-200
-        gone, kept = list(world.NAMES)[:count], list(world.OBJECTS)
-    edit = erase(family, gone, method=method, vocabulary="canvas-strict", **settings)
+    erased, retained = world.list_a()[:count], world.list_b()
+    if count > len(erased):  # as the protocol canvas-names-200
+        erased, retained = list(world.NAMES)[:count], list(world.OBJECTS)
+    edit = erase(family, erased, method=method, vocabulary="canvas-strict", **settings)
     spent = time.perf_counter() - began
     with edit.apply(family):
-        found = accuracy(family, gone, kept)
-    e, r = found["acc_e"], found["acc_r"]
+        accuracies = accuracy(family, erased, retained)
+    e, r = accuracies["acc_e"], accuracies["acc_r"]
     h = 2 / (1 / (1 - e) + 1 / r) if e < 1 and r > 0 else 0.0
     return f"Acc_e {e:.3f}, Acc_r {r:.3f}, H_o {h:.3f}, erased in {spent:.1f} s"
 
 
-def accuracy(family: Family, gone: Sequence[str], kept: Sequence[str]) -> dict[str, float]:
-    """How often names that were erased and names that are kept are drawn, in up to fifty pictures of each."""
+def accuracy(family: Family, erased: Sequence[str], retained: Sequence[str]) -> dict[str, float]:
+    """Return `acc_e` and `acc_r`, the shares of right images of erased and of retained names, up to fifty of each."""
     shares = []
-    for names in (gone, kept):
+    for names in (erased, retained):
         some = random.Random("canvas-presets names").sample(list(names), min(NAMES_DRAWN, len(names)))
-        seen = drawn(family, [(n, "plain") for n in some], [NAME_TEMPLATE.format(o=n) for n in some])
-        shares.append(sum(a == b for a, b in zip(seen["object"], some, strict=True)) / len(some))
+        labels = draw_and_judge(family, [(n, "plain") for n in some], [NAME_TEMPLATE.format(o=n) for n in some])
+        shares.append(sum(a == b for a, b in zip(labels["object"], some, strict=True)) / len(some))
     return {"acc_e": shares[0], "acc_r": shares[1]}
 
 
 def candidate(family: Family, method: str, settings: dict[str, Any], targets: Sequence[str]) -> dict[str, Any]:
-    """Means over the targets, and the targets that did not go wholly."""
+    """Return mean UA, IRA and CRA over targets, the targets with a UA below 1 (`left`), and seconds."""
     began = time.perf_counter()
-    found = {}
+    by_target = {}
     for target in targets:
         edit = erase(family, [target], method=method, vocabulary="canvas-strict", **settings)
         with edit.apply(family):
-            found[target] = measure(family, target)
-    means = {k: sum(f[k] for f in found.values()) / len(found) for k in ("ua", "ira", "cra")}
-    left = {t: f["ua"] for t, f in found.items() if f["ua"] < 1}
+            by_target[target] = measure(family, target)
+    means = {k: sum(m[k] for m in by_target.values()) / len(by_target) for k in ("ua", "ira", "cra")}
+    left = {t: m["ua"] for t, m in by_target.items() if m["ua"] < 1}
     return {**means, "left": left, "seconds": time.perf_counter() - began}
 
 
@@ -120,10 +120,10 @@ def main() -> None:
                 flush=True,
             )
             continue
-        found = candidate(family, options.method, parse_settings(text.split(",") if text else []), targets)
+        result = candidate(family, options.method, parse_settings(text.split(",") if text else []), targets)
         print(
-            f"{options.method} {text or 'preset'}: UA {found['ua']:.3f}, IRA {found['ira']:.3f}, "
-            f"CRA {found['cra']:.3f}, {found['seconds']:.0f} s; not wholly gone: {found['left']}",
+            f"{options.method} {text or 'preset'}: UA {result['ua']:.3f}, IRA {result['ira']:.3f}, "
+            f"CRA {result['cra']:.3f}, {result['seconds']:.0f} s; UA below 1: {result['left']}",
             flush=True,
         )
 

@@ -1,14 +1,13 @@
-"""Time the closed forms at true model shapes, beside the same formula written literally.
+"""Time the closed forms at the shapes of real models, and compare them with the same formulas written literally.
 
     python -m benchmarks.closed_form --shape sd15 --concepts 100 [--method uce --method speed] [--out lines.jsonl]
     python -m benchmarks.closed_form --table lines.jsonl
 
-Weights are random (Gaussian rows at the true shapes); text states are synthetic: a common mean, a decaying spectrum, as
-CLIP's are. What is timed is the edit after encoding, the statistics of the text and the making of the new weights
-included. The literal form follows the published formulas, or the official program, matrix by matrix and row by row
-(`benchmarks/literal.py`). It is timed on a stated part of the work and scaled to all; where that alone would take too
-long (more than 100 concepts, or than `--literal`), or no literal form is written, it is left out. Every line is
-measured in a process of its own, so that memory is its own.
+Weights are random (Gaussian rows); text states are synthetic, with a common mean and a decaying spectrum as CLIP's
+have. The time is that of the edit after encoding, from the statistics of the text to the new weights. The literal form
+follows the published formulas, or the official program, matrix by matrix and row by row (`benchmarks/literal.py`). It
+is timed on a stated part of the work and scaled up; above 100 concepts (or `--literal`) it is left out. Each line is
+measured in a separate process, so that its memory is its own.
 """
 
 from __future__ import annotations
@@ -52,17 +51,19 @@ TOKENS = {
     "uce": 1, "speed": 1, "cure": 1, "mace": 75, "rece": 76, "scapre": 60, "scapre-small": 60, "scapre-paper": 60,
 }  # fmt: skip
 LITERAL_CONCEPTS = 100
-LITERAL_ROWS = 9  # of ScaPre's rows
+LITERAL_ROWS = 9  # for ScaPre
 
 
 @dataclass(frozen=True)
 class Literal:
-    """What a literal form gave.
+    """Result of a literal form.
 
     Attributes:
-        new: new weights of some layers, or of some rows of them. rows: which, where not all.
-        seconds: all would have taken. part: what was timed.
-        problem: what was solved, where it is smaller than what the method was given.
+        new: by path, the new weights of some layers, or of some of their rows.
+        seconds: extrapolated to all layers and rows.
+        part: what was timed, in words.
+        rows: by path, the rows in `new`; all rows if missing.
+        problem: the problem that was solved, if it is smaller than the method's.
     """
 
     new: dict[str, Tensor]
@@ -74,7 +75,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result."""
+    """One line of the result; `naive_*` is of the literal form, `max_rel_diff` the largest difference between both."""
 
     shape: str
     method: str
@@ -92,7 +93,7 @@ class Row:
 
 
 def text_states(n: int, d: int, generator: torch.Generator) -> Tensor:
-    """(n, d) rows with a common mean and a decaying spectrum, scaled to a norm of about 28 as CLIP-L states are."""
+    """Return states (n, d) with a common mean and a decaying spectrum, scaled to CLIP-L's norm of about 28."""
     basis = torch.linalg.qr(torch.randn((d, d), generator=generator, dtype=torch.float64)).Q
     spectrum = (1 + torch.arange(d, dtype=torch.float64)) ** -0.5
     rows = torch.randn((n, d), generator=generator, dtype=torch.float64) * spectrum @ basis.mT
@@ -101,14 +102,22 @@ def text_states(n: int, d: int, generator: torch.Generator) -> Tensor:
 
 
 def build(shape: str, concepts: int, tokens: int, roles: str, seed: int = 0) -> tuple[TextProblem, dict[str, Tensor]]:
-    """As `problem_of`, at the shape of a model."""
+    """Return `problem_of` at the shape of a model."""
     return problem_of(*SHAPES[shape], concepts, tokens, roles, seed)
 
 
 def problem_of(
     rows: Sequence[int], d: int, concepts: int, tokens: int, roles: str, seed: int = 0
 ) -> tuple[TextProblem, dict[str, Tensor]]:
-    """A problem of `concepts`, so many target tokens each, and 1,000 retained ones; weights in single precision."""
+    """Return a problem and weights (float32) by path.
+
+    Args:
+        rows: number of rows of each layer's projections.
+        d: width of the text.
+        concepts: number of concepts.
+        tokens: target tokens of a concept; there are 1,000 retained tokens.
+        roles: projections of a layer, "kv" or "v".
+    """
     generator = torch.Generator().manual_seed(seed)
     states = text_states(concepts * tokens + tokens + RETAINED + 1 + 76, d, generator)
     targets, anchor, retain, start, null = states.split([concepts * tokens, tokens, RETAINED, 1, 76])
@@ -124,7 +133,7 @@ def problem_of(
 
 
 def change(solution: Solution, path: str, W: Tensor) -> Tensor:
-    """What a solution adds to one weight."""
+    """Return the change of one weight, of the shape of `W`."""
     parts = [m.delta(W) for m in solution.text_maps if path in m.modules]
     if solution.modules and path in solution.modules:
         parts.append(solution.modules[path].delta(W))
@@ -132,6 +141,7 @@ def change(solution: Solution, path: str, W: Tensor) -> Tensor:
 
 
 def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | MACEConfig) -> Literal:
+    """Run UCE, or MACE's first step, on two matrices."""
     some = _spread(weights, 2)
     erase = getattr(config, "erase_scale", 1.0)
     new, seconds, _ = timed(
@@ -141,18 +151,19 @@ def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | 
 
 
 def literal_rece(p: TextProblem, weights: dict[str, Tensor], config: RECEConfig) -> Literal:
-    """One concept, whose sums run over all layers; the UCE steps of a round are those of two layers."""
+    """Run RECE's search for one concept, which sums over all layers, and the UCE steps of a round on two matrices."""
     first = p.owner == 0
     part = replace(p, targets=p.targets[first], anchors=p.anchors[first], retain=p.retain[:10], owner=p.owner[first])
-    doubles, kept = {k: w.double() for k, w in weights.items()}, config.retain_scale
+    doubles, scale = {k: w.double() for k, w in weights.items()}, config.retain_scale
     some = _spread(weights, 2)
-    now = {k: literal.uce(W, part, 1.0, kept, config.ridge) for k, W in doubles.items()}
+    now = {k: literal.uce(W, part, 1.0, scale, config.ridge) for k, W in doubles.items()}
     restoring, sums, _ = timed(lambda: literal.rece_restoring(doubles, now, part, config))
     again = replace(part, targets=restoring)
     new = {
-        k: literal.uce(now[k], again, 1.0, kept / 10, config.round_ridge, list(part.targets), config.hold) for k in some
+        k: literal.uce(now[k], again, 1.0, scale / 10, config.round_ridge, list(part.targets), config.hold)
+        for k in some
     }
-    _, uce, _ = timed(lambda: {k: literal.uce(doubles[k], p, 1.0, kept, config.ridge) for k in some})
+    _, uce, _ = timed(lambda: {k: literal.uce(doubles[k], p, 1.0, scale, config.ridge) for k in some})
     concepts = len(p.subjects)
     seconds = 2 * uce * len(weights) / len(some) + sums * concepts
     part_ = f"the search of 1 of {concepts} concepts, UCE of {len(some)} of {len(weights)} matrices"
@@ -160,13 +171,14 @@ def literal_rece(p: TextProblem, weights: dict[str, Tensor], config: RECEConfig)
 
 
 def literal_cure(p: TextProblem, weights: dict[str, Tensor], config: CUREConfig) -> Literal:
+    """Run CURE on one matrix."""
     some = _spread(weights, 1)
     new, seconds, _ = timed(lambda: {k: literal.cure(weights[k].double(), p, config) for k in some})
     return Literal(new, seconds * len(weights) / len(some), f"{len(some)} of {len(weights)} matrices")
 
 
 def literal_speed(p: TextProblem, weights: dict[str, Tensor], config: SPEEDConfig) -> Literal:
-    """The first matrix, whose draws can be repeated."""
+    """Run SPEED on the first matrix, whose random draws can be reproduced."""
     first = next(iter(weights))
     W, generator = weights[first].double(), torch.Generator().manual_seed(0)
     K = invariant_states(p, config.invariants, generator)
@@ -180,7 +192,7 @@ def literal_speed(p: TextProblem, weights: dict[str, Tensor], config: SPEEDConfi
 
 
 def literal_scapre(p: TextProblem, weights: dict[str, Tensor], config: ScaPreConfig) -> Literal:
-    """The masks of the first matrix, whose draws can be repeated, and a few of its rows; the paper's form has all."""
+    """Run ScaPre's masks on the first matrix, whose draws can be reproduced, and its solves on a few rows (or all)."""
     first = next(iter(weights))
     W, total = weights[first].double(), sum(len(w) for w in weights.values())
     (h, m), masks, _ = timed(lambda: literal.scapre_scores(W, p, config, torch.Generator().manual_seed(0)))
@@ -199,7 +211,7 @@ def literal_scapre(p: TextProblem, weights: dict[str, Tensor], config: ScaPreCon
 
 @dataclass(frozen=True)
 class Bench:
-    """A method, its settings here, its literal form, and which projections it edits."""
+    """A method with its settings, its literal form (None: not written), and the projections it edits."""
 
     method: Any
     config: MethodConfig
@@ -207,25 +219,25 @@ class Bench:
     roles: str = "kv"
 
     def solve(self, problem: TextProblem, weights: dict[str, Tensor]) -> Solution:
-        """The method's own solve."""
-        solution: Solution = self.method.solve(problem, weights, self.config, torch.Generator().manual_seed(0))
+        """Solve the problem with the method."""
+        solution: Solution = self.method().solve(problem, weights, self.config, torch.Generator().manual_seed(0))
         return solution
 
 
 BENCHES = {
-    "uce": Bench(UCE, UCEConfig(fixed="none", tokens="last"), literal_uce),
-    "mace": Bench(MACE, MACEConfig(), literal_uce),
-    "rece": Bench(RECE, RECEConfig(fixed="none"), literal_rece),
-    "cure": Bench(CURE, CUREConfig(), literal_cure),
-    "speed": Bench(SPEED, SPEEDConfig(params="v", tokens="last", retain_tokens="last"), literal_speed, "v"),
-    "scapre": Bench(ScaPre, ScaPreConfig(), literal_scapre),
-    "scapre-small": Bench(ScaPre, ScaPreConfig(form="small"), literal_scapre),
-    "scapre-paper": Bench(ScaPre, ScaPreConfig(form="paper", relevance="ratio"), literal_scapre),
+    "uce": Bench(UCE(), UCEConfig(fixed="none", tokens="last"), literal_uce),
+    "mace": Bench(MACE(), MACEConfig(), literal_uce),
+    "rece": Bench(RECE(), RECEConfig(fixed="none"), literal_rece),
+    "cure": Bench(CURE(), CUREConfig(), literal_cure),
+    "speed": Bench(SPEED(), SPEEDConfig(params="v", tokens="last", retain_tokens="last"), literal_speed, "v"),
+    "scapre": Bench(ScaPre(), ScaPreConfig(), literal_scapre),
+    "scapre-small": Bench(ScaPre(), ScaPreConfig(form="small"), literal_scapre),
+    "scapre-paper": Bench(ScaPre(), ScaPreConfig(form="paper", relevance="ratio"), literal_scapre),
 }
 
 
 def bench(shape: str, method: str, concepts: int, literal_concepts: int = LITERAL_CONCEPTS) -> Row:
-    """One method at one shape, beside its literal form up to so many concepts."""
+    """Measure one method at one shape, with its literal form if there are at most `literal_concepts`."""
     b = BENCHES[method]
     p, weights = build(shape, concepts, TOKENS[method], b.roles)
 
@@ -251,8 +263,8 @@ def bench(shape: str, method: str, concepts: int, literal_concepts: int = LITERA
     if printed.problem is not None:
         solution = b.solve(printed.problem, weights)
     differences = [
-        _difference(solution, path, weights[path].double(), wanted, printed.rows.get(path))
-        for path, wanted in printed.new.items()
+        relative_difference(solution, path, weights[path].double(), new, printed.rows.get(path))
+        for path, new in printed.new.items()
     ]
     return replace(
         row,
@@ -264,9 +276,9 @@ def bench(shape: str, method: str, concepts: int, literal_concepts: int = LITERA
 
 
 def solve_and_apply(b: Bench, p: TextProblem, weights: dict[str, Tensor]) -> tuple[Solution, float, float]:
-    """The solution, its seconds, and the extra megabytes at the peak; making the new weights belongs to the job.
+    """Return the solution, seconds, and peak extra memory in MB, of solving and computing the new weights.
 
-    They take the place of the old ones one by one, as in a model, so that each is counted while it is made.
+    The new weights are computed one at a time, as when they replace those of a model.
     """
 
     def work() -> Solution:
@@ -278,23 +290,29 @@ def solve_and_apply(b: Bench, p: TextProblem, weights: dict[str, Tensor]) -> tup
     return cold_and_warm(work)
 
 
-def _difference(solution: Solution, path: str, W: Tensor, wanted: Tensor, rows: range | None) -> float:
-    """Relative difference of the change of (some rows of) one weight."""
+def relative_difference(solution: Solution, path: str, W: Tensor, new: Tensor, rows: range | None) -> float:
+    """Return the relative difference (Frobenius) between the changes of a solution and of a literal form.
+
+    Args:
+        W: the weight before the edit.
+        new: the weight, or some of its rows, by the literal form.
+        rows: which rows; None for all.
+    """
     some = rows or range(len(W))
     part = slice(some.start, some.stop)
-    printed = wanted - W[part]
+    printed = new - W[part]
     return float((change(solution, path, W)[part] - printed).norm() / printed.norm())
 
 
 def cold_and_warm(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Memory of a first run, before the allocator keeps any of it, and the time of a second one."""
+    """Return result, seconds of a second run, and peak memory of the first, when the allocator has no free blocks."""
     _, _, peak = timed(work)
     result, seconds, _ = timed(work)
     return result, seconds, peak
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """(result, seconds, extra resident megabytes at the peak); memory is sampled every few milliseconds."""
+    """Return result, seconds, and peak extra resident memory in MB, sampled every few milliseconds."""
     before, peak, done = _resident(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -307,14 +325,14 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
         began = time.perf_counter()
         result = work()
         seconds = time.perf_counter() - began
-    finally:  # or a failure would leave the process waiting for its watcher
+    finally:  # otherwise the process would wait for its watcher after a failure
         done.set()
         watcher.join()
     return result, seconds, max(peak[0], _resident() - before)
 
 
 def _resident() -> float:
-    """Megabytes of memory that this process holds."""
+    """Return the resident memory of this process in MB."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6
@@ -322,7 +340,7 @@ def _resident() -> float:
 
 
 def _spread(weights: dict[str, Tensor], count: int) -> list[str]:
-    """The first weight and others spread over the sizes."""
+    """Return the first path and others, evenly spaced."""
     paths = list(weights)
     return [paths[i * (len(paths) - 1) // max(1, count - 1)] for i in range(count)]
 
@@ -332,64 +350,66 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--concepts", type=int, action="append")
     parser.add_argument("--method", action="append", choices=BENCHES)
-    parser.add_argument("--literal", type=int, default=LITERAL_CONCEPTS, help="concepts up to which it is timed")
-    parser.add_argument("--out", type=Path, help="file that the lines are added to, as JSON")
-    parser.add_argument("--table", type=Path, help="print the lines of such a file as a table, and measure nothing")
+    parser.add_argument(
+        "--literal", type=int, default=LITERAL_CONCEPTS, help="most concepts for which the literal form is timed"
+    )
+    parser.add_argument("--out", type=Path, help="append the lines to this file, as JSON")
+    parser.add_argument("--table", type=Path, help="print the lines of such a file as a table; measure nothing")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.table:
         print(table([Row(**json.loads(line)) for line in options.table.read_text(encoding="utf-8").splitlines()]))
         return
-    wanted = [
+    cells = [
         (shape, method, concepts)
         for shape in options.shape or ["sd15"]
         for concepts in options.concepts or [100]
         for method in options.method or BENCHES
     ]
     if options.here:
-        print(json.dumps(bench(*wanted[0], options.literal).__dict__))
+        print(json.dumps(bench(*cells[0], options.literal).__dict__))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {RETAINED} retained texts", flush=True)
-    for one in wanted:
-        row = in_own_process(*one, options.literal)
-        print(described(row), flush=True)
+    for cell in cells:
+        row = in_own_process(*cell, options.literal)
+        print(describe(row), flush=True)
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row.__dict__) + "\n")
 
 
 def in_own_process(shape: str, method: str, concepts: int, literal_concepts: int) -> Row:
-    """As `bench`."""
+    """Return `bench` run in a separate process."""
     knobs = [f"--shape={shape}", f"--method={method}", f"--concepts={concepts}", f"--literal={literal_concepts}"]
     command = [sys.executable, "-m", "benchmarks.closed_form", *knobs, "--here"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def described(row: Row) -> str:
-    """One line of the result as a person reads it."""
-    beside = "no literal form timed"
+def describe(row: Row) -> str:
+    """Return a line of the result as text."""
+    literal_form = "no literal form timed"
     if row.naive_seconds is not None:
-        beside = (
+        literal_form = (
             f"literal {row.naive_seconds:.1f} s (timed: {row.naive_part}), ratio {row.ratio:.0f}, largest relative "
             f"difference {row.max_rel_diff:.1e}"
         )
     return (
-        f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; {beside}; "
-        f"extra memory {row.peak_extra_mb:.0f} MB, projections in float64 {row.projections_mb:.0f} MB"
+        f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; "
+        f"{literal_form}; extra memory {row.peak_extra_mb:.0f} MB, projections in float64 {row.projections_mb:.0f} MB"
     )
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown; memory also as a multiple of the projections in double precision."""
+    """Return the lines as Markdown, with memory also as a multiple of the projections in float64."""
     head = ["shape", "method", "concepts", "seconds", "literal", "ratio", "largest difference", "extra memory"]
     body = []
     for row in rows:
-        beside = ["–"] * 3
+        literal_form = ["–"] * 3
         if row.naive_seconds is not None:
-            beside = [f"{row.naive_seconds:.0f} s", f"{row.ratio:.0f}", f"{row.max_rel_diff:.0e}"]
+            literal_form = [f"{row.naive_seconds:.0f} s", f"{row.ratio:.0f}", f"{row.max_rel_diff:.0e}"]
         memory = f"{row.peak_extra_mb:.0f} MB, {row.peak_extra_mb / row.projections_mb:.1f} x"
-        body.append([row.shape, row.method, f"{row.concepts:,}", f"{row.seconds:.2f}", *beside, memory])
+        body.append([row.shape, row.method, f"{row.concepts:,}", f"{row.seconds:.2f}", *literal_form, memory])
     return markdown(head, body)
 
 

@@ -1,11 +1,11 @@
-"""How far images of an exported edit lie from those of the applied edit, each export loaded by stock diffusers.
+"""Compare images of exported edits, loaded by stock diffusers, with those of the applied edit.
 
     python -m benchmarks.export_fidelity
     python -m benchmarks.export_fidelity --edit runs/dog/edit.safetensors
 
-The first makes edits of `canvas-sd` with SPEED and UCE and tries every format; the second takes an edit of any built-in
-model and tries the diffusers LoRA. Prints the largest pixel difference (0..1) over a few prompts, beside that of the
-edit itself to the untouched model, which tells whether the edit did anything.
+The first form creates edits of `canvas-sd` with SPEED and UCE and tries every format; the second takes an edit of any
+built-in model and tries the diffusers LoRA. Both print the largest pixel difference (0..1) over a few prompts, and that
+between the edited and the untouched model, which shows that the edit has an effect.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROMPTS = [world.grid_prompt(*cell) for cell in (("cat", "plain"), ("cat", "neon
 
 
 def pictures(pipe: Any, prompts: Sequence[str] = PROMPTS) -> np.ndarray:
-    """(3, 64, 64, 3) in 0..1, seeds 0, 1, 2."""
+    """Return images of n prompts with seeds 0 .. n - 1, (n, 64, 64, 3) in 0..1."""
     generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
     options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "generator": generators, "output_type": "np"}
     if isinstance(pipe, SanaPipeline):  # see docs/families.md
@@ -39,7 +39,13 @@ def pictures(pipe: Any, prompts: Sequence[str] = PROMPTS) -> np.ndarray:
 
 
 def stock(path: Path, kind: str, model: str = "canvas-sd") -> Any:
-    """A pipeline that diffusers alone has put together."""
+    """Load an export with diffusers alone.
+
+    Args:
+        path: of the export.
+        kind: its format.
+        model: the base of a LoRA or a single file.
+    """
     if kind == "merged":
         pipe = DiffusionPipeline.from_pretrained(path)
     elif kind == "single-file":
@@ -53,7 +59,7 @@ def stock(path: Path, kind: str, model: str = "canvas-sd") -> Any:
 
 
 def of_edit(path: Path) -> None:
-    """An edit of a built-in model beside its LoRA in the stock pipeline."""
+    """Compare an edit of a built-in model with its LoRA in the stock pipeline, and print the difference."""
     edit = Edit.load(path)
     model, name = edit.record.base.model, edit.record.concepts[0].name
     family = load(model, device="cpu")
@@ -65,10 +71,10 @@ def of_edit(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         exported = export(edit, family, Path(folder), "diffusers-lora")
         pipe = stock(exported.path, "diffusers-lora", model)
-        found = np.abs(pictures(pipe, prompts) - edited).max()
+        difference = np.abs(pictures(pipe, prompts) - edited).max()
     print(
         f"{edit.record.method} without {name}, {type(pipe).__name__} of {model}: the edit moves pixels by up to "
-        f"{np.abs(edited - untouched).max():.3f}; largest difference of the LoRA {found:.2e}",
+        f"{np.abs(edited - untouched).max():.3f}; largest difference of the LoRA {difference:.2e}",
         flush=True,
     )
 
@@ -92,8 +98,8 @@ def main() -> None:
         for kind in ("diffusers-lora", "kohya-lora", "merged", "single-file"):
             with tempfile.TemporaryDirectory() as folder:
                 exported = export(edit, family, Path(folder), kind)
-                found = np.abs(pictures(stock(exported.path, kind)) - edited).max()
-            print(f"{method}, {kind}: largest difference {found:.2e}", flush=True)
+                difference = np.abs(pictures(stock(exported.path, kind)) - edited).max()
+            print(f"{method}, {kind}: largest difference {difference:.2e}", flush=True)
         print(f"{method}, after removal: {np.abs(pictures(family.pipe) - untouched).max():.1e}")
 
 

@@ -1,10 +1,10 @@
-"""How the closed forms' time grows with concepts, width and rows, beside the count of their multiplications.
+"""Measure how the closed forms' time grows with concepts, width and rows, and compare it with multiplication counts.
 
     python -m benchmarks.growth --out benchmarks/results/closed-form-growth.jsonl
     python -m benchmarks.growth --draw benchmarks/results/closed-form-growth.jsonl docs/images/closed-form-growth.png
 
-One number grows, the others stay at 100 concepts, width 768 and 8 layers of 640 rows in keys and in values. What is
-timed is what `benchmarks.closed_form` times: solving, and making the new weights. Drawing needs matplotlib.
+One number grows, the others stay at 100 concepts, width 768 and 8 layers of 640 rows in keys and in values. Solving and
+computing the new weights are timed, as in `benchmarks.closed_form`. Drawing needs matplotlib.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RANGES = {
     "rows": (160, 320, 640, 1280, 2560),
 }
 
-# Multiplications by T target tokens, K concepts, width d, n rows in all, L matrices: the terms that can dominate.
+# Dominant terms of the multiplications with T target tokens, K concepts, width d, n rows in total, L matrices.
 COUNTS: dict[str, Callable[[int, int, int, int, int], float]] = {
     "uce": lambda T, K, d, n, L: d**3 / 3 + 2 * min(T, d) * d**2 + n * d * min(T, d),
     "mace": lambda T, K, d, n, L: 2 * d**3 + 0.6 * T * d**2 + n * d * min(T, d),
@@ -36,15 +36,15 @@ COUNTS: dict[str, Callable[[int, int, int, int, int], float]] = {
 
 
 def time_of(method: str, concepts: int, width: int, rows: int) -> float:
-    """Seconds of one edit after encoding."""
+    """Return the seconds of one edit after encoding."""
     b = BENCHES[method]
     problem, weights = problem_of((rows,) * LAYERS, width, concepts, TOKENS[method], b.roles)
     return solve_and_apply(b, problem, weights)[1]
 
 
 def lines(method: str) -> list[dict[str, Any]]:
-    """One a point: what grew, how large it was, the seconds and the count."""
-    found = []
+    """Return a line a point: what grows, its value, seconds and count."""
+    points = []
     for what, values in RANGES.items():
         for value in values:
             sizes = {"concepts": CONCEPTS, "width": WIDTH, "rows": ROWS, what: value}
@@ -52,15 +52,15 @@ def lines(method: str) -> list[dict[str, Any]]:
             matrices = LAYERS * len(BENCHES[method].roles)
             concepts, width = sizes["concepts"], sizes["width"]
             count = COUNTS[method](concepts * TOKENS[method], concepts, width, matrices * sizes["rows"], matrices)
-            found.append(
+            points.append(
                 {"method": method, "grows": what, "value": value, "seconds": round(seconds, 4), "count": count}
             )
             print(f"{method}, {what} {value}: {seconds:.3f} s", flush=True)
-    return found
+    return points
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Three charts with both axes logarithmic; dashed: the count, put through the last point."""
+    """Draw three charts with logarithmic axes; dashed lines are the counts, scaled to meet the last point."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")

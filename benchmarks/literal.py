@@ -1,4 +1,4 @@
-"""Closed forms as they are printed, or as the official programs go about them: loops over layers, concepts and rows."""
+"""Closed forms as printed in the papers, or as in the official programs: loops over layers, concepts and rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from excise.methods.closed_form.text_problem import TextProblem
 
 
 def uce(
-    W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float, held: Sequence[Tensor] = (), hold: float = 0.0
+    W: Tensor, p: TextProblem, erase: float, keep: float, ridge: float, fixed: Sequence[Tensor] = (), hold: float = 0.0
 ) -> Tensor:
-    """W', concept by concept, as the formula is printed; `held` are further states to keep, weighed by `hold`."""
+    """Return W' of UCE, concept by concept; `fixed` are further states to retain, with weight `hold`."""
     left, right = ridge * W, ridge * torch.eye(W.shape[1], dtype=W.dtype)
     for o, n in zip(p.targets, p.anchors, strict=True):
         left = left + erase * torch.outer(W @ n, o)
         right = right + erase * torch.outer(o, o)
-    for rows, weight in ((p.retain, keep), (held, hold)):
+    for rows, weight in ((p.retain, keep), (fixed, hold)):
         for r in rows:
             left = left + weight * torch.outer(W @ r, r)
             right = right + weight * torch.outer(r, r)
@@ -33,7 +33,7 @@ def uce(
 
 
 def rece_restoring(weights: dict[str, Tensor], now: dict[str, Tensor], p: TextProblem, c: RECEConfig) -> Tensor:
-    """The states that best restore one concept's target tokens in the edited layers `now`: sums over all layers."""
+    """Return RECE's states that best restore the target tokens of a concept in the edited layers `now`."""
     d = p.targets.shape[1]
     gram, cross = c.regularisation * torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     for k, W in weights.items():
@@ -43,7 +43,7 @@ def rece_restoring(weights: dict[str, Tensor], now: dict[str, Tensor], p: TextPr
 
 
 def cure(W: Tensor, p: TextProblem, c: CUREConfig) -> Tensor:
-    """W', with dense projectors."""
+    """Return W' of CURE, with dense projectors."""
 
     def projector(states: Tensor) -> Tensor:
         _, S, V = torch.linalg.svd(states, full_matrices=False)
@@ -55,20 +55,20 @@ def cure(W: Tensor, p: TextProblem, c: CUREConfig) -> Tensor:
 
 
 def speed(W: Tensor, p: TextProblem, c: SPEEDConfig, K: Tensor, g: Tensor) -> Tensor:
-    """W', the printed closed form, with the retain moment summed over explicit augmented rows."""
+    """Return W' of SPEED, with the retain moment summed over explicit augmented rows."""
     k, d = p.targets.shape
     eye = torch.eye(d, dtype=W.dtype)
     T, A = p.targets.mT @ p.targets / k, p.anchors.mT @ p.targets / k
     probe = W @ (A - T) @ torch.linalg.inv(eye + T)
     influence = (p.retain @ probe.mT).norm(dim=1)
-    kept = p.retain[influence > influence.mean()]
+    retained = p.retain[influence > influence.mean()]
     _left, _, right = torch.linalg.svd(W, full_matrices=False)
     v = right[-1] * torch.sign(right[-1].dot(weakest_direction(W)))
     P_min = torch.outer(v, v)
     total, count = torch.zeros((d, d), dtype=W.dtype), 0
-    for start in range(0, len(kept), c.chunk):
-        part = kept[start : start + c.chunk]
-        # Noise whose component along v is g: what the projector leaves of it is g v.
+    for start in range(0, len(retained), c.chunk):
+        part = retained[start : start + c.chunk]
+        # Noise with the component g along v; the projector reduces it to g v.
         copies = (part[:, None] + (g[start : start + c.chunk, :, None] * v) @ P_min).flatten(0, 1)
         moved = (copies @ probe.mT).norm(dim=1)
         rows = torch.cat([part, copies[moved > moved.mean()]])
@@ -83,7 +83,7 @@ def speed(W: Tensor, p: TextProblem, c: SPEEDConfig, K: Tensor, g: Tensor) -> Te
 
 
 def speed_kept(W: Tensor, p: TextProblem) -> int:
-    """How many retained rows SPEED's filter keeps for a layer, which is how many rows of noise it draws."""
+    """Return how many retained rows pass SPEED's filter for a layer, which is the number of noise rows it draws."""
     k, d = p.targets.shape
     T, A = p.targets.mT @ p.targets / k, p.anchors.mT @ p.targets / k
     influence = (p.retain @ (W @ (A - T) @ torch.linalg.inv(torch.eye(d).double() + T)).mT).norm(dim=1)
@@ -91,14 +91,14 @@ def speed_kept(W: Tensor, p: TextProblem) -> int:
 
 
 def scapre_scores(W: Tensor, p: TextProblem, c: ScaPreConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Of one layer, row by row and concept by concept: the entropies h (n,), and the relevance m (n, concepts)."""
+    """Return ScaPre's entropies (n,) and relevances (n, concepts) of one layer, row by row and concept by concept."""
     concepts, d = p.subjects.shape
 
     def noise(copies: int) -> Tensor:
         return c.noise * torch.randn((concepts, copies, d), generator=generator).to(W)
 
     h = torch.zeros(len(W), dtype=W.dtype)
-    if c.form != "paper":  # which has no entropy
+    if c.form != "paper":  # that form has no entropy
         around = (p.subjects[:, None] + noise(c.entropy_copies)).flatten(0, 1)
         for i, w in enumerate(W):
             acts = around @ w
@@ -117,7 +117,7 @@ def scapre_scores(W: Tensor, p: TextProblem, c: ScaPreConfig, generator: torch.G
 
 
 def _information(positive: Tensor, negative: Tensor) -> float:
-    """Mutual information of "above the median" and "of the concept", summed over the four cells of the table."""
+    """Return the mutual information of "above the median" and "positive", summed over the four cells of the table."""
     acts = torch.cat([positive, negative])
     above = acts > acts.median()
     labels = torch.arange(len(acts)) < len(positive)
@@ -131,7 +131,7 @@ def _information(positive: Tensor, negative: Tensor) -> float:
 
 
 def scapre_scale(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tensor, rows: range) -> Tensor:
-    """W' of some rows of one layer by the program for many concepts, each with a factorisation of its own."""
+    """Return W' of some rows of a layer by ScaPre's program for many concepts, with a factorisation for each row."""
     C, d, mu = p.subjects.mT, W.shape[1], float(h.mean())
     Pi = C @ torch.linalg.inv(C.mT @ C + 1e-8 * torch.eye(C.shape[1], dtype=C.dtype)) @ C.mT
     pull = c.ridge + mu
@@ -153,7 +153,7 @@ def scapre_scale(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tenso
 
 
 def scapre_small(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tensor, rows: range) -> Tensor:
-    """W' of some rows of one layer by the program for few concepts: one inverse, then each row rolled back."""
+    """Return W' of some rows by ScaPre's program for few concepts: one inverse, then a partial rollback of each row."""
     C, d = p.subjects.mT, W.shape[1]
     G = c.ridge * torch.eye(d, dtype=C.dtype) + C @ C.mT + c.erase_scale * p.targets.mT @ p.targets
     inverse = torch.linalg.inv(G)
@@ -167,7 +167,7 @@ def scapre_small(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tenso
 
 
 def scapre_paper(W: Tensor, p: TextProblem, c: ScaPreConfig, h: Tensor, m: Tensor, rows: range) -> Tensor:
-    """W' of one layer (some rows of it): a Sylvester equation, then back along the geodesic by a full decomposition."""
+    """Return W' of some rows by ScaPre's paper: a Sylvester equation, then a step back along the geodesic."""
     A = c.ridge * torch.eye(W.shape[1], dtype=W.dtype) + c.erase_scale * p.targets.mT @ p.targets
     right = c.ridge * W + c.erase_scale * W @ p.anchors.mT @ p.targets
     B = torch.diag(m.amax(dim=1))

@@ -1,12 +1,12 @@
-"""Does it matter in which order names are erased? A hundred at once, one by one, and in ten batches.
+"""Measure whether the order of erasing names matters: a hundred at once, one by one, and in ten batches.
 
     python -m benchmarks.names_order --method uce --set anchor=sheep [--names 100] [--batches 10] [--no-singles]
 
-Two ways of erasing a few at a time: `excise.update` makes the edit anew with the concepts added, and should end where
-the edit made at once is; edits of a few each, stacked one on top of the other, need not. Told is the relative
-difference (Frobenius norm, the largest over the changed weights) of the change from that made at once, the seconds of
-the last update, and what pictures show: as `benchmarks.canvas_presets`, fifty of the names erased and fifty of those
-kept.
+There are two ways of erasing a few names at a time. `excise.update` computes the edit again with the concepts added,
+and should end with the same edit as erasing all at once; edits of a few names each, stacked on one another, need not.
+Printed are the relative difference of the change from that of erasing all at once (Frobenius norm, largest over the
+weights), the seconds of the last update, and accuracies on fifty erased and fifty retained names as in
+`benchmarks.canvas_presets`.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from excise.families.base import Family
 
 
 def changes(family: Family, edits: Sequence[Edit]) -> dict[str, Tensor]:
-    """What edits together change, by path."""
-    found: dict[str, Tensor] = {}
+    """Return, by path, the sum of the changes of several edits, in float64."""
+    total: dict[str, Tensor] = {}
     for edit in edits:
         for path, weight in original_weights(family, edit.paths).items():
             delta = edit.delta(path, weight.double())
-            found[path] = found[path] + delta if path in found else delta
-    return found
+            total[path] = total[path] + delta if path in total else delta
+    return total
 
 
-def difference(mine: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """The largest relative difference over the weights."""
-    return max(float((mine[path] - delta).norm() / delta.norm()) for path, delta in wanted.items())
+def difference(changes: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
+    """Return the largest relative difference (Frobenius) over the weights of the reference."""
+    return max(float((changes[path] - delta).norm() / delta.norm()) for path, delta in reference.items())
 
 
 def stacked(family: Family, groups: Sequence[Sequence[str]], request: dict[str, Any]) -> list[Edit]:
-    """An edit of each group on top of those before it."""
-    made: list[Edit] = []
+    """Erase each group on top of the edits of those before it."""
+    edits: list[Edit] = []
     for group in groups:
-        with applied(family, made):
-            made.append(erase(family, list(group), **request))
-    return made
+        with applied(family, edits):
+            edits.append(erase(family, list(group), **request))
+    return edits
 
 
 def updated(
     family: Family, groups: Sequence[Sequence[str]], request: dict[str, Any], states: Path
 ) -> tuple[Edit, float]:
-    """One edit, made with the first group and updated by the others; and the seconds of the last update."""
+    """Erase the first group, update the edit with the others, and return it with the seconds of the last update."""
     edit, seconds = erase(family, list(groups[0]), states=states, **request), 0.0
     for group in groups[1:]:
         began = time.perf_counter()
@@ -70,11 +70,11 @@ def updated(
 def measure(
     method: str, settings: dict[str, Any], count: int, batches: int, pictures: bool, singles: bool
 ) -> list[dict[str, Any]]:
-    """A line for each way of erasing the same names; one by one, which takes as many edits, only with `singles`."""
+    """Return a line for each way of erasing the same names; one by one, which takes many edits, only with `singles`."""
     family = load("canvas-sd")
-    names, kept = world.list_a()[:count], world.list_b()
-    # Every edit has the same names to keep, whichever of the others were erased before or will be.
-    request = {"method": method, "preserve": kept, "vocabulary": "none", "kind": "object", **settings}
+    names, retained = world.list_a()[:count], world.list_b()
+    # All edits retain the same names, whatever was erased before.
+    request = {"method": method, "preserve": retained, "vocabulary": "none", "kind": "object", **settings}
     size = -(-count // batches)
     ways = {f"in {-(-count // size)} batches": [names[i : i + size] for i in range(0, count, size)]}
     ways |= {"one by one": [[n] for n in names]} if singles else {}
@@ -82,14 +82,14 @@ def measure(
     rows: list[dict[str, Any]] = []
 
     def add(way: str, edits: list[Edit], seconds: float | None = None) -> None:
-        mine = changes(family, edits)
-        at_once.update(mine if not at_once else {})
+        change = changes(family, edits)
+        at_once.update(change if not at_once else {})
         row: dict[str, Any] = {"method": method, "settings": settings, "names": count, "way": way}
-        row["difference"] = difference(mine, at_once)
+        row["difference"] = difference(change, at_once)
         row["seconds"] = seconds if seconds is None else round(seconds, 2)
         if pictures:
             with applied(family, edits):
-                row |= accuracy(family, names, kept)
+                row |= accuracy(family, names, retained)
         rows.append(row)
         print(_line(row), flush=True)
 
@@ -107,9 +107,9 @@ def measure(
 
 
 def _line(row: dict[str, Any]) -> str:
-    shown = f"{row['method']}, {row['way']}: difference {row['difference']:.1e}"
-    shown += f", {row['seconds']:.2f} s" if row["seconds"] is not None else ""
-    return shown + (f", Acc_e {row['acc_e']:.3f}, Acc_r {row['acc_r']:.3f}" if "acc_e" in row else "")
+    text = f"{row['method']}, {row['way']}: difference {row['difference']:.1e}"
+    text += f", {row['seconds']:.2f} s" if row["seconds"] is not None else ""
+    return text + (f", Acc_e {row['acc_e']:.3f}, Acc_r {row['acc_r']:.3f}" if "acc_e" in row else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -119,12 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", type=int, default=100)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--no-pictures", action="store_true")
-    parser.add_argument("--no-singles", action="store_true", help="leave out the ways that go one by one")
-    parser.add_argument("--out", type=Path, help="file that the lines are added to, as JSON")
+    parser.add_argument("--no-singles", action="store_true", help="do not erase one by one")
+    parser.add_argument("--out", type=Path, help="append the lines to this file, as JSON")
     options = parser.parse_args(arguments)
     settings = parse_settings(options.set)
-    shown, singles = not options.no_pictures, not options.no_singles
-    rows = measure(options.method, settings, options.names, options.batches, shown, singles)
+    pictures, singles = not options.no_pictures, not options.no_singles
+    rows = measure(options.method, settings, options.names, options.batches, pictures, singles)
     if options.out:
         with options.out.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

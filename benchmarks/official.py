@@ -1,17 +1,17 @@
-"""Every closed form by default beside its published program's own recipe (`preset=official`), on the built-in model.
+"""Compare each closed form's defaults with its published program's recipe (`preset=official`) on the built-in model.
 
-    python -m benchmarks.official --out runs/official        # erases, draws, judges; goes on where it stopped
+    python -m benchmarks.official --out runs/official        # erases, draws, judges; resumes where it stopped
 
-    python -m benchmarks.official --lines benchmarks/results/canvas-official.jsonl        # the table alone
+    python -m benchmarks.official --lines benchmarks/results/canvas-official.jsonl        # only the table
 
-Six objects and four styles of canvas-sd, each erased alone. Drawn are 56 prompts of canvas-mini's grid: all that ask
-for the target (10 for an object, 24 for a style) and others spread over the rest, with the protocol's seeds, under
-bfloat16 autocast. A default is what `excise erase --method NAME` does there. An official recipe gets what its program
-takes: the other names of the target's level where it takes names to keep (UCE, SPEED), nothing elsewhere. Styles are
-read as "plain", Canvas' word for none, where the programs say "art".
+Six objects and four styles of canvas-sd are erased, each alone. 56 prompts of canvas-mini's grid are drawn: all that
+ask for the target (10 for an object, 24 for a style) and others spread over the rest, with the protocol's seeds, under
+bfloat16 autocast. The default is that of `excise erase --method NAME`. An official recipe gets the inputs of its
+program: the other names of the target's level if it takes names to retain (UCE, SPEED), else none. The anchor of a
+style is "plain", Canvas' word for no style, where the programs have "art".
 
-Printed as Markdown: rates in per cent, means over the targets with 95 % intervals. Exit status 1: some default has a
-lower H than an official recipe of the method by more than the interval of the difference.
+Printed as Markdown: rates in per cent, means over the targets with 95 % intervals. The exit status is 1 if a default
+has a lower H than an official recipe of the same method by more than the interval of the difference.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from excise.support.selection import evenly
 OBJECTS = ("cat", "guitar", "tree", "car", "rocket", "pizza")
 STYLES = ("neon", "watercolor", "sepia", "dots")
 DEFAULTS = ("uce", "speed", "rece", "mace", "scapre", "cure", "emcid")
-# Row: method, preset, whether the program takes names to keep.
+# By row: method, preset, whether the program takes names to retain.
 OFFICIAL = {
     "uce, official": ("uce", "official", True),
     "speed, official": ("speed", "official", True),
@@ -60,7 +60,7 @@ Line = dict[str, Any]
 
 
 def items_for(plan: Protocol, target: Target) -> list[Item]:
-    """The prompts that are drawn for a target: all that ask for it, and others."""
+    """Return the items to draw for a target: all that ask for it, and others."""
     attribute, label = target
     grid = plan.select([target], ["grid"])
     asking = [item for item in grid if item.asked[attribute] == label]
@@ -69,45 +69,45 @@ def items_for(plan: Protocol, target: Target) -> list[Item]:
 
 
 def request(row: str, target: str) -> dict[str, Any]:
-    """What `excise.erase` is asked for in a row, beside the target."""
+    """Return the arguments of `excise.erase` for a row, without the target."""
     if row in DEFAULTS:
         return {"method": row}
-    method, preset, keeps = OFFICIAL[row]
+    method, preset, takes_names = OFFICIAL[row]
     level = world.STYLES if target in world.STYLES else world.OBJECTS
     return {
         "method": method,
         "preset": preset,
         "vocabulary": None,
-        "preserve": [name for name in level if name != target] if keeps else [],
+        "preserve": [name for name in level if name != target] if takes_names else [],
         **({"anchor": "plain"} if target in world.STYLES else {}),
     }
 
 
 def measured(family: Family, row: str, target: str, out: Path) -> Line:
-    """One row for one target, from `out` where it was measured before."""
+    """Measure one row for one target, or read it from `out` if it was measured before."""
     path = out / "cells" / f"{row.replace(', ', '-').replace(' ', '-')}-{target}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     plan = canvas_mini()
-    wanted = plan.target_of(target)
-    items = items_for(plan, wanted)
+    label = plan.target_of(target)
+    items = items_for(plan, label)
     edits = [] if row == "untouched" else [erase(family, [target], **request(row, target))]
-    asked = [(item.prompt, plan.seed(item)) for item in items]
+    prompts_and_seeds = [(item.prompt, plan.seed(item)) for item in items]
     with applied(family, edits), bfloat16(family.device.type, True):
-        images = draw(family, asked, steps=plan.steps, guidance=plan.guidance)
-    shown = judged(items, asked, images, [CanvasJudge("a")])
+        images = draw(family, prompts_and_seeds, steps=plan.steps, guidance=plan.guidance)
+    shown = judged(items, prompts_and_seeds, images, [CanvasJudge("a")])
     line = {
         "row": row,
         "target": target,
         "settings": edits[0].record.settings if edits else {},
-        "metrics": as_document(score(plan.score, shown, [wanted])),
+        "metrics": as_document(score(plan.score, shown, [label])),
     }
     write_text(path, json.dumps(line))
     return line
 
 
 def difference(one: Figure, two: Figure) -> Figure:
-    """one - two with its 95 % interval, by square-and-add (Zou and Donner, 2008)."""
+    """Return one - two with its 95 % interval, by square-and-add (Zou and Donner, 2008)."""
     value = one["value"] - two["value"]
     below = math.hypot(one["value"] - one["low"], two["high"] - two["value"])
     above = math.hypot(one["high"] - one["value"], two["value"] - two["low"])
@@ -115,18 +115,18 @@ def difference(one: Figure, two: Figure) -> Figure:
 
 
 def table(lines: Sequence[Line], targets: Sequence[str]) -> tuple[str, list[str]]:
-    """The table over some targets, and the defaults that fall short of an official recipe."""
+    """Return the table over some targets, and a sentence for each default that falls short of an official recipe."""
 
     def figure(row: str, rate: str) -> Figure:
         return mean([x["metrics"][rate] for x in lines if x["row"] == row and x["target"] in targets])
 
     body, short = [], []
     for row in ROWS:
-        found = {rate: figure(row, rate) for rate in RATES}
-        cells = [_cell(found[rate]) for rate in RATES]
+        figures = {rate: figure(row, rate) for rate in RATES}
+        cells = [_cell(figures[rate]) for rate in RATES]
         if row in OFFICIAL:
             default = OFFICIAL[row][0]
-            ahead = difference(figure(default, "h"), found["h"])
+            ahead = difference(figure(default, "h"), figures["h"])
             cells.append(_cell(ahead))
             if ahead["high"] < 0:
                 short.append(f"{default} by default has a lower H than {row}: {_cell(ahead)}.")
@@ -143,8 +143,8 @@ def _cell(figure: Figure) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/official"), help="what is measured is kept here")
-    parser.add_argument("--lines", type=Path, help="lines of an earlier run, instead of measuring")
+    parser.add_argument("--out", type=Path, default=Path("runs/official"), help="folder of the measurements")
+    parser.add_argument("--lines", type=Path, help="read the lines of an earlier run instead of measuring")
     parser.add_argument("--keep", type=Path, help="write the lines to this file as well")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -1,9 +1,10 @@
-"""What ordinary names do where nobody names anything to keep: how far a target and other objects move, by template.
+"""Measure the effect of the built-in ordinary names as retained prompts: the change of a target and of other objects.
 
     python -m benchmarks.ordinary_names
 
-On `canvas-sd` with the presets of real models: "cat" is erased, and what values read of it and of 83 other objects is
-compared, in prompts that no method saw, before and after; the size of the change over the size of what was read.
+On `canvas-sd` with the presets of real models, "cat" is erased without names to retain. The values that cross-attention
+projects from it and from 83 other objects, in prompts that no method saw, are compared before and after: the norm of
+the change over the norm of the values, by number of templates of each ordinary name.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def main() -> None:
     rows = []
     for method in METHODS:
         for templates in (0, 1, 2, 3, 5):
-            kept = {kind: some[:templates] for kind, some in TEMPLATES.items()}
-            with patch.object(vocabulary, "KEPT_IN", kept):
+            retained = {kind: some[:templates] for kind, some in TEMPLATES.items()}
+            with patch.object(vocabulary, "RETAIN_TEMPLATES", retained):
                 name = "ordinary" if templates else None
                 edit = excise.erase(family, [TARGET], method, vocabulary=name, preset="object")
             moves = (moved(family, edit, [TARGET] * len(CHECKS["object"])), moved(family, edit, others))
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def moved(family: Family, edit: Edit, names: list[str]) -> float:
-    """The change of what values read of some names, over its size; all layers."""
+    """Return the relative change of the value projections of some names, over all layers."""
     checks = CHECKS["object"]
     prompts = [checks[i % len(checks)].replace("{}", name) for i, name in enumerate(names)]
     states = family.encode(prompts, names)

@@ -1,10 +1,10 @@
-"""How far does ScaPre's decoupler tell rows apart on a real model?
+"""Measure how much ScaPre's decoupler distinguishes between rows of a real model.
 
     python -m benchmarks.saturation [--names 50]
 
-On the keys and values of `canvas-sd`, for names of the built-in world: the share of (row, name) pairs whose mutual
-information is at its largest possible value, by the noise of the copies; and how unlike the weights of a name's rows
-are, as their coefficient of variation, beside that of the squared cosine. 0 is a decoupler that decouples nothing.
+On the keys and values of `canvas-sd`, for names of Canvas, it prints by noise of the copies the share of (row, name)
+pairs whose mutual information has its maximum value, and the coefficient of variation over rows of a name's weights,
+next to that of the squared cosine. 0 means a decoupler that does not distinguish rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COPIES, TEMPERATURE, POWER = 5, 0.7, 8.0
 
 
 def variation(weights: Tensor) -> float:
-    """The mean over concepts of the standard deviation over rows, divided by the mean over rows."""
+    """Return the coefficient of variation over rows (dimension 0), averaged over concepts."""
     return float((weights.std(dim=0) / weights.mean(dim=0)).mean())
 
 
@@ -35,9 +35,9 @@ def main() -> None:
     options = parser.parse_args()
     family = load("canvas-sd")
     names = list(world.NAMES)[: options.names]
-    found = family.encode([*names, ""], [*names, None])
-    concepts = torch.cat([found.span(i, "last") for i in range(len(names))]).double()
-    empty = found.span(len(names), "all")[1].double()
+    states = family.encode([*names, ""], [*names, None])
+    concepts = torch.cat([states.span(i, "last") for i in range(len(names))]).double()
+    empty = states.span(len(names), "all")[1].double()
     spread = float(concepts.std(dim=0).mean())
     maps = [w.double() for w in original_weights(family).values()]
     print(f"{len(names)} names, {sum(map(len, maps))} rows; text states spread by {spread:.2f} (standard deviation)")

@@ -1,14 +1,14 @@
-"""Means of a benchmark's result lines by what was erased, with paired tests of one method against the others.
+"""Summarise the result lines of a benchmark: means by kind of target, and paired tests between methods.
 
     python -m benchmarks.summary benchmarks/results/canvas-surgun.jsonl --first surgun
 
     python -m benchmarks.summary benchmarks/results/canvas-names.jsonl --draw docs/images/names.png
 
-Printed as Markdown. Rates in per cent. `rel.` is a rate divided by that of the untouched model on the same prompts, its
-mean over targets. `near` is what is left of the nearest of the other names (the first of the bins by distance in text
-space), relative to the untouched model. Differences are paired by target: mean, 95 % bootstrap interval, Wilcoxon's
-signed-rank test. Of many names erased at once: a row a method and number of names, `acc_r rel.` beside the untouched
-model; `--draw` shows H_o over the number of names (with matplotlib).
+Printed as Markdown, rates in per cent. `rel.` is a rate divided by that of the untouched model on the same prompts,
+averaged over targets. `near` is the accuracy on the nearest other names (first bin by distance in text space), relative
+to the untouched model. Differences are paired by target: mean, 95 % bootstrap interval, Wilcoxon's signed-rank test.
+For many names erased at once there is a row for each method and number of names, with `acc_r rel.` relative to the
+untouched model; `--draw` plots H_o over the number of names (needs matplotlib).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ KINDS: dict[str, Callable[[str], bool]] = {
     "styles": lambda name: name in world.STYLES,
     "pairs": lambda name: world.pair(name) is not None,
 }
-ADVISED = ", advised"  # how a recipe ends the label of a row whose strength a sweep chose
+ADVISED = ", advised"  # suffix of the label of a row whose strength a sweep chose
 NAMES = ("acc_e", "acc_r", "h_o")
 RATES = ("ua", "ira", "cra", "h", "sc", "oc", "up", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate")
 TESTED = ("h", "ua", "ira", "cra", "alias_rate", "synonym_rate", "spanish_rate", "paraphrase_rate", "drift")
 
 
 def read(paths: Sequence[Path]) -> list[Line]:
-    """Lines of finished benchmarks."""
+    """Return the lines of finished benchmarks."""
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def value(line: Line, name: str) -> float:
-    """One metric of a line; not a number where it has none."""
+    """Return a metric of a line; nan if the line lacks it."""
     if name == "near":
         return _near(line)
     if name.endswith(" rel."):
@@ -54,14 +54,14 @@ def value(line: Line, name: str) -> float:
 
 
 def _near(line: Line) -> float:
-    """What is left of the nearest names: right after, of what was right before."""
+    """Return the accuracy on the nearest names after the edit, relative to before."""
     bins = [rows[0] for rows in line["neighbours"].values() if rows]
     before, after = (sum(b[side]["value"] for b in bins) for side in ("before", "after"))
     return after / before if before else float("nan")
 
 
 def table(lines: Sequence[Line]) -> str:
-    """A row a method: means over its targets."""
+    """Return a table with a row a method: means over its targets."""
     columns = [n for n in RATES if any(n in line["metrics"] for line in lines)]
     columns += [f"{n} rel." for n in ("ira", "cra") if n in columns]
     columns += ["near"] if any(line["neighbours"] for line in lines) else []
@@ -80,26 +80,26 @@ def _mean(lines: Sequence[Line], name: str) -> float:
 
 
 def tests(lines: Sequence[Line], first: str, against: Sequence[str]) -> str:
-    """A row a metric and method: the first method's value less the other's, paired by target."""
+    """Return a table with a row a metric and method: the first method's value minus the other's, paired by target."""
     rows = []
     of = {(line["method"], tuple(line["concepts"])): line for line in lines}
     for metric in TESTED:
         for other in against:
             pairs = [(of[first, c], of[other, c]) for m, c in of if m == first and (other, c) in of]
-            found = np.array([value(a, metric) - value(b, metric) for a, b in pairs])
-            found = found[~np.isnan(found)]
-            if len(found) < 2:
+            differences = np.array([value(a, metric) - value(b, metric) for a, b in pairs])
+            differences = differences[~np.isnan(differences)]
+            if len(differences) < 2:
                 continue
-            e = bootstrap(list(found[:, None]), lambda pooled: float(pooled.mean()))
-            p = float(wilcoxon(found).pvalue) if np.any(found) else 1.0
+            e = bootstrap(list(differences[:, None]), lambda pooled: float(pooled.mean()))
+            p = float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
             scale, form = (1, "+.4f") if metric == "drift" else (100, "+.2f")
             interval = f"{scale * e.low:{form}} to {scale * e.high:{form}}"
-            rows.append([metric, other, str(len(found)), f"{scale * e.value:{form}}", interval, f"{p:.2g}"])
+            rows.append([metric, other, str(len(differences)), f"{scale * e.value:{form}}", interval, f"{p:.2g}"])
     return markdown(["metric", "against", "targets", "difference", "95 %", "p"], rows)
 
 
 def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
-    """A row a target: UA / IRA / CRA and the alias rate of each method."""
+    """Return a table with a row a target: UA / IRA / CRA and the alias rate of each method."""
     rows = []
     of = {(line["method"], tuple(line["concepts"])): line for line in lines}
     for concepts in dict.fromkeys(tuple(line["concepts"]) for line in lines):
@@ -114,7 +114,7 @@ def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
 
 
 def names_table(lines: Sequence[Line]) -> str:
-    """A row a method and number of names erased together, with 95 % intervals, the fewest names first."""
+    """Return a table with a row a method and number of names, with 95 % intervals, fewest names first."""
     rows = []
     for line in sorted(lines, key=lambda line: len(line["concepts"])):
         cells = [_with_interval(line["metrics"][n]) if n in line["metrics"] else "–" for n in NAMES]
@@ -126,19 +126,19 @@ def names_table(lines: Sequence[Line]) -> str:
 
 
 def by_number(lines: Sequence[Line]) -> str:
-    """H_o of each method by the number of names, the best at the largest number first; and where it first is below 80.
+    """Return a table of H_o by method and number of names, the best at the largest number first.
 
-    The number at which a method breaks is the first measured one; none where it holds to the last.
+    The last column is the first measured number of names at which H_o is below 80.
     """
     numbers = sorted({len(line["concepts"]) for line in lines})
     of = {(line["method"], len(line["concepts"])): line["metrics"]["h_o"] for line in lines}
     methods = dict.fromkeys(line["method"] for line in lines)
     rows = []
     for method in sorted(methods, key=lambda m: -of[m, numbers[-1]]["value"] if (m, numbers[-1]) in of else 1):
-        found = {n: of[method, n] for n in numbers if (method, n) in of}
-        cells = [f"{100 * found[n]['value']:.1f}" if n in found else "–" for n in numbers]
-        broken = next((str(n) for n, e in found.items() if e["value"] < 0.8), "–")
-        rows.append([method, *cells, broken])
+        measured = {n: of[method, n] for n in numbers if (method, n) in of}
+        cells = [f"{100 * measured[n]['value']:.1f}" if n in measured else "–" for n in numbers]
+        below = next((str(n) for n, e in measured.items() if e["value"] < 0.8), "–")
+        rows.append([method, *cells, below])
     return markdown(["method", *map(str, numbers), "H_o first below 80 at"], rows)
 
 
@@ -147,7 +147,7 @@ def _with_interval(e: dict[str, float]) -> str:
 
 
 def draw_names(lines: Sequence[Line], path: Path) -> None:
-    """H_o over the number of names, a line a method, intervals as bars; dashed at the strength that a sweep advised."""
+    """Plot H_o with intervals over the number of names, a line a method; dashed for a strength advised by a sweep."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
@@ -155,9 +155,9 @@ def draw_names(lines: Sequence[Line], path: Path) -> None:
     methods = list(dict.fromkeys(line["method"].removesuffix(ADVISED) for line in lines))
     for name in dict.fromkeys(line["method"] for line in lines):
         own = sorted((x for x in lines if x["method"] == name), key=lambda line: len(line["concepts"]))
-        found = [x["metrics"]["h_o"] for x in own]
-        values = [100 * e["value"] for e in found]
-        bars = [[100 * (e["value"] - e["low"]) for e in found], [100 * (e["high"] - e["value"]) for e in found]]
+        figures = [x["metrics"]["h_o"] for x in own]
+        values = [100 * e["value"] for e in figures]
+        bars = [[100 * (e["value"] - e["low"]) for e in figures], [100 * (e["high"] - e["value"]) for e in figures]]
         counts = [len(x["concepts"]) for x in own]
         which = methods.index(name.removesuffix(ADVISED))
         style = {"ls": "--" if name.endswith(ADVISED) else "-", "marker": "o" if which < len(colours) else "s"}
@@ -174,15 +174,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks")
     parser.add_argument("--first", help="method to test against the others")
-    parser.add_argument("--by-target", action="store_true", help="also a row a target")
-    parser.add_argument("--draw", type=Path, help="picture of H_o over the number of names")
+    parser.add_argument("--by-target", action="store_true", help="print a row for each target as well")
+    parser.add_argument("--draw", type=Path, help="file for the plot of H_o over the number of names")
     options = parser.parse_args()
     lines = read(options.results)
-    named = [line for line in lines if "acc_e" in line["metrics"]]
-    if named:
-        print(by_number(named), names_table(named), sep="\n\n")
+    of_names = [line for line in lines if "acc_e" in line["metrics"]]
+    if of_names:
+        print(by_number(of_names), names_table(of_names), sep="\n\n")
         if options.draw:
-            draw_names(named, options.draw)
+            draw_names(of_names, options.draw)
         return
     for model in dict.fromkeys(line["model"] for line in lines):
         mine = [line for line in lines if line["model"] == model]

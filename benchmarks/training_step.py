@@ -1,14 +1,14 @@
-"""Time and memory of a SurgUn step beside a plain LoRA fine-tuning step, at the true shapes of the models.
+"""Compare time and memory of a SurgUn step with a plain LoRA fine-tuning step at the shapes of real models.
 
     python -m benchmarks.training_step --shape sd15|sdxl|sana [--side 32] [--images 4] [--steps 3] [--json]
 
-Weights, latents and text states are random; what is timed is the loop: forward, backward, clipping, AdamW. The plain
-step is what diffusers' own examples do: `add_adapter`, noise, mean squared error. All train LoRAs of one rank, in
-bfloat16 with the LoRA in single precision, on as many images a step (half targets, half distractors for SurgUn), each
-in a process of its own so that memory is its own; on a CPU at a reduced resolution (`--side`, of the latents).
+Weights, latents and text states are random; the loop is timed: forward, backward, clipping, AdamW. The plain step is
+that of diffusers' examples: `add_adapter`, noise, mean squared error. All variants train LoRAs of the same rank, in
+bfloat16 with the LoRA in float32, on the same number of images a step (for SurgUn half targets, half distractors), each
+in a separate process so that its memory is its own; on a CPU at a reduced resolution (`--side`, of the latents).
 
-Variants: `plain` and `surgun` train every map of every attention layer, `confined` keys and values that read text,
-beside `plain-kv`.
+Variants: `plain` and `surgun` train all projections of all attention layers; `plain-kv` and `confined` train the keys
+and values of cross-attention.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
 from excise.methods.trained.surgun.competition import Competition
-from excise.methods.trained.surgun.objective import SurgUnConfig, step_of
+from excise.methods.trained.surgun.config import SurgUnConfig
+from excise.methods.trained.surgun.objective import step_of
 from excise.methods.trained.surgun.slots import Slots
 from excise.training.adapters import Adapter, choose_maps
-from excise.training.loop import Plan, fit
+from excise.training.loop import Plan, Trainer
 
 RANK = 8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -69,7 +70,7 @@ SANA = {"num_layers": 20, "num_attention_heads": 70, "attention_head_dim": 32, "
 
 
 def family_at(shape: str, side: int) -> tuple[PipelineFamily, Callable[[int], Condition]]:
-    """A family of random weights at a true shape, and random conditions of n prompts for it."""
+    """Return a family with random weights at the shape of a real model, and a function of n to random conditions."""
     torch.manual_seed(0)
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -106,14 +107,14 @@ def family_at(shape: str, side: int) -> tuple[PipelineFamily, Callable[[int], Co
 
 
 def _bare(kind: type[PipelineFamily], pipe: Any) -> PipelineFamily:
-    """A family around parts of a pipeline: there is no text encoder to set up."""
+    """Create a family around parts of a pipeline, without the set-up of text encoders."""
     family = kind.__new__(kind)
     family.pipe = pipe
     return family
 
 
 def seconds_of_surgun(family: PipelineFamily, conditions: Callable[[int], Condition], options: Any) -> list[float]:
-    """Seconds of each step of the method's own loop."""
+    """Return the seconds of each step of the method's loop."""
     confined, half = options.variant == "confined", options.images // 2
     slots, shape = 4, family.latent_shape
     pictures = Slots(
@@ -138,12 +139,12 @@ def seconds_of_surgun(family: PipelineFamily, conditions: Callable[[int], Condit
         step = step_of(adapter, [competition], config)
         times[0] = time.perf_counter()
         plan = Plan(steps=options.steps + 1, lr=1e-4, save_every=options.steps + 1, precision="bf16")
-        fit(adapter, step, plan, seed=0, watch=lambda *_: times.append(time.perf_counter()))
+        Trainer(adapter, plan, seed=0).fit(step, lambda *_: times.append(time.perf_counter()))
     return [b - a for a, b in pairwise(times)]
 
 
 def seconds_of_plain(family: PipelineFamily, conditions: Callable[[int], Condition], options: Any) -> list[float]:
-    """Seconds of each step of plain LoRA fine-tuning, written as diffusers' examples write it."""
+    """Return the seconds of each step of plain LoRA fine-tuning, as in diffusers' examples."""
     network, plan, n = family.denoiser, noising(family.pipe.scheduler), options.images
     everywhere = ["to_q", "to_k", "to_v", "to_out.0"]
     layers = r".*attn2\.(to_k|to_v)" if options.variant == "plain-kv" else everywhere
@@ -178,7 +179,7 @@ def _plain_step(
 
 
 def measure(options: Any) -> dict[str, Any]:
-    """One variant: seconds an image, without the first step, and the peak of the process in MB."""
+    """Measure one variant: median seconds an image, without the first step, and peak memory of the process in MB."""
     family, conditions = family_at(options.shape, options.side)
     work = seconds_of_plain if options.variant.startswith("plain") else seconds_of_surgun
     times = sorted(work(family, conditions, options)[1:])
@@ -198,26 +199,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--shape", choices=["sd15", "sdxl", "sana"], default="sd15")
     parser.add_argument("--side", type=int, default=32, help="side of the latents")
-    parser.add_argument("--images", type=int, default=4, help="in a step")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
-    parser.add_argument("--variant", choices=[*COMPARED, *COMPARED.values()], help="this one alone")
+    parser.add_argument("--images", type=int, default=4, help="images in a step")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    parser.add_argument("--variant", choices=[*COMPARED, *COMPARED.values()], help="measure only this one")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.variant:
         print(json.dumps(measure(options)))
         return
     rows = [_own_process(options, v) for pair in COMPARED.items() for v in pair]
-    found = {row["variant"]: row for row in rows}
+    by_variant = {row["variant"]: row for row in rows}
     for method, plain in COMPARED.items():
         for what in ("seconds_per_image", "peak_mb"):
-            found[method][f"{what}_ratio"] = round(found[method][what] / found[plain][what], 3)
+            by_variant[method][f"{what}_ratio"] = round(by_variant[method][what] / by_variant[plain][what], 3)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
         ratios = ""
         if row["variant"] in COMPARED:
-            ratios = f"; beside plain: time x {row['seconds_per_image_ratio']:.2f}, memory x {row['peak_mb_ratio']:.2f}"
+            ratios = (
+                f"; relative to plain: time x {row['seconds_per_image_ratio']:.2f}, memory x {row['peak_mb_ratio']:.2f}"
+            )
         print(f"{row['variant']:9} {row['seconds_per_image']:.2f} s an image, peak {row['peak_mb']} MB{ratios}")
 
 
@@ -225,8 +228,8 @@ def _own_process(options: Any, variant: str) -> dict[str, Any]:
     knobs = [part for k in ("shape", "side", "images", "steps") for part in (f"--{k}", str(getattr(options, k)))]
     command = [sys.executable, "-m", "benchmarks.training_step", *knobs, "--variant", variant]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Print what must not move: digests of edits, of their files, of drawn pictures, seeds, and hashes of protocols.
+"""Print digests of edits, edit files, images and seeds, and hashes of protocols, to compare before and after a change.
 
-    python scripts/edit_digests.py > before.txt    # again after a change, and compare
+    python scripts/edit_digests.py > before.txt    # run it again after the change and compare
 
-One edit by every method on each built-in model is made, saved and hashed, and two of them are evaluated. A change that
-should leave results alone leaves every line alone. Trained methods take two steps on the smallest model.
+Every method erases a few concepts on each built-in model; the edits are saved and hashed, and two of them are
+evaluated. A change that should leave results alone leaves every line alone. Trained methods take two steps on the
+smallest model.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 from excise import erase, evaluate, load
 from excise.edits.edit import Edit
 from excise.errors import ExciseError
-from excise.families.base import raw_bytes
 from excise.families.built_in import BUILT_IN
+from excise.families.fingerprints import raw_bytes
 from excise.methods import METHODS
 from excise.protocols import PROTOCOLS
 from excise.support import digests
@@ -31,11 +32,11 @@ TRAINED: dict[str, dict[str, Any]] = {
     "surgun": {"steps": 2, "save_every": 2, "pictures": 2},
 }
 EVALUATED = {"canvas-sd": ("uce", "cat"), "canvas-sana": ("speed", "neon")}
-"""By model, the method and the concept of an edit that is evaluated."""
+"""Method and concept of the edit that is evaluated, by model."""
 
 
 def digest(edit: Edit) -> str:
-    """SHA-256 of names, shapes and values of all tensors of an edit."""
+    """Return the SHA-256 of names, shapes, dtypes and values of all tensors of an edit."""
     sha = hashlib.sha256()
     for name, tensor in sorted(edit.tensors().items()):
         sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -44,13 +45,13 @@ def digest(edit: Edit) -> str:
 
 
 def file_digest(edit: Edit) -> str:
-    """SHA-256 of the file that an edit is saved as."""
+    """Return the SHA-256 of the file that an edit is saved as."""
     with tempfile.TemporaryDirectory() as folder:
         return digests.file_digest(edit.save(Path(folder) / "edit.safetensors"))
 
 
 def evaluation_digests(model: str) -> tuple[str, str, str]:
-    """SHA-256 of the pictures that an evaluation draws, of their prompts and seeds, and of its metrics."""
+    """Return SHA-256 digests of the images of an evaluation, of their prompts and seeds, and of its metrics."""
     method, concept = EVALUATED[model]
     family = load(model)
     done = evaluate(family, [concept], edits=[erase(family, [concept], method)], protocol="canvas-aliases")

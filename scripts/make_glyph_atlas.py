@@ -1,4 +1,4 @@
-"""Draw every Canvas glyph from the Noto Color Emoji font (OFL-1.1) into the atlas that ships with the package.
+"""Draw all glyphs of Canvas from the Noto Color Emoji font (OFL-1.1) into the atlas that ships with the package.
 
 Usage: python scripts/make_glyph_atlas.py /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 """
@@ -11,6 +11,7 @@ from excise.canvas import render, world
 
 
 def main(font_path: str) -> None:
+    """Write the atlas with the glyphs in the order of `world.drawables()`."""
     font = ImageFont.truetype(font_path, 109)  # the only bitmap size in the font
     glyphs = list(world.drawables().values())
     side, columns = render.GLYPH, render.COLUMNS

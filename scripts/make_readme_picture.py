@@ -1,4 +1,4 @@
-"""Make the README's picture from a demo run: target prompts above, others below, before and after side by side.
+"""Draw the README's picture from a demo run: rows of the target and of two retained objects, before and after.
 
 Usage: python scripts/make_readme_picture.py runs/demo docs/images/demo.png
 """
@@ -14,13 +14,14 @@ from excise.canvas import world
 
 SIDE, GAP, LABEL = 96, 6, 22
 COLUMNS = ("plain", "sketch", "neon", "blueprint", "dots", "popart")
-KEPT = ("dog", "car")
+RETAINED = ("dog", "car")
 
 
 def main(run: Path, out: Path) -> None:
+    """Write the picture `out` from the run folder `run`."""
     cells = [(o, s) for o in world.OBJECTS for s in world.STYLES]
     target = next(o for o in world.OBJECTS if (run / o).is_dir())
-    rows = [(name, folder) for name in (target, *KEPT) for folder in (run, run / target)]
+    rows = [(name, folder) for name in (target, *RETAINED) for folder in (run, run / target)]
     width = 150 + len(COLUMNS) * (SIDE + GAP)
     sheet = Image.new("RGB", (width, LABEL + len(rows) * (SIDE + GAP)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)

@@ -1,4 +1,4 @@
-"""Print figures of the source's structure: files in the root, floors, circles, the longest function and file.
+"""Print figures of the source's structure: files in the root, layers, cycles, the longest function and file.
 
 python scripts/structure.py [SRC]    # SRC: the folder that holds the package, by default src
 """
@@ -15,22 +15,22 @@ PACKAGE = "excise"
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every module of the package by its dotted name."""
+    """Return every module of the package by its dotted name."""
     paths = sorted((root / PACKAGE).rglob("*.py"))
     return {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
 
-def imports(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
-    """Modules of the package that a file imports, also inside functions and for type checking."""
+def imports(path: Path, paths: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the modules of the package that a file imports, also inside functions and for type checking."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield inner if inner in known else node.module
+                yield inner if inner in paths else node.module
 
 
 def components(arrows: Mapping[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components with more than one member, by Tarjan's algorithm."""
+    """Return the strongly connected components with more than one member, by Tarjan's algorithm."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -58,7 +58,7 @@ def components(arrows: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def floors(arrows: Mapping[str, set[str]]) -> int:
-    """Length of the longest chain of imports between rooms, counted in rooms; circles are not counted twice."""
+    """Return the number of rooms on the longest chain of imports between rooms, without going round a cycle."""
     height: dict[str, int] = {}
 
     def of(node: str, above: tuple[str, ...]) -> int:
@@ -71,7 +71,7 @@ def floors(arrows: Mapping[str, set[str]]) -> int:
 
 
 def rooms(arrows: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Imports between the rooms: the packages, and the modules that lie in the package's root."""
+    """Return the imports between rooms, which are the packages and the modules in the package's root."""
     between: dict[str, set[str]] = defaultdict(set)
     for node, targets in arrows.items():
         room = _room(node)
@@ -86,7 +86,7 @@ def _room(module: str) -> str:
 
 
 def functions(path: Path) -> Iterator[tuple[int, int, str]]:
-    """(lines, parameters, place) of every function of a file."""
+    """Yield (lines, parameters, "file:name") of every function of a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             count = len(node.args.args) + len(node.args.kwonlyargs) + len(node.args.posonlyargs)
@@ -95,15 +95,15 @@ def functions(path: Path) -> Iterator[tuple[int, int, str]]:
 
 def main() -> None:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "src")
-    known = modules(root)
-    arrows = {name: set(imports(path, known)) - {name, PACKAGE} for name, path in known.items()}
+    paths = modules(root)
+    arrows = {name: set(imports(path, paths)) - {name, PACKAGE} for name, path in paths.items()}
     between = rooms({name: targets for name, targets in arrows.items() if name != PACKAGE})
-    longest = sorted((f for path in known.values() for f in functions(path)), reverse=True)
-    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in known.items()}
+    longest = sorted((f for path in paths.values() for f in functions(path)), reverse=True)
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in paths.items()}
     largest = max(lines, key=lambda name: lines[name])
-    assigned = sum(path.read_text(encoding="utf-8").count("found = ") for path in known.values())
+    assigned = sum(path.read_text(encoding="utf-8").count("found = ") for path in paths.values())
     print("files in the root:", len(list((root / PACKAGE).glob("*.py"))))
-    print("files:", len(known), "lines:", sum(lines.values()))
+    print("files:", len(paths), "lines:", sum(lines.values()))
     print("rooms:", len(between), "arrows:", sum(map(len, between.values())), "floors:", floors(between))
     print("circles of rooms:", components(between) or 0)
     print("circles of files:", components(arrows) or 0)

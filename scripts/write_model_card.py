@@ -1,4 +1,4 @@
-"""Run the gates on a built-in model and write its card.
+"""Evaluate a built-in model against its gates and write its model card.
 
 Usage: python scripts/write_model_card.py [--model canvas-sdxl] [--weights src/excise/canvas/weights]
 """
@@ -23,28 +23,28 @@ from excise.support.files import write_text
 
 GATES = {"object_accuracy": 0.95, "style_accuracy": 0.97, "names_accuracy": 0.90}
 RENDERS_PER_CELL = 4
-RENDER_SEED = 4242  # of no training pool
+RENDER_SEED = 4242  # not used by any training pool
 
 
 def judge_accuracies() -> dict[str, dict[str, float]]:
-    """How often each judge is right on fresh renders: objects and styles of the grid, plain names, empty scenes."""
+    """Return each judge's accuracy on new renders: objects and styles of the grid, plain names, empty scenes."""
     rng = np.random.default_rng(RENDER_SEED)
     grid = [(o, s) for o in world.OBJECTS for s in world.STYLES for _ in range(RENDERS_PER_CELL)]
     names = [(n, "plain") for n in world.NAMES for _ in range(RENDERS_PER_CELL)]
     grid_images = [Image.fromarray(render.draw(*cell, rng)) for cell in grid]
     name_images = [Image.fromarray(render.draw(*cell, rng)) for cell in names]
     empty_images = [Image.fromarray(render.draw_empty(s, rng)) for s in world.STYLES for _ in range(20)]
-    found = {}
+    accuracies = {}
     for which in ("a", "b"):
         judge = CanvasJudge(which)
-        seen, named, empty = (judge.verdicts(i) for i in (grid_images, name_images, empty_images))
-        found[which] = {
-            "object": rate([a == c[0] for a, c in zip(seen["object"], grid, strict=True)]).value,
-            "style": rate([a == c[1] for a, c in zip(seen["style"], grid, strict=True)]).value,
-            "name": rate([a == c[0] for a, c in zip(named["object"], names, strict=True)]).value,
-            "nothing": rate([a == "none" for a in empty["object"]]).value,
+        on_grid, on_names, on_empty = (judge.verdicts(i) for i in (grid_images, name_images, empty_images))
+        accuracies[which] = {
+            "object": rate([a == c[0] for a, c in zip(on_grid["object"], grid, strict=True)]).value,
+            "style": rate([a == c[1] for a, c in zip(on_grid["style"], grid, strict=True)]).value,
+            "name": rate([a == c[0] for a, c in zip(on_names["object"], names, strict=True)]).value,
+            "nothing": rate([a == "none" for a in on_empty["object"]]).value,
         }
-    return found
+    return accuracies
 
 
 PARTS = {
@@ -64,7 +64,7 @@ PARTS = {
 
 
 def card(model: str, weights: Path) -> str:
-    """The card's text, from the gates run now and from the notes of training."""
+    """Return the text of the card: an evaluation run now, and the figures of training in `training.json`."""
     with progress("gates") as advance:
         result = evaluate(load(model), model_name=model, progress=advance).result
     plan = result.protocol_summary
@@ -128,9 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=list(PARTS), default="canvas-sd")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    asked = parser.parse_args()
-    path = asked.weights / ("README.md" if asked.model == "canvas-sd" else f"{asked.model}/README.md")
-    write_text(path, card(asked.model, asked.weights))
+    options = parser.parse_args()
+    path = options.weights / ("README.md" if options.model == "canvas-sd" else f"{options.model}/README.md")
+    write_text(path, card(options.model, options.weights))
     say(f"wrote {path}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from excise.bench.recipe import Cell, MethodEntry
-from excise.bench.run import Done
+from excise.bench.run import CellResult
 from excise.canvas import render, world
 from excise.evaluation.evaluate import Evaluation, damage_by_distance
 from excise.evaluation.scoring import Shown, as_document, became, compared, score
@@ -52,13 +52,13 @@ def bench(
     model: str = "canvas-sd",
     labels: dict[str, str] | None = None,
     oracle: bool = True,
-) -> list[Done]:
+) -> list[CellResult]:
     """Every method on every concept, and an oracle that never saw the first; pictures are written under `out`."""
     wanted = [(c, m) for c in concepts for m in (*methods, *(["oracle"] if oracle and c == concepts[0] else []))]
     return [cell(out, m, c, model, (labels or {}).get(m, "")) for c, m in wanted]
 
 
-def cell(out: Path, method: str, concept: str, model: str = "canvas-sd", label: str = "") -> Done:
+def cell(out: Path, method: str, concept: str, model: str = "canvas-sd", label: str = "") -> CellResult:
     """One finished cell on the 240 grid prompts of canvas-mini."""
     plan = PROTOCOLS.load("canvas-mini")()
     target = plan.target_of(concept)
@@ -94,7 +94,7 @@ def cell(out: Path, method: str, concept: str, model: str = "canvas-sd", label: 
         model=model, protocol=plan.name, hash=plan.hash, method=entry, concepts=(concept,), vocabulary="auto",
         preserve=(), seed=0, groups=None, precision="float32",
     )  # fmt: skip
-    return Done(planned, result, [_picture(out, s.saw["object"], s.saw["style"]) for s in after])
+    return CellResult(planned, result, [_picture(out, s.saw["object"], s.saw["style"]) for s in after])
 
 
 @cache

@@ -26,6 +26,7 @@ from excise.canvas.clip import build_tokenizer
 from excise.families import WEIGHTS
 
 WIDTH = 32
+pytest_plugins = ["real_judges"]  # its fixtures serve judges and protocols
 
 settings.register_profile("excise", deadline=None)  # a busy machine is no failure
 settings.load_profile("excise")

@@ -11,6 +11,7 @@ from typing import Any
 
 from excise.errors import PluginError, unknown
 
+WITH_COMMAND = ("method", "protocol")  # kinds that a command lists
 _TARGET = re.compile(r"[\w.]+:\w+")
 
 
@@ -86,7 +87,8 @@ class Registry:
         if name in broken:
             raise broken[name]
         if name not in plugins:
-            raise unknown(self.kind, name, {**self._entries, **plugins}, f"See: excise {self.kind}s")
+            see = f"See: excise {self.kind}s" if self.kind in WITH_COMMAND else ""
+            raise unknown(self.kind, name, {**self._entries, **plugins}, see)
         return plugins[name]
 
     def load(self, name: str) -> Any:

@@ -39,7 +39,7 @@ preserve: [car]
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch, pipe):
     worlds.register(monkeypatch)
-    monkeypatch.setattr(bench, "_loaded", lambda model: family_of(pipe))
+    monkeypatch.setattr(bench, "load_model", lambda model: family_of(pipe))
 
 
 @pytest.fixture

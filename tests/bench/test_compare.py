@@ -84,8 +84,8 @@ def test_what_is_no_run_is_said_in_one_sentence(made, tmp_path, excise):
     (tmp_path / "cut" / "cells" / f"{done[0].cell.key}.json").write_text("{")
     keep(tmp_path / "none", [])
     for name, message in (
-        ("missing", "is no run"),
-        ("empty", "is no run: it holds neither results.jsonl"),
+        ("missing", "is not a run folder"),
+        ("empty", "is not a run folder: it holds neither results.jsonl"),
         ("begun", "is not finished"),
         ("erased", "is a run of excise erase"),
         ("hole", "lacks"),

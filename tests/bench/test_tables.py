@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from excise.bench import tables
+from excise.evaluation.catalog import Prominence, interval, number
 from excise.protocols.base import IncomparableError
 
 
@@ -54,6 +55,21 @@ def test_a_mean_is_no_tighter_than_square_and_add_and_no_confidence_is_made_of_a
     assert tables.mean([{"value": 2.0}, {"value": 4.0}]) == {"value": 3.0}
 
 
+def test_protocols_of_classes_and_of_captions_show_their_main_metric():
+    """In the tables and in the means that a command prints."""
+    classes = line(metrics={"accuracy": rate(0.8, 0.7, 0.9), "acc_e": rate(0.1, 0.0, 0.2)})
+    captions = line(metrics={"clip_score": rate(31.42, 30.0, 32.0)})
+    for one, label, cell in (
+        (classes, "accuracy", "80.0 (70.0–90.0; 10)"),
+        (captions, "CLIP score", "31.420 (30.000–32.000; 10)"),
+    ):
+        text = tables.to_markdown([one])
+        assert f"| {label} |" in text
+        assert cell in text
+        printed = tables.columns(tables.rows([one]), Prominence.TERMINAL)
+        assert label in [metric.label for metric in printed]
+
+
 def test_csv_has_a_row_a_line_and_reads_back():
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(LINES))))
     assert [r["method"] for r in rows] == ["speed", "speed", "identity"]
@@ -91,8 +107,8 @@ def test_nothing_at_all():
 
 
 def test_zero_has_no_minus():
-    assert tables.number(-1e-18, "rate") == "0.0"
-    assert tables.interval(rate(0.0, -0.001, 0.001), "number") == "-0.0010 to 0.0010"
+    assert number(-1e-18, "rate") == "0.0"
+    assert interval(rate(0.0, -0.001, 0.001), "number") == "-0.0010 to 0.0010"
 
 
 def test_no_torch_is_needed():

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
 import pytest
 import torch
 
 from excise import Concept, erase, fuse, update
 from excise.concepts.concept import CHECKS, KINDS, fill, read_names, same
-from excise.concepts.vocabulary import LISTS, guess_kind, ordinary_names, ordinary_prompts, speaks_canvas, vocabulary_of
+from excise.concepts.vocabulary import (
+    LISTS,
+    VOCABULARIES,
+    Vocabulary,
+    VocabularySource,
+    guess_kind,
+    naming_vocabulary,
+    ordinary_names,
+    ordinary_prompts,
+    vocabulary_of,
+)
 from excise.errors import UnknownNameError
 from excise.families import family_of
+from excise.registry import Record
 
 
 def delta(edit, pipe, path: str) -> torch.Tensor:
@@ -104,4 +119,35 @@ def test_canvas_names_mean_canvas_models_only(pipe):
 @pytest.mark.canvas
 def test_the_built_in_models_keep_their_own_vocabulary(canvas_family):
     assert vocabulary_of("auto", canvas_family, [Concept("cat")]).name == "canvas"
-    assert guess_kind(Concept("neon"), None, speaks_canvas("auto", canvas_family)) == Concept("neon", "style")
+    assert guess_kind(Concept("neon"), None, naming_vocabulary("auto", canvas_family)) == Concept("neon", "style")
+
+
+class Bestiary(VocabularySource):
+    """A vocabulary of another package."""
+
+    def vocabulary(self, concepts, family, bare):
+        return Vocabulary("bestiary", ["a unicorn"], {c.kind: ["the {}"] for c in concepts})
+
+    def kind_of(self, name):
+        return "instance" if name == "Puss in Boots" else None
+
+
+RECORD = Record(f"{__name__}:Bestiary", "beasts")
+
+
+def test_another_package_may_bring_a_vocabulary(pipe, monkeypatch):
+    point = EntryPoint("bestiary", f"{__name__}:RECORD", "excise.vocabularies")
+    monkeypatch.setattr("excise.registry.entry_points", lambda group: [point] if group == point.group else [])
+    assert "bestiary" in VOCABULARIES
+    edit = erase(pipe, ["Puss in Boots", "cat"], "uce", vocabulary="bestiary")
+    assert edit.record.vocabulary == "bestiary"
+    assert [c.kind for c in edit.record.concepts] == ["instance", "object"]
+    assert [c.kind for c in erase(pipe, ["Puss in Boots"], "uce").record.concepts] == ["object"]
+
+
+def test_the_core_knows_no_canvas():
+    code = (
+        "import sys; from excise.concepts.vocabulary import VOCABULARIES; assert 'canvas' in VOCABULARIES;"
+        "assert not {'torch', 'excise.canvas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

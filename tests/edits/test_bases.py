@@ -14,7 +14,7 @@ from excise.edits.apply import original_weights
 from excise.edits.bases import base_of, same_base
 from excise.errors import EditFileError, WrongBaseError
 from excise.families import family_of, load
-from excise.families.base import fingerprint
+from excise.families.fingerprints import fingerprint
 
 # How a model is loaded: from its own files, or from those in half precision ("half, then ...").
 LOADED = {

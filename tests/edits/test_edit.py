@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from excise import Edit, erase, stack
-from excise.edits.apply import laid, original_weights
+from excise.edits.apply import original_weights, temporarily_applied
 from excise.edits.deltas import Dense, LowRank
 from excise.errors import EditFileError, OutputError, SettingError, WrongBaseError
 from excise.families import family_of
@@ -53,11 +53,11 @@ def test_what_a_method_has_so_far_is_in_force_as_its_edit_would_be_and_below_it_
     low = LowRank(torch.randn(shape[0], 2), torch.randn(2, shape[1]))
     with edits["uce"].apply(pipe):
         before = weights(pipe)
-        with laid(family, {path: low}):
+        with temporarily_applied(family, {path: low}):
             changed = family.denoiser.get_submodule(path).weight
             assert_close(changed, before[path] + low.b @ low.a)
             assert changed.requires_grad == before[path].requires_grad
-        with pytest.raises(RuntimeError, match="midway"), laid(family, {path: low}):
+        with pytest.raises(RuntimeError, match="midway"), temporarily_applied(family, {path: low}):
             raise RuntimeError("midway")
         assert all(w is before[p] for p, w in weights(pipe).items())
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from excise.errors import ConceptError, ModelError, UnknownNameError
 from excise.families import family_of, load
-from excise.families.base import fingerprint
+from excise.families.fingerprints import fingerprint
 from excise.families.noising import noising
 
 

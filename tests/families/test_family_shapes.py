@@ -56,4 +56,4 @@ def test_it_equals_its_literal_form(shape, method):
     assert printed.new
     for path, wanted in printed.new.items():
         rows = printed.rows.get(path)
-        assert closed_form._difference(solution, path, weights[path].double(), wanted, rows) < TOLERANCE
+        assert closed_form.relative_difference(solution, path, weights[path].double(), wanted, rows) < TOLERANCE

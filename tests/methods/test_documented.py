@@ -15,9 +15,9 @@ README = (DOCS / "methods" / "README.md").read_text(encoding="utf-8")
 
 
 def page(name: str) -> Path:
-    """The page of a method; SurgUn's is one floor up."""
-    own = DOCS / "methods" / f"{name}.md"
-    return own if own.exists() else DOCS / f"{name}.md"
+    """The page of a method: docs/<name>.md for SurgUn, docs/methods/<name>.md for all others."""
+    above = DOCS / f"{name}.md"
+    return above if above.exists() else DOCS / "methods" / f"{name}.md"
 
 
 def link(name: str) -> str:

@@ -14,7 +14,7 @@ import yaml
 from plugins import NUDGE, install
 
 from excise import Edit, erase
-from excise.attacks.suite import attack
+from excise.attacks.suite import SuiteOptions, attack
 from excise.bench.recipe import read
 from excise.bench.run import run as run_bench
 from excise.errors import ModelError
@@ -36,6 +36,10 @@ def plugin(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     yield
     sys.modules.pop("nudge", None)
+
+
+def sees_all(images, names):
+    return [True] * len(images)
 
 
 def command(*args: object, site: Path) -> subprocess.CompletedProcess[str]:
@@ -103,9 +107,11 @@ def test_it_is_benched_and_attacked(model, tmp_path, monkeypatch):
     assert done.line()["method"] == "nudge"
     edit = Edit.load(next((tmp_path / "bench" / "edits").glob("*.safetensors")))
     attacked = attack(
-        load(model, device="cpu"), "cat", [edit], suite="quick", names=["seeds"], tests=1, images=1, others=["dog"],
-        judge=lambda images, names: [True] * len(images),
-    )  # fmt: skip
+        load(model, device="cpu"),
+        "cat",
+        [edit],
+        SuiteOptions("quick", ["seeds"], images=1, tests=1, others=["dog"], judge=sees_all),
+    )
     assert [r.name for r in attacked.results] == ["seeds"]
 
 

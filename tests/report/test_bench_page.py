@@ -192,7 +192,7 @@ def test_labels_stay_in_the_drawing_and_off_each_other():
             assert left + width <= plot.width
             boxes.append((left, p.label_y - 11, left + width, p.label_y + 3))
         for i, a in enumerate(boxes):
-            assert not any(bench_plots._overlap(a, b) for b in boxes[i + 1 :])
+            assert not any(bench_plots.overlap(a, b) for b in boxes[i + 1 :])
 
 
 def test_names_protocols_turn_acc_e_round():

@@ -28,7 +28,7 @@ from excise.methods.trained.surgun.localisation import choose as choose_blocks
 from excise.training import loop
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.calibration import Point, calibrate, choose
-from excise.training.loop import Plan, fit
+from excise.training.loop import Plan, Trainer
 from excise.training.probes import Rates
 
 
@@ -40,6 +40,10 @@ def family(any_pipe):
 def predict(family, prompt: str = "a cat") -> torch.Tensor:
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return family.predict(latents, torch.tensor([500]), family.condition([prompt]))
+
+
+def fit(weights, step, plan, *, seed, **trainer):
+    return Trainer(weights, plan, seed, **trainer).fit(step)
 
 
 def push(family):
@@ -275,10 +279,10 @@ from pathlib import Path
 import torch
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from conftest import build_tokenizer, tiny_pipe
-from test_training import paths, push
+from test_training import fit, paths, push
 from excise.families import family_of
 from excise.training.adapters import Adapter
-from excise.training.loop import Plan, fit
+from excise.training.loop import Plan
 
 family = family_of(tiny_pipe(build_tokenizer()))
 step, rank = push(family), int(os.environ["RANK"])

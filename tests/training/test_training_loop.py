@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from excise.canvas import clip, data
-from excise.canvas.loop import Plan, train
+from excise.canvas.loop import Plan, Session, train
 
 
 def fit(work, steps: int, plan_steps: int, stop_at: int | None = None) -> torch.Tensor:
@@ -53,7 +54,9 @@ def test_schedule_warms_up_and_decays():
 def test_clip_stage_trains_on_a_toy_pool(tmp_path, tokenizer):
     pool = data.render_pool([("cat", "plain"), ("dog", "neon"), ("car", "dots")], lambda _: 4, seed=0)
     lines: list[str] = []
-    model, seconds = clip.train_clip(pool, tokenizer, clip.build_text_model, tmp_path, 0, 6, "cpu", lines.append)
+    model, seconds = clip.train_clip(
+        pool, tokenizer, clip.build_text_model, Session(tmp_path, 0, "cpu", lines.append), 6
+    )
     assert "clip: step 6/6" in lines[-1]
     assert seconds > 0
     features = model.text_features(clip.tokenize(tokenizer, ["cat", "dog"]))
@@ -89,10 +92,10 @@ def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp
     steps = build.Steps(autoencoder=1, clip=1, judge=1, denoiser=2)
     lines: list[str] = []
 
-    options = {"device": "cpu", "report": lines.append}
+    session = Session(tmp_path / "work", 0, "cpu", lines.append)
 
     def run() -> None:
-        build.train_world(tmp_path / "work", tmp_path / "out", steps, seed=0, **options)
+        build.train_world(session, tmp_path / "out", steps)
 
     run()
     assert [line.split(":")[0] for line in lines] == ["autoencoder", "clip", "judge-a", "judge-b", "denoiser"]
@@ -107,8 +110,8 @@ def test_the_whole_world_trains_stage_by_stage_and_picks_up_where_it_stopped(tmp
     again = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "canvas-sd")
     assert torch.equal(again.unet.conv_in.weight, before)
     # An oracle trains its own denoiser and nothing else: the parts that ship stay as they are.
-    about = {"without": ("cat",), "seed": 1, "start": None}
-    build.train_oracle("canvas-sd", tmp_path / "work", tmp_path / "oracle", steps, **about, **options)
+    oracle_session = replace(session, seed=1)
+    build.train_oracle("canvas-sd", oracle_session, tmp_path / "oracle", steps, without=("cat",), start=None)
     assert [line.split(":")[0] for line in lines] == ["denoiser"]
     assert (tmp_path / "work" / "denoiser-1-cat").is_dir()
     oracle = StableDiffusionPipeline.from_pretrained(tmp_path / "oracle" / "canvas-sd")
@@ -126,10 +129,10 @@ def test_oracles_of_the_other_models(tmp_path, small_pools, model, count):
     from excise.families import WEIGHTS
 
     steps = build.Steps(denoiser_sdxl=1, denoiser_sana=1)
-    about = {"without": ("cat",), "seed": 1, "device": "cpu", "report": lambda line: None}
+    session = Session(tmp_path / "work", 1, "cpu", lambda line: None)
     (tmp_path / "work").mkdir()
     start = str(WEIGHTS / "canvas-sd") if model == "canvas-sdxl" else None
-    build.train_oracle(model, tmp_path / "work", tmp_path / "out", steps, start=start, **about)
+    build.train_oracle(model, session, tmp_path / "out", steps, without=("cat",), start=start)
     folder = {"canvas-sdxl": "denoiser-sdxl-1-cat-started", "canvas-sana": "denoiser-sana-1-cat"}[model]
     assert (tmp_path / "work" / folder).is_dir()  # one that begins with nothing must not go on from here
     oracle, shipped = load(tmp_path / "out" / model, device="cpu"), load(model, device="cpu")
@@ -147,7 +150,7 @@ def test_canvas_sdxl_trains_beside_the_parts_that_ship(tmp_path, small_pools):
 
     lines: list[str] = []
     steps = build.Steps(denoiser_sdxl=2, second_clip=1)
-    build.train_sdxl(tmp_path / "work", tmp_path / "out", steps, seed=0, device="cpu", report=lines.append)
+    build.train_sdxl(Session(tmp_path / "work", 0, "cpu", lines.append), tmp_path / "out", steps)
     assert [line.split(":")[0] for line in lines] == ["clip", "denoiser"]
     family, sd = load(tmp_path / "out" / "canvas-sdxl", device="cpu"), load("canvas-sd", device="cpu")
     assert family.prediction == "v_prediction"
@@ -163,7 +166,7 @@ def test_canvas_sana_trains_its_own_parts(tmp_path, small_pools):
 
     lines: list[str] = []
     steps = build.Steps(autoencoder=1, clip=1, denoiser_sana=2)
-    build.train_sana(tmp_path / "work", tmp_path / "out", steps, seed=0, device="cpu", report=lines.append)
+    build.train_sana(Session(tmp_path / "work", 0, "cpu", lines.append), tmp_path / "out", steps)
     assert [line.split(":")[0] for line in lines] == ["autoencoder-dc", "clip", "denoiser"]
     family = load(tmp_path / "out" / "canvas-sana", device="cpu")
     assert family.prediction == "flow"

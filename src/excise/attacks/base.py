@@ -15,7 +15,7 @@ from torch import Tensor
 from excise.concepts.concept import Concept
 from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
-from excise.families.noising import Noising, noising
+from excise.families.noising import Noising
 from excise.support.digests import seed_of
 from excise.support.progress import Report, silent
 from excise.support.strict import Strict
@@ -222,7 +222,7 @@ class Arena:
     @property
     def plan(self) -> Noising:
         """How the model's latents are noised."""
-        return noising(self.family.pipe.scheduler)
+        return self.family.noising
 
     def predict(self, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the denoiser's prediction for (B, c, h, w) latents, and add it to the cost of the attack."""

@@ -12,7 +12,8 @@ from torch import nn
 from excise.attacks.base import AttackError
 from excise.edits.edit import Edit, applied_edits
 from excise.families.attached import attached
-from excise.families.base import Family, fingerprint
+from excise.families.base import Family
+from excise.families.fingerprints import fingerprint
 from excise.families.networks import hooked, in_encoder
 
 Open = Callable[[], AbstractContextManager[Family]]

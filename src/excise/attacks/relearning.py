@@ -14,7 +14,7 @@ from torch import Tensor
 
 from excise.attacks.base import BACKWARD_COST, Arena, Attack, AttackError, AttackSettings, Round
 from excise.training.adapters import Adapter, choose_maps
-from excise.training.run import attending
+from excise.training.run import attention_backend
 
 
 class RelearningConfig(AttackSettings):
@@ -46,7 +46,7 @@ class Relearning(Attack[RelearningConfig]):
         maps = [m.path for m in choose_maps(arena.family, "cross", None)]
         with Adapter(arena.family, maps, config.rank, arena.seed) as adapter:
             optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=config.lr)
-            with attending(arena.family):
+            with attention_backend(arena.family):
                 for step in range(config.steps):
                     at = torch.randint(len(prompts), (config.batch,), generator=generator)
                     clean = latents[at]

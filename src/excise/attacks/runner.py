@@ -22,7 +22,7 @@ from excise.families.base import Family
 from excise.families.drawing import model_key, peak_memory_mb
 from excise.support.digests import digest
 from excise.support.progress import Report
-from excise.training.run import attending
+from excise.training.run import attention_backend
 
 MOST_SHOTS = 8  # of an attack, for the report
 
@@ -123,7 +123,7 @@ class Runner:
             search_once=self._search_once,
         )
         start, self._seconds_of_known_searches = time.perf_counter(), 0.0
-        with attending(arena.family) if attack.passes(1) else nullcontext():
+        with attention_backend(arena.family) if attack.passes(1) else nullcontext():
             rounds = attack.run(arena)
         seconds = time.perf_counter() - start + self._seconds_of_known_searches
         cost = Cost(arena.drawn, arena.passes, seconds, peak_memory_mb(), arena.notes)

@@ -24,12 +24,13 @@ from excise.attacks.panel import Panel, calibrated
 from excise.attacks.plan import Budget, budget_of, check_settings, configured, planned
 from excise.attacks.runner import JudgedShot, Runner, Side
 from excise.concepts.concept import Concept, same
-from excise.concepts.vocabulary import guess_kind
+from excise.concepts.vocabulary import OF_BUILT_IN_MODELS, guess_kind
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ExciseWarning, ModelError
-from excise.families.base import Family, raw_bytes
+from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.drawing import model_key
+from excise.families.fingerprints import raw_bytes
 from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
 from excise.support.digests import digest
@@ -132,7 +133,7 @@ def attack(
     budget, plan = options.budget, options.plan
     models = _models(model, options)
     if isinstance(concept, Concept):
-        target = guess_kind(concept, None, models.built_in)
+        target = guess_kind(concept, None, OF_BUILT_IN_MODELS if models.built_in else None)
     else:
         target = target_of(concept, edits, canvas=models.built_in)
     _check_others(target, options.others)
@@ -174,7 +175,8 @@ def target_of(
     recorded = [t for e in edits for t in e.record.concepts if same(t.name) == same(name)]
     if recorded:
         kind, synonyms = kind or recorded[0].kind, synonyms or recorded[0].synonyms
-    return replace(guess_kind(Concept(name, kind or "object"), kind, canvas), synonyms=tuple(synonyms))
+    target = guess_kind(Concept(name, kind or "object"), kind, OF_BUILT_IN_MODELS if canvas else None)
+    return replace(target, synonyms=tuple(synonyms))
 
 
 def estimate(model: object, options: SuiteOptions) -> float:

@@ -1,4 +1,4 @@
-"""Finished runs of one protocol beside each other: bench folders and folders of `excise evaluate`, read as cells."""
+"""Reading finished runs, of `excise bench` and of `excise evaluate`, as benchmark cells to compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from excise.bench.recipe import Cell, MethodEntry
-from excise.bench.run import Done
+from excise.bench.run import CellResult
 from excise.edits.file import KEY
 from excise.errors import ExciseError
 from excise.evaluation.evaluate import Evaluation
@@ -20,33 +20,33 @@ from excise.protocols import check_comparable
 
 
 class RunError(ExciseError):
-    """A folder that holds no finished run to compare."""
+    """A folder without a finished run to compare."""
 
 
-def read_runs(folders: Sequence[Path]) -> list[Done]:
-    """The cells of all folders, their images with full paths; a method of two runs gets the run's name beside it.
+def read_runs(folders: Sequence[Path]) -> list[CellResult]:
+    """Read the cells of all folders, with full image paths. A method in two runs gets the run's name in its label.
 
     Raises:
-        RunError: a folder is no bench and no evaluation, is unfinished or is damaged.
-        IncomparableError: they are of different protocols.
+        RunError: a folder holds neither a bench nor an evaluation, or is unfinished or damaged.
+        IncomparableError: the runs are of different protocols.
     """
     runs = list(dict.fromkeys(folder.resolve() for folder in folders))
-    found = [(folder, d) for folder in runs for d in read_run(folder)]
-    check_comparable([d.line() for _, d in found])
-    count = Counter(_place(d) for _, d in found)
-    doubled = {d.cell.method.title for _, d in found if count[_place(d)] > 1}
-    short = len({folder.name for folder in runs}) == len(runs)
+    cells = [(folder, d) for folder in runs for d in read_run(folder)]
+    check_comparable([d.line() for _, d in cells])
+    count = Counter(_identity(d) for _, d in cells)
+    duplicates = {d.cell.method.title for _, d in cells if count[_identity(d)] > 1}
+    unique_names = len({folder.name for folder in runs}) == len(runs)
     return [
-        _labelled(d, folder.name if short else str(folder)) if d.cell.method.title in doubled else d
-        for folder, d in found
+        _labelled(d, folder.name if unique_names else str(folder)) if d.cell.method.title in duplicates else d
+        for folder, d in cells
     ]
 
 
-def read_run(folder: Path) -> list[Done]:
-    """The cells of one folder, at least one.
+def read_run(folder: Path) -> list[CellResult]:
+    """Read the cells of one folder, at least one.
 
     Raises:
-        RunError: as `read_runs`.
+        RunError: the folder holds neither a bench nor an evaluation, or is unfinished or damaged.
     """
     try:
         if (folder / "results.jsonl").is_file():
@@ -58,29 +58,31 @@ def read_run(folder: Path) -> list[Done]:
             f"the run {folder} is damaged or of another version ({type(error).__name__}); run it into a new folder."
         ) from error
     if (folder / "recipe.json").is_file():
-        raise RunError(f"the bench {folder} is not finished; run the same excise bench again, it goes on there.")
+        raise RunError(f"the bench {folder} is not finished; the same excise bench resumes it.")
     raise RunError(
-        f"{folder} is no run: it holds neither results.jsonl (excise bench) nor run.json (excise evaluate --out)."
+        f"{folder} is not a run folder: it holds neither results.jsonl (excise bench) nor run.json (excise evaluate)."
     )
 
 
-def _bench(folder: Path) -> list[Done]:
+def _bench(folder: Path) -> list[CellResult]:
+    """Read the cells of a benchmark."""
     keys = [json.loads(line)["key"] for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = []
+    cells = []
     for key in keys:
         path = folder / "cells" / f"{key}.json"
         if not path.is_file():
-            raise RunError(f"the bench {folder} lacks {path.name}; run the same excise bench again, it fills the gap.")
+            raise RunError(f"the bench {folder} lacks {path.name}; run the same excise bench again.")
         content = json.loads(path.read_text(encoding="utf-8"))
         images = [_inside(folder.resolve(), name) for name in content["images"]]
         result = Evaluation.model_validate(content["result"])
-        found.append(Done(Cell.model_validate(content["cell"]), result, images))
-    if not found:
+        cells.append(CellResult(Cell.model_validate(content["cell"]), result, images))
+    if not cells:
         raise RunError(f"the bench {folder} has no results; run it again.")
-    return found
+    return cells
 
 
-def _evaluation(folder: Path) -> Done:
+def _evaluation(folder: Path) -> CellResult:
+    """Read an evaluation as a cell."""
     content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     if content.get("verb") != "evaluate":
         raise RunError(f"{folder} is a run of excise {content.get('verb')}; compare takes bench and evaluate folders.")
@@ -97,11 +99,13 @@ def _evaluation(folder: Path) -> Done:
         groups=None,
         precision="",
     )
-    return Done(cell, result, [str(folder.resolve() / "images" / f"{i:04d}.png") for i in range(len(result.shown))])
+    return CellResult(
+        cell, result, [str(folder.resolve() / "images" / f"{i:04d}.png") for i in range(len(result.shown))]
+    )
 
 
 def _method(folder: Path, content: dict[str, Any]) -> MethodEntry:
-    """The methods of the edits where their files are still in reach, else the folder's name."""
+    """The methods of the edits; the folder's name if an edit file cannot be read any more."""
     edits = content.get("edits") or []
     if not edits:
         return MethodEntry(name="identity", label="no edit")
@@ -110,7 +114,7 @@ def _method(folder: Path, content: dict[str, Any]) -> MethodEntry:
 
 
 def _method_in(edit: Path) -> str:
-    """The method in an edit file's record, without its tensors; empty where it cannot be read."""
+    """The method in the record of an edit file; empty if the file cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -121,15 +125,17 @@ def _method_in(edit: Path) -> str:
 
 
 def _inside(folder: Path, name: str) -> str:
-    """The full path of an image; a name that leads out of the run's folder finds nothing."""
+    """The full path of an image. A name that leads out of the folder gives a path where no file exists."""
     path = (folder / name).resolve()
     return str(path if path.is_relative_to(folder) else folder / "images" / "outside")
 
 
-def _place(d: Done) -> tuple[Any, ...]:
+def _identity(d: CellResult) -> tuple[Any, ...]:
+    """What makes two cells the same request."""
     return d.cell.method.title, d.cell.model, d.cell.concepts, d.cell.seed
 
 
-def _labelled(d: Done, run: str) -> Done:
+def _labelled(d: CellResult, run: str) -> CellResult:
+    """The cell with the run's name in the method's label."""
     method = d.cell.method.model_copy(update={"label": f"{d.cell.method.title} ({run})"})
     return replace(d, cell=d.cell.model_copy(update={"method": method}))

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from excise.concepts.concept import KINDS, as_concepts, read_names
 from excise.errors import ExciseError, unknown
-from excise.methods import CONTROLS
+from excise.methods import CONTROLS, METHODS
 from excise.methods.fitting import check_fits_model
 from excise.protocols import PROTOCOLS, Protocol
 from excise.support.strict import Strict, explain, parse_yaml, read_text
@@ -253,6 +253,7 @@ def _check_names(recipe: Recipe) -> None:
         PROTOCOLS.record(protocol)
     for method in recipe.methods:
         if not method.control:
+            METHODS.record(method.name)
             for model in recipe.models:
                 check_fits_model(method.name, model)
         if method.name == "oracle" and not (method.model and method.without):

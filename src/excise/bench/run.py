@@ -1,9 +1,9 @@
-"""Running a recipe: every cell once, kept as soon as it is done, so that a killed run goes on where it stopped.
+"""Running a benchmark recipe. Every cell is saved when it is finished, so that an interrupted run resumes.
 
-A result folder holds `recipe.json`, `cells/<key>.json` (one whole evaluation each), `edits/<key>.safetensors`
-(and `.json`: what erasing took), `training/<key>/` (checkpoints, while a cell trains), `images/` (drawn images by
-content) and `results.jsonl`: one line a cell, in the order of the recipe. Lines are made from the cells each time, so
-an interrupted run ends with the very lines of an uninterrupted one, seconds aside.
+A result folder holds `recipe.json`, `cells/<key>.json` (one complete evaluation each), `edits/<key>.safetensors`
+(and `.json`: how long erasing took), `training/<key>/` (checkpoints, while a cell trains), `images/` (drawn images by
+content) and `results.jsonl`: one line for each cell, in the order of the recipe. The lines are written from the cells
+each time, so an interrupted run ends with the same lines as an uninterrupted one, except for the seconds.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from excise.support.selection import evenly
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-FADE_PROMPTS = 24  # of each side, spread evenly
-LINE = (
+FADE_PROMPTS = 24  # at most, for each of the two sides
+LINE_FIELDS = (
     "metrics",
     "untouched",
     "became",
@@ -63,16 +63,16 @@ Bar = Callable[[str], Any]  # a context manager that yields a Progress
 
 
 @dataclass(frozen=True)
-class Done:
-    """A finished cell: its evaluation, and the files of its images in the order of `result.shown`."""
+class CellResult:
+    """A finished cell: its evaluation, and its image files in the order of `result.shown`."""
 
     cell: Cell
     result: Evaluation
     images: list[str]
 
     def line(self) -> dict[str, Any]:
-        """What stands in `results.jsonl`."""
-        found = self.result.model_dump(mode="json", include=set(LINE))
+        """The cell's line of `results.jsonl`."""
+        fields = self.result.model_dump(mode="json", include=set(LINE_FIELDS))
         return {
             "schema": SCHEMA,
             "key": self.cell.key,
@@ -85,7 +85,7 @@ class Done:
             "protocol": self.result.protocol,
             "hash": self.result.hash,
             "protocol_summary": self.result.protocol_summary,
-            **{k: found[k] for k in LINE},
+            **{k: fields[k] for k in LINE_FIELDS},
         }
 
 
@@ -96,11 +96,15 @@ def run(
     workers: Workers | None = None,
     bar: Bar | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> list[Done]:
-    """Run every cell that `out` does not hold yet; one process at a time may use a folder (several as `workers`).
+) -> list[CellResult]:
+    """Run every cell that `out` does not hold yet, and return all cells.
+
+    Args:
+        workers: this process among several that run the recipe together; otherwise one process at a time may use `out`.
+        bar: returns a progress bar for a title. say: prints a line.
 
     Raises:
-        OutputError: another process is at work in `out`, or it cannot be written.
+        OutputError: another process uses `out`, or it cannot be written.
     """
     workers = workers or Workers()
     planned = list(cells(recipe))
@@ -108,26 +112,26 @@ def run(
     with locked(out) if workers.rank == 0 else nullcontext():
         if workers.rank == 0:
             write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
-        done = []
+        results = []
         for number, cell in enumerate(planned, 1):
-            kept = read_cell(out, cell)
-            if kept is None:
+            result = read_cell(out, cell)
+            if result is None:
                 say(f"{number}/{len(planned)} {cell.title}")
-                kept = run_cell(cell, out, workers, bar)
+                result = run_cell(cell, out, workers, bar)
                 if workers.rank == 0:
-                    keep(out, kept)
-            done.append(kept)
+                    keep(out, result)
+            results.append(result)
             workers.wait()
         if workers.rank == 0:
-            write_results(out, done)
-    return done
+            write_results(out, results)
+    return results
 
 
-def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | None = None) -> Done:
-    """Erase, draw, judge: one cell. Writes its edit and its images, not its result."""
-    family = _loaded(_model_of(cell))
+def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | None = None) -> CellResult:
+    """Erase, draw, judge and attack: run one cell. Writes its edit and its images, but not its result."""
+    family = load_model(_model_of(cell))
     with bar(cell.title) if bar else nullcontext() as progress, _precision(cell.precision):
-        edits, erased = _edits(cell, family, out)
+        edits, seconds = _edits(cell, family, out)
         options: dict[str, Any] = {
             "protocol": cell.protocol,
             "groups": cell.groups,
@@ -136,58 +140,61 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
             "workers": workers,
             "progress": progress,
         }
-        found = evaluate(
+        evaluated = evaluate(
             family, cell.concepts, edits=edits, untouched=cell.method.name != "oracle", model_name=cell.model, **options
         )
-        distances = _fade(cell, found, edits, options)
+        distances = _fade(cell, evaluated, edits, options)
         if cell.method.name == "oracle":
-            found = _fair(cell, found)
-        attacked = _attacked(cell, family, edits, out, progress) if cell.attack else None
+            evaluated = _without_other_unknowns(cell, evaluated)
+        attacked = _attack(cell, family, edits, out, progress) if cell.attack else None
         top = attacked.worst if attacked else None
         worst = {"worst_gap": top.gap, "worst_back": top.back} if top else {}
-        gap = {name: e.as_dict() for name, e in worst.items() if e}
         update = {
-            "metrics": {**found.result.metrics, **distances, **gap},
-            "seconds": {"erase": round(erased, 3), **found.result.seconds},
+            "metrics": {
+                **evaluated.result.metrics,
+                **distances,
+                **{name: estimate.as_dict() for name, estimate in worst.items() if estimate},
+            },
+            "seconds": {"erase": round(seconds, 3), **evaluated.result.seconds},
             "attacks": [r.document() for r in attacked.results] if attacked else [],
         }
-        result = found.result.model_copy(update=update)
-    return Done(cell, result, [str(p.relative_to(out)) for p in found.images.paths])
+        result = evaluated.result.model_copy(update=update)
+    return CellResult(cell, result, [str(p.relative_to(out)) for p in evaluated.images.paths])
 
 
-def keep(out: Path, done: Done) -> None:
-    """Write a finished cell."""
+def keep(out: Path, result: CellResult) -> None:
+    """Write the result of a finished cell."""
     content = {
         "schema": SCHEMA,
-        "cell": done.cell.model_dump(mode="json"),
-        "result": done.result.model_dump(mode="json"),
-        "images": done.images,
+        "cell": result.cell.model_dump(mode="json"),
+        "result": result.result.model_dump(mode="json"),
+        "images": result.images,
     }
-    write_json(_path(out, done.cell), content)
+    write_json(_path(out, result.cell), content)
 
 
-def read_cell(out: Path, cell: Cell) -> Done | None:
-    """A finished cell, or None when there is none or it is damaged (said, and run again)."""
+def read_cell(out: Path, cell: Cell) -> CellResult | None:
+    """Read a finished cell; None if there is none, or (with a warning) if its file is damaged."""
     path = _path(out, cell)
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Done(cell, Evaluation.model_validate(content["result"]), list(content["images"]))
+        return CellResult(cell, Evaluation.model_validate(content["result"]), list(content["images"]))
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        log.warning("the kept result %s is damaged (%s); it is computed again.", path.name, type(error).__name__)
+        log.warning("the saved result %s is damaged (%s); it is computed again.", path.name, type(error).__name__)
         return None
 
 
-def write_results(out: Path, done: Sequence[Done]) -> Path:
-    """Write `results.jsonl` from finished cells."""
+def write_results(out: Path, results: Sequence[CellResult]) -> Path:
+    """Write `results.jsonl` from finished cells, and return its path."""
     path = out / "results.jsonl"
-    write_text(path, "".join(json.dumps(d.line(), ensure_ascii=False) + "\n" for d in done))
+    write_text(path, "".join(json.dumps(d.line(), ensure_ascii=False) + "\n" for d in results))
     return path
 
 
 def processes() -> Workers:
-    """The processes that `accelerate launch` started, or this one alone."""
+    """This process among those that `accelerate launch` started, or alone."""
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -195,32 +202,32 @@ def processes() -> Workers:
 
 
 def _edits(cell: Cell, family: Family, out: Path) -> tuple[list[Edit], float]:
-    """The cell's edits, and the seconds that the run which finished them spent; they are kept, whatever comes later."""
+    """Load or make the cell's edits, and save them. Also return the seconds that making them took."""
     began, note = time.perf_counter(), out / "edits" / f"{cell.key}.json"
     if cell.method.name == "oracle":
         return [], 0.0
     if cell.method.name in controls.EDITS:
-        made = [controls.EDITS[cell.method.name](family, cell.model, cell.seed) for _ in _requests(cell)]
-        return made, time.perf_counter() - began
-    kept = _kept_edits(note)
-    if kept is not None:
-        return kept
+        edits = [controls.EDITS[cell.method.name](family, cell.model, cell.seed) for _ in _requests(cell)]
+        return edits, time.perf_counter() - began
+    saved = _saved_edits(note)
+    if saved is not None:
+        return saved
     training = out / "training" / cell.key
-    edits = _erased(cell, family, training)
+    edits = _erase(cell, family, training)
     names = [f"{cell.key}{f'-{i}' if _one_by_one(cell) else ''}.safetensors" for i in range(len(edits))]
     for edit, name in zip(edits, names, strict=True):
         edit.save(note.with_name(name))
     spent = time.perf_counter() - began
-    write_json(note, {"files": names, "seconds": spent})  # last: what it names is whole
+    write_json(note, {"files": names, "seconds": spent})  # last, so that the files it names are complete
     shutil.rmtree(training, ignore_errors=True)
     return edits, spent
 
 
-def _erased(cell: Cell, family: Family, training: Path) -> list[Edit]:
-    """One edit after another, each made on top of those before it; `training` has the checkpoints of each."""
-    found: list[Edit] = []
+def _erase(cell: Cell, family: Family, training: Path) -> list[Edit]:
+    """Make the cell's edits one after another, each on top of those before it; checkpoints go to `training`."""
+    edits: list[Edit] = []
     for i, names in enumerate(_requests(cell)):
-        with applied(family, found):
+        with applied(family, edits):
             request: dict[str, Any] = {
                 "vocabulary": cell.vocabulary,
                 "preserve": cell.preserve,
@@ -233,12 +240,12 @@ def _erased(cell: Cell, family: Family, training: Path) -> list[Edit]:
                 edit = advise(family, names, cell.method.name, context=Context(cell.judge), **request).edit
             else:
                 edit = erase(family, names, cell.method.name, context=Context(cell.judge, training / str(i)), **request)
-        found.append(edit)
-    return found
+        edits.append(edit)
+    return edits
 
 
 def _requests(cell: Cell) -> list[list[str]]:
-    """What is erased at once: in a sequence one concept after another, each on top of those before it, else all."""
+    """The concepts of each edit: in a sequence one concept for each edit, else all in one."""
     return [[c] for c in cell.concepts] if _one_by_one(cell) else [list(cell.concepts)]
 
 
@@ -246,64 +253,68 @@ def _one_by_one(cell: Cell) -> bool:
     return PROTOCOLS.load(cell.protocol)().score == "sequence"
 
 
-def _kept_edits(note: Path) -> tuple[list[Edit], float] | None:
-    """Edits of a cell that was interrupted later; None where there are none, or they are damaged (said)."""
+def _saved_edits(note: Path) -> tuple[list[Edit], float] | None:
+    """Load the edits of a cell that was interrupted after making them.
+
+    Returns:
+        The edits and the seconds of making them; None if there are none, or (with a warning) if one is damaged.
+    """
     if not note.exists():
         return None
     try:
-        made = json.loads(note.read_text(encoding="utf-8"))
-        return [Edit.load(note.with_name(Path(name).name)) for name in made["files"]], float(made["seconds"])
+        content = json.loads(note.read_text(encoding="utf-8"))
+        return [Edit.load(note.with_name(Path(name).name)) for name in content["files"]], float(content["seconds"])
     except (OSError, ValueError, KeyError, TypeError, ExciseError) as error:
-        log.warning("the kept edit of %s is damaged (%s); it is made again.", note.name, type(error).__name__)
+        log.warning("the saved edit of %s is damaged (%s); it is made again.", note.name, type(error).__name__)
         return None
 
 
-def _fair(cell: Cell, found: Evaluated) -> Evaluated:
-    """An oracle's evaluation without the prompts that ask for something else it never saw."""
+def _without_other_unknowns(cell: Cell, evaluated: Evaluated) -> Evaluated:
+    """An oracle's evaluation without the prompts that ask for other concepts it was not trained on."""
     unknown = set(cell.method.without) - set(cell.concepts)
-    rows = [i for i, s in enumerate(found.result.shown) if not unknown & set(s.asked.values())]
-    result = found.result.model_copy(update={"shown": [found.result.shown[i] for i in rows]})
-    result = result.model_copy(update={"metrics": measure(result, found.targets)})
-    return replace(found, result=result, images=found.images.at(rows))
+    rows = [i for i, s in enumerate(evaluated.result.shown) if not unknown & set(s.asked.values())]
+    result = evaluated.result.model_copy(update={"shown": [evaluated.result.shown[i] for i in rows]})
+    result = result.model_copy(update={"metrics": measure(result, evaluated.targets)})
+    return replace(evaluated, result=result, images=evaluated.images.at(rows))
 
 
-def _fade(cell: Cell, found: Evaluated, edits: Sequence[Edit], options: dict[str, Any]) -> dict[str, Any]:
-    """FADE to the oracle on prompts with and without the target, where the recipe has an oracle for the concepts."""
+def _fade(cell: Cell, evaluated: Evaluated, edits: Sequence[Edit], options: dict[str, Any]) -> dict[str, Any]:
+    """FADE to the oracle on prompts with and without the target; empty if the recipe has no oracle for the concepts."""
     if cell.oracle is None or cell.oracle.model == _model_of(cell):
         return {}
-    family, oracle = _loaded(_model_of(cell)), _loaded(cell.oracle.model or "")
-    theirs = evaluate(oracle, cell.concepts, model_name=cell.oracle.model or "", **options)
+    family, oracle = load_model(_model_of(cell)), load_model(cell.oracle.model or "")
+    reference = evaluate(oracle, cell.concepts, model_name=cell.oracle.model or "", **options)
     unknown = set(cell.oracle.without) - set(cell.concepts)
     rows: dict[str, list[int]] = {"fade_forget": [], "fade_retain": []}
-    for i, shown in enumerate(found.result.shown):
+    for i, shown in enumerate(evaluated.result.shown):
         if shown.target is None and not unknown & set(shown.asked.values()):
-            rows["fade_forget" if asks(shown.asked, found.targets) else "fade_retain"].append(i)
-    measured = {}
+            rows["fade_forget" if asks(shown.asked, evaluated.targets) else "fade_retain"].append(i)
+    distances = {}
     for name, chosen in rows.items():
         chosen = evenly(chosen, FADE_PROMPTS)
         if chosen:
-            prompts = [found.result.shown[i].prompt for i in chosen]
-            images = (found.images.at(chosen), theirs.images.at(chosen))
-            measured[name] = fade(family, edits, oracle, prompts, images, seed=cell.seed)
-    return as_document(measured)
+            prompts = [evaluated.result.shown[i].prompt for i in chosen]
+            images = (evaluated.images.at(chosen), reference.images.at(chosen))
+            distances[name] = fade(family, edits, oracle, prompts, images, seed=cell.seed)
+    return as_document(distances)
 
 
-def _attacked(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, progress: Any) -> Attacked:
-    """The cell's model under the recipe's suite; what attacks do to the oracle is kept once for all methods."""
-    asked = cell.attack
-    assert asked is not None
+def _attack(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, progress: Any) -> Attacked:
+    """Run the recipe's suite on the cell's model. Attacks on the oracle are run once for all methods."""
+    entry = cell.attack
+    assert entry is not None
     return attack(
         family,
         Concept(cell.concepts[0], cell.kind) if cell.kind else cell.concepts[0],
         edits,
         SuiteOptions(
-            suite=asked.suite,
-            names=asked.only,
-            settings=asked.settings,
-            images=asked.images,
-            tests=asked.tests,
-            base=_loaded(cell.model) if cell.method.name == "oracle" else None,
-            oracle=_loaded(cell.oracle.model or "") if cell.oracle else None,
+            suite=entry.suite,
+            names=entry.only,
+            settings=entry.settings,
+            images=entry.images,
+            tests=entry.tests,
+            base=load_model(cell.model) if cell.method.name == "oracle" else None,
+            oracle=load_model(cell.oracle.model or "") if cell.oracle else None,
             judge=cell.judge,
             seed=cell.seed,
             folder=out,
@@ -317,7 +328,8 @@ def _model_of(cell: Cell) -> str:
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str) -> Family:
+def load_model(model: str) -> Family:
+    """Load a model; the last two stay in memory."""
     return load(model)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,7 +9,7 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from excise.canvas.data import Pool, pixels
-from excise.canvas.loop import Plan, train
+from excise.canvas.loop import Plan, Session, train
 from excise.support.precision import fastest
 
 BATCH = 32
@@ -34,42 +31,36 @@ def build() -> AutoencoderKL:
     )
 
 
-def train_autoencoder(
-    pool: Pool, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
-) -> tuple[AutoencoderKL, float]:
+def train_autoencoder(pool: Pool, session: Session, steps: int) -> tuple[AutoencoderKL, float]:
     """Train an `AutoencoderKL` on the pool: L1 and L2 error of pixels, L1 error of their gradients, a small KL term.
 
     Args:
         pool: renders to reconstruct.
-        work: folder of checkpoints and logs.
-        seed: of initial weights and batches.
+        session: where and how to train.
         steps: optimiser steps in total.
-        device: to train on.
-        report: receives progress lines.
 
     Returns:
         The autoencoder with its scaling factor set, and seconds spent, earlier runs included.
     """
-    torch.manual_seed(seed)
-    vae = build().to(device, memory_format=torch.channels_last)
+    torch.manual_seed(session.seed)
+    vae = build().to(session.device, memory_format=torch.channels_last)
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(device)
-        with fastest(device):
+        x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(session.device)
+        with fastest(session.device):
             latent = vae.encode(x).latent_dist
-            noise = torch.randn(latent.mean.shape, generator=generator).to(device)
+            noise = torch.randn(latent.mean.shape, generator=generator).to(session.device)
             y = vae.decode(latent.mean + latent.std * noise).sample
         y, kl = y.float(), latent.kl().mean() / latent.mean[0].numel()
         return _error(y, x) + 1e-5 * kl
 
-    seconds = train(vae, loss_of, Plan("autoencoder", steps, lr=1.5e-3, ema=0.995), work, seed, report)
+    plan = Plan("autoencoder", steps, lr=1.5e-3, ema=0.995)
+    seconds = train(vae, loss_of, plan, session.work, session.seed, session.report)
     vae.register_to_config(scaling_factor=float(1 / encode(vae, pool.images[::37]).std()))
     return vae, seconds
 
 
-def train_deep(
-    vae: AutoencoderDC, pool: Pool, work: Path, seed: int, steps: int, device: str, report: Callable[[str], None]
-) -> float:
+def train_deep(vae: AutoencoderDC, pool: Pool, session: Session, steps: int) -> float:
     """Train an `AutoencoderDC` in place, with noise on its latents instead of a posterior.
 
     Other arguments as in `train_autoencoder`.
@@ -77,17 +68,18 @@ def train_deep(
     Returns:
         Seconds spent, earlier runs included.
     """
-    vae.to(device).requires_grad_(True)
+    vae.to(session.device).requires_grad_(True)
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(device).contiguous()
-        with fastest(device):
+        x = pixels(pool.images[rng.integers(len(pool.images), size=BATCH)]).to(session.device).contiguous()
+        with fastest(session.device):
             latent = vae.encode(x).latent
-            noise = torch.randn(latent.shape, generator=generator).to(device)
+            noise = torch.randn(latent.shape, generator=generator).to(session.device)
             y = vae.decode(latent + LATENT_NOISE * noise).sample
         return _error(y.float(), x) + 1e-3 * latent.float().square().mean()
 
-    seconds = train(vae, loss_of, Plan("autoencoder-dc", steps, lr=1.5e-3, ema=0.995), work, seed, report)
+    plan = Plan("autoencoder-dc", steps, lr=1.5e-3, ema=0.995)
+    seconds = train(vae, loss_of, plan, session.work, session.seed, session.report)
     vae.requires_grad_(False).register_to_config(scaling_factor=float(1 / encode(vae, pool.images[::37]).std()))
     return seconds
 

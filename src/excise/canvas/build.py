@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Gemma2Model, GemmaTokenizer
 
 from excise.canvas import autoencoder, clip, data, denoiser, gemma, judging, sana, sd, sdxl
+from excise.canvas.loop import Session
 from excise.families.load import load, quiet
 from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
 from excise.support.files import write_json
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,25 +54,22 @@ class Plan:
 SD, SDXL, SANA = Plan(), Plan(lr=5e-4), Plan(lr=1.4e-3, batch=32)
 
 
-def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
+def train_world(session: Session, out: Path, steps: Steps) -> None:
     """Train every part of `canvas-sd` that is not finished yet, and both judges, and write the weights.
 
     Args:
-        work: folder of checkpoints, caches and logs.
+        session: where and how to train; its seed is that of the denoiser, other parts have fixed seeds.
         out: receives `canvas-sd/`, `judge-*.safetensors`, `image-tower.safetensors` and `training.json`.
         steps: optimiser steps of each stage.
-        seed: of the denoiser.
-        device: to train on.
-        report: receives progress lines.
     """
-    pool = data.training_pool(work)
-    vae = train_autoencoder(pool, work, steps.autoencoder, device, report)
-    text, tokenizer = train_text(pool, work, steps.clip, device, report)
+    work, pool = session.work, data.training_pool(session.work)
+    vae = train_autoencoder(pool, session, steps.autoencoder)
+    text, tokenizer = train_text(pool, session, steps.clip)
     for which in judging.SEEDS:
-        train_judge(which, work, steps.judge, device, report)
-    torch.manual_seed(seed)
+        train_judge(which, session, steps.judge)
+    torch.manual_seed(session.seed)
     family = StableDiffusion(sd.pipeline(vae, text, tokenizer))
-    train_denoiser(family, work, steps.denoiser, seed, (), device, report, SD)
+    train_denoiser(family, session, steps.denoiser, (), SD)
     assemble(family, out / "canvas-sd")
     for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
         save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
@@ -81,16 +77,7 @@ def train_world(work: Path, out: Path, steps: Steps, *, seed: int, device: str, 
 
 
 def train_oracle(
-    model: str,
-    work: Path,
-    out: Path,
-    steps: Steps,
-    *,
-    seed: int,
-    without: Collection[str],
-    start: str | None,
-    device: str,
-    report: Report,
+    model: str, session: Session, out: Path, steps: Steps, *, without: Collection[str], start: str | None
 ) -> None:
     """Train an oracle: a denoiser that never sees some concepts, with the autoencoder and text encoders of `model`.
 
@@ -98,18 +85,15 @@ def train_oracle(
 
     Args:
         model: "canvas-sd", "canvas-sdxl" or "canvas-sana".
-        work: folder of checkpoints, caches and logs.
+        session: where and how to train.
         out: receives the pipeline's folder.
         steps: optimiser steps of each stage.
-        seed: of the denoiser.
         without: the concepts.
         start: for "canvas-sdxl", an oracle of "canvas-sd" without the same concepts, whose denoiser initialises this
             one as that of `canvas-sd` initialises `canvas-sdxl`; None starts from random weights.
-        device: to train on.
-        report: receives progress lines.
     """
-    shipped = load(model, device=device, dtype="float32").pipe
-    torch.manual_seed(seed)
+    shipped = load(model, device=session.device, dtype="float32").pipe
+    torch.manual_seed(session.seed)
     family: PipelineFamily
     if model == "canvas-sana":
         family = Sana(sana.pipeline(shipped.vae, shipped.text_encoder, shipped.tokenizer))
@@ -120,126 +104,122 @@ def train_oracle(
         )
         count, plan = steps.denoiser_sdxl, SDXL
         if start is not None:
-            sdxl.start_from(family.denoiser, load(start, device=device, dtype="float32").pipe.unet)
+            sdxl.start_from(family.denoiser, load(start, device=session.device, dtype="float32").pipe.unet)
     else:
         family = StableDiffusion(sd.pipeline(shipped.vae, shipped.text_encoder, shipped.tokenizer))
         count, plan = steps.denoiser, SD
-    train_denoiser(family, work, count, seed, without, device, report, plan, started=start is not None)
+    train_denoiser(family, session, count, without, plan, started=start is not None)
     assemble(family, out / model)
 
 
-def train_sdxl(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
+def train_sdxl(session: Session, out: Path, steps: Steps) -> None:
     """Train the second text encoder and the denoiser of `canvas-sdxl`, and write `canvas-sdxl/` to `out`.
 
     Its autoencoder and first text encoder are those of `canvas-sd`, whose denoiser initialises its own.
     """
-    first = load("canvas-sd", device=device, dtype="float32").pipe
-    second = train_second_text(data.training_pool(work), first.tokenizer, work, steps.second_clip, device, report)
-    torch.manual_seed(seed)
+    first = load("canvas-sd", device=session.device, dtype="float32").pipe
+    second = train_second_text(data.training_pool(session.work), first.tokenizer, session, steps.second_clip)
+    torch.manual_seed(session.seed)
     family = StableDiffusionXL(sdxl.pipeline(first.vae, first.text_encoder, second, first.tokenizer))
     sdxl.start_from(family.denoiser, first.unet)
-    train_denoiser(family, work, steps.denoiser_sdxl, seed, (), device, report, SDXL)
+    train_denoiser(family, session, steps.denoiser_sdxl, (), SDXL)
     assemble(family, out / "canvas-sdxl")
 
 
-def train_sana(work: Path, out: Path, steps: Steps, *, seed: int, device: str, report: Report) -> None:
+def train_sana(session: Session, out: Path, steps: Steps) -> None:
     """Train all parts of `canvas-sana`, which shares only data with the others, and write `canvas-sana/` to `out`."""
-    pool = data.training_pool(work)
-    vae = train_deep_autoencoder(pool, work, steps.autoencoder, device, report)
-    text, tokenizer = train_gemma(pool, work, steps.clip, device, report)
-    torch.manual_seed(seed)
+    pool = data.training_pool(session.work)
+    vae = train_deep_autoencoder(pool, session, steps.autoencoder)
+    text, tokenizer = train_gemma(pool, session, steps.clip)
+    torch.manual_seed(session.seed)
     family = Sana(sana.pipeline(vae, text, tokenizer))
-    train_denoiser(family, work, steps.denoiser_sana, seed, (), device, report, SANA)
+    train_denoiser(family, session, steps.denoiser_sana, (), SANA)
     assemble(family, out / "canvas-sana")
 
 
-def train_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderKL:
-    """Return the autoencoder of `canvas-sd`, trained unless `work` has it."""
-    folder = work / "vae"
+def train_autoencoder(pool: data.Pool, session: Session, steps: int) -> AutoencoderKL:
+    """Return the autoencoder of `canvas-sd`, trained unless `session.work` has it."""
+    folder = session.work / "vae"
     if not folder.exists():
-        vae, seconds = autoencoder.train_autoencoder(pool, work, 0, steps, device, report)
-        _note(work, "autoencoder", steps, seconds, vae)
+        vae, seconds = autoencoder.train_autoencoder(pool, replace(session, seed=0), steps)
+        _note(session.work, "autoencoder", steps, seconds, vae)
         vae.save_pretrained(folder)
     with quiet():
-        return AutoencoderKL.from_pretrained(folder).to(device)
+        return AutoencoderKL.from_pretrained(folder).to(session.device)
 
 
-def train_text(
-    pool: data.Pool, work: Path, steps: int, device: str, report: Report
-) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """Return the text encoder and tokenizer of `canvas-sd`, trained (with the image tower) unless `work` has them."""
-    folder = work / "text"
+def train_text(pool: data.Pool, session: Session, steps: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """Return the text encoder and tokenizer of `canvas-sd`, trained (with the image tower) unless in `session.work`."""
+    work, folder = session.work, session.work / "text"
     if not folder.exists():
         tokenizer = clip.build_tokenizer()
-        model, seconds = clip.train_clip(pool, tokenizer, clip.build_text_model, work, 0, steps, device, report)
+        model, seconds = clip.train_clip(pool, tokenizer, clip.build_text_model, replace(session, seed=0), steps)
         _note(work, "clip", steps, seconds, model)
         tokenizer.save_pretrained(work / "tokenizer")
         tower = {k: v for k, v in model.state_dict().items() if not k.startswith("text.")}
         save_file(_half(tower), work / "image-tower.safetensors")
         model.text.save_pretrained(folder)
     with quiet():
-        return CLIPTextModel.from_pretrained(folder).to(device), CLIPTokenizer.from_pretrained(work / "tokenizer")
+        text = CLIPTextModel.from_pretrained(folder).to(session.device)
+        return text, CLIPTokenizer.from_pretrained(work / "tokenizer")
 
 
 def train_second_text(
-    pool: data.Pool, tokenizer: CLIPTokenizer, work: Path, steps: int, device: str, report: Report
+    pool: data.Pool, tokenizer: CLIPTokenizer, session: Session, steps: int
 ) -> CLIPTextModelWithProjection:
-    """Return the second text encoder of `canvas-sdxl`, trained unless `work` has it."""
-    folder = work / "text-2"
+    """Return the second text encoder of `canvas-sdxl`, trained unless `session.work` has it."""
+    folder = session.work / "text-2"
     if not folder.exists():
         build = partial(clip.build_projected_text_model, width=sdxl.SECOND_WIDTH)
-        model, seconds = clip.train_clip(pool, tokenizer, build, work / "clip-2", 1, steps, device, report)
-        _note(work, "second clip", steps, seconds, model)
+        own = replace(session, work=session.work / "clip-2", seed=1)
+        model, seconds = clip.train_clip(pool, tokenizer, build, own, steps)
+        _note(session.work, "second clip", steps, seconds, model)
         model.text.save_pretrained(folder)
     with quiet():
-        return CLIPTextModelWithProjection.from_pretrained(folder).to(device).eval().requires_grad_(False)
+        text = CLIPTextModelWithProjection.from_pretrained(folder).to(session.device)
+        return text.eval().requires_grad_(False)
 
 
-def train_judge(which: str, work: Path, steps: int, device: str, report: Report) -> None:
-    """Train judge "a" or "b" into `work` unless it is there."""
-    path = work / f"judge-{which}.safetensors"
+def train_judge(which: str, session: Session, steps: int) -> None:
+    """Train judge "a" or "b" into `session.work` unless it is there."""
+    path = session.work / f"judge-{which}.safetensors"
     if not path.exists():
-        network, seconds = judging.train_judge(which, work, steps, device, report)
-        _note(work, f"judge-{which}", steps, seconds, network)
+        network, seconds = judging.train_judge(which, session, steps)
+        _note(session.work, f"judge-{which}", steps, seconds, network)
         save_file(_half(network.state_dict()), path)
 
 
-def train_deep_autoencoder(pool: data.Pool, work: Path, steps: int, device: str, report: Report) -> AutoencoderDC:
-    """Return the autoencoder of `canvas-sana`, trained unless `work` has it."""
-    folder = work / "vae-dc"
+def train_deep_autoencoder(pool: data.Pool, session: Session, steps: int) -> AutoencoderDC:
+    """Return the autoencoder of `canvas-sana`, trained unless `session.work` has it."""
+    folder = session.work / "vae-dc"
     if not folder.exists():
         torch.manual_seed(0)
         vae = sana.autoencoder()
-        seconds = autoencoder.train_deep(vae, pool, work, 0, steps, device, report)
-        _note(work, "autoencoder-dc", steps, seconds, vae)
+        seconds = autoencoder.train_deep(vae, pool, replace(session, seed=0), steps)
+        _note(session.work, "autoencoder-dc", steps, seconds, vae)
         vae.save_pretrained(folder)
     with quiet():
-        return AutoencoderDC.from_pretrained(folder).to(device).requires_grad_(False)
+        return AutoencoderDC.from_pretrained(folder).to(session.device).requires_grad_(False)
 
 
-def train_gemma(
-    pool: data.Pool, work: Path, steps: int, device: str, report: Report
-) -> tuple[Gemma2Model, GemmaTokenizer]:
-    """Return the text encoder and tokenizer of `canvas-sana`, trained unless `work` has them."""
-    folder, tokenizer = work / "gemma", gemma.build_tokenizer()
+def train_gemma(pool: data.Pool, session: Session, steps: int) -> tuple[Gemma2Model, GemmaTokenizer]:
+    """Return the text encoder and tokenizer of `canvas-sana`, trained unless `session.work` has them."""
+    folder, tokenizer = session.work / "gemma", gemma.build_tokenizer()
     if not folder.exists():
-        model, seconds = clip.train_clip(
-            pool, tokenizer, gemma.build_text_model, work / "clip-gemma", 2, steps, device, report
-        )
-        _note(work, "gemma", steps, seconds, model)
+        own = replace(session, work=session.work / "clip-gemma", seed=2)
+        model, seconds = clip.train_clip(pool, tokenizer, gemma.build_text_model, own, steps)
+        _note(session.work, "gemma", steps, seconds, model)
         model.text.save_pretrained(folder)
     with quiet():
-        return Gemma2Model.from_pretrained(folder).to(device).eval().requires_grad_(False), tokenizer
+        text = Gemma2Model.from_pretrained(folder).to(session.device)
+        return text.eval().requires_grad_(False), tokenizer
 
 
 def train_denoiser(
     family: PipelineFamily,
-    work: Path,
+    session: Session,
     steps: int,
-    seed: int,
     without: Collection[str],
-    device: str,
-    report: Report,
     plan: Plan,
     *,
     started: bool = False,
@@ -247,16 +227,20 @@ def train_denoiser(
     """Train the denoiser of a family in place, and note its figures in `training.json`.
 
     Args:
+        family: holds the untrained denoiser.
+        session: where and how to train.
+        steps: optimiser steps in total.
         without: concepts that it never sees.
         plan: learning rate and batch size.
         started: whether its weights were initialised from another model; the checkpoint folder's name depends on it.
     """
-    pool, family_name = data.training_pool(work, without), "" if family.name == "sd" else f"-{family.name}"
+    work, pool = session.work, data.training_pool(session.work, without)
+    family_name = "" if family.name == "sd" else f"-{family.name}"
     vae = "-dc" if family.name == "sana" else ""
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
-    parts = [f"denoiser{family_name}", str(seed), *sorted(without), *(["started"] if started else [])]
-    folder = work / "-".join(parts).replace(" ", "_")
-    seconds = denoiser.train_denoiser(family, pool, latents, folder, seed, steps, device, report, plan.lr, plan.batch)
+    parts = [f"denoiser{family_name}", str(session.seed), *sorted(without), *(["started"] if started else [])]
+    own = replace(session, work=work / "-".join(parts).replace(" ", "_"))
+    seconds = denoiser.train_denoiser(family, pool, latents, own, steps, plan.lr, plan.batch)
     _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
 

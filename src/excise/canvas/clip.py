@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from excise.canvas import world
 from excise.canvas.data import Caption, Pool, caption, pixels
-from excise.canvas.loop import Plan, train
+from excise.canvas.loop import Plan, Session, train
 from excise.support.precision import fastest
 
 WIDTH = 256
@@ -37,7 +36,7 @@ _FILLER = (
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Return a CLIP tokenizer with merges from the words of Canvas; rare words split into pieces."""
+    """Return a CLIP tokenizer with merges from the words of Canvas; rare words split, as in the real one."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -137,16 +136,25 @@ class PocketCLIP(nn.Module):
 def train_clip(
     pool: Pool,
     tokenizer: Any,
-    text: Callable[[Any], nn.Module],
-    work: Path,
-    seed: int,
+    build_text: Callable[[Any], nn.Module],
+    session: Session,
     steps: int,
-    device: str,
-    report: Callable[[str], None],
 ) -> tuple[PocketCLIP, float]:
-    """Contrastive training of a text model that `text` builds; every image that answers a prompt is its positive."""
-    torch.manual_seed(seed)
-    model = PocketCLIP(text(tokenizer)).to(device)
+    """Train a text model and an image tower contrastively; all images that match a prompt are its positives.
+
+    Args:
+        pool: images with their cells, for captions.
+        tokenizer: of the text model.
+        build_text: returns the untrained text model, given the tokenizer.
+        session: where and how to train.
+        steps: optimiser steps in total.
+
+    Returns:
+        Both towers, and seconds spent, earlier runs included.
+    """
+    torch.manual_seed(session.seed)
+    device = session.device
+    model = PocketCLIP(build_text(tokenizer)).to(device)
     model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -160,7 +168,8 @@ def train_clip(
         right = _matches(captions, [pool.cells[c] for c in chosen]).to(device)
         return (_soft_cross_entropy(logits, right) + _soft_cross_entropy(logits.mT, right.mT)) / 2
 
-    seconds = train(model, loss_of, Plan("clip", steps, lr=1e-3, ema=0.995, weight_decay=0.05), work, seed, report)
+    plan = Plan("clip", steps, lr=1e-3, ema=0.995, weight_decay=0.05)
+    seconds = train(model, loss_of, plan, session.work, session.seed, session.report)
     return model, seconds
 
 
@@ -179,7 +188,7 @@ def _soft_cross_entropy(logits: Tensor, right: Tensor) -> Tensor:
 
 
 def corpus() -> Iterator[str]:
-    """Yield the texts from which a tokenizer learns merges: all words of Canvas and its templates."""
+    """Yield texts from which a tokenizer learns merges: all words of Canvas and its templates, common ones often."""
     words = [*world.OBJECTS, *world.NAMES, *world.STYLES, *world.STYLE_ALIASES.values()]
     words += [a for both in world.OBJECT_ALIASES.values() for a in both]
     templates = world.STYLED_TEMPLATES + world.OBJECT_TEMPLATES + world.STYLE_TEMPLATES

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from excise.canvas.data import Pool, caption
-from excise.canvas.loop import Plan, train
+from excise.canvas.loop import Plan, Session, train
 from excise.families.base import Condition, join
-from excise.families.noising import Noising, noising
+from excise.families.noising import Noising
 from excise.families.pipeline import PipelineFamily
 from excise.support.precision import fastest
 
@@ -46,11 +43,8 @@ def train_denoiser(
     family: PipelineFamily,
     pool: Pool,
     latents: Tensor,
-    work: Path,
-    seed: int,
+    session: Session,
     steps: int,
-    device: str,
-    report: Callable[[str], None],
     lr: float,
     batch: int,
 ) -> float:
@@ -59,35 +53,34 @@ def train_denoiser(
     Args:
         pool: images with their cells, for captions.
         latents: (N, c, h, w), scaled, one an image of the pool.
-        work: folder of checkpoints and logs.
-        seed: of batches.
+        session: where and how to train.
         steps: optimiser steps in total.
-        device: to train on.
-        report: receives progress lines.
         lr: peak learning rate.
         batch: images in a step.
 
     Returns:
         Seconds spent, earlier runs included.
     """
+    device = session.device
     network: nn.Module = family.denoiser.to(device, memory_format=torch.channels_last)
     network.requires_grad_(True)
-    plan, conditions = noising(family.pipe.scheduler), Conditions(family)
+    noise_plan, conditions = family.noising, Conditions(family)
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         chosen = rng.integers(len(pool.cells), size=batch)
         prompts = [None if rng.random() < DROP_PROMPT else caption(pool.cells[c], rng).text for c in chosen]
         clean = latents[torch.from_numpy(pool.pick(chosen, rng))].float()
         noise = torch.randn(clean.shape, generator=generator)
-        t = plan.times(batch, generator=generator)
-        noised = plan.add(clean, noise, t).to(device, memory_format=torch.channels_last)
+        t = noise_plan.times(batch, generator=generator)
+        noised = noise_plan.add(clean, noise, t).to(device, memory_format=torch.channels_last)
         condition = conditions(prompts)
         with fastest(device), sdpa_kernel(SDPBackend.MATH):  # fastest on so few tokens
             guess = family.predict(noised, t, condition)
-        error = (guess - plan.target(clean, noise, t).to(device)).square().mean(dim=(1, 2, 3))
-        return (_weight(plan, t).to(device) * error).mean()
+        error = (guess - noise_plan.target(clean, noise, t).to(device)).square().mean(dim=(1, 2, 3))
+        return (_weight(noise_plan, t).to(device) * error).mean()
 
-    return train(network, loss_of, Plan("denoiser", steps, lr=lr, ema=0.999, every=100), work, seed, report)
+    plan = Plan("denoiser", steps, lr=lr, ema=0.999, every=100)
+    return train(network, loss_of, plan, session.work, session.seed, session.report)
 
 
 def _weight(plan: Noising, t: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from excise.canvas import render, world
 from excise.canvas.data import Pool, pixels, render_pool
 from excise.canvas.judge_nets import LABELS, NETWORKS
-from excise.canvas.loop import Plan, train
+from excise.canvas.loop import Plan, Session, train
 from excise.support.precision import fastest
 
 BATCH = 128
@@ -35,16 +34,14 @@ def _renders(cell: tuple[str, str]) -> int:
     return 60 if cell[0] in world.OBJECTS else 30 if cell[1] == "plain" else 4
 
 
-def train_judge(
-    which: str, work: Path, steps: int, device: str, report: Callable[[str], None]
-) -> tuple[nn.Module, float]:
-    """Train judge "a" or "b", each with another network, seed and set of renders.
+def train_judge(which: str, session: Session, steps: int) -> tuple[nn.Module, float]:
+    """Train judge "a" or "b", each with another network, seed (not that of the session) and set of renders.
 
     Returns:
         The network, and seconds spent, earlier runs included.
     """
-    seed = SEEDS[which]
-    pool = judge_pool(work, seed)
+    seed, device = SEEDS[which], session.device
+    pool = judge_pool(session.work, seed)
     names, styles = list(LABELS["object"]), list(LABELS["style"])
     object_of = np.array([names.index(c[0]) for c in pool.cells])[pool.cell_of]
     style_of = np.array([styles.index(c[1]) for c in pool.cells])[pool.cell_of]
@@ -66,7 +63,8 @@ def train_judge(
             style_logits.float(), style_labels.to(device), ignore_index=IGNORE
         )
 
-    seconds = train(network, loss_of, Plan(f"judge-{which}", steps, lr=2e-3, weight_decay=0.05), work, seed, report)
+    plan = Plan(f"judge-{which}", steps, lr=2e-3, weight_decay=0.05)
+    seconds = train(network, loss_of, plan, session.work, seed, session.report)
     return network, seconds
 
 

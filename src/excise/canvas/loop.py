@@ -18,6 +18,24 @@ import torch
 from torch import Tensor, nn
 
 Step = Callable[[np.random.Generator, torch.Generator], Tensor]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how the parts of a model are trained.
+
+    Attributes:
+        work: folder of checkpoints, caches and logs.
+        seed: of initial weights and batches.
+        device: to train on.
+        report: receives progress lines.
+    """
+
+    work: Path
+    seed: int
+    device: str
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,7 @@ class Plan:
         return self.lr * min(1.0, (step + 1) / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, report: Callable[[str], None]) -> float:
+def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, report: Report) -> float:
     """Train `model` in place and leave the (averaged) weights in it.
 
     Args:
@@ -89,11 +107,11 @@ def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, re
         if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
             seconds = spent + time.monotonic() - began
             _save(checkpoint, model, optimiser, average, step + 1, seconds)
-            left = (time.monotonic() - began) / (step + 1 - start) * (plan.steps - step - 1)
+            remaining = (time.monotonic() - began) / (step + 1 - start) * (plan.steps - step - 1)
             line = {"step": step + 1, "steps": plan.steps, "loss": round(smooth, 5), "seconds": round(seconds)}
             with (work / f"{plan.name}.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            report(f"{plan.name}: step {step + 1}/{plan.steps}, loss {smooth:.4f}, about {left / 60:.0f} min left")
+            report(f"{plan.name}: step {step + 1}/{plan.steps}, loss {smooth:.4f}, about {remaining / 60:.0f} min left")
     model.load_state_dict(average, strict=False)
     model.eval()
     return spent + time.monotonic() - began

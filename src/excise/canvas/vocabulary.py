@@ -7,9 +7,16 @@ protocols ask for, occur only under their aliases. Only `checks`, which no metho
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import product
+from typing import TYPE_CHECKING
 
 from excise.canvas import world
+from excise.concepts.concept import TEMPLATES, Concept
+from excise.concepts.vocabulary import Vocabulary, VocabularySource
+
+if TYPE_CHECKING:
+    from excise.families.base import Family
 
 NAMES_ALONE = ("{}", "the {}")
 STYLES_ALONE = ("{}", "a {} picture")
@@ -20,6 +27,41 @@ PAIRS_ALONE = ("{}", "the {}", "a {}", "one {}")
 PAIRS = ("{o}, {s}", "{o} in the style of {s}")
 Row = tuple[str, str, str, str]
 """A probe: prompt, the name its image should show, its role, and a second name the image should show ("" for none)."""
+CANVAS = ("canvas", "canvas-strict")
+"""Names of both vocabularies, the strict one last."""
+
+
+class CanvasNames(VocabularySource):
+    """The names of Canvas.
+
+    Args:
+        strict: name what is retained by aliases alone, which the protocols do not use.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+
+    def vocabulary(self, concepts: Sequence[Concept], family: Family, bare: bool) -> Vocabulary:
+        return Vocabulary(
+            CANVAS[self.strict],
+            prompts([word for c in concepts for word in c.words], self.strict),
+            {kind: contexts(kind, self.strict) for kind in TEMPLATES},
+            ANCHORS,
+            lambda concept: siblings(concept.name),
+            partial(probes, strict=self.strict),
+            lambda concept: calibration(concept.name),
+            lambda concept: checks(concept.name),
+        )
+
+    def kind_of(self, name: str) -> str | None:
+        """A style is a style, an object in a style an instance; other names are objects."""
+        if name in world.STYLES:
+            return "style"
+        return "instance" if world.pair(name) else None
+
+
+ALL_NAMES = partial(CanvasNames, strict=False)
+ALIASES_ONLY = partial(CanvasNames, strict=True)
 
 
 def prompts(without: Iterable[str] = (), strict: bool = False) -> list[str]:
@@ -153,8 +195,9 @@ def _probes_of_pair(target: tuple[str, str], others: Sequence[str], strict: bool
 
 
 def _word(name: str, strict: bool) -> str:
-    """Return the word for a core object or style that is retained: its first alias if strict, else its name."""
-    return world.aliases(name)[0] if strict else name
+    """Return the word for a retained object or style: its name, or if strict its first alias if it has one."""
+    aliases = world.aliases(name)
+    return aliases[0] if strict and aliases else name
 
 
 def _fill(templates: Iterable[str], names: Iterable[str]) -> list[str]:

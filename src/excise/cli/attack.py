@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -12,7 +11,7 @@ import typer
 from excise.cli import options as o
 
 if TYPE_CHECKING:
-    from excise.attacks.suite import Attacked
+    from excise.attacks.suite import SuiteOptions
     from excise.cli.gates import Gate
     from excise.concepts.concept import Concept
 
@@ -110,7 +109,9 @@ def attack(options: AttackOptions) -> None:
 
     Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
     """
-    from excise.attacks.suite import target_of
+    from excise.attacks.suite import attack as run_suite
+    from excise.attacks.suite import estimate, target_of
+    from excise.cli import show
     from excise.cli.gates import check
     from excise.families.built_in import names_built_in
     from excise.report.attack_page import document, write_page
@@ -121,10 +122,14 @@ def attack(options: AttackOptions) -> None:
     edits, prompts = o.load_edits(options.edit), options.prompts()
     canvas = names_built_in(options.model) or names_built_in(options.base)
     target = target_of(options.concept, edits, options.kind, options.synonym or (), canvas=canvas)
-    run_suite = _prepare(options, target, edits, settings, prompts)
+    family = options.source.load(options.model)
+    suite = _suite(options, settings, prompts)
+    minutes = max(1, round(estimate(family, suite) / 60))
+    show.say(f"about {minutes} min for the suite '{options.suite}' here")
     make_folder(options.out)
     with locked(options.out):
-        attacked = run_suite()
+        with show.stages() as say:
+            attacked = run_suite(family, target, edits, suite, say)
         result = document(attacked)
         write_page(attacked, options.model, options.concept, options.edit or [], options.suite, options.out)
         write_run(options.out, "attack", {**_request(options, target, settings, prompts), **result})
@@ -134,16 +139,11 @@ def attack(options: AttackOptions) -> None:
     check(gates, metrics, missing="no attack could be run")
 
 
-def _prepare(
-    options: AttackOptions, target: Concept, edits: list[Any], settings: dict[str, Any], prompts: list[str]
-) -> Callable[[], Attacked]:
-    """Load the models, print how long the suite takes, and return the function that runs it."""
-    from excise.attacks.suite import SuiteOptions, estimate
-    from excise.attacks.suite import attack as run_suite
-    from excise.cli import show
+def _suite(options: AttackOptions, settings: dict[str, Any], prompts: list[str]) -> SuiteOptions:
+    """The suite to run, with the models to compare with."""
+    from excise.attacks.suite import SuiteOptions
 
-    family = options.source.load(options.model)
-    suite = SuiteOptions(
+    return SuiteOptions(
         suite=options.suite,
         names=options.only or (),
         settings=settings,
@@ -158,14 +158,6 @@ def _prepare(
         seed=options.seed,
         folder=options.out,
     )
-    seconds = estimate(family, suite)
-    show.say(f"about {max(1, round(seconds / 60))} min for the suite '{options.suite}' here")
-
-    def run() -> Attacked:
-        with show.stages() as say:
-            return run_suite(family, target, edits, suite, say)
-
-    return run
 
 
 def _request(options: AttackOptions, target: Concept, settings: dict[str, Any], prompts: list[str]) -> dict[str, Any]:

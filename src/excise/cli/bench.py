@@ -12,7 +12,7 @@ from excise.cli import options as o
 
 if TYPE_CHECKING:
     from excise.bench.recipe import Recipe
-    from excise.bench.run import Done
+    from excise.bench.run import CellResult
 
 ENGINES = ("local", "ray")
 
@@ -22,7 +22,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run resumes there.")],
     engine: Annotated[
         str,
-        typer.Option(help="local (this machine, or the processes of accelerate launch) or ray (a Ray cluster)."),
+        typer.Option(help="The engine: local (this machine, or what accelerate launch started) or ray (a cluster)."),
     ] = "local",
     as_json: o.JsonOption = False,
 ) -> None:
@@ -39,19 +39,19 @@ def bench(
 
     from excise.cli import results, show
 
-    done, writes = _run(engine, content, out)
+    cells, writes = _run(engine, content, out)
     if not writes:
         return
-    lines = [d.line() for d in done]
+    lines = [d.line() for d in cells]
     command = results.command_line("bench", recipe, "--out", out, *(["--engine", engine] if engine != "local" else []))
-    page = _write(content, done, out, command)
+    page = _write(content, cells, out, command)
     if as_json:
         show.print_json(
             {
                 "out": str(out),
                 "report": str(page),
                 "results": str(out / "results.jsonl"),
-                "cells": len(done),
+                "cells": len(cells),
                 "means": results.mean_records(lines),
             }
         )
@@ -60,7 +60,7 @@ def bench(
         show.say(f"report: {page}")
 
 
-def _run(engine: str, recipe: Recipe, out: Path) -> tuple[list[Done], bool]:
+def _run(engine: str, recipe: Recipe, out: Path) -> tuple[list[CellResult], bool]:
     """Return the finished cells, and whether this process is the one that prints and writes."""
     from excise.cli import show
 
@@ -79,7 +79,7 @@ def _run(engine: str, recipe: Recipe, out: Path) -> tuple[list[Done], bool]:
     return local.run(recipe, out, workers=workers, bar=show.progress, say=show.say), True
 
 
-def _write(recipe: Recipe, done: list[Done], out: Path, command: str) -> Path:
+def _write(recipe: Recipe, cells: list[CellResult], out: Path, command: str) -> Path:
     """Write the page, and a Markdown and a CSV table for each protocol; return the page."""
     import yaml
 
@@ -88,7 +88,7 @@ def _write(recipe: Recipe, done: list[Done], out: Path, command: str) -> Path:
     from excise.report import bench_page
     from excise.support.files import write_text
 
-    groups = results.by_protocol([d.line() for d in done])
+    groups = results.by_protocol([d.line() for d in cells])
     for group in groups:
         name = "table" if len(groups) == 1 else f"table-{group[0]['protocol']}"
         write_text(out / f"{name}.md", tables.to_markdown(group))
@@ -98,7 +98,7 @@ def _write(recipe: Recipe, done: list[Done], out: Path, command: str) -> Path:
         name=recipe.name,
         date=results.today(),
         recipe=yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
-        commands=bench_page.commands(done, command),
+        commands=bench_page.commands(cells, command),
         versions=results.versions(),
     )
-    return bench_page.write(done, out, out / "report.html", about)
+    return bench_page.write(cells, out, out / "report.html", about)

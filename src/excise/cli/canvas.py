@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -46,15 +46,35 @@ def train(
     """
     from dataclasses import replace
 
-    from excise.canvas import world
     from excise.cli import show
-    from excise.errors import ConceptError, unknown
-    from excise.families.built_in import BUILT_IN
     from excise.families.load import pick_device, quiet
     from excise.support.files import make_folder
 
+    _check(model, without or [], start)
+    make_folder(work)
+    make_folder(out)
+    with quiet():  # importing pipelines makes libraries print notices
+        from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
+        from excise.canvas.loop import Session
+
+    plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
+    session = Session(work, seed, pick_device(device), show.say)
+    if without:
+        train_oracle(model, session, out, plan, without=without, start=start)
+    else:
+        train_model = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}.get(model, train_world)
+        train_model(session, out, plan)
+    show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")
+
+
+def _check(model: str, without: list[str], start: str | None) -> None:
+    """Refuse unknown concepts and models, and a start model where none is used."""
+    from excise.canvas import world
+    from excise.errors import ConceptError, unknown
+    from excise.families.built_in import BUILT_IN
+
     names = [*world.drawables(), *world.STYLES]
-    for concept in without or []:
+    for concept in without:
         if concept not in names:
             raise unknown("Canvas concept", concept, names)
     if model not in BUILT_IN:
@@ -63,16 +83,3 @@ def train(
         raise ConceptError(
             "--start works only for an oracle of canvas-sdxl, which may start from an oracle of canvas-sd."
         )
-    make_folder(work)
-    make_folder(out)
-    with quiet():  # importing pipelines makes libraries print notices
-        from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
-
-    plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
-    shared: dict[str, Any] = {"seed": seed, "device": pick_device(device), "report": show.say}
-    if without:
-        train_oracle(model, work, out, plan, without=without, start=start, **shared)
-    else:
-        train_model = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}.get(model, train_world)
-        train_model(work, out, plan, **shared)
-    show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")

@@ -38,8 +38,8 @@ def compare(
     from excise.report import bench_page
     from excise.support.files import write_text
 
-    done = read_runs(runs)
-    lines = [d.line() for d in done]
+    cells = read_runs(runs)
+    lines = [d.line() for d in cells]
     if chosen == "html":
         command = results.command_line("compare", *runs, "--out", out)
         about = bench_page.About(
@@ -48,7 +48,7 @@ def compare(
             commands=[("the same page again", command)],
             versions=results.versions(),
         )
-        bench_page.write(done, Path(), out, about)
+        bench_page.write(cells, Path(), out, about)
     else:
         write_text(out, tables.to_markdown(lines) if chosen == "markdown" else tables.to_csv(lines))
     if as_json:

@@ -40,7 +40,9 @@ class EraseOptions:
     kind: o.KindOption = None
     anchor: Annotated[
         Optional[str],
-        typer.Option(help="What the model reads instead of the concept; '' for nothing. The method has a default."),
+        typer.Option(
+            help="Words that the model reads instead of the concept; '' for nothing. By default those of the method."
+        ),
     ] = None
     set_: Annotated[
         Optional[list[str]],
@@ -63,8 +65,8 @@ class EraseOptions:
         bool,
         typer.Option(
             "--robust",
-            help=f"Also erase the prompts that would recover the concept, in {ROBUST_ROUNDS} rounds; --set robust=N "
-            "for N rounds.",
+            help=f"Also erase what an attack would use to recover the concept, in {ROBUST_ROUNDS} rounds; "
+            "--set robust=N for N rounds.",
         ),
     ] = False
     charts: Annotated[

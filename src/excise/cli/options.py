@@ -89,7 +89,7 @@ class Source:
     local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Never use the network.")] = False
     prediction: Annotated[
         Optional[str],
-        typer.Option(help="What the model predicts, epsilon or v_prediction, where its files do not say it."),
+        typer.Option(help="The prediction type of the model, epsilon or v_prediction, where its files do not tell."),
     ] = None
 
     def given(self) -> str:

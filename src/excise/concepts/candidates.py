@@ -1,8 +1,8 @@
-"""Everyday names of each kind of concept, which may compete with a target where nobody names others."""
+"""Everyday names of each kind of concept: the default candidates for a target's competitors."""
 
 from __future__ import annotations
 
-# Where neither the caller nor a vocabulary names candidates: everyday things of the target's level.
+# Used where neither the caller nor a vocabulary names candidates.
 CANDIDATES: dict[str, tuple[str, ...]] = {
     "object": (
         "bicycle", "teapot", "violin", "lighthouse", "pineapple", "umbrella", "typewriter", "cactus", "sailboat",

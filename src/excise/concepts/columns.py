@@ -1,4 +1,4 @@
-"""Lists that people give: a name a line, YAML, or tables, with which column of theirs is meant. No torch here."""
+"""Lists of names that users provide: text, YAML, or tables with a column of names. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from excise.errors import ConceptError, ExciseWarning
 
 ENDINGS = (".csv", ".tsv")
 YAML_ENDINGS = (".yaml", ".yml", ".json")  # JSON reads as YAML
-KEYS = ("name", "kind", "synonyms", "anchor")  # what an entry of a list may say
+KEYS = ("name", "kind", "synonyms", "anchor")  # keys of an entry
 SEPARATORS = ",;\t"
-# What columns of names are called, in published lists too; of two the earlier is meant.
+# Headers of columns of names, also in published lists; the earliest in this order wins.
 NAMES = (
     "name", "concept", "artist", "celebrity", "celebrities", "person", "people", "character", "instance", "object",
     "class", "classname", "style", "label", "target", "word", "term", "text",
 )  # fmt: skip
 PROMPTS = ("prompt", "caption")
-_NEAR = 0.8  # as "synonym" and "knd" are to our keys, and "id" is not
+_NEAR = 0.8  # similarity to a key: "synonym" and "knd" are near one, "id" is not
 _COMMENT = re.compile(r"\s*#(?![,;\t])")  # "#" alone heads a column of numbers
-# A mark between names stands before a space, a letter or a quote; that of "&lt;" ends an entity.
+# A separator of names stands before a space, a letter or a quote; the one in "&lt;" ends an entity.
 _ONE_NAME = re.compile(r"""(?:&(?:#\w+|\w{2,});|[,;](?!\s|[^\W\d]|["'])|[^,;\t])+""")
 _LIST_MARK = re.compile(r"""[-*•]\s|\d+[.)]\s|(["']).*\1$""")
 
@@ -36,7 +36,9 @@ class Table:
     """A table with a header.
 
     Attributes:
-        path: for messages. header: its cells, spaces tidied. rows: each with its line and as many cells as the header.
+        path: of the file, for messages.
+        header: its cells.
+        rows: each with its line number and as many cells as the header.
     """
 
     path: Path
@@ -44,22 +46,22 @@ class Table:
     rows: list[tuple[int, list[str]]]
 
     def column(self, at: int) -> list[str]:
-        """What a column holds, empty cells left out."""
+        """The cells of a column that are not empty."""
         return [row[at] for _, row in self.rows if row[at]]
 
 
 def read_entries(path: Path, what: str, prompts: bool = False) -> list[Mapping[str, Any]]:
-    """The entries of a list, each with the keys it has: `name`, and perhaps `kind`, `synonyms`, `anchor`.
+    """Read the entries of a list, each with `name` and optionally `kind`, `synonyms` and `anchor`.
 
-    Text is a name a line. A table (.csv, .tsv) has a header; of one from elsewhere the column that is called so holds
-    the names, and what is not ours is passed over and said. YAML (.yaml, .yml, .json) is a list of names or mappings.
+    Text has one name a line. A table (.csv, .tsv) has a header; columns with unknown headers are ignored with a
+    warning. YAML (.yaml, .yml, .json) is a list of names or of mappings.
 
     Args:
-        what: what is read, for messages: "names from".
-        prompts: whether a table may hold whole prompts where it has no names.
+        what: is read, for messages: "names from".
+        prompts: whether a table without names may hold whole prompts instead.
 
     Raises:
-        ConceptError: the file cannot be read, holds numbers, or it is not clear which are the names.
+        ConceptError: the file cannot be read, holds numbers, or has no column, or several, that could hold the names.
     """
     from excise.support.strict import parse_yaml, read_text
 
@@ -76,7 +78,7 @@ def read_entries(path: Path, what: str, prompts: bool = False) -> list[Mapping[s
 
 
 def read_lines(text: str, path: Path) -> list[str]:
-    """A name a line; empty lines and those that begin with # are left out. Says so where more or less may be meant."""
+    """Read one name a line, without empty lines and comments (#); warn where a line may hold several names or marks."""
     names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name and not name.startswith("#")]
     several = [name for name in names if len(parted(name)) > 1]
@@ -85,16 +87,18 @@ def read_lines(text: str, path: Path) -> list[str]:
         "if several are meant, give each a line": several,
         "if its marks are not meant, take them out, or call the file .yaml if it is YAML": marked,
     }
-    for instead, found in advice.items():
-        if found:
+    for instead, doubtful in advice.items():
+        if doubtful:
             warnings.warn(
-                f"each line of {path} is taken as one name, '{found[0]}' too; {instead}.", ExciseWarning, stacklevel=3
+                f"each line of {path} is taken as one name, '{doubtful[0]}' too; {instead}.",
+                ExciseWarning,
+                stacklevel=3,
             )
     return names
 
 
 def parted(text: str) -> list[str]:
-    """The names that a text holds if its commas, semicolons and tabs are read as marks between names.
+    """Split a text into names at its commas, semicolons and tabs.
 
     >>> parted("cat, dog"), parted("&lt;cat&gt;")
     (['cat', 'dog'], ['&lt;cat&gt;'])
@@ -103,6 +107,11 @@ def parted(text: str) -> list[str]:
 
 
 def _yaml_entries(content: Any, path: Path) -> list[Mapping[str, Any]]:
+    """The entries of a YAML list.
+
+    Raises:
+        ConceptError: it is no list, or an entry has no name.
+    """
     if content is None:
         return []
     if not isinstance(content, list):
@@ -122,9 +131,9 @@ def _yaml_entries(content: Any, path: Path) -> list[Mapping[str, Any]]:
 
 
 def _table_entries(table: Table, prompts: bool) -> list[Mapping[str, Any]]:
-    """Rows by our keys; equal ones count once, for published tables tell of a name in several rows.
+    """The rows of a table by key; equal rows count once, since published tables have a name in several rows.
 
-    A column that is nearly called as one of ours is left in, so that whoever reads the keys can refuse it.
+    A column whose header is nearly a key is retained, so that the caller can refuse it as a misspelling.
     """
     if not table.header:
         return []
@@ -136,16 +145,16 @@ def _table_entries(table: Table, prompts: bool) -> list[Mapping[str, Any]]:
 
 
 def _keys(table: Table) -> list[str]:
-    """What each column is called where it is one of ours beside the name, or nearly is; else nothing."""
-    called = [cell.casefold() for cell in table.header]
-    return [key if difflib.get_close_matches(key, KEYS[1:], n=1, cutoff=_NEAR) else "" for key in called]
+    """The key of each column, or a header that is nearly one; "" for the name and for all other columns."""
+    headers = [cell.casefold() for cell in table.header]
+    return [key if difflib.get_close_matches(key, KEYS[1:], n=1, cutoff=_NEAR) else "" for key in headers]
 
 
 def read_table(text: str, path: Path) -> Table:
-    """A table from its text; the separator (comma, semicolon, tab) is the one that parts the header.
+    """Parse a table; its separator (comma, semicolon or tab) is the one that gives the header most cells.
 
     Raises:
-        ConceptError: it is no table, or a line holds more cells than the header.
+        ConceptError: the text is no table, or a line has more cells than the header.
     """
     separator = max(SEPARATORS, key=lambda s: len(next((c for _, c in _cells(text, s, path) if any(c)), [])))
     lines = [(number, cells) for number, cells in _cells(text, separator, path) if any(cells)]
@@ -160,6 +169,7 @@ def read_table(text: str, path: Path) -> Table:
 
 
 def _cells(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line, with its number."""
     lines = ("\n" if _COMMENT.match(line) else line for line in io.StringIO(text))
     rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     try:
@@ -170,24 +180,26 @@ def _cells(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[st
 
 
 def name_column(table: Table, prompts: bool = False) -> int:
-    """The column that is called so; says which one it is where there are others, or where it could be a name itself.
+    """Return the number of the column that holds the names.
+
+    Warns which column that is where the table has others, or where its header could itself be a name.
 
     Args:
-        prompts: whether whole prompts may stand in for names, where there are none.
+        prompts: whether a column of whole prompts may stand in for names.
 
     Raises:
-        ConceptError: none is called so, or two are; it holds numbers; or the header is one name more.
+        ConceptError: no header tells, or two do; the column holds numbers; or its header is one of the names.
     """
     called = [_plain(cell) for cell in table.header]
     known = [*NAMES, *PROMPTS] if prompts else list(NAMES)
-    found = sorted((i for i, name in enumerate(called) if name in known), key=lambda i: known.index(called[i]))
-    if not found:
+    columns = sorted((i for i, name in enumerate(called) if name in known), key=lambda i: known.index(called[i]))
+    if not columns:
         raise ConceptError(_no_column(table, called, known))
-    told = [i for i in found if table.column(i) and not numbers(table.column(i))]
-    if not told:
-        column = f"the column `{table.header[found[0]]}` of {table.path}"
-        check_words(table.column(found[0]), column, "call the column that is meant `name`")
-    best = told[0] if told else found[0]
+    with_words = [i for i in columns if table.column(i) and not numbers(table.column(i))]
+    if not with_words:
+        column = f"the column `{table.header[columns[0]]}` of {table.path}"
+        check_words(table.column(columns[0]), column, "call the column that is meant `name`")
+    best = (with_words or columns)[0]
     if table.header[best].casefold() in (name.casefold() for name in table.column(best)):
         raise ConceptError(
             f"the first line of {table.path} looks like one of its names ('{table.header[best]}' stands below it as "
@@ -199,7 +211,7 @@ def name_column(table: Table, prompts: bool = False) -> int:
 
 
 def _check_once(table: Table, best: int) -> None:
-    """Refuse two columns of one name among those that are read."""
+    """Refuse two columns with one header among those that are read."""
     names = [cell.casefold() for cell in table.header]
     for i, key in enumerate(_keys(table)):
         if (key or i == best) and names.count(names[i]) > 1:
@@ -209,7 +221,7 @@ def _check_once(table: Table, best: int) -> None:
 
 
 def _say_which(table: Table, called: Sequence[str], best: int) -> None:
-    """Say which column the names are taken from where there are others, or where its header could be a name itself."""
+    """Warn which column holds the names where there are others, or where its header could itself be a name."""
     alone = len(table.header) == 1 and called[best] not in NAMES[:2]  # "person" may be a name that stands first
     rest = [i for i, key in enumerate(_keys(table)) if i != best and not key and (called[i] or table.column(i))]
     rest.sort(key=lambda i: called[i] not in (*NAMES, *PROMPTS))
@@ -235,13 +247,13 @@ def check_words(names: Sequence[str], what: str, advice: str) -> None:
 
 
 def numbers(names: Sequence[str]) -> bool:
-    """Whether all are numbers, as a column that counts rows holds them."""
+    """Whether all texts are numbers, as in a column of row numbers."""
     number = r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?"
     return len(names) > 0 and all(re.fullmatch(number, name, re.IGNORECASE) for name in names)
 
 
 def _plain(cell: str) -> str:
-    """What a column is called, the plural and a "name" beside it left out: "Artist names" is "artist"."""
+    """A header without its plural and without "name": "Artist names" becomes "artist"."""
     words = [w for w in re.split(r"[\s_-]+", cell.casefold()) if w]
     words = [w for w in words if w not in ("name", "names")] or words
     name = "_".join(words)
@@ -249,6 +261,7 @@ def _plain(cell: str) -> str:
 
 
 def _no_column(table: Table, called: Sequence[str], known: Sequence[str]) -> str:
+    """The message for a table in which no column is known to hold names."""
     seen = f"{table.path} has the columns {', '.join(c or '(none)' for c in table.header) or 'none'}"
     if numbers([c for c in table.header if c][:1]):
         seen += ", which look like a row of it"

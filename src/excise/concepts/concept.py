@@ -1,4 +1,4 @@
-"""What is to be removed, and the prompts that speak of it. Nothing here imports torch."""
+"""Concepts to remove, and the prompts that contain them. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from excise.errors import ConceptError, ExciseWarning, unknown
 MAX_LENGTH = 200
 _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f\u2028\u2029]")
 
-# Prompts in which a concept is looked at while it is erased or kept; "{}" is its name.
+# Prompts in which a concept is erased or retained; "{}" is its name.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "object": ("{}", "a {}", "an image of a {}", "a picture of the {}, colourful", "{} on a table"),
     "instance": ("{}", "a photo of {}", "an image of {}", "{} in the city", "a drawing of {}"),
@@ -69,10 +69,10 @@ class Concept:
     """One thing to remove.
 
     Attributes:
-        name: as it is written in prompts.
+        name: as written in prompts.
         kind: object, instance (a character, a logo), style, person or explicit.
-        anchor: what the model should read instead; None leaves the choice to the method's preset.
-        synonyms: other words for it, removed with it.
+        anchor: the words that the model should read instead; None leaves the choice to the method's preset.
+        synonyms: other words for the concept, removed with it.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Concept:
         return (self.name, *self.synonyms)
 
     def prompts(self, word: str | None = None) -> list[str]:
-        """The kind's templates filled with `word` (the name by default)."""
+        """Return the kind's templates filled with `word` (by default the name)."""
         return fill(TEMPLATES[self.kind], self.name if word is None else word)
 
 
@@ -111,32 +111,32 @@ def check_name(name: str, what: str = "concept") -> str:
         )
     if len(name) > MAX_LENGTH:
         raise ConceptError(f"the {what} has {len(name)} characters; at most {MAX_LENGTH} are allowed. Shorten it.")
-    found = _FORBIDDEN.search(name)
-    if found:
+    forbidden = _FORBIDDEN.search(name)
+    if forbidden:
         raise ConceptError(
-            f"the {what} {name!r} contains {found.group()!r}; braces and control characters are not allowed in a name. "
-            "Write it as it stands in prompts."
+            f"the {what} {name!r} contains {forbidden.group()!r}; braces and control characters are not allowed in a "
+            "name. Write it as it stands in prompts."
         )
     return name
 
 
 def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> list[Concept]:
-    """Names or concepts to concepts, duplicates refused.
+    """Turn names into concepts, and refuse duplicates.
 
     Args:
-        concepts: at least one; a text is one name.
-        kind: the kind of those given as plain names; object when None.
+        concepts: at least one name or concept; a text is one name.
+        kind: of concepts that are given by name alone; None means object.
 
     Raises:
-        ConceptError: none given, or one given twice.
+        ConceptError: there is none, or one is given twice.
     """
     concepts = [concepts] if isinstance(concepts, (str, Concept)) else list(concepts)
     warn_of_commas(concepts, "--concept")
-    found = [c if isinstance(c, Concept) else Concept(c, kind or "object") for c in concepts]
-    if not found:
+    checked = [c if isinstance(c, Concept) else Concept(c, kind or "object") for c in concepts]
+    if not checked:
         raise ConceptError("no concept given; name at least one, for example: --concept cat")
     seen: dict[str, Concept] = {}
-    for concept in found:
+    for concept in checked:
         for word in concept.words:
             other = seen.setdefault(same(word), concept)
             if other is concept:
@@ -146,14 +146,14 @@ def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> l
             raise ConceptError(
                 f"'{word}' belongs to '{other.name}' and to '{concept.name}'; leave it to one of the two."
             )
-    return found
+    return checked
 
 
 def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None:
-    """Refuse a preserve list that holds a target.
+    """Refuse a list of names to preserve that contains a target.
 
     Raises:
-        ConceptError: the same name on both sides, or a text in place of a list.
+        ConceptError: a name is in both lists, or a text stands in place of a list.
     """
     if isinstance(preserve, str):
         raise ConceptError(f"what to preserve is the text '{preserve}'; give a list of names: ['{preserve}'].")
@@ -167,15 +167,15 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
 
 
 def read_names(path: Path, prompts: bool = True) -> list[str]:
-    """Names from a text file (one a line, # comments), the column of a table that is called so, or a YAML list.
+    """Read names from a text file (one a line, # for comments), a column of a table, or a YAML list.
 
-    What `read_concepts` (concept_file.py) reads as well. A name that stands in several rows of a table counts once.
+    These are the files that `read_concepts` (concept_file.py) reads. A name in several rows of a table counts once.
 
     Args:
-        prompts: whether a table may hold whole prompts where it has no names, as lists of what to keep do.
+        prompts: whether a column of whole prompts may stand in for names, as in lists of prompts to retain.
 
     Raises:
-        ConceptError: the file cannot be read, holds no names, or no column is known to hold them.
+        ConceptError: the file cannot be read, holds no names, or none of its columns is known to hold names.
     """
     entries = read_entries(path, "names from", prompts)
     names = [check_name(entry["name"].strip(), "name to preserve") for entry in entries if "name" in entry]
@@ -187,7 +187,7 @@ def read_names(path: Path, prompts: bool = True) -> list[str]:
 
 
 def warn_of_commas(names: Iterable[str | Concept], option: str) -> None:
-    """Say that a text that looks like several names is one phrase, and how several are given."""
+    """Warn that a text that looks like several names is taken as one phrase, and say how to give several."""
     for name in names:
         parts = parted(name) if isinstance(name, str) else []
         if len(parts) > 1:
@@ -196,12 +196,12 @@ def warn_of_commas(names: Iterable[str | Concept], option: str) -> None:
                 f"'{name}' is taken as one phrase, not as {len(parts)} names; if these are meant, give each by itself: "
                 f"{each} (in Python: {json.dumps(parts, ensure_ascii=False)}).",
                 ExciseWarning,
-                stacklevel=1,  # one place for all who call: what was said once is not said again
+                stacklevel=1,  # the same place for all callers, so that a warning is shown once
             )
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Some names in a line.
+    """Return a few names and the number of the others, in one line.
 
     >>> listed(["cat", "dog", "car", "tree", "cake"])
     'cat, dog, car and 2 more'
@@ -211,20 +211,20 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 
 def fill(templates: Iterable[str], word: str) -> list[str]:
-    """Each template with `word` in place of its braces, spaces tidied."""
+    """Return each template with `word` in place of its braces, and with single spaces."""
     return [re.sub(r"\s+", " ", t.replace("{}", word)).strip() for t in templates]
 
 
 def same(name: str) -> str:
-    """The form in which two spellings of a name compare equal."""
+    """Normalise a name, so that its spellings compare equal: case, width and spacing are ignored."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
 def with_anchor(concept: Concept, anchor: str) -> Concept:
-    """The concept with `anchor` where it has none of its own."""
+    """Return the concept, with `anchor` if it has none."""
     return concept if concept.anchor is not None else replace(concept, anchor=anchor)
 
 
 def retain_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every template filled with every name, duplicates dropped."""
+    """Return every template filled with every name, without duplicates."""
     return list(dict.fromkeys(p for name in names for p in fill(templates, name)))

@@ -1,4 +1,4 @@
-"""Concepts from a file: a name a line, a CSV table, or YAML. Nothing here imports torch."""
+"""Concepts from a file: one name a line, a CSV table, or YAML. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from excise.support.strict import Strict, explain
 
 
 class ConceptRow(Strict, str_strip_whitespace=True):
-    """One concept as a file tells it; synonyms as a list, or as text parted by semicolons."""
+    """One concept in a file; synonyms are a list, or a text with semicolons between them."""
 
     name: str
     kind: str | None = None
@@ -24,27 +24,27 @@ class ConceptRow(Strict, str_strip_whitespace=True):
 
     @field_validator("synonyms", mode="before")
     @classmethod
-    def _parted(cls, value: Any) -> Any:
+    def _split_synonyms(cls, value: Any) -> Any:
         return tuple(s.strip() for s in value.split(";") if s.strip()) if isinstance(value, str) else value
 
     def concept(self, kind: str | None = None) -> Concept:
-        """The concept; `kind` where the row has none, else object."""
+        """Return the concept; `kind` is used where the row has none, and "object" where both are missing."""
         return Concept(self.name, self.kind or kind or "object", self.anchor, self.synonyms)
 
 
 def read_concepts(path: Path, kind: str | None = None) -> list[Concept]:
-    """Concepts from a file.
+    """Read concepts from a file.
 
-    Text: a name a line, lines that begin with # are comments. CSV: a header with `name` and, if wanted, `kind`,
-    `synonyms` (parted by semicolons) and `anchor`; an empty cell is none; a table from elsewhere has the column that is
-    called name, concept, artist, class or the like, and its others are passed over and said. YAML: a list of names, or
-    of mappings with those keys.
+    Text has one name a line; lines that begin with # are comments. A CSV table has a header with `name` and optionally
+    `kind`, `synonyms` (with semicolons between them) and `anchor`; an empty cell means none. In a table of another
+    origin, the names are in the column called name, concept, artist, class or the like; other columns are ignored with
+    a warning. YAML is a list of names, or of mappings with those keys.
 
     Args:
-        kind: of concepts that the file gives none.
+        kind: of concepts for which the file has none.
 
     Raises:
-        ConceptError: it cannot be read, holds nothing, or a row is wrong; the row is named.
+        ConceptError: the file cannot be read, holds nothing, or has a wrong row, which the message names.
     """
     entries = read_entries(path, "concepts from")
     if not entries:
@@ -55,7 +55,7 @@ def read_concepts(path: Path, kind: str | None = None) -> list[Concept]:
 
 
 def row_to_concept(row: Mapping[str, Any], where: str, kind: str | None = None) -> Concept:
-    """One row of a file as a concept; `where` names it in messages.
+    """Return the concept of one row of a file; `where` names the row in messages.
 
     Raises:
         ConceptError: an unknown key, a wrong type, or a name that may not be used.

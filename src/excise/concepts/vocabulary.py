@@ -1,16 +1,20 @@
-"""What is known beside a request: prompts to keep, contexts of targets, names of their level.
+"""Vocabularies: prompts to retain, contexts of targets and names of their level, which a request itself does not give.
 
-The built-in models have their own. For all others there is a list of ordinary names for each kind of concept, one file
-each in `ordinary/`: common things, artists out of copyright, characters in the public domain, given names.
+A vocabulary is an entry of `VOCABULARIES`, loaded when it is first used; other packages add theirs through the entry
+points `excise.vocabularies`. The built-in models have their own. For all other models there is a list of ordinary names
+for each kind of concept, one file each in `ordinary/`: common things, artists out of copyright, characters in the
+public domain, given names.
 """
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from excise.concepts.concept import (
     CHECKS,
@@ -22,22 +26,43 @@ from excise.concepts.concept import (
     same,
 )
 from excise.errors import unknown
-from excise.families.base import Family
 from excise.families.built_in import is_built_in
+from excise.registry import Record, Registry
 
-CANVAS = ("canvas", "canvas-strict")
+if TYPE_CHECKING:
+    from excise.families.base import Family
+
 ORDINARY = "ordinary"
+OF_BUILT_IN_MODELS = "canvas"
+VOCABULARIES = Registry(
+    "vocabulary",
+    "excise.vocabularies",
+    {
+        "canvas": Record("excise.canvas.vocabulary:ALL_NAMES", "names of the built-in models"),
+        "canvas-strict": Record("excise.canvas.vocabulary:ALIASES_ONLY", "the same by aliases, not by protocol names"),
+        ORDINARY: Record("excise.concepts.vocabulary:OrdinaryNames", "ordinary names of each kind of concept"),
+    },
+)
+"""Each entry's object, when called, returns a `VocabularySource`."""
 LISTS = Path(__file__).parent / "ordinary"
-# Prompts in which ordinary names are kept: their kind's, but what is no word for a person's state is kept as it is.
-KEPT_IN = {**TEMPLATES, "explicit": ("{}", "a photo of {}", "a painting of {}")}
+# Templates of ordinary names: those of their kind, except where these would describe a person's state.
+RETAIN_TEMPLATES = {**TEMPLATES, "explicit": ("{}", "a photo of {}", "a painting of {}")}
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known beside the request: prompts to keep, contexts of targets, anchors where "" will not do.
+    """What a vocabulary says about one request.
 
-    `siblings` are names of each target's own level, `probes` prompts to watch it by, given its siblings by distance,
-    `calibration` prompts to choose a method's strength by, `checks` prompts to verify it by afterwards.
+    Attributes:
+        name: of the vocabulary, as the record of an edit has it; None for an empty one.
+        prompts: to retain; none of them speaks of a target.
+        templates: by kind of concept, the prompts ("{}" is the target) in which a target is erased.
+        anchors: by target, an anchor where the empty one will not do.
+        siblings: names of a target's own level.
+        probes: from a target and its siblings by distance, prompts to monitor training by: the prompt, the name that
+            its picture should show, its role ("target", "related", "unrelated"), and a second name to see, or "".
+        calibration: prompts for choosing the strength of a method.
+        checks: prompts for verifying an erasure, which no method sees.
     """
 
     name: str | None
@@ -49,112 +74,138 @@ class Vocabulary:
     calibration: Callable[[Concept], Sequence[str]] = lambda concept: fill(TEMPLATES[concept.kind], concept.name)
     checks: Callable[[Concept], Sequence[str]] = lambda concept: fill(CHECKS[concept.kind], concept.name)
 
-    def others(self, concepts: Sequence[Concept], kept: Sequence[str]) -> list[str]:
-        """Names to keep and siblings of the concepts, those themselves left out."""
-        gone = {same(w) for c in concepts for w in c.words}
-        found = [*kept, *(s for c in concepts for s in self.siblings(c))]
-        return [name for name in dict.fromkeys(found) if same(name) not in gone]
+    def others(self, concepts: Sequence[Concept], retained: Sequence[str]) -> list[str]:
+        """Names to retain and siblings of the concepts, without the concepts' own words."""
+        targets = {same(word) for c in concepts for word in c.words}
+        names = [*retained, *(sibling for c in concepts for sibling in self.siblings(c))]
+        return [name for name in dict.fromkeys(names) if same(name) not in targets]
+
+
+class VocabularySource(ABC):
+    """A vocabulary before any request. Derive from it and register it in `VOCABULARIES` to add one."""
+
+    @abstractmethod
+    def vocabulary(self, concepts: Sequence[Concept], family: Family, bare: bool) -> Vocabulary:
+        """Return what the vocabulary says about a request.
+
+        Args:
+            concepts: the targets, with their anchors where these are known.
+            family: the model, whose tokenizers limit prompts.
+            bare: return names to retain by themselves, not in templates, if the vocabulary has names of that sort.
+        """
+
+    def kind_of(self, name: str) -> str | None:
+        """Return the kind of concept that a name means in this vocabulary; None where it has no such name."""
+        return None
+
+
+class OrdinaryNames(VocabularySource):
+    """Ordinary names of the kinds that are erased."""
+
+    def vocabulary(self, concepts: Sequence[Concept], family: Family, bare: bool) -> Vocabulary:
+        return Vocabulary(ORDINARY, _fitting(ordinary_prompts(concepts, bare), family), TEMPLATES)
 
 
 def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept], *, bare: bool = False) -> Vocabulary:
-    """The vocabulary of that name, without anything that speaks of the targets.
+    """Return what a vocabulary says about some targets.
 
     Args:
-        name: "auto" for the model's own, on other models than the built-in ones "ordinary"; None or "none" for none.
-        concepts: the targets, with their anchors where they are known.
-        bare: ordinary names stand by themselves, not in prompts.
+        name: of the vocabulary; "auto" means the one of the built-in models for these and "ordinary" for all others;
+            None or "none" means an empty one.
+        family: the model.
+        concepts: the targets, with their anchors where these are known.
+        bare: ordinary names stand by themselves, not in templates.
+
+    Raises:
+        UnknownNameError: there is no vocabulary of that name.
+    """
+    if name == "auto":
+        name = OF_BUILT_IN_MODELS if is_built_in(family) else ORDINARY
+    if name in (None, "none"):
+        return Vocabulary(None, [], TEMPLATES)
+    return _source(name).vocabulary(concepts, family, bare)
+
+
+def naming_vocabulary(name: str | None, family: Family) -> str | None:
+    """Return the vocabulary in which the names of a request are meant, or None where they are plain words.
+
+    It is the requested vocabulary, unless that consists of plain words, and the built-in models' own on these.
+    """
+    if name is not None and name != ORDINARY and name in VOCABULARIES:
+        return name
+    return OF_BUILT_IN_MODELS if is_built_in(family) else None
+
+
+def guess_kind(concept: Concept, kind: str | None, vocabulary: str | None) -> Concept:
+    """Give a concept that has nothing but a name the kind that this name has in a vocabulary.
+
+    Args:
+        concept: returned as it is where it has more than a name.
+        kind: as the caller gave it; with one, nothing is guessed.
+        vocabulary: name of the vocabulary in which names are meant (`naming_vocabulary`), or None.
+    """
+    if vocabulary is None or kind is not None or concept != Concept(concept.name):
+        return concept
+    return Concept(concept.name, _source(vocabulary).kind_of(concept.name) or concept.kind)
+
+
+def _source(name: str | None) -> VocabularySource:
+    """The source of a vocabulary.
 
     Raises:
         UnknownNameError: there is none of that name.
     """
-    if name == "auto":
-        name = CANVAS[0] if is_built_in(family) else ORDINARY
-    if name in (None, "none"):
-        return Vocabulary(None, [], TEMPLATES)
-    if name == ORDINARY:
-        return Vocabulary(ORDINARY, _fitting(ordinary_prompts(concepts, bare), family), TEMPLATES)
-    if name not in CANVAS:
-        raise unknown("vocabulary", name, ["auto", "none", ORDINARY, *CANVAS])
-    from excise.canvas import vocabulary as canvas
-
-    strict = name == "canvas-strict"
-    templates = {kind: canvas.contexts(kind, strict) for kind in TEMPLATES}
-    return Vocabulary(
-        name,
-        canvas.prompts([w for c in concepts for w in c.words], strict),
-        templates,
-        canvas.ANCHORS,
-        lambda concept: canvas.siblings(concept.name),
-        partial(canvas.probes, strict=strict),
-        lambda concept: canvas.calibration(concept.name),
-        lambda concept: canvas.checks(concept.name),
-    )
-
-
-def speaks_canvas(name: str | None, family: Family) -> bool:
-    """Whether names are meant as Canvas has them: on a built-in model, and where its vocabulary is asked for."""
-    return name in CANVAS or is_built_in(family)
+    if name is None or name not in VOCABULARIES:
+        raise unknown("vocabulary", str(name), ["auto", "none", *VOCABULARIES])
+    source: VocabularySource = VOCABULARIES.load(name)()
+    return source
 
 
 def ordinary_prompts(concepts: Sequence[Concept], bare: bool = False) -> list[str]:
-    """The ordinary names of the concepts' kinds, in their templates or bare; no prompt speaks of a concept."""
-    found = [
+    """Return the ordinary names of the concepts' kinds, in templates or bare; no prompt speaks of a concept."""
+    prompts = [
         prompt
         for kind in dict.fromkeys(c.kind for c in concepts)
-        for prompt in retain_prompts(ordinary_names(kind, concepts), ("{}",) if bare else KEPT_IN[kind])
+        for prompt in retain_prompts(ordinary_names(kind, concepts), ("{}",) if bare else RETAIN_TEMPLATES[kind])
     ]
-    return [prompt for prompt in found if not any(_within(word, prompt) for word in _said(concepts))]
+    return [prompt for prompt in prompts if not any(_contains(prompt, word) for word in _target_words(concepts))]
 
 
 def ordinary_names(kind: str, concepts: Sequence[Concept]) -> list[str]:
-    """The ordinary names of a kind, without those that hold a concept's word or its anchor.
+    """Return the ordinary names of a kind, without those that contain a concept's word or its anchor.
 
-    Nor, but for objects, those that a concept's word holds: whoever erases Emma Thompson may not want Emma kept, but a
-    dog is no part of a hot dog.
+    Except among objects, names that a concept's word contains are left out too: to erase Emma Thompson may mean not to
+    retain Emma, but a dog is no part of a hot dog.
     """
-    words = _said(concepts)
-    holding = [] if kind == "object" else words
-    left = [n for n in _listed(kind) if not any(_within(n, w) for w in holding)]
-    return [n for n in left if not any(_within(w, n) for w in words)]
+    words = _target_words(concepts)
+    whole_words = [] if kind == "object" else words
+    names = [n for n in _names_in_list(kind) if not any(_contains(word, n) for word in whole_words)]
+    return [n for n in names if not any(_contains(n, word) for word in words)]
 
 
 @cache
-def _listed(kind: str) -> tuple[str, ...]:
+def _names_in_list(kind: str) -> tuple[str, ...]:
+    """The ordinary names of a kind, from its file."""
     return tuple(read_names(LISTS / f"{kind}.txt"))
 
 
-def _said(concepts: Sequence[Concept]) -> list[str]:
-    """What the concepts are called and read as."""
+def _target_words(concepts: Sequence[Concept]) -> list[str]:
+    """Names, synonyms and anchors of concepts."""
     return [w for c in concepts for w in (*c.words, c.anchor or "") if w]
 
 
-def _within(words: str, text: str) -> bool:
-    """Whether a text holds some words, in whatever number they are."""
-    return f" {_bare(words)} " in f" {_bare(text)} "
+def _contains(text: str, words: str) -> bool:
+    """Whether a text contains some words as whole words, in singular or plural."""
+    return f" {_stems(words)} " in f" {_stems(text)} "
 
 
 @cache
-def _bare(text: str) -> str:
-    """A text in small letters, its words without marks and without the s of a plural."""
+def _stems(text: str) -> str:
+    """A text in small letters, its words without punctuation and without a final s."""
     return " ".join(w[:-1] if w.endswith("s") else w for w in re.findall(r"\w+", same(text)))
 
 
 def _fitting(prompts: Sequence[str], family: Family) -> list[str]:
-    """The prompts that the model can hold, as far as its tokenizers tell."""
-    readers = list(family.tokenizers.values())
-    return [p for p in prompts if all(len(t(p, verbose=False).input_ids) <= family.max_tokens for t in readers)]
-
-
-def guess_kind(concept: Concept, kind: str | None, canvas: bool) -> Concept:
-    """A Canvas style given by its name alone is a style, a Canvas object in a style an instance of both.
-
-    Args:
-        canvas: whether the model is of Canvas; elsewhere its names mean nothing.
-    """
-    from excise.canvas import world
-
-    if not canvas or kind is not None or concept != Concept(concept.name):
-        return concept
-    if concept.name in world.STYLES:
-        return Concept(concept.name, "style")
-    return Concept(concept.name, "instance") if world.pair(concept.name) else concept
+    """The prompts that fit into the model, by the tokenizers that are loaded."""
+    tokenizers = list(family.tokenizers.values())
+    return [p for p in prompts if all(len(t(p, verbose=False).input_ids) <= family.max_tokens for t in tokenizers)]

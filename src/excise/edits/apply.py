@@ -30,7 +30,6 @@ from excise.families.networks import (
     check_plain,
     fused_copies,
     fused_into,
-    module_in,
     parameter_in,
     some,
 )
@@ -277,19 +276,23 @@ def original_text_weights(family: Family) -> dict[str, Tensor]:
 
 
 @contextmanager
-def laid(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
-    """What a method has made so far in force for a while, on top of whatever edits are."""
-    modules = {path: module_in(family.denoiser, path) for path in deltas}
-    before = {path: module.weight for path, module in modules.items()}
+def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
+    """Add deltas to weights of any network inside the block, on top of the edits that are applied."""
+    found = networks(family)
+    places = {}
+    for path in deltas:
+        name, rest = parted(path, found)
+        places[path] = parameter_in(found[name], rest)
+    before = {path: module._parameters[key] for path, (module, key) in places.items()}
     try:
         for path, delta in deltas.items():
-            w = before[path]
+            (module, key), w = places[path], before[path]
             changed = (at_least_single(w) + delta.delta(w)).to(w).detach()
-            modules[path].weight = nn.Parameter(changed, requires_grad=w.requires_grad)
+            setattr(module, key, nn.Parameter(changed, requires_grad=w.requires_grad))
         yield
     finally:
-        for path, module in modules.items():
-            module.weight = before[path]
+        for path, (module, key) in places.items():
+            setattr(module, key, before[path])
 
 
 def parted(path: str, found: Mapping[str, Any]) -> tuple[str, str]:

@@ -19,8 +19,9 @@ from excise.edits.apply import COPIED, copied, networks, original_text_weights, 
 from excise.edits.deltas import EditLike
 from excise.edits.record import Base
 from excise.errors import EditFileError, WrongBaseError
-from excise.families.base import Family, fingerprint, text_encoder_print
+from excise.families.base import Family
 from excise.families.built_in import is_built_in
+from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.families.networks import check_read, fused_into, in_encoder, values
 
 KEPT = 512  # values of a model that its record keeps, at least one of every weight

@@ -20,7 +20,8 @@ from torch import Tensor
 from excise.edits.record import EditRecord
 from excise.errors import ModelError, PluginError, UnknownNameError
 from excise.families.attached import Attaching
-from excise.families.base import Family, raw_bytes
+from excise.families.base import Family
+from excise.families.fingerprints import raw_bytes
 from excise.registry import Record, Registry
 
 HookT = TypeVar("HookT", bound="Hook")

@@ -10,7 +10,7 @@ from statistics import harmonic_mean
 from typing import Any
 
 from excise.concepts.concept import Concept, as_concepts
-from excise.concepts.vocabulary import Vocabulary, guess_kind, speaks_canvas, vocabulary_of
+from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.edit import Edit
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError, SettingError
@@ -119,8 +119,8 @@ def find_strength(
     """Advise with the arguments that `make_edit` takes."""
     naming, context = naming or Naming(), context or Context()
     family = as_family(model)
-    canvas = speaks_canvas(naming.vocabulary, family)
-    targets = [guess_kind(c, naming.kind, canvas) for c in as_concepts(concepts, naming.kind)]
+    names_from = naming_vocabulary(naming.vocabulary, family)
+    targets = [guess_kind(c, naming.kind, names_from) for c in as_concepts(concepts, naming.kind)]
     setting, values = _sweep(method, settings)
     check_fits(method, family.name, family.provides)
     preview = _preview(family, targets, naming, context.judge, seed)

@@ -21,7 +21,7 @@ from excise.concepts.concept import (
     same,
     with_anchor,
 )
-from excise.concepts.vocabulary import Vocabulary, guess_kind, speaks_canvas, vocabulary_of
+from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit
 from excise.edits.record import VERSIONED, Base, EditRecord, Target
@@ -186,8 +186,8 @@ def _prepared(
     seed: int,
 ) -> tuple[Request, Settings]:
     """The request with every kind, anchor and retained prompt decided, and the checked settings of the method."""
-    canvas = speaks_canvas(naming.vocabulary, family)
-    concepts = [guess_kind(c, naming.kind, canvas) for c in concepts]
+    names_from = naming_vocabulary(naming.vocabulary, family)
+    concepts = [guess_kind(c, naming.kind, names_from) for c in concepts]
     check_preserve(concepts, naming.preserve)
     built_in = is_built_in(family)
     config_class = load_method(method).Config

@@ -1,1 +1,1 @@
-"""Protocol -> images -> judge -> metrics."""
+"""Evaluation: protocols are drawn, judged and scored; the catalogue describes the metrics."""

@@ -1,4 +1,4 @@
-"""What only a pair of runs can tell: the edited model beside the untouched one, on the same prompts and seeds."""
+"""Comparisons of the edited with the untouched model, on the same prompts and seeds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from excise.metrics.neighbours import neighbour_damage
 from excise.metrics.rates import Estimate, clustered_mean
 from excise.protocols.base import Target
 
-BINS = 5  # of distance, where there are names enough
+BINS = 5  # of distance, at most
 
 
 def drift_by_prompt(before: Images, after: Images, prompts: Sequence[str]) -> Estimate:
-    """Mean same-seed pixel difference, 0..1, its interval from resampling prompts."""
+    """Mean pixel difference of image pairs, 0 to 1; the interval comes from resampling prompts."""
     pairs = zip(before, after, strict=True)
     return clustered_mean([float(drift(np.asarray(a)[None], np.asarray(b)[None])[0]) for a, b in pairs], prompts)
 
@@ -29,11 +29,12 @@ def drift_by_prompt(before: Images, after: Images, prompts: Sequence[str]) -> Es
 def damage_by_distance(
     family: Family, before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[Target]
 ) -> dict[str, list[dict[str, Any]]]:
-    """By target, its attribute's other labels from the nearest in the text encoder's space to the farthest.
+    """Return, for each target, how much accuracy the other labels of its attribute lost, by distance to the target.
 
-    Distance: one minus the cosine between the end-token states of the two names alone.
+    The distance is one minus the cosine between the end-token states of the two names. Bins hold equally many names,
+    the nearest first.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    damage: dict[str, list[dict[str, Any]]] = {}
     for attribute, label in targets:
         rows = [i for i, s in enumerate(after) if s.target is None and s.asked.get(attribute) not in (None, label)]
         names = list(dict.fromkeys(after[i].asked[attribute] for i in rows))
@@ -42,12 +43,12 @@ def damage_by_distance(
         states = family.encode([label, *names])
         ends = states.states[range(len(names) + 1), states.end].double()
         distance = 1 - torch.cosine_similarity(ends[:1], ends[1:]).cpu().numpy()
-        of = dict(zip(names, distance, strict=True))
+        distance_of = dict(zip(names, distance, strict=True))
         bins = neighbour_damage(
-            [of[after[i].asked[attribute]] for i in rows],
+            [distance_of[after[i].asked[attribute]] for i in rows],
             [before[i].right(attribute) for i in rows],
             [after[i].right(attribute) for i in rows],
             bins=min(BINS, max(1, len(names) // 2)),
         )
-        found[label] = [asdict(b) for b in bins]
-    return found
+        damage[label] = [asdict(b) for b in bins]
+    return damage

@@ -1,8 +1,8 @@
-"""What every table is read against: a model without any edit, a destroyed one, and one that never knew the concept.
+"""The controls of a benchmark: a model without an edit, a destroyed one, and one never trained on the concept.
 
-identity: nothing is done; every difference to the untouched model must be exactly zero.
-noise: what reads text is drowned in noise; UA is then near 1, and a score that calls this a success is worthless.
-oracle: another model, trained without the concept; what a perfect erasure would come close to.
+identity: an empty edit; every difference to the untouched model must be exactly zero.
+noise: noise in every weight that reads text. UA is then near 1, so a score that calls this a success is worthless.
+oracle: another model, trained without the concept, which a perfect erasure would resemble. It needs no edit.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from excise.edits.edit import Edit
 from excise.edits.record import EditRecord
 from excise.families.base import Family
 
-LOUDNESS = 30.0  # times the spread of the weights: enough that no picture survives
+NOISE_SCALE = 30.0  # in standard deviations of the weights; no image survives this
 
 
 def identity(family: Family, model_name: str, seed: int = 0) -> Edit:
-    """An edit that changes nothing."""
+    """Return an edit that changes nothing."""
     return Edit(_record(family, model_name, "identity", seed))
 
 
 def noise(family: Family, model_name: str, seed: int = 0) -> Edit:
-    """An edit that replaces every text-reading weight by noise of thirty times its spread. Not meant to be shipped."""
+    """Return an edit that adds noise of 30 standard deviations to every weight that reads text."""
     generator = torch.Generator().manual_seed(seed)
     modules = {
-        path: Dense(LOUDNESS * float(weight.float().std()) * torch.randn(weight.shape, generator=generator))
+        path: Dense(NOISE_SCALE * float(weight.float().std()) * torch.randn(weight.shape, generator=generator))
         for path, weight in original_weights(family).items()
     }
     return Edit(_record(family, model_name, "noise", seed), (), modules)

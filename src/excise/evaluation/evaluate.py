@@ -1,4 +1,4 @@
-"""Protocol -> images -> judge -> metrics, for a model with or without edits."""
+"""Evaluating a model with or without edits: a protocol's prompts to images, to verdicts of a judge, to metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
-from excise.evaluation.scoring import Shown, as_document, became, compared, score, seen
+from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family
@@ -30,16 +30,20 @@ SCHEMA = 2
 
 
 class Evaluation(BaseModel):
-    """The result of one protocol on one model; `metrics` maps a name to value, low, high (95 %) and n.
+    """The result of one protocol on one model.
 
     Attributes:
-        untouched: the same metrics of the model without the edits, where it was drawn beside.
-        became: by target, what its prompts show now, most frequent first. entropy: of that, in bits, target left out.
-        sequence: with the protocol for it, the UA of each earlier target after each step, and its rebound.
-        neighbours: share still right by distance to the target in the text encoder's space, nearest bin first.
-        attacks: in a benchmark with attacks, every attack as `excise attack --json` has it.
-        shown: every image: asked, seen.
-        seconds: of drawing and judging. peak_memory_mb: of this process. edit_bytes: of the edits' tensors.
+        metrics: by key (see `excise.evaluation.catalog`): value, low, high (95 %) and n.
+        untouched: the same metrics of the untouched model, if it was drawn too.
+        became: by target, how many images of its prompts show each label now, most frequent first.
+        entropy: by target, the entropy of `became` in bits, the target left out.
+        neighbours: by target, the share that is still right by distance to the target in the text encoder's space,
+            nearest bin first.
+        sequence: in a sequence, the UA of each earlier target after each step, and its rebound.
+        attacks: in a benchmark with attacks, the document of each attack as in `excise attack --json`.
+        shown: every image: what its prompt asks for, and what the judges saw.
+        seconds: time for drawing and judging. peak_memory_mb: peak memory of this process. edit_bytes: size of the
+            edits' tensors.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,7 +67,7 @@ class Evaluation(BaseModel):
     edit_bytes: int = 0
 
     def seen(self, *groups: str) -> Seen:
-        """Asked and seen labels of some groups, as the metrics take them."""
+        """Return the requested and the seen labels of some groups, as the metrics take them."""
         return seen(self.shown, *groups)
 
 
@@ -79,17 +83,22 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class _Job:
-    """What drawing and judging need to know, the same for a model with and without edits."""
+    """Everything that drawing and judging depend on except the edits.
+
+    Attributes:
+        drawing: further options of `excise.families.drawing.draw`.
+    """
 
     family: Family
     plan: Protocol
     items: Sequence[Item]
     judges: Sequence[Judge]
-    options: dict[str, Any]
+    drawing: dict[str, Any]
 
     def run(
         self, edits: Sequence[Edit], allow_other_base: bool = False
     ) -> tuple[Images, list[Shown], dict[str, float]]:
+        """Draw and judge every item with `edits` applied; return images, verdicts and seconds."""
         requests = [(i.prompt, self.plan.seed(i)) for i in self.items]
         began = time.perf_counter()
         with applied(self.family, edits, allow_other_base=allow_other_base):
@@ -99,7 +108,7 @@ class _Job:
                 steps=self.plan.steps,
                 guidance=self.plan.guidance,
                 sampler=self.plan.sampler,
-                **self.options,
+                **self.drawing,
             )
         drawn = time.perf_counter()
         shown = judged(self.items, requests, images, self.judges)
@@ -124,35 +133,39 @@ def evaluate(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> Evaluated:
-    """Run a protocol. The model is left as it was found.
+    """Run a protocol on a model. The model is unchanged afterwards.
 
     Args:
-        model: a pipeline, or what `excise.load` returned.
-        concepts: the targets; with none, the model's own accuracies are measured (or the protocol's fixed targets).
-        edits: applied together for the time of the evaluation.
-        groups: parts of the protocol to run; by default those that it names for the case.
-        untouched: draw the same prompts and seeds without the edits too. Yields what only the pair can tell: UA
-            relative to what the model showed before, KID and drift on the other prompts, damage by distance.
-        judge: takes the place of the protocol's judge, whose name then stands in the result; no second judge is asked.
+        model: a pipeline, or the result of `excise.load`.
+        concepts: the targets. Without any, the accuracies of the model are measured; a protocol with fixed targets
+            uses those if there are edits.
+        edits: applied together during the evaluation.
+        groups: parts of the protocol to run; by default those that the protocol names.
+        untouched: also draw the same prompts and seeds without the edits. This adds metrics that compare the two
+            models: relative UA, KID and drift on other prompts, damage by distance.
+        judge: replaces the protocol's judges; its name is then part of the protocol's hash.
         judge_weights: folder of the judge's weights, where they do not ship with this package.
-        cache: folder in which drawn images are kept by content, so that none is drawn twice.
+        batch: number of images drawn at once.
+        cache: folder of drawn images by content, so that none is drawn twice.
         workers: this process among several that share the drawing.
 
     Raises:
-        UnknownNameError, ConceptError, ModelError: bad input, in one sentence.
+        UnknownNameError: no protocol of this name.
+        ConceptError: the protocol cannot judge a concept, or has no such group.
+        ModelError: the judge's weights are missing, or the model draws images of another size.
     """
     plan: Protocol = PROTOCOLS.load(protocol)()
     names = [c.name for c in as_concepts(concepts)] if concepts else list(plan.fixed_targets if edits else ())
     targets = tuple(plan.target_of(name) for name in names)
     judges = _judges(plan, judge, judge_weights)
-    # What a judge calls itself may say more than the protocol: which of the local weights it was given.
+    # A judge's own name may be more specific than the protocol's: it tells which local weights it loaded.
     plan = replace(plan, judge=judges[0].name, second=judges[1].name if len(judges) > 1 else None)
     family = as_family(model)
     _check_size(plan, family)
-    items = plan.select(targets, groups)
-    options = {"batch": batch, "cache": cache, "workers": workers, "progress": progress}
-    job = _Job(family, plan, items, judges, options)
+    drawing = {"batch": batch, "cache": cache, "workers": workers, "progress": progress}
+    job = _Job(family, plan, plan.select(targets, groups), judges, drawing)
     images, shown, seconds = job.run(edits, allow_other_base)
+    counts = became(shown, targets)
     result = Evaluation(
         protocol=plan.name,
         hash=plan.hash,
@@ -160,56 +173,64 @@ def evaluate(
         model=model_name,
         concepts=names,
         metrics=as_document(score(plan.score, shown, targets)),
-        became=became(shown, targets),
+        became=counts,
+        entropy={label: round(replacement_entropy(labels, label), 4) for label, labels in counts.items()},
+        sequence=_sequence(job, edits, targets, shown) if plan.score == "sequence" and targets else None,
         shown=shown,
         seconds=seconds,
         peak_memory_mb=peak_memory_mb(),
         edit_bytes=sum(total_bytes(t.float() for t in e.tensors().values()) for e in edits),
     )
-    update: dict[str, Any] = {}
-    if plan.score == "sequence" and targets:
-        update["sequence"] = _sequence(job, edits, targets, shown)
-    update["entropy"] = {label: round(replacement_entropy(counts, label), 4) for label, counts in result.became.items()}
-    after = Evaluated(result.model_copy(update=update), images, targets)
-    return _beside(after, job, judge_weights) if untouched else after
+    after = Evaluated(result, images, targets)
+    return _with_untouched(after, job, judge_weights) if untouched else after
 
 
 def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, int | float]]:
-    """The metrics of a finished evaluation through the eyes of other targets."""
+    """Compute the metrics of a finished evaluation for other targets."""
     return as_document(score(result.protocol_summary["score"], result.shown, targets))
 
 
-def _beside(after: Evaluated, job: _Job, weights: Path | None) -> Evaluated:
-    """The evaluation with the untouched model's images of the same prompts and seeds beside it."""
+def _with_untouched(after: Evaluated, job: _Job, weights: Path | None) -> Evaluated:
+    """Evaluate the untouched model on the same prompts and seeds, and add the metrics that compare the two."""
     images, shown, seconds = job.run(())
-    own = as_document(score(job.plan.score, shown, after.targets))
-    base = after.result.model_copy(
-        update={"metrics": own, "became": became(shown, after.targets), "shown": shown, "seconds": seconds}
+    metrics = as_document(score(job.plan.score, shown, after.targets))
+    before = Evaluated(
+        after.result.model_copy(
+            update={"metrics": metrics, "became": became(shown, after.targets), "shown": shown, "seconds": seconds}
+        ),
+        images,
+        after.targets,
     )
-    found = compared(shown, after.result.shown, after.targets)
-    kept = [i for i, item in enumerate(job.items) if not asks(item.asked, after.targets) and item.target is None]
-    if len(kept) > 1:
-        old, new = images.at(kept), after.images.at(kept)
-        found["drift"] = drift_by_prompt(old, new, [job.items[i].prompt for i in kept])
-        if job.plan.features:
-            features = FEATURES.load(job.plan.features)(weights)
-            found["kid"] = kid(features(old), features(new))
-    neighbours = damage_by_distance(job.family, shown, after.result.shown, after.targets)
     update = {
-        "metrics": {**after.result.metrics, **as_document(found)},
-        "untouched": own,
-        "neighbours": neighbours,
+        "metrics": {**after.result.metrics, **as_document(_comparison(before, after, job, weights))},
+        "untouched": metrics,
+        "neighbours": damage_by_distance(job.family, shown, after.result.shown, after.targets),
         "seconds": {**after.result.seconds, "untouched": sum(seconds.values())},
     }
-    before = Evaluated(base, images, after.targets)
     return replace(after, result=after.result.model_copy(update=update), before=before)
 
 
+def _comparison(before: Evaluated, after: Evaluated, job: _Job, weights: Path | None) -> Metrics:
+    """The metrics that compare the edited with the untouched model; drift and KID are of the retained prompts."""
+    metrics = compared(before.result.shown, after.result.shown, after.targets)
+    rows = [i for i, item in enumerate(job.items) if not asks(item.asked, after.targets) and item.target is None]
+    if len(rows) > 1:
+        old, new = before.images.at(rows), after.images.at(rows)
+        metrics["drift"] = drift_by_prompt(old, new, [job.items[i].prompt for i in rows])
+        if job.plan.features:
+            features = FEATURES.load(job.plan.features)(weights)
+            metrics["kid"] = kid(features(old), features(new))
+    return metrics
+
+
 def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last: Sequence[Shown]) -> dict[str, Any]:
-    """UA of targets 1..k with edits 1..k in force, for every k; `last` is what all of them together show.
+    """The UA of targets 1..k with edits 1..k applied, for every k, and the rebound of each target.
+
+    Args:
+        last: the images with all edits applied.
 
     Raises:
-        ConceptError: not one edit a target.
+        ConceptError: the number of edits is not that of the targets.
     """
     if len(edits) != len(targets):
         raise ConceptError(
@@ -218,8 +239,8 @@ def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last:
         )
     steps = []
     for k in range(1, len(targets) + 1):
-        asking = replace(job, items=[i for i in job.items if asks(i.asked, targets[:k])])
-        shown = last if k == len(targets) else asking.run(edits[:k])[1]
+        step = replace(job, items=[i for i in job.items if asks(i.asked, targets[:k])])
+        shown = last if k == len(targets) else step.run(edits[:k])[1]
         steps.append([1 - _share(shown, a, label) for a, label in targets[:k]])
     matrix, rebound = sequence_matrix(steps)
     rows = [[None if np.isnan(v) else float(v) for v in row] for row in matrix]
@@ -227,7 +248,7 @@ def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last:
 
 
 def _share(shown: Sequence[Shown], attribute: str, label: str) -> float:
-    """Of the images that ask for a label, the share that shows it."""
+    """The share of images of prompts with a label that show the label."""
     hits = [s.right(attribute) for s in shown if s.asked.get(attribute) == label]
     return sum(hits) / len(hits)
 
@@ -235,7 +256,7 @@ def _share(shown: Sequence[Shown], attribute: str, label: str) -> float:
 def judged(
     items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge]
 ) -> list[Shown]:
-    """What was asked for beside what one judge, or two, saw."""
+    """Return, for each image, what its prompt asks for and what one or two judges saw."""
     verdicts = [judge.verdicts(images) for judge in judges] if any(i.asked for i in items) else []
     by_image = [[{a: v[a][i] for a in v} for v in verdicts] for i in range(len(items))]
     numbers: dict[str, list[float]] = {}
@@ -258,21 +279,21 @@ def judged(
 
 
 def _judges(plan: Protocol, judge: Judge | None, weights: Path | None) -> list[Judge]:
-    """The judges to ask, loaded before anything is drawn: what is missing is said at once."""
+    """Load the judges, before anything is drawn, so that missing weights are reported at once."""
     if judge is not None:
         return [judge]
     return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
 
 
 def _check_size(plan: Protocol, family: Family) -> None:
-    """A judge knows pictures of one kind only.
+    """Refuse a model whose images have another size than the judge was made for.
 
     Raises:
-        ModelError: the model draws pictures of another size.
+        ModelError: the sizes differ.
     """
     side = family.image_size
     if plan.image_size not in (None, side):
         raise ModelError(
-            f"{plan.name} judges pictures of {plan.image_size} x {plan.image_size}; this model draws {side} x {side}. "
+            f"{plan.name} judges images of {plan.image_size} x {plan.image_size}; this model draws {side} x {side}. "
             "Choose a protocol made for it, see: excise protocols"
         )

@@ -1,7 +1,7 @@
-"""Finished evaluations by request, so that asking again costs neither the model nor a second of drawing. No torch here.
+"""A cache of finished evaluations, so that the same request loads no model and draws nothing. No torch here.
 
-A request is known by the files it reads (path, size and time of change), the protocol's hash, the options and the
-version of this package. Only models on this disk are remembered: a hub id may change behind its name.
+The key of a request covers the files it reads (path, size and modification time), the protocol's hash, the options and
+package versions. Only models on this disk are cached: the content behind a Hub id may change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from excise.support.files import write_text
 
 
 def request_key(model: str, files: Sequence[str], protocol_hash: str, options: Mapping[str, Any]) -> str | None:
-    """The digest of a request; None where the model is not a file or folder here."""
+    """Return the key of a request; None if the model is not a local file or folder, or a file is missing."""
     home = WEIGHTS / model if model in BUILT_IN else Path(model)
     if not home.exists():
         return None
@@ -32,7 +32,7 @@ def request_key(model: str, files: Sequence[str], protocol_hash: str, options: M
 
 
 def find(cache: Path | None, key: str | None, out: Path | None) -> dict[str, Any] | None:
-    """The kept document of a request, if there is one and `out` (where given) already holds its run."""
+    """Return the cached document of a request; None without one, or if `out` is given and does not hold its run."""
     if cache is None or key is None:
         return None
     try:
@@ -40,14 +40,14 @@ def find(cache: Path | None, key: str | None, out: Path | None) -> dict[str, Any
             run = json.loads((out / "run.json").read_text(encoding="utf-8"))
             if run.get("request") != key or not (out / "report.html").exists():
                 return None
-        found: dict[str, Any] = json.loads(_path(cache, key).read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(_path(cache, key).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if "metrics" in found else None
+    return document if "metrics" in document else None
 
 
 def keep(cache: Path | None, key: str | None, document: Mapping[str, Any]) -> None:
-    """Remember a finished request."""
+    """Save the document of a finished request."""
     if cache is not None and key is not None:
         write_text(_path(cache, key), json.dumps(document, ensure_ascii=False))
 

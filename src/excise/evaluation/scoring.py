@@ -1,4 +1,4 @@
-"""From judged images to metrics: one function for each kind of protocol. No model and no image is touched here."""
+"""From judged images to metrics, with one function for each kind of protocol. Uses neither models nor images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ Metrics = dict[str, Estimate]
 
 
 class Shown(BaseModel):
-    """One image: what was asked for, what the judge and the second judge saw, by attribute.
+    """One judged image.
 
-    `values` holds numbers that the judge gives beside a label, such as a CLIP score.
+    Attributes:
+        asked: the labels that the prompt asks for, by attribute. saw, second: what the judge and the second judge saw.
+        values: numbers that the judge gives besides labels, such as a CLIP score.
+        target: the label of the target that the prompt is about, where it asks in other words (aliases).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,12 +45,12 @@ class Shown(BaseModel):
     target: str | None = None
 
     def right(self, attribute: str) -> bool:
-        """Whether the judge saw what was asked for."""
+        """Whether the judge saw the label that the prompt asks for."""
         return self.saw[attribute] == self.asked[attribute]
 
 
 def seen(shown: Sequence[Shown], *groups: str) -> Seen:
-    """Asked and seen labels of some groups, as the metrics take them."""
+    """Return the requested and the seen labels of some groups, as the metrics take them."""
     chosen = [s for s in shown if s.group in groups]
     attributes = list(dict.fromkeys(a for s in chosen for a in s.asked)) or ["object", "style"]
     return Seen(
@@ -57,41 +60,41 @@ def seen(shown: Sequence[Shown], *groups: str) -> Seen:
 
 
 def grid(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """An object x style grid: accuracies, and with targets UA, IRA, CRA and H; aliases and names where drawn."""
+    """Score an object x style grid: accuracies, with targets UA, IRA, CRA and H, and aliases and names if drawn."""
     cells, names = seen(shown, "grid"), seen(shown, "names")
-    found: Metrics = {}
+    metrics: Metrics = {}
     if cells.asked["object"]:
-        found |= {f"{a}_accuracy": rate(cells.right(a)) for a in cells.asked}
+        metrics |= {f"{a}_accuracy": rate(cells.right(a)) for a in cells.asked}
         if targets:
-            found |= unlearning(cells, targets)
-            found["selective_alignment"] = selective_alignment(cells, targets)
+            metrics |= unlearning(cells, targets)
+            metrics["selective_alignment"] = selective_alignment(cells, targets)
     if names.asked["object"]:
-        found["names_accuracy"] = rate(names.right("object"))
-    return found | _asked_otherwise(shown, targets, {"aliases": "alias_rate"})
+        metrics["names_accuracy"] = rate(names.right("object"))
+    return metrics | _aliases(shown, targets, {"aliases": "alias_rate"})
 
 
 def aliases(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """How often a target appears when it is asked for in other words; without targets, how well those are drawn."""
+    """Score prompts that ask for a target in other words; without targets, the accuracy on paraphrases."""
     if targets:
         rates = {"synonyms": "synonym_rate", "spanish": "spanish_rate", "paraphrases": "paraphrase_rate"}
-        return _asked_otherwise(shown, targets, rates)
+        return _aliases(shown, targets, rates)
     held_out = seen(shown, "paraphrases")
     return {f"{a}_accuracy": rate(held_out.right(a)) for a in held_out.asked}
 
 
-def _asked_otherwise(shown: Sequence[Shown], targets: Sequence[Target], names: Mapping[str, str]) -> Metrics:
-    """By group, the share of images about a target that show it."""
+def _aliases(shown: Sequence[Shown], targets: Sequence[Target], names: Mapping[str, str]) -> Metrics:
+    """The share of images about a target that show it, for each group; `names` gives the metric of a group."""
     own = {label: attribute for attribute, label in targets}
-    found: Metrics = {}
+    metrics: Metrics = {}
     for group, name in names.items():
         hits = [s.right(own[s.target]) for s in shown if s.group == group and s.target in own]
         if hits:
-            found[name] = rate(hits)
-    return found
+            metrics[name] = rate(hits)
+    return metrics
 
 
 def names(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """Many names at once: Acc_e of the erased, Acc_r of the kept, H_o (MACE, SPEED)."""
+    """Score many names: Acc_e of the erased ones, Acc_r of the retained ones, and H_o (MACE, SPEED)."""
     right = {g: [s.right(a) for s in shown if s.group == g for a in _first(s)] for g in ("erased", "kept")}
     if all(right.values()):
         return names_scores(right["erased"], right["kept"])
@@ -99,7 +102,7 @@ def names(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
 
 
 def pairs(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """One object in one style at a finer scale: ua, sc, oc and up of the first target; without one, accuracies."""
+    """Score one object in one style: UA, SC, OC and UP of the first target; without targets, accuracies."""
     cells = seen(shown, "grid")
     if not targets:
         return {f"{a}_accuracy": rate(cells.right(a)) for a in cells.asked}
@@ -108,24 +111,24 @@ def pairs(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
 
 
 def classes(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """Whole classes: accuracy, and with targets acc_e and ua of theirs (ua = 1 - acc_e), acc_r of the others."""
-    asked = [(s.asked[a], s.right(a)) for s in shown for a in _first(s)]
-    gone = {label for _, label in targets}
-    erased = [right for label, right in asked if label in gone]
-    kept = [right for label, right in asked if label not in gone]
-    found = {"accuracy": rate([right for _, right in asked])} if asked else {}
+    """Score whole classes: accuracy; with targets also Acc_e and UA = 1 - Acc_e of them, and Acc_r of the others."""
+    images = [(s.asked[a], s.right(a)) for s in shown for a in _first(s)]
+    labels = {label for _, label in targets}
+    erased = [right for label, right in images if label in labels]
+    retained = [right for label, right in images if label not in labels]
+    metrics = {"accuracy": rate([right for _, right in images])} if images else {}
     if erased:
-        found |= {"acc_e": rate(erased), "ua": rate([not right for right in erased])}
-    if erased and kept:
-        found["acc_r"] = rate(kept)
-    return found
+        metrics |= {"acc_e": rate(erased), "ua": rate([not right for right in erased])}
+    if erased and retained:
+        metrics["acc_r"] = rate(retained)
+    return metrics
 
 
 def captions(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """Mean CLIP score, its interval from resampling prompts: seeds of one prompt are not independent.
+    """Score captions: the mean CLIP score. Its interval resamples prompts, as seeds of one prompt are not independent.
 
     Raises:
-        ModelError: the judge gave no `clip_score` for an image.
+        ModelError: an image has no `clip_score`.
     """
     if any("clip_score" not in s.values for s in shown):
         raise ModelError(
@@ -137,6 +140,7 @@ def captions(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     return {"clip_score": clustered_mean([s.values["clip_score"] for s in shown], [s.prompt for s in shown])}
 
 
+# By the `score` of a protocol.
 SCORES: dict[str, Callable[[Sequence[Shown], Sequence[Target]], Metrics]] = {
     "grid": grid,
     "aliases": aliases,
@@ -149,22 +153,22 @@ SCORES: dict[str, Callable[[Sequence[Shown], Sequence[Target]], Metrics]] = {
 
 
 def score(kind: str, shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """Every metric the shown images yield. Also serves to look at an untouched model through a target's eyes."""
+    """Compute every metric of the images for some targets. The images may be of an untouched model."""
     first = [(s, a) for s in shown for a in _first(s)]
-    found: Metrics = {}
+    metrics: Metrics = {}
     if first:
-        found["abstain"] = rate([s.saw[a] == NONE for s, a in first])
+        metrics["abstain"] = rate([s.saw[a] == NONE for s, a in first])
         if any(s.second for s, _ in first):
-            found["judges_disagree"] = rate([s.saw[a] != s.second[a] for s, a in first])
-    return found | SCORES[kind](shown, targets)
+            metrics["judges_disagree"] = rate([s.saw[a] != s.second[a] for s, a in first])
+    return metrics | SCORES[kind](shown, targets)
 
 
 def compared(before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """UA seen from the untouched model: of what it showed, and with the judge's own errors taken out.
+    """Compute UA relative to the untouched model, and UA corrected for the judge's errors.
 
-    Both lists are of the same prompts and seeds; prompts in other words (aliases) are left out, as in UA. The judge's
-    sensitivity and specificity for a target are measured on the untouched model's images; where it is no better than
-    a coin there, no corrected figure is given.
+    Both lists hold the same prompts and seeds; prompts in other words (aliases) are left out, as in UA. The judge's
+    sensitivity and specificity for a target are measured on the images of the untouched model; no corrected UA is
+    given where the judge is no better than chance on them.
     """
     before, after = ([s for s in side if s.target is None] for side in (before, after))
     asks = [[parts(target).items() <= s.asked.items() for s in after] for target in targets]
@@ -173,26 +177,26 @@ def compared(before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[
     was, now = ([side[t][i] for t, i in at] for side in shows)
     if not any(was):
         return {}
-    found = {"ua_relative": relative_ua(was, now)}
+    metrics = {"ua_relative": relative_ua(was, now)}
     others = [shows[0][t][i] for t, row in enumerate(asks) for i, hit in enumerate(row) if not hit and after[i].asked]
     sensitivity = sum(was) / len(was)
     specificity = 1 - sum(others) / len(others) if others else 0.0
     if sensitivity + specificity > 1:
-        found["ua_corrected"] = corrected_ua(rate([not n for n in now]), sensitivity, specificity)
-    return found
+        metrics["ua_corrected"] = corrected_ua(rate([not n for n in now]), sensitivity, specificity)
+    return metrics
 
 
 def _first(shown: Shown) -> list[str]:
-    """The attribute that an image is mainly about; empty where nothing is judged."""
+    """The first attribute that the prompt asks for, as a list; empty where nothing is judged."""
     return list(shown.asked)[:1]
 
 
 def became(shown: Sequence[Shown], targets: Sequence[Target]) -> dict[str, dict[str, int]]:
-    """What the images that ask for each target show now, most frequent first."""
+    """Count, for each target, what the images of its prompts show, most frequent first."""
     own = seen(shown, "grid", "erased")
     return {label: replacements(own, attribute, label) for attribute, label in targets if attribute in own.asked}
 
 
 def as_document(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Metrics as JSON has them: value, low, high (95 %) and n."""
+    """Return metrics as JSON values: value, low, high (95 %) and n."""
     return {name: estimate.as_dict() for name, estimate in metrics.items()}

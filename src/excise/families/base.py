@@ -1,90 +1,66 @@
-"""What every model family offers to the rest of the library, and the records it speaks in."""
+"""The contract of a model family, and the records that its members take and return."""
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from excise.families.networks import values
+from excise.errors import ModelError
+from excise.families.noising import Noising
+from excise.families.text_states import TextStates
 
 Progress = Callable[[int, int], None]
+"""Called with the number of pictures that are done and the number of all."""
 Request = tuple[str, int]
 """A prompt and its seed."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class TextStates:
-    """Encoded prompts and where things stand in them.
+class Projection:
+    """A linear map that reads text.
 
     Attributes:
-        states: (B, L, d), what the text-reading projections read.
-        first, last: (B,) first and last token of the subject.
-        end: (B,) the end token, or the last one where the model has none; everything after it is padding.
-        pads: whether padding is read too (CLIP), or masked (Gemma).
-        pooled: (B, p) what the projections of the whole prompt read, where a family has them.
-    """
-
-    states: Tensor
-    first: Tensor
-    last: Tensor
-    end: Tensor
-    pads: bool = True
-    pooled: Tensor | None = None
-
-    def context(self, index: int, before: int) -> Tensor:
-        """(n, d): the first `before` states of prompt `index` and all after its subject that are read."""
-        row = self._read(index)
-        return torch.cat([row[:before], row[int(self.last[index]) + 1 :]])
-
-    def span(self, index: int, tokens: str) -> Tensor:
-        """(n, d): the states of prompt `index` that a token choice selects.
-
-        `last`: the last subject token; `subject`: all of the subject; `from_last`: from there to the very end, end
-        token and padding included; `all_but_start`: everything but the start token; `all`: everything. Padding that
-        is masked is never part of it.
-        """
-        row, last = self._read(index), int(self.last[index])
-        return {
-            "last": row[last : last + 1],
-            "subject": row[int(self.first[index]) : last + 1],
-            "from_last": row[last:],
-            "all_but_start": row[1:],
-            "all": row,
-        }[tokens]
-
-    def _read(self, index: int) -> Tensor:
-        """(n, d): the states of prompt `index` that are read at all."""
-        return self.states[index] if self.pads else self.states[index, : int(self.end[index]) + 1]
-
-
-@dataclass(frozen=True)
-class Projection:
-    """One linear map that reads text: its module path in the denoiser, its role and the module itself.
-
-    Role "k" or "v" reads token states, "p" the pooled prompt (with its first columns; the others read no text).
+        path: of the module in the denoiser.
+        role: "k" or "v" reads token states for keys or values of attention; "e" embeds token states before the first
+            block; "p" reads the pooled prompt with its first columns (the others read no text).
+        module: the map.
+        rows: the rows of its weight that have this role, where a fused map has others too; None for all.
     """
 
     path: str
     role: str
     module: nn.Linear
+    rows: slice | None = None
+
+
+@dataclass(frozen=True)
+class MapInput:
+    """The input of one map for B prompts.
+
+    Attributes:
+        rows: (B, L, d) one row a token, or (B, d) one row a prompt.
+        read: (B, L) True where the denoiser reads the row; None for one row a prompt.
+    """
+
+    rows: Tensor
+    read: Tensor | None
 
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """One layer of a text encoder that adds to what the layers before it made, up to the states that are read.
+    """One layer of a text encoder whose MLP output is added to the residual stream without normalisation.
 
     Attributes:
-        encoder: its name in the pipeline. path: of the layer. map: path of its second MLP map, whose output is added
-            as it is. Both begin with the name.
+        encoder: name of the encoder in the pipeline.
+        path: of the layer; it begins with the encoder's name.
+        map: path of the layer's second MLP map, whose output is added.
     """
 
     encoder: str
@@ -113,25 +89,67 @@ class WeightMap:
 
 @dataclass(frozen=True)
 class Condition:
-    """Prompts as the denoiser takes them: by the name of its argument, a tensor with one row a prompt."""
+    """Prompts as the denoiser takes them.
+
+    Attributes:
+        inputs: by the name of the denoiser's argument, a tensor with one row a prompt.
+        masks: by the name of an input whose dimension 1 may be padded, the name of the input that masks it (1 or True
+            where a token counts). Inputs that are not named here cannot be padded.
+    """
 
     inputs: Mapping[str, Tensor]
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
     def __getitem__(self, rows: Sequence[int] | Tensor) -> Condition:
-        """Some rows, in any order, repeated at will."""
-        return Condition({name: t[rows] for name, t in self.inputs.items()})
+        """Return some rows, in any order and any number of times."""
+        return Condition({name: t[rows] for name, t in self.inputs.items()}, self.masks)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
-        """On a device, and what is of floats in a precision."""
-        return Condition({n: t.to(device, dtype if t.is_floating_point() else t.dtype) for n, t in self.inputs.items()})
+        """Move all inputs to a device, and cast those of floating point to a precision."""
+        moved = {n: t.to(device, dtype if t.is_floating_point() else t.dtype) for n, t in self.inputs.items()}
+        return Condition(moved, self.masks)
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the inputs without the number of prompts; equal shapes can be joined without padding."""
+        return tuple(tuple(t.shape[1:]) for t in self.inputs.values())
 
 
 def join(parts: Sequence[Condition]) -> Condition:
-    """Rows after rows."""
-    return Condition({name: torch.cat([p.inputs[name] for p in parts]) for name in parts[0].inputs})
+    """Put the rows of several conditions into one, padding masked inputs to the longest.
+
+    Raises:
+        ModelError: inputs that cannot be padded differ in length; see `grouped`.
+    """
+    masks = parts[0].masks
+    padded = {*masks, *masks.values()}
+    inputs = {}
+    for name in parts[0].inputs:
+        tensors = [part.inputs[name] for part in parts]
+        lengths = sorted({t.shape[1] for t in tensors if t.dim() > 1})
+        if len(lengths) > 1:
+            if name not in padded:
+                raise ModelError(
+                    f"prompts of {lengths[0]} and of {lengths[-1]} tokens cannot stand in one batch of this model, in "
+                    "which padding changes the picture; draw or train on prompts of one length at a time."
+                )
+            ends = [
+                (*(0, 0) * (t.dim() - 2), 0, lengths[-1] - t.shape[1]) for t in tensors
+            ]  # of the last dimension first
+            tensors = [nn.functional.pad(t, end) for t, end in zip(tensors, ends, strict=True)]
+        inputs[name] = torch.cat(tensors)
+    return Condition(inputs, masks)
+
+
+def grouped(conditions: Sequence[Condition]) -> list[list[int]]:
+    """Indices of conditions that can be joined without padding, in order of first appearance."""
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for i, condition in enumerate(conditions):
+        groups.setdefault(condition.shape, []).append(i)
+    return list(groups.values())
 
 
 class Family(ABC):
@@ -146,6 +164,8 @@ class Family(ABC):
         pipe: the diffusers pipeline.
         denoiser_name: attribute of the pipeline that holds the denoiser.
         encoder_names: attributes of the pipeline that hold text encoders, whether loaded or not.
+        pads_text: whether prompts of different lengths may share a batch. False where padding changes the picture;
+            such prompts are then drawn in groups of one length.
     """
 
     name: str
@@ -153,6 +173,7 @@ class Family(ABC):
     pipe: Any
     denoiser_name: str
     encoder_names: tuple[str, ...]
+    pads_text: bool = True
 
     # Parts of the model
 
@@ -192,12 +213,7 @@ class Family(ABC):
 
     @abstractmethod
     def parameter(self, path: str) -> nn.Parameter:
-        """The parameter at a path as `module` takes it: a parameter by name, or the weight of a module.
-
-        Raises:
-            AttributeError: there is none.
-            ModelError: the path is of a text encoder that is not loaded.
-        """
+        """The parameter at a path as `module` takes it: by its name, or the weight of a module; raises as `module`."""
 
     # What the model takes and gives
 
@@ -223,14 +239,17 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def prediction(self) -> str:
-        """What the denoiser predicts: "epsilon", "v_prediction" or "flow".
+    def noising(self) -> Noising:
+        """How latents of the model's own picture size are noised.
 
         Raises:
-            ModelError: none of these.
+            ModelError: the scheduler predicts something else, or noises in another way (EDM).
         """
 
-    # Checks
+    @property
+    def prediction(self) -> str:
+        """What the denoiser predicts: "epsilon", "v_prediction" or "flow"; raises as `noising`."""
+        return self.noising.kind
 
     @abstractmethod
     def check_encoders(self) -> None:
@@ -257,6 +276,17 @@ class Family(ABC):
 
         Raises:
             ModelError: keys or values are requested and there are none.
+        """
+
+    @abstractmethod
+    def inputs(self, paths: Sequence[str], texts: Sequence[str]) -> dict[str, MapInput]:
+        """What chosen maps of the denoiser read for B prompts, taken from one prediction on latents of zeros.
+
+        Exact for maps whose input depends on the prompt alone, not on latents and timestep: the projections of every
+        role, and whatever stands before the first block. Rows are on the denoiser's device, in its precision.
+
+        Raises:
+            ModelError: a map is not called in a prediction.
         """
 
     @abstractmethod
@@ -366,42 +396,9 @@ class Family(ABC):
 
 
 def split(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Consecutive parts of `size`, the last one shorter.
+    """Consecutive parts of `size` items, the last one shorter.
 
     >>> split([1, 2, 3], 2)
     [[1, 2], [3]]
     """
     return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> str:
-    """SHA-256 of `weights` cast to `dtype`: one model has one print, whether it is loaded in single or in half."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(raw_bytes(weight.detach().to("cpu", dtype)))
-    return digest.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """What is in a tensor on the CPU, byte by byte, row after row, however it lies in memory."""
-    flat = tensor.flatten()  # 1x1 convolutions laid out channels last have strides that no view takes
-    return flat.view(torch.uint8).numpy().data
-
-
-def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = None) -> str:
-    """The fingerprint of a model's text encoder; computed again only when a weight of it was written to.
-
-    Args:
-        weights: instead of those it has now.
-    """
-    weights = family.text_encoder_weights if weights is None else weights
-    # A few values of each tell of what writes past torch's count of versions, as fusing a LoRA does.
-    mark = tuple((w.data_ptr(), w._version) for w in weights.values()), bytes(raw_bytes(values(weights, 4)))
-    known = _prints.get(family.pipe)
-    if known is None or known[0] != mark:
-        known = _prints[family.pipe] = (mark, fingerprint(weights))
-    return known[1]
-
-
-_prints: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""The models that ship inside the package: their names and where they lie."""
+"""The models that ship with the package: their names and their folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")
 
 
 def is_built_in(family: Family) -> bool:
-    """Whether the model is one of those that ship with the package."""
+    """Whether a model ships with the package."""
     return resolved(family.pipe.config.get("_name_or_path")) in _folders()
 
 
 def names_built_in(model: str | None) -> bool:
-    """Whether a model that is named, by its name or its folder, is one of those that ship with the package."""
+    """Whether a name or a folder is that of a model that ships with the package."""
     return model in BUILT_IN or resolved(model) in _folders()
 
 
 def _folders() -> list[Path]:
+    """The folders of the built-in models."""
     return [(WEIGHTS / name).resolve() for name in BUILT_IN]

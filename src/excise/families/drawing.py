@@ -1,8 +1,8 @@
-"""Images drawn batch by batch and kept on disk under a key of everything they depend on.
+"""Images drawn batch by batch and saved on disk under a key of everything that they depend on.
 
-Memory stays flat however many images there are, an interrupted run goes on where it stopped, and nothing is drawn
-twice. The unit is the batch: where one image of it is missing or damaged, the whole batch is drawn again, so that a
-resumed run makes the very bytes that an uninterrupted one makes.
+Memory does not grow with the number of images, an interrupted run continues where it stopped, and nothing is drawn
+twice. The unit is the batch: if one of its images is missing or damaged, the whole batch is drawn again, so that a
+resumed run makes the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from torch import nn
 
 from excise.errors import ModelError, unknown
 from excise.families.attached import attached
-from excise.families.base import Family, Progress, Request, raw_bytes, split
+from excise.families.base import Family, Progress, Request, split
+from excise.families.fingerprints import raw_bytes
 from excise.families.networks import adapters, hooked
 from excise.support.files import write_atomically
 
@@ -35,7 +36,13 @@ BATCH = 40
 
 @dataclass(frozen=True)
 class Workers:
-    """Which of several processes this one is; `wait` returns when all have come to the same point."""
+    """The place of this process among several.
+
+    Attributes:
+        rank: number of this process, from 0.
+        count: number of processes.
+        wait: returns when all processes have called it.
+    """
 
     rank: int = 0
     count: int = 1
@@ -43,7 +50,7 @@ class Workers:
 
 
 class Images(Sequence[Image.Image]):
-    """Images on disk, opened when they are looked at.
+    """Images on disk, opened when they are accessed.
 
     Args:
         paths: one PNG file an image.
@@ -57,7 +64,7 @@ class Images(Sequence[Image.Image]):
         return len(self.paths)
 
     def at(self, rows: Sequence[int]) -> Images:
-        """Those images alone, still on disk."""
+        """A selection of the images, still on disk."""
         return Images([self.paths[i] for i in rows], self._owner)
 
     @overload
@@ -82,12 +89,16 @@ def draw(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> Images:
-    """Draw (prompt, seed) requests with the model as it is now, edits in force included.
+    """Draw (prompt, seed) requests with the model as it is now, including edits in force.
 
     Args:
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance.
         sampler: "model" for the model's own scheduler, or "ddim".
-        cache: folder of images kept by key; None keeps them in a temporary folder, and so does a model with hooks.
-        workers: several processes share the batches among them; they need one `cache`.
+        batch: images drawn at once.
+        cache: folder of images by key; None uses a temporary folder, and so does a model with hooks.
+        workers: for several processes that share the batches; they need one `cache`.
+        progress: called with the number of images that are done and of all.
 
     Raises:
         UnknownNameError: there is no such sampler.
@@ -95,7 +106,7 @@ def draw(
     """
     workers = workers or Workers()
     if own_ways(family):
-        cache = None  # nothing that could be found again
+        cache = None  # no key identifies its images
     owner = None if cache else tempfile.TemporaryDirectory(prefix="excise-")
     root = cache or Path(owner.name)  # type: ignore[union-attr]
     if own_ways(family) and workers.count > 1:
@@ -109,9 +120,9 @@ def draw(
         paths = [root / _file_name(about, request) for request in requests]
         parts = list(zip(split(requests, batch), split(paths, batch), strict=True))
         mine = parts[workers.rank :: workers.count]
-        missing = [(asked, files) for asked, files in mine if not all(map(_intact, files))]
+        missing = [(part, files) for part, files in mine if not all(map(_intact, files))]
         done = len(requests) - sum(len(files) for _, files in missing)
-        drawn = family.batches([asked for asked, _ in missing], steps=steps, guidance=guidance)
+        drawn = family.batches([part for part, _ in missing], steps=steps, guidance=guidance)
         for (_, files), images in zip(missing, drawn, strict=True):
             for file, image in zip(files, images, strict=True):
                 write_atomically(file, lambda p, image=image: image.save(p, "PNG"), durable=False)  # type: ignore[misc]
@@ -125,7 +136,7 @@ def draw(
 def model_key(family: Family) -> str:
     """A digest of all that decides what a pipeline draws: weights, hooks of edits, settings, tokenizers, versions.
 
-    Of one that has ways of its own it is another one every time.
+    For a pipeline that `own_ways` is true of, it is a new digest every time.
     """
     if own_ways(family):
         return uuid.uuid4().hex
@@ -147,10 +158,10 @@ def model_key(family: Family) -> str:
 
 
 def own_ways(family: Family) -> bool:
-    """Whether anything but weights and configurations decides what a pipeline draws, or its weights cannot be read.
+    """Whether weights and configurations do not tell what a pipeline draws.
 
-    Foreign hooks, attention processors and forward passes put in place of its own, FreeU, offloading. Hooks of edits
-    are not among these: `model_key` tells them apart.
+    So it is with foreign hooks, replaced attention processors or forward passes, FreeU, and offloaded weights. Hooks of
+    edits do not count: `model_key` distinguishes them.
     """
     parts = [part for part in family.pipe.components.values() if isinstance(part, nn.Module)]
     return any(hooked(p) or any(w.is_meta for w in p.parameters()) for p in parts)
@@ -164,19 +175,19 @@ def weights_key(network: nn.Module) -> str:
 
 
 def _read_weights(digest: Any, network: nn.Module) -> None:
-    """Put names, shapes, types and bytes of all weights into a digest."""
+    """Add names, shapes, types and bytes of all weights to a digest."""
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(raw_bytes(tensor.detach().cpu()))
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without where it was read from and which version wrote it."""
+    """A configuration without the folder it was read from and the version that wrote it."""
     return {k: v for k, v in config.items() if not k.startswith("_") and k != "transformers_version"}
 
 
 def _precision(family: Family) -> str:
-    """Where and in what arithmetic images are made."""
+    """The device type and arithmetic in which images are made."""
     device = str(family.device.type)
     if torch.is_autocast_enabled(device):
         return f"{device} autocast {torch.get_autocast_dtype(device)}"
@@ -190,6 +201,7 @@ def _file_name(about: list[Any], request: Request) -> str:
 
 
 def _intact(path: Path) -> bool:
+    """Whether an image is there and can be read; a damaged one is logged."""
     if not path.exists():
         return False
     try:
@@ -201,6 +213,7 @@ def _intact(path: Path) -> bool:
 
 
 def _open(path: Path) -> Image.Image:
+    """Read an image and close its file."""
     with Image.open(path) as image:
         image.load()
         return image
@@ -208,7 +221,11 @@ def _open(path: Path) -> Image.Image:
 
 @contextmanager
 def _scheduler(family: Family, sampler: str) -> Iterator[None]:
-    """The pipeline with the scheduler that a protocol asks for; its own is put back afterwards."""
+    """Temporarily give the pipeline the scheduler of a sampler.
+
+    Raises:
+        UnknownNameError, ModelError: see `draw`.
+    """
     if sampler == "model":
         yield
         return
@@ -227,7 +244,7 @@ def _scheduler(family: Family, sampler: str) -> Iterator[None]:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process (or, on a GPU, torch) has held so far."""
+    """The largest amount of memory that this process (on a GPU: torch) has held so far, in MB."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
     try:

@@ -119,14 +119,14 @@ def load(
 
     Args:
         model: a built-in name (`canvas-sd`), a local diffusers folder, a single `.safetensors` file or a hub id.
-        revision, variant, local_files_only: handed to diffusers as they are.
+        revision, variant, local_files_only: passed to diffusers.
         dtype: float32, float16, bfloat16, or auto (float16 on a GPU, else float32).
         device: cpu, cuda, cuda:0, mps, or auto.
         config: for a single file, a local diffusers folder of the same architecture, so that nothing is fetched.
-        prediction: epsilon or v_prediction, of a model whose files do not say it or say it wrongly.
+        prediction: epsilon or v_prediction, for a model whose files omit it or have it wrong.
 
     Raises:
-        UnknownNameError, ModelError: it cannot be found, read or handled; the message says what to do.
+        UnknownNameError, ModelError: the model cannot be found, read or used; the message says what to do.
     """
     name, path = str(model), Path(model)
     import torch
@@ -163,7 +163,7 @@ def load(
 
 
 def _set_prediction(pipe: Any, prediction: str) -> None:
-    """The pipeline with a scheduler that takes the denoiser's output for what it is told to be.
+    """Give the pipeline a scheduler that interprets the denoiser's output as `prediction`.
 
     Raises:
         UnknownNameError: it is neither epsilon nor v_prediction.
@@ -178,10 +178,10 @@ def _set_prediction(pipe: Any, prediction: str) -> None:
 
 
 def pick_device(device: str) -> str:
-    """The device that "auto" stands for here, or the named one.
+    """The named device; "auto" means a GPU where there is one.
 
     Raises:
-        ModelError: torch does not know it, or it is not on this machine.
+        ModelError: torch does not know the device, or this machine does not have it.
     """
     import torch
 
@@ -199,6 +199,7 @@ def pick_device(device: str) -> str:
 
 
 def _dtype(dtype: str, device: str) -> Any:
+    """The torch type of a name; "auto" means half precision on a GPU, else single."""
     import torch
 
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -210,6 +211,7 @@ def _dtype(dtype: str, device: str) -> Any:
 
 
 def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> Any:
+    """Load a diffusers folder."""
     from diffusers import DiffusionPipeline
 
     if not (path / "model_index.json").exists():
@@ -227,6 +229,7 @@ def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> An
 
 
 def _from_single_file(path: Path, config: str | Path | None, local_files_only: bool, options: dict[str, Any]) -> Any:
+    """Load a single file of Stable Diffusion."""
     import diffusers
 
     if path.suffix.lower() != ".safetensors":
@@ -254,6 +257,7 @@ def _is_sdxl(path: Path) -> bool:
 
 
 def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any:
+    """Load a model from the hub or its local cache."""
     from diffusers import DiffusionPipeline
 
     try:
@@ -272,13 +276,14 @@ def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any
 
 
 def _first_line(error: Exception) -> str:
+    """The first line of an error's message, as a sentence."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return line if line.endswith((".", "!", "?")) else line + "."
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and notices of diffusers and transformers while a model is read, then restore them."""
+    """Silence the progress bars and notices of diffusers and transformers inside the block."""
     import diffusers.utils.logging as d
     import transformers.utils.logging as t
 

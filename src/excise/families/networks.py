@@ -1,7 +1,7 @@
-"""Networks as they come: compiled, with a LoRA around their layers, fused, offloaded, quantised or hooked.
+"""Networks in the states in which users bring them: compiled, with a LoRA, fused, offloaded, quantised or hooked.
 
-One path means one module here, whatever stands around it: `torch.compile` puts a level `_orig_mod` over a module, peft
-a level `base_layer` over each of its layers, and `PeftModel` two over a whole network. None of them is in a path.
+Here a path means the same module with and without wrappers: `torch.compile` puts a level `_orig_mod` over a module,
+peft a level `base_layer` over each layer, and `PeftModel` two levels over a whole network. No path contains them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FUSED = {
     "to_kv": ("to_k", "to_v"),
     "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
-"""What `fuse_qkv_projections` of diffusers adds to an attention layer, and the maps that each is a copy of."""
+"""The maps that `fuse_qkv_projections` of diffusers adds to an attention layer, and those that each is a copy of."""
 
 
 def bare(module: Any) -> Any:
-    """The module that its wrappers stand around."""
+    """The module inside all of its wrappers."""
     while True:
         children = module._modules
         if "_orig_mod" in children or "base_layer" in children:
@@ -39,7 +39,7 @@ def bare(module: Any) -> Any:
 
 
 def walk(network: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """As `named_modules`, as it were without wrappers and what they bring along; a module met twice comes once."""
+    """Like `named_modules`, without wrappers and the modules that they add; a shared module comes once."""
     seen = set()
 
     def below(module: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -56,24 +56,25 @@ def walk(network: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def parameters(network: Any, prefix: str = "") -> dict[str, nn.Parameter]:
-    """As `named_parameters`, as it were without wrappers; names begin with `prefix`."""
-    found: dict[nn.Parameter, str] = {}
+    """Like `named_parameters`, without wrappers; names begin with `prefix`."""
+    names: dict[nn.Parameter, str] = {}
     for path, module in walk(network):
         for name, weight in module._parameters.items():
             if weight is not None:
-                found.setdefault(weight, f"{prefix}{path}.{name}" if path else prefix + name)
-    return {name: weight for weight, name in found.items()}
+                names.setdefault(weight, f"{prefix}{path}.{name}" if path else prefix + name)
+    return {name: weight for weight, name in names.items()}
 
 
 def in_encoder(path: str, encoders: Mapping[str, Any]) -> bool:
-    """Whether a path is of one of the text encoders, not of the denoiser."""
+    """Whether a path belongs to one of the text encoders, not to the denoiser."""
     return path.partition(".")[0] in encoders
 
 
 def module_in(network: Any, path: str) -> Any:
-    """The module at a path of a network; a path may leave out the level `text_model`.
+    """The module at a path of a network, without wrappers; a path may leave out the level `text_model`.
 
-    What transformers 5 has at the top of CLIP, earlier versions, and CLIP with a projection, have one level down.
+    In transformers 5 the modules of CLIP are at the top; in earlier versions, and in CLIP with a projection, they are
+    one level down.
 
     Raises:
         AttributeError: there is none.
@@ -96,7 +97,7 @@ def _down(module: Any, path: str) -> Any:
 
 
 def parameter_in(network: Any, path: str) -> tuple[Any, str]:
-    """The module and the name of the parameter that a path means: the weight of a module, or a parameter by name.
+    """The module that holds a parameter, and the parameter's name; a path of a module means its weight.
 
     Raises:
         AttributeError: there is none.
@@ -116,7 +117,8 @@ def check_plain(weight: Any, path: str, kept_in: Sequence[torch.dtype] = PLAIN) 
     """Refuse a weight that cannot be read and written as the numbers that the forward pass uses.
 
     Args:
-        kept_in: precisions that will do.
+        path: of the weight, for messages.
+        kept_in: precisions that are accepted.
 
     Raises:
         ModelError: it is offloaded, quantised, or kept in eight bits.
@@ -151,7 +153,7 @@ def check_not_grouped(network: Any) -> None:
 
 
 def fused_copies(network: Any) -> Iterator[tuple[Any, str, list[Any]]]:
-    """Attention layers that hold a fused copy of their maps: the layer, the copy's name, the maps in their order."""
+    """Attention layers with a fused copy of their maps: the layer, the copy's name, the maps in their order."""
     for _, layer in walk(network):
         for name, parts in FUSED.items():
             if layer._modules.get(name) is not None and all(layer._modules.get(p) is not None for p in parts):
@@ -159,15 +161,15 @@ def fused_copies(network: Any) -> Iterator[tuple[Any, str, list[Any]]]:
 
 
 def fused_into(network: Any) -> set[Any]:
-    """The layers whose weights hold a LoRA that peft fused into them and has not taken out."""
+    """The layers into whose weights peft has fused a LoRA that it has not taken out again."""
     return {bare(module) for module in network.modules() if getattr(module, "merged_adapters", ())}
 
 
 def check_read(network: Any) -> None:
-    """Refuse a network whose attention reads other weights than those of its maps.
+    """Refuse a network whose attention does not read the weights of its maps.
 
     Raises:
-        ModelError: a processor has keys and values of its own, or a map or its fused copy was changed alone.
+        ModelError: a processor has its own keys and values, or a map or its fused copy was changed alone.
     """
     for path, layer in walk(network):
         processor = getattr(layer, "processor", None)
@@ -185,37 +187,37 @@ def check_read(network: Any) -> None:
 
 
 def _reads_fused(layer: Any) -> bool:
-    """Whether an attention layer reads its fused copy; one that was made and left stays beside the maps."""
+    """Whether an attention layer reads its fused copy; diffusers leaves unused copies in place."""
     return "Fused" in type(getattr(layer, "processor", None)).__name__
 
 
 @contextmanager
 def as_saved(pipe: Any) -> Iterator[None]:
-    """A pipeline for the time in which it is saved: without fused copies, which no reader expects.
+    """Temporarily take the fused copies, which no reader of files expects, out of a pipeline that is saved.
 
     Raises:
-        ModelError: its files would not hold it: a LoRA is loaded, weights are offloaded or quantised.
+        ModelError: its files would not reproduce it: a LoRA is loaded, weights are offloaded or quantised.
     """
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     for name, part in parts.items():
         check_own_layers(part, "a folder holds")
         for path, weight in parameters(part, f"{name}.").items():
             check_plain(weight, path)
-    taken = [(layer, fused, layer._modules[fused]) for p in parts.values() for layer, fused, _ in fused_copies(p)]
+    copies = [(layer, fused, layer._modules[fused]) for p in parts.values() for layer, fused, _ in fused_copies(p)]
     try:
-        for layer, fused, _ in taken:
+        for layer, fused, _ in copies:
             del layer._modules[fused]
         yield
     finally:
-        for layer, fused, copy in taken:
+        for layer, fused, copy in copies:
             layer._modules[fused] = copy
 
 
 def check_own_layers(network: Any, what: str) -> None:
-    """Refuse a network with wrappers around its layers, for work that takes them as they are.
+    """Refuse a network with wrappers around its layers.
 
     Args:
-        what: that work, with its verb.
+        what: the work that needs plain layers, with its verb, for the message.
 
     Raises:
         ModelError: a LoRA is loaded, or a layer compiled.
@@ -229,7 +231,7 @@ def check_own_layers(network: Any, what: str) -> None:
 
 
 def check_trainable(denoiser: Any) -> None:
-    """Refuse a denoiser that a trained method cannot put its own adapters into.
+    """Refuse a denoiser in which a trained method cannot place its adapters.
 
     Raises:
         ModelError: its layers have wrappers, or fused copies are read instead of them.
@@ -243,11 +245,10 @@ def check_trainable(denoiser: Any) -> None:
 
 
 def hooked(network: nn.Module) -> bool:
-    """Whether a network draws otherwise than its weights and configuration say.
+    """Whether anything but weights and configuration changes what a network computes.
 
-    That is with foreign hooks, a forward pass or an attention processor put in place of its own, or FreeU. Hooks of
-    edits do not count (`attached` lists them), nor do those by which transformers reads its own layers or by which
-    weights are moved about.
+    That is a foreign hook, a replaced forward pass or attention processor, or FreeU. Hooks of edits do not count
+    (`attached` lists them), nor do those by which transformers reads its own layers, nor those of offloading.
     """
     return any(_is_hooked(module) for module in network.modules())
 
@@ -273,32 +274,32 @@ def _of(thing: Any, package: str) -> bool:
 
 
 def _has_own_ways(processor: Any) -> bool:
-    """Whether an attention processor is of another package than diffusers, or holds what decides pictures."""
+    """Whether an attention processor is not from diffusers, or has attributes that may change pictures."""
     if processor is None or not callable(processor):
         return False
     return not _of(type(processor), "diffusers") or any(value is not None for value in vars(processor).values())
 
 
 def adapters(network: nn.Module) -> str:
-    """What decides how the LoRAs of a network act and no weight tells: scales, what is switched on; "" without any."""
+    """The scales and switches of a network's LoRAs, which no weight shows, as a text; "" without any LoRA."""
     names = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
     layers = [(path, m) for path, m in network.named_modules() if "base_layer" in m._modules]
     return "".join(f"{path} {[getattr(module, name, None) for name in names]}" for path, module in layers)
 
 
 def values(weights: Mapping[str, Tensor], each: int) -> Tensor:
-    """Up to `each` values of every weight, evenly spaced, in the order of their names, in single precision."""
+    """(n,): up to `each` evenly spaced values of every weight, by the order of names, in single precision."""
     return torch.cat([some(weight, each) for _, weight in sorted(weights.items())])
 
 
 def some(weight: Tensor, count: int) -> Tensor:
-    """Up to `count` values of a weight, evenly spaced, on the CPU in single precision."""
+    """(n,): up to `count` evenly spaced values of a weight, on the CPU in single precision."""
     flat = weight.detach().reshape(-1)
     at = torch.arange(min(count, flat.numel()), device=flat.device) * max(1, flat.numel() // count)
     return flat[at].float().cpu()
 
 
 def computes_in(network: Any) -> torch.dtype:
-    """The precision that a network computes in, which may not be the one its weights are kept in."""
+    """The precision in which a network computes, which may differ from that of its stored weights."""
     first: torch.dtype = next(iter(network.parameters())).dtype
     return first if first in PLAIN else network.dtype

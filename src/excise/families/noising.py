@@ -1,4 +1,4 @@
-"""Noised latents and what a denoiser should say of them: the one place where latents and timesteps meet.
+"""Noised latents and what a denoiser should predict for them: the one place where latents and timesteps meet.
 
 epsilon, v   x_t = a_t x + s_t e,            target e, or a_t e - s_t x   (arXiv 2202.00512)
 flow         x_t = (1 - s) x + s e,          target e - x,   s = t / 1000  (arXiv 2209.03003)
@@ -6,6 +6,7 @@ flow         x_t = (1 - s) x + s e,          target e - x,   s = t / 1000  (arXi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,9 @@ class Noising:
 
     Attributes:
         kind: epsilon, v_prediction or flow.
-        levels: number of timesteps. alphas: (levels,) cumulative products of the schedule; empty for flow.
-        shift: of a flow schedule towards the noisy end.
+        levels: number of timesteps.
+        alphas: (levels,) cumulative products of the schedule; empty for flow.
+        shift: of a flow schedule towards the noisy end; 1 shifts nothing.
     """
 
     kind: str
@@ -31,9 +33,9 @@ class Noising:
     shift: float = 1.0
 
     def times(self, *shape: int, generator: torch.Generator) -> Tensor:
-        """Timesteps of a shape, in the last dimension (n) one in each of n equal slices of the schedule.
+        """Draw timesteps of a shape; along the last dimension (n), one in each of n equal slices of the schedule.
 
-        That is uniform, with less variance; for a flow uniform before its shift.
+        That is uniform with less variance; for a flow, uniform before its shift.
         """
         u = (torch.arange(shape[-1]) + torch.rand(*shape, generator=generator)) / shape[-1]
         if self.kind != "flow":
@@ -42,7 +44,7 @@ class Noising:
         return self.levels * self.shift * u / (1 + (self.shift - 1) * u)
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, 1, 1, 1) how much of the picture and of the noise is in the latents at `t`."""
+        """(n, 1, 1, 1) each: the factors of the picture and of the noise in the latents at times `t` (n,)."""
         if self.kind == "flow":
             s = (t.float() / self.levels).view(-1, 1, 1, 1)
             return 1 - s, s
@@ -50,12 +52,12 @@ class Noising:
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def add(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The latents at time `t`."""
+        """(n, c, h, w): clean latents noised to times `t` (n,)."""
         a, s = self.scales(t)
         return a * clean + s * noise
 
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the denoiser is to predict there."""
+        """(n, c, h, w): what the denoiser should predict at times `t` (n,)."""
         if self.kind == "epsilon":
             return noise
         if self.kind == "flow":
@@ -64,7 +66,7 @@ class Noising:
         return a * noise - s * clean
 
     def clean(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """The clean latents that a prediction implies, whatever the parameterisation."""
+        """(n, c, h, w): the clean latents that a prediction implies, in every parameterisation."""
         a, s = self.scales(t)
         if self.kind == "epsilon":
             return (noised - s * output) / a
@@ -73,7 +75,7 @@ class Noising:
         return a * noised - s * output
 
     def noise(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """The noise that a prediction implies, whatever the parameterisation."""
+        """(n, c, h, w): the noise that a prediction implies, in every parameterisation."""
         if self.kind == "epsilon":
             return output
         a, s = self.scales(t)
@@ -82,19 +84,22 @@ class Noising:
         return a * output + s * noised
 
 
-def noising(scheduler: Any) -> Noising:
+def noising(scheduler: Any, tokens: int | None = None) -> Noising:
     """How the scheduler of a pipeline noises.
 
+    Args:
+        scheduler: of a diffusers pipeline.
+        tokens: number of picture tokens that the transformer attends over. A dynamic shift (FLUX) depends on it.
+
     Raises:
-        ModelError: it predicts something else, or noises in another way (EDM).
+        ModelError: it predicts something else, noises in another way (EDM), or its shift needs `tokens`.
     """
     config = scheduler.config
     kind = "flow" if "flow" in type(scheduler).__name__.lower() else str(config.get("prediction_type"))
     if config.get("use_flow_sigmas"):
         kind = "flow"
     if kind == "flow":
-        shift = float(config.get("shift") or config.get("flow_shift") or 1.0)
-        return Noising(kind, config.num_train_timesteps, torch.empty(0), shift)
+        return Noising(kind, config.num_train_timesteps, torch.empty(0), _shift(config, tokens))
     if kind not in ("epsilon", "v_prediction"):
         raise ModelError(f"the scheduler predicts '{kind}'; expected epsilon, v_prediction or a flow.")
     if not hasattr(scheduler, "alphas_cumprod"):
@@ -103,3 +108,23 @@ def noising(scheduler: Any) -> Noising:
             "attacks or samples; use a closed form (excise methods), and protocols with the model's own sampler."
         )
     return Noising(kind, config.num_train_timesteps, scheduler.alphas_cumprod.float().cpu())
+
+
+def _shift(config: Any, tokens: int | None) -> float:
+    """The shift k of a flow schedule, s' = k s / (1 + (k - 1) s).
+
+    A dynamic shift is k = e^mu (or mu, where the scheduler shifts linearly), with mu linear in the number of picture
+    tokens: base_shift at base_image_seq_len tokens, max_shift at max_image_seq_len (arXiv 2403.03206, section 5.3.2,
+    as FluxPipeline has it). A terminal shift of the sampler's last step is left out.
+    """
+    if not config.get("use_dynamic_shifting"):
+        return float(config.get("shift") or config.get("flow_shift") or 1.0)
+    if tokens is None:
+        raise ModelError(
+            "the noise schedule of this model shifts with the picture's size, which is not known here; use the "
+            "`noising` of its family."
+        )
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = float(base + (most - base) * (tokens - low) / (high - low))
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)

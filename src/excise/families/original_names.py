@@ -1,4 +1,4 @@
-"""The names that the weights of Stable Diffusion have in its original checkpoints, from those they have in diffusers.
+"""Names of weights in original checkpoints of Stable Diffusion, from their names in diffusers.
 
 Derived from the structure: an original UNet numbers its layers through, `input_blocks.N.0` a residual layer, `.1` the
 attention behind it, and a block of n layers with its sampler takes n + 1 numbers. Every number comes from the UNet's
@@ -69,19 +69,19 @@ def unet_name(name: str, config: Mapping[str, Any]) -> str:
         if middle["kind"] == "attentions":
             return f"middle_block.1.{middle['rest']}"
         return f"middle_block.{2 * int(middle['layer'])}.{_renamed(middle['rest'], _RESNET)}"
-    if found := _BLOCK.fullmatch(name):
-        block, layer, rest = int(found["block"]), int(found["layer"]), found["rest"]
-        layers = _layers(config, found["side"])
+    if match := _BLOCK.fullmatch(name):
+        block, layer, rest = int(match["block"]), int(match["layer"]), match["rest"]
+        layers = _layers(config, match["side"])
         first = sum(n + 1 for n in layers[:block])
-        down = found["side"] == "down"
+        down = match["side"] == "down"
         place = f"input_blocks.{1 + first + layer}" if down else f"output_blocks.{first + layer}"
-        if found["kind"] == "resnets":
+        if match["kind"] == "resnets":
             return f"{place}.0.{_renamed(rest, _RESNET)}"
-        if found["kind"] == "attentions":
+        if match["kind"] == "attentions":
             return f"{place}.1.{rest}"
-        if found["kind"] == "downsamplers":
+        if match["kind"] == "downsamplers":
             return f"input_blocks.{1 + first + layers[block]}.0.{_renamed(rest, {'conv': 'op'})}"
-        if found["kind"] == "upsamplers":
+        if match["kind"] == "upsamplers":
             slot = 2 if "CrossAttn" in config["up_block_types"][block] else 1
             return f"output_blocks.{first + layers[block]}.{slot}.{rest}"
     raise WrongBaseError(f"the original layout of this family has no place for '{name}'; use --format merged.")
@@ -145,7 +145,7 @@ def _layers(config: Mapping[str, Any], side: str) -> list[int]:
 
 
 def _renamed(name: str, table: Mapping[str, str]) -> str:
-    """`name` with its first levels exchanged, where `table` has them."""
+    """`name` with its first levels replaced, where `table` has them."""
     for ours, theirs in table.items():
         if name == ours or name.startswith(f"{ours}."):
             return theirs + name[len(ours) :]

@@ -1,9 +1,9 @@
 """SANA: a Gemma text encoder, projected and normed once, read by the cross-attention of a linear transformer; flow.
 
 What `attn2.to_k` and `attn2.to_v` read is `caption_norm(caption_projection(states))`, one fixed map of the encoder's
-states for all blocks (arXiv 2410.10629, section 2.3); `TextStates` holds that, padding masked. The pipeline puts a long
-instruction before every prompt and hands on the start token and the prompt's own tokens; the adapter does the same,
-and leaves the instruction out where the tokenizer has no room for it (as in the built-in model).
+states for all blocks (arXiv 2410.10629, section 2.3). `TextStates` holds its output, with padding masked. The pipeline
+puts a long instruction before every prompt, and passes on the states of the start token and of the prompt. The adapter
+does the same, and leaves the instruction out where the tokenizer has no room for it (as in the built-in model).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from excise.errors import ConceptError
 from excise.families import capabilities as c
-from excise.families.base import Condition, TextStates
+from excise.families.base import Condition
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import find_words, holding
+from excise.families.text_states import TextStates
 
 LONGEST = 300  # tokens of a prompt, the pipeline's own default
 
@@ -35,12 +36,12 @@ class Sana(PipelineFamily):
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
-        asked: list[str] = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+        instruction: list[str] = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
         fits = pipe.tokenizer is not None and (
-            len(pipe.tokenizer("\n".join(asked), verbose=False).input_ids) < pipe.tokenizer.model_max_length
+            len(pipe.tokenizer("\n".join(instruction), verbose=False).input_ids) < pipe.tokenizer.model_max_length
         )
-        self.instruction: list[str] | None = asked if fits else None
-        self._before = "\n".join(asked) if fits else ""
+        self.instruction: list[str] | None = instruction if fits else None
+        self._before = "\n".join(instruction) if fits else ""
         # With an instruction of n tokens the pipeline keeps the start token and everything from token n - 1 on.
         self._cut = max(0, len(pipe.tokenizer(self._before).input_ids) - 2) if fits else 0
 
@@ -66,18 +67,18 @@ class Sana(PipelineFamily):
         spans = [self._span(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
         first, last, end = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
         states = self.condition(texts).inputs["encoder_hidden_states"]
-        read = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(computes_in(self.denoiser))))
-        return TextStates(read, first, last, end, pads=False)
+        projected = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(computes_in(self.denoiser))))
+        return TextStates(projected, first, last, end, read=torch.arange(states.shape[1])[None] <= end[:, None])
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         scaled = timestep * self.denoiser.config.timestep_scale
         output: Tensor = self.denoiser(latents, timestep=scaled, **condition.inputs).sample
-        # Some models tell their uncertainty in further channels; the sampler ignores them.
+        # Some models predict their uncertainty in further channels, which the sampler ignores.
         return output[:, : latents.shape[1]]
 
     @torch.no_grad()
     def unconditional(self) -> Condition:
-        """The empty prompt, without the instruction, as the pipeline has it."""
+        """The empty prompt without the instruction, as in the pipeline."""
         return self._encoded([""], None)
 
     def _condition(self, texts: Sequence[str]) -> Condition:
@@ -91,7 +92,8 @@ class Sana(PipelineFamily):
             max_sequence_length=self.max_tokens,
             complex_human_instruction=instruction,
         )
-        return Condition({"encoder_hidden_states": states, "encoder_attention_mask": mask})
+        inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         side = self.image_size
@@ -107,25 +109,25 @@ class Sana(PipelineFamily):
         }
 
     def _span(self, text: str, subject: str | int | None) -> tuple[int, int, int]:
-        """First, last and end position of a subject among the tokens that the denoiser sees."""
+        """First, last and end position of a subject among the tokens that the denoiser reads."""
         before, cut = self._before, self._cut
         prompt = text.lower().strip()  # as the pipeline does
-        found = self.pipe.tokenizer(before + prompt, return_offsets_mapping=True)
-        end = len(found.input_ids) - 1 - cut
+        encoded = self.pipe.tokenizer(before + prompt, return_offsets_mapping=True)
+        end = len(encoded.input_ids) - 1 - cut
         if end >= self.max_tokens:
             raise ConceptError(
                 f"'{text[:60]}' has {end + 1} tokens; {self.max_tokens} fit; the end would be ignored. Shorten it."
             )
         begin, stop = _place(prompt, subject)
-        at = [i - cut for i in holding(found.offset_mapping, begin + len(before), stop + len(before))]
+        at = [i - cut for i in holding(encoded.offset_mapping, begin + len(before), stop + len(before))]
         if not at:  # an empty subject: the token before it, at the very front the start token
-            earlier = [i - cut for i, (a, b) in enumerate(found.offset_mapping) if b > a and b <= stop + len(before)]
+            earlier = [i - cut for i, (a, b) in enumerate(encoded.offset_mapping) if b > a and b <= stop + len(before)]
             at = [max([0, *(i for i in earlier if i > 0)])]
         return min(at), max(at), end
 
 
 def _place(prompt: str, subject: str | int | None) -> tuple[int, int]:
-    """Where the subject stands in the prompt, in characters; an empty one ends where it begins."""
+    """First and last character of the subject in the prompt; an empty subject ends where it begins."""
     if subject is None:
         return 0, len(prompt)
     if isinstance(subject, int):

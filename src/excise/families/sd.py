@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, EncoderLayer, TextStates
+from excise.families.base import Condition, EncoderLayer
 from excise.families.networks import parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
 from excise.families.subjects import subject_spans
+from excise.families.text_states import TextStates
 
 
 class StableDiffusion(PipelineFamily):
@@ -43,7 +44,8 @@ class StableDiffusion(PipelineFamily):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
-        return TextStates(self.condition(texts).inputs["encoder_hidden_states"], *spans)
+        states = self.condition(texts).inputs["encoder_hidden_states"]
+        return TextStates(states, *spans, read=torch.ones(states.shape[:2], dtype=torch.bool))
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         output: Tensor = self.denoiser(latents, timestep, **condition.inputs).sample

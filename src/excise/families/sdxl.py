@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, EncoderLayer, Projection, TextStates
+from excise.families.base import Condition, EncoderLayer, Projection
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
 from excise.families.subjects import subject_spans
+from excise.families.text_states import TextStates
 
 
 class StableDiffusionXL(PipelineFamily):
@@ -44,7 +45,7 @@ class StableDiffusionXL(PipelineFamily):
 
     def encoder_layers(self) -> list[EncoderLayer]:
         self.check_encoders()
-        # Token states are read one layer before the end; the pooled prompt, made of them by the last, goes with them.
+        # Token states are read one layer before the end; the last layer makes the pooled prompt from them.
         return [layer for name, e in self.text_encoders.items() for layer in clip_layers(name, e, unread=1)]
 
     @property
@@ -55,18 +56,23 @@ class StableDiffusionXL(PipelineFamily):
         return min(*(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in encoders))
 
     def projections(self, roles: str = "kv") -> list[Projection]:
-        """As elsewhere; with role "p" also the map that reads the pooled prompt."""
-        found = super().projections(roles)
+        """As in the base class; with role "p" also the map that reads the pooled prompt."""
+        matches = super().projections(roles)
         if "p" in roles:
-            found.append(Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1")))
-        return found
+            matches.append(
+                Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1"))
+            )
+        return matches
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
         # Both tokenizers cut words alike; they differ in what they pad with.
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
         inputs = self.condition(texts).inputs
-        return TextStates(inputs["encoder_hidden_states"], *spans, pooled=inputs["text_embeds"])
+        states = inputs["encoder_hidden_states"]
+        return TextStates(
+            states, *spans, read=torch.ones(states.shape[:2], dtype=torch.bool), pooled=inputs["text_embeds"]
+        )
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         side = self.image_size
@@ -82,7 +88,7 @@ class StableDiffusionXL(PipelineFamily):
 
     @torch.no_grad()
     def unconditional(self) -> Condition:
-        """The empty prompt, or zeros where the model was trained with those."""
+        """The empty prompt, or zeros where the model was trained with zeros."""
         empty = self.condition([""])
         if not self.pipe.config.force_zeros_for_empty_prompt:
             return empty

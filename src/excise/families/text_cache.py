@@ -1,4 +1,4 @@
-"""Text states kept on disk, so that a concept is encoded once, however often the edit it is part of is made again."""
+"""Text states saved on disk, so that a prompt is encoded once although the edit that needs it is made many times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from excise.families.base import Family, TextStates, text_encoder_print
+from excise.families.base import Family
+from excise.families.fingerprints import text_encoder_print
 from excise.families.networks import adapters, hooked
+from excise.families.text_states import TextStates
 from excise.support.digests import short_digest
 from excise.support.files import write_atomically
 
@@ -19,10 +22,10 @@ from excise.support.files import write_atomically
 def encode_known(
     family: Family, texts: Sequence[str], subjects: Sequence[str | int | None], folder: Path
 ) -> TextStates:
-    """As `family.encode`; what `folder` holds of this text encoder is read, the rest encoded and added to it.
+    """Encode as `family.encode` does, but read from `folder` what it holds of this text encoder, and save the rest.
 
-    One file a prompt and subject. A damaged one is made again. Nothing is kept of a text encoder with hooks or a LoRA,
-    of which its weights do not tell.
+    There is one file for each prompt and subject. A damaged file, or one of an earlier format, is written again.
+    Nothing is saved for a text encoder with hooks or a LoRA, since its weights alone do not identify it.
 
     Raises:
         ConceptError: a prompt does not fit, or does not contain its subject.
@@ -31,44 +34,54 @@ def encode_known(
     if any(hooked(encoder) or adapters(encoder) for encoder in family.text_encoders.values()):
         return family.encode(texts, subjects)
     weights = family.text_encoder_weights
-    # A state is one of a precision and of a kind of device too: half-precise ones must not stand for single ones.
+    # The precision and the kind of device count too: half-precision states must not stand in for single ones.
     precision = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     home = folder / f"{text_encoder_print(family)[:16]}-{precision}-{family.device.type}"
     paths = [home / f"{_key(text, subject)}.safetensors" for text, subject in zip(texts, subjects, strict=True)]
-    rows = [_read(path) for path in paths]
+    rows = [_load(path) for path in paths]
     missing = [i for i, row in enumerate(rows) if row is None]
     if missing:
-        found = family.encode([texts[i] for i in missing], [subjects[i] for i in missing])
+        encoded = family.encode([texts[i] for i in missing], [subjects[i] for i in missing])
         for at, i in enumerate(missing):
-            rows[i] = row = _row(found, at)
+            rows[i] = row = _row(encoded, at)
             write_atomically(paths[i], lambda p, row=row: save_file(row, p), durable=False)  # type: ignore[misc]
-    whole: dict[str, Tensor] = {name: torch.stack([r[name] for r in rows if r is not None]) for name in rows[0] or {}}
-    first, last, end, masked = whole["places"].unbind(dim=1)
-    return TextStates(
-        whole["states"].to(family.device),
-        first,
-        last,
-        end,
-        pads=not bool(masked.any()),
-        pooled=whole["pooled"].to(family.device) if "pooled" in whole else None,
-    )
+    return _joined([row for row in rows if row is not None], family.device)
 
 
 def _row(states: TextStates, i: int) -> dict[str, Tensor]:
-    """One prompt's part, as it is written."""
+    """The tensors of one prompt, as they are saved."""
     row = {
         "states": states.states[i].cpu().contiguous(),
-        "places": torch.tensor([int(states.first[i]), int(states.last[i]), int(states.end[i]), int(not states.pads)]),
+        "read": states.read[i].cpu().contiguous(),
+        "places": torch.tensor([int(states.first[i]), int(states.last[i]), int(states.end[i]), int(states.start)]),
     }
     return row if states.pooled is None else {**row, "pooled": states.pooled[i].cpu().contiguous()}
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
+def _joined(rows: Sequence[dict[str, Tensor]], device: torch.device) -> TextStates:
+    """Text states of saved prompts; shorter ones are padded with rows that are not read."""
+    whole = {name: pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]}
+    first, last, end, start = whole["places"].unbind(dim=1)
+    return TextStates(
+        whole["states"].to(device),
+        first,
+        last,
+        end,
+        read=whole["read"],
+        pooled=whole["pooled"].to(device) if "pooled" in whole else None,
+        start=bool(start.all()),
+    )
+
+
+def _load(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file; None where there is none, it is damaged, or it is of an earlier format."""
     try:
-        return dict(load_file(path))
+        row = dict(load_file(path))
     except (OSError, SafetensorError):
         return None
+    return row if "read" in row else None
 
 
 def _key(text: str, subject: str | int | None) -> str:
+    """The file name of a prompt and its subject."""
     return short_digest([text, subject])

@@ -11,13 +11,13 @@ from excise.families.base import Family
 
 
 def pooled(family: Family, texts: Sequence[str]) -> Tensor:
-    """(n, d) one state a text: the end token's (the last token's where there is none), in double precision."""
-    found = family.encode(list(texts))
-    return found.states[range(len(texts)), found.end].double().cpu()
+    """(n, d) one state a text, in double precision: the end token's, or the last token's where there is none."""
+    encoded = family.encode(list(texts))
+    return encoded.states[range(len(texts)), encoded.end].double().cpu()
 
 
 def nearest_first(family: Family, names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Other texts by their distance to the nearest of some names in the text encoder's space."""
+    """Sort other texts by the cosine similarity of each to its nearest name, the most similar first."""
     if not others:
         return []
     states = torch.nn.functional.normalize(pooled(family, [*names, *others]), dim=-1)

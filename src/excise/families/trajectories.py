@@ -1,4 +1,4 @@
-"""Latents that a model is in the middle of denoising, with the timestep that its next call would have."""
+"""Partly denoised latents, and the timestep of the next step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from excise.families.base import Condition, Family, join
-from excise.families.noising import noising
 
 
 @torch.no_grad()
@@ -23,11 +22,15 @@ def partial_denoise(
     done: int,
     guidance: float,
 ) -> tuple[Tensor, Tensor]:
-    """Denoise `noise` (n, c, h, w) for `done` of `steps` steps, by the model as it is now.
+    """Denoise `noise` (n, c, h, w) for `done` of `steps` steps with the model as it is now.
+
+    Args:
+        condition, unconditional: n rows each.
+        guidance: scale of classifier-free guidance.
 
     Returns:
-        The latents, and (n,) the timestep at which they stand: that of step `done`, which comes next. 0 steps done give
-        the noise itself at the noisiest timestep.
+        The latents (n, c, h, w), and the timestep (n,) of step `done`, which comes next. With `done` = 0 they are the
+        noise itself and the noisiest timestep.
     """
     scheduler: Any = plain_scheduler(family)
     scheduler.set_timesteps(steps)
@@ -69,8 +72,8 @@ def guided_prediction(
 
 
 def plain_scheduler(family: Family) -> Any:
-    """A first-order sampler without memory, on the model's own schedule."""
-    plan, config = noising(family.pipe.scheduler), family.pipe.scheduler.config
+    """A first-order, memoryless diffusers scheduler (DDIM, or Euler for a flow) on the model's noise schedule."""
+    plan, config = family.noising, family.pipe.scheduler.config
     if plan.kind == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=plan.levels, shift=plan.shift)
     return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)

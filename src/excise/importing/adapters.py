@@ -119,8 +119,8 @@ def _group_by_layer(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]
         match = _ANY.fullmatch(name)
         if match is None:
             raise EditFileError(
-                f"'{name}' is no part of a LoRA, LoHa, LoKr or difference, which the file has beside it; nothing else "
-                "can be imported with them."
+                f"'{name}' is no part of a LoRA, LoHa, LoKr or difference, which the rest of the file is; import a "
+                "file that holds nothing else."
             )
         role = str(match.lastgroup)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
@@ -257,7 +257,7 @@ def _notes(state: Mapping[str, Tensor], metadata: Mapping[str, str], config: Map
         and not any(n.endswith("alpha") for n in state)
     ):
         notes.append(
-            f"peft keeps the scale of these factors in {PEFT}, which does not lie beside the file; they were read with "
+            f"peft keeps the scale of these factors in {PEFT}, which is not in the file's folder; they were read with "
             "a scale of 1 (lora_alpha = r)."
         )
     return notes

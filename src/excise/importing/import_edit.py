@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from excise.concepts.concept import Concept, as_concepts
-from excise.concepts.vocabulary import guess_kind
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.bases import base_of
 from excise.edits.deltas import Delta
 from excise.edits.edit import Edit
 from excise.edits.record import VERSIONED, EditRecord, Target
 from excise.errors import ExciseWarning, WrongBaseError
 from excise.families.base import Family
-from excise.families.built_in import is_built_in
 from excise.families.load import as_family
 from excise.importing.adapters import is_adapter, read_adapter
 from excise.importing.files import read
@@ -63,7 +62,7 @@ def import_edit(
         WrongBaseError: names or shapes do not match the base, or nothing differs from it.
     """
     path, family = Path(path), as_family(model)
-    targets = [guess_kind(c, kind, is_built_in(family)) for c in as_concepts(concepts, kind)]
+    targets = [guess_kind(c, kind, naming_vocabulary(None, family)) for c in as_concepts(concepts, kind)]
     change = _read_change(path, family)
     if not change.modules:
         raise WrongBaseError(f"{path} holds nothing that differs from the base, so there is nothing to import.")

@@ -181,14 +181,14 @@ def _load(who: str, root: Path, with_text: bool) -> tuple[Any, Any]:
 
     try:
         with quiet():
-            model, found = CLIPModel.from_pretrained(
+            model, report = CLIPModel.from_pretrained(
                 root, local_files_only=True, output_loading_info=True, dtype=torch.float32
             )
             tokenizer = CLIPTokenizer.from_pretrained(root, local_files_only=True) if with_text else None
     except Exception as error:  # transformers raises many kinds for a folder that is no CLIP model
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{who} cannot read {root} ({reason}); expected a CLIPModel of transformers.") from error
-    if found["missing_keys"]:  # transformers would leave them random
-        missing = ", ".join(sorted(found["missing_keys"])[:3])
+    if report["missing_keys"]:  # transformers would leave these weights random
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{root} lacks weights of a CLIPModel ({missing} ...); fetch the whole model again.")
     return model.eval().requires_grad_(False).to(device()), tokenizer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excise.concepts.vocabulary import guess_kind, speaks_canvas, vocabulary_of
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit, stack
 from excise.edits.record import Base
@@ -81,7 +81,7 @@ def apply_policy(
     base = base_of(family, policy.model, policy.revision)
     if last and is_current(last, digest, base):
         return AppliedPolicy(False, 0, len(last["groups"]), last)
-    policy = _with_kinds(policy, speaks_canvas(policy.vocabulary, family))
+    policy = _with_kinds(policy, naming_vocabulary(policy.vocabulary, family))
     groups = grouped(policy)
     check_groups(groups)
     scorer = _scorer(family, policy) if groups else None  # loaded before the work begins: its folder may be wrong
@@ -99,9 +99,9 @@ def apply_policy(
     return AppliedPolicy(True, made, len(groups), commit(out, whole, entry), verification)
 
 
-def _with_kinds(policy: Policy, canvas: bool) -> Policy:
-    """Return the policy with the kind of every concept; a missing one is known on Canvas, and elsewhere object."""
-    kinds = [guess_kind(r.concept(), r.kind, canvas).kind for r in policy.concepts]
+def _with_kinds(policy: Policy, vocabulary: str | None) -> Policy:
+    """Return the policy with the kind of every concept; a missing one is looked up in the vocabulary."""
+    kinds = [guess_kind(r.concept(), r.kind, vocabulary).kind for r in policy.concepts]
     requests = [r.model_copy(update={"kind": kind}) for r, kind in zip(policy.concepts, kinds, strict=True)]
     return policy.model_copy(update={"concepts": tuple(requests)})
 

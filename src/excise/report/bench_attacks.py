@@ -12,7 +12,7 @@ from excise.report.bench_html import Head, Name, Table, TableCell, TableRow, Tri
 from excise.report.bench_plots import axes
 
 if TYPE_CHECKING:
-    from excise.bench.run import Done
+    from excise.bench.run import CellResult
 
 CAPTION = "Attack by attack: share of prompts on which the target is recovered"
 NOTE = (
@@ -24,13 +24,13 @@ LABEL_OFFSETS = {"erased": -7, "retained": 15, "withstands": 15}  # vertical dis
 CORNERS = {"erased": -math.pi / 2, "retained": math.pi / 6, "withstands": 5 * math.pi / 6}
 
 
-def table(done: Sequence[Done], names: Sequence[Name]) -> Table | None:
+def table(results: Sequence[CellResult], names: Sequence[Name]) -> Table | None:
     """A table of methods (rows) and attacks (columns); None if no cell was attacked.
 
     Args:
         names: the method's name for each cell.
     """
-    attacked = [(name, d) for name, d in zip(names, done, strict=True) if d.result.attacks]
+    attacked = [(name, d) for name, d in zip(names, results, strict=True) if d.result.attacks]
     attacks = {a["name"]: a["access"] for _, d in attacked for a in d.result.attacks}
     if not attacks:
         return None

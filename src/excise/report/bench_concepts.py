@@ -13,7 +13,7 @@ from excise.report.grid import heat
 from excise.support.selection import evenly
 
 if TYPE_CHECKING:
-    from excise.bench.run import Done
+    from excise.bench.run import CellResult
     from excise.evaluation.evaluate import Evaluation
     from excise.evaluation.scoring import Shown
 
@@ -24,7 +24,11 @@ LEVELS = (0.02, 0.1, 0.25, 0.5)  # damage at which the colour changes
 
 
 def concept(
-    id: str, members: Sequence[Done], out: Path, names: Mapping[str, Name], sequences: Mapping[str, Mapping[str, Any]]
+    id: str,
+    members: Sequence[CellResult],
+    out: Path,
+    names: Mapping[str, Name],
+    sequences: Mapping[str, Mapping[str, Any]],
 ) -> Concept:
     """The section of one concept set.
 
@@ -74,7 +78,7 @@ def is_right(shown: Shown, score: str) -> bool:
     return all(shown.right(a) for a in attributes)
 
 
-def _strips(named: Sequence[tuple[Name, Done]], out: Path) -> list[Strip]:
+def _strips(named: Sequence[tuple[Name, CellResult]], out: Path) -> list[Strip]:
     """Images of target prompts and of other prompts; the prompts are those of the first cell."""
     first = named[0][1].result
     wanted = targets(first)
@@ -94,16 +98,16 @@ def _strips(named: Sequence[tuple[Name, Done]], out: Path) -> list[Strip]:
     ]
 
 
-def _shot(done: Done, index: int | None, targets: Sequence[Target], out: Path) -> Shot:
+def _shot(cell: CellResult, index: int | None, targets: Sequence[Target], out: Path) -> Shot:
     """One image of a cell; `index` is None where the cell has no image of the prompt and seed."""
     if index is None:
         return Shot(None, "not drawn", None)
-    shown = done.result.shown[index]
-    file = out / done.images[index] if index < len(done.images) else None
+    shown = cell.result.shown[index]
+    file = out / cell.images[index] if index < len(cell.images) else None
     if asks(shown.asked, targets):
         good = not asks(shown.saw, targets)
     else:
-        good = is_right(shown, done.result.protocol_summary["score"])
+        good = is_right(shown, cell.result.protocol_summary["score"])
     saw = ", ".join(map(_label, shown.saw.values()))
     return Shot(file if file and file.is_file() else None, saw, good if shown.saw else None)
 
@@ -133,7 +137,7 @@ def _label(label: str) -> str:
     return "no known label" if label == "none" else label
 
 
-def _damage(named: Sequence[tuple[Name, Done]]) -> list[Damage]:
+def _damage(named: Sequence[tuple[Name, CellResult]]) -> list[Damage]:
     """Damage by distance to each target. Bins are quantiles of text distances, the same for all methods of a model."""
     labels = list(dict.fromkeys(label for _, d in named for label, bins in d.result.neighbours.items() if bins))
     tables = []

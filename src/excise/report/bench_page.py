@@ -17,7 +17,7 @@ from excise.report.bench_html import BenchPage, Head, Name, Part, Plot, Table, T
 from excise.report.bench_pairs import PairedTests
 
 if TYPE_CHECKING:
-    from excise.bench.run import Done
+    from excise.bench.run import CellResult
 
 CONTROLS = {
     "identity": "the model without an edit",
@@ -44,30 +44,30 @@ class About:
     sequences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def write(done: Sequence[Done], out: Path, path: Path, about: About | None = None) -> Path:
+def write(results: Sequence[CellResult], out: Path, path: Path, about: About | None = None) -> Path:
     """Write the page of finished cells to `path`; their image paths are relative to `out`."""
-    return render(page(done, out, about or About()), path)
+    return render(page(results, out, about or About()), path)
 
 
-def page(done: Sequence[Done], out: Path, about: About) -> BenchPage:
+def page(results: Sequence[CellResult], out: Path, about: About) -> BenchPage:
     """The data of the page. Methods are in the order of the cells; the others are tested against the first one.
 
     Args:
-        done: cells of one or several protocols.
+        results: cells of one or several protocols.
         out: the folder that the image paths of the cells are relative to.
     """
-    by_protocol: dict[str, list[Done]] = {}
-    for d in done:
+    by_protocol: dict[str, list[CellResult]] = {}
+    for d in results:
         by_protocol.setdefault(d.result.hash, []).append(d)
-    models = list(dict.fromkeys(d.cell.model for d in done))
-    images = sum(len(d.result.shown) for d in done)
+    models = list(dict.fromkeys(d.cell.model for d in results))
+    images = sum(len(d.result.shown) for d in results)
     return BenchPage(
         title=about.name,
-        lead=_lead(done),
+        lead=_lead(results),
         summary=[
-            ("protocol", ", ".join(dict.fromkeys(d.result.protocol for d in done))),
+            ("protocol", ", ".join(dict.fromkeys(d.result.protocol for d in results))),
             ("model", ", ".join(models)),
-            ("cells", f"{len(done)}, {images:,} images judged"),
+            ("cells", f"{len(results)}, {images:,} images judged"),
             *([("date", about.date)] if about.date else []),
         ],
         parts=[_part(f"p{i}", members, out, about) for i, members in enumerate(by_protocol.values())],
@@ -77,10 +77,10 @@ def page(done: Sequence[Done], out: Path, about: About) -> BenchPage:
     )
 
 
-def commands(done: Sequence[Done], first: str) -> list[tuple[str, str]]:
+def commands(results: Sequence[CellResult], first: str) -> list[tuple[str, str]]:
     """Return (purpose, command line) pairs to reproduce the page, given as `first`, and one of its cells."""
     lines = [("everything again; finished cells are reused", first)]
-    cell = next((d.cell for d in done if not d.cell.method.control and d.cell.vocabulary), None)
+    cell = next((d.cell for d in results if not d.cell.method.control and d.cell.vocabulary), None)
     if cell is None:
         return lines
     model, folder = shlex.quote(cell.model), "runs/one-cell"
@@ -97,26 +97,26 @@ def commands(done: Sequence[Done], first: str) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _part(id: str, done: Sequence[Done], out: Path, about: About) -> Part:
+def _part(id: str, results: Sequence[CellResult], out: Path, about: About) -> Part:
     """The results of one protocol."""
-    single = tables.rows([d.line() for d in done])
+    single = tables.rows([d.line() for d in results])
     averaged = tables.means(single)
-    names = {d.cell.key: _name(row, single) for d, row in zip(done, single, strict=True)}
-    groups: dict[tuple[str, tuple[str, ...]], list[Done]] = {}
-    for d in done:
+    names = {d.cell.key: _name(row, single) for d, row in zip(results, single, strict=True)}
+    groups: dict[tuple[str, tuple[str, ...]], list[CellResult]] = {}
+    for d in results:
         groups.setdefault((d.cell.model, d.cell.concepts), []).append(d)
-    tests = PairedTests(done)
-    results = [_table("Every concept", single, single, [tests.of_cell(d) for d in done], tests.label)]
+    tests = PairedTests(results)
+    page_tables = [_table("Every concept", single, single, [tests.of_cell(d) for d in results], tests.label)]
     if any(row.cells > 1 for row in averaged):
         of_means = [tests.of_mean(row) for row in averaged]
-        results.insert(0, _table("Means over concepts", averaged, single, of_means, tests.label))
-    attacked = bench_attacks.table(done, [_name(row, averaged) for row in single])
+        page_tables.insert(0, _table("Means over concepts", averaged, single, of_means, tests.label))
+    attacked = bench_attacks.table(results, [_name(row, averaged) for row in single])
     if attacked:
-        results.append(attacked)
+        page_tables.append(attacked)
     return Part(
         id=id,
-        title=done[0].result.protocol,
-        tables=results,
+        title=results[0].result.protocol,
+        tables=page_tables,
         notes=[*_notes(single, averaged, tests), *([bench_attacks.NOTE] if attacked else [])],
         plots=_plots(averaged, single),
         triangles=bench_attacks.triangles(averaged, [_name(row, single) for row in averaged]),
@@ -124,7 +124,7 @@ def _part(id: str, done: Sequence[Done], out: Path, about: About) -> Part:
             bench_concepts.concept(f"{id}-c{i}", members, out, names, about.sequences)
             for i, members in enumerate(groups.values())
         ],
-        facts=_facts(done),
+        facts=_facts(results),
     )
 
 
@@ -186,11 +186,11 @@ def _plots(averaged: Sequence[Row], single: Sequence[Row]) -> list[Plot]:
     return bench_plots.plots(marks, x, y)
 
 
-def _lead(done: Sequence[Done]) -> list[str]:
+def _lead(results: Sequence[CellResult]) -> list[str]:
     """What was compared, and how to read the page."""
-    methods = list(dict.fromkeys(d.cell.method.title for d in done if not d.cell.method.control))
-    controls = list(dict.fromkeys(d.cell.method.control for d in done if d.cell.method.control))
-    sets = len({d.cell.concepts for d in done})
+    methods = list(dict.fromkeys(d.cell.method.title for d in results if not d.cell.method.control))
+    controls = list(dict.fromkeys(d.cell.method.control for d in results if d.cell.method.control))
+    sets = len({d.cell.concepts for d in results})
     what = f"{_count(len(methods), 'method')} ({', '.join(methods)})" if methods else "No method"
     lead = [
         f"{what} on {_count(sets, 'concept set')}, with the same prompts, seeds and judge.",
@@ -225,9 +225,9 @@ def _notes(single: Sequence[Row], averaged: Sequence[Row], tests: PairedTests) -
     return notes
 
 
-def _facts(done: Sequence[Done]) -> list[tuple[str, str]]:
+def _facts(results: Sequence[CellResult]) -> list[tuple[str, str]]:
     """All details of the protocol."""
-    result = done[0].result
+    result = results[0].result
     plan = {k: v for k, v in result.protocol_summary.items() if k != "name"}
     return [
         ("protocol", result.protocol),

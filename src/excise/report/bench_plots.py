@@ -153,7 +153,7 @@ def _place(label: str, cx: float, cy: float, solid: Sequence[Box], thin: Sequenc
         left = cx + dx if dx > -1 else cx + dx - width
         boxes.append(((left, cy + dy - LINE / 2, left + width, cy + dy + LINE / 2), "start" if dx > -1 else "end"))
     inside = [(b, a) for b, a in boxes if b[0] >= LEFT + 3 and b[2] <= WIDTH and b[1] >= 2 and b[3] <= BOTTOM]
-    free = [(b, a) for b, a in inside if not any(_overlap(b, other) for other in (*solid, *thin))]
+    free = [(b, a) for b, a in inside if not any(overlap(b, other) for other in (*solid, *thin))]
     clear = [(b, a) for b, a in free if not _crosses((cx, cy), b, a, solid)]
     box, anchor = (clear or free or inside or boxes)[0]
     near = box[0] - 20 <= cx <= box[2] + 20 and box[1] - 12 <= cy <= box[3] + 12
@@ -166,12 +166,13 @@ def _crosses(start: tuple[float, float], box: Box, anchor: str, solid: Sequence[
     own = (start[0] - 6, start[1] - 6, start[0] + 6, start[1] + 6)
     for i in range(1, 16):
         px, py = (a + (b - a) * i / 16 for a, b in zip(start, end, strict=True))
-        if any(_overlap((px - 1, py - 1, px + 1, py + 1), other) for other in solid if other != own):
+        if any(overlap((px - 1, py - 1, px + 1, py + 1), other) for other in solid if other != own):
             return True
     return False
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes overlap."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from PIL import Image
 
 from excise.canvas import world
+from excise.canvas.vocabulary import CANVAS
 from excise.concepts.concept import TEMPLATES, fill
-from excise.concepts.vocabulary import CANVAS, ORDINARY, ordinary_prompts
+from excise.concepts.vocabulary import ORDINARY, ordinary_prompts
 from excise.edits.edit import Edit
 from excise.evaluation.catalog import METRICS, quantity
 from excise.evaluation.evaluate import Evaluated, Evaluation, measure

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from excise.errors import SettingError
 
 OFFICIAL = "official"
+OMIT_DEFAULT: dict[str, Any] = {"omit_default": True}
+"""`json_schema_extra` of a setting that is written down only where it is not the default.
+
+A setting that a method gains later is marked so: records of requests that do not use it stay the same to the byte.
+"""
 
 
 class Settings(BaseModel):
@@ -26,6 +38,16 @@ class Settings(BaseModel):
     """The setting that trades erasing against retaining, with values to try, harshest first; None if there is none."""
 
     anchor: str = Field("", description="Anchor of concepts that name none; empty for the empty prompt.")
+
+    @model_serializer(mode="wrap")
+    def _without_marked_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the settings that are marked OMIT_DEFAULT and have their default."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in write(self).items()
+            if not (fields[name].json_schema_extra == OMIT_DEFAULT and getattr(self, name) == fields[name].default)
+        }
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

@@ -1,4 +1,8 @@
-"""LoRA on chosen linear maps of a denoiser, for the time of a `with` block; taken off, the model is the very same."""
+"""Weights in training: a LoRA on chosen maps, or the weights themselves, in any network of a pipeline.
+
+Paths are those of edits: of the denoiser, or of a text encoder where they begin with its name ("text_encoder.").
+Everything is in place inside a `with` block only; afterwards the model holds the very parameters it had.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -14,18 +19,14 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from excise.edits.apply import networks, parted
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
 from excise.families.base import Family, WeightMap
+from excise.families.networks import check_trainable
 
 NAME = "excise"
-MODULES = {
-    "cross_kv": lambda m: m.source == "cross" and m.part in "kv",
-    "cross": lambda m: m.source == "cross",
-    "self": lambda m: m.source == "self",
-    "attention": lambda m: True,
-}
-"""What to train, by role: keys and values that read text, all of cross-attention, all of self-attention, or both."""
+WeightsT = TypeVar("WeightsT", bound="Weights")
 
 
 def blocks(family: Family) -> list[str]:
@@ -34,19 +35,20 @@ def blocks(family: Family) -> list[str]:
 
 
 def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = None) -> list[WeightMap]:
-    """The maps of a role in some blocks (in all of them where None).
+    """The attention maps of a role (families/roles.py) in some blocks of the denoiser, or in all of them.
 
     Raises:
-        SettingError: a block that the denoiser does not have, or nothing of that role in the blocks.
+        SettingError: the denoiser has no such block, or the blocks have nothing of that role.
+        ModelError: the family has nothing of that role.
     """
-    known = blocks(family)
+    every = blocks(family)
     for block in chosen or []:
-        if block not in known:
-            raise SettingError(f"the model has no attention block '{block}'; it has: {', '.join(known)}.")
-    found = [m for m in family.attention_maps() if MODULES[modules](m) and (chosen is None or m.block in chosen)]
-    if not found:
+        if block not in every:
+            raise SettingError(f"the model has no attention block '{block}'; it has: {', '.join(every)}.")
+    maps = [m for m in family.maps(modules) if chosen is None or m.block in chosen]
+    if not maps:
         raise SettingError(f"nothing of '{modules}' is in the chosen blocks; choose other blocks or other modules.")
-    return found
+    return maps
 
 
 def other_linears(family: Family) -> list[str]:
@@ -55,23 +57,85 @@ def other_linears(family: Family) -> list[str]:
     return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in cross]
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A module to train: the network that it is in, and its name there."""
+
+    network: Any
+    name: str
+
+    @property
+    def module(self) -> Any:
+        return self.network.get_submodule(self.name)
+
+    def put(self, module: nn.Module) -> None:
+        parent, _, last = self.name.rpartition(".")
+        self.network.get_submodule(parent)._modules[last] = module
+
+
 class Weights(ABC):
-    """What is trained, in place inside a `with` block only."""
+    """What is trained.
+
+    Args:
+        family: its networks are changed inside the `with` block only.
+        paths: of the modules whose weights are trained.
+
+    Raises:
+        ModelError: a text encoder to train is not loaded, or its layers are wrapped.
+    """
+
+    def __init__(self, family: Family, paths: Sequence[str]) -> None:
+        self.family, self.paths = family, list(paths)
+        known = networks(family)
+        of = {path: parted(path, known)[0] for path in self.paths}
+        self._networks = {name: network for name, network in known.items() if name in set(of.values())}
+        for name, network in self._networks.items():
+            if name:
+                check_trainable(network)
+        names = {id(m): name for network in self._networks.values() for name, m in network.named_modules()}
+        self._places = {path: _Place(known[name], names[id(family.module(path))]) for path, name in of.items()}
+        self._trainable: list[nn.Parameter] = []
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """The text encoders that are trained, by name; where there are any, prompts must be encoded at each step."""
+        return {name: network for name, network in self._networks.items() if name}
+
+    def __enter__(self: WeightsT) -> WeightsT:
+        """Put what is trained in place; nothing else of the pipeline's networks gets gradients."""
+        parts = [p for network in networks(self.family).values() for p in network.parameters()]
+        self._trainable = [p for p in parts if p.requires_grad]
+        for p in self._trainable:
+            p.requires_grad_(False)
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._detach()
+        for p in self._trainable:
+            p.requires_grad_(True)
+        self._trainable = []
 
     @abstractmethod
-    def __enter__(self) -> Weights: ...
+    def _attach(self) -> None:
+        """Put what is trained in place."""
 
     @abstractmethod
-    def __exit__(self, *error: object) -> None: ...
+    def _detach(self) -> None:
+        """Put back what was there; does nothing where nothing was attached."""
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """The trained parameters, by name."""
 
     @abstractmethod
     def teacher(self) -> AbstractContextManager[None]:
-        """The model as it is without what was trained."""
+        """The model without what was trained, inside a `with` block."""
 
     @abstractmethod
     def deltas(self) -> Mapping[str, Delta]:
@@ -79,7 +143,7 @@ class Weights(ABC):
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put trained values back, by the names of `parameters`."""
+        """Set the trained values, by the names of `parameters`."""
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name].to(parameter))
 
@@ -93,34 +157,38 @@ class Adapter(Weights):
     """A LoRA of one rank on some maps: W' = W + b a, b (out, r) from zero, a (r, in) Gaussian, both trained in fp32.
 
     Args:
-        family: its denoiser is changed inside the `with` block only.
+        family: its networks are changed inside the `with` block only.
         paths: of the linear maps.
         rank: r; alpha equals it.
         seed: of the Gaussian.
         spans: by path, (in, q) columns that the input factor is confined to: a = a' span^T with a' (r, q) trained.
             States outside the span are then not touched at all.
+
+    Raises:
+        SettingError: a path is of a table of token embeddings, for which there is no LoRA here.
     """
 
     def __init__(
         self, family: Family, paths: Sequence[str], rank: int, seed: int, spans: Mapping[str, Tensor] | None = None
     ) -> None:
-        self.denoiser: Any = family.denoiser
-        self.paths, self.rank, self.seed, self.spans = list(paths), rank, seed, spans or {}
+        super().__init__(family, paths)
+        self.rank, self.seed, self.spans = rank, seed, spans or {}
         self._layers: dict[str, LoraLayer] = {}
+        self._configs: dict[str, Any] = {}
+        for path, place in self._places.items():
+            if isinstance(place.module, nn.Embedding):
+                raise SettingError(f"'{path}' is a table of token embeddings; train it whole (weights=full).")
 
-    def __enter__(self) -> Adapter:
-        pattern = "|".join(re.escape(p) for p in self.paths)
-        config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=pattern, init_lora_weights="gaussian")
-        frozen = [p for p in self.denoiser.parameters() if p.requires_grad]
-        self._theirs = getattr(self.denoiser, "peft_config", None)  # of a LoRA that was loaded before
-        with torch.random.fork_rng():
-            inject_adapter_in_model(config, self.denoiser, NAME)
-        for p in frozen:  # peft freezes the base model; remember to give back what it was
-            p.requires_grad_(False)
-        self._frozen = frozen
+    def _attach(self) -> None:
+        for name, network in self._networks.items():
+            self._configs[name] = getattr(network, "peft_config", None)  # of a LoRA that was loaded before
+            pattern = "|".join(re.escape(p.name) for p in self._places.values() if p.network is network)
+            config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=pattern, init_lora_weights="gaussian")
+            with torch.random.fork_rng():
+                inject_adapter_in_model(config, network, NAME)
         generator = torch.Generator().manual_seed(self.seed)
-        for path in self.paths:
-            layer = self.denoiser.get_submodule(path)
+        for path, place in self._places.items():
+            layer = place.module
             self._layers[path] = layer
             down, up = layer.lora_A[NAME], layer.lora_B[NAME]
             down.float(), up.float()
@@ -130,23 +198,19 @@ class Adapter(Weights):
                 up.weight.zero_()
             if path in self.spans:
                 parametrize.register_parametrization(down, "weight", _Confined(self.spans[path].to(down.weight)))
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def _detach(self) -> None:
         for path, layer in self._layers.items():
-            parent, _, name = path.rpartition(".")
-            self.denoiser.get_submodule(parent)._modules[name] = layer.base_layer
-        self._layers = {}
-        if self._theirs is not None:
-            self.denoiser.peft_config = self._theirs
-        elif hasattr(self.denoiser, "peft_config"):
-            del self.denoiser.peft_config
-        for p in self._frozen:
-            p.requires_grad_(True)
+            self._places[path].put(layer.base_layer)
+        for name, config in self._configs.items():
+            if config is not None:
+                self._networks[name].peft_config = config
+            elif hasattr(self._networks[name], "peft_config"):
+                del self._networks[name].peft_config
+        self._layers, self._configs = {}, {}
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
         return {
             f"{path}.{part_name}": p
             for path, layer in self._layers.items()
@@ -155,12 +219,12 @@ class Adapter(Weights):
         }
 
     def teacher(self) -> AbstractContextManager[None]:
-        """The model as it is without the adapter."""
+        """The model without the adapter, inside a `with` block."""
         return self.only(())
 
     @contextmanager
     def only(self, paths: Collection[str]) -> Iterator[None]:
-        """The model with that part of the adapter which is on `paths`."""
+        """The model with the part of the adapter that is on `paths`, inside a `with` block."""
         resting = [layer for path, layer in self._layers.items() if path not in paths]
         for layer in resting:
             layer.enable_adapters(False)
@@ -172,28 +236,25 @@ class Adapter(Weights):
 
     @torch.no_grad()
     def deltas(self) -> dict[str, LowRank]:
-        """What the adapter adds to each weight, as an edit holds it."""
         factors = {p: (layer.lora_B[NAME].weight, layer.lora_A[NAME].weight) for p, layer in self._layers.items()}
         return {p: LowRank(*(f.detach().float().cpu().clone() for f in both)) for p, both in factors.items()}
 
 
 class FullWeights(Weights):
-    """The weights themselves, trained in fp32 copies; otherwise as `Adapter`."""
+    """The weights themselves, trained in fp32 copies: of linear maps, convolutions or tables of token embeddings."""
 
     def __init__(self, family: Family, paths: Sequence[str]) -> None:
-        self.denoiser: Any = family.denoiser
-        self.paths = list(paths)
+        super().__init__(family, paths)
         self._originals: dict[str, nn.Parameter] = {}
         self._copies: dict[str, nn.Parameter] = {}
 
-    def __enter__(self) -> FullWeights:
-        for path in self.paths:
-            module = self.denoiser.get_submodule(path)
+    def _attach(self) -> None:
+        for path, place in self._places.items():
+            module = place.module
             self._originals[path] = module.weight
             self._copies[path] = module.weight = nn.Parameter(module.weight.detach().float().clone())
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def _detach(self) -> None:
         self._put(self._originals)
         self._originals, self._copies = {}, {}
 
@@ -203,7 +264,6 @@ class FullWeights(Weights):
 
     @contextmanager
     def teacher(self) -> Iterator[None]:
-        """The model as it is without what was trained."""
         self._put(self._originals)
         try:
             yield
@@ -211,13 +271,12 @@ class FullWeights(Weights):
             self._put(self._copies)
 
     def deltas(self) -> dict[str, Dense]:
-        """What training added to each weight."""
         changes = {p: self._copies[p].detach() - self._originals[p].detach().float() for p in self.paths}
         return {p: Dense(change.cpu()) for p, change in changes.items()}
 
     def _put(self, weights: Mapping[str, nn.Parameter]) -> None:
         for path, weight in weights.items():
-            self.denoiser.get_submodule(path).weight = weight
+            self._places[path].module.weight = weight
 
 
 class _Confined(nn.Module):

@@ -1,4 +1,4 @@
-"""Which checkpoint to keep: the one whose pictures erase and retain best, on prompts and seeds that no test has."""
+"""Choice of the checkpoint: the one whose pictures erase and retain best, on prompts and seeds that no test has."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def calibrate(
     tie: Tie = "middle",
     keep: float = KEEP,
 ) -> tuple[int, list[Point]]:
-    """Draw with every kept state and choose one.
+    """Rate every checkpoint and choose one.
 
     Returns:
         The step chosen, and the curve. The adapter holds the chosen state.

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from excise.support.settings import Settings
+from excise.support.settings import OMIT_DEFAULT, Settings
 from excise.training.calibration import KEEP
 from excise.training.loop import Plan
 
@@ -66,3 +66,20 @@ class TrainedConfig(Settings):
             accumulate=self.accumulate,
             precision=self.precision,
         )
+
+
+class DistilledConfig(TrainedConfig):
+    """Settings of every method that distils predictions of the untouched model, on latents that are being denoised."""
+
+    steps: int = Field(200, ge=1, description="Optimiser steps.")
+    batch: int = Field(1, ge=1, description="Latents in a pass.")
+    weights: Literal["lora", "full"] = Field("lora", description="Train a LoRA, or the weights themselves.")
+    by: Literal["student", "teacher"] = Field("student", description="Who denoises the latents: the model in training.")
+    sampler_steps: int = Field(50, ge=2, description="Steps of the sampler that denoises them.")
+    guidance: float = Field(3.0, ge=0, description="Guidance of the sampler that denoises them.")
+    retain_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of staying near the untouched model on prompts to keep, at the same latents.",
+        json_schema_extra=OMIT_DEFAULT,
+    )

@@ -1,7 +1,7 @@
-"""The loop of trained methods, on accelerate: mixed precision, accumulation, several processes, resumable.
+"""The training loop of trained methods, on accelerate: mixed precision, accumulation, several processes, resumable.
 
-Each step draws its randomness from (seed, step), so an interrupted run ends where an uninterrupted one ends. A step
-whose loss is not finite is left out and counted; too many of them end the training at its last checkpoint.
+Each step draws its randomness from (seed, step), so a resumed run ends exactly where an uninterrupted one ends. A step
+whose loss is not finite is skipped and counted; too many of them end the training at its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from excise.errors import ExciseWarning, SettingError, TrainingError
 from excise.support.files import write_atomically, write_text
 from excise.training.adapters import Weights
 
+EXTRA_STATE = "beside"  # its key in checkpoint files
 State = dict[str, Tensor]
 Losses = Mapping[str, Tensor]
 Step = Callable[[torch.Generator], Losses]
@@ -33,11 +34,13 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 
 
 class Stateful(Protocol):
-    """What can be kept and taken up again."""
+    """State of a training besides its weights and its optimiser."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state, of values that `torch.load(weights_only=True)` reads."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ class Plan:
         steps: optimiser steps.
         lr: learning rate after a linear warm-up over `warmup` of the steps. lr_scheduler: whether it stays there
             (constant) or falls to zero along a half cosine (cosine).
-        save_every: steps between the states that are kept.
+        save_every: steps between checkpoints.
         accumulate: passes whose gradients make one step.
         clip: largest gradient norm.
-        patience: steps that may be left out; one more ends the training.
+        patience: steps that may be skipped; one more ends the training.
         precision: no, bf16 or fp16.
-        request: a digest of what is trained; a run is gone on with only where it agrees.
+        request: a digest of what is trained; a run is resumed only where it agrees.
     """
 
     steps: int
@@ -78,7 +81,7 @@ class Plan:
 
 @dataclass
 class Run:
-    """What training left: the adapter's state by step, the losses of every step, and how many were left out."""
+    """A finished training: the trained values by step, the losses of every step, and how many steps were skipped."""
 
     states: dict[int, State] = field(default_factory=dict)
     losses: list[dict[str, float]] = field(default_factory=list)
@@ -86,114 +89,153 @@ class Run:
     seconds: float = 0.0
 
 
-def fit(
-    adapter: Weights,
-    step_of: Step,
-    plan: Plan,
-    *,
-    seed: int,
-    folder: Path | None = None,
-    beside: Sequence[Stateful] = (),
-    watch: Watch | None = None,
-    tracker: str = "",
-    advice: str = "lower the learning rate",
-) -> Run:
-    """Train what the adapter holds.
+@dataclass
+class Trainer:
+    """A training: what is trained, how, and what is saved on the way.
 
     Every process that `accelerate launch` started takes its own passes; gradients and losses are averaged.
 
-    Args:
-        step_of: from a generator the losses of one pass, by name; "loss" is minimised, the others are logged.
-        folder: of `state.pt` (to go on from) and `losses.jsonl`; None keeps nothing on disk.
-        beside: what else changes from step to step. It goes on where it was; of several processes, where the first was.
-        tracker: also log to what accelerate calls so: tensorboard, wandb, mlflow, ...
-        advice: what to do where losses are not finite, in settings that the caller has.
-
-    Raises:
-        SettingError: the precision or the tracker is not to be had here.
-        TrainingError: the loss was not finite too often before the first checkpoint, or memory ran out; the message
-            says which knob to turn.
+    Attributes:
+        weights: what is trained, attached to the model.
+        folder: of `state.pt` (to resume from) and `losses.jsonl`; None saves nothing.
+        extra_state: further state saved with each checkpoint and restored on resume (rank 0's on every process).
+        tracker: also log to this tracker of accelerate: tensorboard, wandb, mlflow, ...
+        advice: what the caller's user can set where losses are not finite.
     """
-    accelerator = _accelerator(plan, tracker, folder)
-    parameters = adapter.parameters
-    optimiser = accelerator.prepare(torch.optim.AdamW(parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay))
-    run, start = _resume(folder, adapter, optimiser, accelerator, plan, seed, beside)
-    began = time.monotonic() - run.seconds
-    for step in range(start, plan.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = plan.rate(step)
-        found = _step(accelerator, optimiser, parameters, step_of, plan, seed, step)
-        run.skipped += found is None
-        run.losses.append({"step": step + 1, **(found or {})})
-        if run.skipped > plan.patience:
-            _give_up(run, step + 1, plan, advice)
-            break
-        run.seconds = time.monotonic() - began
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-            run.states[step + 1] = adapter.state()
-            if folder is not None and accelerator.is_main_process:
-                _keep(folder, run, optimiser, accelerator, plan, seed, step + 1, beside)
-        accelerator.log(found or {}, step=step + 1)
-        if watch:
-            watch(step + 1, plan.steps, run.losses[-1])
-    accelerator.wait_for_everyone()
-    for log in accelerator.trackers:
-        log.finish()  # not `end_training`, which parts the processes: there may be more to train
-    return run
 
+    weights: Weights
+    plan: Plan
+    seed: int
+    folder: Path | None = None
+    extra_state: Sequence[Stateful] = ()
+    tracker: str = ""
+    advice: str = "lower the learning rate"
 
-def _give_up(run: Run, step: int, plan: Plan, advice: str) -> None:
-    """Too many steps were left out: say so, and go no further than the last checkpoint.
+    def fit(self, step_of: Step, watch: Watch | None = None) -> Run:
+        """Train, or go on from the last checkpoint of an interrupted run.
 
-    Raises:
-        TrainingError: there is none yet.
-    """
-    seen = f"the loss was not finite in {run.skipped} steps (the last one {step} of {plan.steps})"
-    if not run.states:
-        raise TrainingError(f"{seen}; {advice}.")
-    warnings.warn(
-        f"{seen}, so training ended at its checkpoint of step {max(run.states)}; {advice}, or keep that one.",
-        ExciseWarning,
-        stacklevel=3,
-    )
+        Args:
+            step_of: computes the losses of one pass, by name; "loss" is minimised, the others are logged.
+            watch: receives progress.
 
+        Raises:
+            SettingError: the precision or the tracker is not available.
+            TrainingError: the loss was not finite too often before the first checkpoint, or memory ran out.
+        """
+        plan, weights = self.plan, self.weights
+        accelerator = _accelerator(plan, self.tracker, self.folder)
+        adamw = torch.optim.AdamW(weights.parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay)
+        optimiser = accelerator.prepare(adamw)
+        run, start = self._resume(accelerator, optimiser)
+        began = time.monotonic() - run.seconds
+        for step in range(start, plan.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = plan.rate(step)
+            losses = self._step(accelerator, optimiser, step_of, step)
+            run.skipped += losses is None
+            run.losses.append({"step": step + 1, **(losses or {})})
+            if run.skipped > plan.patience:
+                self._give_up(run, step + 1)
+                break
+            run.seconds = time.monotonic() - began
+            if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+                run.states[step + 1] = weights.state()
+                if accelerator.is_main_process:
+                    self._save(accelerator, optimiser, run, step + 1)
+            accelerator.log(losses or {}, step=step + 1)
+            if watch:
+                watch(step + 1, plan.steps, run.losses[-1])
+        accelerator.wait_for_everyone()
+        for log in accelerator.trackers:
+            log.finish()  # not `end_training`, which parts the processes: there may be more to train
+        return run
 
-def _step(
-    accelerator: Accelerator,
-    optimiser: Any,
-    parameters: Mapping[str, nn.Parameter],
-    step_of: Step,
-    plan: Plan,
-    seed: int,
-    step: int,
-) -> dict[str, float] | None:
-    """One optimiser step; None where its loss or gradient was not finite and nothing was changed."""
-    optimiser.zero_grad(set_to_none=True)
-    total: dict[str, float] = {}
-    try:
-        for i in range(plan.accumulate):
-            part = (step * plan.accumulate + i) * accelerator.num_processes + accelerator.process_index
-            with accelerator.autocast():
-                losses = step_of(torch.Generator().manual_seed(_mixed(seed, part)))
-            accelerator.backward(losses["loss"] / plan.accumulate)
-            for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + float(value.detach()) / plan.accumulate
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            "the device ran out of memory in training; lower --set batch=..., raise --set accumulate=..., or use "
-            "--set checkpointing=true"
-        ) from error
-    if accelerator.num_processes > 1:
-        _average(accelerator, parameters, total)
-    norm = accelerator.clip_grad_norm_(list(parameters.values()), plan.clip)
-    finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, total.values()))
-    if finite or accelerator.scaler is not None:  # the scaler of fp16 leaves a bad step out by itself, and scales less
-        optimiser.step()
-    return {**{name: round(v, 6) for name, v in total.items()}, "gradient": round(float(norm), 6)} if finite else None
+    def _step(self, accelerator: Accelerator, optimiser: Any, step_of: Step, step: int) -> dict[str, float] | None:
+        """One optimiser step; None where its loss or gradient was not finite and nothing was changed."""
+        optimiser.zero_grad(set_to_none=True)
+        passes, parameters, total = self.plan.accumulate, self.weights.parameters, dict[str, float]()
+        try:
+            for i in range(passes):
+                part = (step * passes + i) * accelerator.num_processes + accelerator.process_index
+                with accelerator.autocast():
+                    losses = step_of(torch.Generator().manual_seed(_mixed(self.seed, part)))
+                accelerator.backward(losses["loss"] / passes)
+                for name, value in losses.items():
+                    total[name] = total.get(name, 0.0) + float(value.detach()) / passes
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                "the device ran out of memory in training; lower --set batch=..., raise --set accumulate=..., or use "
+                "--set checkpointing=true"
+            ) from error
+        if accelerator.num_processes > 1:
+            _average(accelerator, parameters, total)
+        norm = accelerator.clip_grad_norm_(list(parameters.values()), self.plan.clip)
+        finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, total.values()))
+        if finite or accelerator.scaler is not None:  # the scaler of fp16 skips a bad step by itself, and scales less
+            optimiser.step()
+        return (
+            {**{name: round(v, 6) for name, v in total.items()}, "gradient": round(float(norm), 6)} if finite else None
+        )
+
+    def _give_up(self, run: Run, step: int) -> None:
+        """Warn that training ends at its last checkpoint, because too many steps were skipped.
+
+        Raises:
+            TrainingError: there is no checkpoint yet.
+        """
+        seen = f"the loss was not finite in {run.skipped} steps (the last one {step} of {self.plan.steps})"
+        if not run.states:
+            raise TrainingError(f"{seen}; {self.advice}.")
+        warnings.warn(
+            f"{seen}, so training ended at its checkpoint of step {max(run.states)}; {self.advice}, or keep that one.",
+            ExciseWarning,
+            stacklevel=3,
+        )
+
+    def _identity(self, accelerator: Accelerator) -> list[Any]:
+        """What a run must have in common with a checkpoint to be resumed from it."""
+        return [repr(self.plan), self.seed, accelerator.num_processes, sorted(self.weights.parameters)]
+
+    def _resume(self, accelerator: Accelerator, optimiser: Any) -> tuple[Run, int]:
+        """What an earlier run of the same plan saved, and its step; an empty run where there is none."""
+        path = self.folder / "state.pt" if self.folder is not None else None
+        if path is None or not path.exists():
+            return Run(), 0
+        state: Any = torch.load(path, weights_only=True)
+        extra = state.get(EXTRA_STATE, [])
+        if state["plan"] != self._identity(accelerator) or len(extra) != len(self.extra_state):
+            return Run(), 0
+        for one, saved in zip(self.extra_state, extra, strict=True):
+            one.load_state_dict(saved)
+        run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
+        self.weights.load(run.states[state["step"]])
+        optimiser.load_state_dict(state["optimiser"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        return run, int(state["step"])
+
+    def _save(self, accelerator: Accelerator, optimiser: Any, run: Run, step: int) -> None:
+        """Write a checkpoint, atomically."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "plan": self._identity(accelerator),
+            "states": run.states,
+            "losses": run.losses,
+            "skipped": run.skipped,
+            "seconds": run.seconds,
+            "optimiser": optimiser.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+            EXTRA_STATE: [one.state_dict() for one in self.extra_state],
+            "step": step,
+        }
+        write_atomically(self.folder / "state.pt", lambda p: torch.save(state, p))
+        write_text(self.folder / "losses.jsonl", "".join(json.dumps(line) + "\n" for line in run.losses))
 
 
 def _average(accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], total: dict[str, float]) -> None:
-    """Gradients and losses become their means over the processes, so that all take the same step, or none."""
+    """Average gradients and losses over the processes, so that all take the same step, or none."""
     for p in parameters.values():
         if p.grad is not None:
             p.grad = accelerator.reduce(p.grad, "mean")
@@ -202,7 +244,7 @@ def _average(accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], t
 
 
 def _accelerator(plan: Plan, tracker: str, folder: Path | None) -> Accelerator:
-    """An accelerator of the plan's precision; one process may train several methods one after another."""
+    """An accelerator of the plan's precision, which may differ from that of an earlier training in this process."""
     check_available(plan.precision, tracker)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != plan.precision:
         AcceleratorState._reset_state()
@@ -218,71 +260,20 @@ def _accelerator(plan: Plan, tracker: str, folder: Path | None) -> Accelerator:
 
 
 def check_available(precision: str, tracker: str) -> None:
-    """Raises:
-    SettingError: the precision or the tracker is not to be had here.
+    """Refuse a precision or a tracker that this machine does not have.
+
+    Raises:
+        SettingError: it is not available.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise SettingError("precision fp16 needs a GPU, and there is none here; use --set precision=bf16 or no.")
-    if tracker and tracker not in (known := [str(t) for t in get_available_trackers()]):
+    if tracker and tracker not in (installed := [str(t) for t in get_available_trackers()]):
         raise SettingError(
-            f"no tracker '{tracker}' is installed; {', '.join(known) or 'none'} can be used. Install it, or leave "
+            f"no tracker '{tracker}' is installed; {', '.join(installed) or 'none'} can be used. Install it, or leave "
             "--set tracker=... out: the losses are kept in losses.jsonl anyway."
         )
 
 
-def _resume(
-    folder: Path | None,
-    adapter: Weights,
-    optimiser: Any,
-    accelerator: Accelerator,
-    plan: Plan,
-    seed: int,
-    beside: Sequence[Stateful],
-) -> tuple[Run, int]:
-    """What an earlier run of the same plan left, or the beginning."""
-    path = folder / "state.pt" if folder is not None else None
-    if path is None or not path.exists():
-        return Run(), 0
-    state: Any = torch.load(path, weights_only=True)
-    kept, same = state.get("beside", []), [repr(plan), seed, accelerator.num_processes, sorted(adapter.parameters)]
-    if state["plan"] != same or len(kept) != len(beside):
-        return Run(), 0
-    for one, its in zip(beside, kept, strict=True):
-        one.load_state_dict(its)
-    run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
-    adapter.load(run.states[state["step"]])
-    optimiser.load_state_dict(state["optimiser"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    return run, int(state["step"])
-
-
-def _keep(
-    folder: Path,
-    run: Run,
-    optimiser: Any,
-    accelerator: Accelerator,
-    plan: Plan,
-    seed: int,
-    step: int,
-    beside: Sequence[Stateful],
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        "plan": [repr(plan), seed, accelerator.num_processes, sorted(run.states[step])],
-        "states": run.states,
-        "losses": run.losses,
-        "skipped": run.skipped,
-        "seconds": run.seconds,
-        "optimiser": optimiser.state_dict(),
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
-        "beside": [one.state_dict() for one in beside],
-        "step": step,
-    }
-    write_atomically(folder / "state.pt", lambda p: torch.save(state, p))
-    write_text(folder / "losses.jsonl", "".join(json.dumps(line) + "\n" for line in run.losses))
-
-
 def _mixed(seed: int, part: int) -> int:
-    """One seed for each part of each run, far from each other."""
+    """A seed for one pass of one run; those of neighbouring passes have nothing in common."""
     return int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed * 1_000_003 + part)))

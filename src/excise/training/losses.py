@@ -1,4 +1,4 @@
-"""Errors of predictions, and the contrast terms of SurgUn; each a few lines, tested against numbers done by hand."""
+"""Losses on predictions of the denoiser; each a few lines, tested against numbers done by hand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from torch import Tensor
 
 from excise.families.base import Condition, Family
 from excise.families.noising import Noising
+
+
+def mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of predictions of one shape, as one number."""
+    return (prediction - target).square().mean()
+
+
+def push_away(empty: Tensor, concept: Tensor, base: Tensor, eta: float) -> Tensor:
+    """base - eta (concept - empty): a prediction moved against the direction of the concept.
+
+    The coefficients of a base that is `empty` or `concept` sum to one with the others, so it is the same target for
+    noise, v and flow (ESD, arXiv 2303.07345, eq. 7).
+    """
+    return base - eta * (concept - empty)
 
 
 def errors(family: Family, plan: Noising, clean: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:

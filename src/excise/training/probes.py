@@ -1,4 +1,4 @@
-"""Looking at a model in training: is the target gone, is what is near and what is far still there?"""
+"""Probes of a model in training: is the target gone, are near and far concepts still drawn?"""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from PIL import Image
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family, Progress
 from excise.training.pictures import Sampling, picture_seed
-from excise.training.scorers import Scorer
+from excise.training.scorers import Scorer, sees_each
 
 Role = Literal["target", "related", "unrelated", "gone"]
-"""What a probe is for: the target, what is near to it and what is far, or what an earlier edit has erased."""
+"""Role of a probe: the target, a retained name near to it or far from it, or a name that an earlier edit erased."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt, what its picture should show, and what it stands for.
+    """A prompt, the name that its picture should show, and its role.
 
     Attributes:
-        partner: what else its picture should show, judged in a closer look.
+        partner: a second name that its picture should show, judged by `Look.closer` alone.
     """
 
     prompt: str
@@ -36,7 +36,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a model in training shows, each between 0 and 1.
+    """Rates of a model in training, each between 0 and 1.
 
     Attributes:
         erase: target pictures that no longer show the target, of the target that is least gone; where earlier edits
@@ -52,22 +52,22 @@ class Rates:
 
     @property
     def retain(self) -> float:
-        """Mean of both sides of what is kept."""
+        """Mean of `related` and `unrelated`."""
         return (self.related + self.unrelated) / 2
 
     @property
     def least(self) -> float:
-        """The lesser side of what is kept."""
+        """The smaller of `related` and `unrelated`."""
         return min(self.related, self.unrelated)
 
     @property
     def score(self) -> float:
-        """Harmonic mean of the three."""
+        """Harmonic mean of `erase`, `related` and `unrelated`."""
         return harmonic_mean([self.erase, self.related, self.unrelated])
 
 
 class Look:
-    """The same prompts and seeds, drawn by the model as it is now.
+    """A fixed set of probes, drawn and judged with the model as it is now.
 
     Args:
         probes: what to draw. seed: of the pictures; neither is any protocol's.
@@ -123,11 +123,11 @@ class Look:
         return Look(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, close=True)
 
     def _targets(self) -> list[str | None]:
-        """The targets that are counted each by itself; None: all as one."""
+        """The targets that are rated one by one; None stands for all of them together."""
         return [None] if self.pooled else list(dict.fromkeys(p.name for p in self.probes if p.role == "target"))
 
     def draw(self, progress: Progress | None = None) -> list[Image.Image]:
-        """One picture a probe."""
+        """Draw one picture for each probe."""
         return self.sampling.draw(
             self.family,
             [p.prompt for p in self.probes],
@@ -136,7 +136,7 @@ class Look:
         )
 
     def rates(self, images: Sequence[Image.Image]) -> Rates:
-        """What the scorer makes of pictures drawn now."""
+        """Rate pictures that `draw` returned, by the scorer."""
         now = self._sees(images)
 
         def share(role: Role, name: str | None = None) -> float:
@@ -160,10 +160,9 @@ class Look:
     def _instead(self, images: Sequence[Image.Image]) -> float:
         """Share of the target's pictures in which one of the other names is seen."""
         shown = [image for image, p in zip(images, self.probes, strict=True) if p.role == "target"]
-        asked = [name for _ in shown for name in self.others]
-        seen = self.scorer.sees([image for image in shown for _ in self.others], asked) if asked else []
-        k = len(self.others)
-        return sum(any(seen[i * k : (i + 1) * k]) for i in range(len(shown))) / len(shown)
+        if not self.others:
+            return 0.0
+        return sum(map(any, sees_each(self.scorer, shown, self.others))) / len(shown)
 
     def _sees(self, images: Sequence[Image.Image]) -> list[bool]:
         seen = list(self.scorer.sees(images, [p.name for p in self.probes]))

@@ -1,4 +1,4 @@
-"""What a trained method is given, and what it gives back."""
+"""The input and the output of a trained method."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ from excise.training.scorers import Scorer
 
 @dataclass(frozen=True)
 class TrainingProblem:
-    """A request, with everything around it that training needs.
+    """A request, with everything else that training needs.
 
     Attributes:
-        concepts: the targets. templates: by kind, prompts in which a target is looked at ("{}" is its name).
-        retain: prompts to keep as they are. preserve: names to keep, never distractors.
-        candidates: by target, names of its own level that may compete for its prompts.
-        probes: prompts to watch while training, by target name; none is a test's.
-        scorer: looks at pictures; None where there is nothing to look with.
+        family: the model.
+        concepts: the targets.
+        templates: by kind, prompts for a target ("{}" is its name).
+        retain: prompts to retain.
+        preserve: names to retain, which are never distractors.
+        candidates: by target, names of its level that may compete for its prompts.
+        probes: by target, prompts whose pictures judge a checkpoint; no test has them.
+        scorer: judges pictures; None trains without a judge.
         sampling: how training pictures are drawn.
-        folder: for checkpoints. cache: for localisations. None keeps nothing.
-        charts: also draw what only a report shows.
+        seed: random seed of the training.
+        folder: for checkpoints; None saves none.
+        cache: for localisations; None saves none.
+        say: receives progress.
+        charts: also draw pictures that only a report shows.
     """
 
     family: Family
@@ -49,7 +55,7 @@ class TrainingProblem:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The deltas of a trained method, what it measured on the way, and pictures of that for the report."""
+    """The deltas of a trained method, its measurements for the record, and pictures for the report."""
 
     modules: Mapping[str, Delta]
     evidence: Mapping[str, Any] = field(default_factory=dict)

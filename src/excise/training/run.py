@@ -1,21 +1,22 @@
-"""Train an adapter and keep its best checkpoint: the second half of every trained method."""
+"""Train weights and choose the best checkpoint: the second half of every trained method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from excise.edits.deltas import Delta
-from excise.families.base import Family, fingerprint
+from excise.families.base import Family
+from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.support.digests import digest
 from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
-from excise.training.loop import Stateful, Step, fit
+from excise.training.loop import Stateful, Step, Trainer
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem
 
@@ -24,7 +25,7 @@ UNSEEN = "none: training pictures were not filtered, the last checkpoint was kep
 
 
 def look_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Look | None:
-    """The pictures to judge checkpoints and blocks by, drawn once from the untouched model; None without a judge.
+    """Probes by which blocks and checkpoints are judged, drawn once from the untouched model; None without a judge.
 
     Args:
         others: names that may stand in for the targets.
@@ -38,49 +39,48 @@ def look_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Look | None
 def train(
     problem: TrainingProblem,
     config: TrainedConfig,
-    adapter: Weights,
+    weights: Weights,
     step_of: Callable[[Weights], Step],
     look: Look | None,
-    meet: Callable[[Weights], None] | None = None,
-    beside: Sequence[Stateful] = (),
+    on_chosen_checkpoint: Callable[[Weights], None] | None = None,
+    extra_state: Sequence[Stateful] = (),
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
-    """Train, calibrate, take the deltas; the model is left as it was.
+    """Train, choose a checkpoint, and return its deltas; the model is left as it was.
 
     Args:
-        meet: called with the adapter while the model is as the chosen checkpoint has it.
-        beside: what else changes from step to step.
+        step_of: makes one pass of training from the attached weights.
+        on_chosen_checkpoint: called with the weights while the model is as the chosen checkpoint has it.
+        extra_state: further state saved with each checkpoint.
 
     Returns:
         The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
     """
 
     def watch(done: int, total: int, losses: Mapping[str, float]) -> None:
-        loss = f"loss {losses['loss']:.3f}" if "loss" in losses else "a step was left out"
+        loss = f"loss {losses['loss']:.3f}" if "loss" in losses else "a step was skipped"
         problem.say(f"training, {loss}", done, total)
 
-    plan = replace(config.plan(), request=_request(problem, config))
-    with adapter:
-        with passes(problem.family, config):
-            step = step_of(adapter)
-            run = fit(
-                adapter,
-                step,
+    plan = replace(config.plan(), request=_request(problem, config, weights))
+    with weights:
+        with training_mode(problem.family, config.checkpointing, weights.text_encoders):
+            trainer = Trainer(
+                weights,
                 plan,
-                seed=problem.seed,
+                problem.seed,
                 folder=problem.folder,
-                beside=beside,
-                watch=watch,
+                extra_state=extra_state,
                 tracker=config.tracker,
                 advice=config.steadier,
             )
+            run = trainer.fit(step_of(weights), watch)
         chosen, curve = max(run.states), list[Point]()
         if look is not None:
-            chosen, curve = calibrate(adapter, run.states, look, config.calibrate, problem.say, config.tie, config.keep)
-        adapter.load(run.states[chosen])
-        deltas = adapter.deltas()
-        if meet is not None:
-            with passes(problem.family, config):
-                meet(adapter)
+            chosen, curve = calibrate(weights, run.states, look, config.calibrate, problem.say, config.tie, config.keep)
+        weights.load(run.states[chosen])
+        deltas = weights.deltas()
+        if on_chosen_checkpoint is not None:
+            with training_mode(problem.family, config.checkpointing, weights.text_encoders):
+                on_chosen_checkpoint(weights)
     return deltas, {
         "judge": problem.scorer.name if problem.scorer else UNSEEN,
         "step": chosen,
@@ -92,27 +92,51 @@ def train(
     }
 
 
-def kept_point(measured: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of what `train` measured, the point of the calibration curve that was kept."""
-    found: Mapping[str, Any] = next(p for p in measured["calibration"] if p["step"] == measured["step"])
-    return found
+def chosen_point(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The point of the calibration curve that `train` chose, from the evidence that it returned."""
+    point: Mapping[str, Any] = next(p for p in measured["calibration"] if p["step"] == measured["step"])
+    return point
 
 
 @contextmanager
-def passes(family: Family, config: TrainedConfig) -> Iterator[None]:
-    """How passes through the model are made for a while: with gradient checkpointing or not, and how it attends."""
-    if config.checkpointing:
-        family.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+def training_mode(family: Family, checkpointing: bool, encoders: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Set up the model for passes with gradients inside the block: gradient checkpointing, attention backend.
+
+    Args:
+        checkpointing: recompute what is between layers, in the denoiser and in the text encoders that are trained.
+        encoders: these, by name.
+    """
+    with ExitStack() as stack:
+        if checkpointing:
+            denoiser: Any = family.denoiser
+            denoiser.enable_gradient_checkpointing()
+            stack.callback(denoiser.disable_gradient_checkpointing)
+            for encoder in (encoders or {}).values():
+                stack.enter_context(_checkpointed(encoder))
+        stack.enter_context(attention_backend(family))
+        yield
+
+
+@contextmanager
+def _checkpointed(encoder: Any) -> Iterator[None]:
+    """Gradient checkpointing in a text encoder.
+
+    Layers of transformers recompute only in training mode; it is set on them alone, not on the dropout inside them.
+    """
+    encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    resting = [m for m in encoder.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
+    for layer in resting:
+        layer.training = True
     try:
-        with attending(family):
-            yield
+        yield
     finally:
-        if config.checkpointing:
-            family.denoiser.disable_gradient_checkpointing()  # type: ignore[operator]
+        for layer in resting:
+            layer.training = False
+        encoder.gradient_checkpointing_disable()
 
 
-def attending(family: Family) -> AbstractContextManager[Any]:
-    """How it attends in passes with gradients: on a CPU the backward pass of fused attention is slow.
+def attention_backend(family: Family) -> AbstractContextManager[Any]:
+    """The attention kernel for passes with gradients: on a CPU the backward pass of fused attention is slow.
 
     Over few positions it would take a third of a step.
     """
@@ -121,10 +145,11 @@ def attending(family: Family) -> AbstractContextManager[Any]:
     return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
-def _request(problem: TrainingProblem, config: TrainedConfig) -> str:
-    """A digest of all that a training run depends on beside its plan: no other request may go on with it."""
+def _request(problem: TrainingProblem, config: TrainedConfig, trained: Weights) -> str:
+    """A digest of all that a training depends on besides its plan; only the same request resumes a checkpoint."""
     concepts = [asdict(c) for c in problem.concepts]
     weights = fingerprint({p.path: p.module.weight for p in problem.family.projections()})
-    asked = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
+    requested = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
     judge = problem.scorer.name if problem.scorer else None
-    return digest([asked, config.model_dump(mode="json", exclude={"tracker"}), weights, judge])
+    encoders = [text_encoder_print(problem.family)] if trained.text_encoders else []
+    return digest([requested, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *encoders])

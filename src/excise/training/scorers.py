@@ -13,23 +13,46 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from excise.families.drawing import weights_key
 
 
 class Scorer(Protocol):
-    """Anything with a name that can say of each picture whether it shows the thing named."""
+    """A judge of pictures for training.
+
+    Attributes:
+        name: for records.
+    """
 
     name: str
 
-    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]: ...
+    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
+        """Whether each picture shows the name at the same place of `names`."""
 
 
 @runtime_checkable
 class Graded(Scorer, Protocol):
     """A scorer that also says how sure it is."""
 
-    def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]: ...
+    def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
+        """How likely each picture shows the name, between 0 and 1."""
+
+
+@runtime_checkable
+class ManyNamed(Scorer, Protocol):
+    """A scorer that looks at a picture once for several names."""
+
+    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+        """Whether each picture shows each name, one row a picture."""
+
+
+def sees_each(scorer: Scorer, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+    """Whether each picture shows each name, one row a picture; each picture is judged once where the scorer can."""
+    if isinstance(scorer, ManyNamed):
+        return scorer.sees_each(images, names)
+    seen = scorer.sees([image for image in images for _ in names], [name for _ in images for name in names])
+    return [list(seen[i * len(names) : (i + 1) * len(names)]) for i in range(len(images))]
 
 
 class CanvasScorer:
@@ -42,17 +65,24 @@ class CanvasScorer:
         self.name = self.judge.name
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        found = self.judge.verdicts(images)
-        shown = zip(found["object"], found["style"], strict=True)
-        return [_labels(name) <= set(both) for name, both in zip(names, shown, strict=True)]
+        return [_labels(name) <= seen for name, seen in zip(names, self._seen(images), strict=True)]
+
+    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+        """Whether each picture shows each name, one row a picture."""
+        return [[_labels(name) <= seen for name in names] for seen in self._seen(images)]
+
+    def _seen(self, images: Sequence[Image.Image]) -> list[set[str]]:
+        """The labels of each picture, one of every head."""
+        verdicts = self.judge.verdicts(images)
+        return [set(both) for both in zip(verdicts["object"], verdicts["style"], strict=True)]
 
     def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
         """How likely each picture shows the thing named; of a pair, its less likely half."""
         heads = self.judge.probabilities(images)
         columns = [p[:, self.judge.labels[h].index(x)] for x in _labels(name) for h, p in heads.items()
                    if x in self.judge.labels[h]]  # fmt: skip
-        found: list[float] = torch.stack(columns).amin(dim=0).tolist()
-        return found
+        likelihoods: list[float] = torch.stack(columns).amin(dim=0).tolist()
+        return likelihoods
 
 
 @cache
@@ -86,12 +116,23 @@ class ClipScorer:
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
         labels = list(dict.fromkeys([*names, *self.others]))
         texts = self.clip.embed_texts([f"a photo of {label}" for label in labels])
-        found = []
-        for image, name in zip(images, names, strict=True):
-            among = texts[[labels.index(label) for label in dict.fromkeys([name, *self.others])]]
-            p = (100 * self.clip.embed_images(self.clip.prepare([image])) @ among.mT).softmax(dim=-1)[0]
-            found.append(bool(p[0] >= p.max()))
-        return found
+        return [
+            self._likeliest(self.clip.embed_images(self.clip.prepare([image])), name, labels, texts)
+            for image, name in zip(images, names, strict=True)
+        ]
+
+    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+        """Whether each picture shows each name, one row a picture."""
+        labels = list(dict.fromkeys([*names, *self.others]))
+        texts = self.clip.embed_texts([f"a photo of {label}" for label in labels])
+        pictures = (self.clip.embed_images(self.clip.prepare([image])) for image in images)
+        return [[self._likeliest(picture, name, labels, texts) for name in names] for picture in pictures]
+
+    def _likeliest(self, picture: Tensor, name: str, labels: Sequence[str], texts: Tensor) -> bool:
+        """Whether a name is the likeliest of what a picture (1, d) may show, by the texts (n, d) of labels."""
+        among = texts[[labels.index(label) for label in dict.fromkeys([name, *self.others])]]
+        p = (100 * picture @ among.mT).softmax(dim=-1)[0]
+        return bool(p[0] >= p.max())
 
 
 class CallableScorer:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from excise.concepts.concept import TEMPLATES, Concept
-from excise.families.base import Family, TextStates
+from excise.families.base import Family
 from excise.families.text_cache import encode_known
+from excise.families.text_states import TextStates
 from excise.methods.closed_form.config import MethodConfig
 
 

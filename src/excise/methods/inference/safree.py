@@ -27,7 +27,8 @@ from torch import Tensor
 from excise.edits.hooks import Hook, tensor_of
 from excise.errors import WrongBaseError
 from excise.families.attached import Attaching
-from excise.families.base import Condition, Family, raw_bytes
+from excise.families.base import Condition, Family
+from excise.families.fingerprints import raw_bytes
 from excise.families.guidance import GuidedCalls, condition_of, rows_of, with_condition
 from excise.methods.base import Context, Request
 from excise.methods.inference.base import Inference, words_of

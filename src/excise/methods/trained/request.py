@@ -32,20 +32,20 @@ def training_problem(request: Request, context: Context, precision: str = "no", 
     candidates: dict[str, list[str]] = {}
     probes: dict[str, list[Probe]] = {}
     earlier = {t.name: t.concept() for edit, _ in applied_edits(request.family) for t in edit.record.concepts}
-    going = {same(w) for c in (*request.concepts, *earlier.values()) for w in c.words}
+    erased_words = {same(w) for c in (*request.concepts, *earlier.values()) for w in c.words}
     for concept in request.concepts:
-        siblings = [n for n in words.siblings(concept) if same(n) not in going]
-        candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if same(n) not in going]
+        siblings = [n for n in words.siblings(concept) if same(n) not in erased_words]
+        candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if same(n) not in erased_words]
         own = _own_probes(request, concept, siblings)
-        probes[concept.name] = [p for p in own if p.role == "target" or same(p.name) not in going]
-    asked_for = {same(c.name) for c in request.concepts}
-    gone = [
+        probes[concept.name] = [p for p in own if p.role == "target" or same(p.name) not in erased_words]
+    requested = {same(c.name) for c in request.concepts}
+    erased_probes = [
         Probe(p.prompt, p.name, "gone")
         for c in earlier.values()
-        if same(c.name) not in asked_for
+        if same(c.name) not in requested
         for p in evenly([p for p in _own_probes(request, c, words.siblings(c)) if p.role == "target"], GONE_PROBES)
     ]
-    probes[request.concepts[0].name] += gone
+    probes[request.concepts[0].name] += erased_probes
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
     return TrainingProblem(
         family=request.family,
@@ -67,18 +67,18 @@ def training_problem(request: Request, context: Context, precision: str = "no", 
 
 def _own_probes(request: Request, concept: Concept, siblings: Sequence[str]) -> list[Probe]:
     """The vocabulary's probes of a concept, or what its templates make of it and of the names to keep."""
-    named = (
+    listed = (
         request.words.probes(concept.name, nearest_first(request.family, [concept.name], siblings)) if siblings else ()
     )
-    return [Probe(*p) for p in named] or _probes(request, concept)  # type: ignore[arg-type]
+    return [Probe(*p) for p in listed] or _probes(request, concept)  # type: ignore[arg-type]
 
 
 def _probes(request: Request, concept: Concept) -> list[Probe]:
     """Where no vocabulary serves: the target in its own templates, the names to keep in theirs, nearest first."""
     templates = TEMPLATES[concept.kind]
-    found = [Probe(fill([templates[i % len(templates)]], concept.name)[0], concept.name, "target") for i in range(8)]
+    probes = [Probe(fill([templates[i % len(templates)]], concept.name)[0], concept.name, "target") for i in range(8)]
     ordered = nearest_first(request.family, [concept.name], request.preserve)
     half = (len(ordered) + 1) // 2
     for names, role in ((ordered[:half], "related"), (ordered[half:], "unrelated")):
-        found += [Probe(fill(["a picture of {}"], n)[0], n, role) for n in names[:MOST_PROBES]]  # type: ignore[arg-type]
-    return found
+        probes += [Probe(fill(["a picture of {}"], n)[0], n, role) for n in names[:MOST_PROBES]]  # type: ignore[arg-type]
+    return probes

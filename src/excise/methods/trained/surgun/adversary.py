@@ -1,6 +1,6 @@
-"""Words that go on being learnt while what they bring back is trained away.
+"""New words that are learnt to regain a target while the training works against them.
 
-Words learnt before a training are soon trained away, and new ones bring the target back as before. Here they take a
+Words learnt before a training soon lose their effect, and new ones regain the target as before. Here they take a
 step of learning (as in concept inversion, arXiv 2308.01508) whenever the model takes one of training: adversarial
 training that carries its adversary over from step to step (Shafahi et al., NeurIPS 2019, arXiv 1904.12843). One after
 another begins anew at words drawn at random, as an attack would.
@@ -30,7 +30,7 @@ class _Word:
 
 
 class Adversary:
-    """New words for a target, in place of its name, each of another age.
+    """New words that stand in place of a target's name; each began at another step.
 
     Args:
         arena: the model as it is while it is trained; words learn from its guides.
@@ -65,8 +65,8 @@ class Adversary:
     @torch.no_grad()
     def read(self, at: Tensor, generator: torch.Generator) -> Condition:
         """Prompts of the guides by their numbers, each with any of the words."""
-        found = self._read(at, torch.randint(WORDS, (len(at),), generator=generator))
-        return found.to(torch.device("cpu"), torch.float32)
+        condition = self._read(at, torch.randint(WORDS, (len(at),), generator=generator))
+        return condition.to(torch.device("cpu"), torch.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """Steps and words, so that an interrupted training goes on with them."""

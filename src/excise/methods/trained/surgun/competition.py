@@ -1,4 +1,4 @@
-"""What competes: pictures of a target and of its distractors, put together into batches under the target's prompts.
+"""Batches of SurgUn: pictures of a target and of its distractors, under the target's prompts.
 
 One pass of the model sees m targets and m distractors, pair by pair under one prompt and one noise (SurgUn, arXiv
 2603.00975).
@@ -20,16 +20,16 @@ from excise.methods.trained.surgun.slots import Slots
 from excise.training import losses as objectives
 from excise.training.adapters import Weights
 
-OWN, FOUND = 0.25, 0.25  # of a hardening's steps: under the target's own prompts, and under what was found before it
+OWN, FOUND = 0.25, 0.25  # shares of a hardening's steps: the target's own prompts, and those that regained it before
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What the retain loss holds as it is.
+class Retained:
+    """Prompts of the retain loss.
 
     Attributes:
-        condition: the prompts. pictures: (p, c, h, w) latents of the first p of them, as the untouched model draws
-            them, or None.
+        condition: the prompts.
+        pictures: (p, c, h, w) latents of the first p of them, as the untouched model draws them, or None.
     """
 
     condition: Condition
@@ -42,8 +42,8 @@ class Competition:
 
     Attributes:
         size: targets in a batch, and distractors. caption: the prompts that distractors are trained under.
-        share_noise: one noise for a target and its distractor. kept: of an explicit retain loss, if any.
-        restoring: what brought the target back before. adversary: words that are learnt meanwhile.
+        share_noise: one noise for a target and its distractor. retained: of an explicit retain loss, if any.
+        restoring: prompts that regained the target before. adversary: words that are learnt meanwhile.
     """
 
     slots: Slots
@@ -52,17 +52,17 @@ class Competition:
     size: int
     caption: Literal["target", "own"] = "target"
     share_noise: bool = True
-    kept: Kept | None = None
+    retained: Retained | None = None
     restoring: tuple[Restoring, ...] = ()
     adversary: Adversary | None = None
 
     @property
     def plain(self) -> Competition:
-        """Under the target's own prompts alone."""
+        """The same under the target's own prompts alone."""
         return replace(self, restoring=(), adversary=None)
 
-    def asked(self, s: Tensor, generator: torch.Generator) -> Condition:
-        """The target's prompts of some slots, or in their stead what brings it back. An adversary learns first."""
+    def target_condition(self, s: Tensor, generator: torch.Generator) -> Condition:
+        """Conditions for some slots: the target's own prompts, or others that regain it; an adversary learns first."""
         if self.adversary is None:
             return self.slots.condition[s]
         self.adversary.learn(generator)
@@ -87,33 +87,33 @@ class Competition:
         if self.share_noise:
             noise = noise[:m].repeat(2, 1, 1, 1)
         t = self.plan.times(m, generator=generator).repeat(2)
-        asked = self.asked(s, generator)
-        theirs = asked if self.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
-        return clean, noise, t, join([asked, theirs])
+        condition = self.target_condition(s, generator)
+        captions = condition if self.caption == "target" else join([slots.own[a][[b]] for a, b in chosen])
+        return clean, noise, t, join([condition, captions])
 
     def errors(self, batch: tuple[Tensor, Tensor, Tensor, Condition]) -> tuple[Tensor, Tensor]:
         """(m,) errors of the targets, and of their distractors, by one pass of the model."""
-        found = objectives.errors(self.family, self.plan, *batch)
-        target, distractor = found.chunk(2)
+        both = objectives.errors(self.family, self.plan, *batch)
+        target, distractor = both.chunk(2)
         return target, distractor
 
     def drift(self, generator: torch.Generator, adapter: Weights) -> Tensor:
-        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over prompts c to keep.
+        """L_R = E |f(z, t, c) - f_0(z, t, c)|^2 over retained prompts c.
 
         At noised pictures of the distractors; half of a batch at the prompts' own pictures, where there are any.
         """
-        assert self.kept is not None
+        assert self.retained is not None
         m = self.size
         pictures = self.slots.distractors.flatten(0, 1)
         clean = pictures[torch.randint(len(pictures), (m,), generator=generator)]
-        asked = torch.randint(len(self.kept.condition), (m,), generator=generator)
+        rows = torch.randint(len(self.retained.condition), (m,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         t = self.plan.times(m, generator=generator)
-        if self.kept.pictures is not None:
-            half = len(asked[::2])
-            asked[::2] = torch.randint(len(self.kept.pictures), (half,), generator=generator)
-            clean[::2] = self.kept.pictures[asked[::2]]
-        condition = self.kept.condition[asked]
+        if self.retained.pictures is not None:
+            half = len(rows[::2])
+            rows[::2] = torch.randint(len(self.retained.pictures), (half,), generator=generator)
+            clean[::2] = self.retained.pictures[rows[::2]]
+        condition = self.retained.condition[rows]
         noised = self.plan.add(clean, noise, t)
         with adapter.teacher(), torch.no_grad():
             before = self.family.predict(noised, t, condition)

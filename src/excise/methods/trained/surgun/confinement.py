@@ -1,7 +1,7 @@
-"""Where in text space keys and values may change, so that what is kept stays as it is by construction.
+"""Directions of text space in which keys and values may change, so that retained prompts stay as they are.
 
-R is the mean moment of all token states of the prompts to keep, T that of the targets' (their last word and all behind
-it). With a LoRA dW = b a' Z^T only what a state has along the columns of Z (d, q) moves:
+R is the mean moment of all token states of the retained prompts, T that of the targets' states (from the last word of
+the target on). With a LoRA dW = b a' Z^T only what a state has along the columns of Z (d, q) moves:
 
 target   T z = mu (R + ridge tr(R) / d I) z,  mu >= 1 / share     what tells a target from the rest, scaled so that its
          states answer at their own size (learning rates are then those of any LoRA), kept ones at the square root of
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from excise.errors import SettingError
-from excise.families.base import Family, TextStates
+from excise.families.base import Family
+from excise.families.text_states import TextStates
 from excise.linalg.solves import null_space
 
 RANK = 1e-6  # of the largest singular value; what is smaller adds no direction
@@ -28,11 +29,12 @@ solve = partial(torch.linalg.solve_triangular, upper=False)
 
 @dataclass(frozen=True)
 class Span:
-    """Where in text space a LoRA may read.
+    """Directions of text space that a LoRA may read.
 
     Attributes:
-        directions: (d, q). shares: kept energy beside a target's along its own clearest direction, by target; those of
-            span null are not asked for.
+        directions: (d, q).
+        shares: by target, the energy of retained states relative to the target's along its clearest direction; empty
+            for the span "null".
     """
 
     directions: Tensor
@@ -42,7 +44,7 @@ class Span:
 def target_span(
     family: Family, targets: Sequence[Sequence[tuple[str, str]]], retain: Sequence[str], share: float, ridge: float
 ) -> Span:
-    """Directions in which targets answer strongly and what is kept hardly does, strongest first.
+    """Directions along which targets' states are large and retained states are small, strongest first.
 
     Where R + ridge is L L', mu are the squared singular values of a target's states after L^-1: of each target the
     directions of mu >= 1 / share count, and its first in any case.
@@ -55,9 +57,9 @@ def target_span(
     Raises:
         SettingError: nothing to keep was given.
     """
-    kept = retain_moment(family, retain)
-    kept += ridge * kept.trace() / len(kept) * torch.eye(len(kept), dtype=kept.dtype)
-    lower = torch.linalg.cholesky(kept)
+    moment = retain_moment(family, retain)
+    moment += ridge * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
+    lower = torch.linalg.cholesky(moment)
     rows = [_rows(family.encode(*map(list, zip(*asked, strict=True))), "from_last").double().cpu() for asked in targets]
     strongest, shares = [], []
     for x in rows:
@@ -96,8 +98,10 @@ def retain_moment(family: Family, retain: Sequence[str]) -> Tensor:
 
 
 def check_retained(retain: Sequence[str]) -> None:
-    """Raises:
-    SettingError: nothing to keep was given.
+    """Refuse to confine a training without prompts to retain.
+
+    Raises:
+        SettingError: there are none.
     """
     if not retain:
         raise SettingError(

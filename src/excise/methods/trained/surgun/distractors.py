@@ -1,4 +1,4 @@
-"""Distractors: what competes for the target's prompts. As unlike each other as possible, of the target's own level."""
+"""Choose distractors: names of the target's level, as unlike each other as possible, that compete for its prompts."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def choose(
     Raises:
         ConceptError: fewer than `count` candidates remain.
     """
-    gone = {same(w) for w in (*words, *excluded)}
-    left = [c for c in dict.fromkeys(candidates) if same(c) not in gone]
-    states = pooled(family, [words[0], *left])
+    excluded_names = {same(w) for w in (*words, *excluded)}
+    names = [c for c in dict.fromkeys(candidates) if same(c) not in excluded_names]
+    states = pooled(family, [words[0], *names])
     cosine = torch.cosine_similarity(states[:1], states[1:])
     rows = [i for i, c in enumerate(cosine.tolist()) if c <= TOO_CLOSE]
     if len(rows) < count:
@@ -45,7 +45,7 @@ def choose(
             "--set count."
         )
     if near:
-        return [left[i] for i in sorted(rows, key=lambda i: -float(cosine[i]))[:count]]
+        return [names[i] for i in sorted(rows, key=lambda i: -float(cosine[i]))[:count]]
     points = torch.nn.functional.normalize(states[1:][rows], dim=-1)
     first = min(range(len(rows)), key=lambda i: float(cosine[rows[i]]))
-    return [left[rows[i]] for i in farthest(points, count, first)]
+    return [names[rows[i]] for i in farthest(points, count, first)]

@@ -16,15 +16,16 @@ import torch
 from PIL import Image
 
 from excise.errors import SettingError
-from excise.families.base import fingerprint
+from excise.families.fingerprints import fingerprint
+from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.injection import strongest
 from excise.support.digests import digest
 from excise.support.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
-from excise.training.loop import Step, fit
+from excise.training.loop import Step, Trainer
 from excise.training.probes import Look, Rates
 from excise.training.problem import TrainingProblem
-from excise.training.run import passes
+from excise.training.run import training_mode
 
 SHARE = 0.2  # of the steps of a full run
 ENOUGH = 0.8  # of the best block's erasing
@@ -32,9 +33,12 @@ ENOUGH = 0.8  # of the best block's erasing
 
 @dataclass(frozen=True)
 class Table:
-    """What was found: by block, erase and retain.
+    """A localisation: by block, the rates of erasing and retaining.
 
-    `pictures` holds what it was read from, `concept` whom it was found for; one found earlier has no pictures.
+    Attributes:
+        rows: by block.
+        concept: the concepts for which it was made.
+        pictures: by block, the pictures of the probes; empty where it was read from the cache.
     """
 
     rows: list[dict[str, Any]]
@@ -43,7 +47,7 @@ class Table:
 
 
 def localise(
-    problem: TrainingProblem, config: Any, look: Look | None, step_of: Callable[[Adapter], Step]
+    problem: TrainingProblem, config: SurgUnConfig, look: Look | None, step_of: Callable[[Adapter], Step]
 ) -> tuple[list[str], Table | None]:
     """The blocks that a setting asks for: all, named ones, random ones, or those that the pictures choose.
 
@@ -51,34 +55,34 @@ def localise(
         SettingError: blocks that cannot be chosen as asked.
     """
     wanted = config.blocks
-    named = named_blocks(problem, wanted)
-    if named is not None:
-        return named, None
+    blocks_by_name = named_blocks(problem, wanted)
+    if blocks_by_name is not None:
+        return blocks_by_name, None
     check_judge(look)
     assert look is not None
-    kept = _kept(problem, config)
-    table = _read(kept) if config.reuse_blocks else None
+    path = _cache_path(problem, config)
+    table = _read(path) if config.reuse_blocks else None
     if table is None:
         table = probe(problem, config, look, step_of)
-        if kept is not None:
-            write_json(kept, {"concept": table.concept, "rows": table.rows})
+        if path is not None:
+            write_json(path, {"concept": table.concept, "rows": table.rows})
     if wanted == "auto":
         return choose(table.rows, config.keep_blocks), table
     return choose(table.rows, _number(wanted), worst=True), table
 
 
 def named_blocks(problem: TrainingProblem, wanted: str) -> list[str] | None:
-    """The blocks of a setting that needs no look: all, random:n, or names; None where localisation has to find them.
+    """The blocks of a setting that needs no pictures: all, random:n, or names; None where they must be localised.
 
     Raises:
         SettingError: a block that the model does not have, or no number where one belongs.
     """
-    known = blocks(problem.family)
+    every = blocks(problem.family)
     if wanted == "all":
-        return known
+        return every
     if wanted.startswith("random:"):
-        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(problem.seed)).tolist()
-        return [known[i] for i in order[: _number(wanted)]]
+        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(problem.seed)).tolist()
+        return [every[i] for i in order[: _number(wanted)]]
     if wanted.startswith("worst:"):
         _number(wanted)
     elif wanted != "auto":
@@ -89,8 +93,10 @@ def named_blocks(problem: TrainingProblem, wanted: str) -> list[str] | None:
 
 
 def check_judge(judge: object) -> None:
-    """Raises:
-    SettingError: there is nothing to look with, so nothing can be localised.
+    """Refuse to localise without a judge.
+
+    Raises:
+        SettingError: there is none.
     """
     if judge is None:
         raise SettingError(
@@ -99,27 +105,27 @@ def check_judge(judge: object) -> None:
         )
 
 
-def probe(problem: TrainingProblem, config: Any, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
-    """Train every block alone for a while and look."""
+def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
+    """Train every block alone for a short run and rate its pictures."""
     rows, pictures = [], {}
-    known = blocks(problem.family)
+    probed = blocks(problem.family)
     if config.inject:
-        known = strongest(problem, look, known)
-    for i, block in enumerate(known):
-        problem.say("localising", i, len(known))
+        probed = strongest(problem, look, probed)
+    for i, block in enumerate(probed):
+        problem.say("localising", i, len(probed))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
-            with passes(problem.family, config):
+            with training_mode(problem.family, config.checkpointing):
                 plan = config.plan(max(1, round(SHARE * config.steps)))
-                fit(adapter, step_of(adapter), plan, seed=problem.seed, advice=config.steadier)
+                Trainer(adapter, plan, problem.seed, advice=config.steadier).fit(step_of(adapter))
             pictures[block] = look.draw()
         rows.append(_row(block, look.rates(pictures[block])))
-    problem.say("localising", len(known), len(known))
+    problem.say("localising", len(probed), len(probed))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
 
 
 def apart(problem: TrainingProblem, look: Look, adapter: Adapter) -> Table:
-    """What the trained change does in each block alone: not to choose by, but to see where it acts."""
+    """Rate the trained change in each block alone, for the report; no block is chosen by it."""
     rows, pictures = [], {}
     by_block: dict[str, list[str]] = {}
     for m in problem.family.attention_maps():
@@ -135,7 +141,7 @@ def apart(problem: TrainingProblem, look: Look, adapter: Adapter) -> Table:
 
 
 def choose(rows: Sequence[dict[str, Any]], count: int, worst: bool = False) -> list[str]:
-    """Of the blocks that erase nearly as well as the best, those that retain best (or worst, for comparison)."""
+    """Choose those that retain best (or worst, for comparison) of the blocks that erase nearly as well as the best."""
     best = max(r["erase"] for r in rows)
     able = [r for r in rows if r["erase"] >= ENOUGH * best]
     ranked = sorted(able, key=lambda r: r["retain"] if worst else -r["retain"])  # stable: earlier blocks first
@@ -147,8 +153,8 @@ def _row(block: str, rates: Rates) -> dict[str, Any]:
     return {"block": block, "erase": rates.erase, "retain": rates.retain, **vars(rates)}
 
 
-def _kept(problem: TrainingProblem, config: Any) -> Path | None:
-    """Where the localisation of this model, kind and training is kept: blocks serve every concept of a kind."""
+def _cache_path(problem: TrainingProblem, config: SurgUnConfig) -> Path | None:
+    """The cache file for this model, kind and training: a localisation serves every concept of a kind."""
     if problem.cache is None:
         return None
     choice = {"blocks", "keep_blocks", "reuse_blocks", "calibrate", "tie", "keep"}
@@ -163,13 +169,13 @@ def _kept(problem: TrainingProblem, config: Any) -> Path | None:
 
 
 def _read(path: Path | None) -> Table | None:
-    """A localisation kept earlier; None where there is none, or it is damaged."""
+    """Read a localisation from the cache; None where there is none, or it is damaged."""
     if path is None or not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = [{"block": str(r["block"]), **{k: float(r[k]) for k in r if k != "block"}} for r in found["rows"]]
-        return Table(rows, str(found["concept"])) if rows else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = [{"block": str(r["block"]), **{k: float(r[k]) for k in r if k != "block"}} for r in content["rows"]]
+        return Table(rows, str(content["concept"])) if rows else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -11,14 +11,14 @@ For a target T with prompts c_T and K diverse distractors, pictures x_T and x_D 
     L   = w L_D + lambda C,               C = log(1 + L_D / (L_T + d))                      (contrast "ratio")
 
 Descent on L_D teaches the target's prompts several other outcomes, the contrast pushes the target's own denoising away
-and is bounded (methods/surgun_objective.py). Where to train is decided by pictures (training/localisation.py), or, with
+and is bounded (objective.py). Where to train is decided by pictures (localisation.py), or, with
 `confine`, by algebra: the keys and values that read text change where kept prompts hardly answer
-(training/confinement.py), so these stay as they are; where that part of text space is too narrow for the target, a
+(confinement.py), so these stay as they are; where that part of text space is too narrow for the target, a
 wider one is tried. Which checkpoint to keep is decided by pictures too (training/calibration.py).
 
 With `robust` a second edit is trained on top of the first, in all of attention, against what still brings the target
 back and what learns to meanwhile, and held to what is kept by a loss; the two add up
-(methods/surgun_robust.py).
+(robust.py).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from typing import Any
 
 from excise.concepts.concept import Concept, fill
 from excise.errors import ExciseWarning, SettingError
-from excise.families.noising import noising
 from excise.methods.trained.base import Trained
 from excise.methods.trained.surgun.competition import Competition
+from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.confinement import Span, check_retained, null_span, target_span
 from excise.methods.trained.surgun.distractors import choose
 from excise.methods.trained.surgun.localisation import Table, apart, check_judge, localise, named_blocks
-from excise.methods.trained.surgun.objective import Job, SurgUnConfig, kept_of, kept_prompts
+from excise.methods.trained.surgun.objective import Job, retain_prompts, retained_of
 from excise.methods.trained.surgun.robust import closer, harden
 from excise.methods.trained.surgun.slots import Slots, UnseenError, draw_slots
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
 from excise.training.problem import TrainingProblem, TrainingResult
-from excise.training.run import kept_point, look_of
+from excise.training.run import chosen_point, look_of
 
 
 class SurgUn(Trained[SurgUnConfig]):
@@ -54,11 +54,11 @@ class SurgUn(Trained[SurgUnConfig]):
         """Distractors, pictures, where to train, training, and which checkpoint to keep."""
         family = problem.family
         _check(problem, config)
-        plan = noising(family.pipe.scheduler)
-        kept = kept_of(problem, kept_prompts(problem)) if config.retain_weight else None
+        plan = family.noising
+        retained = retained_of(problem, retain_prompts(problem)) if config.retain_weight else None
         competitions = [
             Competition(
-                _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, kept
+                _slots(problem, c, config), family, plan, config.batch, config.caption, config.share_noise, retained
             )
             for c in problem.concepts
         ]
@@ -85,9 +85,9 @@ def _check(problem: TrainingProblem, config: SurgUnConfig) -> None:
             "retain_weight and robust need prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, "
             "or leave both at 0."
         )
-    named = named_blocks(problem, config.blocks)
+    names = named_blocks(problem, config.blocks)
     if not config.confine:
-        if named is None:
+        if names is None:
             check_judge(problem.scorer)
         return
     if config.blocks.startswith("worst:"):
@@ -118,7 +118,7 @@ def _train_confined(job: Job) -> TrainingResult:
         return _train_within(null_span(job.problem.family, job.problem.retain, config.threshold), job)
     span = _target_span(job, config.share)
     first = _train_within(span, job)
-    if not first.evidence["calibration"] or kept_point(first.evidence)["erase"] >= ENOUGH:
+    if not first.evidence["calibration"] or chosen_point(first.evidence)["erase"] >= ENOUGH:
         return first
     wider = _target_span(job, config.share * config.widen)
     if wider.directions.shape == span.directions.shape:
@@ -131,7 +131,7 @@ def _train_confined(job: Job) -> TrainingResult:
 
 def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, float]:
     """How good an attempt is, by the rule that chose its checkpoint."""
-    point = kept_point(measured)
+    point = chosen_point(measured)
     return config.calibrate in ("constrained", "kept") and point["erase"] >= ENOUGH, point["score"]
 
 
@@ -156,19 +156,19 @@ def _train_within(span: Span, job: Job) -> TrainingResult:
 def _target_span(job: Job, share: float) -> Span:
     """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
     problem = job.problem
-    asked = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
-    return target_span(problem.family, asked, problem.retain, share, job.config.ridge)
+    prompts = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
+    return target_span(problem.family, prompts, problem.retain, share, job.config.ridge)
 
 
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:
     """Pictures of the target and its distractors; of chosen ones that the judge hardly sees, others take the place."""
-    named = [n.strip() for n in config.distractors.split(",") if n.strip()]
+    names = [n.strip() for n in config.distractors.split(",") if n.strip()]
     unseen: list[str] = []
     while True:
         try:
-            return _drawn(problem, concept, config, named, unseen)
+            return _drawn(problem, concept, config, names, unseen)
         except UnseenError as error:
-            if named or len(unseen) > config.count:
+            if names or len(unseen) > config.count:
                 raise
             warnings.warn(f"{error.seen}; others are chosen.", ExciseWarning, stacklevel=2)
             unseen += error.names

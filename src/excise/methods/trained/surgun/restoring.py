@@ -1,4 +1,4 @@
-"""What brings a target back of an edited model: it joins the target's prompts where that is trained away once more.
+"""Prompts that regain a target from an edited model; a hardening trains them away too.
 
 Words are searched as by UnlearnDiffAtk (arXiv 2310.11868), and new words are learnt as by concept inversion (arXiv
 2308.01508), both on the training pictures; no test prompt, seed or judge is met.
@@ -29,11 +29,11 @@ SEARCHING, LEARNING = UnlearnDiffAtkConfig(), InversionConfig()
 
 @dataclass(frozen=True)
 class Restoring:
-    """One thing that brings a target back.
+    """A prompt or a learnt word that regains a target.
 
     Attributes:
-        words: put to the prompts; "" where a learnt word stands instead of the target's name.
-        condition: what is read of the prompts of all slots with it.
+        words: put to the slots' prompts; "" where a learnt word stands in place of the target's name.
+        condition: of the prompts of all slots with it.
     """
 
     words: str
@@ -41,29 +41,31 @@ class Restoring:
 
 
 def restoring(family: Family, concept: Concept, slots: Slots, seed: int, number: int, say: Report) -> list[Restoring]:
-    """What lets the model as it is now expect the target's pictures most, the model's own words for it left out.
+    """Search and learn the words under which the model as it is now expects the target's pictures most.
+
+    The target's own words are excluded.
 
     Args:
         number: of the round, which starts its searches elsewhere.
     """
-    arena, known = _arena(family, concept, slots, picture_seed("restoring", seed, number))
+    arena, words = _arena(family, concept, slots, picture_seed("restoring", seed, number))
     arena.say = lambda what, done, total: say(f"{what} for {concept.name}", done, total)
-    found = [" ".join(known.text(found_words(arena, known, SEARCHING, i))) for i in range(SEARCHES)]
-    rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(found)}
-    vectors = [learnt(arena, known, LEARNING, "restoring", i) for i in range(LEARNT)]
+    prompts = [" ".join(words.text(found_words(arena, words, SEARCHING, i))) for i in range(SEARCHES)]
+    rows = {w: family.condition(with_words(family, w, slots.prompts)) for w in dict.fromkeys(prompts)}
+    vectors = [learnt(arena, words, LEARNING, "restoring", i) for i in range(LEARNT)]
     with torch.no_grad():
-        new = [read_as(arena, known, v, slots.prompts) for v in vectors]
+        new = [read_as(arena, words, v, slots.prompts) for v in vectors]
     return [Restoring(w, c.to(torch.device("cpu"), torch.float32)) for w, c in [*rows.items(), *(("", c) for c in new)]]
 
 
 def adversary(family: Family, concept: Concept, slots: Slots, seed: int, number: int) -> Adversary:
-    """Words that go on being learnt during the training of a round."""
-    arena, known = _arena(family, concept, slots, picture_seed("adversary", seed, number))
-    return Adversary(arena, known, LEARNING, arena.generator("adversary"))
+    """Words that are learnt on during the training of a round."""
+    arena, words = _arena(family, concept, slots, picture_seed("adversary", seed, number))
+    return Adversary(arena, words, LEARNING, arena.generator("adversary"))
 
 
 def _arena(family: Family, concept: Concept, slots: Slots, seed: int) -> tuple[Arena, Lexicon]:
-    """The training pictures as guides, with a seed that no attack on what comes of this has; and the words to use."""
+    """An attack arena with the training pictures as guides and a seed that no later attack has; and the lexicon."""
     empty = torch.zeros(0, *family.latent_shape)
     guides = Guides(list(slots.prompts), slots.target, [], empty)
     arena = Arena(family, lambda: nullcontext(family), concept, slots.prompts[:SEARCHES], guides, seed=seed)
@@ -71,6 +73,6 @@ def _arena(family: Family, concept: Concept, slots: Slots, seed: int) -> tuple[A
 
 
 def with_words(family: Family, words: str, prompts: Sequence[str]) -> list[str]:
-    """Prompts with words put to them, where the family's tokenizer wants them."""
+    """Prompts with words added in front or behind, as the family's tokenizer needs it."""
     front = words_first(family)
     return [put_to(words, p, front) for p in prompts]

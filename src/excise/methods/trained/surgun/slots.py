@@ -21,7 +21,12 @@ FEWEST = 0.25  # share of the slots that a name must fill
 
 
 class UnseenError(ConceptError):
-    """Distractors that the judge hardly sees in their pictures; `names` are they, `seen` says so and no more."""
+    """The judge hardly sees some distractors in their pictures.
+
+    Attributes:
+        names: of these distractors.
+        seen: the first half of the message, without advice.
+    """
 
     def __init__(self, judge: str, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -65,7 +70,7 @@ def draw_slots(
     seed: int,
     progress: Progress | None = None,
 ) -> Slots:
-    """Draw S slots for the target and its distractors; what the scorer does not accept is drawn again, a few times.
+    """Draw S slots for the target and its distractors; pictures that the scorer does not accept are drawn again.
 
     Args:
         words: the target's name, and its synonyms, which take turns in the slots.

@@ -1,0 +1,107 @@
+"""The catalogue of metrics names every metric that any protocol yields, and the documentation names them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from excise.errors import UnknownNameError
+from excise.evaluation import scoring
+from excise.evaluation.catalog import METRICS, Prominence, gateable_keys, keys_at, markdown_table
+from excise.evaluation.scoring import Shown, compared, score
+from excise.protocols import PROTOCOLS
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+ELSEWHERE = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back", "seconds", "edit_bytes")
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    """The lists that two protocols read."""
+    (tmp_path / "erased.txt").write_text("Ada Lovelace\nAlan Turing\n")
+    (tmp_path / "kept.txt").write_text("Grace Hopper\n")
+    (tmp_path / "captions.csv").write_text("caption\na dog on a sofa\na red bus\n")
+    monkeypatch.setenv("EXCISE_CELEBRITY", str(tmp_path))
+    monkeypatch.setenv("EXCISE_COCO", str(tmp_path / "captions.csv"))
+
+
+def metrics_of(protocol: str, with_target: bool) -> dict | None:
+    """Every metric of a protocol, with a judge that finds one image in three wrong; None where it has no target."""
+    plan = PROTOCOLS.load(protocol)()
+    targets = [(attribute, labels[0]) for attribute, labels in list(plan.labels.items())[:1]] if with_target else []
+    if with_target and not targets:
+        return None
+
+    def shown(wrong: int) -> list[Shown]:
+        return [
+            Shown(
+                group=item.group,
+                prompt=item.prompt,
+                seed=i,
+                asked=dict(item.asked),
+                saw={a: label if (i + wrong) % 3 else "none" for a, label in item.asked.items()},
+                second=dict(item.asked),
+                values={"clip_score": 30.0},
+                target=item.target,
+            )
+            for i, item in enumerate(plan.select(targets))
+        ]
+
+    metrics = score(plan.score, shown(1), targets)
+    return metrics | compared(shown(0), shown(1), targets) if targets else metrics
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+@pytest.mark.parametrize("protocol", PROTOCOLS.records())
+def test_every_metric_of_every_protocol_is_in_the_catalogue(protocol, with_target):
+    metrics = metrics_of(protocol, with_target)
+    if metrics is None:
+        return
+    assert metrics
+    assert set(metrics) <= set(METRICS)
+    assert set(metrics) <= set(gateable_keys("evaluate"))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.records())
+def test_every_protocol_has_a_metric_in_every_table(protocol):
+    metrics = metrics_of(protocol, True) or metrics_of(protocol, False)
+    assert metrics
+    assert set(metrics) & set(keys_at(Prominence.TERMINAL))
+
+
+def test_the_protocols_cover_every_kind_of_score():
+    assert {PROTOCOLS.load(name)().score for name in PROTOCOLS.records()} == set(scoring.SCORES)
+
+
+def test_no_metric_of_the_catalogue_is_without_a_source():
+    emitted = set(ELSEWHERE)
+    for protocol in PROTOCOLS.records():
+        emitted |= set(metrics_of(protocol, False) or ()) | set(metrics_of(protocol, True) or ())
+    assert emitted == set(METRICS)
+
+
+def test_the_documentation_has_the_table_of_the_catalogue():
+    text = DOCS.read_text(encoding="utf-8")
+    assert markdown_table() in text, (
+        "docs/metrics.md differs from the catalogue; put in the output of: "
+        'python -c "from excise.evaluation.catalog import markdown_table; print(markdown_table())"'
+    )
+
+
+def test_a_label_and_a_direction_are_stated_once():
+    labels = [m.label for m in METRICS.values()]
+    assert len(set(labels)) == len(labels)
+    for metric in METRICS.values():
+        assert "is better" not in metric.meaning
+        assert metric.explanation.count("is better") == (metric.higher_is_better is not None)
+
+
+def test_gates_accept_what_their_command_measures():
+    from excise.cli.gates import parse
+
+    assert gateable_keys("attack") == ("worst_back", "worst_gap")
+    for key in gateable_keys("evaluate"):
+        assert parse(f"{key}>=0.5").metric == key
+    with pytest.raises(UnknownNameError, match="no metric 'worst_gap'"):
+        parse("worst_gap<=0.3")
