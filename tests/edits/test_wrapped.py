@@ -21,6 +21,7 @@ from excise.errors import ModelError, WrongBaseError
 from excise.exporting import export
 from excise.families import family_of
 from excise.families.networks import walk
+from excise.methods.base import Context
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -134,7 +135,7 @@ def test_a_model_with_a_lora_fused_into_it_is_told_from_its_base(make):
 
 def test_text_states_of_an_encoder_with_a_lora_are_not_kept_as_its_own(make, tmp_path):
     pipe = make()
-    asked = {"method": "uce", "preserve": ["dog"], "vocabulary": None, "states": tmp_path}
+    asked = {"method": "uce", "preserve": ["dog"], "vocabulary": None, "context": Context(states=tmp_path)}
     plain = erase(pipe, ["cat"], **asked)
     kept = sorted(tmp_path.rglob("*.safetensors"))
     add_lora(pipe.text_encoder, ["q_proj"])

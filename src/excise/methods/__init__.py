@@ -75,7 +75,7 @@ METHODS = Registry(
             paper="Yoon et al., ICLR 2025, arXiv 2410.12761",
             shape="inference-time",
             needs=frozenset({c.GUIDANCE, c.CLIP_TEXT}),
-            cost="nothing to make; a pass of the text encoder a prompt, half a pass of the denoiser in filtered steps",
+            cost="nothing to make; a pass of the text encoder a prompt, one of the denoiser more in filtered steps",
             licence="written from the paper; official code not used",
         ),
         "scapre": Record(

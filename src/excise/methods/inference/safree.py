@@ -357,7 +357,7 @@ class _Guard:
         self._inside = True
         try:
             with torch.no_grad():
-                states = self._read(encoder(rows, output_hidden_states=True))
+                states = self._read(encoder(rows, output_hidden_states=len(self._bases) > 1))
         finally:
             self._inside = False
         if states is None or (states[-1] - part.to(states)).norm() > 1e-2 * part.norm():

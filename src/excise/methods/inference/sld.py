@@ -171,7 +171,8 @@ class SLDConfig(Settings):
     """Settings of SLD; a number that is not given is that of the level."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {"warmup": 3},  # the published warm-ups are for fifty steps, its protocols draw in twelve
+        # The published warm-ups are for fifty steps; its protocols draw in twelve, whose first decide a style.
+        "canvas": {"level": "max", "warmup": 0},
     }
 
     level: Literal["weak", "medium", "strong", "max"] = Field("medium", description="Published set of numbers.")

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Family
-from excise.families.guidance import conditional_rows
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem
 
@@ -42,9 +41,8 @@ def injected(family: Family, block: str, prompt: str = "") -> Iterator[None]:
 
     def replace(path: str) -> Any:
         def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-            rows = conditional_rows(len(output))
-            own = seen[path].to(output).expand(rows.stop - rows.start, -1, -1)
-            return torch.cat([output[: rows.start], own])
+            unguided = len(output) // 2  # guidance puts the unconditional rows first
+            return torch.cat([output[:unguided], seen[path].to(output).expand(len(output) - unguided, -1, -1)])
 
         return hook
 
