@@ -18,7 +18,7 @@ from torch import Tensor
 
 from excise.attacks.base import BACKWARD_COST, Arena, Attack, AttackSettings, Round
 from excise.attacks.tokens import Lexicon, condition_on, lexicon
-from excise.concepts.concept import same
+from excise.concepts.concept import normalise_name
 from excise.families.base import Condition
 
 
@@ -90,7 +90,7 @@ def read_as(arena: Arena, words: Lexicon, vectors: Mapping[str, Tensor], prompts
 def with_target_replaced(arena: Arena, prompt: str, word: str) -> str:
     """Return a prompt with the target's name replaced by a word, or with the word at its end where no name is in it."""
     for name in sorted(arena.concept.words, key=len, reverse=True):
-        replaced, count = re.subn(rf"(?<!\w){re.escape(same(name))}(?!\w)", word, prompt.lower(), count=1)
+        replaced, count = re.subn(rf"(?<!\w){re.escape(normalise_name(name))}(?!\w)", word, prompt.lower(), count=1)
         if count:
             return replaced
     return f"{prompt} {word}"

@@ -23,7 +23,7 @@ from excise.attacks.original import Open, networks, swaps, untouched
 from excise.attacks.panel import Panel, calibrated
 from excise.attacks.plan import Budget, budget_of, check_settings, configured, planned
 from excise.attacks.runner import JudgedShot, Runner, Side
-from excise.concepts.concept import Concept, same
+from excise.concepts.concept import Concept, normalise_name
 from excise.concepts.vocabulary import OF_BUILT_IN_MODELS, guess_kind
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ExciseWarning, ModelError
@@ -172,7 +172,7 @@ def target_of(
 
     Kind and synonyms are those given, else those in the record of an edit, else, on Canvas, those known there.
     """
-    recorded = [t for e in edits for t in e.record.concepts if same(t.name) == same(name)]
+    recorded = [t for e in edits for t in e.record.concepts if normalise_name(t.name) == normalise_name(name)]
     if recorded:
         kind, synonyms = kind or recorded[0].kind, synonyms or recorded[0].synonyms
     target = guess_kind(Concept(name, kind or "object"), kind, OF_BUILT_IN_MODELS if canvas else None)
@@ -250,8 +250,8 @@ def _check_models(models: _Models) -> None:
 
 def _check_others(target: Concept, others: Sequence[str]) -> None:
     """Refuse the target as one of the things that it is told apart from."""
-    names = {same(word) for word in target.words}
-    if clash := next((other for other in others if same(other) in names), None):
+    names = {normalise_name(word) for word in target.words}
+    if clash := next((other for other in others if normalise_name(other) in names), None):
         raise ConceptError(f"'{clash}' is the target itself; name other things of its kind with --other.")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from excise.attacks.base import AttackError
-from excise.concepts.concept import same
+from excise.concepts.concept import normalise_name
 from excise.families.base import Condition, Family
 
 MIN_WORDS = 50  # to search among
@@ -64,7 +64,7 @@ def lexicon(family: Family, banned: Sequence[str] = (), avoid: Sequence[str] = (
     tokenizers = family.tokenizers
     first = next(iter(tokenizers.values()))
     vocabulary = {first.decode([i]).strip() for i in first.get_vocab().values()}
-    banned_words = {w for name in banned for w in same(name).split()}
+    banned_words = {w for name in banned for w in normalise_name(name).split()}
     words = sorted(w for w in vocabulary if re.fullmatch(r"[a-z]{2,}", w) and w not in banned_words)
     ids = {name: _single_tokens(tokenizer, words) for name, tokenizer in tokenizers.items()}
     words = [w for w in words if all(w in tokens for tokens in ids.values())]

@@ -22,14 +22,18 @@ def ledger(
     Example: excise ledger runs/policy --concept cat
     """
     from excise.cli import show
-    from excise.concepts.concept import same
+    from excise.concepts.concept import normalise_name
     from excise.policy.ledger import LedgerError, read
 
     entries = read(folder)
     if not entries:
         raise LedgerError(f"{folder} holds no ledger; excise apply writes one into its --out.")
     if concept is not None:
-        entries = [e for e in entries if same(concept) in {same(n) for n in (*e["added"], *e["removed"], *_names(e))}]
+        entries = [
+            e
+            for e in entries
+            if normalise_name(concept) in {normalise_name(n) for n in (*e["added"], *e["removed"], *_names(e))}
+        ]
         if not entries:
             raise LedgerError(f"the ledger of {folder} has no entry on '{concept}'.")
     if as_json:
@@ -61,7 +65,7 @@ def _row(entry: dict[str, Any], concept: str | None) -> tuple[str, ...]:
 
 def _verified(verified: dict[str, Any] | None, concept: str | None) -> str:
     """For one concept the share of clean images; for all, how many concepts pass and how much is retained."""
-    from excise.concepts.concept import same
+    from excise.concepts.concept import normalise_name
     from excise.evaluation.catalog import quantity
 
     if verified is None:
@@ -71,5 +75,7 @@ def _verified(verified: dict[str, Any] | None, concept: str | None) -> str:
         rest = verified["retained"]
         retained = f", retained {quantity(rest['value'], 'rate')}" if rest else ""
         return f"{passed} of {len(verified['concepts'])}{retained}"
-    clean = next((c["erased"] for c in verified["concepts"] if same(c["name"]) == same(concept)), None)
+    clean = next(
+        (c["erased"] for c in verified["concepts"] if normalise_name(c["name"]) == normalise_name(concept)), None
+    )
     return f"{quantity(clean['value'], 'rate')} of {clean['n']}" if clean else "-"

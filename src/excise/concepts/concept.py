@@ -138,10 +138,10 @@ def as_concepts(concepts: Iterable[str | Concept], kind: str | None = None) -> l
     seen: dict[str, Concept] = {}
     for concept in checked:
         for word in concept.words:
-            other = seen.setdefault(same(word), concept)
+            other = seen.setdefault(normalise_name(word), concept)
             if other is concept:
                 continue
-            if same(word) == same(concept.name) == same(other.name):
+            if normalise_name(word) == normalise_name(concept.name) == normalise_name(other.name):
                 raise ConceptError(f"the concept '{concept.name}' is given twice; name each one once.")
             raise ConceptError(
                 f"'{word}' belongs to '{other.name}' and to '{concept.name}'; leave it to one of the two."
@@ -157,10 +157,10 @@ def check_preserve(concepts: Sequence[Concept], preserve: Sequence[str]) -> None
     """
     if isinstance(preserve, str):
         raise ConceptError(f"what to preserve is the text '{preserve}'; give a list of names: ['{preserve}'].")
-    targets = {same(w): w for c in concepts for w in c.words}
+    targets = {normalise_name(w): w for c in concepts for w in c.words}
     for name in preserve:
         check_name(name, "name to preserve")
-        if same(name) in targets:
+        if normalise_name(name) in targets:
             raise ConceptError(
                 f"'{name}' is to be erased and to be preserved at once; take it out of --concept or --preserve."
             )
@@ -215,7 +215,7 @@ def fill(templates: Iterable[str], word: str) -> list[str]:
     return [re.sub(r"\s+", " ", t.replace("{}", word)).strip() for t in templates]
 
 
-def same(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Normalise a name, so that its spellings compare equal: case, width and spacing are ignored."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
 

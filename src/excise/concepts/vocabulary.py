@@ -21,9 +21,9 @@ from excise.concepts.concept import (
     TEMPLATES,
     Concept,
     fill,
+    normalise_name,
     read_names,
     retain_prompts,
-    same,
 )
 from excise.errors import unknown
 from excise.families.built_in import is_built_in
@@ -76,9 +76,9 @@ class Vocabulary:
 
     def others(self, concepts: Sequence[Concept], retained: Sequence[str]) -> list[str]:
         """Names to retain and siblings of the concepts, without the concepts' own words."""
-        targets = {same(word) for c in concepts for word in c.words}
+        targets = {normalise_name(word) for c in concepts for word in c.words}
         names = [*retained, *(sibling for c in concepts for sibling in self.siblings(c))]
-        return [name for name in dict.fromkeys(names) if same(name) not in targets]
+        return [name for name in dict.fromkeys(names) if normalise_name(name) not in targets]
 
 
 class VocabularySource(ABC):
@@ -202,7 +202,7 @@ def _contains(text: str, words: str) -> bool:
 @cache
 def _stems(text: str) -> str:
     """A text in small letters, its words without punctuation and without a final s."""
-    return " ".join(w[:-1] if w.endswith("s") else w for w in re.findall(r"\w+", same(text)))
+    return " ".join(w[:-1] if w.endswith("s") else w for w in re.findall(r"\w+", normalise_name(text)))
 
 
 def _fitting(prompts: Sequence[str], family: Family) -> list[str]:

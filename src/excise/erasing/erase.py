@@ -17,8 +17,8 @@ from excise.concepts.concept import (
     as_concepts,
     check_preserve,
     listed,
+    normalise_name,
     retain_prompts,
-    same,
     with_anchor,
 )
 from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
@@ -245,9 +245,9 @@ def _anchors_by_kind(
 
 def _check_anchors(concepts: Sequence[Concept]) -> None:
     """Refuse an anchor that is itself a target (raises ConceptError)."""
-    targets = {same(w) for c in concepts for w in c.words}
+    targets = {normalise_name(w) for c in concepts for w in c.words}
     for concept in concepts:
-        if concept.anchor and same(concept.anchor) in targets:
+        if concept.anchor and normalise_name(concept.anchor) in targets:
             raise ConceptError(
                 f"the anchor '{concept.anchor}' of '{concept.name}' is itself to be erased; choose another --anchor."
             )

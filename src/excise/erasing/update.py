@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from excise.concepts.concept import Concept, as_concepts, listed, same
+from excise.concepts.concept import Concept, as_concepts, listed, normalise_name
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
 from excise.edits.hooks import refuse_hooks
@@ -91,18 +91,18 @@ def updated_concepts(record: EditRecord, add: Sequence[str | Concept], drop: Seq
         ConceptError: a concept to drop is not in the edit, one to add is, or none would remain.
     """
     present = [c.concept() for c in record.concepts]
-    present_names = {same(c.name) for c in present}
-    dropped_names = {same(name) for name in drop}
+    present_names = {normalise_name(c.name) for c in present}
+    dropped_names = {normalise_name(name) for name in drop}
     for name in drop:
-        if same(name) not in present_names:
+        if normalise_name(name) not in present_names:
             raise ConceptError(
                 f"'{name}' is not in this edit, which erases {listed([c.name for c in present], 8)}; name one of these."
             )
     added = as_concepts(add) if add else []
     for concept in added:
-        if same(concept.name) in present_names - dropped_names:
+        if normalise_name(concept.name) in present_names - dropped_names:
             raise ConceptError(f"'{concept.name}' is in this edit already; take it out of what is to be added.")
-    concepts = [c for c in present if same(c.name) not in dropped_names] + added
+    concepts = [c for c in present if normalise_name(c.name) not in dropped_names] + added
     if not concepts:
         raise ConceptError("nothing would be left in this edit; remove it from the model instead.")
     return concepts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-from excise.concepts.concept import Concept, same
+from excise.concepts.concept import Concept, normalise_name
 from excise.edits.record import Base
 from excise.methods import METHODS, load_method
 from excise.policy.policy import MethodChoice, Policy, PolicyError
@@ -49,11 +49,11 @@ def check_groups(groups: Sequence[Group]) -> None:
     for group in groups:
         config = load_method(group.method.name).Config
         configure(config, group.method.name, group.method.settings, group.concepts[0].kind)
-    removed = {same(word) for group in groups for concept in group.concepts for word in concept.words}
+    removed = {normalise_name(word) for group in groups for concept in group.concepts for word in concept.words}
     for group in groups:
         for concept in group.concepts:
             anchor = concept.anchor if concept.anchor is not None else group.method.settings.get("anchor")
-            if anchor and same(str(anchor)) in removed:
+            if anchor and normalise_name(str(anchor)) in removed:
                 raise PolicyError(
                     f"the policy maps '{concept.name}' to the anchor '{anchor}', which it removes as well; "
                     "name another anchor."

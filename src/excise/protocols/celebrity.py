@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from excise.concepts.concept import read_names, same
+from excise.concepts.concept import normalise_name, read_names
 from excise.errors import ConceptError
 from excise.protocols.base import Item, Protocol
 
@@ -74,9 +74,9 @@ def names() -> tuple[list[str], list[str]]:
     erased, retained = (read_names(p, prompts=False) for p in paths)
     seen: set[str] = set()
     for name in (*erased, *retained):
-        if same(name) in seen:
+        if normalise_name(name) in seen:
             raise ConceptError(f"'{name}' stands twice in {paths[0]} and {paths[1].name}; name each person once.")
-        seen.add(same(name))
+        seen.add(normalise_name(name))
     return erased, retained
 
 

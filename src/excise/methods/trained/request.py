@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from excise.concepts.candidates import CANDIDATES
-from excise.concepts.concept import TEMPLATES, Concept, fill, same
+from excise.concepts.concept import TEMPLATES, Concept, fill, normalise_name
 from excise.edits.edit import applied_edits
 from excise.families.built_in import is_built_in
 from excise.families.text_space import nearest_first
@@ -32,17 +32,18 @@ def training_problem(request: Request, context: Context, precision: str = "no", 
     candidates: dict[str, list[str]] = {}
     probes: dict[str, list[Probe]] = {}
     earlier = {t.name: t.concept() for edit, _ in applied_edits(request.family) for t in edit.record.concepts}
-    erased_words = {same(w) for c in (*request.concepts, *earlier.values()) for w in c.words}
+    erased_words = {normalise_name(w) for c in (*request.concepts, *earlier.values()) for w in c.words}
     for concept in request.concepts:
-        siblings = [n for n in words.siblings(concept) if same(n) not in erased_words]
-        candidates[concept.name] = siblings or [n for n in CANDIDATES[concept.kind] if same(n) not in erased_words]
+        siblings = [n for n in words.siblings(concept) if normalise_name(n) not in erased_words]
+        everyday = [n for n in CANDIDATES[concept.kind] if normalise_name(n) not in erased_words]
+        candidates[concept.name] = siblings or everyday
         own = _own_probes(request, concept, siblings)
-        probes[concept.name] = [p for p in own if p.role == "target" or same(p.name) not in erased_words]
-    requested = {same(c.name) for c in request.concepts}
+        probes[concept.name] = [p for p in own if p.role == "target" or normalise_name(p.name) not in erased_words]
+    requested = {normalise_name(c.name) for c in request.concepts}
     erased_probes = [
         Probe(p.prompt, p.name, "gone")
         for c in earlier.values()
-        if same(c.name) not in requested
+        if normalise_name(c.name) not in requested
         for p in evenly([p for p in _own_probes(request, c, words.siblings(c)) if p.role == "target"], GONE_PROBES)
     ]
     probes[request.concepts[0].name] += erased_probes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from excise.concepts.concept import same
+from excise.concepts.concept import normalise_name
 from excise.errors import ConceptError
 from excise.families.base import Family
 from excise.families.text_space import pooled
@@ -33,8 +33,8 @@ def choose(
     Raises:
         ConceptError: fewer than `count` candidates remain.
     """
-    excluded_names = {same(w) for w in (*words, *excluded)}
-    names = [c for c in dict.fromkeys(candidates) if same(c) not in excluded_names]
+    excluded_names = {normalise_name(w) for w in (*words, *excluded)}
+    names = [c for c in dict.fromkeys(candidates) if normalise_name(c) not in excluded_names]
     states = pooled(family, [words[0], *names])
     cosine = torch.cosine_similarity(states[:1], states[1:])
     rows = [i for i, c in enumerate(cosine.tolist()) if c <= TOO_CLOSE]
