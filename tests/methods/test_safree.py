@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -192,3 +194,31 @@ def test_a_stock_call_is_filtered_too(pipe):
 def test_models_without_clip_are_refused(make):
     with pytest.raises(ModelError, match="safree needs .*clip_text.*adavd.*sld"):
         edit_of(family_of(make("sana")))
+
+
+def stock(pipe, prompt: str, guidance: float = 3.0) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    images = pipe(prompt, num_inference_steps=3, guidance_scale=guidance, generator=generator).images
+    return np.asarray(images[0]).astype(int)
+
+
+def test_a_deep_copy_filters_prompts_that_only_it_has_read(pipe):
+    with erase(pipe, ["cat"], method="safree", vocabulary=None).apply(pipe):
+        other = copy.deepcopy(pipe)
+        copied = stock(other, "a cat")
+        assert np.array_equal(copied, stock(pipe, "a cat"))
+
+
+def test_a_generation_that_failed_leaves_nothing_to_the_next(pipe):
+    with erase(pipe, ["cat"], method="safree", vocabulary=None).apply(pipe):
+        before = stock(pipe, "a cat", guidance=1.0)
+
+        def fail(*args):
+            raise KeyboardInterrupt
+
+        calls = iter([None])
+        handle = pipe.unet.conv_out.register_forward_pre_hook(lambda *args: next(calls, fail) and fail())
+        with pytest.raises(KeyboardInterrupt):
+            stock(pipe, "a cat")
+        handle.remove()
+        assert np.array_equal(stock(pipe, "a cat", guidance=1.0), before)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -168,14 +169,15 @@ class PromptFilter(Hook):
                 f"the edit was made for text encoders of other widths than this model's ({widths}); erase again."
             )
         guard = _Guard(self, family, strength)
+        # Partial calls, where a closure would leave a deep copy of the model with this model's guard.
         for name in self.concepts:
-            attaching.after(family.text_encoders[name], guard.remember(name))
+            attaching.after(family.text_encoders[name], partial(guard.remember, name))
         attaching.before(family.denoiser, guard.swap)
         attaching.after(family.denoiser, guard.forget)
         if self.numbers.reattention and self.numbers.project:
             unet: Any = family.denoiser
             for i, block in enumerate(unet.up_blocks):
-                attaching.before(block, guard.reattend(i, unet.config.block_out_channels))
+                attaching.before(block, partial(guard.reattend, i, unet.config.block_out_channels))
 
 
 @dataclass(frozen=True)
@@ -202,28 +204,25 @@ class _Guard:
         self._recording = False
         self._active: Tensor | None = None  # rows of a call whose skip features are filtered
 
-    def remember(self, name: str) -> Any:
+    def remember(self, name: str, encoder: Any, args: Any, kwargs: Any, output: Any) -> None:
         """A hook on a text encoder: the tokens of every row of states it makes."""
-
-        def after(encoder: Any, args: Any, kwargs: Any, output: Any) -> None:
-            ids = args[0] if args else kwargs.get("input_ids")
-            if self._inside or ids is None:
-                return
-            states = self._read(output)
-            if states is None:
-                return
-            known = self._tokens[name]
-            for row, own in zip(states.detach(), ids, strict=True):
-                known[_key(row)] = own
-                if len(known) > REMEMBERED:
-                    del known[next(iter(known))]
-
-        return after
+        ids = args[0] if args else kwargs.get("input_ids")
+        if self._inside or ids is None:
+            return
+        states = self._read(output)
+        if states is None:
+            return
+        known = self._tokens[name]
+        for row, own in zip(states.detach(), ids, strict=True):
+            known[_key(row)] = own
+            if len(known) > REMEMBERED:
+                del known[next(iter(known))]
 
     def swap(self, denoiser: Any, args: Any, kwargs: Any) -> Any:
         """A hook before the denoiser: filtered prompts in the conditional rows of a guided call."""
         if self._inside:
             return None
+        self._reference = self._active = None  # which a call that failed left behind
         call = self._calls.current(rows_of(args, kwargs))
         if call is None:
             return None
@@ -246,28 +245,24 @@ class _Guard:
         if not self._inside:
             self._reference = self._active = None
 
-    def reattend(self, index: int, channels: Sequence[int]) -> Any:
+    def reattend(self, index: int, channels: Sequence[int], block: Any, args: Any, kwargs: Any) -> Any:
         """A hook before an up block: skip features of active rows, by the width of the features they are joined to."""
         scales = {channels[-1]: self._numbers.deep, channels[-2]: self._numbers.shallow}
-
-        def before(block: Any, args: Any, kwargs: Any) -> Any:
-            skips: tuple[Tensor, ...] = kwargs["res_hidden_states_tuple"]
-            if self._recording and self._reference is not None:
-                self._reference[index] = skips
-            if self._active is None or self._reference is None or self._recording:
-                return None
-            changed = list(skips)
-            widths = [kwargs["hidden_states"].shape[1], *(resnet.out_channels for resnet in block.resnets)]
-            for i, width in enumerate(widths[:-1]):
-                at = len(skips) - 1 - i  # the block takes them from the end
-                if width in scales:
-                    rows, other = self._active, self._reference[index][at][self._active]
-                    new = calmed(skips[at][rows], other, scales[width])
-                    mixed = torch.lerp(skips[at][rows].float(), new.float(), self._strength).to(new)
-                    changed[at] = skips[at].index_copy(0, rows, mixed)
-            return args, {**kwargs, "res_hidden_states_tuple": tuple(changed)}
-
-        return before
+        skips: tuple[Tensor, ...] = kwargs["res_hidden_states_tuple"]
+        if self._recording and self._reference is not None:
+            self._reference[index] = skips
+        if self._active is None or self._reference is None or self._recording:
+            return None
+        changed = list(skips)
+        widths = [kwargs["hidden_states"].shape[1], *(resnet.out_channels for resnet in block.resnets)]
+        for i, width in enumerate(widths[:-1]):
+            at = len(skips) - 1 - i  # the block takes them from the end
+            if width in scales:
+                rows, other = self._active, self._reference[index][at][self._active]
+                new = calmed(skips[at][rows], other, scales[width])
+                mixed = torch.lerp(skips[at][rows].float(), new.float(), self._strength).to(new)
+                changed[at] = skips[at].index_copy(0, rows, mixed)
+        return args, {**kwargs, "res_hidden_states_tuple": tuple(changed)}
 
     def _record(self, denoiser: Any, args: Any, kwargs: Any) -> None:
         """Let the denoiser read the unfiltered prompts, and keep its skip features.
