@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -129,6 +130,42 @@ def add_setting(header, tensors):
     header["hooks"][0]["settings"]["more"] = 1
 
 
+def drop_setting(header, tensors):
+    del header["hooks"][0]["settings"]["slope"]
+
+
+def spell_setting(header, tensors):
+    header["hooks"][0]["settings"]["slope"] = "steep"
+
+
+def empty_setting(header, tensors):
+    header["hooks"][0]["settings"]["centre"] = None
+
+
+def spoil_setting(header, tensors):
+    header["hooks"][0]["settings"]["slope"] = float("nan")
+
+
+def spoil_strength(header, tensors):
+    header["hooks"][0]["strength"] = float("nan")
+
+
+def list_settings(header, tensors):
+    header["hooks"][0]["settings"] = []
+
+
+def drop_kind(header, tensors):
+    del header["hooks"][0]["kind"]
+
+
+def empty_hooks(header, tensors):
+    header["hooks"] = None
+
+
+def drop_hooks(header, tensors):
+    del header["hooks"]
+
+
 def raise_format(header, tensors):
     header["record"]["format"] = 3
 
@@ -136,12 +173,21 @@ def raise_format(header, tensors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_kind, "needs no hook 'foreign'.*Upgrade excise"),
+        (set_kind, "needs a hook that this version does not know: no hook 'foreign'.*Upgrade excise"),
         (drop_tensor, "tensor 'states' of a hook is missing"),
         (reshape_tensor, "tensor 'states' of a hook has shape .*, expected 1 x any"),
         (spoil_tensor, "tensor 'states' of the hook 'adavd' is not finite"),
         (add_tensor, "has no place for the tensor 'more'"),
-        (add_setting, "unexpected keyword argument 'more'"),
+        (add_setting, "the setting 'more' of a hook is unknown"),
+        (drop_setting, "the setting 'slope' of a hook is missing"),
+        (spell_setting, "the setting 'slope' of a hook is 'steep'"),
+        (empty_setting, "the setting 'centre' of a hook is None"),
+        (spoil_setting, "the setting 'slope' of a hook is nan"),
+        (spoil_strength, "the strength of the hook 'adavd' is nan"),
+        (list_settings, "the settings of the hook 'adavd' are no mapping"),
+        (drop_kind, "the entry 'kind' is missing"),
+        (empty_hooks, "the entry 'hooks' is no list of hooks"),
+        (drop_hooks, "the tensor 'hook.0.states' belongs to no hook that the header lists"),
         (raise_format, "has edit format 3; this version reads up to 2. Upgrade excise."),
     ],
 )
@@ -150,6 +196,19 @@ def test_a_file_with_a_wrong_hook_is_refused(pipe, tmp_path, change, message):
     rewritten(path, change)
     with pytest.raises(EditFileError, match=message):
         Edit.load(path)
+
+
+@pytest.mark.parametrize("method", ["adavd", "sld"])
+def test_a_copy_with_hooks_is_refused(pipe, family, method):
+    edit = edit_of(pipe, method)
+    with edit.apply(pipe):
+        copy = deepcopy(pipe)
+    for work in (edit.apply, lambda model: erase(model, ["dog"], method="uce", vocabulary=None)):
+        with pytest.raises(ModelError, match="is a copy of one to which an edit is applied"):
+            work(copy)
+    with edit.apply(pipe):
+        assert hooks_on(family)
+    assert not hooks_on(family)
 
 
 def test_a_second_edit_that_changes_guidance_is_refused(pipe, family):

@@ -44,8 +44,8 @@ def generate(options: GenerateOptions) -> None:
     if not all(p.strip() for p in options.prompt):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
     check_strength(options.strength)
-    make_folder(options.out)
     edits = o.load_edits(options.edit)
+    make_folder(options.out)
     family = options.source.load(options.model)
     prompts = [p for p in options.prompt for _ in range(options.count)]
     seeds = [options.seed + i for _ in options.prompt for i in range(options.count)]

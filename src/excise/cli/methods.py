@@ -112,4 +112,12 @@ def _settings(config: type[Settings]) -> list[dict[str, Any]]:
 def _values(annotation: Any) -> str:
     """The allowed values of a setting as text."""
     choices = getattr(annotation, "__args__", None)
-    return " | ".join(map(str, choices)) if choices else getattr(annotation, "__name__", str(annotation))
+    names = [_name(choice) for choice in choices or (annotation,)]
+    return " | ".join(names)
+
+
+def _name(value: Any) -> str:
+    """A type or a value as text: `float`, `none`, `medium`."""
+    if value is type(None):
+        return "none"
+    return value.__name__ if isinstance(value, type) else str(value)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from excise.edits.deltas import Delta, EditLike, at_least_single
 from excise.edits.hooks import check_one_guided
 from excise.errors import ModelError, WrongBaseError
+from excise.families.attached import attached
 from excise.families.base import Family
 from excise.families.networks import (
     EIGHT_BITS,
@@ -38,6 +39,10 @@ SEEN = 64  # values of a weight by which it is known again
 COPIED = (
     "It seems to be a copy of a model with an edit in force, which holds the edited weights and not the original ones; "
     "copy a model before an edit is applied."
+)
+HOOKS_COPIED = (
+    "this model is a copy of one to which an edit is applied, and holds that edit's hooks, which nothing can remove "
+    "from the copy; copy a model before an edit is applied, or load it again."
 )
 _numbers = count()
 
@@ -121,9 +126,12 @@ def put(edit: EditLike, family: Family, strength: float) -> None:
     """Bring an edit into force on top of what is; nothing is changed where that fails.
 
     Raises:
-        ModelError: a weight cannot be replaced, or was written to since, or a second edit would change guidance.
+        ModelError: a weight cannot be replaced, or was written to since, a second edit would change guidance, or the
+            model is a copy with hooks.
         WrongBaseError: a hook is not for this model.
     """
+    if hooks_copied(family):
+        raise ModelError(HOOKS_COPIED)
     check_one_guided(hook for e in (*(layer.edit for layer in layers(family)), edit) for hook in e.hooks)
     found = networks(family)
     placed = _placed(edit, found, strength)
@@ -221,6 +229,11 @@ def copied(found: Mapping[str, Any]) -> bool:
         for account in list(_accounts.values())
         if account.replaced
     )
+
+
+def hooks_copied(family: Family) -> bool:
+    """Whether the denoiser holds hooks of an edit that is not applied to it, as a deep copy of a denoiser does."""
+    return any(attached(family.denoiser)) and not any(layer.edit.hooks for layer in layers(family))
 
 
 def _holds(network: nn.Module, rest: str, replaced: _Replaced) -> bool:

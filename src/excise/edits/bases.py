@@ -15,10 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excise.edits.apply import COPIED, copied, networks, original_text_weights, original_weights
+from excise.edits.apply import (
+    COPIED,
+    HOOKS_COPIED,
+    copied,
+    hooks_copied,
+    networks,
+    original_text_weights,
+    original_weights,
+)
 from excise.edits.deltas import EditLike
 from excise.edits.record import Base
-from excise.errors import EditFileError, WrongBaseError
+from excise.errors import EditFileError, ModelError, WrongBaseError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.fingerprints import fingerprint, text_encoder_print
@@ -36,6 +44,8 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         ModelError: its weights cannot be read (offloaded, quantised), or its text encoders are not loaded.
     """
     family.check_encoders()
+    if hooks_copied(family):
+        raise ModelError(HOOKS_COPIED)
     check_read(family.denoiser)
     weights, text = original_weights(family), original_text_weights(family)
     # A built-in model is one file in half precision, so its prints say all.

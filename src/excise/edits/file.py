@@ -17,7 +17,7 @@ from torch import Tensor
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
 from excise.edits.hooks import Hook, check_one_guided, read_hook
 from excise.edits.record import FORMAT, EditRecord
-from excise.errors import EditFileError, ModelError
+from excise.errors import EditFileError, ModelError, UnknownNameError
 from excise.support.files import write_atomically
 
 KEY = "excise"
@@ -92,9 +92,15 @@ def read(path: Path) -> Content:
         record = EditRecord.model_validate(header["record"])
         hooks = _hooks(tensors, header.get("hooks", []))
         text_maps, modules = _deltas(tensors, header["text_maps"])
+    except UnknownNameError as error:
+        raise EditFileError(
+            f"{path} needs a hook that this version does not know: {error} Upgrade excise, or install the package that "
+            "brings this hook."
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ModelError) as error:
         raise EditFileError(
-            f"{path} holds an edit that cannot be read ({_short(error)}); it was changed or cut."
+            f"{path} holds an edit that cannot be read ({_short(error)}); it was changed or cut. Copy it again, or run "
+            "`excise erase` again."
         ) from error
     return Content(record, text_maps, modules, hooks)
 
@@ -102,10 +108,14 @@ def read(path: Path) -> Content:
 def _hooks(tensors: dict[str, Tensor], entries: list[dict[str, Any]]) -> tuple[Hook, ...]:
     """The hooks that a header lists, each with its tensors, which are taken out of `tensors`."""
     hooks = []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("the entry 'hooks' is no list of hooks")
     for i, entry in enumerate(entries):
         prefix = f"hook.{i}."
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
         hooks.append(read_hook(entry, own))
+    if stray := [name for name in tensors if name.startswith("hook.")]:
+        raise ValueError(f"the tensor '{stray[0]}' belongs to no hook that the header lists")
     check_one_guided(hooks)
     return tuple(hooks)
 
@@ -139,4 +149,6 @@ def _deltas(tensors: dict[str, Tensor], maps: list[list[str]]) -> tuple[tuple[Te
 
 
 def _short(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"the entry {error} is missing"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from excise.edits.record import EditRecord
-from excise.errors import ModelError, PluginError, UnknownNameError
+from excise.errors import ModelError, PluginError
 from excise.families.attached import Attaching
 from excise.families.base import Family
 from excise.families.fingerprints import raw_bytes
 from excise.registry import Record, Registry
 
 HookT = TypeVar("HookT", bound="Hook")
+SettingsT = TypeVar("SettingsT")
 
 HOOKS = Registry(
     "hook",
@@ -128,20 +131,44 @@ def read_hook(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hook:
     """A hook from its entry in a file's header and its tensors.
 
     Raises:
-        ValueError, KeyError, TypeError: the entry or a tensor is missing or wrong, or the kind is unknown.
+        UnknownNameError: the kind is not registered.
+        ValueError, KeyError, TypeError: the entry or a tensor is missing or wrong.
     """
     kind = header["kind"]
-    try:
-        cls = hook_class(kind)
-    except UnknownNameError as error:
-        raise ValueError(f"it needs {error} Upgrade excise, or install the package that brings this hook") from error
+    cls = hook_class(kind)
+    if not isinstance(header["settings"], dict):
+        raise ValueError(f"the settings of the hook '{kind}' are no mapping")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"the tensor '{name}' of the hook '{kind}' is not finite")
     hook = cls.build(tensors, header["settings"])
     if extra := sorted(set(tensors) - set(hook.tensors())):
         raise ValueError(f"the hook '{kind}' has no place for the tensor '{extra[0]}'")
-    return hook.scaled(float(header["strength"]))
+    strength = header["strength"]
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not math.isfinite(strength):
+        raise ValueError(f"the strength of the hook '{kind}' is {strength!r}, expected a finite number")
+    return hook.scaled(float(strength))
+
+
+def settings_of(numbers: type[SettingsT], settings: Mapping[str, Any]) -> SettingsT:
+    """The settings of a hook as a data class, read strictly.
+
+    Raises:
+        ValueError: a setting is missing, unknown, of a wrong type, or not finite.
+    """
+    names = {field.name for field in fields(numbers)}  # type: ignore[arg-type]
+    for name in sorted(names ^ set(settings)):
+        raise ValueError(f"the setting '{name}' of a hook is {'missing' if name in names else 'unknown'}")
+    for name, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"the setting '{name}' of a hook is {value}, expected a finite number")
+    try:
+        return TypeAdapter(numbers).validate_json(json.dumps(dict(settings)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, seen = str(first["loc"][-1]), first["input"]
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ValueError(f"the setting '{name}' of a hook is {seen!r}: {message}") from error
 
 
 def tensor_of(tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...]) -> Tensor:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from excise.edits.hooks import Hook, tensor_of
+from excise.edits.hooks import Hook, settings_of, tensor_of
 from excise.errors import WrongBaseError
 from excise.families.attached import Attaching
 from excise.families.base import Family
@@ -87,7 +87,9 @@ class ValueProjection(Hook):
     def build(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> ValueProjection:
         numbers = dict(settings)
         words = tuple(map(str, numbers.pop("words")))
-        return cls(words=words, states=tensor_of(tensors, "states", (len(words), None)), shift=Shift(**numbers))
+        return cls(
+            words=words, states=tensor_of(tensors, "states", (len(words), None)), shift=settings_of(Shift, numbers)
+        )
 
     def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
         for projection in family.projections("v"):

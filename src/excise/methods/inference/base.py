@@ -7,6 +7,8 @@ from abc import abstractmethod
 from typing import ClassVar, TypeVar
 
 from excise.edits.hooks import Hook
+from excise.errors import WrongBaseError
+from excise.families.base import Condition, Family
 from excise.methods.base import Context, Made, Method, Request
 from excise.support.settings import Settings
 
@@ -36,3 +38,22 @@ class Inference(Method[ConfigT]):
 def words_of(request: Request) -> list[str]:
     """Every name and synonym that is to be erased."""
     return list(dict.fromkeys(word for concept in request.concepts for word in concept.words))
+
+
+def check_condition(condition: Condition, family: Family) -> None:
+    """Refuse a condition that is not for this model, as far as its loaded text encoders tell.
+
+    Raises:
+        WrongBaseError: it has other inputs than the model's, or of other widths.
+    """
+    if len(family.text_encoders) < len(family.encoder_names):
+        return
+    own = family.unconditional().inputs
+    for name in {*own, *condition.inputs}:
+        if name not in own or name not in condition.inputs:
+            raise WrongBaseError(f"the edit and the model differ in what the denoiser reads ('{name}'); erase again.")
+        seen, wanted = condition.inputs[name].shape, own[name].shape
+        if name != "encoder_attention_mask" and seen[-1] != wanted[-1]:
+            raise WrongBaseError(
+                f"the edit holds a prompt of width {seen[-1]} ('{name}'), the model reads {wanted[-1]}; erase again."
+            )

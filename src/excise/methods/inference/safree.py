@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from excise.edits.hooks import Hook, tensor_of
+from excise.edits.hooks import Hook, settings_of, tensor_of
 from excise.errors import WrongBaseError
 from excise.families.attached import Attaching
 from excise.families.base import Condition, Family
 from excise.families.fingerprints import raw_bytes
 from excise.families.guidance import GuidedCalls, condition_of, rows_of, with_condition
 from excise.methods.base import Context, Request
-from excise.methods.inference.base import Inference, words_of
+from excise.methods.inference.base import Inference, check_condition, words_of
 from excise.support.settings import Settings
 
 CUTOFF = 1e-4  # singular values, of the largest, below which a direction counts as none
@@ -158,7 +158,7 @@ class PromptFilter(Hook):
             concepts={name: tensor_of(tensors, f"concepts.{name}", (count, None)) for name in encoders},
             pooled=tensor_of(tensors, "pooled", (count, None)) if "pooled" in tensors else None,
             negative=Condition(inputs),
-            numbers=Filtering(**numbers),
+            numbers=settings_of(Filtering, numbers),
         )
 
     def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
@@ -168,6 +168,7 @@ class PromptFilter(Hook):
             raise WrongBaseError(
                 f"the edit was made for text encoders of other widths than this model's ({widths}); erase again."
             )
+        check_condition(self.negative, family)
         guard = _Guard(self, family, strength)
         # Partial calls, where a closure would leave a deep copy of the model with this model's guard.
         for name in self.concepts:

@@ -23,13 +23,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from excise.edits.hooks import Hook, tensor_of
-from excise.errors import WrongBaseError
+from excise.edits.hooks import Hook, settings_of, tensor_of
 from excise.families.attached import Attaching
 from excise.families.base import Condition, Family
 from excise.families.guidance import GuidedCalls, rows_of, with_rows
 from excise.methods.base import Context, Request
-from excise.methods.inference.base import Inference, words_of
+from excise.methods.inference.base import Inference, check_condition, words_of
 from excise.support.settings import Settings
 
 
@@ -107,7 +106,7 @@ class SafetyGuidance(Hook):
                 tensor_of(tensors, name, (1, None))
         known = ("encoder_hidden_states", "text_embeds", "encoder_attention_mask")
         inputs = {name: tensors[name] for name in known if name in tensors}
-        return cls(prompt=prompt, condition=Condition(inputs), term=SafetyTerm(**numbers))
+        return cls(prompt=prompt, condition=Condition(inputs), term=settings_of(SafetyTerm, numbers))
 
     def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
         check_condition(self.condition, family)
@@ -146,25 +145,6 @@ class _Guiding:
         safe = prompt - self._strength * gamma
         changed = torch.cat([whole[call.unconditional], safe.to(whole.dtype)])
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
-
-
-def check_condition(condition: Condition, family: Family) -> None:
-    """Refuse a condition that is not for this model, as far as its loaded text encoders tell.
-
-    Raises:
-        WrongBaseError: it has other inputs than the model's, or of other widths.
-    """
-    if len(family.text_encoders) < len(family.encoder_names):
-        return
-    own = family.unconditional().inputs
-    for name in {*own, *condition.inputs}:
-        if name not in own or name not in condition.inputs:
-            raise WrongBaseError(f"the edit and the model differ in what the denoiser reads ('{name}'); erase again.")
-        seen, wanted = condition.inputs[name].shape, own[name].shape
-        if name != "encoder_attention_mask" and seen[-1] != wanted[-1]:
-            raise WrongBaseError(
-                f"the edit holds a prompt of width {seen[-1]} ('{name}'), the model reads {wanted[-1]}; erase again."
-            )
 
 
 class SLDConfig(Settings):
