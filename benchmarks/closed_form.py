@@ -29,6 +29,7 @@ from torch import Tensor
 
 from benchmarks import literal
 from excise.bench.tables import markdown
+from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.cure import CURE, CUREConfig
 from excise.methods.closed_form.mace import MACE, MACEConfig
@@ -213,14 +214,14 @@ def literal_scapre(p: TextProblem, weights: dict[str, Tensor], config: ScaPreCon
 class Bench:
     """A method with its settings, its literal form (None: not written), and the projections it edits."""
 
-    method: Any
+    method: ClosedForm[Any]
     config: MethodConfig
     literal: Callable[..., Literal] | None
     roles: str = "kv"
 
     def solve(self, problem: TextProblem, weights: dict[str, Tensor]) -> Solution:
         """Solve the problem with the method."""
-        solution: Solution = self.method().solve(problem, weights, self.config, torch.Generator().manual_seed(0))
+        solution: Solution = self.method.solve(problem, weights, self.config, torch.Generator().manual_seed(0))
         return solution
 
 
