@@ -15,6 +15,10 @@ import diffusers
 import pytest
 from conftest import tiny_sana
 
+from excise.families.load import FAMILIES
+from excise.methods import METHODS
+from excise.methods.fitting import methods_for
+
 
 @pytest.fixture
 def edit(excise, model, tmp_path):
@@ -231,7 +235,7 @@ def test_methods_and_doctor(excise, model):
     status, out, _ = excise("doctor", "--model", model, "--json")
     assert json.loads(out)["device"] in ("cpu", "mps", "cuda:0")
     assert json.loads(out)["bfloat16"] in ("fast", "slow here; leave float32")
-    assert json.loads(out)["model"]["methods"] == "cure, emcid, esd, mace, rece, scapre, speed, surgun, uce"
+    assert json.loads(out)["model"]["methods"] == ", ".join(methods_for(FAMILIES.record("sd").provides))
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "SCMScheduler"])
@@ -243,11 +247,13 @@ def test_doctor_says_what_works_with_a_scheduler(excise, gemma_tokenizer, tmp_pa
     assert status == 0, err
     found = json.loads(out)["model"]
     assert found["scheduler"] == name
+    fitting = methods_for(FAMILIES.record("sana").provides)
     if "Flow" in name:
         assert found["prediction"] == "flow"
-        assert found["methods"] == "cure, esd, mace, rece, scapre, speed, surgun, uce"
-    else:  # it predicts what no training here knows, and closed forms do not ask
-        assert (found["prediction"], found["methods"]) == ("unknown", "cure, mace, rece, scapre, speed, uce")
+        assert found["methods"] == ", ".join(fitting)
+    else:  # it predicts what no training here knows, and all other methods do not ask
+        untrained = [m for m in fitting if METHODS.record(m).shape != "trained"]
+        assert (found["prediction"], found["methods"]) == ("unknown", ", ".join(untrained))
         assert found["not with this scheduler"].startswith("esd, surgun, attacks that ask the denoiser, FADE: ")
         assert "trigflow" in found["not with this scheduler"]
 
