@@ -207,7 +207,7 @@ def test_a_model_that_never_knew_the_targets_passes_everything():
 
 
 def test_canvas_protocol_refuses_other_models(pipe):
-    with pytest.raises(ModelError, match="judges pictures of 64 x 64; this model draws 8 x 8"):
+    with pytest.raises(ModelError, match="judges images of 64 x 64; this model draws 8 x 8"):
         evaluate(pipe, ["cat"])
 
 
