@@ -14,18 +14,20 @@ from conftest import tiny_pipe
 import excise
 from excise import erase
 from excise.errors import TrainingError
+from excise.families.pipeline import PipelineFamily
 from excise.methods import METHODS
-from excise.training import loop
+from excise.methods.base import Context
+from excise.methods.trained.base import Distilled
 
 ROOT = Path(excise.__file__).parent
 ALL = set(METHODS.records())
 TRAINED = {name for name, record in METHODS.records().items() if record.shape == "trained"}
 # Whose messages they are, by file; a method's own file is its own.
 WHOSE = {
-    "cli/erase.py": ALL - {"esd", "emcid"},  # the help of --robust, which these refuse
+    "cli/erase.py": {m for m in ALL if "robust" in METHODS.load(m).Config.model_fields},  # the help of --robust
     "erasing/erase.py": ALL,
     "exporting/__init__.py": ALL - TRAINED - {"emcid"},
-    "methods/trained/base.py": TRAINED,
+    "methods/trained/base.py": {m for m in TRAINED if issubclass(METHODS.load(m), Distilled)},
     "training/config.py": TRAINED,
     "training/loop.py": TRAINED,
 }
@@ -62,10 +64,10 @@ def test_a_message_names_settings_that_its_readers_have(file):
 def test_what_steadies_a_training_can_be_set(tokenizer, monkeypatch, method):
     """A loss that is not finite: what the message says to set is there."""
 
-    def never(*given):
-        return None
+    def never(self, latents, timestep, condition):
+        return torch.full_like(latents, float("nan"), requires_grad=True)
 
-    monkeypatch.setattr(loop, "_step", never)
+    monkeypatch.setattr(PipelineFamily, "predict", never)
     with pytest.raises(TrainingError, match="not finite") as error:
         erase(tiny_pipe(tokenizer), ["cat"], method, preserve=["dog"], steps=20, **SMALL[method])
     names = re.findall(r"--set (\w+)=", str(error.value))
@@ -80,9 +82,17 @@ SMALL = {
 
 
 def test_memory_that_runs_out_in_esd_is_answered_with_its_own_settings(tokenizer, monkeypatch):
-    def full(*given):
+    """In the training's own passes, and in the pictures that a judge looks at."""
+
+    def full(*given, **options):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(loop, "_step", full)
-    with pytest.raises(TrainingError, match="--set draw=1"):
-        erase(tiny_pipe(tokenizer), ["cat"], "esd", preserve=["dog"], steps=2, sampler_steps=2)
+    pipe = tiny_pipe(tokenizer)
+    judge = Context(judge=lambda images, names: [True] * len(names))
+    for member, message, context in (("predict", "--set batch=", None), ("sample", "--set draw=1", judge)):
+        with monkeypatch.context() as patched:
+            patched.setattr(PipelineFamily, member, full)
+            with pytest.raises(TrainingError, match=message) as error:
+                erase(pipe, ["cat"], "esd", preserve=["dog"], steps=2, sampler_steps=2, context=context)
+        names = re.findall(r"--set (\w+)=", str(error.value))
+        assert set(names) <= set(METHODS.load("esd").Config.model_fields)

@@ -197,7 +197,7 @@ def test_the_command_says_who_reads_it(excise, model, tmp_path):
     assert status == 0
     assert "read whole by ComfyUI, the web UIs" in " ".join(said.split())
     status, _, said = excise("export", edit, "--for", "webui", "--format", "diffusers-lora", "--out", tmp_path / "b")
-    assert "leave out --format diffusers-lora" in " ".join(said.split())
+    assert "without --format diffusers-lora, a format is chosen that" in " ".join(said.split())
     status, said, _ = excise("export", edit, "--for", "webui", "--out", tmp_path / "c", "--json")
     assert json.loads(said)["readers"]["webui"]["missed"] == []
     status, _, err = excise("export", edit, "--for", "photoshop", "--out", tmp_path / "d")
