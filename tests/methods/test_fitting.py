@@ -19,8 +19,9 @@ from excise.registry import Record
 
 REFUSED = (
     "emcid needs text encoders that add the output of their MLPs without normalising it (text_mlp), which the model "
-    "family 'sana' does not provide. Families that fit emcid: sd, sdxl. Methods that fit sana: cure, esd, mace, rece, "
-    "scapre, speed, surgun, uce."
+    "family 'sana' does not provide. Families that fit emcid: sd, sdxl. Methods that fit sana: "
+    + ", ".join(name for name in METHODS if name not in ("emcid", "safree"))
+    + "."
 )
 
 
