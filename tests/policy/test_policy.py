@@ -340,7 +340,7 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     assert "cat, dog, neon" in " ".join(text.split())
     for wrong, message in (
         (("ledger", tmp_path), "holds no ledger"),
-        (("ledger", out, "--concept", "cow"), "never speaks of 'cow'"),
+        (("ledger", out, "--concept", "cow"), "has no entry on 'cow'"),
         (("apply", tmp_path / "none.yaml", "--out", out), "cannot read the policy"),
     ):
         status, _, error = excise(*wrong)
