@@ -28,7 +28,7 @@ from excise.families.attached import attached
 from excise.families.base import Family, Progress, Request, split
 from excise.families.fingerprints import raw_bytes
 from excise.families.networks import adapters, hooked
-from excise.support.files import write_atomically
+from excise.support.files import write_png
 
 log = logging.getLogger(__name__)
 BATCH = 40
@@ -125,7 +125,7 @@ def draw(
         drawn = family.batches([part for part, _ in missing], steps=steps, guidance=guidance)
         for (_, files), images in zip(missing, drawn, strict=True):
             for file, image in zip(files, images, strict=True):
-                write_atomically(file, lambda p, image=image: image.save(p, "PNG"), durable=False)  # type: ignore[misc]
+                write_png(file, image, durable=False)
             done += len(files)
             if progress:
                 progress(done, len(requests))
