@@ -222,3 +222,14 @@ def test_a_generation_that_failed_leaves_nothing_to_the_next(pipe):
             stock(pipe, "a cat")
         handle.remove()
         assert np.array_equal(stock(pipe, "a cat", guidance=1.0), before)
+
+
+def test_a_pipeline_that_reads_prompts_by_another_text_encoder_is_refused(pipe):
+    """It shares the denoiser alone: the hooks see no token of its prompts, so it would draw unfiltered."""
+    shared = type(pipe)(**pipe.components)
+    other = type(pipe)(**{**pipe.components, "text_encoder": copy.deepcopy(pipe.text_encoder)})
+    with erase(pipe, ["cat"], method="safree", vocabulary=None).apply(pipe):
+        assert np.array_equal(stock(shared, "a cat"), stock(pipe, "a cat"))
+        with pytest.raises(ModelError, match="'text_encoder' of its own"):
+            stock(other, "a cat")
+    stock(other, "a cat")

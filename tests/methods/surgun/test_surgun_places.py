@@ -103,6 +103,14 @@ def test_injection_leaves_the_unconditional_half_of_guidance_alone(any_pipe):
     assert not torch.equal(now[1], own[1])
 
 
+def test_injection_reaches_every_row_of_a_pass_without_guidance(any_pipe):
+    family = family_of(any_pipe)
+    latents = torch.randn(1, *family.latent_shape, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    with injected(family, blocks(family)[0], prompt="a car"):
+        one, two = family.predict(latents, torch.tensor([500, 500]), family.condition(["a cat", "a cat"]))
+    assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
 def test_injection_leaves_a_third_of_the_blocks_to_probe(tokenizer):
     pipe = tiny_pipe(tokenizer)
     context = Context(lambda images, names: [True] * len(names))

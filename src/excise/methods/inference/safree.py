@@ -26,11 +26,11 @@ from pydantic import Field
 from torch import Tensor
 
 from excise.edits.hooks import Hook, settings_of, tensor_of
-from excise.errors import WrongBaseError
+from excise.errors import ModelError, WrongBaseError
 from excise.families.attached import Attaching
 from excise.families.base import Condition, Family
 from excise.families.fingerprints import raw_bytes
-from excise.families.guidance import GuidedCalls, condition_of, rows_of, with_condition
+from excise.families.guidance import GuidedCalls, condition_of, rows_of, running_pipeline, with_condition
 from excise.methods.base import Context, Request
 from excise.methods.inference.base import Inference, check_condition, words_of
 from excise.support.settings import Settings
@@ -227,6 +227,7 @@ class _Guard:
         call = self._calls.current(rows_of(args, kwargs))
         if call is None:
             return None
+        self._check_encoders()
         own = condition_of(kwargs, self._hook.negative.inputs, call.conditional)
         plans = [self._plan(row) for row in own.inputs["encoder_hidden_states"]]
         active = [plan is not None and call.step <= plan.last for plan in plans]
@@ -240,6 +241,21 @@ class _Guard:
             empty = condition_of(kwargs, self._hook.negative.inputs, call.unconditional)
             kwargs = with_condition(kwargs, self._mixed(empty, self._hook.negative), call.unconditional)
         return args, kwargs
+
+    def _check_encoders(self) -> None:
+        """Refuse a pipeline that shares the denoiser and reads prompts by another text encoder: it would pass unfiltered.
+
+        Raises:
+            ModelError: it does.
+        """
+        pipe = running_pipeline()
+        for name in self._tokens:
+            own = getattr(pipe, name, None)
+            if own is not None and own is not self._family.text_encoders[name]:
+                raise ModelError(
+                    f"the pipeline that draws shares the denoiser of the one that the edit was applied to, and has a "
+                    f"'{name}' of its own, whose prompts safree cannot read; apply the edit to that pipeline."
+                )
 
     def forget(self, denoiser: Any, args: Any, kwargs: Any, output: Any) -> None:
         """A hook after the denoiser: its skip features are let go."""
@@ -383,8 +399,9 @@ class SAFREEConfig(Settings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "style": {"midpoint": 5.5, "sharpness": 3.5},
-        # Chosen by hand on the built-in model: its padding names the target as loudly as the target's token does.
-        "canvas": {"alpha": 0.05, "spread": True, "midpoint": 3.0, "negative": False},
+        # Chosen by hand on the built-in model: its padding names the target as loudly as the target's token does, and it
+        # draws in twelve steps, of which the last bring a target back.
+        "canvas": {"alpha": 0.05, "spread": True, "midpoint": 1.0, "bound": 12, "negative": False},
     }
 
     project: bool = Field(True, description="Project prompts' triggers; without it the negative prompt alone is left.")

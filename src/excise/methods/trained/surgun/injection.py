@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Family
+from excise.families.guidance import conditional_rows
 from excise.training.probes import Look
 from excise.training.problem import TrainingProblem
 
@@ -34,15 +35,16 @@ def strongest(problem: TrainingProblem, look: Look, known: Sequence[str]) -> lis
 
 @contextmanager
 def injected(family: Family, block: str, prompt: str = "") -> Iterator[None]:
-    """Guided drawing in which one block's cross-attention reads `prompt` instead of the prompts."""
+    """Drawing in which one block's cross-attention reads `prompt` instead of the prompts; unconditional rows stay."""
     paths = [m.path for m in family.attention_maps() if (m.block, m.source) == (block, "cross") and m.part in "kv"]
     modules = {path: family.denoiser.get_submodule(path) for path in paths}
     seen = _read(family, modules, prompt)
 
     def replace(path: str) -> Any:
         def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-            unguided = len(output) // 2  # guidance puts the unconditional rows first
-            return torch.cat([output[:unguided], seen[path].to(output).expand(len(output) - unguided, -1, -1)])
+            changed = output.clone()
+            changed[conditional_rows(len(output))] = seen[path].to(output)
+            return changed
 
         return hook
 
