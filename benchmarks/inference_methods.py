@@ -24,6 +24,7 @@ TARGETS = ("cat", "guitar", "house", "fish", "neon", "blueprint")
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "uce": ("uce", {}),
     "negative prompt": ("safree", {"project": False, "negative": True}),
+    "sld, light": ("sld", {"scale": 2.0, "threshold": 1.0, "momentum_scale": 0.0}),
     "sld, medium": ("sld", {"level": "medium"}),
     "sld, max": ("sld", {"level": "max"}),
     "safree": ("safree", {}),

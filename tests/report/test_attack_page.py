@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from excise.attacks.accounting import Outcome, Result
-from excise.attacks.suite import Attacked
+from excise.attacks.suite import SuiteResult
 from excise.report.attack_page import document, lead, write_page
 
 
@@ -14,8 +14,8 @@ def outcome(*hits: bool) -> Outcome:
     return Outcome([f"p{i}" for i in range(len(hits))], [[h] for h in hits], None, [["w"]] * len(hits), 2, 40, 3.0, 0.0)
 
 
-def attacked(*results: Result, oracle: bool = False) -> Attacked:
-    return Attacked(list(results), {r.name: [] for r in results}, oracle, "judge")
+def attacked(*results: Result, oracle: bool = False) -> SuiteResult:
+    return SuiteResult(list(results), {r.name: [] for r in results}, oracle, "judge")
 
 
 def result(name: str, *hits: bool, teaches: bool = False, **more) -> Result:

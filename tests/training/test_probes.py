@@ -10,7 +10,7 @@ from conftest import tiny_pipe
 from excise.errors import ConceptError, ExciseWarning
 from excise.families import family_of
 from excise.training.pictures import Sampling
-from excise.training.probes import Look, Probe
+from excise.training.probes import Preview, Probe
 
 
 class Half:
@@ -34,7 +34,7 @@ def family(tokenizer):
 def test_a_judge_that_never_sees_the_target_is_found_out_before_training(family):
     probes = [Probe("a cat", "cat", "target"), Probe("a dog", "dog", "related"), Probe("a car", "car", "unrelated")]
     with pytest.raises(ConceptError, match="never sees 'cat' in what the untouched model draws"):
-        Look(family, probes, Half(lambda name, i: name != "cat"), Sampling(2, 1.0), 0)
+        Preview(family, probes, Half(lambda name, i: name != "cat"), Sampling(2, 1.0), 0)
 
 
 def test_rates_count_what_was_right_before(family):
@@ -49,8 +49,8 @@ def test_rates_count_what_was_right_before(family):
         def sees(self, images, names):
             return answers[first.pop() if first else False]
 
-    look = Look(family, probes, Scripted(), Sampling(2, 1.0), 0)
-    rates = look.rates(look.before)
+    preview = Preview(family, probes, Scripted(), Sampling(2, 1.0), 0)
+    rates = preview.rates(preview.before)
     assert (rates.erase, rates.related, rates.unrelated) == (0.5, 0.5, 1.0)
     assert rates.score == pytest.approx(3 / (2 + 2 + 1))
     assert rates.instead == 0
@@ -62,10 +62,10 @@ def test_a_closer_look_has_more_seeds_of_what_is_kept_and_counts_what_became_rig
     now = [False, *(True, True), *(False, True), *(False, False)]
     looks = iter([before[:3], before, now])
     scorer = SimpleNamespace(name="scripted", sees=lambda images, names: next(looks))
-    look = Look(family, probes, scorer, Sampling(2, 1.0), 0)
-    closer = look.closer(3)
+    preview = Preview(family, probes, scorer, Sampling(2, 1.0), 0)
+    closer = preview.closer(3)
     assert [p.name for p in closer.probes] == ["cat", "dog", "car", "dog", "dog", "car", "car"]
-    assert closer.before[:3] == look.before
+    assert closer.before[:3] == preview.before
     assert len({image.tobytes() for image in closer.before}) == 7
     rates = closer.rates(closer.before)
     assert (rates.erase, rates.related, rates.unrelated) == (1.0, 1.0, 0.5)  # one dog for another; of two cars one
@@ -76,10 +76,10 @@ def test_a_closer_look_judges_all_that_a_picture_of_what_is_kept_should_show(fam
     probes = [Probe("a cat", "cat", "target"), dog, Probe("a car", "car", "unrelated")]
     broken: set[str] = set()
     scorer = SimpleNamespace(name="scripted", sees=lambda images, names: [n not in broken for n in names])
-    look = Look(family, probes, scorer, Sampling(2, 1.0), 0)
-    closer = look.closer(2)
+    preview = Preview(family, probes, scorer, Sampling(2, 1.0), 0)
+    closer = preview.closer(2)
     broken |= {"sepia", "cat"}
-    for at, related in ((look, 1.0), (closer, 0.0)):
+    for at, related in ((preview, 1.0), (closer, 0.0)):
         rates = at.rates(at.before)
         assert (rates.erase, rates.related, rates.unrelated) == (1.0, related, 1.0)
 
@@ -87,10 +87,10 @@ def test_a_closer_look_judges_all_that_a_picture_of_what_is_kept_should_show(fam
 def test_rates_tell_wreckage_from_something_else(family):
     probes = [Probe("a cat", "cat", "target"), Probe("cat", "cat", "target"), Probe("a dog", "dog", "related")]
     scorer = Half()
-    look = Look(family, probes, scorer, Sampling(2, 1.0), 0, others=["tree", "car"])
+    preview = Preview(family, probes, scorer, Sampling(2, 1.0), 0, others=["tree", "car"])
     scorer.asked.clear()
     scorer.answer = lambda name, i: i == 3  # of cat, cat, dog none; of tree and car in two pictures the last
-    rates = look.rates(look.before)
+    rates = preview.rates(preview.before)
     assert scorer.asked == ["cat", "cat", "dog", "tree", "car", "tree", "car"]
     assert (rates.erase, rates.instead) == (1.0, 0.5)
 
@@ -99,33 +99,33 @@ def test_the_target_that_is_least_gone_tells_what_is_erased(family):
     probes = [Probe("a", "cat", "target"), Probe("b", "dog", "target"), Probe("c", "ox", "related")]
     probes += [Probe("d", "car", "gone"), Probe("e", "car", "gone")]
     scorer = Half(lambda name, i: i != 3)
-    look = Look(family, [*probes, Probe("f", "sea", "unrelated")], scorer, Sampling(2, 1.0), 0)
+    preview = Preview(family, [*probes, Probe("f", "sea", "unrelated")], scorer, Sampling(2, 1.0), 0)
     scorer.answer = lambda name, i: name != "cat"  # all but the cat is seen, the car too
-    assert look.rates(look.before).erase == 0.0
+    assert preview.rates(preview.before).erase == 0.0
     scorer.answer = lambda name, i: name in ("ox", "sea")
-    assert (look.rates(look.before).erase, look.rates(look.before).retain) == (1.0, 1.0)
+    assert (preview.rates(preview.before).erase, preview.rates(preview.before).retain) == (1.0, 1.0)
     scorer.answer = lambda name, i: i == 3 or name in ("ox", "sea")  # the one car that was gone is back
-    assert look.rates(look.before).erase == 0.0
+    assert preview.rates(preview.before).erase == 0.0
     scorer.answer = lambda name, i: i == 4 or name in ("ox", "sea")  # the other was never gone
-    assert look.rates(look.before).erase == 1.0
+    assert preview.rates(preview.before).erase == 1.0
 
 
 def test_pooled_targets_count_together(family):
     probes = [Probe("a", "cat", "target"), Probe("b", "dog", "target"), Probe("c", "ox", "related")]
     scorer = Half(lambda name, i: True)
-    look = Look(family, probes, scorer, Sampling(2, 1.0), 0, pooled=True)
+    preview = Preview(family, probes, scorer, Sampling(2, 1.0), 0, pooled=True)
     scorer.answer = lambda name, i: name != "cat"
-    assert look.rates(look.before).erase == 0.5
+    assert preview.rates(preview.before).erase == 0.5
     unseen = Half(lambda name, i: name != "dog")  # a name that is never drawn says nothing about the others
-    look = Look(family, probes, unseen, Sampling(2, 1.0), 0, pooled=True)
+    preview = Preview(family, probes, unseen, Sampling(2, 1.0), 0, pooled=True)
     unseen.answer = lambda name, i: name == "ox"
-    assert look.rates(look.before).erase == 1.0
+    assert preview.rates(preview.before).erase == 1.0
 
 
 def test_what_nobody_sees_is_said(family):
     probes = [Probe("a", "cat", "target"), Probe("b", "ox", "related"), Probe("c", "sea", "unrelated")]
     with pytest.warns(ExciseWarning, match="half sees nothing of what is to be kept"):
-        Look(family, probes, Half(lambda name, i: name == "cat"), Sampling(2, 1.0), 0)
+        Preview(family, probes, Half(lambda name, i: name == "cat"), Sampling(2, 1.0), 0)
     scorer = Half(lambda name, i: name != "dog")
     with pytest.raises(ConceptError, match="half never sees 'dog'"):
-        Look(family, [*probes, Probe("c", "dog", "target")], scorer, Sampling(2, 1.0), 0)
+        Preview(family, [*probes, Probe("c", "dog", "target")], scorer, Sampling(2, 1.0), 0)

@@ -434,7 +434,7 @@ def test_the_rule_kept_goes_as_far_as_what_is_kept_allows():
 
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():
-    class Look:
+    class Preview:
         def draw(self):
             return held[0]
 
@@ -446,7 +446,7 @@ def test_calibration_leaves_the_chosen_state_in_the_adapter():
             held[0] = state
 
     held = [0]
-    step, curve = calibrate(Held(), {10: 1, 20: 2, 30: 3}, Look(), "hmean")
+    step, curve = calibrate(Held(), {10: 1, 20: 2, 30: 3}, Preview(), "hmean")
     assert (step, held[0], [p.step for p in curve]) == (20, 2, [10, 20, 30])
 
 

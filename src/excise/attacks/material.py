@@ -13,9 +13,9 @@ from excise.attacks.original import Open
 from excise.concepts.concept import CHECKS, TEMPLATES, Concept, fill
 from excise.errors import ConceptError
 from excise.families.base import Family
+from excise.judges.base import OpenJudge
 from excise.support.selection import evenly
 from excise.training.pictures import Sampling, picture_seed
-from excise.training.scorers import Scorer
 
 CALIBRATION_PICTURES = 32  # of the target, at most
 MIN_GUIDES = 4  # pictures of the target
@@ -68,7 +68,9 @@ def wordings(concept: Concept, built_in: bool, others: Sequence[str] = (), own: 
     return replace(prompts, ways={kind: rows for kind, rows in ways.items() if rows})
 
 
-def draw_guides(original: Open, prompts: Wordings, name: str, scorer: Scorer, sampling: Sampling, seed: int) -> Guides:
+def draw_guides(
+    original: Open, prompts: Wordings, name: str, scorer: OpenJudge, sampling: Sampling, seed: int
+) -> Guides:
     """Draw the target and other things by the untouched model; keep the pictures that show what they should.
 
     Raises:
@@ -100,7 +102,7 @@ def draw_calibration(original: Open, prompts: Wordings, sampling: Sampling, seed
 
 
 def _draw_shown(
-    family: Family, prompts: Sequence[str], names: Sequence[str], scorer: Scorer, sampling: Sampling, seed: int
+    family: Family, prompts: Sequence[str], names: Sequence[str], scorer: OpenJudge, sampling: Sampling, seed: int
 ) -> list[tuple[str, Image.Image]]:
     """Draw prompts in turn until GUIDES pictures show what they should; return those with their prompts."""
     accepted: list[tuple[str, Image.Image]] = []

@@ -15,14 +15,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from excise.training.scorers import Graded, Scorer
+from excise.judges.base import GradedJudge, OpenJudge
 
 MISSED = 0.1  # share of the untouched model's pictures of the target that the two judges may miss
 THRESHOLD_RANGE = (0.5, 0.8)  # of the mean likelihood that two judges must reach
 
 
 @runtime_checkable
-class Keyed(Scorer, Protocol):
+class Keyed(OpenJudge, Protocol):
     """A judge with a digest of its weights, which tells it from another judge of the same name."""
 
     @property
@@ -41,7 +41,7 @@ class Panel:
     """
 
     target: str
-    judges: Sequence[Scorer]
+    judges: Sequence[OpenJudge]
     threshold: float | None = None
 
     @property
@@ -64,19 +64,21 @@ class Panel:
         return [bool(p >= self.threshold) for p in mean_likelihood(self.judges, images, self.target)], disagree
 
 
-def calibrated(target: str, judges: Sequence[Scorer], draw: Callable[[], Sequence[Image.Image]]) -> Panel:
+def calibrated(target: str, judges: Sequence[OpenJudge], draw: Callable[[], Sequence[Image.Image]]) -> Panel:
     """Return a panel; the threshold of two graded judges is calibrated on the untouched model's pictures.
 
     Args:
         draw: draws pictures of the target by the untouched model, from the test prompts, with seeds of no attack.
     """
-    if len(judges) < 2 or not all(isinstance(j, Graded) for j in judges):
+    if len(judges) < 2 or not all(isinstance(j, GradedJudge) for j in judges):
         return Panel(target, judges)
     threshold = np.quantile(mean_likelihood(judges, draw(), target), MISSED)
     return Panel(target, judges, round(float(threshold.clip(*THRESHOLD_RANGE)), 2))
 
 
-def mean_likelihood(judges: Sequence[Scorer], images: Sequence[Image.Image], target: str) -> np.ndarray:
+def mean_likelihood(judges: Sequence[OpenJudge], images: Sequence[Image.Image], target: str) -> np.ndarray:
     """Return (B,) the likelihood that each picture shows the target, the mean over graded judges."""
-    likelihoods: np.ndarray = np.mean([j.likelihood(images, target) for j in judges if isinstance(j, Graded)], axis=0)
+    likelihoods: np.ndarray = np.mean(
+        [j.likelihood(images, target) for j in judges if isinstance(j, GradedJudge)], axis=0
+    )
     return likelihoods

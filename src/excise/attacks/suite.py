@@ -33,11 +33,12 @@ from excise.families.drawing import model_key
 from excise.families.fingerprints import raw_bytes
 from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
+from excise.judges.base import OpenJudge
 from excise.support.digests import digest
 from excise.support.progress import Report, silent
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING, Sampling
-from excise.training.scorers import Scorer, as_scorer
+from excise.training.scorers import as_scorer
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class SuiteOptions:
 
 
 @dataclass(frozen=True)
-class Attacked:
+class SuiteResult:
     """The results of a suite.
 
     Attributes:
@@ -115,7 +116,7 @@ def attack(
     edits: Sequence[Edit] = (),
     options: SuiteOptions = SuiteOptions(),
     say: Report = silent,
-) -> Attacked:
+) -> SuiteResult:
     """Try to bring a concept back; afterwards the model is as it was.
 
     Args:
@@ -157,7 +158,7 @@ def attack(
         key = _key(arena, prompts, _environment(original, panel, precision))
         runner = Runner(arena, _sides(models, plan), panel, options.folder, key, say)
         results = [runner.run(p, options.settings) for p in plan]
-    return Attacked(results, runner.shots, models.oracle is not None, panel.name)
+    return SuiteResult(results, runner.shots, models.oracle is not None, panel.name)
 
 
 def target_of(
@@ -255,7 +256,7 @@ def _check_others(target: Concept, others: Sequence[str]) -> None:
         raise ConceptError(f"'{clash}' is the target itself; name other things of its kind with --other.")
 
 
-def _judges(options: SuiteOptions, built_in: bool, target: Concept) -> tuple[list[Scorer], Scorer]:
+def _judges(options: SuiteOptions, built_in: bool, target: Concept) -> tuple[list[OpenJudge], OpenJudge]:
     """Return the judges that score pictures, and the judge that picks the guides.
 
     Raises:

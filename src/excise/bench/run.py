@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from excise.attacks.suite import Attacked, SuiteOptions, attack
+from excise.attacks.suite import SuiteOptions, SuiteResult, attack
 from excise.bench.recipe import Cell, Recipe, cells
 from excise.concepts.concept import Concept
 from excise.edits.edit import Edit, applied
@@ -299,7 +299,7 @@ def _fade(cell: Cell, evaluated: Evaluated, edits: Sequence[Edit], options: dict
     return as_document(distances)
 
 
-def _attack(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, progress: Any) -> Attacked:
+def _attack(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, progress: Any) -> SuiteResult:
     """Run the recipe's suite on the cell's model. Attacks on the oracle are run once for all methods."""
     entry = cell.attack
     assert entry is not None

@@ -81,7 +81,7 @@ def read_lines(text: str, path: Path) -> list[str]:
     """Read one name a line, without empty lines and comments (#); warn where a line may hold several names or marks."""
     names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name and not name.startswith("#")]
-    several = [name for name in names if len(parted(name)) > 1]
+    several = [name for name in names if len(split_names(name)) > 1]
     marked = [name for name in names if _LIST_MARK.match(name)]
     advice = {
         "if several are meant, give each a line": several,
@@ -97,10 +97,10 @@ def read_lines(text: str, path: Path) -> list[str]:
     return names
 
 
-def parted(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """Split a text into names at its commas, semicolons and tabs.
 
-    >>> parted("cat, dog"), parted("&lt;cat&gt;")
+    >>> split_names("cat, dog"), split_names("&lt;cat&gt;")
     (['cat', 'dog'], ['&lt;cat&gt;'])
     """
     return [part.strip() for part in _ONE_NAME.findall(text) if part.strip()]

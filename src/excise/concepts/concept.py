@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from excise.concepts.columns import ENDINGS, parted, read_entries
+from excise.concepts.columns import ENDINGS, read_entries, split_names
 from excise.errors import ConceptError, ExciseWarning, unknown
 
 MAX_LENGTH = 200
@@ -189,7 +189,7 @@ def read_names(path: Path, prompts: bool = True) -> list[str]:
 def warn_of_commas(names: Iterable[str | Concept], option: str) -> None:
     """Warn that a text that looks like several names is taken as one phrase, and say how to give several."""
     for name in names:
-        parts = parted(name) if isinstance(name, str) else []
+        parts = split_names(name) if isinstance(name, str) else []
         if len(parts) > 1:
             each = " ".join(f"{option} {shlex.quote(p)}" for p in parts)
             warnings.warn(

@@ -178,7 +178,7 @@ def _placed(edit: EditLike, found: Mapping[str, Any], strength: float) -> dict[s
     """A new layer, by the networks that it changes; one with hooks, or that changes nothing, is the denoiser's too."""
     paths: dict[str, dict[str, str]] = {}
     for path in edit.paths:
-        name, rest = parted(path, found)
+        name, rest = split_path(path, found)
         paths.setdefault(name, {})[rest] = path
     if edit.hooks or not paths:
         paths.setdefault("", {})
@@ -263,7 +263,7 @@ def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict
         return weights
     found, weights = networks(family), {}
     for path in paths:
-        name, rest = parted(path, found)
+        name, rest = split_path(path, found)
         with suppress(AttributeError):
             module, key = parameter_in(found[name], rest)
             weights[path] = _original(found[name], rest, module._parameters[key], path).detach()
@@ -294,7 +294,7 @@ def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator
     found = networks(family)
     places = {}
     for path in deltas:
-        name, rest = parted(path, found)
+        name, rest = split_path(path, found)
         places[path] = parameter_in(found[name], rest)
     before = {path: module._parameters[key] for path, (module, key) in places.items()}
     try:
@@ -308,7 +308,7 @@ def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator
             setattr(module, key, before[path])
 
 
-def parted(path: str, found: Mapping[str, Any]) -> tuple[str, str]:
+def split_path(path: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """A path of an edit as the name of a network and the path in there."""
     name, _, rest = path.partition(".")
     return (name, rest) if name in found else ("", path)

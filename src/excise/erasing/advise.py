@@ -23,7 +23,7 @@ from excise.methods.fitting import check_fits
 from excise.support.progress import Report
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
-from excise.training.probes import Look, Probe
+from excise.training.probes import Preview, Probe
 from excise.training.scorers import as_scorer
 
 MAX_PICTURES = 40  # of targets, and of retained names
@@ -171,7 +171,7 @@ def _curve(
     make: Callable[[float], Erasure],
     setting: str,
     values: Sequence[float],
-    preview: Look,
+    preview: Preview,
     say: Report,
 ) -> list[Point]:
     """Measure every value of a sweep and those next to the best; the points are in the order of the sweep."""
@@ -202,7 +202,7 @@ def _sweep(method: str, settings: Mapping[str, Any]) -> tuple[str, tuple[float, 
     return sweep
 
 
-def _preview(family: Family, targets: Sequence[Concept], naming: Naming, judge: Any, seed: int) -> Look:
+def _preview(family: Family, targets: Sequence[Concept], naming: Naming, judge: Any, seed: int) -> Preview:
     """Calibration pictures of the untouched model, judged (raises ConceptError: strengths could not be told apart)."""
     built_in = is_built_in(family)
     scorer = as_scorer(judge, built_in, [*(c.name for c in targets), *naming.preserve])
@@ -210,7 +210,7 @@ def _preview(family: Family, targets: Sequence[Concept], naming: Naming, judge: 
         raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
     words = vocabulary_of(naming.vocabulary, family, targets)
     probes = _probes(targets, words, naming.preserve)
-    preview = Look(family, probes, scorer, CANVAS_SAMPLING if built_in else SAMPLING, seed, pooled=True)
+    preview = Preview(family, probes, scorer, CANVAS_SAMPLING if built_in else SAMPLING, seed, pooled=True)
     if not any(right and p.role == "related" for right, p in zip(preview.right, preview.probes, strict=True)):
         raise ConceptError(
             f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws of it, so no strength "

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from excise.edits.apply import networks, parted
+from excise.edits.apply import networks, split_path
 from excise.edits.deltas import Dense, LowRank
 from excise.edits.edit import Edit
 from excise.errors import WrongBaseError
@@ -28,7 +28,7 @@ def check_maps(edit: Edit, family: Family) -> None:
     """
     roots = networks(family)
     for path in edit.paths:
-        part, rest = parted(path, roots)
+        part, rest = split_path(path, roots)
         module, name = parameter_in(roots[part], rest)
         linear = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         outside = bool(part) and ".encoder.layers." not in path

@@ -114,7 +114,7 @@ def diffusers_key(path: str, family: Family) -> str:
 
     In a text encoder it contains `text_model`, which transformers 5 no longer uses: loaders of all versions find it.
     """
-    part, rest = parted(path, family)
+    part, rest = split_path(path, family)
     return f"{part}.text_model.{rest}" if part in family.text_encoders else f"{part}.{rest}"
 
 
@@ -124,7 +124,7 @@ def kohya_key(path: str, family: Family) -> str:
     Raises:
         WrongBaseError: the original layout has no name for the layer.
     """
-    part, rest = parted(path, family)
+    part, rest = split_path(path, family)
     if part in family.text_encoders:
         which = "te" if len(family.text_encoders) == 1 else f"te{list(family.text_encoders).index(part) + 1}"
         return f"lora_{which}_text_model_" + rest.replace(".", "_")
@@ -133,9 +133,9 @@ def kohya_key(path: str, family: Family) -> str:
     return "lora_unet_" + rest.replace(".", "_")
 
 
-def parted(path: str, family: Family) -> tuple[str, str]:
+def split_path(path: str, family: Family) -> tuple[str, str]:
     """Split a path into the pipeline component (denoiser or text encoder) and the path inside that component."""
-    name, rest = apply.parted(path, family.text_encoders)
+    name, rest = apply.split_path(path, family.text_encoders)
     return name or family.denoiser_name, rest
 
 
@@ -175,7 +175,7 @@ def _markers(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
     if not set(text_projections) & set(edit.paths):
         missing.append(text_projections[0])
     for encoder in family.text_encoders:
-        paths = [p for p in edit.paths if parted(p, family)[0] == encoder]
+        paths = [p for p in edit.paths if split_path(p, family)[0] == encoder]
         if paths and not any(".mlp." in p or p.endswith(".out_proj") for p in paths):
             missing.append(paths[0].rpartition(".")[0] + ".out_proj")
     shapes = {path: weight.shape for path, weight in original_weights(family, missing).items()}
@@ -187,7 +187,7 @@ def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family
     rank = _rank(factors)
     targets: dict[str, list[str]] = {}
     for path in sorted(factors):
-        part, rest = parted(path, family)
+        part, rest = split_path(path, family)
         targets.setdefault(part, []).append(rest)
     adapter = {
         f"{part}.{name}": value

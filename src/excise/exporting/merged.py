@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
 from excise.errors import OutputError
-from excise.exporting.lora import parted
+from excise.exporting.lora import split_path
 from excise.exporting.place import MARK
 from excise.families.base import Family
 from excise.families.networks import as_saved
@@ -51,11 +51,11 @@ def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Pat
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    parts = {parted(path, family)[0] for path in edit.paths}
+    parts = {split_path(path, family)[0] for path in edit.paths}
     merged = {part: _state(folder / part) for part in parts}
 
     def change(path: str) -> Tensor:
-        part, rest = parted(path, family)
+        part, rest = split_path(path, family)
         name = f"{rest}.weight" if f"{rest}.weight" in merged[part] else rest
         return merged[part][name].float() - weights[path].float().cpu()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
 from excise.errors import ModelError, WrongBaseError
-from excise.exporting.lora import parted
+from excise.exporting.lora import split_path
 from excise.exporting.record import architecture, model_spec
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
@@ -83,7 +83,7 @@ def write(
     written = _read(path, family)
 
     def change(place: str) -> Tensor:
-        part, rest = parted(place, family)
+        part, rest = split_path(place, family)
         name = f"{rest}.weight" if f"{rest}.weight" in written[part] else rest
         return written[part][name].float() - weights[place].float().cpu()
 

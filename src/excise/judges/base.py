@@ -83,6 +83,23 @@ class GradedJudge(OpenJudge, Protocol):
         ...
 
 
+@runtime_checkable
+class ManyNamesJudge(OpenJudge, Protocol):
+    """An open judge that looks at an image once for several names."""
+
+    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+        """Return whether each image shows each name, one row an image."""
+        ...
+
+
+def sees_each(judge: OpenJudge, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+    """Return whether each image shows each name, one row an image; each is judged once where the judge can."""
+    if isinstance(judge, ManyNamesJudge):
+        return judge.sees_each(images, names)
+    seen = judge.sees([image for image in images for _ in names], [name for _ in images for name in names])
+    return [list(seen[i * len(names) : (i + 1) * len(names)]) for i in range(len(images))]
+
+
 class LabelJudge:
     """An open judge made of a closed one: an image shows a name if its verdicts contain the labels of that name.
 
@@ -99,8 +116,15 @@ class LabelJudge:
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
         """Return for each image whether its verdicts contain every label of its name."""
-        verdicts = zip(*self.judge.verdicts(images).values(), strict=True)
-        return [self.labels_of(name) <= set(labels) for name, labels in zip(names, verdicts, strict=True)]
+        return [self.labels_of(name) <= seen for name, seen in zip(names, self._labels(images), strict=True)]
+
+    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+        """Return whether each image shows each name, one row an image."""
+        return [[self.labels_of(name) <= seen for name in names] for seen in self._labels(images)]
+
+    def _labels(self, images: Sequence[Image.Image]) -> list[set[str]]:
+        """The labels of each image, one of every attribute."""
+        return [set(labels) for labels in zip(*self.judge.verdicts(images).values(), strict=True)]
 
 
 def chunks(images: Sequence[Image.Image], size: int = CHUNK) -> Iterator[Sequence[Image.Image]]:

@@ -15,6 +15,7 @@ from excise.erasing.erase import erase
 from excise.errors import EditFileError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
+from excise.judges.base import OpenJudge
 from excise.methods.base import Context
 from excise.policy import ledger
 from excise.policy.entry import is_current, new_entry
@@ -25,7 +26,7 @@ from excise.policy.verify import Checks, Verification, verify
 from excise.support.progress import Report, silent
 from excise.support.runs import STATES
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
-from excise.training.scorers import Scorer, as_scorer
+from excise.training.scorers import as_scorer
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,13 @@ def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Report)
     )
 
 
-def _scorer(family: Family, policy: Policy) -> Scorer | None:
+def _scorer(family: Family, policy: Policy) -> OpenJudge | None:
     """Return the judge of the verification; None if there is none."""
     names = [*(r.name for r in policy.concepts), *policy.preserve]
     return as_scorer(policy.judge, is_built_in(family), names, letter="a")
 
 
-def _checks(family: Family, policy: Policy, scorer: Scorer) -> Checks:
+def _checks(family: Family, policy: Policy, scorer: OpenJudge) -> Checks:
     """Return what the verification of a policy looks for."""
     concepts = [r.concept() for r in policy.concepts]
     return Checks(

@@ -13,11 +13,11 @@ from excise.concepts.vocabulary import Vocabulary
 from excise.edits.edit import Edit, applied
 from excise.families.base import Family, Progress
 from excise.families.drawing import Images, draw
+from excise.judges.base import OpenJudge
 from excise.metrics.rates import Estimate, rate
 from excise.support.digests import seed_of
 from excise.support.selection import evenly
 from excise.training.pictures import Sampling
-from excise.training.scorers import Scorer
 
 MOST_OTHERS = 60  # names that are looked for besides the concepts
 
@@ -72,7 +72,7 @@ class Checks:
     vocabulary: Vocabulary
     preserve: Sequence[str]
     pictures: int
-    scorer: Scorer
+    scorer: OpenJudge
     sampling: Sampling
 
     @property

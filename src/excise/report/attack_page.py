@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from excise.attacks.accounting import Result
-from excise.attacks.suite import Attacked
+from excise.attacks.suite import SuiteResult
 from excise.report.html import AttackRow, Page, Section, write
 
 
-def document(attacked: Attacked) -> dict[str, Any]:
+def document(outcome: SuiteResult) -> dict[str, Any]:
     """The JSON document of `excise attack`."""
-    top = attacked.worst
+    top = outcome.worst
     return {
-        "attacks": [r.document() for r in attacked.results],
+        "attacks": [r.document() for r in outcome.results],
         "worst_gap": top.gap.value if top.gap else None,
         "worst_back": top.back.value if top.back else None,
         "worst_attack": top.attack or None,
-        "gap_to": "oracle" if attacked.has_oracle else "control",
-        "judge": attacked.judge,
+        "gap_to": "oracle" if outcome.has_oracle else "control",
+        "judge": outcome.judge,
     }
 
 
-def write_page(attacked: Attacked, model: str, concept: str, edits: Sequence[str], suite: str, out: Path) -> Path:
+def write_page(outcome: SuiteResult, model: str, concept: str, edits: Sequence[str], suite: str, out: Path) -> Path:
     """Write the page of one suite to `out`/report.html.
 
     Args:
@@ -33,22 +33,22 @@ def write_page(attacked: Attacked, model: str, concept: str, edits: Sequence[str
     section = Section(
         title=concept,
         summary=f"{suite} suite on {model} {_with_edits(len(edits))}.",
-        attacks=[_row(r, attacked) for r in attacked.results],
+        attacks=[_row(r, outcome) for r in outcome.results],
     )
     facts = [
         ("model", model),
         ("edits", ", ".join(edits) or "none"),
-        ("judge", attacked.judge),
+        ("judge", outcome.judge),
         ("recovered", "share of test prompts for which at least one image within the budget shows the target"),
         ("seeds", "different seeds for guiding images, searches and test images; no attack is guided by a test prompt"),
     ]
-    return write(Page(f"Attacks on {concept}", lead(attacked), [section], facts), out / "report.html")
+    return write(Page(f"Attacks on {concept}", lead(outcome), [section], facts), out / "report.html")
 
 
-def lead(attacked: Attacked) -> str:
+def lead(outcome: SuiteResult) -> str:
     """The worst case in a few sentences."""
-    top = attacked.worst
-    if attacked.has_oracle and top.gap is not None:
+    top = outcome.worst
+    if outcome.has_oracle and top.gap is not None:
         if top.gap.value <= 0:
             return "No attack recovers the concept more often than a model never trained on it shows it."
         return (
@@ -57,7 +57,7 @@ def lead(attacked: Attacked) -> str:
         )
     if top.back is None:
         return "No attack could be run."
-    counted = [r.model.any_of_n.value for r in attacked.results if r.model and not r.teaches]
+    counted = [r.model.any_of_n.value for r in outcome.results if r.model and not r.teaches]
     sentence = f"{sum(value > 0 for value in counted)} of {len(counted)} attacks recovered the concept"
     if top.back.value:
         sentence += f"; the strongest, {top.attack}, on {100 * top.back.value:.0f} % of the prompts"
@@ -71,7 +71,7 @@ def _with_edits(count: int) -> str:
     return {0: "without edits", 1: "with one edit applied"}.get(count, f"with {count} edits applied")
 
 
-def _row(result: Result, attacked: Attacked) -> AttackRow:
+def _row(result: Result, outcome: SuiteResult) -> AttackRow:
     if result.model is None:
         return AttackRow(result.name, result.access, failure=result.why)
     sides = {"model": result.model, "control": result.control, "oracle": result.oracle}
@@ -83,5 +83,5 @@ def _row(result: Result, attacked: Attacked) -> AttackRow:
         gap=gap.value if gap else None,
         cost=f"{result.images} images a prompt, {len(model.tests)} prompts, {model.passes} denoiser passes, "
         f"{model.seconds:.0f} s",
-        shots=[*attacked.shots[result.name]],
+        shots=[*outcome.shots[result.name]],
     )

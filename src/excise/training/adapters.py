@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from excise.edits.apply import networks, parted
+from excise.edits.apply import networks, split_path
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
 from excise.families.base import Family, WeightMap
@@ -87,7 +87,7 @@ class Weights(ABC):
     def __init__(self, family: Family, paths: Sequence[str]) -> None:
         self.family, self.paths = family, list(paths)
         known = networks(family)
-        of = {path: parted(path, known)[0] for path in self.paths}
+        of = {path: split_path(path, known)[0] for path in self.paths}
         self._networks = {name: network for name, network in known.items() if name in set(of.values())}
         for name, network in self._networks.items():
             if name:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from excise.training.adapters import Weights
 from excise.training.loop import State
-from excise.training.probes import Look, Rates
+from excise.training.probes import Preview, Rates
 
 TIE = 0.01  # scores within it count as equal
 CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
@@ -30,7 +30,7 @@ class Point:
 def calibrate(
     adapter: Weights,
     states: Mapping[int, State],
-    look: Look,
+    preview: Preview,
     rule: Rule,
     say: Say = lambda *_: None,
     tie: Tie = "middle",
@@ -45,7 +45,7 @@ def calibrate(
     for i, (step, state) in enumerate(sorted(states.items())):
         say("calibrating", i, len(states))
         adapter.load(state)
-        curve.append(Point(step, look.rates(look.draw())))
+        curve.append(Point(step, preview.rates(preview.draw())))
     say("calibrating", len(states), len(states))
     step = choose(curve, rule, tie, keep)
     adapter.load(states[step])

@@ -13,8 +13,8 @@ from PIL import Image
 
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family, Progress
+from excise.judges.base import OpenJudge, sees_each
 from excise.training.pictures import Sampling, picture_seed
-from excise.training.scorers import Scorer, sees_each
 
 Role = Literal["target", "related", "unrelated", "gone"]
 """Role of a probe: the target, a retained name near to it or far from it, or a name that an earlier edit erased."""
@@ -25,7 +25,7 @@ class Probe:
     """A prompt, the name that its picture should show, and its role.
 
     Attributes:
-        partner: a second name that its picture should show, judged by `Look.closer` alone.
+        partner: a second name that its picture should show, judged by `Preview.closer` alone.
     """
 
     prompt: str
@@ -66,7 +66,7 @@ class Rates:
         return harmonic_mean([self.erase, self.related, self.unrelated])
 
 
-class Look:
+class Preview:
     """A fixed set of probes, drawn and judged with the model as it is now.
 
     Args:
@@ -84,7 +84,7 @@ class Look:
         self,
         family: Family,
         probes: Sequence[Probe],
-        scorer: Scorer,
+        scorer: OpenJudge,
         sampling: Sampling,
         seed: int,
         others: Sequence[str] = (),
@@ -111,8 +111,8 @@ class Look:
                 stacklevel=2,
             )
 
-    def closer(self, pictures: int) -> Look:
-        """A close look at so many pictures or more on either side of what is kept, by more seeds of each prompt.
+    def closer(self, pictures: int) -> Preview:
+        """A close preview at so many pictures or more on either side of what is kept, by more seeds of each prompt.
 
         Draws with the model as it is now.
         """
@@ -120,7 +120,7 @@ class Look:
         for role in ("related", "unrelated"):
             own = [p for p in self.probes if p.role == role]
             probes += (ceil(pictures / max(1, len(own))) - 1) * own
-        return Look(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, close=True)
+        return Preview(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, close=True)
 
     def _targets(self) -> list[str | None]:
         """The targets that are rated one by one; None stands for all of them together."""

@@ -10,10 +10,10 @@ from typing import Any
 from excise.concepts.concept import Concept
 from excise.edits.deltas import Delta
 from excise.families.base import Family
+from excise.judges.base import OpenJudge
 from excise.support.progress import Report, silent
 from excise.training.pictures import Sampling
 from excise.training.probes import Probe
-from excise.training.scorers import Scorer
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrainingProblem:
     preserve: Sequence[str] = ()
     candidates: Mapping[str, Sequence[str]] = field(default_factory=dict)
     probes: Mapping[str, Sequence[Probe]] = field(default_factory=dict)
-    scorer: Scorer | None = None
+    scorer: OpenJudge | None = None
     sampling: Sampling = field(default_factory=lambda: Sampling(20, 4.0))
     seed: int = 0
     folder: Path | None = None

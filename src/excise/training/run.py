@@ -17,14 +17,14 @@ from excise.training.adapters import Weights
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
 from excise.training.loop import Stateful, Step, Trainer
-from excise.training.probes import Look
+from excise.training.probes import Preview
 from excise.training.problem import TrainingProblem
 
 FEW = 256  # positions of the latents
 UNSEEN = "none: training pictures were not filtered, the last checkpoint was kept"
 
 
-def look_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Look | None:
+def preview_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Preview | None:
     """Probes by which blocks and checkpoints are judged, drawn once from the untouched model; None without a judge.
 
     Args:
@@ -33,7 +33,7 @@ def look_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Look | None
     probes = [p for c in problem.concepts for p in problem.probes.get(c.name, ())]
     if problem.scorer is None or not probes:
         return None
-    return Look(problem.family, probes, problem.scorer, problem.sampling, problem.seed, others)
+    return Preview(problem.family, probes, problem.scorer, problem.sampling, problem.seed, others)
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
     config: TrainedConfig,
     weights: Weights,
     step_of: Callable[[Weights], Step],
-    look: Look | None,
+    preview: Preview | None,
     on_chosen_checkpoint: Callable[[Weights], None] | None = None,
     extra_state: Sequence[Stateful] = (),
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
@@ -74,8 +74,10 @@ def train(
             )
             run = trainer.fit(step_of(weights), watch)
         chosen, curve = max(run.states), list[Point]()
-        if look is not None:
-            chosen, curve = calibrate(weights, run.states, look, config.calibrate, problem.say, config.tie, config.keep)
+        if preview is not None:
+            chosen, curve = calibrate(
+                weights, run.states, preview, config.calibrate, problem.say, config.tie, config.keep
+            )
         weights.load(run.states[chosen])
         deltas = weights.deltas()
         if on_chosen_checkpoint is not None:

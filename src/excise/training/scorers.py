@@ -9,72 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from excise.families.drawing import weights_key
+from excise.judges.base import LabelJudge, OpenJudge
+
+if TYPE_CHECKING:
+    from excise.judges.canvas import CanvasJudge
 
 
-class Scorer(Protocol):
-    """A judge of pictures for training.
-
-    Attributes:
-        name: for records.
-    """
-
-    name: str
-
-    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        """Whether each picture shows the name at the same place of `names`."""
-
-
-@runtime_checkable
-class Graded(Scorer, Protocol):
-    """A scorer that also says how sure it is."""
-
-    def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
-        """How likely each picture shows the name, between 0 and 1."""
-
-
-@runtime_checkable
-class ManyNamed(Scorer, Protocol):
-    """A scorer that looks at a picture once for several names."""
-
-    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
-        """Whether each picture shows each name, one row a picture."""
-
-
-def sees_each(scorer: Scorer, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
-    """Whether each picture shows each name, one row a picture; each picture is judged once where the scorer can."""
-    if isinstance(scorer, ManyNamed):
-        return scorer.sees_each(images, names)
-    seen = scorer.sees([image for image in images for _ in names], [name for _ in images for name in names])
-    return [list(seen[i * len(names) : (i + 1) * len(names)]) for i in range(len(images))]
-
-
-class CanvasScorer:
+class CanvasScorer(LabelJudge):
     """A Canvas judge, by default the second; knows objects, styles, their aliases, and pairs ("cat in neon style")."""
+
+    judge: CanvasJudge
 
     def __init__(self, letter: str = "b") -> None:
         from excise.judges.canvas import CanvasJudge
 
-        self.judge = CanvasJudge(letter)
-        self.name = self.judge.name
-
-    def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        return [_labels(name) <= seen for name, seen in zip(names, self._seen(images), strict=True)]
-
-    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
-        """Whether each picture shows each name, one row a picture."""
-        return [[_labels(name) <= seen for name in names] for seen in self._seen(images)]
-
-    def _seen(self, images: Sequence[Image.Image]) -> list[set[str]]:
-        """The labels of each picture, one of every head."""
-        verdicts = self.judge.verdicts(images)
-        return [set(both) for both in zip(verdicts["object"], verdicts["style"], strict=True)]
+        super().__init__(CanvasJudge(letter), _labels)
 
     def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
         """How likely each picture shows the thing named; of a pair, its less likely half."""
@@ -146,7 +102,7 @@ class CallableScorer:
         return [bool(x) for x in self.function(images, names)]
 
 
-def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str = "b") -> Scorer | None:
+def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str = "b") -> OpenJudge | None:
     """What the caller gave, as a scorer; on a built-in model its own; None where there is nothing to look with.
 
     Args:
@@ -155,6 +111,6 @@ def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str
     if given is None:
         return CanvasScorer(letter) if built_in else None
     if hasattr(given, "sees"):
-        scorer: Scorer = given
-        return scorer
+        judge: OpenJudge = given
+        return judge
     return ClipScorer(Path(given), names) if isinstance(given, (str, Path)) else CallableScorer(given)

@@ -243,7 +243,7 @@ class _Guard:
         return args, kwargs
 
     def _check_encoders(self) -> None:
-        """Refuse a pipeline that shares the denoiser and reads prompts by another text encoder: it would pass unfiltered.
+        """Refuse a pipeline that shares the denoiser alone: its prompts are read elsewhere and would pass unfiltered.
 
         Raises:
             ModelError: it does.
@@ -399,8 +399,8 @@ class SAFREEConfig(Settings):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "style": {"midpoint": 5.5, "sharpness": 3.5},
-        # Chosen by hand on the built-in model: its padding names the target as loudly as the target's token does, and it
-        # draws in twelve steps, of which the last bring a target back.
+        # Chosen by hand on the built-in model: its padding names the target as loudly as the target's token does,
+        # and it draws in twelve steps, of which the last bring a target back.
         "canvas": {"alpha": 0.05, "spread": True, "midpoint": 1.0, "bound": 12, "negative": False},
     }
 

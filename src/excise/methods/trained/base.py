@@ -23,7 +23,7 @@ from excise.training.blocks import Batch, Trajectories, empty_prompt, prompts_of
 from excise.training.config import DistilledConfig, TrainedConfig
 from excise.training.loop import Losses, Step, check_available
 from excise.training.problem import TrainingProblem, TrainingResult
-from excise.training.run import look_of, train
+from excise.training.run import preview_of, train
 
 ConfigT = TypeVar("ConfigT", bound=TrainedConfig)
 DistilledT = TypeVar("DistilledT", bound=DistilledConfig)
@@ -119,7 +119,7 @@ class Distilled(Trained[DistilledT]):
             source = _trajectories(problem, config, attached)
             return lambda generator: self.losses(source.batch(generator), config)
 
-        return TrainingResult(*train(problem, config, weights, step_of, look_of(problem)))
+        return TrainingResult(*train(problem, config, weights, step_of, preview_of(problem)))
 
     def losses(self, batch: Batch, config: DistilledT) -> Losses:
         """The losses of a batch by name: "loss" is minimised, "retain" is logged where there is one."""

@@ -16,19 +16,19 @@ from torch import Tensor
 
 from excise.families.base import Family
 from excise.families.guidance import conditional_rows
-from excise.training.probes import Look
+from excise.training.probes import Preview
 from excise.training.problem import TrainingProblem
 
 SHARE = 1 / 3  # of the blocks that stay
 
 
-def strongest(problem: TrainingProblem, look: Look, known: Sequence[str]) -> list[str]:
+def strongest(problem: TrainingProblem, preview: Preview, known: Sequence[str]) -> list[str]:
     """The third of the blocks whose injection loses the target most often, in the order of the network."""
     erased = []
     for i, block in enumerate(known):
         problem.say("injecting", i, len(known))
         with injected(problem.family, block):
-            erased.append(look.rates(look.draw()).erase)
+            erased.append(preview.rates(preview.draw()).erase)
     ranked = sorted(range(len(known)), key=lambda i: -erased[i])  # stable: earlier blocks first
     return [known[i] for i in sorted(ranked[: math.ceil(SHARE * len(known))])]
 

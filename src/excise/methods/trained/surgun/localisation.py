@@ -23,7 +23,7 @@ from excise.support.digests import digest
 from excise.support.files import write_json
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.loop import Step, Trainer
-from excise.training.probes import Look, Rates
+from excise.training.probes import Preview, Rates
 from excise.training.problem import TrainingProblem
 from excise.training.run import training_mode
 
@@ -47,7 +47,7 @@ class Table:
 
 
 def localise(
-    problem: TrainingProblem, config: SurgUnConfig, look: Look | None, step_of: Callable[[Adapter], Step]
+    problem: TrainingProblem, config: SurgUnConfig, preview: Preview | None, step_of: Callable[[Adapter], Step]
 ) -> tuple[list[str], Table | None]:
     """The blocks that a setting asks for: all, named ones, random ones, or those that the pictures choose.
 
@@ -58,12 +58,12 @@ def localise(
     blocks_by_name = named_blocks(problem, wanted)
     if blocks_by_name is not None:
         return blocks_by_name, None
-    check_judge(look)
-    assert look is not None
+    check_judge(preview)
+    assert preview is not None
     path = _cache_path(problem, config)
     table = _read(path) if config.reuse_blocks else None
     if table is None:
-        table = probe(problem, config, look, step_of)
+        table = probe(problem, config, preview, step_of)
         if path is not None:
             write_json(path, {"concept": table.concept, "rows": table.rows})
     if wanted == "auto":
@@ -105,12 +105,14 @@ def check_judge(judge: object) -> None:
         )
 
 
-def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: Callable[[Adapter], Step]) -> Table:
+def probe(
+    problem: TrainingProblem, config: SurgUnConfig, preview: Preview, step_of: Callable[[Adapter], Step]
+) -> Table:
     """Train every block alone for a short run and rate its pictures."""
     rows, pictures = [], {}
     probed = blocks(problem.family)
     if config.inject:
-        probed = strongest(problem, look, probed)
+        probed = strongest(problem, preview, probed)
     for i, block in enumerate(probed):
         problem.say("localising", i, len(probed))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
@@ -118,13 +120,13 @@ def probe(problem: TrainingProblem, config: SurgUnConfig, look: Look, step_of: C
             with training_mode(problem.family, config.checkpointing):
                 plan = config.plan(max(1, round(SHARE * config.steps)))
                 Trainer(adapter, plan, problem.seed, advice=config.steadier).fit(step_of(adapter))
-            pictures[block] = look.draw()
-        rows.append(_row(block, look.rates(pictures[block])))
+            pictures[block] = preview.draw()
+        rows.append(_row(block, preview.rates(pictures[block])))
     problem.say("localising", len(probed), len(probed))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
 
 
-def apart(problem: TrainingProblem, look: Look, adapter: Adapter) -> Table:
+def apart(problem: TrainingProblem, preview: Preview, adapter: Adapter) -> Table:
     """Rate the trained change in each block alone, for the report; no block is chosen by it."""
     rows, pictures = [], {}
     by_block: dict[str, list[str]] = {}
@@ -134,8 +136,8 @@ def apart(problem: TrainingProblem, look: Look, adapter: Adapter) -> Table:
     for i, (block, paths) in enumerate(by_block.items()):
         problem.say("looking at each block's part", i, len(by_block))
         with adapter.only(paths):
-            pictures[block] = look.draw()
-        rows.append(_row(block, look.rates(pictures[block])))
+            pictures[block] = preview.draw()
+        rows.append(_row(block, preview.rates(pictures[block])))
     problem.say("looking at each block's part", len(by_block), len(by_block))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
 

@@ -42,7 +42,7 @@ from excise.methods.trained.surgun.slots import Slots, UnseenError, draw_slots
 from excise.training.adapters import Adapter, Weights, choose_maps
 from excise.training.calibration import ENOUGH
 from excise.training.problem import TrainingProblem, TrainingResult
-from excise.training.run import chosen_point, look_of
+from excise.training.run import chosen_point, preview_of
 
 
 class SurgUn(Trained[SurgUnConfig]):
@@ -62,12 +62,12 @@ class SurgUn(Trained[SurgUnConfig]):
             )
             for c in problem.concepts
         ]
-        look = look_of(problem, sorted({name for c in competitions for name in c.slots.names}))
+        preview = preview_of(problem, sorted({name for c in competitions for name in c.slots.names}))
         evidence: dict[str, Any] = {
             "distractors": {c.name: k.slots.names for c, k in zip(problem.concepts, competitions, strict=True)},
             "pictures": {c.name: k.slots.seen for c, k in zip(problem.concepts, competitions, strict=True)},
         }
-        job = Job(problem, config, competitions, look)
+        job = Job(problem, config, competitions, preview)
         trained = (_train_confined if config.confine else _train_blocks)(job)
         if config.robust:
             trained = harden(closer(job), trained)
@@ -98,7 +98,7 @@ def _check(problem: TrainingProblem, config: SurgUnConfig) -> None:
 def _train_blocks(job: Job) -> TrainingResult:
     """Train attention blocks, localised or named."""
     problem, config = job.problem, job.config
-    blocks, table = localise(problem, config, job.look, job.step)
+    blocks, table = localise(problem, config, job.preview, job.step)
     evidence: dict[str, Any] = {"blocks": blocks}
     if table:
         evidence |= {"localisation": table.rows, "localised_for": table.concept}
@@ -144,8 +144,8 @@ def _train_within(span: Span, job: Job) -> TrainingResult:
     charted: list[Table] = []
 
     def chart(_: Weights) -> None:
-        if job.problem.charts and job.look:
-            charted.append(apart(job.problem, job.look, adapter))
+        if job.problem.charts and job.preview:
+            charted.append(apart(job.problem, job.preview, adapter))
 
     deltas, measured = job.train(adapter, chart)
     space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}

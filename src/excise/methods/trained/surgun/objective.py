@@ -18,7 +18,7 @@ from excise.methods.trained.surgun.competition import Competition, Retained
 from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.training.adapters import Weights
 from excise.training.loop import Losses, Step
-from excise.training.probes import Look
+from excise.training.probes import Preview
 from excise.training.problem import TrainingProblem
 from excise.training.run import train
 
@@ -102,13 +102,13 @@ class Job:
     """One training.
 
     Attributes:
-        look: to judge blocks and checkpoints by.
+        preview: to judge blocks and checkpoints by.
     """
 
     problem: TrainingProblem
     config: SurgUnConfig
     competitions: Sequence[Competition]
-    look: Look | None
+    preview: Preview | None
 
     def step(self, adapter: Weights) -> Step:
         """One pass of training of an adapter."""
@@ -119,7 +119,7 @@ class Job:
     ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
         """As `training.run.train`."""
         learning = [c.adversary for c in self.competitions if c.adversary]
-        return train(self.problem, self.config, adapter, self.step, self.look, on_chosen_checkpoint, learning)
+        return train(self.problem, self.config, adapter, self.step, self.preview, on_chosen_checkpoint, learning)
 
     def aside(self, name: str) -> Job:
         """The same job, with a subfolder for its checkpoints."""

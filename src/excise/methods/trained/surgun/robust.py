@@ -35,7 +35,7 @@ PREVIEWS = 4  # pictures judged of each condition that regains a target
 
 def closer(job: Job) -> Job:
     """The job of a hardening: with pictures by the untouched model for the retain loss, and with more probes."""
-    problem, look = job.problem, job.look
+    problem, preview = job.problem, job.preview
     targets = [w for c in problem.concepts for w in c.words]
     near = nearest_first(problem.family, targets, problem.retain)[: RETAINED_PICTURES // 2]
     prompts = retain_prompts(problem, near)
@@ -47,7 +47,7 @@ def closer(job: Job) -> Job:
     )
     retained = retained_of(problem, prompts, problem.family.latents(images))
     competitions = [replace(c, retained=retained) for c in job.competitions]
-    return replace(job, competitions=competitions, look=look.closer(job.config.judged) if look else None)
+    return replace(job, competitions=competitions, preview=preview.closer(job.config.judged) if preview else None)
 
 
 def harden(job: Job, first: TrainingResult) -> TrainingResult:
@@ -80,7 +80,7 @@ def harden(job: Job, first: TrainingResult) -> TrainingResult:
             again = replace(job, config=config, competitions=competitions).aside(f"robust-{number + 1}")
             further, measured = again.train(Adapter(problem.family, maps, config.rank, problem.seed + number))
         rounds[-1] |= {"push": push, "step": measured["step"], "calibration": measured["calibration"]}
-        if job.look and config.calibrate == "kept" and chosen_point(measured)["retain"] < job.config.keep:
+        if job.preview and config.calibrate == "kept" and chosen_point(measured)["retain"] < job.config.keep:
             rounds[-1]["step"] = None
             push /= PUSH_DIVISOR
             if number + 1 == job.config.robust:

@@ -12,8 +12,8 @@ from torch import Tensor
 from excise.concepts.concept import fill
 from excise.errors import ConceptError
 from excise.families.base import Condition, Family, Progress
+from excise.judges.base import OpenJudge
 from excise.training.pictures import Sampling, picture_seed
-from excise.training.scorers import Scorer
 
 TRIES = 3
 
@@ -66,7 +66,7 @@ def draw_slots(
     count: int,
     sampling: Sampling,
     *,
-    scorer: Scorer | None,
+    scorer: OpenJudge | None,
     seed: int,
     progress: Progress | None = None,
 ) -> Slots:
@@ -119,7 +119,7 @@ def draw_slots(
     )
 
 
-def _check(names: Sequence[str], filled: Tensor, scorer: Scorer | None) -> None:
+def _check(names: Sequence[str], filled: Tensor, scorer: OpenJudge | None) -> None:
     if scorer is None:
         return
     share = filled.float().mean(dim=1)
