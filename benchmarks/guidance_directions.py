@@ -2,9 +2,9 @@
 
     python -m benchmarks.guidance_directions
 
-Draws each prompt with an SLD edit that sees the predictions u (no prompt), p (the prompt) and s (the concept): once with
-scale 0, which changes nothing, and once with the whole difference taken off. Prints, over the steps and four pictures,
-the cosine of p - u and s - u, and the mean of |p - s| over all elements.
+Draws each prompt with an SLD edit that sees the predictions u (no prompt), p (the prompt) and s (the concept): once
+with scale 0, which changes nothing, and once with the whole difference taken off. Prints, over the steps and four
+pictures, the cosine of p - u and s - u, and the mean of |p - s| over all elements.
 """
 
 from __future__ import annotations

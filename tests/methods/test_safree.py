@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from excise import erase
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.methods.inference.safree import (
+from excise.methods.inference.safree_filter import (
     Filtering,
     calmed,
     filtered,
