@@ -51,6 +51,14 @@ def test_a_swap_puts_one_part_back(tokenizer):
     assert "only the denoiser was changed" in alone.results[1].why
 
 
+def test_the_quick_suite_says_that_only_the_text_encoder_was_changed(tokenizer):
+    """Such an edit ends with one file, so the figures of other attacks must not stand alone."""
+    pipe = tiny_pipe(tokenizer)
+    edits = [erase(pipe, ["cat"], "emcid", preserve=["dog"], anchor="car")]
+    found = run(pipe, edits=edits, suite="quick", names=["text encoder put back"])
+    assert "only the text encoder was changed" in found.results[0].why
+
+
 def test_parts_of_a_base_are_put_back(tokenizer, tmp_path):
     """What was erased by other means, in both parts, and where the base is another pipeline."""
     pipe, base = tiny_pipe(tokenizer), tiny_pipe(tokenizer)

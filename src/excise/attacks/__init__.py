@@ -94,7 +94,7 @@ def _plan(scale: float = 1.0) -> tuple[Planned, ...]:
 
 
 _QUICK = ("seeds", "random words", "synonyms", "second language", "paraphrases", "asked", "unlearndiffatk", "inversion",
-          "begun elsewhere", "relearning, 5 pictures")  # fmt: skip
+          "begun elsewhere", "relearning, 5 pictures", "text encoder put back")  # fmt: skip
 SUITES = {
     "quick": Suite(4, 4, tuple(p for p in _plan(0.5) if p.name in _QUICK)),
     "standard": Suite(6, 6, _plan()),
