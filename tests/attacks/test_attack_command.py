@@ -16,6 +16,17 @@ from excise.cli.main import app
 from excise.errors import ExciseError
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Where the pictures of the untouched model are kept for all tests here."""
+    return tmp_path_factory.mktemp("user-cache")
+
+
+@pytest.fixture(autouse=True)
+def one_cache(cache_home, pictures, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pictures))
+
+
 def command(tmp_path, *more):
     args = ["attack", "--concept", "cat", "--suite", "quick", "--attack", "seeds", "--attack", "unlearndiffatk"]
     args += [
@@ -74,19 +85,21 @@ def test_bad_input_from_the_command_line(tmp_path, more, sentence):
     assert not (tmp_path / "run").exists() or more[0] == "--concept"  # what a model can draw is known only by drawing
 
 
-def test_a_planted_leak_is_found():
+def test_a_planted_leak_is_found(pictures):
     """An edit that keeps the synonym on purpose: the name is gone from other seeds, "kitty" brings it back."""
     family = load("canvas-sd")
     edit = erase(family, ["cat"], "uce", vocabulary="canvas-strict", preserve=["kitty"])
-    found = attack(family, "cat", [edit], SuiteOptions(suite="quick", names=["seeds", "synonyms"], tests=3, images=3))
+    options = SuiteOptions("quick", ["seeds", "synonyms"], tests=3, images=3, cache=pictures / "excise" / "images")
+    found = attack(family, "cat", [edit], options)
     seeds, synonyms = found.results
     assert seeds.model.any_of_n.value <= 1 / 3
     assert synonyms.model.any_of_n.value == 1.0
     assert found.worst.attack == "synonyms"
 
 
-def test_other_seeds_find_a_cat_in_the_untouched_model_and_hardly_in_one_that_never_knew_it():
-    options = SuiteOptions(oracle=load(ORACLE), names=["seeds", "hole"], tests=4, images=6)
+def test_other_seeds_find_a_cat_in_the_untouched_model_and_hardly_in_one_that_never_knew_it(pictures):
+    cache = pictures / "excise" / "images"
+    options = SuiteOptions(oracle=load(ORACLE), names=["seeds", "hole"], tests=4, images=6, cache=cache)
     found = attack(load("canvas-sd"), "cat", (), options)
     seeds, hole = found.results
     assert seeds.model.rate.value >= 0.8

@@ -61,6 +61,20 @@ def test_a_search_of_the_untouched_model_is_done_once_for_all_edits(tokenizer, t
     assert len(searched) == 4 * len(names)
 
 
+def test_guides_are_drawn_once_for_all_calls_that_share_a_cache(tokenizer, tmp_path):
+    def times():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.png")}
+
+    one, drawn = run(tiny_pipe(tokenizer), names=["relearning, 1 picture"], cache=tmp_path), times()
+    two = run(tiny_pipe(tokenizer), names=["relearning, 1 picture"], cache=tmp_path)
+    without = run(tiny_pipe(tokenizer), names=["relearning, 1 picture"])
+    assert drawn
+    assert times() == drawn
+    assert (
+        one.results[0].document()["rate"] == two.results[0].document()["rate"] == without.results[0].document()["rate"]
+    )
+
+
 def test_an_interrupted_suite_goes_on_where_it_stopped(tokenizer, tmp_path):
     pipe = tiny_pipe(tokenizer)
     names, made = ["seeds", "inversion"], []

@@ -59,6 +59,7 @@ class SuiteOptions:
         allow_other_base: apply edits to another model than they were made for.
         seed: of every search and picture.
         folder: keeps finished attacks, so that the same call goes on where it stopped.
+        cache: folder of images, where the untouched model's guides are kept for other calls.
     """
 
     suite: str = "standard"
@@ -74,6 +75,7 @@ class SuiteOptions:
     allow_other_base: bool = False
     seed: int = 0
     folder: Path | None = None
+    cache: Path | None = None
 
     @property
     def budget(self) -> Budget:
@@ -145,7 +147,7 @@ def attack(
         message = f"only {len(prompts.tests)} test prompts are known; all numbers are over those."
         warnings.warn(message, ExciseWarning, stacklevel=2)
     family = models.family
-    sampling = CANVAS_SAMPLING if models.built_in else SAMPLING
+    sampling = replace(CANVAS_SAMPLING if models.built_in else SAMPLING, cache=options.cache)
     original = untouched(family, models.base)
     allow = options.allow_other_base
     with applied(family, edits, allow_other_base=allow), autocast_without_cache(family) as precision:

@@ -318,6 +318,7 @@ def _attack(cell: Cell, family: Family, edits: Sequence[Edit], out: Path, progre
             judge=cell.judge,
             seed=cell.seed,
             folder=out,
+            cache=out / "images",
         ),
         say=(lambda what, done, total: progress(done, total)) if progress else (lambda *_: None),
     )

@@ -157,6 +157,7 @@ def _suite(options: AttackOptions, settings: dict[str, Any], prompts: list[str])
         allow_other_base=options.allow_other_base,
         seed=options.seed,
         folder=options.out,
+        cache=o.image_cache(None, no_cache=False),
     )
 
 

@@ -5,29 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from excise.families.base import Condition, Family, Progress, split
+from excise.families.drawing import draw
 from excise.support.digests import seed_of
 from excise.support.precision import bfloat16
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training pictures are drawn; `precision` as accelerate calls it."""
+    """How training pictures are drawn.
+
+    Attributes:
+        precision: as accelerate calls it.
+        cache: folder of images by key, for pictures that several runs draw; None draws every time.
+    """
 
     steps: int
     guidance: float
     batch: int = 8
     precision: str = "no"
+    cache: Path | None = None
 
     def draw(
         self, family: Family, prompts: Sequence[str], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Image.Image]:
         """One picture a prompt."""
         with self._precision(family):
+            if self.cache is not None:
+                images = draw(
+                    family,
+                    list(zip(prompts, seeds, strict=True)),
+                    steps=self.steps,
+                    guidance=self.guidance,
+                    batch=self.batch,
+                    cache=self.cache,
+                    progress=progress,
+                )
+                return [*images]
             return family.sample(
                 prompts, seeds, steps=self.steps, guidance=self.guidance, batch=self.batch, progress=progress
             )
