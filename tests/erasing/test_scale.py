@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import tiny_pipe
 from entry_points import Entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import Field
 from torch.testing import assert_close
 
@@ -24,6 +27,11 @@ from excise.methods.base import Context
 from excise.methods.closed_form.text_problem import encode
 from excise.methods.closed_form.uce import UCE, UCEConfig
 from excise.registry import Record
+
+@pytest.fixture(scope="module")
+def mixed_pipe(tokenizer):
+    return tiny_pipe(tokenizer)
+
 
 CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")
 
@@ -94,6 +102,46 @@ def test_an_updated_edit_is_the_one_made_from_scratch(any_pipe, method):
     now = update(any_pipe, start, add=[cat], drop=["house"])
     scratch = erase(any_pipe, ["cat", "tree", cat], method=method, preserve=["dog"], **settings)
     assert now.record == scratch.record
+    assert all(torch.equal(t, scratch.tensors()[k]) for k, t in now.tensors().items())
+
+
+MIXED = [
+    Concept("cat"),
+    Concept("dog", "instance"),
+    Concept("fish", "style"),
+    Concept("tree", "style", "a drawing"),
+    Concept("house", "object", ""),
+    Concept("car", "person", None, ("boat",)),
+]
+
+
+@settings(max_examples=12)
+@given(data=st.data())
+def test_an_edit_of_mixed_kinds_updated_in_any_order_is_the_one_made_from_scratch(mixed_pipe, data):
+    """What presets of one kind decided does not reach the concepts of another."""
+    method = data.draw(st.sampled_from(["uce", "scapre"]))
+    more = data.draw(st.sampled_from([{}, {"anchor": "bird"}, {"preset": "style"} if method == "uce" else {}]))
+    first = data.draw(st.lists(st.sampled_from(MIXED), min_size=1, unique=True))
+    edit, now = erase(mixed_pipe, first, method, vocabulary=None, preserve=["sun"], **more), list(first)
+    for _ in range(data.draw(st.integers(1, 3))):
+        dropped = data.draw(st.lists(st.sampled_from(now), unique=True, max_size=len(now)))
+        absent = [c for c in MIXED if c not in now]
+        added = data.draw(st.lists(st.sampled_from(absent), unique=True)) if absent else []
+        if not (dropped or added) or not [c for c in now if c not in dropped] + added:
+            continue
+        edit = update(mixed_pipe, edit, added, [c.name for c in dropped])
+        now = [c for c in now if c not in dropped] + added
+    scratch = erase(mixed_pipe, now, method, vocabulary=None, preserve=["sun"], **more)
+    assert edit.record == scratch.record
+    assert all(torch.equal(t, scratch.tensors()[k]) for k, t in edit.tensors().items())
+
+
+def test_an_edit_whose_record_does_not_tell_what_was_given_is_updated_by_the_presets(mixed_pipe):
+    start = erase(mixed_pipe, [MIXED[0], MIXED[3]], "uce", vocabulary=None, preserve=["sun"], erase_scale=0.5)
+    old = replace(start, record=start.record.model_copy(update={"given": None}))
+    now = update(mixed_pipe, old, add=[MIXED[2]], drop=["cat"])
+    scratch = erase(mixed_pipe, [MIXED[3], MIXED[2]], "uce", vocabulary=None, preserve=["sun"], erase_scale=0.5)
+    assert now.record.concepts == scratch.record.concepts
     assert all(torch.equal(t, scratch.tensors()[k]) for k, t in now.tensors().items())
 
 

@@ -61,7 +61,7 @@ def update(options: UpdateOptions) -> None:
         updated_concepts(edit.record, new, drop)
         model = options.model or edit.record.base.model
         family = options.source.load(model, edit.record.base.revision)
-        erasure = make_update(family, edit, new, drop, run / STATES)
+        erasure = make_update(family, edit, new, drop, options.kind, run / STATES)
         making = Making(
             "update",
             model,

@@ -53,11 +53,26 @@ class Target(Strict):
         return Concept(self.name, self.kind, self.anchor, self.synonyms)
 
 
+class Given(Strict):
+    """What the caller chose, where `EditRecord` also holds what presets and vocabularies decided.
+
+    An update makes an edit again from this, so that a new concept has the settings and the anchor of its own kind.
+
+    Attributes:
+        settings: of the method, and "preset" where one was named.
+        anchors: by concept, where the caller gave the anchor of that concept.
+    """
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    anchors: dict[str, str] = Field(default_factory=dict)
+
+
 class EditRecord(Strict):
     """Everything about an edit but its tensors. It holds no time of day: the same request gives the same file.
 
     `scale` is the factor by which the edit was scaled since it was made, where the method has a setting "strength" of
-    its own. For every other method it is None, and the factor is written as the setting "strength".
+    its own. For every other method it is None, and the factor is written as the setting "strength". `given` is None in
+    edits of other origin, and in those of versions that did not write it.
     """
 
     format: Literal[1, 2] = 1
@@ -65,6 +80,7 @@ class EditRecord(Strict):
     base: Base
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    given: Given | None = None
     concepts: tuple[Target, ...]
     preserve: tuple[str, ...] = ()
     vocabulary: str | None = None
@@ -92,6 +108,7 @@ class EditRecord(Strict):
         return self.model_copy(update={"settings": {**self.settings, "strength": whole}})
 
     @model_serializer(mode="wrap")
-    def _without_no_scale(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Records without a `scale` are written without the key."""
-        return {name: value for name, value in write(self).items() if name != "scale" or value is not None}
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records without a `scale` or `given` are written without the key."""
+        left_out = ("scale", "given")
+        return {name: value for name, value in write(self).items() if name not in left_out or value is not None}

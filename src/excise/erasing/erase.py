@@ -24,7 +24,7 @@ from excise.concepts.concept import (
 from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit
-from excise.edits.record import VERSIONED, Base, EditRecord, Target
+from excise.edits.record import VERSIONED, Base, EditRecord, Given, Target
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
@@ -153,18 +153,28 @@ def make_edit(
     # Its cache is off too: it keeps cast weights until the outermost context ends, and training changes the weights.
     with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
         made = implementation.make(request, config, context or Context())
-    record = _record(method, request, config, base, made)
+    given = _given(concepts, settings, config)
+    record = _record(method, request, config, given, base, made)
     edit = Edit(record, made.weights.text_maps, dict(made.weights.modules or {}), made.hooks)
     return Erasure(edit, made.pictures, made.seconds)
 
 
-def _record(method: str, request: Request, config: Settings, base: Base, made: Made) -> EditRecord:
+def _given(concepts: Sequence[str | Concept], settings: Mapping[str, Any], config: Settings) -> Given:
+    """What the caller chose of all that the record holds."""
+    checked = config.model_dump(mode="json", include=set(settings))
+    preset = {"preset": settings["preset"]} if "preset" in settings else {}
+    named = [c for c in concepts if isinstance(c, Concept) and c.anchor is not None]
+    return Given(settings={**checked, **preset}, anchors={c.name: str(c.anchor) for c in named})
+
+
+def _record(method: str, request: Request, config: Settings, given: Given, base: Base, made: Made) -> EditRecord:
     """The record of an edit: everything that it was made from."""
     return EditRecord(
         excise=version("excise"),
         base=base,
         method=method,
         settings=config.model_dump(mode="json"),
+        given=given,
         concepts=tuple(
             Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in request.concepts
         ),

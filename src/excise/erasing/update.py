@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from excise.concepts.concept import Concept, as_concepts, listed, normalise_name
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
 from excise.edits.hooks import refuse_hooks
-from excise.edits.record import EditRecord
+from excise.edits.record import EditRecord, Given
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
 from excise.families.load import as_family
-from excise.methods import METHODS
+from excise.families.base import Family
+from excise.families.built_in import is_built_in
+from excise.methods import METHODS, load_method
 from excise.methods.base import Context
+from excise.support.settings import configure
 
 
 def update(
@@ -24,6 +29,7 @@ def update(
     add: Sequence[str | Concept] = (),
     drop: Sequence[str] = (),
     *,
+    kind: str | None = None,
     states: Path | None = None,
 ) -> Edit:
     """Make a closed-form edit again with other concepts, and everything else as its record says.
@@ -34,6 +40,7 @@ def update(
         model: the model that the edit was made for.
         add: concepts to append.
         drop: names of concepts to take out.
+        kind: kind of concepts that are given as names, as `erase` takes it.
         states: folder of text states to use and fill.
 
     Raises:
@@ -42,11 +49,16 @@ def update(
         WrongBaseError: the edit was made for another model.
         ModelError: the edit has hooks.
     """
-    return make_update(model, edit, add, drop, states).edit
+    return make_update(model, edit, as_concepts(add, kind) if add else [], drop, kind, states).edit
 
 
 def make_update(
-    model: Any, edit: Edit, add: Sequence[str | Concept], drop: Sequence[str], states: Path | None = None
+    model: Any,
+    edit: Edit,
+    add: Sequence[Concept],
+    drop: Sequence[str],
+    kind: str | None = None,
+    states: Path | None = None,
 ) -> Erasure:
     """Update, and also return the durations of the work. `update` explains the arguments."""
     refuse_hooks(edit.hooks, edit.record, "an update solves for weights again")
@@ -54,16 +66,38 @@ def make_update(
     check_base(edit, family)
     record = edit.record
     check_updatable(record)
+    names_from = naming_vocabulary(record.vocabulary, family)
+    given = record.given or _inferred(record, family)
+    before, names_from = {c.name for c in record.concepts}, naming_vocabulary(record.vocabulary, family)
+    concepts = [
+        replace(c, anchor=given.anchors.get(c.name)) if c.name in before else guess_kind(c, kind, names_from)
+        for c in updated_concepts(record, add, drop)
+    ]
     return make_edit(
         family,
-        updated_concepts(record, add, drop),
+        concepts,
         record.method,
-        record.settings,
-        Naming(record.preserve, record.vocabulary),
+        given.settings,
+        Naming(record.preserve, record.vocabulary, kind=concepts[0].kind),  # no kind is left to be guessed
         Origin(record.base.model, record.base.revision),
         record.seed,
         Context(states=states),
     )
+
+
+def _inferred(record: EditRecord, family: Family) -> Given:
+    """What the caller of a version that did not write it chose: all that differs from the presets of the kinds."""
+    config, default = load_method(record.method).Config, "canvas" if is_built_in(family) else None
+
+    def preset(kind: str) -> dict[str, Any]:
+        return configure(config, record.method, {}, kind, default=default).model_dump(mode="json")
+
+    usual = preset(record.concepts[0].kind)
+    settings = {name: value for name, value in record.settings.items() if name not in usual or usual[name] != value}
+    anchors = {
+        c.name: c.anchor for c in record.concepts if c.anchor not in (settings.get("anchor"), preset(c.kind)["anchor"])
+    }
+    return Given(settings=settings, anchors=anchors)
 
 
 def check_updatable(record: EditRecord) -> None:
@@ -84,7 +118,7 @@ def check_updatable(record: EditRecord) -> None:
         )
 
 
-def updated_concepts(record: EditRecord, add: Sequence[str | Concept], drop: Sequence[str]) -> list[Concept]:
+def updated_concepts(record: EditRecord, add: Sequence[Concept], drop: Sequence[str]) -> list[Concept]:
     """The concepts of an edit after an update, in order: those that remain, then the new ones.
 
     Raises:
@@ -98,11 +132,10 @@ def updated_concepts(record: EditRecord, add: Sequence[str | Concept], drop: Seq
             raise ConceptError(
                 f"'{name}' is not in this edit, which erases {listed([c.name for c in present], 8)}; name one of these."
             )
-    added = as_concepts(add) if add else []
-    for concept in added:
+    for concept in add:
         if normalise_name(concept.name) in present_names - dropped_names:
             raise ConceptError(f"'{concept.name}' is in this edit already; take it out of what is to be added.")
-    concepts = [c for c in present if normalise_name(c.name) not in dropped_names] + added
+    concepts = [c for c in present if normalise_name(c.name) not in dropped_names] + [*add]
     if not concepts:
         raise ConceptError("nothing would be left in this edit; remove it from the model instead.")
     return concepts
