@@ -28,6 +28,7 @@ from excise.methods.closed_form.text_problem import encode
 from excise.methods.closed_form.uce import UCE, UCEConfig
 from excise.registry import Record
 
+
 @pytest.fixture(scope="module")
 def mixed_pipe(tokenizer):
     return tiny_pipe(tokenizer)

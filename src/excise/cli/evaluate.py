@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
+from excise.errors import SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from excise.cli.gates import Gate
     from excise.edits.edit import Edit
     from excise.evaluation.evaluate import Evaluated
+    from excise.families.base import Family
     from excise.protocols import Protocol
 
 
@@ -24,10 +29,33 @@ class EvaluateOptions:
     model: o.ModelOption = "canvas-sd"
     edit: o.EditsOption = None
     protocol: Annotated[
-        str, typer.Option(help="The protocol, which fixes prompts, seeds, sampler and judge; see excise protocols.")
-    ] = "canvas-mini"
+        Optional[str],
+        typer.Option(
+            help="The protocol, which fixes prompts, seeds, sampler and judge; see excise protocols. By default "
+            "canvas-mini for names of the built-in models, otherwise concept, which is made for the concepts."
+        ),
+    ] = None
     concept: Annotated[
         Optional[list[str]], typer.Option("--concept", "-c", help="An erased concept, the target; repeatable.")
+    ] = None
+    preserve: o.PreserveOption = None
+    preserve_file: o.PreserveFileOption = None
+    ask: Annotated[
+        Optional[Path],
+        typer.Option(help="Protocol concept: a file of your own prompts that ask for the concept, one a line."),
+    ] = None
+    pictures: Annotated[
+        Optional[int],
+        typer.Option(
+            min=1, help="Protocol concept: pictures of each concept; by default 10, or as many as --require needs."
+        ),
+    ] = None
+    judge: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Protocol concept: folder of a CLIP model that judges the images. Built-in models have their own "
+            "judge; without one, the images themselves and the drift are reported."
+        ),
     ] = None
     group: Annotated[
         Optional[list[str]], typer.Option(help="Run only this part of the protocol, for example grid; repeatable.")
@@ -62,7 +90,28 @@ class EvaluateOptions:
         """Whether the untouched model is drawn too."""
         return bool(self.edit) if self.untouched is None else self.untouched
 
-    def cache_key(self, plan: Protocol) -> str | None:
+    @property
+    def judge_folder(self) -> Path | None:
+        """The folder of the judge, by either option."""
+        return self.judge or self.judge_weights
+
+    def check_no_questions(self, protocol: str) -> None:
+        """Refuse options of the protocol `concept` with another one.
+
+        Raises:
+            SettingError: one was given.
+        """
+        given = {
+            "--ask": self.ask, "--pictures": self.pictures, "--judge": self.judge,
+            "--preserve": self.preserve, "--preserve-file": self.preserve_file,
+        }  # fmt: skip
+        if names := [name for name, value in given.items() if value is not None and value != []]:
+            raise SettingError(
+                f"{protocol} asks the same of every model, so {' and '.join(names)} cannot change it; add "
+                "--protocol concept for questions of your own."
+            )
+
+    def cache_key(self, request: _Request) -> str | None:
         """The key of the result in the cache; None where the model is not a local file or folder."""
         from excise.evaluation import result_cache
 
@@ -81,7 +130,7 @@ class EvaluateOptions:
         # Newer options are part of the key only if they are given, so that older results are still found.
         newer = {name: getattr(self.source, name) for name in ("prediction", "revision")}
         options |= {name: value for name, value in newer.items() if value is not None}
-        return result_cache.request_key(self.model, self.edit or [], plan.hash, options)
+        return result_cache.request_key(self.model, self.edit or [], request.key, options)
 
 
 @o.command
@@ -92,42 +141,115 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     from excise.cli import gates
     from excise.evaluation import result_cache
-    from excise.protocols import PROTOCOLS
 
-    plan = PROTOCOLS.load(options.protocol)()
-    for name in options.concept or []:
-        plan.target_of(name)  # before a folder is made
     required = gates.parse_all(options.require or [])
+    request = _request(options, required)
     cache = o.image_cache(options.cache, options.no_cache)
-    key = options.cache_key(plan)
+    key = options.cache_key(request)
     document = result_cache.find(cache, key, options.out)
     if document is None:
-        document = _run(options, cache, key)
+        document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)
     gates.check(required, document["metrics"])
 
 
-def _run(options: EvaluateOptions, cache: Path | None, key: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Request:
+    """What is evaluated, by what protocol.
+
+    Attributes:
+        fixed: the protocol, where it does not depend on the model. key: a digest of what it asks.
+        own: prompts of the user's. pictures: of each concept. others: fewest pictures of other names.
+    """
+
+    edits: list[Edit]
+    concepts: list[str]
+    fixed: Protocol | None
+    key: str
+    preserve: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    pictures: int = 10
+    others: int = 0
+
+
+def _request(options: EvaluateOptions, required: Sequence[Gate]) -> _Request:
+    """Read and check everything that needs no model, before a folder is made.
+
+    Raises:
+        ConceptError: the protocol cannot judge a concept.
+        SettingError: an option of the protocol `concept` with another one, or a gate that no images can pass.
+    """
+    from excise.cli import gates
+    from excise.concepts.concept import read_names
+    from excise.evaluation.plan import default_protocol
+    from excise.families.built_in import BUILT_IN
+    from excise.protocols import PROTOCOLS
+    from excise.protocols.concept import NAME, OTHERS
+    from excise.support.digests import short_digest
+
+    edits, concepts = o.load_edits(options.edit), options.concept or []
+    name = options.protocol or default_protocol(options.model in BUILT_IN, concepts, edits)
+    if name != NAME:
+        options.check_no_questions(name)
+        plan: Protocol = PROTOCOLS.load(name)()
+        targets = [plan.target_of(c) for c in concepts or (plan.fixed_targets if edits else ())]
+        gates.check_possible(required, plan, targets, options.group)
+        return _Request(edits, concepts, plan, plan.hash)
+    preserve = o.names_to_preserve(options.preserve, options.preserve_file)
+    own = read_names(options.ask) if options.ask else []
+    count = len(concepts) or max(1, len({c.name for e in edits for c in e.record.concepts}))
+    pictures = options.pictures or gates.pictures_for(required, ("ua", "ua_relative"), 10, count)
+    others = gates.pictures_for(required, ("ira", "ira_relative"), OTHERS)
+    asked = [NAME, concepts, preserve, own, pictures, others, str(options.judge)]
+    return _Request(edits, concepts, None, short_digest(asked), tuple(preserve), tuple(own), pictures, others)
+
+
+def _plan(options: EvaluateOptions, request: _Request, required: Sequence[Gate], family: Family) -> Protocol:
+    """The protocol of the request on this model, whose gates can pass."""
+    from excise.cli import gates
+    from excise.evaluation.plan import concept_plan
+
+    if request.fixed is not None:
+        return request.fixed
+    plan = concept_plan(
+        family,
+        request.concepts,
+        request.edits,
+        preserve=request.preserve,
+        own=request.own,
+        pictures=request.pictures,
+        others=request.others,
+        judge=options.judge_folder,
+    )
+    gates.check_possible(required, plan, [plan.target_of(c) for c in plan.fixed_targets], options.group)
+    return plan
+
+
+def _run(
+    options: EvaluateOptions, request: _Request, required: Sequence[Gate], cache: Path | None, key: str | None
+) -> dict[str, Any]:
     """Run the protocol, write the run folder, and return the document of `--json`."""
     from excise.cli import show
     from excise.evaluation.evaluate import evaluate as run_protocol
     from excise.support.files import make_folder
     from excise.support.runs import locked
 
-    edits = o.load_edits(options.edit)
+    family = options.source.load(options.model) if request.fixed is None else None
+    plan = request.fixed if family is None else _plan(options, request, required, family)
     if options.out is not None:
         make_folder(options.out)
     with locked(options.out) if options.out is not None else nullcontext():
-        family = options.source.load(options.model)
+        family = family or options.source.load(options.model)
         with show.progress("drawing") as advance:
             evaluated = run_protocol(
                 family,
-                options.concept or [],
-                edits=edits,
-                protocol=options.protocol,
+                request.concepts,
+                edits=request.edits,
+                protocol=plan,
                 groups=options.group,
                 untouched=options.compares,
+                judge=options.judge if request.fixed is None else None,
                 judge_weights=options.judge_weights,
                 allow_other_base=options.allow_other_base,
                 model_name=options.model,
@@ -136,7 +258,7 @@ def _run(options: EvaluateOptions, cache: Path | None, key: str | None) -> dict[
                 progress=advance,
             )
         if options.out is not None:
-            _write(options.out, evaluated, edits, options.edit or [], key)
+            _write(options.out, evaluated, request.edits, options.edit or [], key)
     return evaluated.result.model_dump(mode="json", exclude={"shown"})
 
 
@@ -155,10 +277,19 @@ def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str],
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
     from excise.cli import show
+    from excise.evaluation.proof import ConceptVerdict
+    from excise.protocols.concept import NO_JUDGE
 
     if options.as_json:
         show.print_json(document)
         return
+    for verdict in document["verdicts"]:
+        show.say(f"{verdict['concept']}: {ConceptVerdict(**verdict).sentence()}")
+    if document["protocol_summary"]["judge"] == NO_JUDGE:
+        show.say(
+            "not verified: there is no judge, so these numbers say how much the images changed, not what they show. "
+            "Look at them, or give --judge, the folder of a CLIP model."
+        )
     rows = [
         (name, f"{m['value']:.3f}", f"{m['low']:.3f} - {m['high']:.3f}", str(int(m["n"])))
         for name, m in document["metrics"].items()

@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,6 +19,10 @@ from excise.evaluation.catalog import METRICS, gateable_keys
 
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*")
+
+if TYPE_CHECKING:
+    from excise.protocols import Protocol
+    from excise.protocols.base import Target
 
 Metrics = Mapping[str, Mapping[str, float]]
 """By metric key: value, low, high and n."""
@@ -39,14 +44,14 @@ class Gate:
         """
         if self.metric not in metrics:
             raise unknown("metric", self.metric, metrics)
-        return bool(_OPERATORS[self.sign](metrics[self.metric][self._end], self.bound))
+        return bool(_OPERATORS[self.sign](metrics[self.metric][self.end], self.bound))
 
     def explain(self, metrics: Metrics) -> str:
         """What was measured, by how much it misses the bound, and whether more images may help."""
         m = metrics[self.metric]
-        short = abs(m[self._end] - self.bound)
+        short = abs(m[self.end] - self.bound)
         text = (
-            f"{self.metric} is {m['value']:.4f} with {self._end} end {m[self._end]:.4f} (n = {m['n']:g}), required "
+            f"{self.metric} is {m['value']:.4f} with {self.end} end {m[self.end]:.4f} (n = {m['n']:g}), required "
             f"{self.sign} {self.bound:g}: short by {short:.4f}"
         )
         if _OPERATORS[self.sign](m["value"], self.bound):
@@ -54,7 +59,8 @@ class Gate:
         return text
 
     @property
-    def _end(self) -> str:
+    def end(self) -> str:
+        """The unfavourable end of the interval: low or high."""
         return "low" if self.sign in (">=", ">") else "high"
 
 
@@ -75,6 +81,51 @@ def check(gates: Sequence[Gate], metrics: Metrics, missing: str | None = None) -
         show.say(f"gate failed: {gate.explain(metrics) if gate.metric in metrics else missing}")
     if failed:
         raise typer.Exit(1)
+
+
+def check_possible(
+    gates: Sequence[Gate], plan: Protocol, targets: Sequence[Target], groups: Sequence[str] | None = None
+) -> None:
+    """Refuse, before anything is drawn, a gate that fails even if every image is as wished.
+
+    Metrics that are no rates of labels (drift, KID, CLIP score) are not looked at.
+
+    Raises:
+        SettingError: the images of the protocol are too few for the gate, or there is no judge.
+    """
+    from excise.evaluation.proof import best_metrics
+    from excise.metrics.rates import needed_count
+    from excise.protocols.concept import NAME, NO_JUDGE
+
+    best = {name: estimate.as_dict() for name, estimate in best_metrics(plan, targets, groups).items()}
+    for gate in gates:
+        if plan.judge == NO_JUDGE and METRICS[gate.metric].unit == "rate":
+            raise SettingError(
+                f"nothing measures {gate.metric}: this model has no judge. Give --judge, the folder of a CLIP model."
+            )
+        if gate.metric not in best or gate.holds(best):
+            continue
+        n, end = round(best[gate.metric]["n"]), best[gate.metric][gate.end]
+        needed = needed_count(1.0, gate.bound if gate.end == "low" else 1 - gate.bound)
+        more = "--pictures or --preserve-file" if plan.name == NAME else "a protocol with more images"
+        advice = f"It takes {needed}: {more}, or lower the gate." if needed else "No number can; lower the gate."
+        verb = "begins" if gate.end == "low" else "ends"
+        raise SettingError(
+            f"{gate.metric}{gate.sign}{gate.bound:g} cannot pass: with {n} image{'' if n == 1 else 's'}, all as wished, "
+            f"its interval {verb} at {end:.3f}. {advice}"
+        )
+
+
+def pictures_for(gates: Sequence[Gate], metrics: Sequence[str], least: int, shared_by: int = 1) -> int:
+    """Return how many images let the gates on some rates pass with a few wrong ones; at least `least`.
+
+    Args:
+        shared_by: concepts that share the rate, so that each needs its part of the images.
+    """
+    from excise.metrics.rates import needed_count
+
+    counts = [needed_count(1.0, g.bound) or 0 for g in gates if g.metric in metrics and g.end == "low"]
+    return max([least, *(-(-2 * count // shared_by) for count in counts)])
 
 
 def parse_all(texts: Iterable[str], keys: Sequence[str] = gateable_keys("evaluate")) -> list[Gate]:

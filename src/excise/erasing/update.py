@@ -15,9 +15,9 @@ from excise.edits.hooks import refuse_hooks
 from excise.edits.record import EditRecord, Given
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
-from excise.families.load import as_family
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
+from excise.families.load import as_family
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
 from excise.support.settings import configure

@@ -88,6 +88,12 @@ _METRICS = (
     Metric("object_accuracy", "object accuracy", "all prompts: the object is right"),
     Metric("style_accuracy", "style accuracy", "all prompts: the style is right"),
     Metric("names_accuracy", "names at scale", "further names outside the grid: the object is right"),
+    Metric("ira_relative", "IRA rel.", "of the images of other names that were right by the untouched model, the share "
+           "that still is", prominence=_TERMINAL, name="relative in-domain retain accuracy"),
+    Metric("ira_near", "IRA near", "the names nearest to the target: the name is right", prominence=_TERMINAL,
+           name="retain accuracy of the nearest names"),
+    Metric("own_rate", "own prompts", "the prompt is one of the user's own that ask for the target, and the target "
+           "appears", "rate", _LOWER, prominence=_TERMINAL, name="rate on own prompts"),
     Metric("synonym_rate", "synonym", "the prompt uses a synonym, and the target appears", "rate", _LOWER,
            prominence=_TERMINAL, name="synonym rate"),
     Metric("spanish_rate", "Spanish", "the prompt is in Spanish, and the target appears", "rate", _LOWER,

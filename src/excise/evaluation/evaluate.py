@@ -16,15 +16,18 @@ from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
+from excise.evaluation.plan import AnyJudge, planned, verdicts_of
+from excise.evaluation.proof import ConceptVerdict, concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family
-from excise.judges import FEATURES, JUDGES, Judge, Measuring
+from excise.judges import FEATURES, Judge, Measuring, OpenJudge
 from excise.metrics.images import kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix
-from excise.protocols import PROTOCOLS, summary
+from excise.protocols import summary
 from excise.protocols.base import Item, Protocol, Target, asks
+from excise.protocols.concept import NAME
 
 SCHEMA = 2
 
@@ -41,6 +44,7 @@ class Evaluation(BaseModel):
             nearest bin first.
         sequence: in a sequence, the UA of each earlier target after each step, and its rebound.
         attacks: in a benchmark with attacks, the document of each attack as in `excise attack --json`.
+        verdicts: by the protocol `concept` beside the untouched model, the verdict on each concept.
         shown: every image: what its prompt asks for, and what the judges saw.
         seconds: time for drawing and judging. peak_memory_mb: peak memory of this process. edit_bytes: size of the
             edits' tensors.
@@ -61,6 +65,7 @@ class Evaluation(BaseModel):
     neighbours: dict[str, list[dict[str, Any]]] = {}
     sequence: dict[str, Any] | None = None
     attacks: list[dict[str, Any]] = []
+    verdicts: list[ConceptVerdict] = []
     shown: list[Shown]
     seconds: dict[str, float]
     peak_memory_mb: float = 0.0
@@ -92,7 +97,7 @@ class _Job:
     family: Family
     plan: Protocol
     items: Sequence[Item]
-    judges: Sequence[Judge]
+    judges: Sequence[Judge | OpenJudge]
     drawing: dict[str, Any]
 
     def run(
@@ -121,12 +126,12 @@ def evaluate(
     concepts: Sequence[str | Concept] = (),
     *,
     edits: Sequence[Edit] = (),
-    protocol: str = "canvas-mini",
+    protocol: str | Protocol | None = None,
     groups: Sequence[str] | None = None,
     untouched: bool = False,
     allow_other_base: bool = False,
     model_name: str = "",
-    judge: Judge | None = None,
+    judge: AnyJudge | None = None,
     judge_weights: Path | None = None,
     batch: int = BATCH,
     cache: Path | None = None,
@@ -140,10 +145,13 @@ def evaluate(
         concepts: the targets. Without any, the accuracies of the model are measured; a protocol with fixed targets
             uses those if there are edits.
         edits: applied together during the evaluation.
+        protocol: a name, or a protocol that `concept_plan` made. By default canvas-mini on a built-in model, where it
+            knows the concepts, and otherwise `concept`, made for the concepts and the names that the edits preserve.
         groups: parts of the protocol to run; by default those that the protocol names.
         untouched: also draw the same prompts and seeds without the edits. This adds metrics that compare the two
             models: relative UA, KID and drift on other prompts, damage by distance.
-        judge: replaces the protocol's judges; its name is then part of the protocol's hash.
+        judge: replaces the protocol's judges; its name is then part of the protocol's hash. For `concept` the folder of
+            a CLIP model, or a callable of (images, names) to booleans; without one, pictures and drift alone.
         judge_weights: folder of the judge's weights, where they do not ship with this package.
         batch: number of images drawn at once.
         cache: folder of drawn images by content, so that none is drawn twice.
@@ -154,13 +162,10 @@ def evaluate(
         ConceptError: the protocol cannot judge a concept, or has no such group.
         ModelError: the judge's weights are missing, or the model draws images of another size.
     """
-    plan: Protocol = PROTOCOLS.load(protocol)()
+    family = as_family(model)
+    plan, judges = planned(protocol, family, concepts, edits, judge, judge_weights)
     names = [c.name for c in as_concepts(concepts)] if concepts else list(plan.fixed_targets if edits else ())
     targets = tuple(plan.target_of(name) for name in names)
-    judges = _judges(plan, judge, judge_weights)
-    # A judge's own name may be more specific than the protocol's: it tells which local weights it loaded.
-    plan = replace(plan, judge=judges[0].name, second=judges[1].name if len(judges) > 1 else None)
-    family = as_family(model)
     _check_size(plan, family)
     drawing = {"batch": batch, "cache": cache, "workers": workers, "progress": progress}
     job = _Job(family, plan, plan.select(targets, groups), judges, drawing)
@@ -204,6 +209,7 @@ def _with_untouched(after: Evaluated, job: _Job, weights: Path | None) -> Evalua
     update = {
         "metrics": {**after.result.metrics, **as_document(_comparison(before, after, job, weights))},
         "untouched": metrics,
+        "verdicts": concept_verdicts(shown, after.result.shown, after.targets) if job.plan.score == NAME else [],
         "neighbours": damage_by_distance(job.family, shown, after.result.shown, after.targets),
         "seconds": {**after.result.seconds, "untouched": sum(seconds.values())},
     }
@@ -254,10 +260,10 @@ def _share(shown: Sequence[Shown], attribute: str, label: str) -> float:
 
 
 def judged(
-    items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge]
+    items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge | OpenJudge]
 ) -> list[Shown]:
     """Return, for each image, what its prompt asks for and what one or two judges saw."""
-    verdicts = [judge.verdicts(images) for judge in judges] if any(i.asked for i in items) else []
+    verdicts = [verdicts_of(judge, items, images) for judge in judges] if any(i.asked for i in items) else []
     by_image = [[{a: v[a][i] for a in v} for v in verdicts] for i in range(len(items))]
     numbers: dict[str, list[float]] = {}
     for judge in judges:
@@ -276,13 +282,6 @@ def judged(
         )
         for i, (item, (_, seed), views) in enumerate(zip(items, requests, by_image, strict=True))
     ]
-
-
-def _judges(plan: Protocol, judge: Judge | None, weights: Path | None) -> list[Judge]:
-    """Load the judges, before anything is drawn, so that missing weights are reported at once."""
-    if judge is not None:
-        return [judge]
-    return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
 
 
 def _check_size(plan: Protocol, family: Family) -> None:

@@ -20,6 +20,7 @@ from excise.metrics.unlearning import (
     unlearning,
 )
 from excise.protocols.base import Target, parts
+from excise.protocols.concept import RETAINED
 
 Metrics = dict[str, Estimate]
 
@@ -140,6 +141,23 @@ def captions(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     return {"clip_score": clustered_mean([s.values["clip_score"] for s in shown], [s.prompt for s in shown])}
 
 
+def concept(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
+    """Score concepts of a user's: UA, other names right (all, and the nearest), synonyms and the user's own prompts."""
+    labels = {label for _, label in targets}
+    judged = [s for s in shown if s.asked]
+    right = {g: [s.right(a) for s in judged if s.group == g for a in _first(s)] for g in RETAINED}
+    metrics: Metrics = {}
+    if own := [not s.right(a) for s in judged if s.group == "target" for a in _first(s) if s.asked[a] in labels]:
+        metrics["ua"] = rate(own)
+    if every := [hit for group in RETAINED for hit in right[group]]:
+        metrics["ira"] = rate(every)
+    if right["near"]:
+        metrics["ira_near"] = rate(right["near"])
+    metrics |= _aliases(judged, targets, {"synonyms": "synonym_rate", "own": "own_rate"})
+    scored = [s for s in shown if s.group in RETAINED and "clip_score" in s.values]
+    return metrics | (captions(scored, targets) if scored else {})
+
+
 # By the `score` of a protocol.
 SCORES: dict[str, Callable[[Sequence[Shown], Sequence[Target]], Metrics]] = {
     "grid": grid,
@@ -149,6 +167,7 @@ SCORES: dict[str, Callable[[Sequence[Shown], Sequence[Target]], Metrics]] = {
     "sequence": grid,
     "classes": classes,
     "captions": captions,
+    "concept": concept,
 }
 
 
@@ -178,6 +197,9 @@ def compared(before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[
     if not any(was):
         return {}
     metrics = {"ua_relative": relative_ua(was, now)}
+    rows = [(b, s, a) for b, s in zip(before, after, strict=True) if b.group in RETAINED for a in _first(b)]
+    if still := [s.right(a) for b, s, a in rows if b.right(a)]:
+        metrics["ira_relative"] = rate(still)
     others = [shows[0][t][i] for t, row in enumerate(asks) for i, hit in enumerate(row) if not hit and after[i].asked]
     sensitivity = sum(was) / len(was)
     specificity = 1 - sum(others) / len(others) if others else 0.0

@@ -15,6 +15,7 @@ from PIL import Image
 CHUNK = 256  # images in memory at once
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A judge with a closed list of labels: a shipped network, a local classifier, or an object of the user.
 
@@ -46,6 +47,7 @@ class Measuring(Protocol):
         ...
 
 
+@runtime_checkable
 class OpenJudge(Protocol):
     """A judge that can be asked about any name, or refuses the names that it does not know.
 

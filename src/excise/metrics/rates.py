@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000
+MOST_OBSERVATIONS = 10_000  # among which the number that passes a gate is looked for
 
 
 @dataclass(frozen=True)
@@ -140,3 +142,15 @@ def bootstrap(clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], 
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(statistic(pooled), float(low), float(high), len(pooled))
+
+
+def needed_count(share: float, gate: float) -> int | None:
+    """Return the fewest observations with (rounded down) that share whose 95 % interval begins at the gate or above.
+
+    None stands for more than `MOST_OBSERVATIONS`.
+
+    >>> needed_count(1.0, 0.5), needed_count(1.0, 0.8), needed_count(1.0, 1.0)
+    (4, 16, None)
+    """
+    counts = range(1, MOST_OBSERVATIONS + 1)
+    return next((n for n in counts if wilson(math.floor(share * n + 1e-9) / n, n)[0] >= gate), None)

@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excise.concepts.vocabulary import guess_kind, naming_vocabulary, vocabulary_of
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit, stack
 from excise.edits.record import Base
 from excise.erasing.erase import erase
 from excise.errors import EditFileError
+from excise.evaluation.plan import concept_plan
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.judges.base import OpenJudge
 from excise.methods.base import Context
+from excise.metrics.rates import needed_count, wilson
 from excise.policy import ledger
 from excise.policy.entry import is_current, new_entry
 from excise.policy.groups import Group, check_groups, group_digest, grouped
 from excise.policy.in_force import EDITS, check_in_force, commit
 from excise.policy.policy import Policy, PolicyError
-from excise.policy.verify import Checks, Verification, verify
+from excise.policy.verify import Verification, verify
+from excise.protocols.base import Protocol
+from excise.protocols.concept import ATTRIBUTE, OTHERS, RETAINED
 from excise.support.progress import Report, silent
 from excise.support.runs import STATES
-from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.scorers import as_scorer
 
 
@@ -82,17 +85,19 @@ def apply_policy(
     base = base_of(family, policy.model, policy.revision)
     if last and is_current(last, digest, base):
         return AppliedPolicy(False, 0, len(last["groups"]), last)
-    policy = _with_kinds(policy, naming_vocabulary(policy.vocabulary, family))
+    policy = _with_enough_pictures(_with_kinds(policy, naming_vocabulary(policy.vocabulary, family)))
     groups = grouped(policy)
     check_groups(groups)
-    scorer = _scorer(family, policy) if groups else None  # loaded before the work begins: its folder may be wrong
+    plan = _plan(family, policy) if groups else None
+    # Loaded before the work begins: its folder may be wrong.
+    judge = _judge(family, policy, plan) if plan is not None else None
     edits, made = _edits(family, policy, base, groups, out, say)
     whole = None if not edits else edits[0] if len(edits) == 1 else stack(edits)
     verification = None
-    if whole is not None and scorer is not None:
-        checks = _checks(family, policy, scorer)
+    if whole is not None and plan is not None and judge is not None:
+        concepts = [r.concept() for r in policy.concepts]
         verification = verify(
-            family, [whole], checks, cache=cache, progress=lambda done, total: say("verifying", done, total)
+            family, [whole], concepts, plan, judge, cache=cache, progress=lambda done, n: say("verifying", done, n)
         )
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in force. Apply it again.")
@@ -149,20 +154,49 @@ def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Report)
     )
 
 
-def _scorer(family: Family, policy: Policy) -> OpenJudge | None:
-    """Return the judge of the verification; None if there is none."""
-    names = [*(r.name for r in policy.concepts), *policy.preserve]
-    return as_scorer(policy.judge, is_built_in(family), names, letter="a")
+def _with_enough_pictures(policy: Policy) -> Policy:
+    """Return the policy with as many pictures of each concept as its gate needs, unless it says how many.
+
+    Raises:
+        PolicyError: the pictures that it says cannot pass the gate, were they all clean.
+    """
+    gate, needed = policy.gates.erased, needed_count(1.0, policy.gates.erased)
+    if needed is None:
+        raise PolicyError(f"no number of pictures proves a share of {gate:.0%}; lower the gate `erased` of the policy.")
+    if "pictures" in policy.model_fields_set and policy.pictures < needed:
+        raise PolicyError(
+            f"{policy.pictures} pictures of a concept, all clean, prove {wilson(1.0, policy.pictures)[0]:.0%} or more; "
+            f"the gate `erased` is {gate:.0%}. Set `pictures: {needed}` or more, or lower the gate."
+        )
+    return policy.model_copy(update={"pictures": max(policy.pictures, needed)})
 
 
-def _checks(family: Family, policy: Policy, scorer: OpenJudge) -> Checks:
-    """Return what the verification of a policy looks for."""
-    concepts = [r.concept() for r in policy.concepts]
-    return Checks(
-        concepts,
-        vocabulary_of(policy.vocabulary, family, concepts),
-        policy.preserve,
-        policy.pictures,
-        scorer,
-        CANVAS_SAMPLING if is_built_in(family) else SAMPLING,
+def _plan(family: Family, policy: Policy) -> Protocol:
+    """Return the protocol by which the policy is verified.
+
+    Raises:
+        PolicyError: the names to retain are too few for the gate, were they all right.
+    """
+    gate, needed = policy.gates.retained, needed_count(1.0, policy.gates.retained)
+    plan = concept_plan(
+        family,
+        [r.concept() for r in policy.concepts],
+        preserve=policy.preserve,
+        pictures=policy.pictures,
+        others=max(OTHERS, 2 * (needed or 0)),
+        vocabulary=policy.vocabulary,
+        judge=policy.judge,
     )
+    count = sum(i.group in RETAINED for i in plan.items)
+    if count and wilson(1.0, count)[0] < gate:
+        advice = f"It takes {needed}: add names to `preserve`, or lower the gate." if needed else "Lower the gate."
+        raise PolicyError(
+            f"{count} pictures of names to retain, all right, prove {wilson(1.0, count)[0]:.0%} or more, and the gate "
+            f"`retained` is {gate:.0%}. {advice}"
+        )
+    return plan
+
+
+def _judge(family: Family, policy: Policy, plan: Protocol) -> OpenJudge | None:
+    """Return the judge of the verification; None if there is none."""
+    return as_scorer(policy.judge, is_built_in(family), list(plan.labels[ATTRIBUTE]), letter="a")

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from excise.concepts.concept import listed
-from excise.metrics.rates import wilson
-from excise.policy.verify import MOST_OTHERS
+from excise.metrics.rates import needed_count
 
 if TYPE_CHECKING:
     from excise.policy.apply import AppliedPolicy
 
 MOST_LINES = 8  # concepts that failed, one line each
-MOST_PICTURES = 10_000  # to look for a number that passes a gate
 
 
 def summary(applied: AppliedPolicy) -> str:
@@ -92,21 +90,9 @@ def retained_fault(retained: Mapping[str, float] | None, gate: float) -> str:
         return f"{right} (gate {_percent(gate)}). Add names to `preserve`, or use a gentler method or settings."
     fault = f"{right}, which proves only {_lower(retained['low'], gate)} or more (gate {_percent(gate)})"
     needed = needed_count(retained["value"], gate)
-    if needed is None or needed > MOST_OTHERS:
-        return f"{fault}. At most {MOST_OTHERS} names are checked, too few for that; lower the gate `retained`."
+    if needed is None:
+        return f"{fault}. No number of pictures proves that share; lower the gate `retained`."
     return f"{fault}. It takes {needed} or more: add names to `preserve`."
-
-
-def needed_count(share: float, gate: float) -> int | None:
-    """Return the fewest observations with (rounded down) that share whose 95 % interval begins at the gate or above.
-
-    None stands for more than `MOST_PICTURES`.
-
-    >>> needed_count(1.0, 0.5), needed_count(1.0, 0.8), needed_count(1.0, 1.0)
-    (4, 16, None)
-    """
-    counts = range(1, MOST_PICTURES + 1)
-    return next((n for n in counts if wilson(math.floor(share * n + 1e-9) / n, n)[0] >= gate), None)
 
 
 def _counted(names: list[str], what: str) -> str:

@@ -1,25 +1,22 @@
-"""Verification: are the concepts gone and the rest retained? Pictures of unseen prompts, without and with an edit."""
+"""Verification of a policy: are the concepts gone and other names still drawn? Asked by the protocol `concept`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from excise.concepts.concept import Concept
-from excise.concepts.vocabulary import Vocabulary
-from excise.edits.edit import Edit, applied
+from excise.edits.edit import Edit
+from excise.evaluation.evaluate import evaluate
+from excise.evaluation.proof import retained_estimate
 from excise.families.base import Family, Progress
-from excise.families.drawing import Images, draw
-from excise.judges.base import OpenJudge
-from excise.metrics.rates import Estimate, rate
-from excise.support.digests import seed_of
-from excise.support.selection import evenly
-from excise.training.pictures import Sampling
-
-MOST_OTHERS = 60  # names that are looked for besides the concepts
+from excise.judges import OpenJudge
+from excise.metrics.rates import Estimate
+from excise.protocols.base import Protocol
+from excise.protocols.concept import ATTRIBUTE, RETAINED
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Verification:
         judge: name of the judge.
         retained: of the other names' pictures that were right before, the share that is still right; None where none
             was right.
-        others: number of other names that were looked for.
+        others: number of pictures of other names.
     """
 
     judge: str
@@ -55,87 +52,57 @@ class Verification:
     others: int
 
 
-@dataclass(frozen=True)
-class Checks:
-    """What a verification looks for, and how.
-
-    Attributes:
-        concepts: the erased concepts.
-        vocabulary: gives the prompts, and the siblings of the concepts, which join the names to retain.
-        preserve: names to retain.
-        pictures: number of pictures of each concept; other names have one.
-        scorer: the judge.
-        sampling: how pictures are drawn.
-    """
-
-    concepts: Sequence[Concept]
-    vocabulary: Vocabulary
-    preserve: Sequence[str]
-    pictures: int
-    scorer: OpenJudge
-    sampling: Sampling
-
-    @property
-    def others(self) -> list[str]:
-        """The names to retain, at most `MOST_OTHERS`."""
-        return evenly(self.vocabulary.others(self.concepts, self.preserve), MOST_OTHERS)
-
-    def rows(self) -> list[tuple[str, str, int]]:
-        """Return (name, prompt, index of the picture): `pictures` rows of each concept, then one of each other name."""
-        rows = []
-        for concept in self.concepts:
-            prompts = self.vocabulary.checks(concept)
-            rows += [(concept.name, prompts[i % len(prompts)], i) for i in range(self.pictures)]
-        # Other names are asked for in the prompts of the first concept's kind.
-        kind = self.concepts[0].kind if self.concepts else "object"
-        return rows + [(name, self.vocabulary.checks(Concept(name, kind))[0], 0) for name in self.others]
-
-
 def verify(
     family: Family,
     edits: Sequence[Edit],
-    checks: Checks,
+    concepts: Sequence[Concept],
+    plan: Protocol,
+    judge: OpenJudge,
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Draw and judge pictures of the concepts and the names to retain, without and with the edits.
+    """Draw and judge pictures of the concepts and of other names, with and without the edits.
 
     Args:
+        plan: the protocol `concept` for the concepts.
         cache: folder of drawn images, so that the untouched model draws nothing twice.
         progress: receives pictures done and pictures in all.
     """
-    rows = checks.rows()
-    names = [name for name, _, _ in rows]
-    # The seed depends on the prompt and index alone, so a cached picture stays valid when other names join.
-    requests = [(prompt, seed_of("verify", prompt, i)) for _, prompt, i in rows]
-
-    def judged(use: Sequence[Edit], report: Callable[[int, int], None]) -> tuple[Images, list[bool]]:
-        sampling = checks.sampling
-        with applied(family, use):
-            images = draw(
-                family,
-                requests,
-                steps=sampling.steps,
-                guidance=sampling.guidance,
-                batch=sampling.batch,
-                cache=cache,
-                progress=report,
-            )
-        return images, checks.scorer.sees(images, names)
-
-    def reporter(done: int) -> Callable[[int, int], None]:
-        return lambda drawn, total: progress(done + drawn, 2 * total) if progress else None
-
-    before, shown_before = judged((), reporter(0))
-    after, shown_after = judged(edits, reporter(len(requests)))
+    steps = _Halves(progress)
+    after = evaluate(
+        family,
+        [c.name for c in concepts],
+        edits=edits,
+        protocol=plan,
+        untouched=True,
+        judge=judge,
+        cache=cache,
+        progress=steps if progress else None,
+    )
+    assert after.before is not None
+    old, new = after.before.result.shown, after.result.shown
     verdicts = []
-    for i, concept in enumerate(checks.concepts):
-        first = i * checks.pictures
-        shown = [r for r in range(first, first + checks.pictures) if shown_before[r]]
-        erased = rate([not shown_after[r] for r in shown]) if shown else None
-        example = shown[0] if shown else first
-        verdicts.append(Verdict(concept, erased, before[example], after[example]))
-    others = [r for r in range(len(checks.concepts) * checks.pictures, len(rows)) if shown_before[r]]
-    retained = rate([shown_after[r] for r in others]) if others else None
-    return Verification(checks.scorer.name, verdicts, retained, len(checks.others))
+    for concept, verdict in zip(concepts, after.result.verdicts, strict=True):
+        rows = [i for i, s in enumerate(new) if s.group == "target" and s.asked[ATTRIBUTE] == concept.name]
+        example = next((i for i in rows if old[i].right(ATTRIBUTE)), rows[0])
+        erased = None
+        if (clean := verdict.clean) is not None:
+            erased = Estimate(clean["value"], clean["low"], clean["high"], round(clean["n"]))
+        verdicts.append(Verdict(concept, erased, after.before.images[example], after.images[example]))
+    others = sum(s.group in RETAINED for s in new)
+    return Verification(judge.name, verdicts, retained_estimate(old, new, ATTRIBUTE), others)
+
+
+class _Halves:
+    """Progress of two rounds of pictures as one."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._before, self._last = progress, 0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < self._last:  # the second round
+            self._before = total
+        self._last = done
+        if self._progress:
+            self._progress(self._before + done, 2 * total)

@@ -1,0 +1,141 @@
+"""What an evaluation asks, and who judges: the protocol of a request, with its judges loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Union
+
+from PIL import Image
+
+from excise.concepts.concept import Concept, as_concepts
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary
+from excise.edits.edit import Edit
+from excise.errors import ConceptError, SettingError
+from excise.families.base import Family
+from excise.families.built_in import is_built_in
+from excise.judges import JUDGES, Judge, OpenJudge
+from excise.judges.clip import ClipScore
+from excise.metrics.unlearning import NONE
+from excise.protocols import PROTOCOLS
+from excise.protocols.base import Item, Protocol
+from excise.protocols.concept import ATTRIBUTE, NAME, NO_JUDGE, OTHERS, Questions, concept_protocol
+from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
+from excise.training.scorers import as_scorer
+
+AnyJudge = Union[Judge, OpenJudge, Path, str, Callable[[Sequence[Image.Image], Sequence[str]], Sequence[bool]]]
+ON_CANVAS = "canvas-mini"
+
+
+def planned(
+    protocol: str | Protocol | None,
+    family: Family,
+    concepts: Sequence[str | Concept],
+    edits: Sequence[Edit],
+    judge: AnyJudge | None,
+    weights: Path | None,
+) -> tuple[Protocol, list[Judge | OpenJudge]]:
+    """Return the protocol of a request and its judges, loaded before anything is drawn.
+
+    Raises:
+        UnknownNameError: no protocol of this name.
+        ConceptError: the protocol `concept` has no concept to ask for.
+        MissingFilesError: the judge's weights are missing.
+    """
+    if protocol is None:
+        protocol = default_protocol(is_built_in(family), [c if isinstance(c, str) else c.name for c in concepts], edits)
+    if protocol == NAME:
+        protocol = concept_plan(family, concepts, edits, judge=judge if judge is not None else weights)
+    plan: Protocol = PROTOCOLS.load(protocol)() if isinstance(protocol, str) else protocol
+    if plan.score == NAME:
+        judges = concept_judges(family, plan, judge if judge is not None else weights)
+    else:
+        judges = _fixed_judges(plan, judge, weights)
+    if not judges:
+        return plan, []
+    # A judge's own name may be more specific than the protocol's: it tells which local weights it loaded.
+    second = judges[1].name if len(judges) > 1 and plan.score != NAME else None
+    return replace(plan, judge=judges[0].name, second=second), judges
+
+
+def default_protocol(built_in: bool, names: Sequence[str], edits: Sequence[Edit]) -> str:
+    """The protocol of a request that names none."""
+    if built_in:
+        canvas: Protocol = PROTOCOLS.load(ON_CANVAS)()
+        if all(map(canvas.knows, names)):
+            return ON_CANVAS
+    return NAME if names or any(e.record.concepts for e in edits) else ON_CANVAS
+
+
+def concept_plan(
+    family: Family,
+    concepts: Sequence[str | Concept],
+    edits: Sequence[Edit] = (),
+    *,
+    preserve: Sequence[str] = (),
+    own: Sequence[str] = (),
+    pictures: int = 10,
+    others: int = OTHERS,
+    vocabulary: str | None = "auto",
+    judge: AnyJudge | None = None,
+) -> Protocol:
+    """Return the protocol `concept` for a request: kinds, synonyms and names to retain come from the edits' records.
+
+    Args:
+        concepts: names or concepts; without any, those of the edits.
+        preserve: further names to retain. own: prompts of the user's that ask for a concept.
+        pictures: of each concept. others: fewest pictures of other names.
+        vocabulary: gives prompts and further names, as for `excise.erase`.
+        judge: as for `evaluate`; with none, nothing is judged.
+
+    Raises:
+        ConceptError: there is no concept.
+    """
+    recorded = {t.name: t.concept() for e in edits for t in e.record.concepts}
+    wanted = as_concepts(concepts) if concepts else list(recorded.values())
+    if not wanted:
+        raise ConceptError("the protocol 'concept' asks for concepts; name one with --concept, or give an edit.")
+    names_from = naming_vocabulary(vocabulary, family)
+    of_edits = [recorded.get(c.name, guess_kind(c, None, names_from)) if c == Concept(c.name) else c for c in wanted]
+    retained = dict.fromkeys([*preserve, *(name for e in edits for name in e.record.preserve)])
+    built_in = is_built_in(family)
+    questions = Questions(of_edits, tuple(retained), vocabulary, own, pictures, others)
+    sampling = CANVAS_SAMPLING if built_in else SAMPLING
+    name = NO_JUDGE if judge is None and not built_in else "open"
+    return concept_protocol(questions, family, sampling.steps, sampling.guidance, name)
+
+
+def concept_judges(family: Family, plan: Protocol, judge: AnyJudge | None) -> list[Judge | OpenJudge]:
+    """The judge of the protocol `concept`; with a CLIP folder also its score of image and prompt."""
+    names = list(plan.labels[ATTRIBUTE])
+    scorer = as_scorer(judge, is_built_in(family), names, letter="a")
+    if scorer is None:
+        return []
+    return [scorer, ClipScore(Path(judge))] if isinstance(judge, (str, Path)) else [scorer]
+
+
+def _fixed_judges(plan: Protocol, judge: AnyJudge | None, weights: Path | None) -> list[Judge | OpenJudge]:
+    """The judges of a protocol with labels of its own.
+
+    Raises:
+        SettingError: the judge gives no labels.
+    """
+    if judge is None:
+        return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
+    if not isinstance(judge, Judge):
+        raise SettingError(
+            f"{plan.name} needs a judge with labels (an object with `verdicts`), got {type(judge).__name__}; give its "
+            "weights with --judge-weights, or take the protocol 'concept', which asks any judge."
+        )
+    return [judge]
+
+
+def verdicts_of(judge: Judge | OpenJudge, items: Sequence[Item], images: Sequence[Image.Image]) -> dict[str, list[str]]:
+    """By attribute, what a judge sees in each image; an open judge is asked for the name that the prompt asks for."""
+    if isinstance(judge, Judge):
+        return judge.verdicts(images)
+    if not isinstance(judge, OpenJudge):
+        return {}
+    names = [item.asked.get(ATTRIBUTE, "") for item in items]
+    return {ATTRIBUTE: [n if s else NONE for n, s in zip(names, judge.sees(images, names), strict=True)]}

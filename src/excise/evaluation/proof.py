@@ -1,0 +1,105 @@
+"""What the images of a protocol can prove at best, before any is drawn, and the verdict on each concept afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from excise.evaluation.scoring import Metrics, Shown, compared, score
+from excise.metrics.rates import Estimate, rate
+from excise.metrics.unlearning import NONE
+from excise.protocols.base import Protocol, Target, asks, parts
+from excise.protocols.concept import RETAINED
+
+Status = Literal["verified", "not proven", "not removed", "not verifiable"]
+PROVEN = 0.5
+"""A concept counts as verified where the lower end of the share of its clean images reaches this."""
+
+
+class ConceptVerdict(BaseModel):
+    """The verdict on one concept.
+
+    Attributes:
+        images: drawn of it. clean: of the images in which the untouched model shows it, the share that no longer does;
+            None where it shows it in none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    concept: str
+    status: Status
+    images: int
+    clean: dict[str, float] | None
+
+    def sentence(self) -> str:
+        """Return the verdict in words.
+
+        >>> ConceptVerdict(concept="cat", status="verified", images=10,
+        ...     clean={"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}).sentence()
+        'verified: 10 of 10 clean (at least 72 %)'
+        """
+        if self.clean is None:
+            plural = "" if self.images == 1 else "s"
+            return f"not verifiable: the untouched model shows it in none of {self.images} picture{plural}"
+        n = round(self.clean["n"])
+        count = f"{round(self.clean['value'] * n)} of {n} clean"
+        return f"{self.status}: {count} (at least {int(100 * self.clean['low'])} %)"
+
+
+def status_of(clean: Estimate | None, gate: float = PROVEN) -> Status:
+    """Return the status of a concept by the share of its clean images."""
+    if clean is None:
+        return "not verifiable"
+    if clean.low >= gate:
+        return "verified"
+    return "not proven" if clean.value >= gate else "not removed"
+
+
+def concept_verdicts(
+    before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[Target]
+) -> list[ConceptVerdict]:
+    """Return the verdict on each target of the protocol `concept`; nothing where nothing was judged.
+
+    Args:
+        before, after: the same prompts and seeds, by the untouched model and with the edits.
+    """
+    verdicts = []
+    for attribute, name in targets:
+        rows = [i for i, s in enumerate(after) if s.group == "target" and s.asked.get(attribute) == name]
+        seen = [i for i in rows if before[i].right(attribute)]
+        clean = rate([not after[i].right(attribute) for i in seen]) if seen else None
+        if rows:
+            document = clean.as_dict() if clean else None
+            verdicts.append(ConceptVerdict(concept=name, status=status_of(clean), images=len(rows), clean=document))
+    return verdicts
+
+
+def retained_estimate(before: Sequence[Shown], after: Sequence[Shown], attribute: str) -> Estimate | None:
+    """Return the share of other names' images that were right before and still are; None where none was right."""
+    rows = [i for i, s in enumerate(before) if s.group in RETAINED and s.asked and s.right(attribute)]
+    return rate([after[i].right(attribute) for i in rows]) if rows else None
+
+
+def best_metrics(plan: Protocol, targets: Sequence[Target], groups: Sequence[str] | None = None) -> Metrics:
+    """Return the metrics if every image were as wished: the targets gone, all else as the prompt asks.
+
+    Metrics that are no rates of labels (drift, KID, CLIP score) are left out.
+    """
+    if plan.score in ("captions", "sequence"):
+        return {}
+    items = plan.select(targets, groups)
+    before = [_as_wished(i.group, i.prompt, i.asked, i.target, {}) for i in items]
+    erased = {label: attribute for target in targets for attribute, label in parts(target).items()}
+    after = [
+        _as_wished(i.group, i.prompt, i.asked, i.target, erased if i.target or asks(i.asked, targets) else {})
+        for i in items
+    ]
+    return {**score(plan.score, after, targets), **(compared(before, after, targets) if targets else {})}
+
+
+def _as_wished(group: str, prompt: str, asked: Mapping[str, str], target: str | None, erased: dict[str, str]) -> Shown:
+    """An image that shows what its prompt asks for, but for erased labels."""
+    saw = {a: NONE if erased.get(label) == a else label for a, label in asked.items()}
+    return Shown(group=group, prompt=prompt, seed=0, asked=dict(asked), saw=saw, target=target)
