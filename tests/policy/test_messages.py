@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from excise.metrics.rates import rate
+from excise.metrics.rates import needed_count, rate
 from excise.policy.apply import AppliedPolicy
-from excise.policy.messages import MOST_LINES, erased_fault, needed_count, retained_fault, summary, verification_lines
+from excise.policy.messages import MOST_LINES, erased_fault, retained_fault, summary, verification_lines
 
 
 def share(hits: int, n: int) -> dict[str, float]:
@@ -43,8 +43,7 @@ def test_a_concept_that_is_never_seen_cannot_be_verified():
     ("hits", "n", "gate", "sentence"),
     [
         (1, 1, 0.8, ", which proves only 21 % or more (gate 80 %). It takes 16 or more: add names to `preserve`."),
-        (46, 56, 0.75, ", which proves only 70 % or more (gate 75 %). At most 60 names are checked, too few for that; "
-                       "lower the gate `retained`."),
+        (46, 56, 0.75, ", which proves only 70 % or more (gate 75 %). It takes 145 or more: add names to `preserve`."),
         (10, 20, 0.8, " (gate 80 %). Add names to `preserve`, or use a gentler method or settings."),
     ],
 )  # fmt: skip
@@ -99,8 +98,13 @@ def test_the_summary_says_what_was_changed():
         "added": ["cat", "dog"],
         "removed": [],
     }
-    wanted = "./sd: 2 concepts removed (2 new: cat, dog; 0 restored); 2 of 2 edits rebuilt."
-    assert summary(AppliedPolicy(True, 2, 2, entry)) == wanted
+    changes = "(2 new: cat, dog; 0 restored); 2 of 2 edits rebuilt."
+    one = {"concepts": [{"passed": True}, {"passed": False}]}
+    for seen, state in (
+        (None, "edit written for 2 concepts, not yet verified"),
+        (one, "1 of 2 concepts verified as removed"),
+    ):
+        assert summary(AppliedPolicy(True, 2, 2, {**entry, "verified": seen})) == f"./sd: {state} {changes}"
     alone = {**entry, "in_force": [{"name": "cat"}]}
-    wanted = "nothing changed: 1 concept is removed already, as the policy asks (ledger entry 3)."
+    wanted = "nothing changed: 1 concept is in force already, as the policy asks (ledger entry 3)."
     assert summary(AppliedPolicy(False, 0, 1, alone)) == wanted

@@ -109,10 +109,10 @@ def check_possible(
         needed = needed_count(1.0, gate.bound if gate.end == "low" else 1 - gate.bound)
         more = "--pictures or --preserve-file" if plan.name == NAME else "a protocol with more images"
         advice = f"It takes {needed}: {more}, or lower the gate." if needed else "No number can; lower the gate."
-        verb = "begins" if gate.end == "low" else "ends"
+        images, verb = f"{n} image{'' if n == 1 else 's'}", "begins" if gate.end == "low" else "ends"
         raise SettingError(
-            f"{gate.metric}{gate.sign}{gate.bound:g} cannot pass: with {n} image{'' if n == 1 else 's'}, all as wished, "
-            f"its interval {verb} at {end:.3f}. {advice}"
+            f"{gate.metric}{gate.sign}{gate.bound:g} cannot pass: with {images}, all as wished, its interval {verb} at "
+            f"{end:.3f}. {advice}"
         )
 
 

@@ -86,6 +86,10 @@ class Evaluated:
     before: Evaluated | None = None
 
 
+_Round = tuple[Images, list[Shown], dict[str, float]]
+"""Images of one model, what the judges saw, and seconds."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """Everything that drawing and judging depend on except the edits.
@@ -100,9 +104,7 @@ class _Job:
     judges: Sequence[Judge | OpenJudge]
     drawing: dict[str, Any]
 
-    def run(
-        self, edits: Sequence[Edit], allow_other_base: bool = False
-    ) -> tuple[Images, list[Shown], dict[str, float]]:
+    def run(self, edits: Sequence[Edit], allow_other_base: bool = False) -> _Round:
         """Draw and judge every item with `edits` applied; return images, verdicts and seconds."""
         requests = [(i.prompt, self.plan.seed(i)) for i in self.items]
         began = time.perf_counter()
@@ -169,6 +171,7 @@ def evaluate(
     _check_size(plan, family)
     drawing = {"batch": batch, "cache": cache, "workers": workers, "progress": progress}
     job = _Job(family, plan, plan.select(targets, groups), judges, drawing)
+    original = job.run(()) if untouched else None
     images, shown, seconds = job.run(edits, allow_other_base)
     counts = became(shown, targets)
     result = Evaluation(
@@ -187,7 +190,7 @@ def evaluate(
         edit_bytes=sum(total_bytes(t.float() for t in e.tensors().values()) for e in edits),
     )
     after = Evaluated(result, images, targets)
-    return _with_untouched(after, job, judge_weights) if untouched else after
+    return after if original is None else _with_untouched(after, job, original, judge_weights)
 
 
 def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, int | float]]:
@@ -195,9 +198,9 @@ def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str
     return as_document(score(result.protocol_summary["score"], result.shown, targets))
 
 
-def _with_untouched(after: Evaluated, job: _Job, weights: Path | None) -> Evaluated:
-    """Evaluate the untouched model on the same prompts and seeds, and add the metrics that compare the two."""
-    images, shown, seconds = job.run(())
+def _with_untouched(after: Evaluated, job: _Job, original: _Round, weights: Path | None) -> Evaluated:
+    """Add the untouched model, drawn with the same prompts and seeds, and the metrics that compare the two."""
+    images, shown, seconds = original
     metrics = as_document(score(job.plan.score, shown, after.targets))
     before = Evaluated(
         after.result.model_copy(

@@ -22,10 +22,17 @@ def summary(applied: AppliedPolicy) -> str:
     concepts = f"{count} concept{'' if count == 1 else 's'}"
     if not applied.changed:
         are = "is" if count == 1 else "are"
-        return f"nothing changed: {concepts} {are} removed already, as the policy asks (ledger entry {entry['n']})."
+        return f"nothing changed: {concepts} {are} in force already, as the policy asks (ledger entry {entry['n']})."
     added, restored = _counted(entry["added"], "new"), _counted(entry["removed"], "restored")
     rebuilt = f"{applied.made} of {applied.groups} edits rebuilt"
-    return f"{entry['model']['name']}: {concepts} removed ({added}; {restored}); {rebuilt}."
+    verified = entry["verified"]
+    if not count:
+        state = "no concept is removed"
+    elif verified is None:
+        state = f"edit written for {concepts}, not yet verified"
+    else:
+        state = f"{sum(c['passed'] for c in verified['concepts'])} of {concepts} verified as removed"
+    return f"{entry['model']['name']}: {state} ({added}; {restored}); {rebuilt}."
 
 
 def verification_lines(verified: Mapping[str, Any] | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from excise.attacks.accounting import Result
 from excise.attacks.suite import SuiteResult
-from excise.report.html import AttackRow, Page, Section, write
+from excise.report.html import AttackRow, Banner, Page, Section, write
 
 
 def document(outcome: SuiteResult) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def write_page(outcome: SuiteResult, model: str, concept: str, edits: Sequence[s
         ("recovered", "share of test prompts for which at least one image within the budget shows the target"),
         ("seeds", "different seeds for guiding images, searches and test images; no attack is guided by a test prompt"),
     ]
-    return write(Page(f"Attacks on {concept}", lead(outcome), [section], facts), out / "report.html")
+    page = Page(f"Attacks on {concept}", lead(outcome), [section], facts, banners(outcome))
+    return write(page, out / "report.html")
 
 
 def lead(outcome: SuiteResult) -> str:
@@ -58,13 +59,42 @@ def lead(outcome: SuiteResult) -> str:
     if top.back is None:
         return "No attack could be run."
     counted = [r.model.any_of_n.value for r in outcome.results if r.model and not r.teaches]
+    taught = [(r.name, r.model.any_of_n.value) for r in outcome.results if r.model and r.teaches]
     sentence = f"{sum(value > 0 for value in counted)} of {len(counted)} attacks recovered the concept"
     if top.back.value:
         sentence += f"; the strongest, {top.attack}, on {100 * top.back.value:.0f} % of the prompts"
+    if not taught:
+        return f"{sentence}."
+    hits = [(value, name) for name, value in taught if value > 0]
+    shown = f"Of those that show the model images of the target, {len(hits)} of {len(taught)} did"
+    if hits:
+        value, name = max(hits)
+        shown += f", {name} on {100 * value:.0f} % of the prompts"
     return (
-        f"{sentence}. Attacks that show the model images of the target are not counted: without a model never trained "
-        "on the concept (--oracle), what they recover cannot be told from what they teach."
+        f"{sentence}. {shown}: without a model never trained on the concept (--oracle), what they recover cannot be "
+        "told from what they teach."
     )
+
+
+def banners(outcome: SuiteResult) -> list[Banner]:
+    """The worst case as a verdict, and what ends the edit without any attack."""
+    rows = outcome.results
+    recovered = [r for r in rows if r.model and r.model.any_of_n.value > 0 and (outcome.has_oracle or not r.teaches)]
+    above = [r for r in recovered if r.gap is None or r.gap.value > 0] if outcome.has_oracle else recovered
+    ran = [r for r in rows if r.model]
+    if not ran:
+        return [Banner("No attack could be run.")]
+    if above:
+        worst = max(above, key=lambda r: r.model.any_of_n.value if r.model else 0.0)
+        assert worst.model is not None
+        share = f"{100 * worst.model.any_of_n.value:.0f} % of {len(worst.model.tests)} prompts"
+        first = Banner(f"{len(above)} of {len(ran)} attacks recovered the concept: {worst.name} on {share}.", "bad")
+    else:
+        taught = any(r.model and r.teaches and r.model.any_of_n.value > 0 for r in rows)
+        rest = ", except some that show the model images of it." if taught else "."
+        first = Banner(f"No attack recovered the concept{rest}", "warn" if taught else "good")
+    undone = [r.why for r in rows if r.attack == "swap" and r.why.startswith("only the")]
+    return [first, *(Banner(f"{why[0].upper()}{why[1:]}", "warn") for why in undone[:1])]
 
 
 def _with_edits(count: int) -> str:

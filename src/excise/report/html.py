@@ -9,7 +9,7 @@ import base64
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -27,6 +27,22 @@ class Pair:
     before: Image.Image
     after: Image.Image
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Banner:
+    """The verdict of a page; `state` is good, warn, bad or open (nothing was measured)."""
+
+    text: str
+    state: Literal["good", "warn", "bad", "open"] = "open"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; a row of a state (good, warn, bad, open) has its first cell in that colour."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,7 @@ class Section:
 
     Attributes:
         targets, retained: image pairs of prompts that ask for a target, and of other prompts.
+        table: a table in the place of metrics.
         became: how many images of target prompts show each label now.
         record: the record in the edit file. commands: (purpose, command line).
     """
@@ -107,6 +124,7 @@ class Section:
     targets: list[Pair] = field(default_factory=list)
     retained: list[Pair] = field(default_factory=list)
     metrics: list[MetricRow] = field(default_factory=list)
+    table: Table | None = None
     heats: list[Heat] = field(default_factory=list)
     became: dict[str, int] = field(default_factory=dict)
     curves: list[Chart] = field(default_factory=list)
@@ -118,12 +136,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page; `facts` are (name, value) pairs on how the numbers were obtained."""
+    """The whole page; `banners` are its verdicts, `facts` (name, value) pairs on how the numbers were obtained."""
 
     title: str
     lead: str
     sections: list[Section]
     facts: list[tuple[str, str]] = field(default_factory=list)
+    banners: list[Banner] = field(default_factory=list)
 
 
 def write(page: Page, path: Path) -> Path:

@@ -1,19 +1,23 @@
-"""The page of an applied policy: who requested which concept, what was verified, and images."""
+"""The page of an applied policy: the verdict on each concept, who requested it, what was restored, and images."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from excise.concepts.concept import listed
-from excise.report.html import MetricRow, Page, Pair, Section, write
+from excise.evaluation.proof import status_of
+from excise.metrics.rates import Estimate
+from excise.report.html import Banner, MetricRow, Page, Pair, Section, Table, write
 from excise.support.selection import evenly
 
 if TYPE_CHECKING:
     from excise.policy.apply import AppliedPolicy
 
 MOST_PAIRS = 24
+State = Literal["good", "warn", "bad", "open"]
+STATES: dict[str, State] = {"verified": "good", "not proven": "warn", "not removed": "bad", "not verifiable": "open"}
 
 
 def write_policy_page(applied: AppliedPolicy, path: Path) -> Path:
@@ -21,17 +25,15 @@ def write_policy_page(applied: AppliedPolicy, path: Path) -> Path:
     entry, verification = applied.entry, applied.verification
     verdicts = verification.verdicts if verification else []
     requests = {request["name"]: _request(request) for request in entry["in_force"]}
-    metrics = [
-        MetricRow(v.concept.name, requests[v.concept.name], None, v.erased.as_dict()) for v in verdicts if v.erased
-    ]
+    metrics = []
     if verification and verification.retained:
-        meaning = "of the images that were right before, the share still right"
-        metrics.append(MetricRow("retained", meaning, None, verification.retained.as_dict()))
+        meaning = "of the images of other names that were right before, the share still right"
+        metrics.append(MetricRow("other names", meaning, None, verification.retained.as_dict()))
     section = Section(
-        title=f"{len(requests)} concept{'' if len(requests) == 1 else 's'} removed",
-        summary=f"{len(entry['added'])} new, {len(entry['removed'])} restored; {applied.made} of {applied.groups} "
-        "edits rebuilt. Each concept was asked for in prompts that no method used; only images in which the untouched "
-        "model shows the concept count.",
+        title="Concepts",
+        summary="Each concept was asked for in prompts that no method used; only images in which the untouched model "
+        "shows the concept count.",
+        table=_table(entry),
         targets=[
             Pair(v.concept.name, v.before, v.after, requests[v.concept.name]) for v in evenly(verdicts, MOST_PAIRS)
         ],
@@ -43,22 +45,58 @@ def write_policy_page(applied: AppliedPolicy, path: Path) -> Path:
         ("model", f"{entry['model']['name']}, weights {entry['model']['weights'][:12]}"),
         ("edit", entry["edit"] or "none"),
         ("ledger", f"entry {entry['n']}, hash {entry['hash'][:12]}"),
-        ("verified", _verified(entry["verified"])),
+        ("judge", entry["verified"]["judge"] if entry["verified"] else "none"),
         ("excise", entry["excise"]),
     ]
-    return write(Page("The policy as applied", f"Applied {entry['time']}.", [section], facts), path)
+    lead = (
+        f"Applied {entry['time']}: {len(entry['added'])} new, {len(entry['removed'])} restored; {applied.made} of "
+        f"{applied.groups} edits rebuilt."
+    )
+    return write(Page("The policy as applied", lead, [section], facts, banners(entry)), path)
 
 
-def _verified(verified: dict[str, Any] | None) -> str:
-    """The judge, and whether the gates passed."""
+def banners(entry: Mapping[str, Any]) -> list[Banner]:
+    """The verdict on all concepts, and on the other names."""
+    count, verified = len(entry["in_force"]), entry["verified"]
+    concepts = f"{count} concept{'' if count == 1 else 's'}"
+    if not count:
+        return [Banner("Nothing is removed: the policy names no concept.")]
     if verified is None:
-        return "no: there is no judge"
-    failed = [c["name"] for c in verified["concepts"] if not c["passed"]]
-    failed += [] if verified["retained_passed"] else ["retained names"]
-    return f"by {verified['judge']}; " + (f"gates failed: {listed(failed, 12)}" if failed else "all gates passed")
+        return [Banner(f"Edit written for {concepts}, not verified: there is no judge.")]
+    passed = sum(c["passed"] for c in verified["concepts"])
+    state: State = "good" if passed == count else "bad"
+    lines = [Banner(f"{passed} of {concepts} verified as removed (gate {verified['gates']['erased']:.0%}).", state)]
+    retained = verified["retained"]
+    if retained is not None:
+        text = f"Other names: {round(retained['value'] * retained['n'])} of {round(retained['n'])} still right"
+        gate = f"(at least {int(100 * retained['low'])} %, gate {verified['gates']['retained']:.0%})."
+        lines.append(Banner(f"{text} {gate}", "good" if verified["retained_passed"] else "bad"))
+    elif not verified["retained_passed"]:
+        lines.append(Banner("Other names: not verifiable, the judge sees none of them by the untouched model.", "warn"))
+    return lines
 
 
-def _request(request: dict[str, str | None]) -> str:
+def _table(entry: Mapping[str, Any]) -> Table:
+    """One row a concept, restored ones included."""
+    verified = entry["verified"] or {"concepts": [], "gates": {"erased": 0.0}}
+    erased = {c["name"]: c["erased"] for c in verified["concepts"]}
+    rows: list[tuple[str, list[str]]] = []
+    for request in entry["in_force"]:
+        state, status, clean, n = "open", "not verified", "", ""
+        if request["name"] in erased:
+            share = erased[request["name"]]
+            estimate = Estimate(share["value"], share["low"], share["high"], round(share["n"])) if share else None
+            status = status_of(estimate, verified["gates"]["erased"])
+            state = STATES[status]
+            clean = f"{share['value']:.0%} (at least {int(100 * share['low'])} %)" if share else ""
+            n = str(round(share["n"])) if share else "0"
+        who = [request["requested_by"] or "", request["date"] or "", request["reference"] or ""]
+        rows.append((state, [request["name"], status, clean, n, *who]))
+    rows += [("open", [name, "restored", "", "", "", "", ""]) for name in entry["removed"]]
+    return Table(["concept", "status", "clean", "n", "requested by", "date", "reference"], rows)
+
+
+def _request(request: Mapping[str, str | None]) -> str:
     """Who requested it, when, under which reference."""
     parts = (request["requested_by"], request["date"], request["reference"])
     return ", ".join(p for p in parts if p)

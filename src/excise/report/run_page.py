@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -16,17 +16,20 @@ from excise.concepts.vocabulary import ORDINARY, ordinary_prompts
 from excise.edits.edit import Edit
 from excise.evaluation.catalog import METRICS, quantity
 from excise.evaluation.evaluate import Evaluated, Evaluation, measure
+from excise.evaluation.proof import Status
 from excise.families.base import Family, Progress
 from excise.protocols.base import Target, asks
+from excise.protocols.concept import NO_JUDGE, RETAINED
 from excise.report.curves import Chart, chart
 from excise.report.grid import heat
-from excise.report.html import Block, BlockTable, MetricRow, Page, Pair, Section, write
+from excise.report.html import Banner, Block, BlockTable, MetricRow, Page, Pair, Section, write
 from excise.support.runs import EDIT_NAME
 from excise.support.selection import evenly
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12
 BLOCK_IMAGES = 8
+RETAINED_GATE = 0.8  # from which a banner on other names is green; the default of policies
 BLOCK_TABLES = {
     "localisation": (
         "Where to train: each attention block trained alone for a few steps",
@@ -221,7 +224,24 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
             "scores on Stable Diffusion itself."
         )
         facts.append(("what this cannot tell", limits))
-    return write(Page(title, lead, sections, facts), path)
+    return write(Page(title, lead, sections, facts, banners(result)), path)
+
+
+def banners(result: Evaluation) -> list[Banner]:
+    """The verdicts on the concepts; without a judge, that nothing was verified."""
+    if result.protocol_summary["judge"] == NO_JUDGE:
+        return [
+            Banner("Not verified: there is no judge. Look at the images, or give --judge, the folder of a CLIP model.")
+        ]
+    states: dict[Status, Literal["good", "warn", "bad", "open"]] = {
+        "verified": "good", "not proven": "warn", "not removed": "bad", "not verifiable": "open"
+    }  # fmt: skip
+    verdicts = [Banner(f"{v.concept}: {v.sentence()}", states[v.status]) for v in result.verdicts]
+    if still := result.metrics.get("ira_relative"):
+        count = f"{round(still['value'] * still['n'])} of {round(still['n'])}"
+        text = f"Other names: {count} still right (at least {int(100 * still['low'])} %)"
+        verdicts.append(Banner(text, "good" if still["low"] >= RETAINED_GATE else "warn"))
+    return verdicts
 
 
 def commands(model: str, edit: Path, concept: str, load_options: str = "") -> list[tuple[str, str]]:
@@ -259,14 +279,14 @@ def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[Target]) -> tu
     matched = [
         (i, s)
         for i, s in enumerate(after.result.shown)
-        if s.group in ("grid", "erased", "kept") and (s.prompt, s.seed) in old
+        if s.group in ("grid", "erased", "kept", "target", *RETAINED) and (s.prompt, s.seed) in old
     ]
-    on_target = [i for i, s in matched if asks(s.asked, targets)]
-    others = [i for i, s in matched if not asks(s.asked, targets)]
+    on_target = [i for i, s in matched if s.group == "target" or asks(s.asked, targets)]
+    others = [i for i, s in matched if i not in set(on_target)]
 
     def pair(i: int) -> Pair:
         shown = after.result.shown[i]
-        note = f"judge: {', '.join(shown.saw.values())}"
+        note = f"judge: {', '.join(shown.saw.values())}" if shown.saw else ""
         return Pair(shown.prompt, before.images[old[shown.prompt, shown.seed]], after.images[i], note)
 
     return [pair(i) for i in evenly(on_target, MOST_PAIRS)], [pair(i) for i in evenly(others, MOST_PAIRS)]
