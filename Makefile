@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint types check benchmark clean
 
-demo: $(VENV)/ready
+demo: $(VENV)/installed
 	$(BIN)/excise demo --out runs/demo
 
 # A file of tests is one process's, with one thread: tiny models gain nothing from more. In their own order, which has the
@@ -26,8 +26,13 @@ check: lint types test
 benchmark: $(VENV)/ready
 	$(BIN)/python -m benchmarks.closed_form --shape sd15 --concepts 100
 
-$(VENV)/ready: pyproject.toml constraints.txt
+# What the package needs; with what its tests and checks need as well.
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/ready: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 

@@ -11,12 +11,14 @@ import typer
 from excise.cli import options as o
 
 if TYPE_CHECKING:
+    from excise.edits.edit import Edit
     from excise.evaluation.evaluate import Evaluated
     from excise.families.base import Family
     from excise.report.html import Section
 
 MODEL = "canvas-sd"
 PROTOCOL = "canvas-mini"
+FIRST_STYLES = ("plain", "sketch", "neon", "popart")
 
 
 def demo(
@@ -30,6 +32,7 @@ def demo(
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
     from excise.cli import show
+    from excise.erasing.erase import erase
     from excise.methods.fitting import check_fits_model
     from excise.protocols import PROTOCOLS
     from excise.report.run_page import write_page
@@ -42,8 +45,12 @@ def demo(
     make_folder(out)
     began = time.perf_counter()
     family = o.Source().load(MODEL)
+    edits = {concept: erase(family, [concept], method=method, model_name=MODEL) for concept in (object_, style)}
+    if not as_json:
+        look = _first_look(family, edits[object_], object_, out)
+        show.say(f"first look: {look.resolve()} ({time.perf_counter() - began:.0f} s); measuring both edits now")
     before = _untouched(family, out)
-    results = {concept: _erase(family, concept, method, before, out) for concept in (object_, style)}
+    results = {concept: _measure(family, concept, edit, before, out) for concept, edit in edits.items()}
     last = list(results.values())[-1][0]
     seconds = round(time.perf_counter() - began, 1)
     document = {
@@ -65,6 +72,32 @@ def demo(
         _print(document, report)
 
 
+def _first_look(family: Family, edit: Edit, concept: str, out: Path) -> Path:
+    """Draw the concept and other objects in a few styles with and without the edit, as one picture."""
+    from excise.canvas import world
+    from excise.report.contact_sheet import contact_sheet
+    from excise.support.files import write_png
+
+    other = next(name for name in world.OBJECTS if name != concept)
+    prompts = [world.grid_prompt(o, s) for o in (concept, other) for s in FIRST_STYLES]
+
+    def drawn() -> list[Any]:
+        return family.sample(prompts, list(range(len(prompts))), steps=12, guidance=4.0, batch=len(prompts))
+
+    before = drawn()
+    with edit.apply(family):
+        after = drawn()
+    half = len(FIRST_STYLES)
+    rows = {
+        f"{concept}\nbefore": before[:half],
+        f"{concept}\nafter": after[:half],
+        f"{other}\nbefore": before[half:],
+        f"{other}\nafter": after[half:],
+    }
+    write_png(out / "first-look.png", contact_sheet(rows))
+    return out / "first-look.png"
+
+
 def _untouched(family: Family, out: Path) -> Evaluated:
     """Evaluate the model as it is, and write its images."""
     from excise.cli import show
@@ -77,17 +110,15 @@ def _untouched(family: Family, out: Path) -> Evaluated:
     return before
 
 
-def _erase(
-    family: Family, concept: str, method: str, before: Evaluated, out: Path
+def _measure(
+    family: Family, concept: str, edit: Edit, before: Evaluated, out: Path
 ) -> tuple[Evaluated, Section, dict[str, Any]]:
-    """Erase one concept; return the evaluation, its section of the report, and its part of the JSON document."""
+    """Evaluate one edit; return the evaluation, its section of the report, and its part of the JSON document."""
     from excise.cli import show
-    from excise.erasing.erase import erase
     from excise.evaluation.evaluate import evaluate
     from excise.report.run_page import commands, evaluation_section
     from excise.support.runs import EDIT_NAME, write_images
 
-    edit = erase(family, [concept], method=method, model_name=MODEL)
     path = edit.save(out / concept / EDIT_NAME)
     with show.progress(f"without {concept}") as advance:
         after = evaluate(family, [concept], protocol=PROTOCOL, edits=[edit], model_name=MODEL, progress=advance)
