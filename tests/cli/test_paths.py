@@ -1,0 +1,104 @@
+"""The path of a user, command by command, on a model folder of their own; every next step that is printed runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+
+from excise.training import pictures
+
+STEP = re.compile(r"(?:^|[:#] +|^ *)(excise [a-z]+ .*)$", re.MULTILINE)
+POLICY = """
+schema: 1
+model: {model}
+judge: {clip}
+methods: {{default: uce}}
+preserve: [tree, dog]
+gates: {{erased: 0, retained: 0}}
+concepts:
+  - {{name: Pikachu, kind: instance, requested_by: "The Company", date: 2026-03-01, reference: T-1}}
+  - {{name: fox}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Two steps of the sampler, in the place of the 25 of real models."""
+    for module in ("excise.training.pictures", "excise.evaluation.plan", "excise.attacks.suite"):
+        monkeypatch.setattr(f"{module}.SAMPLING", pictures.Sampling(2, 2.0, batch=64))
+
+
+@pytest.fixture
+def half_model(pipe, tmp_path):
+    """The model as a folder of half-precision files."""
+    folder = tmp_path / "half model"
+    pipe.save_pretrained(folder, variant="fp16")
+    return folder
+
+
+def steps(text: str) -> list[list[str]]:
+    """The commands that a text names, as arguments; their placeholders are none of ours."""
+    return [shlex.split(line)[1:] for line in STEP.findall(text)]
+
+
+def run(excise, *args):
+    status, out, error = excise(*args)
+    assert status == 0, error
+    return out + error
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_a_host_takes_a_concept_down_and_shows_it(excise, request, variant, clip_folder, tmp_path):
+    """Doctor, erase, look, verify, gate, ship; what each command prints as the next step runs as it is printed."""
+    folder = request.getfixturevalue("half_model" if variant else "model")
+    load = ["--variant", variant] if variant else []
+    run(excise, "doctor", "--model", folder, *load)
+    made = run(
+        excise, "erase", "--model", folder, *load, "--concept", "Pikachu", "--method", "uce",
+        "--preserve", "dog", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert "not yet verified" in made
+    (verify,) = [step for step in steps(made) if step[0] == "evaluate"]
+    printed = run(excise, *verify)
+    assert "not verified: there is no judge" in printed
+    assert "Not verified" in (tmp_path / "run-evaluation" / "report.html").read_text()
+    seen = run(excise, *verify[:-1], tmp_path / "judged", "--judge", clip_folder, "--pictures", "4")
+    assert re.search(r"Pikachu: (verified|not \w+):", seen)
+    page = (tmp_path / "run" / "report.html").read_text()
+    for step in steps(re.sub(r"<[^>]*>", "", page).replace("&#39;", "'")):
+        run(excise, *step)
+
+
+def test_a_host_keeps_a_policy(excise, model, clip_folder, tmp_path):
+    """Apply, add five names, withdraw one, audit."""
+    path, out = tmp_path / "policy.yaml", tmp_path / "out"
+    path.write_text(POLICY.format(model=model, clip=clip_folder))
+    assert "Pikachu" in run(excise, "apply", path, "--out", out)
+    page = (out / "report.html").read_text()
+    assert "verified as removed" in page
+    assert "The Company" in page
+    path.write_text(path.read_text() + "".join(f"  - {n}\n" for n in ("owl", "lion", "boat", "lamp", "kite")))
+    assert "5 new" in run(excise, "apply", path, "--out", out)
+    path.write_text(path.read_text().replace("  - {name: fox}\n", ""))
+    assert "1 restored: fox" in run(excise, "apply", path, "--out", out)
+    assert "restored" in (out / "report.html").read_text()
+    story = json.loads(run(excise, "ledger", out, "--json"))
+    assert [e["removed"] for e in story] == [[], [], ["fox"]]
+
+
+def test_a_gate_that_cannot_pass_is_refused_before_anything_is_drawn(excise, model, clip_folder, tmp_path):
+    run(excise, "erase", "--model", model, "--concept", "cat", "--method", "uce", "--out", tmp_path / "run")
+    ask = ["evaluate", "--model", model, "--edit", tmp_path / "run" / "edit.safetensors", "--judge", clip_folder]
+    status, _, error = excise(*ask, "--pictures", "3", "--require", "ua>=0.5", "--out", tmp_path / "one")
+    assert status == 2
+    assert "ua>=0.5 cannot pass: with 3 images" in error
+    assert not (tmp_path / "one").exists()
+    status, _, error = excise(*ask[:-2], "--require", "ua>=0.5", "--out", tmp_path / "one")
+    assert status == 2
+    assert "nothing measures ua" in error
+    status, _, error = excise("evaluate", "--protocol", "canvas-mini", "--ask", "prompts.txt")
+    assert status == 2
+    assert "add --protocol concept" in error
