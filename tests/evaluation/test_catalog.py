@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import tiny_pipe
 
+from excise import Concept
 from excise.errors import UnknownNameError
 from excise.evaluation import scoring
 from excise.evaluation.catalog import METRICS, Prominence, gateable_keys, keys_at, markdown_table
+from excise.evaluation.plan import concept_plan
 from excise.evaluation.scoring import Shown, compared, score
-from excise.protocols import PROTOCOLS
+from excise.families import family_of
+from excise.protocols import PROTOCOLS, Protocol
+from excise.protocols.concept import NAME
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ELSEWHERE = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back", "seconds", "edit_bytes")
@@ -26,9 +31,16 @@ def files(tmp_path, monkeypatch):
     monkeypatch.setenv("EXCISE_COCO", str(tmp_path / "captions.csv"))
 
 
-def metrics_of(protocol: str, with_target: bool) -> dict | None:
+@pytest.fixture(scope="module")
+def plans(tokenizer):
+    """What returns each protocol: those of the registry, and the one that is made for a request."""
+    family, cat = family_of(tiny_pipe(tokenizer)), Concept("cat", synonyms=("kitty",))
+    own = concept_plan(family, [cat], own=["a cat"], judge=lambda images, names: [True] * len(names))
+    return {name: PROTOCOLS.load(name) for name in PROTOCOLS.records()} | {NAME: lambda: own}
+
+
+def metrics_of(plan: Protocol, with_target: bool) -> dict | None:
     """Every metric of a protocol, with a judge that finds one image in three wrong; None where it has no target."""
-    plan = PROTOCOLS.load(protocol)()
     targets = [(attribute, labels[0]) for attribute, labels in list(plan.labels.items())[:1]] if with_target else []
     if with_target and not targets:
         return None
@@ -53,9 +65,9 @@ def metrics_of(protocol: str, with_target: bool) -> dict | None:
 
 
 @pytest.mark.parametrize("with_target", [False, True])
-@pytest.mark.parametrize("protocol", PROTOCOLS.records())
-def test_every_metric_of_every_protocol_is_in_the_catalogue(protocol, with_target):
-    metrics = metrics_of(protocol, with_target)
+@pytest.mark.parametrize("protocol", [*PROTOCOLS.records(), NAME])
+def test_every_metric_of_every_protocol_is_in_the_catalogue(plans, protocol, with_target):
+    metrics = metrics_of(plans[protocol](), with_target)
     if metrics is None:
         return
     assert metrics
@@ -63,21 +75,22 @@ def test_every_metric_of_every_protocol_is_in_the_catalogue(protocol, with_targe
     assert set(metrics) <= set(gateable_keys("evaluate"))
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.records())
-def test_every_protocol_has_a_metric_in_every_table(protocol):
-    metrics = metrics_of(protocol, True) or metrics_of(protocol, False)
+@pytest.mark.parametrize("protocol", [*PROTOCOLS.records(), NAME])
+def test_every_protocol_has_a_metric_in_every_table(plans, protocol):
+    plan = plans[protocol]()
+    metrics = metrics_of(plan, True) or metrics_of(plan, False)
     assert metrics
     assert set(metrics) & set(keys_at(Prominence.TERMINAL))
 
 
-def test_the_protocols_cover_every_kind_of_score():
-    assert {PROTOCOLS.load(name)().score for name in PROTOCOLS.records()} == set(scoring.SCORES)
+def test_the_protocols_cover_every_kind_of_score(plans):
+    assert {plan().score for plan in plans.values()} == set(scoring.SCORES)
 
 
-def test_no_metric_of_the_catalogue_is_without_a_source():
+def test_no_metric_of_the_catalogue_is_without_a_source(plans):
     emitted = set(ELSEWHERE)
-    for protocol in PROTOCOLS.records():
-        emitted |= set(metrics_of(protocol, False) or ()) | set(metrics_of(protocol, True) or ())
+    for plan in plans.values():
+        emitted |= set(metrics_of(plan(), False) or ()) | set(metrics_of(plan(), True) or ())
     assert emitted == set(METRICS)
 
 

@@ -15,14 +15,17 @@ def protocols(
 ) -> None:
     """List the protocols, or show one: prompts by group, sampler, judges, targets and hash."""
     from excise.cli import show
-    from excise.protocols import PROTOCOLS, summary
+    from excise.protocols import FOR_A_REQUEST, PROTOCOLS, summary
 
     if name is None:
-        records = PROTOCOLS.records()
+        records = {**PROTOCOLS.records(), **FOR_A_REQUEST}
         if as_json:
             show.print_json([{"name": n, "title": r.title, "paper": r.paper} for n, r in records.items()])
         else:
             show.table([(n, r.title, r.paper) for n, r in records.items()], ("protocol", "", "paper"))
+        return
+    if name in FOR_A_REQUEST:
+        show.say(f"{name}: {FOR_A_REQUEST[name].title}. It is made for each request: excise evaluate --protocol {name}")
         return
     plan = PROTOCOLS.load(name)()
     labels = {attribute: list(values) for attribute, values in plan.labels.items()}

@@ -36,5 +36,12 @@ PROTOCOLS = Registry(
         "coco": Record("excise.protocols.coco:coco", "CLIP score on captions from the file EXCISE_COCO"),
     },
 )
+FOR_A_REQUEST = {
+    "concept": Record(
+        "excise.protocols.concept:concept_protocol",
+        "any concept on any model: its prompts, its neighbours, your own prompts",
+    ),
+}
+"""Protocols that need the request and the model; `excise.evaluation.plan` makes them."""
 
-__all__ = ["PROTOCOLS", "Item", "Protocol", "check_comparable", "summary"]
+__all__ = ["FOR_A_REQUEST", "PROTOCOLS", "Item", "Protocol", "check_comparable", "summary"]
