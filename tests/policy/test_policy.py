@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny_pipe
 
-from excise import Edit, erase, stack
+from excise import Edit, erase, evaluate, stack
 from excise.errors import ConceptError, ExciseError, ExciseWarning, SettingError, UnknownNameError
 from excise.families import family_of
 from excise.policy import ledger
@@ -224,6 +225,23 @@ def test_a_gate_that_no_pictures_can_pass_is_refused_before_anything_is_made(pip
     with pytest.raises(PolicyError, match=re.escape(message)):
         run(pipe, written, tmp_path / "out")
     assert not (tmp_path / "out" / "edits").exists()
+
+
+def test_apply_and_evaluate_say_the_same_of_one_edit(pipe, written, tmp_path, monkeypatch):
+    class Moody:
+        """Sees what the bytes of an image decide."""
+
+        name = "moody"
+
+        def sees(self, images, names):
+            rows = zip(images, names, strict=True)
+            return [hashlib.sha256(i.tobytes() + n.encode()).digest()[0] % 3 > 0 for i, n in rows]
+
+    verified = run(pipe, written, tmp_path / "out", monkeypatch, Moody()).entry["verified"]
+    edit = Edit.load(tmp_path / "out" / "edit.safetensors")
+    done = evaluate(pipe, edits=[edit], protocol="concept", untouched=True, judge=Moody()).result
+    assert [v.clean for v in done.verdicts] == [c["erased"] for c in verified["concepts"]]
+    assert done.metrics["ira_relative"] == verified["retained"]
 
 
 def test_another_model_under_the_same_name_is_a_change(pipe, tokenizer, written, tmp_path):

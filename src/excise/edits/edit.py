@@ -192,6 +192,7 @@ def stack(edits: Sequence[Edit]) -> Edit:
         update={
             "method": "stack",
             "settings": {},
+            "given": None,
             "concepts": tuple(c for e in edits for c in e.record.concepts),
             "preserve": tuple(dict.fromkeys(p for e in edits for p in e.record.preserve)),
             "measured": {},

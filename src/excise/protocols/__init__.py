@@ -39,7 +39,7 @@ PROTOCOLS = Registry(
 FOR_A_REQUEST = {
     "concept": Record(
         "excise.protocols.concept:concept_protocol",
-        "any concept on any model: its prompts, its neighbours, your own prompts",
+        "any concept on any model: its prompts, its neighbours, your prompts",
     ),
 }
 """Protocols that need the request and the model; `excise.evaluation.plan` makes them."""
