@@ -183,13 +183,13 @@ def _request(options: EvaluateOptions, required: Sequence[Gate]) -> _Request:
     from excise.cli import gates
     from excise.concepts.concept import read_names
     from excise.evaluation.plan import default_protocol
-    from excise.families.built_in import BUILT_IN
+    from excise.families.built_in import names_canvas
     from excise.protocols import PROTOCOLS
     from excise.protocols.concept import NAME, OTHERS
     from excise.support.digests import short_digest
 
     edits, concepts = o.load_edits(options.edit), options.concept or []
-    name = options.protocol or default_protocol(options.model in BUILT_IN, concepts, edits)
+    name = options.protocol or default_protocol(names_canvas(options.model), concepts, edits)
     if name != NAME:
         options.check_no_questions(name)
         plan: Protocol = PROTOCOLS.load(name)()

@@ -14,7 +14,7 @@ from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.edit import Edit
 from excise.errors import ConceptError, SettingError
 from excise.families.base import Family
-from excise.families.built_in import is_built_in
+from excise.families.built_in import is_built_in, names_canvas
 from excise.judges import JUDGES, Judge, OpenJudge
 from excise.judges.clip import ClipScore
 from excise.metrics.unlearning import NONE
@@ -44,7 +44,8 @@ def planned(
         MissingFilesError: the judge's weights are missing.
     """
     if protocol is None:
-        protocol = default_protocol(is_built_in(family), [c if isinstance(c, str) else c.name for c in concepts], edits)
+        names = [c if isinstance(c, str) else c.name for c in concepts]
+        protocol = default_protocol(names_canvas(family.pipe.config.get("_name_or_path")), names, edits)
     if protocol == NAME:
         protocol = concept_plan(family, concepts, edits, judge=judge if judge is not None else weights)
     plan: Protocol = PROTOCOLS.load(protocol)() if isinstance(protocol, str) else protocol
@@ -59,9 +60,13 @@ def planned(
     return replace(plan, judge=judges[0].name, second=second), judges
 
 
-def default_protocol(built_in: bool, names: Sequence[str], edits: Sequence[Edit]) -> str:
-    """The protocol of a request that names none."""
-    if built_in:
+def default_protocol(of_canvas: bool, names: Sequence[str], edits: Sequence[Edit]) -> str:
+    """The protocol of a request that names none.
+
+    Args:
+        of_canvas: whether the model draws the built-in world.
+    """
+    if of_canvas:
         canvas: Protocol = PROTOCOLS.load(ON_CANVAS)()
         if all(map(canvas.knows, names)):
             return ON_CANVAS

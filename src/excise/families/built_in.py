@@ -24,6 +24,11 @@ def names_built_in(model: str | None) -> bool:
     return model in BUILT_IN or resolved(model) in _folders()
 
 
+def names_canvas(model: str | None) -> bool:
+    """Whether a name or a folder is that of a model of Canvas: a built-in one, or one that `excise canvas train` wrote."""
+    return names_built_in(model) or (model is not None and Path(model).name in BUILT_IN)
+
+
 def _folders() -> list[Path]:
     """The folders of the built-in models."""
     return [(WEIGHTS / name).resolve() for name in BUILT_IN]
