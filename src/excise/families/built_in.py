@@ -25,7 +25,7 @@ def names_built_in(model: str | None) -> bool:
 
 
 def names_canvas(model: str | None) -> bool:
-    """Whether a name or a folder is that of a model of Canvas: a built-in one, or one that `excise canvas train` wrote."""
+    """Whether a name or folder is that of a model of Canvas: a built-in one, or one of `excise canvas train`."""
     return names_built_in(model) or (model is not None and Path(model).name in BUILT_IN)
 
 
