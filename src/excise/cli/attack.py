@@ -92,14 +92,6 @@ class AttackOptions:
             )
         return gates
 
-    def prompts(self) -> list[str]:
-        """The prompts of `--ask`."""
-        from excise.errors import ConceptError
-        from excise.support.strict import read_text
-
-        lines = read_text(self.ask, "prompts", ConceptError).splitlines() if self.ask else []
-        return [line.strip() for line in lines if line.strip()]
-
 
 @o.command
 def attack(options: AttackOptions) -> None:
@@ -119,7 +111,7 @@ def attack(options: AttackOptions) -> None:
     from excise.support.runs import locked, write_run
 
     gates, settings = options.gates(), o.parse_settings(options.settings or [])
-    edits, prompts = o.load_edits(options.edit), options.prompts()
+    edits, prompts = o.load_edits(options.edit), o.own_prompts(options.ask)
     canvas = names_built_in(options.model) or names_built_in(options.base)
     target = target_of(options.concept, edits, options.kind, options.synonym or (), canvas=canvas)
     family = options.source.load(options.model)

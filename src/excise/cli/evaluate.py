@@ -181,7 +181,6 @@ def _request(options: EvaluateOptions, required: Sequence[Gate]) -> _Request:
         SettingError: an option of the protocol `concept` with another one, or a gate that no images can pass.
     """
     from excise.cli import gates
-    from excise.concepts.concept import read_names
     from excise.evaluation.plan import default_protocol
     from excise.families.built_in import names_canvas
     from excise.protocols import PROTOCOLS
@@ -197,7 +196,7 @@ def _request(options: EvaluateOptions, required: Sequence[Gate]) -> _Request:
         gates.check_possible(required, plan, targets, options.group)
         return _Request(edits, concepts, plan, plan.hash)
     preserve = o.names_to_preserve(options.preserve, options.preserve_file)
-    own = read_names(options.ask) if options.ask else []
+    own = o.own_prompts(options.ask)
     count = len(concepts) or max(1, len({c.name for e in edits for c in e.record.concepts}))
     pictures = options.pictures or gates.pictures_for(required, ("ua", "ua_relative"), 10, count)
     others = gates.pictures_for(required, ("ira", "ira_relative"), OTHERS)

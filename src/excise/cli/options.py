@@ -166,6 +166,19 @@ def load_edits(paths: list[str] | None) -> list[Any]:
     return [Edit.load(p) for p in paths or []]
 
 
+def own_prompts(file: Path | None) -> list[str]:
+    """Return the prompts of `--ask`, one a line.
+
+    Raises:
+        ConceptError: the file cannot be read.
+    """
+    from excise.errors import ConceptError
+    from excise.support.strict import read_text
+
+    lines = read_text(file, "prompts", ConceptError).splitlines() if file else []
+    return [line.strip() for line in lines if line.strip()]
+
+
 def names_to_preserve(preserve: list[str] | None, file: Path | None) -> list[str]:
     """Return the names of `--preserve` and `--preserve-file`, checked."""
     from excise.concepts.concept import check_name, read_names, warn_of_commas
