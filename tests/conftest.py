@@ -40,6 +40,15 @@ def cache_home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def few_steps(monkeypatch):
+    """Two steps of the sampler, in the place of the 25 for models that are not built in."""
+    from excise.training.pictures import Sampling
+
+    for module in ("training.pictures", "evaluation.plan", "attacks.suite"):
+        monkeypatch.setattr(f"excise.{module}.SAMPLING", Sampling(2, 2.0, batch=64))
+
+
+@pytest.fixture
 def registered(monkeypatch):
     """A function that registers entry points for methods, in place of those that are installed."""
 

@@ -11,7 +11,6 @@ import typer
 
 from excise.cli.main import app
 from excise.protocols import canvas
-from excise.training import pictures
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,14 +40,12 @@ def test_the_pages_print_commands():
     assert len(EVERY) > 30
 
 
-def test_what_the_readme_prints_runs(excise, model, clip_folder, tmp_path, monkeypatch):
+def test_what_the_readme_prints_runs(excise, few_steps, model, clip_folder, tmp_path, monkeypatch):
     """In the order of the page; the model of one's own is a tiny one, and protocols of Canvas have a few cells."""
     monkeypatch.setattr(canvas, "STEPS", 2)
     monkeypatch.setattr(
         canvas, "_cells", lambda: [("cat", "neon"), ("dog", "neon"), ("cat", "sketch"), ("car", "dots")]
     )
-    for module in ("excise.training.pictures", "excise.evaluation.plan"):
-        monkeypatch.setattr(f"{module}.SAMPLING", pictures.Sampling(2, 2.0, batch=64))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stable-diffusion-v1-5").symlink_to(model)
     (tmp_path / "clip-vit-large-patch14").symlink_to(clip_folder)

@@ -8,8 +8,7 @@ import shlex
 
 import pytest
 
-from excise.training import pictures
-
+pytestmark = pytest.mark.usefixtures("few_steps")
 STEP = re.compile(r"(?:^|[:#] +|^ *)(excise [a-z]+ .*)$", re.MULTILINE)
 POLICY = """
 schema: 1
@@ -22,13 +21,6 @@ concepts:
   - {{name: Pikachu, kind: instance, requested_by: "The Company", date: 2026-03-01, reference: T-1}}
   - {{name: fox}}
 """
-
-
-@pytest.fixture(autouse=True)
-def few_steps(monkeypatch):
-    """Two steps of the sampler, in the place of the 25 of real models."""
-    for module in ("excise.training.pictures", "excise.evaluation.plan", "excise.attacks.suite"):
-        monkeypatch.setattr(f"{module}.SAMPLING", pictures.Sampling(2, 2.0, batch=64))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def files(tmp_path, monkeypatch):
 def plans(tokenizer):
     """What returns each protocol: those of the registry, and the one that is made for a request."""
     family, cat = family_of(tiny_pipe(tokenizer)), Concept("cat", synonyms=("kitty",))
-    own = concept_plan(family, [cat], own=["a cat"], judge=lambda images, names: [True] * len(names))
+    own = concept_plan(family, [cat], own=["a cat"])
     return {name: PROTOCOLS.load(name) for name in PROTOCOLS.records()} | {NAME: lambda: own}
 
 

@@ -19,6 +19,7 @@ from excise.policy.groups import grouped
 from excise.policy.ledger import LedgerError
 from excise.policy.policy import PolicyError, read
 
+pytestmark = pytest.mark.usefixtures("few_steps")
 POLICY = """
 schema: 1
 model: {model}

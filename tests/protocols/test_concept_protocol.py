@@ -15,6 +15,8 @@ from excise.families import family_of
 from excise.protocols import PROTOCOLS
 from excise.protocols.concept import MOST_EACH, NEAREST, NO_JUDGE
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 
 @pytest.fixture(scope="module")
 def pipe(tokenizer):
@@ -41,7 +43,7 @@ class Half:
 
 def test_kinds_synonyms_and_names_to_retain_come_from_the_edit(pipe, edit):
     family = family_of(pipe)
-    plan = concept_plan(family, [], [edit], judge=Half())
+    plan = concept_plan(family, [], [edit])
     by_group = {g: [i for i in plan.items if i.group == g] for g in plan.groups}
     assert list(plan.fixed_targets) == ["cat", "neon"]
     assert len(by_group["target"]) == 20
@@ -54,12 +56,12 @@ def test_kinds_synonyms_and_names_to_retain_come_from_the_edit(pipe, edit):
     used = {t.format(n) for k in TEMPLATES for t in TEMPLATES[k] for n in plan.labels["concept"]}
     assert not used & {i.prompt for i in plan.items}  # no method saw them
     assert len({plan.seed(i) for i in plan.items}) == len({(i.prompt, i.index) for i in plan.items})
-    assert plan.hash == concept_plan(family, ["cat", "neon"], [edit], judge=Half()).hash
-    assert plan.hash != concept_plan(family, ["cat"], [edit], judge=Half()).hash
+    assert plan.hash == concept_plan(family, ["cat", "neon"], [edit]).hash
+    assert plan.hash != concept_plan(family, ["cat"], [edit]).hash
 
 
 def test_metrics_and_verdicts_are_those_of_the_judge(pipe, edit):
-    plan = concept_plan(family_of(pipe), ["cat"], [edit], judge=Half(), pictures=4)
+    plan = concept_plan(family_of(pipe), ["cat"], [edit], pictures=4)
     done = evaluate(pipe, ["cat"], edits=[edit], protocol=plan, untouched=True, judge=Half())
     metrics = done.result.metrics
     assert metrics["ua"]["value"] == metrics["ua_relative"]["value"] == 1.0
@@ -94,12 +96,12 @@ def test_a_callable_judges_and_without_a_judge_nothing_is_said(pipe, edit):
 
 def test_prompts_of_ones_own_are_asked_about_the_concept_that_they_name(pipe):
     family = family_of(pipe)
-    plan = concept_plan(family, ["cat", "dog"], own=["my cat at home"], judge=Half())
+    plan = concept_plan(family, ["cat", "dog"], own=["my cat at home"])
     assert [i.target for i in plan.items if i.group == "own"] == ["cat"]
-    alone = concept_plan(family, ["cat"], own=["the furry one"], judge=Half())
+    alone = concept_plan(family, ["cat"], own=["the furry one"])
     assert [i.target for i in alone.items if i.group == "own"] == ["cat"]
     with pytest.raises(ConceptError, match="'the furry one' names none of the concepts"):
-        concept_plan(family, ["cat", "dog"], own=["the furry one"], judge=Half())
+        concept_plan(family, ["cat", "dog"], own=["the furry one"])
     with pytest.raises(ConceptError, match="asks for concepts; name one"):
         concept_plan(family, [])
 
@@ -112,7 +114,7 @@ def test_it_is_the_default_off_canvas():
 
 def test_the_best_case_is_what_counts_can_prove(pipe):
     family = family_of(pipe)
-    plan = concept_plan(family, ["cat"], judge=Half(), pictures=10)
+    plan = concept_plan(family, ["cat"], pictures=10)
     best = best_metrics(plan, [("concept", "cat")])
     assert (best["ua"].value, best["ua"].n, best["ira"].value) == (1.0, 10, 1.0)
     gates.check_possible(gates.parse_all(["ua>=0.7,ira>=0.8,drift<=0.1"]), plan, [("concept", "cat")])
@@ -122,7 +124,7 @@ def test_the_best_case_is_what_counts_can_prove(pipe):
     with pytest.raises(SettingError, match=r"alias_rate<=0.01 cannot pass: with 20 images.*ends at 0.161"):
         gates.check_possible(gates.parse_all(["alias_rate<=0.01"]), canvas, [("object", "cat")])
     gates.check_possible(gates.parse_all(["ua>=0.7,alias_rate<=0.2,h>=0.5"]), canvas, [("object", "cat")])
-    quiet = concept_plan(family, ["cat"])
+    quiet = concept_plan(family, ["cat"], judged=False)
     with pytest.raises(SettingError, match="nothing measures ua: this model has no judge"):
         gates.check_possible(gates.parse_all(["ua>=0.1"]), quiet, [("concept", "cat")])
 
@@ -131,7 +133,7 @@ def test_enough_is_drawn_for_a_gate(pipe):
     required = gates.parse_all(["ua>=0.9,ira>=0.95"])
     assert gates.pictures_for(required, ("ua",), 10) == 70
     assert gates.pictures_for(required, ("ua",), 10, shared_by=2) == 35
-    plan = concept_plan(family_of(pipe), ["cat"], judge=Half(), others=gates.pictures_for(required, ("ira",), 36))
+    plan = concept_plan(family_of(pipe), ["cat"], others=gates.pictures_for(required, ("ira",), 36))
     gates.check_possible(gates.parse_all(["ira>=0.95"]), plan, [("concept", "cat")])
     names = [i.asked["concept"] for i in plan.items if i.group in ("near", "retained")]
     assert max(names.count(n) for n in names) <= MOST_EACH

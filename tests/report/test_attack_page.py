@@ -6,7 +6,7 @@ import pytest
 
 from excise.attacks.accounting import Outcome, Result
 from excise.attacks.suite import SuiteResult
-from excise.report.attack_page import document, lead, write_page
+from excise.report.attack_page import banners, document, lead, write_page
 
 
 def outcome(*hits: bool) -> Outcome:
@@ -38,7 +38,21 @@ def result(name: str, *hits: bool, teaches: bool = False, **more) -> Result:
 def test_without_an_oracle_the_lead_counts_attacks_that_do_not_teach(results, sentence):
     text = lead(attacked(*results))
     assert text.startswith(sentence)
-    assert "--oracle" in text
+    assert ("--oracle" in text) == any(r.teaches for r in results)
+
+
+def test_the_page_never_calls_a_recovered_concept_gone():
+    taught = result("inversion", True, True, teaches=True)
+    first, *rest = banners(attacked(result("seeds", False, False), taught))
+    assert (first.state, rest) == ("warn", [])
+    assert first.text == "No attack recovered the concept, except some that show the model images of it."
+    assert "1 of 1 did, inversion on 100 % of the prompts" in lead(attacked(result("seeds", False, False), taught))
+    first, second = banners(
+        attacked(result("seeds", True, False), result("swap", why="only the text encoder was changed"))
+    )
+    assert (first.state, first.text) == ("bad", "1 of 1 attacks recovered the concept: seeds on 50 % of 2 prompts.")
+    assert (second.state, second.text) == ("warn", "Only the text encoder was changed")
+    assert banners(attacked(result("seeds", False)))[0].state == "good"
 
 
 def test_with_an_oracle_the_lead_is_the_gap():

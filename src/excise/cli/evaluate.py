@@ -208,6 +208,7 @@ def _plan(options: EvaluateOptions, request: _Request, required: Sequence[Gate],
     """The protocol of the request on this model, whose gates can pass."""
     from excise.cli import gates
     from excise.evaluation.plan import concept_plan
+    from excise.families.built_in import is_built_in
 
     if request.fixed is not None:
         return request.fixed
@@ -219,7 +220,7 @@ def _plan(options: EvaluateOptions, request: _Request, required: Sequence[Gate],
         own=request.own,
         pictures=request.pictures,
         others=request.others,
-        judge=options.judge_folder,
+        judged=options.judge_folder is not None or is_built_in(family),
     )
     gates.check_possible(required, plan, [plan.target_of(c) for c in plan.fixed_targets], options.group)
     return plan

@@ -26,6 +26,7 @@ from excise.training.scorers import as_scorer
 
 AnyJudge = Union[Judge, OpenJudge, Path, str, Callable[[Sequence[Image.Image], Sequence[str]], Sequence[bool]]]
 ON_CANVAS = "canvas-mini"
+OPEN = "open"  # until a judge is there, whose name takes this place
 
 
 def planned(
@@ -47,7 +48,8 @@ def planned(
         names = [c if isinstance(c, str) else c.name for c in concepts]
         protocol = default_protocol(names_canvas(family.pipe.config.get("_name_or_path")), names, edits)
     if protocol == NAME:
-        protocol = concept_plan(family, concepts, edits, judge=judge if judge is not None else weights)
+        judged = is_built_in(family) or judge is not None or weights is not None
+        protocol = concept_plan(family, concepts, edits, judged=judged)
     plan: Protocol = PROTOCOLS.load(protocol)() if isinstance(protocol, str) else protocol
     if plan.score == NAME:
         judges = concept_judges(family, plan, judge if judge is not None else weights)
@@ -83,7 +85,7 @@ def concept_plan(
     pictures: int = 10,
     others: int = OTHERS,
     vocabulary: str | None = "auto",
-    judge: AnyJudge | None = None,
+    judged: bool = True,
 ) -> Protocol:
     """Return the protocol `concept` for a request: kinds, synonyms and names to retain come from the edits' records.
 
@@ -92,7 +94,7 @@ def concept_plan(
         preserve: further names to retain. own: prompts of the user's that ask for a concept.
         pictures: of each concept. others: fewest pictures of other names.
         vocabulary: gives prompts and further names, as for `excise.erase`.
-        judge: as for `evaluate`; with none, nothing is judged.
+        judged: whether there is a judge.
 
     Raises:
         ConceptError: there is no concept.
@@ -104,11 +106,9 @@ def concept_plan(
     names_from = naming_vocabulary(vocabulary, family)
     of_edits = [recorded.get(c.name, guess_kind(c, None, names_from)) if c == Concept(c.name) else c for c in wanted]
     retained = dict.fromkeys([*preserve, *(name for e in edits for name in e.record.preserve)])
-    built_in = is_built_in(family)
     questions = Questions(of_edits, tuple(retained), vocabulary, own, pictures, others)
-    sampling = CANVAS_SAMPLING if built_in else SAMPLING
-    name = NO_JUDGE if judge is None and not built_in else "open"
-    return concept_protocol(questions, family, sampling.steps, sampling.guidance, name)
+    sampling = CANVAS_SAMPLING if is_built_in(family) else SAMPLING
+    return concept_protocol(questions, family, sampling.steps, sampling.guidance, OPEN if judged else NO_JUDGE)
 
 
 def concept_judges(family: Family, plan: Protocol, judge: AnyJudge | None) -> list[Judge | OpenJudge]:

@@ -185,7 +185,6 @@ def _plan(family: Family, policy: Policy) -> Protocol:
         pictures=policy.pictures,
         others=max(OTHERS, 2 * (needed or 0)),
         vocabulary=policy.vocabulary,
-        judge=policy.judge,
     )
     count = sum(i.group in RETAINED for i in plan.items)
     if count and wilson(1.0, count)[0] < gate:
