@@ -94,13 +94,14 @@ def _print(making: Making, family: Family, edit: Edit, path: Path, seconds: floa
     show.say(f"report:   {making.out / 'report.html'}")
     edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
     start = f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
-    first = concepts[0]
+    first, out = concepts[0], shlex.quote(f"{making.out}-evaluation")
     if is_built_in(family) and canvas_mini().knows(first.name):
-        out = shlex.quote(f"{making.out}-evaluation")
         show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(first.name)} --out {out}")
-    else:  # no judge that ships with the package knows the name
-        prompt, out = CHECKS[first.kind][0].replace("{}", first.name), shlex.quote(f"{making.out}-pictures")
-        show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {out}")
+        return
+    prompt, pictures = CHECKS[first.kind][0].replace("{}", first.name), shlex.quote(f"{making.out}-pictures")
+    show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
+    judge = "" if is_built_in(family) else "  # add --judge FOLDER, a CLIP model, for a verdict"
+    show.say(f"verify:   excise evaluate {start} --out {out}{judge}")
 
 
 def erase_result(edit: Edit, path: Path, seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from excise.protocols.base import Item, Protocol, Target, asks
 from excise.protocols.concept import NAME
 
 SCHEMA = 2
+LEAST_FOR_KID = 4  # images, of which its subsets hold half
 
 
 class Evaluation(BaseModel):
@@ -226,7 +227,7 @@ def _comparison(before: Evaluated, after: Evaluated, job: _Job, weights: Path | 
     if len(rows) > 1:
         old, new = before.images.at(rows), after.images.at(rows)
         metrics["drift"] = drift_by_prompt(old, new, [job.items[i].prompt for i in rows])
-        if job.plan.features:
+        if job.plan.features and len(rows) >= LEAST_FOR_KID:
             features = FEATURES.load(job.plan.features)(weights)
             metrics["kid"] = kid(features(old), features(new))
     return metrics
