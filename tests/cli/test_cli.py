@@ -302,30 +302,32 @@ def test_light_verbs_do_not_import_torch(args):
 
 
 @pytest.mark.parametrize(("concept", "kind"), [("AC/DC", "instance"), ("cat", "object")])
-def test_every_printed_next_step_runs_as_printed(excise, model, tmp_path, concept, kind):
-    """With the options that the model was loaded with; on a model of one's own no judge of ours knows a name."""
+def test_every_printed_next_step_runs_as_printed(excise, few_steps, model, tmp_path, concept, kind):
+    """With the options that the model was loaded with."""
     options = ["--model", model, "--dtype", "float32", "--prediction", "epsilon", "--vocabulary", "none"]
     out = tmp_path / "a run"
     status, _, err = excise("erase", *options, "-c", concept, "--kind", kind, "--method", "uce", "--out", out)
     assert status == 0, err
     page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
     steps = re.findall(r"excise ((?:generate|evaluate|export) [^<\n]*)", err + page)
-    assert {step.split()[0] for step in steps} == {"generate", "export"}
+    assert {step.split()[0] for step in steps} == {"generate", "evaluate", "export"}
     for i, step in enumerate(steps):
         assert " --dtype float32 --prediction epsilon" in step
-        words = shlex.split(step)
+        words = shlex.split(step, comments=True)
         words[words.index("--out") + 1] = str(tmp_path / f"next-{i}")
         status, _, err = excise(*words, *(["--steps", "2"] if words[0] == "generate" else []))
         assert status == 0, (step, err)
 
 
 def test_what_cannot_be_judged_is_said_before_a_folder_is_made(excise, model, tmp_path):
-    status, _, err = excise("evaluate", "--model", model, "-c", "AC/DC", "--out", tmp_path / "out")
+    status, _, err = excise(
+        "evaluate", "--model", model, "--protocol", "canvas-mini", "-c", "AC/DC", "--out", tmp_path / "out"
+    )
     assert (status, "excise generate" in sentence(err)) == (2, True)
     assert not (tmp_path / "out").exists()
 
 
-def test_another_prediction_is_another_evaluation(excise, model, monkeypatch):
+def test_another_prediction_is_another_evaluation(excise, few_steps, model, monkeypatch):
     """What was measured before is not given for a model that is read in another way."""
     from excise.evaluation import result_cache as recall
 
