@@ -1,41 +1,45 @@
-"""Draw the README's picture from a demo run: rows of the target and of two retained objects, before and after.
+"""Draw the README's picture: a cat that is read as a dog, and what should not change, before and after.
 
-Usage: python scripts/make_readme_picture.py runs/demo docs/images/demo.png
+Usage: python scripts/make_readme_picture.py docs/images/cat-to-dog.png [--method speed]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from excise import erase, load
 from excise.canvas import world
+from excise.report.contact_sheet import contact_sheet
 
-SIDE, GAP, LABEL = 96, 6, 22
-COLUMNS = ("plain", "sketch", "neon", "blueprint", "dots", "popart")
-RETAINED = ("dog", "car")
+STYLES = ("plain", "sketch", "neon", "blueprint", "dots", "popart")
+OBJECTS = ("cat", "dog", "car")
 
 
-def main(run: Path, out: Path) -> None:
-    """Write the picture `out` from the run folder `run`."""
-    cells = [(o, s) for o in world.OBJECTS for s in world.STYLES]
-    target = next(o for o in world.OBJECTS if (run / o).is_dir())
-    rows = [(name, folder) for name in (target, *RETAINED) for folder in (run, run / target)]
-    width = 150 + len(COLUMNS) * (SIDE + GAP)
-    sheet = Image.new("RGB", (width, LABEL + len(rows) * (SIDE + GAP)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for j, style in enumerate(COLUMNS):
-        pen.text((150 + j * (SIDE + GAP), 2), style, "black", font)
-    for i, (name, folder) in enumerate(rows):
-        y = LABEL + i * (SIDE + GAP)
-        pen.text((4, y + 30), f"{name}\n{'before' if folder == run else 'after'}", "black", font)
-        for j, style in enumerate(COLUMNS):
-            image = Image.open(folder / "images" / f"{cells.index((name, style)):04d}.png")
-            sheet.paste(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (150 + j * (SIDE + GAP), y))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, optimize=True)
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--method", default="speed")
+    options = parser.parse_args()
+    family = load("canvas-sd")
+    prompts = [world.grid_prompt(o, s) for o in OBJECTS for s in STYLES]
+
+    def drawn() -> list[Image.Image]:
+        return family.sample(prompts, list(range(len(prompts))), steps=20, guidance=4.0, batch=len(prompts))
+
+    before = drawn()
+    with erase(family, ["cat"], options.method, anchor="dog").apply(family):
+        after = drawn()
+    rows = {}
+    for i, name in enumerate(OBJECTS):
+        part = slice(i * len(STYLES), (i + 1) * len(STYLES))
+        rows |= {f"{name}\nbefore": before[part], f"{name}\nafter": after[part]}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(rows, side=96).quantize(256).save(options.out, optimize=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()
