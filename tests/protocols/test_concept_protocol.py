@@ -88,6 +88,7 @@ def test_a_callable_judges_and_without_a_judge_nothing_is_said(pipe, edit):
         judge=lambda images, names: [False] * len(images),
     )
     assert seen.result.verdicts[0].sentence().startswith("not verifiable: the untouched model shows it in none of 10")
+    assert "ua" not in seen.result.metrics  # nothing shows that what was never drawn has gone
     blind = evaluate(pipe, ["cat"], edits=[edit], untouched=True)
     assert blind.result.protocol_summary["judge"] == NO_JUDGE
     assert set(blind.result.metrics) == {"drift"}

@@ -151,7 +151,16 @@ def evaluate(options: EvaluateOptions) -> None:
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)
-    gates.check(required, document["metrics"])
+    gates.check(required, document["metrics"], missing=_unverifiable(document))
+
+
+def _unverifiable(document: dict[str, Any]) -> str | None:
+    """Why a metric of the concepts was not measured; None where all could be."""
+    from excise.evaluation.proof import ConceptVerdict
+
+    verdicts = [ConceptVerdict(**v) for v in document["verdicts"]]
+    sentences = [f"{v.concept} is {v.sentence()}" for v in verdicts if v.status == "not verifiable"]
+    return "; ".join(sentences) or None
 
 
 @dataclass(frozen=True)

@@ -210,10 +210,14 @@ def _with_untouched(after: Evaluated, job: _Job, original: _Round, weights: Path
         images,
         after.targets,
     )
+    verdicts = concept_verdicts(shown, after.result.shown, after.targets) if job.plan.score == NAME else []
+    compared_metrics = {**after.result.metrics, **as_document(_comparison(before, after, job, weights))}
+    if any(v.status == "not verifiable" for v in verdicts):
+        compared_metrics.pop("ua", None)  # nothing shows that what was never drawn has gone
     update = {
-        "metrics": {**after.result.metrics, **as_document(_comparison(before, after, job, weights))},
+        "metrics": compared_metrics,
         "untouched": metrics,
-        "verdicts": concept_verdicts(shown, after.result.shown, after.targets) if job.plan.score == NAME else [],
+        "verdicts": verdicts,
         "neighbours": damage_by_distance(job.family, shown, after.result.shown, after.targets),
         "seconds": {**after.result.seconds, "untouched": sum(seconds.values())},
     }

@@ -68,11 +68,12 @@ def default_protocol(of_canvas: bool, names: Sequence[str], edits: Sequence[Edit
     Args:
         of_canvas: whether the model draws the built-in world.
     """
+    asked = names or [c.name for e in edits for c in e.record.concepts]
     if of_canvas:
         canvas: Protocol = PROTOCOLS.load(ON_CANVAS)()
-        if all(map(canvas.knows, names)):
+        if all(map(canvas.knows, asked)):
             return ON_CANVAS
-    return NAME if names or any(e.record.concepts for e in edits) else ON_CANVAS
+    return NAME if asked else ON_CANVAS
 
 
 def concept_plan(
