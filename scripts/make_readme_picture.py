@@ -33,7 +33,7 @@ def main() -> None:
     before = drawn()
     with erase(family, ["cat"], options.method, anchor="dog").apply(family):
         after = drawn()
-    rows = {}
+    rows: dict[str, list[Image.Image]] = {}
     for i, name in enumerate(OBJECTS):
         part = slice(i * len(STYLES), (i + 1) * len(STYLES))
         rows |= {f"{name}\nbefore": before[part], f"{name}\nafter": after[part]}

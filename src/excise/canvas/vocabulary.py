@@ -171,7 +171,7 @@ def calibration(target: str) -> list[str]:
 
 
 def checks(target: str) -> list[str]:
-    """Return prompts for verifying a target: those of the protocol's grid, which no context and no retained prompt uses.
+    """Return prompts for verifying a target: those of the protocol's grid, which no context or retained prompt uses.
 
     The held-out paraphrases would not do: the untouched models draw what they ask for in two of three images.
     """
