@@ -89,11 +89,13 @@ class Method(ABC, Generic[ConfigT]):
     Attributes:
         shape: closed-form, trained or inference-time; every base class sets its own.
         config_base: the class from which `Config` derives; every base class sets its own.
+        needs: capabilities that a model family must provide; of a class that is registered without a record.
         Config: the class of the method's settings.
     """
 
     shape: ClassVar[str]
     config_base: ClassVar[type[Settings]] = Settings
+    needs: ClassVar[frozenset[str]] = frozenset()
     Config: type[ConfigT]
 
     @abstractmethod
