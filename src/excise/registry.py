@@ -127,6 +127,15 @@ class Registry:
         record = self.record(name)
         return record.load() if name in self._entries else self._load(name, record)
 
+    def check(self, name: str) -> None:
+        """Refuse a name that cannot be used, before any work; nothing of excise's own is imported.
+
+        Raises:
+            UnknownNameError, PluginError: as `load`.
+        """
+        if name not in self._entries:
+            self._load(name, self.record(name))
+
     def _load(self, name: str, record: Record) -> Any:
         """Import the object of another package, and check its contract."""
         try:

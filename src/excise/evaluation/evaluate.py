@@ -17,6 +17,7 @@ from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
+from excise.evaluation.showing import evaluation_card, picture_rows
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family
@@ -25,11 +26,13 @@ from excise.metrics.images import kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix
 from excise.protocols import PROTOCOLS, summary
 from excise.protocols.base import Item, Protocol, Target, asks
+from excise.support.display import Card, Showing
+from excise.training.scorers import as_judge
 
 SCHEMA = 2
 
 
-class Evaluation(BaseModel):
+class Evaluation(Showing, BaseModel):
     """The result of one protocol on one model.
 
     Attributes:
@@ -66,19 +69,29 @@ class Evaluation(BaseModel):
     peak_memory_mb: float = 0.0
     edit_bytes: int = 0
 
+    def card(self) -> Card:
+        """What the result shows of itself."""
+        protocol = (self.protocol, self.hash)
+        return evaluation_card(protocol, self.model, self.concepts, self.metrics, self.untouched, self.seconds)
+
     def seen(self, *groups: str) -> Seen:
         """Return the requested and the seen labels of some groups, as the metrics take them."""
         return seen(self.shown, *groups)
 
 
-@dataclass(frozen=True)
-class Evaluated:
+@dataclass(frozen=True, repr=False)
+class Evaluated(Showing):
     """An evaluation with its images, in the order of `result.shown`; `before` is the untouched model's, if drawn."""
 
     result: Evaluation
     images: Images
     targets: tuple[Target, ...] = ()
     before: Evaluated | None = None
+
+    def card(self) -> Card:
+        """What the result shows of itself, with some of its pictures."""
+        before = self.before.images if self.before else None
+        return replace(self.result.card(), pictures=picture_rows(self.result.shown, self.images, self.targets, before))
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ def evaluate(
     untouched: bool = False,
     allow_other_base: bool = False,
     model_name: str = "",
-    judge: Judge | None = None,
+    judge: object | None = None,
     judge_weights: Path | None = None,
     batch: int = BATCH,
     cache: Path | None = None,
@@ -143,7 +156,8 @@ def evaluate(
         groups: parts of the protocol to run; by default those that the protocol names.
         untouched: also draw the same prompts and seeds without the edits. This adds metrics that compare the two
             models: relative UA, KID and drift on other prompts, damage by distance.
-        judge: replaces the protocol's judges; its name is then part of the protocol's hash.
+        judge: replaces the protocol's judges: an object with `verdicts`, a function (images, names) to booleans, or
+            the folder of a CLIP model. Its name is then part of the protocol's hash.
         judge_weights: folder of the judge's weights, where they do not ship with this package.
         batch: number of images drawn at once.
         cache: folder of drawn images by content, so that none is drawn twice.
@@ -278,10 +292,10 @@ def judged(
     ]
 
 
-def _judges(plan: Protocol, judge: Judge | None, weights: Path | None) -> list[Judge]:
+def _judges(plan: Protocol, judge: object | None, weights: Path | None) -> list[Judge]:
     """Load the judges, before anything is drawn, so that missing weights are reported at once."""
     if judge is not None:
-        return [judge]
+        return [as_judge(judge, plan.labels)]
     return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
 
 
