@@ -247,9 +247,7 @@ def test_a_function_is_a_judge_factory_without_a_record(monkeypatch):
     assert JUDGES.record("red").title == "Sees red in every picture"
     assert JUDGES.load("red")(None).verdicts([1]) == {"object": ["red"]}
     monkeypatch.setattr(Red, "verdicts", None)
-    with pytest.raises(
-        PluginError, match="the judge 'red' .* returns a Red from judge.weights.; expected"
-    ):
+    with pytest.raises(PluginError, match="the judge 'red' .* returns a Red from judge.weights.; expected"):
         JUDGES.load("red")(None)
 
 

@@ -81,8 +81,8 @@ def _format_of(out: Path) -> str:
     for name, endings in FORMATS.items():
         if out.suffix.lower() in endings:
             return name
-    endings = ", ".join(ending for known in FORMATS.values() for ending in known[:1])
+    choices = ", ".join(endings[0] for endings in FORMATS.values())
     raise OutputError(
-        f"the ending of --out {out} tells no format; expected {endings}, or a format given with --format "
+        f"the ending of --out {out} tells no format; expected {choices}, or a format given with --format "
         f"({', '.join(FORMATS)})."
     )

@@ -22,7 +22,7 @@ from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family
 from excise.judges import FEATURES, JUDGES, Judge, Measuring
-from excise.metrics.images import kid
+from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix
 from excise.protocols import PROTOCOLS, summary
 from excise.protocols.base import Item, Protocol, Target, asks
@@ -231,7 +231,7 @@ def _comparison(before: Evaluated, after: Evaluated, job: _Job, weights: Path | 
     if len(rows) > 1:
         old, new = before.images.at(rows), after.images.at(rows)
         metrics["drift"] = drift_by_prompt(old, new, [job.items[i].prompt for i in rows])
-        if job.plan.features:
+        if job.plan.features and len(rows) >= LEAST_FOR_KID:
             features = FEATURES.load(job.plan.features)(weights)
             metrics["kid"] = kid(features(old), features(new))
     return metrics
