@@ -83,6 +83,21 @@ def test_requests_and_what_methods_make_show_themselves(pipe, monkeypatch):
     check_shown(made[0], "Made: ", "took")
 
 
+def test_what_methods_and_attacks_work_on_shows_its_shapes(pipe):
+    from attack_runs import arena_of
+
+    from excise.concepts.concept import Concept
+    from excise.families import family_of
+    from excise.methods.closed_form.config import MethodConfig
+    from excise.methods.closed_form.text_problem import encode, token_problem
+    from excise.training.problem import TrainingProblem
+
+    encoded = encode(family_of(pipe), [Concept("cat", anchor="")], ["a dog"], {"object": ["a {}"]}, None)
+    check_shown(token_problem(encoded, MethodConfig()), "targets", "of shape (", "32")
+    check_shown(TrainingProblem(family_of(pipe), [Concept("cat")], {"object": ["a {}"]}), "erase cat")
+    check_shown(arena_of(pipe), "bring back cat")
+
+
 def test_an_evaluation_shows_its_numbers_and_its_pictures(pipe, monkeypatch):
     worlds.register(monkeypatch)
     edit = excise.erase(pipe, ["cat"], method="uce", preserve=["dog"], vocabulary=None)
@@ -124,6 +139,7 @@ def test_an_attack_is_public_and_shows_itself(pipe):
     )  # fmt: skip
     assert isinstance(attacked, SuiteResult)
     assert [r.name for r in attacked.results] == ["seeds", "random words"]
+    check_shown(attacked.results[0], "Attack: seeds", "recovered", "100%")
     check_shown(attacked, "2 of 2 attacks brought the concept back", "seeds", pictures=True)
     with pytest.raises(ConceptError, match="without a judge"):
         excise.attack(pipe, "cat")

@@ -12,8 +12,8 @@ import html
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,6 +59,9 @@ class Showing(ABC):
 
     def __repr__(self) -> str:
         return as_text(self.card())
+
+    def __str__(self) -> str:
+        return self.__repr__()
 
     def _repr_html_(self) -> str:
         return as_html(self.card())
@@ -109,6 +112,15 @@ def seconds_text(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
 
 
+def described(title: str, record: Any) -> Card:
+    """Return a card of a data class by its fields: shapes of tensors, counts of long lists, texts as they are.
+
+    >>> described("Picture", Picture(None, "a dot")).facts[1]
+    ('caption', 'a dot')
+    """
+    return Card(title, [(field.name, _brief(getattr(record, field.name))) for field in fields(record)])
+
+
 def thumbnail(image: Image.Image) -> str:
     """Return an image as a data URI of at most `SIDE` pixels a side."""
     small = image.convert("RGB")
@@ -135,6 +147,23 @@ def some(names: Sequence[str], most: int = 6) -> str:
     """
     text = ", ".join(names[:most])
     return text if len(names) <= most else f"{text}, ... ({len(names)} in all)"
+
+
+def _brief(value: Any) -> str:
+    """A value in a few words; empty where it says nothing."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    if value is None or callable(value):
+        return ""
+    if isinstance(value, Mapping):
+        return some([f"{key}: {_brief(part)}" for key, part in value.items()], 3)
+    if isinstance(value, (list, tuple)):
+        return some([_brief(part) for part in value], 4)
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    name = getattr(value, "name", None)
+    return f"{type(value).__name__} {name}" if isinstance(name, str) else type(value).__name__
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
