@@ -54,6 +54,7 @@ def registered(monkeypatch):
 
     def register(*entries: Entry) -> None:
         monkeypatch.setattr("excise.registry.entry_points", lambda group: entries if group == "excise.methods" else ())
+        monkeypatch.setattr("excise.methods.METHODS.warned", set())
 
     return register
 

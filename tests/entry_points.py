@@ -8,6 +8,8 @@ from typing import Any
 class Entry:
     """An entry point: loading it returns `value`, or raises `error`."""
 
+    dist = None
+
     def __init__(self, name: str, value: Any, error: Exception | None = None) -> None:
         self.name, self.value, self._loads, self._error = name, f"my_package:{name}", value, error
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from excise.attacks.front import attack
     from excise.concepts.concept import Concept
     from excise.edits.edit import Edit, stack
     from excise.edits.fuse import fuse
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from excise.erasing.update import update
     from excise.errors import ExciseError
     from excise.evaluation.evaluate import evaluate
+    from excise.evaluation.judging import judge
     from excise.exporting import export
     from excise.families import load
+    from excise.policy.front import apply_policy
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -29,15 +32,33 @@ _HOMES = {
     "Edit": "excise.edits.edit",
     "ExciseError": "excise.errors",
     "advise": "excise.erasing.advise",
+    "apply_policy": "excise.policy.front",
+    "attack": "excise.attacks.front",
     "erase": "excise.erasing.erase",
     "evaluate": "excise.evaluation.evaluate",
     "export": "excise.exporting",
     "fuse": "excise.edits.fuse",
+    "judge": "excise.evaluation.judging",
     "load": "excise.families",
     "stack": "excise.edits.edit",
     "update": "excise.erasing.update",
 }
-__all__ = ["Concept", "Edit", "ExciseError", "advise", "erase", "evaluate", "export", "fuse", "load", "stack", "update"]
+__all__ = [
+    "Concept",
+    "Edit",
+    "ExciseError",
+    "advise",
+    "apply_policy",
+    "attack",
+    "erase",
+    "evaluate",
+    "export",
+    "fuse",
+    "judge",
+    "load",
+    "stack",
+    "update",
+]
 
 
 def __getattr__(name: str) -> Any:

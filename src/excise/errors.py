@@ -42,6 +42,10 @@ class PluginError(ExciseError):
     """A class of another package that does not keep the contract of what it is registered as."""
 
 
+class JudgeError(ExciseError):
+    """A judge of the caller's that cannot be used, or whose answers do not fit the images."""
+
+
 class IllConditionedError(ExciseError):
     """A system of equations whose solution would be noise."""
 
@@ -52,6 +56,13 @@ class ExciseWarning(UserWarning):
 
 class OutputError(ExciseError):
     """A file or folder that cannot be written."""
+
+
+class GatesFailed(Exception):
+    """A result did not reach its gates: the command ends with exit status 1, which nothing else has.
+
+    Everything was written and printed before.
+    """
 
 
 def unknown(kind: str, seen: str, known: Iterable[str], see: str = "") -> UnknownNameError:

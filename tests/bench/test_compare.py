@@ -132,6 +132,16 @@ def test_compare_writes_a_page_or_a_table(made, tmp_path, excise):
     assert [m["method"] for m in document["means"]] == ["identity", "speed", "uce", "judged"]
     assert document["means"][1]["metrics"]["ua"]["n"] == 10
     assert (tmp_path / "c.md").read_text().startswith("Protocol canvas-mini")
+    assert excise("compare", *runs, "--out", tmp_path / "c.tex")[0] == 0
+    assert r"\begin{tabular}" in (tmp_path / "c.tex").read_text()
+    assert document["means"][1]["metrics"]["seconds_drawing"]["value"] > 0
+    for name in ("c.xlsx", "c", "c.txt"):
+        status, _, err = excise("compare", *runs, "--out", tmp_path / name)
+        assert (status, "tells no format; expected .html, .md, .csv, .tex" in err, (tmp_path / name).exists()) == (
+            2,
+            True,
+            False,
+        )
     excise("compare", *runs, "--out", tmp_path / "c.txt", "--format", "csv")
     assert len(list(csv.DictReader((tmp_path / "c.txt").open()))) == 4
     status, _, err = excise("compare", *runs, "--out", tmp_path / "c.html", "--format", "pdf")

@@ -40,8 +40,8 @@ LINES = [line(), line(concept="dog", ua=0.7), line("identity", ua=0.1, edit_byte
 def test_markdown_has_every_figure_with_its_interval():
     text = tables.to_markdown(LINES)
     assert "Protocol canvas-mini, hash abc" in text
-    assert "| speed | cat | 90.0 (80.0–95.0; 10) | 0.0200 (0.0100–0.0300; 10) | 42.0 | 210 kB |" in text
-    assert "| identity (control) | cat | 10.0 (0.0–15.0; 10) | 0.0200 (0.0100–0.0300; 10) | 42.0 | – |" in text
+    assert "| speed | cat | 90.0 (80.0–95.0; 10) | 0.0200 (0.0100–0.0300; 10) | 42.0 | 40.0 | 210 kB |" in text
+    assert "| identity (control) | cat | 10.0 (0.0–15.0; 10) | 0.0200 (0.0100–0.0300; 10) | 42.0 | 40.0 | – |" in text
     assert "| speed | mean of 2 | 80.0 (72.9–83.5; 20) |" in text
     rows = [row for row in text.splitlines() if row.startswith("|")]
     assert all(row.count("|") == rows[0].count("|") for row in rows)
@@ -79,9 +79,32 @@ def test_csv_has_a_row_a_line_and_reads_back():
     assert "seconds_low" not in rows[0]
 
 
+def test_seconds_of_solving_and_of_drawing_are_figures_of_their_own():
+    lines = [line(seconds={"erase": 3.0, "draw": 40.0, "judge": 2.0, "untouched": 41.0}), line(concept="dog")]
+    (row,) = tables.means(tables.rows(lines))
+    assert row.figures["seconds_solving"] == {"value": 3.0}
+    assert row.figures["seconds_drawing"] == {"value": 40.0}
+    assert row.figures["seconds"] == {"value": (86.0 + 42.0) / 2}
+    assert "| solving | drawing |" in tables.to_markdown(lines)
+    assert next(csv.DictReader(io.StringIO(tables.to_csv(lines))))["seconds_solving"] == "3.0"
+    printed = [metric.key for metric in tables.columns([row], Prominence.TERMINAL)]
+    assert printed[-2:] == ["seconds_solving", "seconds_drawing"]
+
+
+def test_latex_has_the_figures_of_markdown_and_escapes_names():
+    text = tables.to_latex([*LINES, line("50%_off & more", concept="$x^2_\\")])
+    assert r"speed & cat & 90.0 (80.0--95.0) & 0.0200 (0.0100--0.0300) & 42.0 & 40.0 & 210 kB \\" in text
+    assert r"50\%\_off \& more" in text
+    assert r"\$x\textasciicircum{}2\_\textbackslash{}" in text
+    assert text.count(r"\begin{tabular}{ll") == text.count(r"\end{tabular}") == 2
+    body = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert len({row.count(" & ") for row in body}) == 1
+    assert tables.to_latex([]) == "% No results.\n"
+
+
 def test_different_protocols_are_refused():
     other = line(hash="def", protocol="canvas-full", protocol_summary={"steps": 50})
-    for table in (tables.to_markdown, tables.to_csv):
+    for table in (tables.to_markdown, tables.to_csv, tables.to_latex):
         with pytest.raises(IncomparableError, match="steps: 12 and 50"):
             table([line(), other])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import worlds
 
@@ -12,9 +13,12 @@ from excise.errors import ConceptError, UnknownNameError
 from excise.evaluation import controls
 from excise.evaluation.catalog import gateable_keys
 from excise.evaluation.evaluate import evaluate
+from excise.evaluation.scoring import Shown, compared, score
 from excise.families import family_of
+from excise.judges import FEATURES
 from excise.protocols import PROTOCOLS
-from excise.protocols.base import Protocol
+from excise.protocols.base import Item, Protocol
+from excise.registry import Record
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +135,67 @@ def test_refusals(family):
         run(family, "Monet")
     with pytest.raises(ConceptError, match="has no group 'gird'"):
         run(family, "cat", groups=["gird"])
+
+
+class Scores:
+    """Gives each image a CLIP score, and no labels."""
+
+    name = "scores"
+
+    def verdicts(self, images):
+        return {}
+
+    def values(self, images, prompts):
+        return {"clip_score": [30.0] * len(images)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_file_of_few_captions_is_measured_as_far_as_it_goes(family, edit, monkeypatch, count):
+    """Two captions ended in a traceback: a distance between sets needs four images of each."""
+    items = tuple(Item("captions", f"a caption, {i}", {}) for i in range(count))
+    plan = Protocol(
+        name="few",
+        items=items,
+        steps=2,
+        guidance=2.0,
+        judge="scores",
+        score="captions",
+        labels={},
+        groups=("captions",),
+        target_groups=("captions",),
+        features="pixels",
+    )
+    monkeypatch.setattr(worlds, "small_world", lambda: plan)
+    monkeypatch.setitem(FEATURES._entries, "pixels", Record(f"{__name__}:pixel_features", "pixels"))
+    result = evaluate(family, protocol="small-world", edits=[edit], untouched=True, judge=Scores()).result
+    assert result.metrics["clip_score"]["n"] == count
+    assert ("drift" in result.metrics, "kid" in result.metrics) == (count > 1, count > 3)
+
+
+def pixel_features(weights):
+    return lambda images: np.stack([np.asarray(i, dtype=float).reshape(-1) / 255 for i in images])
+
+
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name.startswith("canvas-")])
+def test_every_part_of_a_protocol_can_be_measured_by_itself(protocol):
+    """Whatever the judge says of it; no part is too small for a metric of its own."""
+    plan = PROTOCOLS.load(protocol)()
+    groups = sorted({item.group for item in plan.items})
+    names = list(plan.fixed_targets) or [next(iter(labels)) for labels in plan.labels.values()][:1]
+    for chosen in [[group] for group in groups]:
+        for targets in ((), tuple(plan.target_of(name) for name in names[:1])):
+            items = plan.select(targets, chosen)
+            for lie in (None, "none"):
+                shown = [as_shown(item, lie) for item in items]
+                before = [as_shown(item, None) for item in items]
+                kind = "grid" if plan.score == "sequence" else plan.score
+                score(kind, shown, targets)
+                compared(before, shown, targets)
+                compared(shown, shown, targets)
+
+
+def as_shown(item: Item, lie: str | None) -> Shown:
+    """An image in which the judge sees what was asked for, or always the same."""
+    saw = {attribute: lie or label for attribute, label in item.asked.items()}
+    saw = {"object": "none", "style": "none", **saw}
+    return Shown(group=item.group, prompt=item.prompt, seed=0, asked=dict(item.asked), saw=saw, target=item.target)

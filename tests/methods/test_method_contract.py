@@ -209,7 +209,7 @@ def test_every_registered_method_keeps_the_contract(name):
             r"cannot be imported \(ImportError: no module",
         ),
         (Entry("mine", None, ImportError()), r"cannot be imported \(ImportError\)"),
-        (Entry("mine", {"target": "a:b"}), r"is a dict; expected an object of type excise\.registry\.Record"),
+        (Entry("mine", {"target": "a:b"}), r"is a dict; expected a class or a function, or an object of type excise"),
         (
             Entry("mine", Record("my_package.mine", "mine")),
             "has the target 'my_package.mine'; expected module:",

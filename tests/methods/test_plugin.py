@@ -11,15 +11,22 @@ from pathlib import Path
 import pytest
 import worlds
 import yaml
-from plugins import NUDGE, install
+from entry_points import Entry
+from plugins import NUDGE, install, nudge_record
 
 from excise import Edit, erase
+from excise.attacks import ATTACKS
 from excise.attacks.suite import SuiteOptions, attack
 from excise.bench.recipe import read
 from excise.bench.run import run as run_bench
-from excise.errors import ModelError
-from excise.families import family_of, load
+from excise.concepts.vocabulary import VOCABULARIES
+from excise.edits.hooks import HOOKS
+from excise.errors import ExciseWarning, ModelError, PluginError
+from excise.families import FAMILIES, family_of, load
+from excise.judges import FEATURES, JUDGES
 from excise.methods import METHODS, load_method
+from excise.protocols import PROTOCOLS
+from excise.registry import Record
 
 SOURCE = (NUDGE / "nudge.py").read_text(encoding="utf-8")
 
@@ -27,7 +34,7 @@ SOURCE = (NUDGE / "nudge.py").read_text(encoding="utf-8")
 @pytest.fixture
 def site(tmp_path):
     """A folder in which the package is installed."""
-    return install(tmp_path / "site", "nudge", {"nudge.py": SOURCE}, {"nudge": "nudge:RECORD"})
+    return install(tmp_path / "site", "nudge", {"nudge.py": SOURCE}, {"nudge": "nudge:Nudge"})
 
 
 @pytest.fixture
@@ -56,13 +63,13 @@ def command(*args: object, site: Path) -> subprocess.CompletedProcess[str]:
 def test_the_method_is_one_file_of_at_most_forty_lines():
     assert len(SOURCE.splitlines()) <= 40
     declared = (NUDGE / "pyproject.toml").read_text(encoding="utf-8")
-    assert '[project.entry-points."excise.methods"]\nnudge = "nudge:RECORD"' in declared
+    assert '[project.entry-points."excise.methods"]\nnudge = "nudge:Nudge"' in declared
 
 
 def test_it_is_listed_and_erased_with_in_a_process_that_finds_its_entry_point(site, model, tmp_path):
     listed = command("methods", site=site)
     assert listed.returncode == 0, listed.stderr
-    assert "targets read as their anchors by the smallest change" in " ".join(listed.stdout.split())
+    assert "Targets read as their anchors by the smallest change" in " ".join(listed.stdout.split())
     out = tmp_path / "run"
     erased = command("erase", "--model", model, "-c", "cat", "--method", "nudge", "--set", "ridge=0.5", "--out", out,
                      site=site)  # fmt: skip
@@ -76,7 +83,7 @@ def test_it_is_documented(excise):
     status, out, _ = excise("methods", "nudge", "--json")
     assert status == 0
     shown = json.loads(out)
-    assert shown["title"] == "targets read as their anchors by the smallest change"
+    assert shown["title"] == "Targets read as their anchors by the smallest change"
     assert (shown["needs"], shown["families"]) == ("text_kv", "sd, sdxl, sana")
     ridge = next(s for s in shown["settings"] if s["name"] == "ridge")
     assert ridge == {
@@ -115,26 +122,133 @@ def test_it_is_benched_and_attacked(model, tmp_path, monkeypatch):
     assert [r.name for r in attacked.results] == ["seeds"]
 
 
-def test_a_broken_plug_in_is_listed_as_broken_and_breaks_nothing_else(tmp_path, monkeypatch, excise):
-    entries = {"lost": "broken:RECORD", "no-record": "json:loads", "half": "half:RECORD"}
-    half = SOURCE.replace("nudge:Nudge", "half:Nudge").replace("def solve(", "def solves(")
-    site = install(tmp_path / "site", "broken", {"broken.py": "import no_such_module\n", "half.py": half}, entries)
+HALF = SOURCE.replace("def solve(", "def solves(")
+LAST_WORDS = "raise SystemExit(3)\n"
+BROKEN = {
+    "lost": ("broken:RECORD", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "quits": ("quits:RECORD", "cannot be imported (SystemExit: 3)"),
+    "no-record": ("json:loads", "is no class derived from ClosedForm"),
+    "no-class": ("math:pi", "is a float; expected a class or a function"),
+    "half": ("half:Nudge", "has no `solve`; expected a method `solve(problem, weights, config, generator)`"),
+    "uce": ("half:Nudge", "has the name of a built-in method; give it another name"),
+}
+
+
+@pytest.fixture
+def broken_site(tmp_path, monkeypatch):
+    """A folder on the import path with a package whose entry points are all broken."""
+    files = {"broken.py": "import no_such_module\n", "half.py": HALF, "quits.py": LAST_WORDS}
+    entries = {name: target for name, (target, _) in BROKEN.items()}
+    monkeypatch.syspath_prepend(str(install(tmp_path / "site", "broken", files, entries)))
+    monkeypatch.setattr(METHODS, "warned", set())
+    yield
+    sys.modules.pop("half", None)
+
+
+@pytest.mark.usefixtures("broken_site")
+def test_broken_plug_ins_are_named_once_in_a_warning_and_left_out(excise):
+    status, out, err = excise("methods", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert {row["name"] for row in rows if "broken" not in row} == {n for n in METHODS if METHODS.is_built_in(n)}
+    reasons = {row["name"]: row["broken"] for row in rows if "broken" in row}
+    assert set(reasons) == set(BROKEN)
+    for name, (target, reason) in BROKEN.items():
+        assert reason in reasons[name]
+        (line,) = [line for line in err.splitlines() if f"the method '{name}'" in line]
+        assert line.startswith("excise: warning: ")
+        assert target in line
+        assert reason in line
+        assert line.endswith("Until then it is left out.")
+    status, out, err = excise("methods")
+    assert (status, err) == (0, "")
+    assert "half" not in out
+    for name in BROKEN:
+        status, out, error = excise("methods", name)
+        wanted = (0, 0) if name == "uce" else (2, 1)
+        assert (status, error.count("\n")) == wanted, error
+
+
+@pytest.mark.usefixtures("broken_site")
+def test_broken_plug_ins_break_neither_erasing_nor_a_bench(excise, model, tmp_path, monkeypatch):
+    worlds.register(monkeypatch)
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", tmp_path / "run")
+    assert (status, "Traceback" in err) == (0, False), err
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "half", "--out", tmp_path / "no")
+    assert (status, err.count("\n"), (tmp_path / "no").exists()) == (2, 1, False), err
+    recipe = {"schema": 1, "models": [str(model)], "protocols": ["small-world"], "concepts": ["cat"]}
+    for method, message in (("half", "has no `solve`"), ("lost", "no_such_module"), ("none", "no method 'none'")):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "methods": [method]}), encoding="utf-8")
+        status, _, err = excise("bench", tmp_path / "recipe.yaml", "--out", tmp_path / "bench")
+        assert (status, message in err) == (2, True), err
+        assert not (tmp_path / "bench").exists()
+
+
+KINDS = {
+    "excise.attacks": ATTACKS,
+    "excise.families": FAMILIES,
+    "excise.features": FEATURES,
+    "excise.hooks": HOOKS,
+    "excise.judges": JUDGES,
+    "excise.protocols": PROTOCOLS,
+    "excise.vocabularies": VOCABULARIES,
+}
+
+
+@pytest.mark.parametrize("group", KINDS)
+def test_every_kind_of_plug_in_may_be_broken(group, model, tmp_path, monkeypatch, excise):
+    registry = KINDS[group]
+    assert registry.group == group
+    source = "def odd(one, two, three):\n    return 3\n"
+    files = {"oddities.py": source, "lost.py": "import no_such_module\n"}
+    site = install(tmp_path / "site", "oddities", files, {"odd": "oddities:odd", "lost": "lost:Lost"}, group)
     monkeypatch.syspath_prepend(str(site))
-    status, out, _ = excise("methods", "--json")
-    assert status == 0
-    rows = {row["name"]: row for row in json.loads(out)}
-    assert {"uce", "speed", *entries} <= set(rows)
-    assert "broken" not in rows["uce"]
-    assert "ModuleNotFoundError: No module named 'no_such_module'" in rows["lost"]["broken"]
-    assert "is a function; expected an object of type excise.registry.Record" in rows["no-record"]["broken"]
-    assert "has no `solve`; expected a method `solve(problem, weights, config, generator)`" in rows["half"]["broken"]
-    status, out, _ = excise("methods")
-    assert status == 0
-    assert "broken" in out
-    for name in entries:
-        status, _, error = excise("methods", name)
-        assert (status, error.count("\n")) == (2, 1)
-    assert excise("methods", "uce", "--json")[0] == 0
+    monkeypatch.setattr(registry, "warned", set())
+    status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", tmp_path / "run")
+    assert (status, "Traceback" in err) == (0, False), err
+    with pytest.warns(ExciseWarning) as given:
+        names = list(registry)
+    assert not {"odd", "lost"} & set(names)
+    assert sum("Until then it is left out" in str(w.message) for w in given) == (0 if "left out" in err else 2)
+    for name in ("odd", "lost"):
+        with pytest.raises(PluginError, match=f"the {registry.kind} '{name}'"):
+            registry.load(name)
+    sys.modules.pop("oddities", None)
+
+
+def test_a_record_with_a_field_of_another_type_is_refused(registered):
+    registered(Entry("mine", Record("nudge:Nudge", "mine", needs="text_kv")))
+    with pytest.raises(PluginError, match="has the needs 'text_kv' in its record; expected a set of words"):
+        METHODS.record("mine")
+
+
+def test_of_two_packages_with_one_name_the_first_found_has_it(registered):
+    registered(Entry("mine", nudge_record()), Entry("mine", None, ImportError()))
+    assert METHODS.record("mine") == nudge_record()
+
+
+def red(weights):
+    """Sees red in every picture."""
+    return Red()
+
+
+class Red:
+    name = "red"
+
+    def verdicts(self, images):
+        return {"object": ["red"] * len(images)}
+
+
+def test_a_function_is_a_judge_factory_without_a_record(monkeypatch):
+    monkeypatch.setattr(
+        "excise.registry.entry_points", lambda group: [Entry("red", red)] if group == "excise.judges" else []
+    )
+    monkeypatch.setitem(sys.modules, red.__module__, sys.modules[__name__])
+    assert JUDGES.record("red").title == "Sees red in every picture"
+    assert JUDGES.load("red")(None).verdicts([1]) == {"object": ["red"]}
+    monkeypatch.setattr(Red, "verdicts", None)
+    with pytest.raises(PluginError, match="the judge 'red' .* returns a Red from judge.weights.; expected"):
+        JUDGES.load("red")(None)
 
 
 @pytest.mark.usefixtures("plugin")

@@ -37,6 +37,7 @@ ATTACKS = Registry(
         "relearning": Record("excise.attacks.relearning:Relearning", "a small LoRA trained on a handful of pictures"),
         "swap": Record("excise.attacks.swap:Swap", "a part of the untouched model put back"),
     },
+    contract="excise.attacks.contract:contract",
 )
 """The attacks by name. A class that an entry names keeps the contract of `excise.attacks.base.Attack`."""
 

@@ -12,6 +12,7 @@ from PIL import Image
 from excise.attacks.base import Round
 from excise.attacks.panel import Panel
 from excise.metrics.rates import Estimate, clustered_mean, rate, wilson
+from excise.support.display import Card, Showing
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def judge_rounds(rounds: Sequence[Round], panel: Panel, cost: Cost) -> tuple[Out
     return Outcome([r.test for r in rounds], shown, disagree, prompts, **vars(cost)), images
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Showing):
     """One attack of a suite: the outcome on the model, of its control, and on the oracle.
 
     Attributes:
@@ -131,6 +132,15 @@ class Result:
         low = value - math.hypot(here.value - here.low, there.high - there.value)
         high = value + math.hypot(here.high - here.value, there.value - there.low)
         return Estimate(value, low, high, here.n)
+
+    def card(self) -> Card:
+        """What the result shows of itself: the share of prompts that brought the target back, on each model."""
+        sides = {"recovered": self.model, "control": self.control, "oracle": self.oracle}
+        facts = [
+            (side, f"{e.value:.0%} ({e.low:.0%} to {e.high:.0%}) of {e.n} prompts")
+            for side, e in ((side, outcome.any_of_n) for side, outcome in sides.items() if outcome)
+        ]
+        return Card(f"Attack: {self.name}", [*facts, ("not run", self.why)])
 
     def document(self) -> dict[str, Any]:
         """Return the result as JSON shows it: rates are between 0 and 1; details are under `outcomes`."""

@@ -17,6 +17,7 @@ from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.families.noising import Noising
 from excise.support.digests import seed_of
+from excise.support.display import Card, Showing, described
 from excise.support.progress import Report, silent
 from excise.support.strict import Strict
 from excise.training import losses
@@ -79,8 +80,8 @@ class Round:
     shots: list[Shot]
 
 
-@dataclass
-class Arena:
+@dataclass(repr=False)
+class Arena(Showing):
     """One model under attack for one concept, with its edits and hooks in force, and the budget of the attack.
 
     Attributes:
@@ -123,6 +124,10 @@ class Arena:
     drawn: int = field(default=0, init=False)
     passes: int = field(default=0, init=False)
     notes: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def card(self) -> Card:
+        """What the arena shows of itself."""
+        return described(f"Arena: bring back {self.concept.name}", self)
 
     # randomness
 

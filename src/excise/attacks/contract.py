@@ -7,12 +7,18 @@ from typing import get_args
 
 from excise.attacks.base import Access, Attack, AttackSettings
 from excise.errors import PluginError
+from excise.registry import Record
 
 _SIGNATURES = {
     "control": (1, "a method control(self) that returns a Control"),
     "passes": (2, "a method passes(self, tests) that returns a number of denoiser passes"),
     "run": (2, "a method run(self, arena) that returns a list of Round"),
 }
+
+
+def contract(name: str, record: Record, loaded: object) -> type[Attack[AttackSettings]]:
+    """The `Contract` of attacks in the registry; raises as `check_attack`."""
+    return check_attack(name, loaded)
 
 
 def check_attack(name: str, loaded: object) -> type[Attack[AttackSettings]]:

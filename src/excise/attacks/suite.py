@@ -23,6 +23,7 @@ from excise.attacks.original import Open, networks, swaps, untouched
 from excise.attacks.panel import Panel, calibrated
 from excise.attacks.plan import Budget, budget_of, check_settings, configured, planned
 from excise.attacks.runner import JudgedShot, Runner, Side
+from excise.attacks.showing import suite_card
 from excise.concepts.concept import Concept, normalise_name
 from excise.concepts.vocabulary import OF_BUILT_IN_MODELS, guess_kind
 from excise.edits.edit import Edit, applied
@@ -35,6 +36,7 @@ from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
 from excise.judges.base import OpenJudge
 from excise.support.digests import digest
+from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING, Sampling
@@ -90,8 +92,8 @@ class SuiteOptions:
         return attacks
 
 
-@dataclass(frozen=True)
-class SuiteResult:
+@dataclass(frozen=True, repr=False)
+class SuiteResult(Showing):
     """The results of a suite.
 
     Attributes:
@@ -110,6 +112,10 @@ class SuiteResult:
     def worst(self) -> Worst:
         """The worst case over all attacks."""
         return worst(self.results, self.has_oracle)
+
+    def card(self) -> Card:
+        """What the results show of themselves, with the strongest pictures of each attack."""
+        return suite_card(self.results, self.worst, self.shots, self.judge, self.has_oracle)
 
 
 def attack(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from excise.bench.recipe import Cell, MethodEntry
 from excise.bench.run import CellResult
-from excise.edits.file import KEY
+from excise.edits.record import KEY
 from excise.errors import ExciseError
 from excise.evaluation.evaluate import Evaluation
 from excise.protocols import check_comparable

@@ -1,4 +1,4 @@
-"""Benchmark results as tables in Markdown and CSV: a row for each cell, and the means of each method. No torch here."""
+"""Benchmark results as tables: a row for each cell, and the means of each method. No torch here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from excise.protocols import check_comparable
 
 Line = Mapping[str, Any]
 """A line of `results.jsonl`."""
+STAGES = {"erase": "seconds_solving", "draw": "seconds_drawing"}
+"""Stages of a line's `seconds` that are figures of their own, by their metric keys."""
 Figure = dict[str, float]
 """An estimate as JSON has it: value and, where known, low, high (95 %) and n."""
 
@@ -137,6 +139,28 @@ def to_markdown(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_latex(lines: Sequence[Line]) -> str:
+    """LaTeX tables (package booktabs) of the means over concepts and of every cell, each value with its interval.
+
+    Raises:
+        IncomparableError: the lines belong to different protocols.
+    """
+    if not lines:
+        return "% No results.\n"
+    check_comparable(lines)
+    single = rows(lines)
+    several = len({r.model for r in single}) > 1
+    averaged = means(single)
+    parts = [
+        f"% Protocol {lines[0]['protocol']}, hash {lines[0]['hash'][:12]}. Needs \\usepackage{{booktabs}}.",
+        "% Rates in per cent; in brackets the 95 % interval.",
+    ]
+    for table in [averaged, single] if any(row.cells > 1 for row in averaged) else [single]:
+        head, body, figures = _grid(table, several, count=False)
+        parts.append(latex(head, body, figures))
+    return "\n".join(parts) + "\n"
+
+
 def to_csv(lines: Sequence[Line]) -> str:
     """One CSV row for each line, with every metric: its value, and `_low`, `_high` and `_n` where it has them.
 
@@ -167,6 +191,16 @@ def _plain(value: float | None, end: str) -> str:
 
 
 def _markdown(table: Sequence[Row], several_models: bool) -> str:
+    head, body, figures = _grid(table, several_models)
+    return markdown(head, body, figures)
+
+
+def _grid(table: Sequence[Row], several_models: bool, count: bool = True) -> tuple[list[str], list[list[str]], int]:
+    """Head and rows of a table as texts, and how many of the last columns hold figures.
+
+    Args:
+        count: give n in the brackets behind each value.
+    """
     metrics = columns(table)
     single = any(row.concepts for row in table)
     head = ["method", *(["model"] if several_models else []), "concepts", *(m.label for m in metrics)]
@@ -175,11 +209,36 @@ def _markdown(table: Sequence[Row], several_models: bool) -> str:
             row.method + (" (control)" if row.control else ""),
             *([row.model] if several_models else []),
             listed(row.concepts) + _seed(row, table) if single else f"mean of {row.cells}",
-            *(_cell(row, metric) for metric in metrics),
+            *(_cell(row, metric, count) for metric in metrics),
         ]
         for row in table
     ]
-    return markdown(head, body, figures=len(metrics))
+    return head, body, len(metrics)
+
+
+def latex(head: Sequence[str], body: Sequence[Sequence[str]], figures: int = 0) -> str:
+    """A LaTeX table whose last `figures` columns are aligned to the right."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "  " + " & ".join(map(_tex, cells)) + r" \\"
+
+    marks = "l" * (len(head) - figures) + "r" * figures
+    inner = [r"  \toprule", line(head), r"  \midrule", *map(line, body), r"  \bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{marks}}}", *inner, r"\end{tabular}"])
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    **{letter: "\\" + letter for letter in "&%$#_{}"},
+}
+
+
+def _tex(text: str) -> str:
+    """Escape text for LaTeX."""
+    return "".join(_TEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]], figures: int = 0) -> str:
@@ -188,12 +247,15 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]], figures: int = 
     return "\n".join(f"| {' | '.join(map(_escape, cells))} |" for cells in (head, marks, *body))
 
 
-def _cell(row: Row, metric: Metric) -> str:
+def _cell(row: Row, metric: Metric, count: bool = True) -> str:
     figure = row.figures.get(metric.key)
     if figure is None:
         return "–"
     text = number(figure["value"], metric.unit)
-    return f"{text} ({interval(figure, metric.unit)}; {figure['n']:.0f})" if "low" in figure else text
+    if "low" not in figure:
+        return text
+    ends = interval(figure, metric.unit)
+    return f"{text} ({ends}; {figure['n']:.0f})" if count else f"{text} ({ends})"
 
 
 def _seed(row: Row, table: Sequence[Row]) -> str:
@@ -201,10 +263,13 @@ def _seed(row: Row, table: Sequence[Row]) -> str:
 
 
 def _figures(line: Line) -> dict[str, Figure]:
-    """The metrics of a line, with its total time and the size of its edit."""
+    """The metrics of a line, with its times and the size of its edit."""
     figures = {key: dict(figure) for key, figure in line["metrics"].items()}
-    if line.get("seconds"):
-        figures["seconds"] = {"value": sum(line["seconds"].values())}
+    if seconds := line.get("seconds"):
+        figures["seconds"] = {"value": sum(seconds.values())}
+        for stage, key in STAGES.items():
+            if stage in seconds:
+                figures[key] = {"value": float(seconds[stage])}
     if line.get("edit_bytes"):
         figures["edit_bytes"] = {"value": float(line["edit_bytes"])}
     return figures

@@ -38,6 +38,7 @@ def apply(options: ApplyOptions) -> None:
 
     Example: excise apply policy.yaml --out runs/policy
     """
+    from excise.errors import GatesFailed
     from excise.policy.policy import read
 
     policy, digest = read(options.policy)
@@ -70,7 +71,7 @@ def apply(options: ApplyOptions) -> None:
         _print(applied, out)
     verified = applied.entry["verified"]
     if verified and not verified["passed"]:
-        raise typer.Exit(1)
+        raise GatesFailed
 
 
 def result(applied: AppliedPolicy, out: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _run(engine: str, recipe: Recipe, out: Path) -> tuple[list[CellResult], bool
 
 
 def _write(recipe: Recipe, cells: list[CellResult], out: Path, command: str) -> Path:
-    """Write the page, and a Markdown and a CSV table for each protocol; return the page."""
+    """Write the page, and a table in Markdown, CSV and LaTeX for each protocol; return the page."""
     import yaml
 
     from excise.bench import tables
@@ -93,6 +93,7 @@ def _write(recipe: Recipe, cells: list[CellResult], out: Path, command: str) -> 
         name = "table" if len(groups) == 1 else f"table-{group[0]['protocol']}"
         write_text(out / f"{name}.md", tables.to_markdown(group))
         write_text(out / f"{name}.csv", tables.to_csv(group))
+        write_text(out / f"{name}.tex", tables.to_latex(group))
     content = recipe.model_dump(mode="json", by_alias=True)
     about = bench_page.About(
         name=recipe.name,

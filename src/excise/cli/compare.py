@@ -9,7 +9,7 @@ import typer
 
 from excise.cli import options as o
 
-FORMATS = {"html": ".html", "markdown": ".md", "csv": ".csv"}
+FORMATS = {"html": (".html", ".htm"), "markdown": (".md", ".markdown"), "csv": (".csv",), "latex": (".tex",)}
 
 
 def compare(
@@ -17,7 +17,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="The file to write.")],
     format: Annotated[
         Optional[str],
-        typer.Option(help="The format: html, markdown or csv. By default the one of the file's ending, else html."),
+        typer.Option(
+            help="The format: html, markdown, csv or latex. By default that of the file's ending (.html, .md, .csv, "
+            ".tex)."
+        ),
     ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -28,8 +31,8 @@ def compare(
     from excise.cli import show
     from excise.errors import unknown
 
-    ending = {suffix: name for name, suffix in FORMATS.items()}.get(out.suffix.lower(), "html")
-    if (chosen := format or ending) not in FORMATS:
+    chosen = format or _format_of(out)
+    if chosen not in FORMATS:
         raise unknown("format", chosen, FORMATS)
 
     from excise.bench import tables
@@ -50,7 +53,8 @@ def compare(
         )
         bench_page.write(cells, Path(), out, about)
     else:
-        write_text(out, tables.to_markdown(lines) if chosen == "markdown" else tables.to_csv(lines))
+        write = {"markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex}[chosen]
+        write_text(out, write(lines))
     if as_json:
         show.print_json(
             {
@@ -64,3 +68,21 @@ def compare(
     else:
         results.mean_table(lines)
         show.say(f"written: {out}")
+
+
+def _format_of(out: Path) -> str:
+    """The format that the ending of a file stands for.
+
+    Raises:
+        OutputError: it stands for none.
+    """
+    from excise.errors import OutputError
+
+    for name, endings in FORMATS.items():
+        if out.suffix.lower() in endings:
+            return name
+    choices = ", ".join(endings[0] for endings in FORMATS.values())
+    raise OutputError(
+        f"the ending of --out {out} tells no format; expected {choices}, or a format given with --format "
+        f"({', '.join(FORMATS)})."
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -33,6 +32,7 @@ class DoctorOptions:
 def doctor(options: DoctorOptions) -> None:
     """Check versions, memory, disk, the built-in models and, with --model, which methods work on that model."""
     from excise.cli import show
+    from excise.errors import ExciseError
 
     checks: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     checks |= {package: _version(package) for package in PACKAGES}
@@ -46,8 +46,7 @@ def doctor(options: DoctorOptions) -> None:
         model = {f"model {k}": v for k, v in checks.pop("model", {}).items()}
         show.table([(k, str(v)) for k, v in {**checks, **model}.items()], ("", "excise " + version("excise")))
     if missing:
-        show.say(f"missing: {', '.join(missing)}; run: pip install excise")
-        sys.exit(1)
+        raise ExciseError(f"missing: {', '.join(missing)}; run: pip install excise")
 
 
 def _version(package: str) -> str:

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import typer
-
-from excise.errors import SettingError, unknown
+from excise.errors import GatesFailed, SettingError, unknown
 from excise.evaluation.catalog import METRICS, gateable_keys
 
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -72,7 +70,7 @@ def check(gates: Sequence[Gate], metrics: Metrics, missing: str | None = None) -
 
     Raises:
         UnknownNameError: a metric was not measured, and `missing` is None.
-        typer.Exit: a gate failed.
+        GatesFailed: a gate failed.
     """
     from excise.cli import show
 
@@ -80,7 +78,7 @@ def check(gates: Sequence[Gate], metrics: Metrics, missing: str | None = None) -
     for gate in failed:
         show.say(f"gate failed: {gate.explain(metrics) if gate.metric in metrics else missing}")
     if failed:
-        raise typer.Exit(1)
+        raise GatesFailed
 
 
 def check_possible(

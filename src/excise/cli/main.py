@@ -1,18 +1,26 @@
-"""The command line: one file for each command; an error is one sentence and exit status 2."""
+"""The command line: one file for each command.
+
+Exit status: 0 done; 1 a gate failed, and nothing else; 2 an error that a person can mend, told in one sentence; 70 a
+defect of this program, with its traceback; 130 interrupted; 141 the reader of the output has gone.
+"""
 
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
+from typing import Annotated
 
 import typer
 
+from excise import __version__
 from excise.cli import canvas
 from excise.cli.apply import apply
 from excise.cli.attack import attack
 from excise.cli.bench import bench
 from excise.cli.compare import compare
 from excise.cli.demo import demo
+from excise.cli.diff import diff
 from excise.cli.doctor import doctor
 from excise.cli.erase import erase
 from excise.cli.evaluate import evaluate
@@ -22,37 +30,92 @@ from excise.cli.generate import generate
 from excise.cli.import_ import import_
 from excise.cli.inspect import inspect
 from excise.cli.ledger import ledger
+from excise.cli.list_ import list_
 from excise.cli.methods import methods
 from excise.cli.protocols import protocols
 from excise.cli.update import update
-from excise.errors import ExciseError, ExciseWarning
+from excise.errors import ExciseError, ExciseWarning, GatesFailed
 
 app = typer.Typer(
     name="excise",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
 MEASURING = (evaluate, attack, bench, compare)
-SHOWING = (inspect, ledger, methods, protocols, doctor)
+SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
 for verb in (*EDITING, *MEASURING, *SHOWING):
     app.command(verb.__name__.rstrip("_"))(verb)
 app.add_typer(canvas.app, name="canvas")
+
+
+DEFECT, INTERRUPTED, NO_READER = 70, 130, 141
+
+
+def _version(asked: bool) -> None:
+    """Print the version."""
+    if asked:
+        print(f"excise {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly."""
 
 
 def run() -> None:
     """Entry point of the `excise` command."""
     warnings.showwarning = _show
     try:
-        app()
+        app(prog_name="excise")
+    except GatesFailed:
+        sys.exit(1)
     except ExciseError as error:
         print(f"excise: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("excise: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        sys.exit(_status(stop))
+    except Exception as error:
+        sys.exit(_unforeseen(error))
+
+
+def _status(stop: SystemExit) -> int | str | None:
+    """The status of an exit; those of typer's that would look like a failed gate get their own."""
+    if stop.code == 1 and isinstance(stop.__context__, OSError):
+        return NO_READER
+    if stop.code == 1 and isinstance(stop.__context__, typer.Abort):
+        return INTERRUPTED
+    return stop.code
+
+
+def _unforeseen(error: Exception) -> int:
+    """Tell of an error that no command foresaw, and return the exit status."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        print(
+            "excise: the memory ran out; draw fewer images at once (--batch, --set draw=1), load the model with "
+            "--dtype float16, or use another --device.",
+            file=sys.stderr,
+        )
+        return 2
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"excise: the system refused: {error.strerror}{where}; mend that and run it again.", file=sys.stderr)
+        return 2
+    traceback.print_exception(error, file=sys.stderr)
+    print(
+        f"excise: a defect of excise {__version__}, not of your input; please report it with the lines above.",
+        file=sys.stderr,
+    )
+    return DEFECT
 
 
 def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -49,35 +49,17 @@ def methods(
 
 
 def _list(as_json: bool) -> None:
-    """Print every method; those of other packages that cannot be used come last, with the reason."""
+    """Print every method; a warning names those of other packages that cannot be used, and JSON gives the reason."""
     from excise.cli import show
     from excise.methods import METHODS
 
-    broken = _broken()
-    records = {name: record for name, record in METHODS.records().items() if name not in broken}
+    records = METHODS.records()
     if as_json:
-        reasons = [{"name": name, BROKEN: reason} for name, reason in broken.items()]
+        reasons = [{"name": name, BROKEN: str(error)} for name, error in METHODS.broken().items()]
         show.print_json([*(_facts(name, record) for name, record in records.items()), *reasons])
         return
     rows = [(name, record.shape, record.title, record.paper) for name, record in records.items()]
-    rows += [(name, BROKEN, reason, "") for name, reason in broken.items()]
     show.table(rows, ("method", "shape", "", "paper"))
-
-
-def _broken() -> dict[str, str]:
-    """Methods of other packages that cannot be used, each with the reason in one sentence."""
-    from excise.errors import PluginError
-    from excise.methods import METHODS, load_method
-
-    broken = {name: str(error) for name, error in METHODS.broken().items()}
-    for name in METHODS:
-        if METHODS.is_built_in(name):
-            continue
-        try:
-            load_method(name)
-        except PluginError as error:
-            broken[name] = str(error)
-    return broken
 
 
 def _facts(name: str, record: Record) -> dict[str, Any]:

@@ -42,6 +42,7 @@ VOCABULARIES = Registry(
         "canvas-strict": Record("excise.canvas.vocabulary:ALIASES_ONLY", "the same by aliases, not by protocol names"),
         ORDINARY: Record("excise.concepts.vocabulary:OrdinaryNames", "ordinary names of each kind of concept"),
     },
+    contract="excise.concepts.contract:VOCABULARY",
 )
 """Each entry's object, when called, returns a `VocabularySource`."""
 LISTS = Path(__file__).parent / "ordinary"

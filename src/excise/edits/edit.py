@@ -21,15 +21,17 @@ from torch import Tensor
 from excise.edits import file
 from excise.edits.apply import layers, networks, put, take
 from excise.edits.bases import check_base, same_base
-from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add
+from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add, total_bytes
 from excise.edits.hooks import Hook, check_one_guided
 from excise.edits.record import EditRecord
+from excise.edits.showing import edit_card
 from excise.errors import SettingError, WrongBaseError
 from excise.families.load import as_family
+from excise.support.display import Card, Showing
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(Showing):
     """What a method made: deltas by module path, hooks, and the record.
 
     A path names a module of the denoiser, whose weight changes, or a parameter of another name ("...to_out.0.bias");
@@ -50,6 +52,12 @@ class Edit:
         format = 2 if self.hooks else 1
         if self.record.format != format:
             object.__setattr__(self, "record", self.record.model_copy(update={"format": format}))
+
+    def card(self) -> Card:
+        """What the edit shows of itself."""
+        deltas = [*self.text_maps, *self.modules.values()]
+        size = total_bytes(t.float() for t in self.tensors().values())
+        return edit_card(self.record, self.paths, size, deltas, [h.kind for h in self.hooks])
 
     def shape(self, path: str) -> tuple[int, ...]:
         """Of the weight it changes there: (out, in) where the edit knows both, else (in,)."""
@@ -156,6 +164,9 @@ class Applied:
 
     def __init__(self, edit: Edit, networks: Mapping[str, Any]) -> None:
         self._edit, self._networks = edit, networks
+
+    def __repr__(self) -> str:
+        return f"In force until remove() is called: {self._edit!r}"
 
     def remove(self) -> None:
         """End it, as `Edit.remove` does."""

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
 from excise.edits.hooks import Hook, check_one_guided, read_hook
-from excise.edits.record import FORMAT, EditRecord
+from excise.edits.record import FORMAT, KEY, EditRecord
 from excise.errors import EditFileError, ModelError, UnknownNameError
 from excise.support.files import write_atomically
 
-KEY = "excise"
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 

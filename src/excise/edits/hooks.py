@@ -39,6 +39,7 @@ HOOKS = Registry(
         "safree": Record("excise.methods.inference.safree:PromptFilter", "filters prompts that speak of a concept"),
         "sld": Record("excise.methods.inference.sld:SafetyGuidance", "guides away from a concept's prompt"),
     },
+    contract="excise.edits.hooks:contract",
 )
 
 
@@ -121,9 +122,20 @@ def hook_class(kind: str) -> type[Hook]:
         UnknownNameError: there is none of that name.
         PluginError: what is registered is no class of hooks.
     """
-    loaded = HOOKS.load(kind)
+    loaded: type[Hook] = HOOKS.load(kind)
+    return loaded
+
+
+def contract(kind: str, record: Record, loaded: object) -> type[Hook]:
+    """The `Contract` of hooks in the registry.
+
+    Raises:
+        PluginError: it is no class of hooks.
+    """
     if not (isinstance(loaded, type) and issubclass(loaded, Hook)):
         raise PluginError(f"the hook '{kind}' is no class derived from excise.edits.hooks.Hook; derive it from that.")
+    if missing := sorted(loaded.__abstractmethods__):
+        raise PluginError(f"the hook '{kind}' has no `{missing[0]}`, which excise.edits.hooks.Hook asks for.")
     return loaded
 
 

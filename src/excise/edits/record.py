@@ -13,6 +13,9 @@ from excise.support.strict import Strict
 
 VERSIONED = ("torch", "diffusers", "transformers")
 
+KEY = "excise"
+"""The entry of a file's metadata that holds the record."""
+
 FORMAT = 2
 """The newest format: 2 where an edit has hooks, 1 for every other."""
 

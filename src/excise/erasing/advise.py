@@ -20,6 +20,7 @@ from excise.families.load import as_family
 from excise.methods import load_method
 from excise.methods.base import Context
 from excise.methods.fitting import check_fits
+from excise.support.display import Card, Showing
 from excise.support.progress import Report
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
@@ -51,8 +52,8 @@ class Point:
         return harmonic_mean([self.erased, self.retained])
 
 
-@dataclass(frozen=True)
-class Advice:
+@dataclass(frozen=True, repr=False)
+class Advice(Showing):
     """The result of a sweep.
 
     Attributes:
@@ -70,6 +71,14 @@ class Advice:
     judge: str
     edit: Edit
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def card(self) -> Card:
+        """What the advice shows of itself: the values tried, and the edit."""
+        rows = [(f"{p.value:g}", f"{p.erased:.0%}", f"{p.retained:.0%}", f"{p.h:.3f}") for p in self.curve]
+        tried = f"{len(rows)} values, judged by {self.judge}"
+        facts = [("tried", tried), *self.edit.card().facts]
+        title = f"Advice: {self.setting}={self.chosen:g} for {self.edit.card().title.removeprefix('Edit: ')}"
+        return Card(title, facts, (self.setting, "erased", "retained", "harmonic mean"), rows)
 
 
 def advise(

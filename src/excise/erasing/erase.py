@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -34,11 +34,12 @@ from excise.methods.base import Context, Made, Request
 from excise.methods.closed_form.base import program_prompts
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.fitting import check_fits
+from excise.support.display import Card, Showing, charts, seconds_text
 from excise.support.settings import OFFICIAL, Settings, configure
 
 
-@dataclass(frozen=True)
-class Erasure:
+@dataclass(frozen=True, repr=False)
+class Erasure(Showing):
     """An edit, with what its record does not hold.
 
     Attributes:
@@ -50,6 +51,12 @@ class Erasure:
     edit: Edit
     pictures: Mapping[str, Mapping[str, Sequence[Image.Image]]]
     seconds: Mapping[str, float]
+
+    def card(self) -> Card:
+        """What the result shows of itself: its edit, the time, and the pictures of its charts."""
+        edit = self.edit.card()
+        facts = [*edit.facts[:3], ("took", seconds_text(self.seconds)), *edit.facts[3:]]
+        return replace(edit, facts=facts, pictures=charts(self.pictures))
 
 
 @dataclass(frozen=True)

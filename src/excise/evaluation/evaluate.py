@@ -16,24 +16,25 @@ from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
-from excise.evaluation.plan import AnyJudge, planned, verdicts_of
+from excise.evaluation.plan import planned, verdicts_of
 from excise.evaluation.proof import ConceptVerdict, concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
+from excise.evaluation.showing import evaluation_card, picture_rows
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family
 from excise.judges import FEATURES, Judge, Measuring, OpenJudge
-from excise.metrics.images import kid
+from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix
 from excise.protocols import summary
 from excise.protocols.base import Item, Protocol, Target, asks
 from excise.protocols.concept import NAME
+from excise.support.display import Card, Showing
 
 SCHEMA = 2
-LEAST_FOR_KID = 4  # images, of which its subsets hold half
 
 
-class Evaluation(BaseModel):
+class Evaluation(Showing, BaseModel):
     """The result of one protocol on one model.
 
     Attributes:
@@ -72,19 +73,29 @@ class Evaluation(BaseModel):
     peak_memory_mb: float = 0.0
     edit_bytes: int = 0
 
+    def card(self) -> Card:
+        """What the result shows of itself."""
+        protocol = (self.protocol, self.hash)
+        return evaluation_card(protocol, self.model, self.concepts, self.metrics, self.untouched, self.seconds)
+
     def seen(self, *groups: str) -> Seen:
         """Return the requested and the seen labels of some groups, as the metrics take them."""
         return seen(self.shown, *groups)
 
 
-@dataclass(frozen=True)
-class Evaluated:
+@dataclass(frozen=True, repr=False)
+class Evaluated(Showing):
     """An evaluation with its images, in the order of `result.shown`; `before` is the untouched model's, if drawn."""
 
     result: Evaluation
     images: Images
     targets: tuple[Target, ...] = ()
     before: Evaluated | None = None
+
+    def card(self) -> Card:
+        """What the result shows of itself, with some of its pictures."""
+        before = self.before.images if self.before else None
+        return replace(self.result.card(), pictures=picture_rows(self.result.shown, self.images, self.targets, before))
 
 
 _Round = tuple[Images, list[Shown], dict[str, float]]
@@ -134,7 +145,7 @@ def evaluate(
     untouched: bool = False,
     allow_other_base: bool = False,
     model_name: str = "",
-    judge: AnyJudge | None = None,
+    judge: object | None = None,
     judge_weights: Path | None = None,
     batch: int = BATCH,
     cache: Path | None = None,
@@ -153,8 +164,9 @@ def evaluate(
         groups: parts of the protocol to run; by default those that the protocol names.
         untouched: also draw the same prompts and seeds without the edits. This adds metrics that compare the two
             models: relative UA, KID and drift on other prompts, damage by distance.
-        judge: replaces the protocol's judges; its name is then part of the protocol's hash. For `concept` the folder of
-            a CLIP model, or a callable of (images, names) to booleans; without one, pictures and drift alone.
+        judge: replaces the protocol's judges: an object with `verdicts`, a function (images, names) to booleans, or
+            the folder of a CLIP model. Its name is then part of the protocol's hash. On models that are not built in,
+            the protocol `concept` has no other judge; without one, it reports pictures and drift alone.
         judge_weights: folder of the judge's weights, where they do not ship with this package.
         batch: number of images drawn at once.
         cache: folder of drawn images by content, so that none is drawn twice.

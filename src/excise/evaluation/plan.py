@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Union
 
 from PIL import Image
 
 from excise.concepts.concept import Concept, as_concepts
 from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.edit import Edit
-from excise.errors import ConceptError, SettingError
+from excise.errors import ConceptError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in, names_canvas
 from excise.judges import JUDGES, Judge, OpenJudge
@@ -22,9 +21,8 @@ from excise.protocols import PROTOCOLS
 from excise.protocols.base import Item, Protocol
 from excise.protocols.concept import ATTRIBUTE, NAME, NO_JUDGE, OTHERS, Questions, concept_protocol
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
-from excise.training.scorers import as_scorer
+from excise.training.scorers import as_judge, as_scorer
 
-AnyJudge = Union[Judge, OpenJudge, Path, str, Callable[[Sequence[Image.Image], Sequence[str]], Sequence[bool]]]
 ON_CANVAS = "canvas-mini"
 OPEN = "open"  # until a judge is there, whose name takes this place
 
@@ -34,7 +32,7 @@ def planned(
     family: Family,
     concepts: Sequence[str | Concept],
     edits: Sequence[Edit],
-    judge: AnyJudge | None,
+    judge: object | None,
     weights: Path | None,
 ) -> tuple[Protocol, list[Judge | OpenJudge]]:
     """Return the protocol of a request and its judges, loaded before anything is drawn.
@@ -112,7 +110,7 @@ def concept_plan(
     return concept_protocol(questions, family, sampling.steps, sampling.guidance, OPEN if judged else NO_JUDGE)
 
 
-def concept_judges(family: Family, plan: Protocol, judge: AnyJudge | None) -> list[Judge | OpenJudge]:
+def concept_judges(family: Family, plan: Protocol, judge: object | None) -> list[Judge | OpenJudge]:
     """The judge of the protocol `concept`; with a CLIP folder also its score of image and prompt."""
     names = list(plan.labels[ATTRIBUTE])
     scorer = as_scorer(judge, is_built_in(family), names, letter="a")
@@ -121,20 +119,11 @@ def concept_judges(family: Family, plan: Protocol, judge: AnyJudge | None) -> li
     return [scorer, ClipScore(Path(judge))] if isinstance(judge, (str, Path)) else [scorer]
 
 
-def _fixed_judges(plan: Protocol, judge: AnyJudge | None, weights: Path | None) -> list[Judge | OpenJudge]:
-    """The judges of a protocol with labels of its own.
-
-    Raises:
-        SettingError: the judge gives no labels.
-    """
-    if judge is None:
-        return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
-    if not isinstance(judge, Judge):
-        raise SettingError(
-            f"{plan.name} needs a judge with labels (an object with `verdicts`), got {type(judge).__name__}; give its "
-            "weights with --judge-weights, or take the protocol 'concept', which asks any judge."
-        )
-    return [judge]
+def _fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) -> list[Judge | OpenJudge]:
+    """The judges of a protocol with labels of its own."""
+    if judge is not None:
+        return [as_judge(judge, plan.labels)]
+    return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
 
 
 def verdicts_of(judge: Judge | OpenJudge, items: Sequence[Item], images: Sequence[Image.Image]) -> dict[str, list[str]]:

@@ -41,6 +41,8 @@ FAMILIES = Registry(
             pipelines=("Sana",),
         ),
     },
+    contract="excise.families.contract:contract",
+    facts="excise.families.contract:facts",
 )
 PREDICTIONS = ("epsilon", "v_prediction")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")

@@ -28,6 +28,7 @@ JUDGES = Registry(
         ),
         "clip-zero-shot": Record("excise.judges.clip:clip_zero_shot", "zero-shot CLIP over your own labels"),
     },
+    contract="excise.judges.contract:JUDGE",
 )
 FEATURES = Registry(
     "feature space",
@@ -37,6 +38,7 @@ FEATURES = Registry(
         "clip-image": Record("excise.judges.clip:clip_image", "unit image embeddings of a local CLIP"),
         "inception": Record("excise.judges.inception:inception", "Inception features, as for FID and KID"),
     },
+    contract="excise.judges.contract:FEATURES",
 )
 
 __all__ = ["FEATURES", "JUDGES", "NONE", "GradedJudge", "Judge", "LabelJudge", "Measuring", "OpenJudge"]

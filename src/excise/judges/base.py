@@ -7,10 +7,12 @@ and attacks ask this. `LabelJudge` makes an open judge out of a closed one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
+
+from excise.metrics.unlearning import NONE
 
 CHUNK = 256  # images in memory at once
 
@@ -100,6 +102,36 @@ def sees_each(judge: OpenJudge, images: Sequence[Image.Image], names: Sequence[s
         return judge.sees_each(images, names)
     seen = judge.sees([image for image in images for _ in names], [name for _ in images for name in names])
     return [list(seen[i * len(names) : (i + 1) * len(names)]) for i in range(len(images))]
+
+
+class NamingJudge:
+    """A closed judge made of an open one: of the labels of an attribute that it sees in an image, the first.
+
+    An open judge that grades what it sees names the likeliest label instead.
+
+    Args:
+        judge: the open judge.
+        labels: by attribute, the labels among which it chooses.
+    """
+
+    def __init__(self, judge: OpenJudge, labels: Mapping[str, Sequence[str]]) -> None:
+        self.judge, self.labels, self.name = judge, labels, judge.name
+
+    def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
+        """Return, by attribute, one label an image; `NONE` where it sees none of them."""
+        return {attribute: self._named(images, list(labels)) for attribute, labels in self.labels.items()}
+
+    def _named(self, images: Sequence[Image.Image], labels: Sequence[str]) -> list[str]:
+        """The label of each image."""
+        rows = sees_each(self.judge, images, labels)
+        if not isinstance(self.judge, GradedJudge):
+            return [next((label for label, seen in zip(labels, row, strict=True) if seen), NONE) for row in rows]
+        columns = [self.judge.likelihood(images, label) for label in labels]
+        named = []
+        for row, likely in zip(rows, zip(*columns, strict=True), strict=True):
+            seen = [(p, label) for p, label, hit in zip(likely, labels, row, strict=True) if hit]
+            named.append(max(seen)[1] if seen else NONE)
+        return named
 
 
 class LabelJudge:

@@ -124,6 +124,8 @@ METHODS = Registry(
             licence="written from the paper; official code is MIT",
         ),
     },
+    contract="excise.methods.contract:contract",
+    facts="excise.methods.contract:facts",
 )
 
 CONTROLS = ("identity", "noise", "oracle")

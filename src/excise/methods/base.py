@@ -15,14 +15,15 @@ from excise.concepts.vocabulary import Vocabulary
 from excise.edits.hooks import Hook
 from excise.families.base import Family
 from excise.methods.solution import Solution
+from excise.support.display import Card, Showing, charts, count, seconds_text, some
 from excise.support.progress import Report, silent
 from excise.support.settings import Settings
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, repr=False)
+class Request(Showing):
     """A checked request.
 
     Attributes:
@@ -40,6 +41,18 @@ class Request:
     preserve: Sequence[str]
     words: Vocabulary
     seed: int
+
+    def card(self) -> Card:
+        """What the request shows of itself."""
+        facts = [
+            ("from", f"{self.family.pipe.config.get('_name_or_path') or 'unnamed pipeline'} ({self.family.name})"),
+            ("keeps", some(self.preserve) or "no names of the caller's"),
+            ("retains", f"{count(len(self.retain), 'prompt')}; vocabulary {self.words.name or 'none'}"),
+            ("seed", str(self.seed)),
+        ]
+        names = some([c.name for c in self.concepts])
+        rows = [(c.name, c.kind, c.anchor or "nothing", ", ".join(c.synonyms)) for c in self.concepts]
+        return Card(f"Request: erase {names}", facts, ("concept", "kind", "read as", "synonyms"), rows)
 
 
 @dataclass(frozen=True)
@@ -64,8 +77,8 @@ class Context:
     charts: bool = False
 
 
-@dataclass(frozen=True)
-class Made:
+@dataclass(frozen=True, repr=False)
+class Made(Showing):
     """The result of a method.
 
     Attributes:
@@ -82,6 +95,13 @@ class Made:
     pictures: Mapping[str, Mapping[str, Sequence[Image.Image]]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    def card(self) -> Card:
+        """What the result shows of itself."""
+        maps, modules = len(self.weights.text_maps), len(self.weights.modules or {})
+        parts = [count(maps, "text map"), count(modules, "weight"), count(len(self.hooks), "hook")]
+        facts = [("measured", ", ".join(self.evidence)), ("took", seconds_text(self.seconds))]
+        return Card(f"Made: {', '.join(parts)}", facts, pictures=charts(self.pictures))
+
 
 class Method(ABC, Generic[ConfigT]):
     """A method of erasure. Derive from ClosedForm, TextEncoderForm, Trained or Inference rather than from this class.
@@ -89,11 +109,13 @@ class Method(ABC, Generic[ConfigT]):
     Attributes:
         shape: closed-form, trained or inference-time; every base class sets its own.
         config_base: the class from which `Config` derives; every base class sets its own.
+        needs: capabilities that a model family must provide; of a class that is registered without a record.
         Config: the class of the method's settings.
     """
 
     shape: ClassVar[str]
     config_base: ClassVar[type[Settings]] = Settings
+    needs: ClassVar[frozenset[str]] = frozenset()
     Config: type[ConfigT]
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from excise.errors import PluginError
@@ -14,6 +14,19 @@ from excise.registry import Record
 from excise.support.settings import Settings
 
 BASES = "ClosedForm, TextEncoderForm, Trained or Inference"
+
+
+def contract(name: str, record: Record, loaded: Any) -> Any:
+    """The `Contract` of methods in the registry: the class itself; raises as `checked`."""
+    checked(name, record, loaded)
+    return loaded
+
+
+def facts(loaded: Any) -> Mapping[str, Any]:
+    """What a class that is registered without a record tells about itself: its shape and its needs."""
+    if inspect.isclass(loaded) and issubclass(loaded, Method):
+        return {"shape": getattr(loaded, "shape", ""), "needs": loaded.needs}
+    return {}
 
 
 def checked(name: str, record: Record, loaded: Any) -> Method[Settings]:

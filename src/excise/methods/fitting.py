@@ -47,15 +47,16 @@ def check_fits(method: str, family: str, provides: Collection[str]) -> None:
 
 
 def check_fits_model(method: str, model: str | Path) -> None:
-    """Refuse a method that does not fit a model, before the model is loaded.
+    """Refuse a method that does not fit a model, or is broken, before the model is loaded.
 
-    Does nothing where the files do not tell the family (hub ids, files that cannot be read); `erase` then checks the
-    loaded model.
+    Where the files do not tell the family (hub ids, files that cannot be read), `erase` checks the loaded model.
 
     Raises:
         ModelError: as `check_fits`.
         UnknownNameError: there is no such method.
+        PluginError: the method is of another package and breaks the contract.
     """
     family = family_name_of(model)
     if family is not None:
         check_fits(method, family, FAMILIES.record(family).provides)
+    METHODS.check(method)

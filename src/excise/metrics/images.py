@@ -6,6 +6,7 @@ import numpy as np
 
 from excise.metrics.rates import Estimate
 
+LEAST_FOR_KID = 4  # images of each set: two in each subset
 CMMD_BANDWIDTH = 10.0
 CMMD_SCALE = 1000.0
 

@@ -24,16 +24,18 @@ from excise.policy.entry import is_current, new_entry
 from excise.policy.groups import Group, check_groups, group_digest, grouped
 from excise.policy.in_force import EDITS, check_in_force, commit
 from excise.policy.policy import Policy, PolicyError
+from excise.policy.showing import policy_card
 from excise.policy.verify import Verification, verify
 from excise.protocols.base import Protocol
 from excise.protocols.concept import ATTRIBUTE, OTHERS, RETAINED
+from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
 from excise.support.runs import STATES
 from excise.training.scorers import as_scorer
 
 
-@dataclass(frozen=True)
-class AppliedPolicy:
+@dataclass(frozen=True, repr=False)
+class AppliedPolicy(Showing):
     """The result of applying a policy.
 
     Attributes:
@@ -50,6 +52,10 @@ class AppliedPolicy:
     entry: dict[str, Any]
     verification: Verification | None = None
 
+    def card(self) -> Card:
+        """What the result shows of itself, with a picture of each concept before and after."""
+        return policy_card(self.entry, self.changed, self.verification)
+
 
 def apply_policy(
     family: Family,
@@ -58,6 +64,7 @@ def apply_policy(
     out: Path,
     *,
     reread: Callable[[], str],
+    judge: object | None = None,
     cache: Path | None = None,
     say: Report = silent,
 ) -> AppliedPolicy:
@@ -71,6 +78,7 @@ def apply_policy(
         digest: of the policy's content, from `policy.read`.
         out: folder of the policy's results.
         reread: returns the digest of the policy file as it is now; called before anything is put in force.
+        judge: replaces the judge that the policy names, as `as_scorer` takes one.
         cache: folder of drawn images.
         say: receives progress.
 
@@ -88,16 +96,18 @@ def apply_policy(
     policy = _with_enough_pictures(_with_kinds(policy, naming_vocabulary(policy.vocabulary, family)))
     groups = grouped(policy)
     check_groups(groups)
+    given = policy.judge if judge is None else judge
     plan = _plan(family, policy) if groups else None
     # Loaded before the work begins: its folder may be wrong.
-    judge = _judge(family, policy, plan) if plan is not None else None
-    edits, made = _edits(family, policy, base, groups, out, say)
+    scorer = _scorer(family, given, plan) if plan is not None else None
+    context = Context(given, out / "training", states=out / STATES, say=say)
+    edits, made = _edits(family, policy, base, groups, out, context)
     whole = None if not edits else edits[0] if len(edits) == 1 else stack(edits)
     verification = None
-    if whole is not None and plan is not None and judge is not None:
+    if whole is not None and plan is not None and scorer is not None:
         concepts = [r.concept() for r in policy.concepts]
         verification = verify(
-            family, [whole], concepts, plan, judge, cache=cache, progress=lambda done, n: say("verifying", done, n)
+            family, [whole], concepts, plan, scorer, cache=cache, progress=lambda done, n: say("verifying", done, n)
         )
     if reread() != digest:
         raise PolicyError("the policy changed while it was being applied; nothing was put in force. Apply it again.")
@@ -113,20 +123,20 @@ def _with_kinds(policy: Policy, vocabulary: str | None) -> Policy:
 
 
 def _edits(
-    family: Family, policy: Policy, base: Base, groups: Sequence[Group], out: Path, say: Report
+    family: Family, policy: Policy, base: Base, groups: Sequence[Group], out: Path, context: Context
 ) -> tuple[list[Edit], int]:
     """Return the edit of every group, and how many of them had to be made."""
     edits, made = [], 0
     for i, group in enumerate(groups):
-        say("erasing", i, len(groups))
+        context.say("erasing", i, len(groups))
         path = out / EDITS / f"{group_digest(base, policy, group)[:32]}.safetensors"
         edit = _load_if_intact(path)
         if edit is None:
-            _erase(family, policy, group, out, say).save(path)
+            _erase(family, policy, group, context).save(path)
             made += 1
             edit = Edit.load(path)
         edits.append(edit)
-    say("erasing", len(groups), len(groups))
+    context.say("erasing", len(groups), len(groups))
     return edits, made
 
 
@@ -137,7 +147,7 @@ def _load_if_intact(path: Path) -> Edit | None:
         return None
 
 
-def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Report) -> Edit:
+def _erase(family: Family, policy: Policy, group: Group, context: Context) -> Edit:
     """Make the edit of one group."""
     return erase(
         family,
@@ -149,7 +159,7 @@ def _erase(family: Family, policy: Policy, group: Group, out: Path, say: Report)
         seed=policy.seed,
         model_name=policy.model,
         revision=policy.revision,
-        context=Context(policy.judge, out / "training", states=out / STATES, say=say),
+        context=context,
         **group.method.settings,
     )
 
@@ -196,6 +206,6 @@ def _plan(family: Family, policy: Policy) -> Protocol:
     return plan
 
 
-def _judge(family: Family, policy: Policy, plan: Protocol) -> OpenJudge | None:
+def _scorer(family: Family, judge: object | None, plan: Protocol) -> OpenJudge | None:
     """Return the judge of the verification; None if there is none."""
-    return as_scorer(policy.judge, is_built_in(family), list(plan.labels[ATTRIBUTE]), letter="a")
+    return as_scorer(judge, is_built_in(family), list(plan.labels[ATTRIBUTE]), letter="a")

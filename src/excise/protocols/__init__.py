@@ -35,6 +35,7 @@ PROTOCOLS = Registry(
         ),
         "coco": Record("excise.protocols.coco:coco", "CLIP score on captions from the file EXCISE_COCO"),
     },
+    contract="excise.protocols.contract:PROTOCOL",
 )
 FOR_A_REQUEST = {
     "concept": Record(

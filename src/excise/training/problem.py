@@ -11,13 +11,14 @@ from excise.concepts.concept import Concept
 from excise.edits.deltas import Delta
 from excise.families.base import Family
 from excise.judges.base import OpenJudge
+from excise.support.display import Card, Showing, described, some
 from excise.support.progress import Report, silent
 from excise.training.pictures import Sampling
 from excise.training.probes import Probe
 
 
-@dataclass(frozen=True)
-class TrainingProblem:
+@dataclass(frozen=True, repr=False)
+class TrainingProblem(Showing):
     """A request, with everything else that training needs.
 
     Attributes:
@@ -51,6 +52,10 @@ class TrainingProblem:
     cache: Path | None = None
     say: Report = silent
     charts: bool = False
+
+    def card(self) -> Card:
+        """What the problem shows of itself."""
+        return described(f"Training problem: erase {some([c.name for c in self.concepts])}", self)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ stays out of it; a policy is verified with the first. Elsewhere a CLIP model of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from excise.errors import JudgeError
 from excise.families.drawing import weights_key
-from excise.judges.base import LabelJudge, OpenJudge
+from excise.judges.base import Judge, LabelJudge, NamingJudge, OpenJudge
 
 if TYPE_CHECKING:
     from excise.judges.canvas import CanvasJudge
@@ -92,25 +93,75 @@ class ClipScorer:
 
 
 class CallableScorer:
-    """A function of the user's: (images, names) to booleans."""
+    """A function of the user's: (images, names) to one boolean an image."""
 
     def __init__(self, function: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[bool]]) -> None:
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
     def sees(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[bool]:
-        return [bool(x) for x in self.function(images, names)]
+        """Return the function's answers.
+
+        Raises:
+            JudgeError: they are not one an image.
+        """
+        answers = self.function(images, names)
+        try:
+            verdicts = [bool(answer) for answer in answers]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise JudgeError(
+                f"the judge '{self.name}' returned a {type(answers).__name__}; expected one boolean for each image."
+            ) from error
+        if len(verdicts) != len(images):
+            raise JudgeError(
+                f"the judge '{self.name}' gave {len(verdicts)} answers for {len(images)} images; expected one boolean "
+                "for each image."
+            )
+        return verdicts
 
 
 def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str = "b") -> OpenJudge | None:
     """What the caller gave, as a scorer; on a built-in model its own; None where there is nothing to look with.
 
     Args:
+        given: a folder of a CLIP model, a function (images, names) to booleans, or an object with `sees` or `verdicts`.
         names: that a zero-shot model has to choose among. letter: of the built-in judge.
+
+    Raises:
+        JudgeError: it is none of these.
     """
     if given is None:
         return CanvasScorer(letter) if built_in else None
-    if hasattr(given, "sees"):
+    if isinstance(given, (str, Path)):
+        return ClipScorer(Path(given), names)
+    if callable(getattr(given, "sees", None)):
         judge: OpenJudge = given
         return judge
-    return ClipScorer(Path(given), names) if isinstance(given, (str, Path)) else CallableScorer(given)
+    if callable(getattr(given, "verdicts", None)):
+        return LabelJudge(given)
+    if callable(given):
+        return CallableScorer(given)
+    raise JudgeError(
+        f"a {type(given).__name__} is no judge; expected the folder of a CLIP model, a function of images and names "
+        "that returns booleans, or an object with `sees` or `verdicts`."
+    )
+
+
+def as_judge(given: Any, labels: Mapping[str, Sequence[str]]) -> Judge:
+    """What the caller gave, as a judge of a protocol's labels.
+
+    Args:
+        given: an object with `verdicts`, or what `as_scorer` takes.
+        labels: of the protocol, by attribute.
+
+    Raises:
+        JudgeError: it is no judge, or the protocol has no labels to ask it for.
+    """
+    if callable(getattr(given, "verdicts", None)):
+        judge: Judge = given
+        return judge
+    names = [label for values in labels.values() for label in values]
+    scorer = as_scorer(given, False, names)
+    if scorer is None or not names:
+        raise JudgeError("this protocol asks no judge for names; leave `judge` out, or give one that has `verdicts`.")
+    return NamingJudge(scorer, labels)

@@ -14,6 +14,7 @@ from torch import Tensor
 from excise.concepts.concept import PROGRAM_PROMPTS
 from excise.edits.apply import original_weights
 from excise.errors import ExciseWarning
+from excise.families.capabilities import TEXT_KV, TEXT_MLP
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.encoder_problem import EncoderProblem
@@ -34,6 +35,7 @@ class ClosedForm(Method[ConfigT]):
     """
 
     shape: ClassVar[str] = "closed-form"
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_KV})
     config_base: ClassVar[type[Settings]] = MethodConfig
     target_becomes: ClassVar[Literal["anchor", "nothing"]] = "anchor"
 
@@ -88,6 +90,7 @@ class TextEncoderForm(Method[EncoderConfigT]):
     """A closed form over the second maps of the MLPs in the text encoders."""
 
     shape: ClassVar[str] = "closed-form"
+    needs: ClassVar[frozenset[str]] = frozenset({TEXT_MLP})
 
     @abstractmethod
     def solve_encoder(self, problem: EncoderProblem, config: EncoderConfigT) -> Solution:

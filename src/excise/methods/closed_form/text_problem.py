@@ -14,10 +14,11 @@ from excise.families.base import Family
 from excise.families.text_cache import encode_known
 from excise.families.text_states import TextStates
 from excise.methods.closed_form.config import MethodConfig
+from excise.support.display import Card, Showing, described
 
 
-@dataclass(frozen=True)
-class TextProblem:
+@dataclass(frozen=True, repr=False)
+class TextProblem(Showing):
     """The input of a closed form: token states in float64, one state a row.
 
     Attributes:
@@ -41,6 +42,10 @@ class TextProblem:
     subjects: Tensor
     prompts: int | None = None
     later: TextProblem | None = None
+
+    def card(self) -> Card:
+        """What the problem shows of itself: the shapes of its states."""
+        return described("Text problem of a closed form", self)
 
 
 def retain_weight(problem: TextProblem, scale: float, balanced: bool) -> float:

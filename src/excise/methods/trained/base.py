@@ -14,6 +14,7 @@ from excise.concepts.concept import Concept, fill
 from excise.edits.edit import Edit, applied_edits
 from excise.errors import SettingError, TrainingError
 from excise.families.base import Family
+from excise.families.capabilities import ATTENTION
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.solution import Solution
 from excise.methods.trained.request import training_problem
@@ -33,6 +34,7 @@ class Trained(Method[ConfigT]):
     """A method that trains weights of the model on a training problem."""
 
     shape: ClassVar[str] = "trained"
+    needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
     config_base: ClassVar[type[Settings]] = TrainedConfig
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Nudge: the smallest change of the projections that makes targets read as their anchors."""
+"""A method of one's own: one class, one entry point (pyproject.toml), and every command knows it."""
 
 import torch
 from pydantic import Field
@@ -7,16 +7,6 @@ from excise.edits.deltas import TextMap
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.solution import Solution
-from excise.registry import Record
-
-RECORD = Record(
-    "nudge:Nudge",
-    "targets read as their anchors by the smallest change",
-    shape="closed-form",
-    needs=frozenset({"text_kv"}),
-    cost="one solve as large as the number of target tokens; under a second on a CPU",
-    licence="written for a test",
-)
 
 
 class NudgeConfig(MethodConfig):
@@ -26,7 +16,10 @@ class NudgeConfig(MethodConfig):
 
 
 class Nudge(ClosedForm[NudgeConfig]):
-    """W' = W + W (N - O)^T (O O^T + ridge I)^-1 O, with targets O and anchors N as rows."""
+    """Targets read as their anchors by the smallest change.
+
+    W' = W + W (N - O)^T (O O^T + ridge I)^-1 O, with targets O and anchors N as rows.
+    """
 
     Config = NudgeConfig
 
