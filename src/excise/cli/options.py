@@ -8,7 +8,7 @@ import inspect
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Optional, TypeVar, cast, get_args, get_type_hints
@@ -107,12 +107,36 @@ class Source:
                 words += [] if value is True else [str(value)]
         return "".join(f" {shlex.quote(word)}" for word in words)
 
+    def remembering(self, edit: Path) -> Source:
+        """These options, and for each that is not given the one with which the edit of a run folder was made.
+
+        The device is not remembered, for the folder may have come from another machine.
+
+        Args:
+            edit: the edit file; where no `run.json` of ours is beside it, nothing is remembered.
+        """
+        import json
+
+        try:
+            run = json.loads((edit.parent / "run.json").read_text(encoding="utf-8"))
+            words = shlex.split(run.get("load_options", "")) if run.get("edit", edit.name).endswith(edit.name) else []
+        except (OSError, ValueError, AttributeError):
+            return self
+        given, names = dict[str, Any](), {f.name: f.default for f in fields(self) if f.name != "device"}
+        for word, value in zip(words, [*words[1:], ""], strict=True):
+            name = word.removeprefix("--").replace("-", "_")
+            if word.startswith("--") and name in names and getattr(self, name) == names[name]:
+                given[name] = True if names[name] is False else value
+        return replace(self, **given)
+
     def load(self, model: str, revision: str | None = None) -> Any:
         """Return the family adapter of `model`; `revision` is used where the option is not given."""
+        from excise.cli import show
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
-        return load(model, **options)
+        with show.waiting(f"loading {model}"):
+            return load(model, **options)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:
