@@ -56,18 +56,13 @@ def keep_policy(edit: Path, entry: Mapping[str, Any]) -> None:
         edit: the edit file. entry: the entry; nothing is kept where it has no verdicts.
     """
     from excise.edits import verified
-    from excise.evaluation.proof import ConceptVerdict, status_of
-    from excise.metrics.rates import Estimate
+    from excise.policy.history import verdict_of
 
     result = entry["verified"]
     if result is None or not result["concepts"]:
         return
     bounds, concepts = result["gates"], result["concepts"]
-    verdicts = {}
-    for c in concepts:
-        status = status_of(Estimate(**c["erased"]) if c["erased"] else None, bounds["erased"])
-        verdict = ConceptVerdict(concept=c["name"], status=status, images=result["pictures"], clean=c["erased"])
-        verdicts[c["name"]] = verdict.sentence()
+    verdicts = {c["name"]: verdict_of(entry, c["name"]) for c in concepts}
     clean = [c["erased"] for c in concepts if c["erased"]]
     measured = {"erased": min(clean, key=lambda m: m["low"]) if clean else None, "retained": result["retained"]}
     passed = {"erased": all(c["passed"] for c in concepts), "retained": result["retained_passed"]}

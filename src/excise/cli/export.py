@@ -66,8 +66,7 @@ class ExportOptions:
 def export(options: ExportOptions) -> None:
     """Write an edit as a LoRA or a whole model for another program, with a model card; print which programs read it.
 
-    The options with which the model was loaded for the edit (--config, --variant, --dtype) are taken from its run
-    folder.
+    The run folder of the edit tells how the model is loaded (--config, --variant, --dtype).
 
     Example: excise export runs/cat/edit.safetensors --for comfyui --out shipped
     """

@@ -17,12 +17,12 @@ from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
 from excise.edits.hooks import refuse_hooks
+from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.card import Card, licence_of, write_card
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
-from excise.exporting.record import Evidence
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved

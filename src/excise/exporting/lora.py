@@ -19,9 +19,10 @@ from excise.edits import apply
 from excise.edits.apply import original_weights
 from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
+from excise.edits.provenance import Evidence
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
-from excise.exporting.record import Evidence, architecture, model_spec, our_record
+from excise.exporting.record import architecture, model_spec, our_record
 from excise.families.base import Family
 from excise.families.networks import in_encoder
 from excise.families.original_names import unet_name

@@ -16,9 +16,9 @@ from transformers import CLIPTextModel
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
+from excise.edits.provenance import MARK, MARK_EXPORT, Evidence
 from excise.errors import OutputError
 from excise.exporting.lora import split_path
-from excise.exporting.record import MARK, MARK_EXPORT, Evidence
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.support.files import write_json, write_text

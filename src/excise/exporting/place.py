@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from excise.edits.provenance import MARK, RECORD
 from excise.errors import OutputError
-from excise.exporting.record import MARK, RECORD
 from excise.families.base import Family
 from excise.support.files import resolved
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from excise.edits.provenance import EXPORT, MARK, MARK_EXPORT, RECORD, Evidence, parse
 from excise.edits.record import EditRecord
 from excise.errors import EditFileError
 from excise.exporting.lora import DIFFUSERS_NAME, KOHYA_NAME
-from excise.exporting.record import EXPORT, MARK, MARK_EXPORT, RECORD, Evidence
 from excise.exporting.single_file import NAME as SINGLE_NAME
 from excise.support.runs import EDIT_NAME
 
@@ -84,7 +82,7 @@ def read_export(path: Path) -> Shipped | None:
             changed = [n for n in names if n.endswith(UP) and bool(file.get_tensor(n).any())]  # others are markers
     except (OSError, SafetensorError):
         return None
-    record, evidence = _parsed(path, metadata[RECORD], metadata.get(EXPORT))
+    record, evidence = parse(path, metadata[RECORD], metadata.get(EXPORT))
     modules = tuple(sorted(_stem(name) for name in changed))
     format = "single-file" if not downs else "kohya-lora" if _is_kohya(downs) else "diffusers-lora"
     return Shipped(record, evidence, format, modules, max(downs.values(), default=0), path.stat().st_size)
@@ -98,17 +96,7 @@ def _merged(folder: Path) -> Shipped:
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     except (OSError, UnicodeDecodeError) as error:
         raise EditFileError(f"the record in {folder} cannot be read ({error}); export the edit again.") from error
-    return Shipped(*_parsed(folder, text, evidence), "merged", (), 0, size)
-
-
-def _parsed(path: Path, record: str, evidence: str | None) -> tuple[EditRecord, Evidence]:
-    try:
-        return EditRecord.model_validate(json.loads(record)), Evidence.read(evidence)
-    except (ValueError, TypeError, KeyError, ValidationError) as error:
-        raise EditFileError(
-            f"{path} carries a record of excise that cannot be read; it was changed, or a newer version wrote it. "
-            "Export the edit again, or upgrade excise."
-        ) from error
+    return Shipped(*parse(folder, text, evidence), "merged", (), 0, size)
 
 
 def _is_kohya(downs: Mapping[str, int]) -> bool:

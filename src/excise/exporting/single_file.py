@@ -18,9 +18,10 @@ from torch import Tensor
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
+from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import split_path
-from excise.exporting.record import Evidence, architecture, model_spec
+from excise.exporting.record import architecture, model_spec
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
