@@ -49,7 +49,13 @@ def test_numbers_that_prove_nothing_are_not_kept(pipe, tmp_path):
 
 def test_a_policy_is_kept_beside_the_edit_in_force(pipe, tmp_path):
     file = Path(saved(pipe, tmp_path / "edit.safetensors"))
-    entry = {"time": "2026-01-01T00:00:00+00:00", "model": {"name": "tiny"}, "policy": "e" * 64, "verified": None}
+    entry = {
+        "time": "2026-01-01T00:00:00+00:00",
+        "model": {"name": "tiny"},
+        "policy": "e" * 64,
+        "edit": "d",
+        "verified": None,
+    }
     keep_policy(file, entry)
     assert verified.checks_of(file) == ()
     concepts = [

@@ -111,3 +111,9 @@ def test_the_program_of_for_is_explained_first(pipe, tmp_path):
 def test_an_edit_without_names_has_a_card_too(pipe, tmp_path):
     assert family_of(pipe).name == "sd"
     assert "what its record does not name" in export(encoder_edit(pipe), pipe, tmp_path).card.read_text()
+
+
+def test_a_card_names_the_other_exports_of_its_folder(pipe, tmp_path):
+    export(erase(pipe, ["tree"], "uce", vocabulary=None), pipe, tmp_path, "diffusers-lora")
+    text = export(uce(pipe), pipe, tmp_path, "kohya-lora").card.read_text()
+    assert "`pytorch_lora_weights.safetensors` removes tree" in text

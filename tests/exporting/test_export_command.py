@@ -76,3 +76,12 @@ def test_several_programs_are_served_from_one_loaded_model(excise, model, tmp_pa
     assert status == 2
     assert "repeat one of them alone" in error
     assert not (tmp_path / "none").exists()
+
+
+def test_a_policy_remembers_how_its_model_was_loaded(excise, model, tmp_path, loads):
+    (tmp_path / "policy.yaml").write_text(f"schema: 1\nmodel: {model}\nmethods: {{default: uce}}\nconcepts: [cat]\n")
+    status, _, error = excise("apply", tmp_path / "policy.yaml", "--out", tmp_path / "out", "--dtype", "bfloat16")
+    assert status == 0, error
+    status, _, error = excise("export", tmp_path / "out" / "edit.safetensors", "--out", tmp_path / "shipped")
+    assert status == 0, error
+    assert [c["dtype"] for c in loads] == ["bfloat16", "bfloat16"]

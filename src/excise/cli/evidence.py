@@ -59,7 +59,7 @@ def keep_policy(edit: Path, entry: Mapping[str, Any]) -> None:
     from excise.policy.history import verdict_of
 
     result = entry["verified"]
-    if result is None or not result["concepts"]:
+    if result is None or not entry["edit"]:
         return
     bounds, concepts = result["gates"], result["concepts"]
     verdicts = {c["name"]: verdict_of(entry, c["name"]) for c in concepts}

@@ -41,6 +41,7 @@ def import_(options: ImportOptions) -> None:
     """
     from time import perf_counter
 
+    from excise.cli import show
     from excise.cli.making import Making, finish
     from excise.importing.import_edit import import_edit
     from excise.support.files import make_folder
@@ -50,7 +51,8 @@ def import_(options: ImportOptions) -> None:
     with locked(options.out):
         family = options.source.load(options.model)
         began = perf_counter()
-        edit = import_edit(options.file, family, options.concept or (), kind=options.kind, model_name=options.model)
+        with show.waiting(f"reading {options.file}"):
+            edit = import_edit(options.file, family, options.concept or (), kind=options.kind, model_name=options.model)
         seconds = {"read": perf_counter() - began}
         making = Making(
             "import",

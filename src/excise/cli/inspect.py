@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +83,7 @@ def _content(path: Path) -> _Content:
     if shipped is None:
         return _edit(path, checks_of(path))
     size = f"{shipped.bytes / 1e6:.1f} MB" if shipped.bytes > 1e6 else f"{shipped.bytes / 1024:.0f} kB"
-    changes = f"{len(shipped.modules)} weights, rank {shipped.rank}, {size}" if shipped.rank else f"whole model, {size}"
+    changes = f"{_weights(shipped.modules)}, rank {shipped.rank}, {size}" if shipped.rank else f"whole model, {size}"
     delta = {"modules": list(shipped.modules), "rank": shipped.rank, "bytes": shipped.bytes}
     digest = shipped.evidence.edit
     exported = (("format", shipped.format), *([("edit", f"{digest}")] if digest else []))
@@ -101,8 +101,12 @@ def _edit(path: Path, checks: tuple[Check, ...]) -> _Content:
     if edit.hooks:
         delta["hooks"] = [{"kind": h.kind, "strength": h.strength, "settings": h.settings()} for h in edit.hooks]
     ranks_text = f", rank {rank} at most" if rank else ""
-    changes = f"{len(edit.paths)} weights{ranks_text}, {size / 1024:.0f} kB"
+    changes = f"{_weights(edit.paths)}{ranks_text}, {size / 1024:.0f} kB"
     return _Content(edit.record, delta, checks, changes, tuple(h.kind for h in edit.hooks))
+
+
+def _weights(paths: Sequence[str]) -> str:
+    return f"{len(paths)} weight{'' if len(paths) == 1 else 's'}"
 
 
 def _brief(measured: Mapping[str, Any]) -> list[str]:

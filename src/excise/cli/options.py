@@ -119,7 +119,8 @@ class Source:
 
         try:
             run = json.loads((edit.parent / "run.json").read_text(encoding="utf-8"))
-            words = shlex.split(run.get("load_options", "")) if run.get("edit", edit.name).endswith(edit.name) else []
+            is_its_run = Path(run.get("edit") or edit.name).name == edit.name
+            words = shlex.split(run.get("load_options", "")) if is_its_run else []
         except (OSError, ValueError, AttributeError):
             return self
         given, names = dict[str, Any](), {f.name: f.default for f in fields(self) if f.name != "device"}

@@ -23,6 +23,7 @@ from excise.exporting import lora, merged, single_file
 from excise.exporting.card import Card, licence_of, write_card
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
+from excise.exporting.reading import others_beside
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
@@ -111,6 +112,7 @@ def export(
         sorted(programs, key=lambda name: name != for_),
         licence_of(family),
         evidence.edit,
+        others_beside(exported.path) if format != "merged" else {},
     )
     return replace(exported, card=write_card(Path(out), card))
 

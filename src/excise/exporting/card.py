@@ -43,6 +43,7 @@ class Card:
         programs: names of the programs that read all of it, that of `--for` first.
         licence: the fields of the base's own card, if that is known.
         edit: the SHA-256 of the edit file.
+        others: names of the concepts that other exports in the folder remove, by file.
     """
 
     record: EditRecord
@@ -53,6 +54,7 @@ class Card:
     programs: Sequence[str] = ()
     licence: Mapping[str, str] = field(default_factory=dict)
     edit: str | None = None
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def is_lora(self) -> bool:
@@ -89,6 +91,8 @@ def text(card: Card) -> str:
         ("What it does not do", _limits(card)),
     )
     body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections)
+    for file, names in card.others.items():
+        lead += f" Beside it, `{file}` removes {_md(', '.join(names))}: see `excise inspect {file}`."
     return f"---\n{OURS}\n{_front_matter(card)}---\n\n# {_md(title)}\n\n{lead}\n\n{body}\n"
 
 

@@ -88,6 +88,22 @@ def read_export(path: Path) -> Shipped | None:
     return Shipped(record, evidence, format, modules, max(downs.values(), default=0), path.stat().st_size)
 
 
+def others_beside(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the other exports in the folder of an exported file: the concepts that each removes, by its name."""
+    others = {}
+    for name in FILES:
+        if path.name == name or not (path.parent / name).is_file():
+            continue
+        try:
+            with safe_open(path.parent / name, framework="pt") as file:
+                text = (file.metadata() or {}).get(RECORD)
+        except (OSError, SafetensorError):
+            continue
+        if text:
+            others[name] = tuple(c.name for c in parse(path.parent / name, text, None)[0].concepts)
+    return others
+
+
 def _merged(folder: Path) -> Shipped:
     mark = folder / MARK_EXPORT
     try:
