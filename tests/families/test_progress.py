@@ -7,7 +7,7 @@ import pytest
 
 from excise.families import family_of
 from excise.families.drawing import draw
-from excise.families.encoding import encoding
+from excise.families.progress import encoding
 
 STEPS = 3
 

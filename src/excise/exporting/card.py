@@ -91,8 +91,8 @@ def text(card: Card) -> str:
         ("What it does not do", _limits(card)),
     )
     body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections)
-    for file, names in card.others.items():
-        lead += f" Beside it, `{file}` removes {_md(', '.join(names))}: see `excise inspect {file}`."
+    for file, concepts in card.others.items():
+        lead += f" Beside it, `{file}` removes {_md(', '.join(concepts))}: see `excise inspect {file}`."
     return f"---\n{OURS}\n{_front_matter(card)}---\n\n# {_md(title)}\n\n{lead}\n\n{body}\n"
 
 

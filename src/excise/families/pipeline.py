@@ -29,9 +29,9 @@ from excise.families.base import (
     join,
     split,
 )
-from excise.families.encoding import encoded
 from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
 from excise.families.noising import Noising, noising
+from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
 
 ENCODE_BATCH = 256  # prompts encoded at once
@@ -254,7 +254,7 @@ class PipelineFamily(Family):
                     [seeds[i] for i in group],
                     steps=steps,
                     guidance=guidance,
-                    watch=_part(watch, len(images) / len(batch), len(group) / len(batch)),
+                    watch=part_of(watch, len(images) / len(batch), len(group) / len(batch)),
                 )
                 images.update(zip(group, drawn, strict=True))
             yield [images[i] for i in range(len(batch))]
@@ -279,7 +279,7 @@ class PipelineFamily(Family):
             **self._guidance(guidance),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             num_inference_steps=steps,
-            **({"callback_on_step_end": _watched(watch, steps)} if watch is not None and tells else {}),
+            **({"callback_on_step_end": step_callback(watch, steps)} if watch is not None and tells else {}),
         ).images
         return images
 
@@ -398,18 +398,3 @@ def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:
     """
     paths = [f"{name}.encoder.layers.{i}" for i in range(int(encoder.config.num_hidden_layers) - unread)]
     return [EncoderLayer(name, path, f"{path}.mlp.fc2") for path in paths]
-
-
-def _watched(watch: Watch, steps: int) -> Any:
-    """A callback of a pipeline that passes on the share of the steps, short of the last, which decodes."""
-
-    def step_ended(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        watch((step + 1) / (steps + 1))
-        return {}
-
-    return step_ended
-
-
-def _part(watch: Watch | None, done: float, share: float) -> Watch | None:
-    """What a part of a batch reports to: the part is `share` of the batch, and `done` is drawn already."""
-    return None if watch is None else lambda own: watch(done + own * share)

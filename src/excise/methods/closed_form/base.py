@@ -14,7 +14,7 @@ from torch import Tensor
 from excise.concepts.concept import PROGRAM_PROMPTS
 from excise.edits.apply import original_weights
 from excise.errors import ExciseWarning
-from excise.families.encoding import encoding
+from excise.families.progress import encoding
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.encoder_problem import EncoderProblem
