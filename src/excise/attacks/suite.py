@@ -147,7 +147,11 @@ def attack(
         message = f"only {len(prompts.tests)} test prompts are known; all numbers are over those."
         warnings.warn(message, ExciseWarning, stacklevel=2)
     family = models.family
-    sampling = replace(CANVAS_SAMPLING if models.built_in else SAMPLING, cache=options.cache, say=say)
+    sampling = replace(
+        CANVAS_SAMPLING if models.built_in else SAMPLING,
+        cache=options.cache,
+        say=lambda _, done, total: say("drawing guides", done, total),
+    )
     original = untouched(family, models.base)
     allow = options.allow_other_base
     with applied(family, edits, allow_other_base=allow), autocast_without_cache(family) as precision:
@@ -155,7 +159,6 @@ def attack(
         guides = draw_guides(original, prompts, target.name, guide_judge, sampling, options.seed)
         calibration = partial(draw_calibration, original, prompts, sampling, options.seed)
         panel = calibrated(target.name, judges, calibration)
-        say("drawing guides", 1, 1)
         arena = Arena(family, original, target, evenly(prompts.tests, budget.tests), guides, seed=options.seed)
         arena = _with_material(arena, prompts, budget, sampling)
         key = _key(arena, prompts, _environment(original, panel, precision))
