@@ -39,12 +39,13 @@ def applied(excise, model, tmp_path):
     return out
 
 
-def test_who_requested_and_who_withdrew_is_shown(excise, applied):
+def test_who_requested_and_who_withdrew_is_shown(excise, applied, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     status, text, error = excise("ledger", applied)
     assert status == 0
     assert error.startswith("The ledger is intact: 2 entries")
     words = " ".join(text.split())
-    for part in ("requested by", "reason", "Cat <Ltd>", "T-1", "restored 20", "settled"):
+    for part in ("requested by", "Cat <Ltd>", "T-1:", "licence ended", "restored", "settled"):
         assert part in words, part
     _, text, _ = excise("ledger", applied, "--json")
     entries = json.loads(text)

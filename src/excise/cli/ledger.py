@@ -95,14 +95,12 @@ def _same(one: str, other: str) -> bool:
 
 def _concepts(histories: list[History]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """The rows and the header of the table of concepts, without columns in which nobody said anything."""
-    header = ("concept", "status", "requested by", "reference", "reason", "verified", "withdrawn by")
+    header = ("concept", "status", "requested by", "verified", "withdrawn by")
     rows = [
         (
             c.name,
             f"removed {c.removed_at[:10]}" if c.removed else f"restored {c.restored_at[:10]}",
-            ", ".join(part for part in (c.request.by, c.request.date) if part),
-            c.request.reference,
-            c.request.reason,
+            c.request.text(),
             c.verdict,
             "" if c.removed else c.withdrawal.text() or "nobody is named",
         )

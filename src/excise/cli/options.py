@@ -124,7 +124,7 @@ class Source:
         except (OSError, ValueError, AttributeError):
             return self
         given, names = dict[str, Any](), {f.name: f.default for f in fields(self) if f.name != "device"}
-        for word, value in zip(words, [*words[1:], ""], strict=True):
+        for word, value in zip(words, [*words[1:], ""], strict=False):
             name = word.removeprefix("--").replace("-", "_")
             if word.startswith("--") and name in names and getattr(self, name) == names[name]:
                 given[name] = True if names[name] is False else value
