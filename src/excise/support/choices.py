@@ -38,7 +38,7 @@ def choices(annotation: Any, bounds: Sequence[Any] = ()) -> str:
 
 
 def written(value: Any) -> str:
-    """Return a value as `--set KEY=VALUE` takes it; an empty text is shown as "".
+    """Return a value as the option --set takes it; an empty text is shown as "".
 
     >>> written(None), written(True), written("anchor"), written(""), written(0.5)
     ('null', 'true', 'anchor', '""', '0.5')
