@@ -129,10 +129,10 @@ def _print(exported: Exported, program: str | None) -> None:
         show.say(line)
     if program is not None and not exported.readers[program].whole:
         name = exported.readers[program].program
-        show.say(f"without --format {exported.format}, a format is chosen that {name} reads completely")
+        show.say(f"Without --format {exported.format}, a format is chosen that {name} reads completely.")
     if exported.format == "diffusers-lora":
-        show.say(f"load it: pipe.load_lora_weights('{path.parent}', weight_name='{path.name}')")
+        show.say(f"load it:    pipe.load_lora_weights('{path.parent}', weight_name='{path.name}')")
     if exported.card is None:
-        show.say("no model card: README.md and EXCISE.md are there and were not written by excise export")
+        show.say("There is no model card: README.md and EXCISE.md are there, and excise export did not write them.")
     else:
         show.say(f"model card: {exported.card}")

@@ -43,6 +43,7 @@ def inspect(
     from excise.edits.verified import as_json as checks_as_json
     from excise.edits.verified import sentences
     from excise.exporting.reading import located
+    from excise.support.choices import written
 
     path = located(file)
     content = _content(path)
@@ -55,7 +56,7 @@ def inspect(
         ("removes", "; ".join(f"{c.name} ({c.kind}, read as '{c.anchor}')" for c in r.concepts)),
         ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
         ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in r.settings.items())),
+        ("settings", ", ".join(f"{k}={written(v)}" for k, v in r.settings.items())),
         ("preserves", ", ".join(r.preserve) or "-"),
         ("vocabulary", r.vocabulary or "-"),
         ("changes", content.changes),

@@ -21,6 +21,7 @@ from excise.exporting.readers import LORA
 from excise.exporting.usage import usage
 from excise.families.base import Family
 from excise.families.built_in import BUILT_IN, WEIGHTS
+from excise.support.choices import written
 from excise.support.files import write_text
 
 NAMES = ("README.md", "EXCISE.md")  # the second where the first is not ours
@@ -148,7 +149,7 @@ def _removed(card: Card) -> str:
         rows.append("| " + " | ".join(map(_md, cells)) + " |")
     made = [f"Method: `{record.method}`, seed {record.seed}, excise {record.excise}."]
     if record.settings:
-        made.append("Settings: " + ", ".join(f"`{k} = {_code(v)}`" for k, v in record.settings.items()) + ".")
+        made.append("Settings: " + ", ".join(f"`{k} = {_code(written(v))}`" for k, v in record.settings.items()) + ".")
     if record.stack:
         parts = "; ".join(f"`{p.method}` for {', '.join(_md(c.name) for c in p.concepts)}" for p in record.stack)
         made.append(f"It joins {len(record.stack)} edits: {parts}.")
@@ -215,8 +216,8 @@ def _limits(card: Card) -> str:
     )
 
 
-def _code(value: Any) -> str:
-    return str(value).replace("`", "'")
+def _code(value: str) -> str:
+    return value.replace("`", "'")
 
 
 def _md(value: str) -> str:
