@@ -56,7 +56,8 @@ def test_who_requested_and_who_withdrew_is_shown(excise, applied, monkeypatch):
     cat, dog = histories(entries)
     assert (cat.removed, cat.removed_in, cat.request.text()) == (True, 1, "Cat <Ltd>, 2026-03-01, T-1: licence ended")
     assert (dog.removed, dog.restored_in, dog.withdrawal) == (False, 2, Event("Kennel", "2026-05-02", "", "settled"))
-    assert cat.verdict == "not verified: there was no judge"
+    assert cat.verdict_text == "not verified: there was no judge"
+    assert dog.verdict_text == "while it was removed: not verified: there was no judge"
 
 
 def test_the_page_begins_with_the_verdict_and_has_a_row_for_each_concept(excise, applied, tmp_path):

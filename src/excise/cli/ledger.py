@@ -101,7 +101,7 @@ def _concepts(histories: list[History]) -> tuple[list[tuple[str, ...]], tuple[st
             c.name,
             f"removed {c.removed_at[:10]}" if c.removed else f"restored {c.restored_at[:10]}",
             c.request.text(),
-            c.verdict,
+            c.verdict_text,
             "" if c.removed else c.withdrawal.text() or "nobody is named",
         )
         for c in histories

@@ -62,6 +62,11 @@ class History:
         """Whether it is removed now."""
         return not self.restored_in
 
+    @property
+    def verdict_text(self) -> str:
+        """The verdict; of a restored concept, that it was of the time before."""
+        return self.verdict if self.removed else f"while it was removed: {self.verdict}"
+
 
 def histories(entries: Iterable[Mapping[str, Any]]) -> list[History]:
     """Return the history of every concept, in the order in which they were first removed."""
