@@ -92,7 +92,7 @@ def test_an_interrupted_suite_goes_on_where_it_stopped(tokenizer, tmp_path):
     assert any(what.startswith("inversion") for what in made)
     made.clear()
     again = run(pipe, names=names, folder=tmp_path, say=lambda what, done, total: made.append(what))
-    assert made == ["drawing guides"]
+    assert set(made) == {"drawing guides"}
     assert [r.document() for r in again.results] == [r.document() for r in both.results]
     outcome = next(tmp_path.rglob("outcome.json"))
     outcome.write_text("{")  # cut short

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from excise.cli import options as o
+from excise.cli.groups import GROUPS
 from excise.cli.main import app
 
 
@@ -45,6 +46,36 @@ def test_every_example_names_options_that_exist(name):
     for example in examples:
         assert example.startswith(f"Example: excise {name} ")
         assert {word for word in example.split() if word.startswith("--")} <= options
+
+
+FIRST_OPTIONS = 5
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_help_of_a_long_command_shows_what_matters_first_and_the_rest_in_panels(name):
+    options = [p for p in COMMANDS[name].params if p.param_type_name == "option"]
+    titles = [getattr(p, "rich_help_panel", None) for p in options]
+    first = [p.name for p, title in zip(options, titles, strict=True) if title is None]
+    assert 1 <= len(first) <= FIRST_OPTIONS
+    assert titles == sorted(titles, key=titles.index)  # no panel is torn apart
+    assert first == [p.name for p in options[: len(first)]]
+    unknown = {n for names in GROUPS[name].values() for n in names} - {p.name for p in options}
+    assert not unknown
+
+
+def test_every_command_of_many_options_has_panels():
+    for name, command in COMMANDS.items():
+        count = sum(p.param_type_name == "option" for p in command.params)
+        assert count <= 10 or name in GROUPS, name
+
+
+def test_the_help_of_erase_fits_a_few_screens_and_shows_no_python_types(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    text = CliRunner().invoke(app, ["erase", "--help"]).output
+    assert len(text.splitlines()) < 100
+    assert "list[" not in text
+    assert text.index("--concept") < text.index("--preserve-file") < text.index("--device") < text.index("--charts")
 
 
 @dataclass(frozen=True)

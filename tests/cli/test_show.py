@@ -49,6 +49,25 @@ def test_time_left_does_not_count_what_was_done_before(clock, capsys):
     ]
 
 
+def test_part_of_a_step_counts_for_the_time_left_and_is_printed_in_whole_numbers(clock, capsys):
+    with show.stages() as say:
+        for done in (0, 0.25, 0.5, 1.5, 4):
+            say("drawing", done, 4)
+            clock[0] += 11
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing: 0/4, about 165 s left",
+        "drawing: 0/4, about 154 s left",
+        "drawing: 1/4, about 55 s left",
+        "drawing: 4/4",
+    ]
+
+
+def test_a_stage_of_a_moment_is_not_worth_a_line(clock, capsys):
+    with show.stages() as say:
+        count(say, clock, 0.1, 5)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_bar_that_comes_again_begins_anew(monkeypatch):
     bars = []
 

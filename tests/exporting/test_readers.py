@@ -59,8 +59,8 @@ def test_a_diffusers_lora_is_read_by_diffusers_alone(tokenizer, tmp_path):
     n = len(edit.paths)
     assert taken(done) == {"comfyui": 1, "webui": 0, "invokeai": 0, "sd-cpp": n - 1, "sd-scripts": 0, "diffusers": n}
     lines = describe(done.readers)
-    assert lines[0] == "read whole by diffusers"
-    assert f"in part by ComfyUI: 1 of {n} maps, not unet." in lines[1]
+    assert lines[0] == "All of it is read by diffusers."
+    assert f"A part is read by ComfyUI: 1 of {n} maps, not unet." in lines[1]
     assert lines[-1].startswith("not by the web UIs")
     first = tiny_pipe(tokenizer)
     edit = erase(first, ["cat"], "uce", preserve=["dog"], vocabulary=None)
@@ -195,9 +195,9 @@ def test_the_command_says_who_reads_it(excise, model, tmp_path):
     edit = out / "edit.safetensors"
     status, _, said = excise("export", edit, "--for", "comfyui", "--out", tmp_path / "a")
     assert status == 0
-    assert "read whole by ComfyUI, the web UIs" in " ".join(said.split())
+    assert "All of it is read by ComfyUI, the web UIs" in " ".join(said.split())
     status, _, said = excise("export", edit, "--for", "webui", "--format", "diffusers-lora", "--out", tmp_path / "b")
-    assert "without --format diffusers-lora, a format is chosen that" in " ".join(said.split())
+    assert "Without --format diffusers-lora, a format is chosen that" in " ".join(said.split())
     status, said, _ = excise("export", edit, "--for", "webui", "--out", tmp_path / "c", "--json")
     assert json.loads(said)["readers"]["webui"]["missed"] == []
     status, _, err = excise("export", edit, "--for", "photoshop", "--out", tmp_path / "d")

@@ -125,7 +125,7 @@ def test_the_null_span_is_what_retained_prompts_do_not_use(family):
     rows = torch.cat([states.span(i, "all") for i in range(3)]).double()
     assert 0 < span.shape[1] < family.text_width
     assert (rows @ span).square().mean(dim=0).max() < 1e-2
-    with pytest.raises(SettingError, match="confine needs prompts to keep"):
+    with pytest.raises(SettingError, match="SurgUn needs names to protect"):
         null_span(family, [], 1e-2)
     with pytest.raises(SettingError, match="no direction of text space is free at threshold -1"):
         null_span(family, kept, -1.0)
@@ -152,7 +152,7 @@ def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family
     assert_close(found.shares, (float(1 / mu[-1]),), rtol=1e-6, atol=0)
     for k in range(span.shape[1]):
         assert abs(torch.cosine_similarity(torch.from_numpy(z[:, -1 - k]), span[:, k], dim=0)) > 1 - 1e-6
-    with pytest.raises(SettingError, match="confine needs prompts to keep"):
+    with pytest.raises(SettingError, match="SurgUn needs names to protect"):
         target_span(family, [asked], [], share, 1e-2)
 
 
@@ -435,7 +435,7 @@ def test_the_rule_kept_goes_as_far_as_what_is_kept_allows():
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():
     class Preview:
-        def draw(self):
+        def draw(self, progress=None):
             return held[0]
 
         def rates(self, images):

@@ -153,7 +153,11 @@ def attack(
         message = f"only {len(prompts.tests)} test prompts are known; all numbers are over those."
         warnings.warn(message, ExciseWarning, stacklevel=2)
     family = models.family
-    sampling = replace(CANVAS_SAMPLING if models.built_in else SAMPLING, cache=options.cache)
+    sampling = replace(
+        CANVAS_SAMPLING if models.built_in else SAMPLING,
+        cache=options.cache,
+        say=lambda _, done, total: say("drawing guides", done, total),
+    )
     original = untouched(family, models.base)
     allow = options.allow_other_base
     with applied(family, edits, allow_other_base=allow), autocast_without_cache(family) as precision:

@@ -44,10 +44,11 @@ def apply(options: ApplyOptions) -> None:
     policy, digest = read(options.policy)
 
     from excise.cli import show
+    from excise.cli.evidence import keep_policy
     from excise.policy.apply import apply_policy
     from excise.report.policy_page import write_policy_page
     from excise.support.files import make_folder
-    from excise.support.runs import locked
+    from excise.support.runs import EDIT_NAME, locked, write_run
 
     out = options.out
     make_folder(out)
@@ -63,6 +64,10 @@ def apply(options: ApplyOptions) -> None:
                 cache=o.image_cache(options.cache, options.no_cache),
                 say=say,
             )
+        if applied.changed:
+            keep_policy(out / EDIT_NAME, applied.entry)
+            made = result(applied, out)
+            write_run(out, "apply", {**made, "load_options": options.source.given().strip()})
         if applied.changed or not (out / "report.html").exists():
             write_policy_page(applied, out / "report.html")
     if options.as_json:

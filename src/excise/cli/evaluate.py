@@ -139,7 +139,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Example: excise evaluate --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-evaluation
     """
-    from excise.cli import gates
+    from excise.cli import evidence, gates
     from excise.evaluation import result_cache
 
     required = gates.parse_all(options.require or [])
@@ -151,6 +151,7 @@ def evaluate(options: EvaluateOptions) -> None:
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)
+    evidence.keep_evaluation(options.edit or [], document, required, other_base=options.allow_other_base)
     gates.check(required, document["metrics"], missing=_unverifiable(document))
 
 

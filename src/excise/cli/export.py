@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 FORMAT = (
     "The format: kohya-lora (most programs), diffusers-lora (diffusers only), merged (a pipeline folder) or "
-    "single-file (a model in the original layout). By default the one that the program of --for reads; without --for, "
-    "kohya-lora for sd and sdxl and diffusers-lora for other families."
+    "single-file (a model in the original layout); repeatable. By default the one that the program of --for reads; "
+    "without --for, kohya-lora for sd and sdxl and diffusers-lora for other families."
 )
 
 
@@ -27,63 +27,112 @@ class ExportOptions:
     file: Annotated[Path, typer.Argument(help="The edit file.")]
     out: Annotated[Path, typer.Option(help="Folder to write to.")]
     for_: Annotated[
-        Optional[str],
+        Optional[list[str]],
         typer.Option(
             "--for",
-            help="The program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.",
+            help="The program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers; "
+            "repeatable.",
         ),
     ] = None
-    format: Annotated[Optional[str], typer.Option(help=FORMAT)] = None
+    format: Annotated[Optional[list[str]], typer.Option(help=FORMAT)] = None
     model: o.EditModelOption = None
     allow_other_base: o.OtherBaseOption = False
     as_json: o.JsonOption = False
     source: o.Source
 
+    def wanted(self) -> list[tuple[str | None, str | None]]:
+        """Each export to write as (format, program); the model is loaded once for all of them.
+
+        Raises:
+            UnknownNameError: no such format or program.
+            SettingError: several formats for several programs, which pairs nothing with nothing.
+        """
+        from excise.errors import SettingError, unknown
+        from excise.exporting import FORMATS
+        from excise.exporting.readers import reader
+
+        formats, programs = list(dict.fromkeys(self.format or [])), list(dict.fromkeys(self.for_ or []))
+        for format in formats:
+            if format not in FORMATS:
+                raise unknown("export format", format, FORMATS)
+        for program in programs:
+            reader(program)
+        if len(formats) > 1 and len(programs) > 1:
+            raise SettingError("--format and --for are both given several times; repeat one of them alone.")
+        return [(format, program) for format in (*formats,) or (None,) for program in (*programs,) or (None,)]
+
 
 @o.command
 def export(options: ExportOptions) -> None:
-    """Write an edit as a LoRA or a whole model for another program; print how exact it is and which programs read it.
+    """Write an edit as a LoRA or a whole model for another program, with a model card; print which programs read it.
+
+    The run folder of the edit tells how the model is loaded (--config, --variant, --dtype).
 
     Example: excise export runs/cat/edit.safetensors --for comfyui --out shipped
     """
+    wanted = options.wanted()
+
+    from excise.cli import show
     from excise.edits.edit import Edit
-    from excise.errors import unknown
-    from excise.exporting import FORMATS
     from excise.exporting import export as export_edit
-    from excise.exporting.readers import reader
 
-    if options.format is not None and options.format not in FORMATS:
-        raise unknown("export format", options.format, FORMATS)
-    if options.for_ is not None:
-        reader(options.for_)
     edit = Edit.load(options.file)
-    family = options.source.load(options.model or edit.record.base.model, edit.record.base.revision)
-    exported = export_edit(
-        edit, family, options.out, options.format, for_=options.for_, allow_other_base=options.allow_other_base
-    )
-    _print(options, exported)
+    source = options.source if options.model else options.source.remembering(options.file)
+    family = source.load(options.model or edit.record.base.model, edit.record.base.revision)
+    exports: dict[Path, tuple[Exported, str | None]] = {}
+    with show.stages() as say:
+        for number, (format, program) in enumerate(wanted):
+            say("writing", number, len(wanted))
+            exported = export_edit(
+                edit,
+                family,
+                options.out if len(wanted) == 1 else options.out / (program or str(format)),
+                format,
+                for_=program,
+                allow_other_base=options.allow_other_base,
+                source=options.file,
+            )
+            exports[exported.path] = exported, program
+        say("writing", len(wanted), len(wanted))
+    if options.as_json:
+        documents = [_document(exported) for exported, _ in exports.values()]
+        show.print_json(documents[0] if len(wanted) == 1 else {"exports": documents})
+        return
+    for exported, program in exports.values():
+        _print(exported, program)
 
 
-def _print(options: ExportOptions, exported: Exported) -> None:
+def _document(exported: Exported) -> dict[str, Any]:
+    readers = {
+        n: {"version": r.version, "taken": r.taken, "maps": r.maps, "missed": r.missed}
+        for n, r in exported.readers.items()
+    }
+    return {
+        "path": str(exported.path),
+        "format": exported.format,
+        "rank": exported.rank,
+        "relative_error": exported.error,
+        "readers": readers,
+        "card": str(exported.card) if exported.card else None,
+    }
+
+
+def _print(exported: Exported, program: str | None) -> None:
     from excise.cli import show
     from excise.exporting.readers import describe
 
     path = exported.path
-    if options.as_json:
-        result = {"path": str(path), "format": exported.format, "rank": exported.rank, "relative_error": exported.error}
-        readers = {
-            n: {"version": r.version, "taken": r.taken, "maps": r.maps, "missed": r.missed}
-            for n, r in exported.readers.items()
-        }
-        show.print_json({**result, "readers": readers})
-        return
     rank = f"rank {exported.rank}, " if exported.rank else ""
     exactness = f"relative error {exported.error:.1e}" if exported.error else "exact copy of the edit"
     show.say(f"{path}: {exported.format}, {rank}{exactness}")
     for line in describe(exported.readers):
         show.say(line)
-    if options.for_ is not None and not exported.readers[options.for_].whole:
-        program = exported.readers[options.for_].program
-        show.say(f"without --format {options.format}, a format is chosen that {program} reads completely")
+    if program is not None and not exported.readers[program].whole:
+        name = exported.readers[program].program
+        show.say(f"Without --format {exported.format}, a format is chosen that {name} reads completely.")
     if exported.format == "diffusers-lora":
-        show.say(f"load it: pipe.load_lora_weights('{path.parent}', weight_name='{path.name}')")
+        show.say(f"load it:    pipe.load_lora_weights('{path.parent}', weight_name='{path.name}')")
+    if exported.card is None:
+        show.say("There is no model card: README.md and EXCISE.md are there, and excise export did not write them.")
+    else:
+        show.say(f"model card: {exported.card}")

@@ -40,6 +40,7 @@ def fuse(options: FuseOptions) -> None:
 
     Example: excise fuse runs/cat/edit.safetensors runs/dog/edit.safetensors --out runs/both
     """
+    from excise.cli import show
     from excise.cli.making import Making, finish
     from excise.edits.edit import Edit
     from excise.edits.fuse import fuse as fuse_edits
@@ -52,16 +53,19 @@ def fuse(options: FuseOptions) -> None:
     edits = [Edit.load(f) for f in options.files]
     make_folder(options.out)
     model = options.model or edits[0].record.base.model
-    family = options.source.load(model, edits[0].record.base.revision)
+    source = options.source if options.model else options.source.remembering(options.files[0])
+    family = source.load(model, edits[0].record.base.revision)
     began = time.perf_counter()
-    edit = fuse_edits(
-        family,
-        edits,
-        preserve=preserve,
-        vocabulary=options.vocabulary,
-        retain_scale=options.retain_scale,
-        ridge=options.ridge,
-    )
+    with show.stages() as say:
+        edit = fuse_edits(
+            family,
+            edits,
+            preserve=preserve,
+            vocabulary=options.vocabulary,
+            retain_scale=options.retain_scale,
+            ridge=options.ridge,
+            say=say,
+        )
     seconds = {"solve": time.perf_counter() - began}
     making = Making(
         "fuse",
@@ -69,7 +73,7 @@ def fuse(options: FuseOptions) -> None:
         options.out,
         tuple(preserve),
         options.preview,
-        load_options=options.source.given(),
+        load_options=source.given(),
         as_json=options.as_json,
     )
     finish(making, family, edit, seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -15,9 +15,16 @@ from excise.cli import options as o
 class ImportOptions:
     """The options of `excise import`."""
 
-    file: Annotated[Path, typer.Argument(help="A file or folder that another tool wrote.")]
-    concept: Annotated[list[str], typer.Option("--concept", "-c", help="A concept that the file erases; repeatable.")]
+    file: Annotated[Path, typer.Argument(help="A file or folder that another tool, or excise export, wrote.")]
     out: Annotated[Path, typer.Option(help="Run folder to write: edit.safetensors, run.json, report.html.")]
+    concept: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--concept",
+            "-c",
+            help="A concept that the file erases; repeatable. What excise export wrote names its own.",
+        ),
+    ] = None
     model: o.ModelOption = "canvas-sd"
     kind: o.KindOption = None
     preview: o.PreviewOption = None
@@ -34,6 +41,7 @@ def import_(options: ImportOptions) -> None:
     """
     from time import perf_counter
 
+    from excise.cli import show
     from excise.cli.making import Making, finish
     from excise.importing.import_edit import import_edit
     from excise.support.files import make_folder
@@ -43,7 +51,8 @@ def import_(options: ImportOptions) -> None:
     with locked(options.out):
         family = options.source.load(options.model)
         began = perf_counter()
-        edit = import_edit(options.file, family, options.concept, kind=options.kind, model_name=options.model)
+        with show.waiting(f"reading {options.file}"):
+            edit = import_edit(options.file, family, options.concept or (), kind=options.kind, model_name=options.model)
         seconds = {"read": perf_counter() - began}
         making = Making(
             "import",

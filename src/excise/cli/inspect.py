@@ -1,58 +1,113 @@
-"""excise inspect: show the content of an edit file."""
+"""excise inspect: show the content of an edit, or of an export that carries its record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from excise.cli import options as o
 
+if TYPE_CHECKING:
+    from excise.edits.record import EditRecord
+    from excise.edits.verified import Check
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file says about itself: the record, the changes as in `--json`, the checks, and the line of changes."""
+
+    record: EditRecord
+    delta: dict[str, Any]
+    checks: tuple[Check, ...]
+    changes: str
+    hooks: tuple[str, ...] = ()
+    exported: tuple[tuple[str, str], ...] = ()
+
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="The edit file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="An edit file, a run folder, or what excise export wrote (LoRA, single file, folder)."),
+    ],
     as_json: o.JsonOption = False,
 ) -> None:
-    """Show what an edit file removes, from which model, with which method and settings. Needs no model."""
-    from excise.cli import show
-    from excise.edits.deltas import LowRank, total_bytes
-    from excise.edits.edit import Edit
+    """Show what an edit or an export removes, from which model, by which method, and what was verified.
 
-    edit = Edit.load(file)
-    ranks = [d.a.shape[0] for d in edit.modules.values() if isinstance(d, LowRank)] + [
-        m.v.shape[0] for m in edit.text_maps
-    ]
-    rank, size = max(ranks, default=0), total_bytes(edit.tensors().values())
-    delta: dict[str, Any] = {
-        "text_maps": len(edit.text_maps),
-        "modules": edit.paths,
-        "rank": rank,
-        "bytes": size,
-    }
-    if edit.hooks:
-        delta["hooks"] = [{"kind": h.kind, "strength": h.strength, "settings": h.settings()} for h in edit.hooks]
+    Example: excise inspect shipped/excise_kohya_lora.safetensors
+    """
+    from excise.cli import show
+    from excise.edits.verified import as_json as checks_as_json
+    from excise.edits.verified import sentences
+    from excise.exporting.reading import located
+    from excise.support.choices import written
+
+    path = located(file)
+    content = _content(path)
+    r = content.record
     if as_json:
-        show.print_json({"record": edit.record.model_dump(mode="json"), "delta": delta})
+        document = {"record": r.model_dump(mode="json"), "delta": content.delta}
+        show.print_json({**document, **dict(content.exported), "verified": checks_as_json(content.checks)})
         return
-    r = edit.record
-    ranks_text = f", rank up to {rank}" if rank else ""
     rows = [
         ("removes", "; ".join(f"{c.name} ({c.kind}, read as '{c.anchor}')" for c in r.concepts)),
         ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
         ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in r.settings.items())),
+        ("settings", ", ".join(f"{k}={written(v)}" for k, v in r.settings.items())),
         ("preserves", ", ".join(r.preserve) or "-"),
         ("vocabulary", r.vocabulary or "-"),
-        ("changes", f"{len(edit.paths)} weights{ranks_text}, {size / 1024:.0f} kB"),
+        ("changes", content.changes),
         ("measured", ", ".join(_brief(r.measured)) or "nothing"),
+        ("verified", "\n".join(sentences(content.checks)) or "not yet"),
     ]
-    if edit.hooks:
-        rows.insert(-1, ("while drawing", ", ".join(h.kind for h in edit.hooks)))
+    if content.hooks:
+        rows.insert(-2, ("while drawing", ", ".join(content.hooks)))
     if r.stack:
         rows.append(("stack of", ", ".join(f"{p.method} ({', '.join(c.name for c in p.concepts)})" for p in r.stack)))
-    show.table(rows, ("", str(file)))
+    rows += [("exported from" if name == "edit" else name, value) for name, value in content.exported]
+    show.table(rows, ("", str(path)))
+
+
+def _content(path: Path) -> _Content:
+    """Read an export, or else an edit.
+
+    Raises:
+        EditFileError: it is neither.
+    """
+    from excise.edits.verified import checks_of
+    from excise.exporting.reading import read_export
+
+    shipped = read_export(path)
+    if shipped is None:
+        return _edit(path, checks_of(path))
+    size = f"{shipped.bytes / 1e6:.1f} MB" if shipped.bytes > 1e6 else f"{shipped.bytes / 1024:.0f} kB"
+    changes = f"{_weights(shipped.modules)}, rank {shipped.rank}, {size}" if shipped.rank else f"whole model, {size}"
+    delta = {"modules": list(shipped.modules), "rank": shipped.rank, "bytes": shipped.bytes}
+    digest = shipped.evidence.edit
+    exported = (("format", shipped.format), *([("edit", f"{digest}")] if digest else []))
+    return _Content(shipped.record, delta, shipped.evidence.checks, changes, (), exported)
+
+
+def _edit(path: Path, checks: tuple[Check, ...]) -> _Content:
+    from excise.edits.deltas import LowRank, total_bytes
+    from excise.edits.edit import Edit
+
+    edit = Edit.load(path)
+    ranks = [d.a.shape[0] for d in edit.modules.values() if isinstance(d, LowRank)]
+    rank, size = max([*ranks, *(m.v.shape[0] for m in edit.text_maps)], default=0), total_bytes(edit.tensors().values())
+    delta: dict[str, Any] = {"text_maps": len(edit.text_maps), "modules": edit.paths, "rank": rank, "bytes": size}
+    if edit.hooks:
+        delta["hooks"] = [{"kind": h.kind, "strength": h.strength, "settings": h.settings()} for h in edit.hooks]
+    ranks_text = f", rank {rank} at most" if rank else ""
+    changes = f"{_weights(edit.paths)}{ranks_text}, {size / 1024:.0f} kB"
+    return _Content(edit.record, delta, checks, changes, tuple(h.kind for h in edit.hooks))
+
+
+def _weights(paths: Sequence[str]) -> str:
+    return f"{len(paths)} weight{'' if len(paths) == 1 else 's'}"
 
 
 def _brief(measured: Mapping[str, Any]) -> list[str]:

@@ -45,9 +45,10 @@ app = typer.Typer(
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
 MEASURING = (evaluate, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
-for verb in (*EDITING, *MEASURING, *SHOWING):
-    app.command(verb.__name__.rstrip("_"))(verb)
-app.add_typer(canvas.app, name="canvas")
+for panel, verbs in (("Change a model", EDITING), ("Measure a model", MEASURING), ("Look", SHOWING)):
+    for verb in verbs:
+        app.command(verb.__name__.rstrip("_"), rich_help_panel=panel)(verb)
+app.add_typer(canvas.app, name="canvas", rich_help_panel="Train the built-in models")
 
 
 DEFECT, INTERRUPTED, NO_READER = 70, 130, 141

@@ -55,7 +55,8 @@ def finish(
     path = edit.save(making.out / EDIT_NAME)
     _write_report(making, family, edit, probe_images)
     result = erase_result(edit, path, seconds)
-    write_run(making.out, making.verb, {**result, "record": edit.record.model_dump(mode="json")})
+    remembered = {"load_options": making.load_options.strip()}  # `Source.remembering` reads them
+    write_run(making.out, making.verb, {**result, **remembered, "record": edit.record.model_dump(mode="json")})
     if making.as_json:
         show.print_json(result)
     else:

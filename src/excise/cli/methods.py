@@ -22,6 +22,7 @@ def methods(
     """List the methods, or show one: its paper, cost, model families, and every setting with its default."""
     from excise.cli import show
     from excise.methods import METHODS, load_method
+    from excise.support.choices import written
 
     if name is None:
         _list(as_json)
@@ -36,13 +37,13 @@ def methods(
     show.table([(k, str(v)) for k, v in facts.items()], ("", name))
     print()
     show.table(
-        [(s["name"], repr(s["default"]), s["values"], s["description"]) for s in settings],
+        [(s["name"], written(s["default"]), s["values"], s["description"]) for s in settings],
         ("setting", "default", "values", ""),
     )
     if presets:
         print()
         rows = [
-            (preset, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults")
+            (preset, ", ".join(f"{k}={written(v)}" for k, v in values.items()) or "the defaults")
             for preset, values in presets.items()
         ]
         show.table(rows, ("preset", "sets"))
@@ -80,26 +81,14 @@ def _facts(name: str, record: Record) -> dict[str, Any]:
 
 def _settings(config: type[Settings]) -> list[dict[str, Any]]:
     """Name, default, allowed values and description of every setting."""
+    from excise.support.choices import choices
+
     return [
         {
             "name": name,
             "default": field.default,
-            "values": _values(field.annotation),
+            "values": choices(field.annotation, field.metadata),
             "description": field.description or "",
         }
         for name, field in config.model_fields.items()
     ]
-
-
-def _values(annotation: Any) -> str:
-    """The allowed values of a setting as text."""
-    choices = getattr(annotation, "__args__", None)
-    names = [_name(choice) for choice in choices or (annotation,)]
-    return " | ".join(names)
-
-
-def _name(value: Any) -> str:
-    """A type or a value as text: `float`, `none`, `medium`."""
-    if value is type(None):
-        return "none"
-    return value.__name__ if isinstance(value, type) else str(value)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from operator import getitem
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar, get_type_hints
+from typing import Annotated, Any, Optional, TypeVar, cast, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
+
+from excise.cli.groups import FIRST, GROUPS, REST, Groups
 
 ModelOption = Annotated[
     str,
@@ -102,22 +107,48 @@ class Source:
                 words += [] if value is True else [str(value)]
         return "".join(f" {shlex.quote(word)}" for word in words)
 
+    def remembering(self, edit: Path) -> Source:
+        """These options, and for each that is not given the one with which the edit of a run folder was made.
+
+        The device is not remembered, for the folder may have come from another machine.
+
+        Args:
+            edit: the edit file; where no `run.json` of ours is beside it, nothing is remembered.
+        """
+        import json
+
+        try:
+            run = json.loads((edit.parent / "run.json").read_text(encoding="utf-8"))
+            is_its_run = Path(run.get("edit") or edit.name).name == edit.name
+            words = shlex.split(run.get("load_options", "")) if is_its_run else []
+        except (OSError, ValueError, AttributeError):
+            return self
+        given, names = dict[str, Any](), {f.name: f.default for f in fields(self) if f.name != "device"}
+        for word, value in zip(words, [*words[1:], ""], strict=False):
+            name = word.removeprefix("--").replace("-", "_")
+            if word.startswith("--") and name in names and getattr(self, name) == names[name]:
+                given[name] = True if names[name] is False else value
+        return replace(self, **given)
+
     def load(self, model: str, revision: str | None = None) -> Any:
         """Return the family adapter of `model`; `revision` is used where the option is not given."""
+        from excise.cli import show
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
-        return load(model, **options)
+        with show.waiting(f"loading {model}"):
+            return load(model, **options)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:
     """Turn a function of one record of options into a typer command.
 
     Each field of the record, a dataclass, becomes an option: its annotation holds the typer option, its default is the
-    option's default. A field that is a dataclass itself, such as `Source`, contributes its own fields.
+    option's default. A field that is a dataclass itself, such as `Source`, contributes its own fields. The help shows
+    the options in the panels of `excise.cli.groups`.
     """
     record = next(hint for name, hint in get_type_hints(run).items() if name != "return")
-    parameters = _parameters(record)
+    parameters = _laid_out(_parameters(record), GROUPS.get(run.__name__.rstrip("_"), {}))
 
     @functools.wraps(run)
     def call(**values: Any) -> None:
@@ -141,6 +172,29 @@ def _parameters(record: Any) -> list[inspect.Parameter]:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=hint))
     return parameters
+
+
+def _laid_out(parameters: list[inspect.Parameter], groups: Groups) -> list[inspect.Parameter]:
+    """The parameters in the order of their panels, each with the title of its panel and a short name for its value."""
+    panels = {name: title for title, names in groups.items() for name in names}
+    order = {name: i for i, name in enumerate(panels)}
+    panel_less = FIRST if not groups else REST
+    shown = []
+    for parameter in sorted(parameters, key=lambda p: order.get(p.name, len(order))):  # a stable sort
+        base, info = get_args(parameter.annotation)
+        if isinstance(info, OptionInfo):
+            info = copy.copy(info)  # records of several commands share it
+            info.rich_help_panel = panels.get(parameter.name, panel_less) or None
+            info.metavar = info.metavar or _value_name(base)
+        shown.append(parameter.replace(annotation=getitem(cast(Any, Annotated), (base, info))))
+    return shown
+
+
+def _value_name(base: Any) -> str:
+    """What the value of an option is called in the help; nothing for a flag."""
+    names: dict[Any, str] = {bool: "", Path: "PATH", int: "N", float: "X"}
+    kinds = {kind for part in (base, *get_args(base)) for kind in (part, *get_args(part))}
+    return next((name for kind, name in names.items() if kind in kinds), "TEXT")
 
 
 def _build(record: Any, values: dict[str, Any]) -> Any:

@@ -14,7 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Advance = Callable[[int, int], None]
+Advance = Callable[[float, int], None]
+
+BRIEF = 2.0  # seconds: a stage that takes longer shows its progress
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -37,19 +40,32 @@ def progress(what: str) -> Iterator[Advance]:
         yield partial(say, what)
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show a moving bar with the elapsed time, on a terminal, while something without a count is done."""
+    if not errors.is_terminal:
+        yield
+        return
+    with progress(what):
+        yield
+
+
 @dataclass
 class _Stage:
     """A stage of the work: the count and time when it began, the current count, and the time of the last line."""
 
-    first: int
+    first: float
     began: float
-    done: int
+    done: float
     said: float
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback (what, done, total) for work in stages: one bar for each, or a line every ten seconds."""
+def stages() -> Iterator[Callable[[str, float, int], None]]:
+    """Yield a callback (what, done, total) for work in stages: one bar for each, or a line every ten seconds.
+
+    `done` may be a fraction: the time left follows it, and what is printed are whole numbers.
+    """
     if errors.is_terminal:
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -60,7 +76,7 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=errors, transient=True) as bar:
             tasks: dict[str, Any] = {}
 
-            def draw(what: str, done: int, total: int) -> None:
+            def draw(what: str, done: float, total: int) -> None:
                 stage = what.split(",")[0]
                 if stage not in tasks:
                     tasks[stage] = bar.add_task(what, total=None)
@@ -72,16 +88,18 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         return
     running: dict[str, _Stage] = {}
 
-    def line(what: str, done: int, total: int) -> None:
+    def line(what: str, done: float, total: int) -> None:
         name, now = what.split(",")[0], time.monotonic()
         if name not in running or done < running[name].done:  # a count that falls starts the stage again
             running[name] = _Stage(done, now, done, now)
         stage = running[name]
         stage.done = done
-        if total and (done == total or now - stage.said > 10):
+        ended = done == total and now - stage.began > BRIEF  # a brief stage needs no line
+        if total and (ended or (done < total and now - stage.said > LINE_EVERY)):
             stage.said = now
-            left = (now - stage.began) / max(1, done - stage.first) * (total - done)
-            say(f"{what}: {done}/{total}, about {left:.0f} s left" if done < total else f"{what}: {total}/{total}")
+            moved = done - stage.first
+            left = f", about {(now - stage.began) / moved * (total - done):.0f} s left" if 0 < moved < total else ""
+            say(f"{what}: {int(done)}/{total}{left if done < total else ''}")
 
     yield line
 

@@ -34,12 +34,13 @@ class UpdateOptions:
 
 @o.command
 def update(options: UpdateOptions) -> None:
-    """Add concepts to an existing closed-form edit, or drop some. The result equals an edit made with the new list.
+    """Add or drop concepts in an existing edit of a closed form. The result equals an edit made with the new list.
 
     Text-encoder outputs are saved in the run folder, so that only new concepts are encoded.
 
     Example: excise update runs/takedowns --add fox --drop cat
     """
+    from excise.cli import show
     from excise.cli.making import Making, finish
     from excise.concepts.concept import Concept, as_concepts
     from excise.concepts.concept_file import read_concepts
@@ -60,15 +61,17 @@ def update(options: UpdateOptions) -> None:
         check_updatable(edit.record)
         updated_concepts(edit.record, new, drop)
         model = options.model or edit.record.base.model
-        family = options.source.load(model, edit.record.base.revision)
-        erasure = make_update(family, edit, new, drop, options.kind, run / STATES)
+        source = options.source if options.model else options.source.remembering(run / EDIT_NAME)
+        family = source.load(model, edit.record.base.revision)
+        with show.stages() as say:
+            erasure = make_update(family, edit, new, drop, options.kind, run / STATES, say)
         making = Making(
             "update",
             model,
             run,
             erasure.edit.record.preserve,
             options.preview,
-            load_options=options.source.given(),
+            load_options=source.given(),
             as_json=options.as_json,
         )
         finish(making, family, erasure.edit, erasure.seconds)

@@ -30,6 +30,7 @@ from excise.errors import ConceptError
 from excise.families.base import Family, split
 from excise.families.load import as_family
 from excise.linalg.solves import solve_spd
+from excise.support.progress import Report, silent
 
 BATCH = 256  # prompts
 
@@ -42,6 +43,7 @@ def fuse(
     vocabulary: str | None = "auto",
     retain_scale: float = 1.0,
     ridge: float = 0.5,
+    say: Report = silent,
 ) -> Edit:
     """One edit out of several for the same model. What they change beside keys and values of text is added up.
 
@@ -49,6 +51,7 @@ def fuse(
         model: the one they were made for.
         preserve, vocabulary: what to keep, as `excise.erase` takes it.
         retain_scale: weight of what is kept (p). ridge: pull towards the original weights (lambda).
+        say: receives progress.
 
     Raises:
         ConceptError: fewer than two edits, or a name is both erased and preserved.
@@ -67,9 +70,10 @@ def fuse(
     check_preserve(every, preserve)
     words = vocabulary_of(vocabulary, family, every)
     kept = [*retain_prompts(preserve, TEMPLATES[every[0].kind]), *words.prompts]
+    asked = [[p for c in own for p in _prompts(c, words)] for own in concepts]
     with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
-        moments = [_moment(family, [p for c in own for p in _prompts(c, words)]) for own in concepts]
-        A = torch.stack(moments).sum(dim=0) + retain_scale * _moment(family, kept)
+        *moments, retained = _moments(family, [*asked, kept], say)
+        A = torch.stack(moments).sum(dim=0) + retain_scale * retained
     A.diagonal().add_(ridge)
     paths = {p.path for p in family.projections("kv")}
     # S A^-1 = (A^-1 S)^T, both symmetric
@@ -88,15 +92,22 @@ def _prompts(concept: Concept, words: Vocabulary) -> list[str]:
     return [p for word in concept.words for p in fill(words.templates[concept.kind], word)]
 
 
-def _moment(family: Family, prompts: Sequence[str]) -> Tensor:
-    """(d, d) second moment of every token state of some prompts, in float64, batch by batch."""
+def _moments(family: Family, groups: Sequence[Sequence[str]], say: Report) -> list[Tensor]:
+    """(d, d) second moment of every token state of each group of prompts, in float64, batch by batch."""
     d = family.projections("kv")[0].module.in_features
-    moment = torch.zeros(d, d, dtype=torch.float64, device=family.device)
-    for part in split(list(dict.fromkeys(prompts)), BATCH):
-        states = family.encode(part)
-        rows = torch.cat([states.span(i, "all") for i in range(len(part))]).double()
-        moment += rows.mT @ rows
-    return moment
+    distinct = [list(dict.fromkeys(prompts)) for prompts in groups]
+    total, done, moments = sum(map(len, distinct)), 0, []
+    for prompts in distinct:
+        moment = torch.zeros(d, d, dtype=torch.float64, device=family.device)
+        for part in split(prompts, BATCH):
+            say("encoding prompts", done, total)
+            states = family.encode(part)
+            rows = torch.cat([states.span(i, "all") for i in range(len(part))]).double()
+            moment += rows.mT @ rows
+            done += len(part)
+        moments.append(moment)
+    say("encoding prompts", total, total)
+    return moments
 
 
 def _through(edit: Edit, M: Tensor, paths: set[str]) -> Edit:

@@ -21,7 +21,7 @@ from excise.methods import load_method
 from excise.methods.base import Context
 from excise.methods.fitting import check_fits
 from excise.support.display import Card, Showing
-from excise.support.progress import Report
+from excise.support.progress import Report, part_of
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.probes import Preview, Probe
@@ -132,7 +132,7 @@ def find_strength(
     targets = [guess_kind(c, naming.kind, names_from) for c in as_concepts(concepts, naming.kind)]
     setting, values = _sweep(method, settings)
     check_fits(method, family.name, family.provides)
-    preview = _preview(family, targets, naming, context.judge, seed)
+    preview = _preview(family, targets, naming, context, seed)
     with tempfile.TemporaryDirectory(prefix="excise-") as folder:
         encoded_once = Context(states=context.states or Path(folder))
 
@@ -188,9 +188,9 @@ def _curve(
     total = len(values) + REFINEMENTS
 
     def measure(value: float) -> None:
-        say(f"trying {setting}, {value:g}", len(curve), total)
+        report = part_of(say, f"trying {setting}, {value:g}", len(curve), total)
         with make(value).edit.apply(family):
-            rates = preview.rates(preview.draw())
+            rates = preview.rates(preview.draw(report))
         curve.append(Point(value, rates.erase, rates.related))
 
     for value in values:
@@ -211,15 +211,16 @@ def _sweep(method: str, settings: Mapping[str, Any]) -> tuple[str, tuple[float, 
     return sweep
 
 
-def _preview(family: Family, targets: Sequence[Concept], naming: Naming, judge: Any, seed: int) -> Preview:
+def _preview(family: Family, targets: Sequence[Concept], naming: Naming, context: Context, seed: int) -> Preview:
     """Calibration pictures of the untouched model, judged (raises ConceptError: strengths could not be told apart)."""
     built_in = is_built_in(family)
-    scorer = as_scorer(judge, built_in, [*(c.name for c in targets), *naming.preserve])
+    scorer = as_scorer(context.judge, built_in, [*(c.name for c in targets), *naming.preserve])
     if scorer is None:
         raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
     words = vocabulary_of(naming.vocabulary, family, targets)
     probes = _probes(targets, words, naming.preserve)
-    preview = Preview(family, probes, scorer, CANVAS_SAMPLING if built_in else SAMPLING, seed, pooled=True)
+    sampling = replace(CANVAS_SAMPLING if built_in else SAMPLING, say=context.say)
+    preview = Preview(family, probes, scorer, sampling, seed, pooled=True)
     if not any(right and p.role == "related" for right, p in zip(preview.right, preview.probes, strict=True)):
         raise ConceptError(
             f"{scorer.name} sees nothing of what is to be kept in what the untouched model draws of it, so no strength "

@@ -20,6 +20,7 @@ from excise.families.built_in import is_built_in
 from excise.families.load import as_family
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
+from excise.support.progress import Report, silent
 from excise.support.settings import configure
 
 
@@ -59,8 +60,9 @@ def make_update(
     drop: Sequence[str],
     kind: str | None = None,
     states: Path | None = None,
+    say: Report = silent,
 ) -> Erasure:
-    """Update, and also return the durations of the work. `update` explains the arguments."""
+    """Update, and also return the durations of the work. `update` explains the arguments; `say` receives progress."""
     refuse_hooks(edit.hooks, edit.record, "an update solves for weights again")
     family = as_family(model)
     check_base(edit, family)
@@ -81,7 +83,7 @@ def make_update(
         Naming(record.preserve, record.vocabulary, kind=concepts[0].kind),  # no kind is left to be guessed
         Origin(record.base.model, record.base.revision),
         record.seed,
-        Context(states=states),
+        Context(states=states, say=say),
     )
 
 

@@ -7,7 +7,7 @@ which program reads which format, and how much of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
 from excise.edits.hooks import refuse_hooks
+from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
+from excise.exporting.card import Card, licence_of, write_card
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
+from excise.exporting.reading import others_beside
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
@@ -46,6 +49,7 @@ class Exported:
         rank: the largest LoRA rank; 0 for a whole model.
         error: maximum over the edited weights of |exported change - change| / |change| (Frobenius norms).
         readers: by name of a program in `excise.exporting.readers`, how much of the export it reads.
+        card: the model card; None where files of that name are there that are not ours.
     """
 
     path: Path
@@ -53,6 +57,7 @@ class Exported:
     rank: int
     error: float
     readers: Mapping[str, Reading] = field(default_factory=dict)
+    card: Path | None = None
 
 
 def export(
@@ -63,8 +68,9 @@ def export(
     *,
     for_: str | None = None,
     allow_other_base: bool = False,
+    source: str | Path | None = None,
 ) -> Exported:
-    """Write `edit` in a format that other programs load.
+    """Write `edit` in a format that other programs load, and a model card beside it.
 
     Args:
         edit: the edit to export.
@@ -75,6 +81,7 @@ def export(
             for other families.
         for_: the program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.
         allow_other_base: export even if the model's weights differ from those the edit was made for.
+        source: the file of the edit; its digest, and what was verified of it, go into the export and the card.
 
     Raises:
         UnknownNameError: no such format or program.
@@ -93,18 +100,36 @@ def export(
         format = _choose_format(edit, family, for_)
     _check_format(edit, family, format)
     check_place(family, Path(out) / TARGETS[format])
-    folder = make_folder(Path(out))
+    evidence = Evidence.of(source)
+    exported = _written(edit, family, make_folder(Path(out)), format, evidence)
+    programs = [name for name, reading in exported.readers.items() if reading.whole]
+    card = Card(
+        edit.record,
+        evidence.checks,
+        format,
+        exported.path.name,
+        type(family.pipe).__name__,
+        sorted(programs, key=lambda name: name != for_),
+        licence_of(family),
+        evidence.edit,
+        others_beside(exported.path) if format != "merged" else {},
+    )
+    return replace(exported, card=write_card(Path(out), card))
+
+
+def _written(edit: Edit, family: Family, folder: Path, format: str, evidence: Evidence) -> Exported:
+    """Write an edit in a format that can hold it, and read it back."""
     weights = original_weights(family, edit.paths)
     if format in LORA:
-        path, rank, change = lora.write(edit, family, weights, folder, format)
+        path, rank, change = lora.write(edit, family, weights, folder, format, evidence)
         read = readings(
             format, family.name, lora.map_names(edit, family, format), lora.marker_names(edit, family, format)
         )
         return Exported(path, format, rank, _largest_error(edit, weights, change), read)
     if format == "merged":
-        path, change = folder, merged.write(edit, family, weights, folder)
+        path, change = folder, merged.write(edit, family, weights, folder, evidence)
     else:
-        path, change = single_file.write(edit, family, weights, folder)
+        path, change = single_file.write(edit, family, weights, folder, evidence)
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
 
 

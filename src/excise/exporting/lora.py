@@ -19,6 +19,7 @@ from excise.edits import apply
 from excise.edits.apply import original_weights
 from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
+from excise.edits.provenance import Evidence
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
 from excise.exporting.record import architecture, model_spec, our_record
@@ -60,7 +61,7 @@ def check(edit: Edit, family: Family, format: str) -> None:
 
 
 def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, format: str
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, format: str, evidence: Evidence
 ) -> tuple[Path, int, Callable[[str], Tensor]]:
     """Write a LoRA file into `folder`.
 
@@ -73,10 +74,10 @@ def write(
     factors = lora_factors(edit, weights)
     if format == "kohya-lora":
         path, factors = folder / KOHYA_NAME, _with_one_alpha(factors, _rank(factors))
-        metadata = _kohya_metadata(edit, factors, family)
+        metadata = _kohya_metadata(edit, factors, family, evidence)
     else:
         path, factors = folder / DIFFUSERS_NAME, padded(factors)
-        metadata = _adapter_metadata(edit, factors, family)
+        metadata = _adapter_metadata(edit, factors, family, evidence)
     state: dict[str, Tensor] = {}
     for place, f in {**factors, **_markers(edit, family, format)}.items():
         key, shape = key_of(place, family, format), weights[place].shape if place in weights else f.a.shape
@@ -182,7 +183,7 @@ def _markers(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
     return {path: LowRank(torch.zeros(shape[0], 1), torch.zeros(1, shape[1])) for path, shape in shapes.items()}
 
 
-def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
+def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family, evidence: Evidence) -> dict[str, str]:
     """Return the metadata that diffusers reads (`lora_adapter_metadata`), with the edit's record."""
     rank = _rank(factors)
     targets: dict[str, list[str]] = {}
@@ -200,10 +201,10 @@ def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family
             "bias": "none",
         }.items()
     }
-    return {"lora_adapter_metadata": json.dumps(adapter), **our_record(edit)}
+    return {"lora_adapter_metadata": json.dumps(adapter), **our_record(edit, evidence)}
 
 
-def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) -> dict[str, str]:
+def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family, evidence: Evidence) -> dict[str, str]:
     """Return the metadata of kohya's scripts, by which web UIs sort: a file for 2.x without `ss_v2` passes for 1.x."""
     ranks, kind = {len(f.a) for f in factors.values()}, architecture(family)
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
@@ -213,7 +214,7 @@ def _kohya_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family) 
         "ss_network_alpha": str(_rank(factors)),
         "ss_base_model_version": KOHYA[kind.name],
         **({"ss_v2": "True"} if kind.name == "sd2" else {}),
-        **model_spec(edit, f"{kind.spec}/lora"),
+        **model_spec(edit, f"{kind.spec}/lora", evidence),
     }
 
 

@@ -16,15 +16,17 @@ from transformers import CLIPTextModel
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
+from excise.edits.provenance import MARK, MARK_EXPORT, Evidence
 from excise.errors import OutputError
 from excise.exporting.lora import split_path
-from excise.exporting.place import MARK
 from excise.families.base import Family
 from excise.families.networks import as_saved
-from excise.support.files import write_json
+from excise.support.files import write_json, write_text
 
 
-def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path) -> Callable[[str], Tensor]:
+def write(
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, evidence: Evidence
+) -> Callable[[str], Tensor]:
     """Write the pipeline into `folder`; the files are moved in only when all are written.
 
     Returns:
@@ -39,6 +41,7 @@ def write(edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Pat
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))
+        write_text(partial / MARK_EXPORT, evidence.text() + "\n")
         # The record comes first, so that a folder from an interrupted export is recognised as an export.
         for part in sorted(partial.iterdir(), key=lambda part: (part.name != MARK, part.name)):
             target = folder / part.name

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from excise.edits.provenance import MARK, RECORD
 from excise.errors import OutputError
-from excise.exporting.record import RECORD
 from excise.families.base import Family
 from excise.support.files import resolved
-
-MARK = "excise_record.json"  # marks a folder as an export
 
 
 def check_place(family: Family, target: Path) -> None:

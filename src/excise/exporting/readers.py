@@ -177,12 +177,12 @@ def readings(format: str, family: str, names: Sequence[str], markers: Sequence[s
 def describe(readings: Mapping[str, Reading]) -> list[str]:
     """Return lines for the terminal: which programs read a file completely, which in part, which not at all."""
     whole = [r.program for r in readings.values() if r.whole]
-    lines = [f"read whole by {', '.join(whole)}"] if whole else []
+    lines = [f"All of it is read by {', '.join(whole)}."] if whole else []
     for r in readings.values():
         if 0 < r.taken < r.maps:
-            lines.append(f"in part by {r.program}: {r.taken} of {r.maps} maps, not {_some(r.missed)}")
+            lines.append(f"A part is read by {r.program}: {r.taken} of {r.maps} maps, not {_some(r.missed)}.")
     if nobody := [r.program for r in readings.values() if not r.taken and r.maps]:
-        lines.append(f"not by {', '.join(nobody)}")
+        lines.append(f"None of it is read by {', '.join(nobody)}.")
     return lines
 
 

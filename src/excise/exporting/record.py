@@ -1,4 +1,4 @@
-"""Metadata of exported files: the fields of ModelSpec, and the edit's record."""
+"""Metadata of exported files: the fields of ModelSpec, the edit's record, and what was verified of the edit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 from typing import NamedTuple
 
 from excise.edits.edit import Edit
+from excise.edits.provenance import EXPORT, RECORD, Evidence
 from excise.families.base import Family
-
-RECORD = "excise_record"  # metadata field of the edit's record
 
 
 class Architecture(NamedTuple):
@@ -27,16 +26,17 @@ def architecture(family: Family) -> Architecture:
     return Architecture("sd", "stable-diffusion-v1")
 
 
-def model_spec(edit: Edit, spec: str) -> dict[str, str]:
+def model_spec(edit: Edit, spec: str, evidence: Evidence) -> dict[str, str]:
     """Return the fields of ModelSpec and the edit's record; `spec` is the architecture in ModelSpec's terms."""
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": spec,
         "modelspec.title": f"without {', '.join(c.name for c in edit.record.concepts)}",
-        **our_record(edit),
+        **our_record(edit, evidence),
     }
 
 
-def our_record(edit: Edit) -> dict[str, str]:
-    """Return the edit's record as one metadata field."""
-    return {RECORD: json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}
+def our_record(edit: Edit, evidence: Evidence) -> dict[str, str]:
+    """Return the edit's record, and the evidence where there is any, as metadata fields."""
+    fields = {RECORD: json.dumps(edit.record.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)}
+    return fields if evidence.edit is None else {**fields, EXPORT: evidence.text()}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
+from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import split_path
 from excise.exporting.record import architecture, model_spec
@@ -63,7 +64,7 @@ def check(family: Family) -> None:
 
 
 def write(
-    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path
+    edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, evidence: Evidence
 ) -> tuple[Path, Callable[[str], Tensor]]:
     """Write the file into `folder`.
 
@@ -78,7 +79,7 @@ def write(
     with alone(edit, family), as_saved(family.pipe):
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}
-    metadata = {"format": "pt", **model_spec(edit, architecture(family).spec), **prediction}
+    metadata = {"format": "pt", **model_spec(edit, architecture(family).spec, evidence), **prediction}
     write_atomically(path, lambda p: save_file(state, p, metadata=metadata))
     written = _read(path, family)
 

@@ -15,8 +15,10 @@ from excise.errors import ModelError
 from excise.families.noising import Noising
 from excise.families.text_states import TextStates
 
-Progress = Callable[[int, int], None]
-"""Called with the number of pictures that are done and the number of all."""
+Progress = Callable[[float, int], None]
+"""Called with the number of pictures that are done, with the part of those at hand, and the number of all."""
+Watch = Callable[[float], None]
+"""Called with the share of a batch's steps that are done."""
 Request = tuple[str, int]
 """A prompt and its seed."""
 T = TypeVar("T")
@@ -360,7 +362,14 @@ class Family(ABC):
 
     @abstractmethod
     def render(
-        self, condition: Condition, unconditional: Condition, seeds: Sequence[int], *, steps: int, guidance: float
+        self,
+        condition: Condition,
+        unconditional: Condition,
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        watch: Watch | None = None,
     ) -> list[Image.Image]:
         """Draw one batch with the pipeline's own sampler, from conditions that need not come from words.
 
@@ -370,6 +379,7 @@ class Family(ABC):
             seeds: B; each picture has its own generator on the CPU, so it does not depend on its batch.
             steps: of the sampler.
             guidance: scale of classifier-free guidance.
+            watch: receives progress after every step, where the pipeline tells of its steps.
 
         Raises:
             ModelError: the model cannot draw from words alone.
@@ -377,9 +387,12 @@ class Family(ABC):
 
     @abstractmethod
     def batches(
-        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float
+        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float, watch: Watch | None = None
     ) -> Iterator[list[Image.Image]]:
-        """Draw batch after batch of (prompt, seed); every distinct prompt is encoded once for all batches."""
+        """Draw batch after batch of (prompt, seed); every distinct prompt is encoded once for all batches.
+
+        `watch` receives the share of the batch at hand, as `render` takes it.
+        """
 
     @abstractmethod
     def sample(

@@ -122,7 +122,14 @@ def draw(
         mine = parts[workers.rank :: workers.count]
         missing = [(part, files) for part, files in mine if not all(map(_intact, files))]
         done = len(requests) - sum(len(files) for _, files in missing)
-        drawn = family.batches([part for part, _ in missing], steps=steps, guidance=guidance)
+
+        def watch(share: float) -> None:
+            if progress:
+                progress(done + share * min(batch, len(requests) - done), len(requests))
+
+        drawn = family.batches(
+            [part for part, _ in missing], steps=steps, guidance=guidance, watch=watch if progress else None
+        )
         for (_, files), images in zip(missing, drawn, strict=True):
             for file, image in zip(files, images, strict=True):
                 write_png(file, image, durable=False)

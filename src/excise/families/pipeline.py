@@ -23,6 +23,7 @@ from excise.families.base import (
     Progress,
     Projection,
     Request,
+    Watch,
     WeightMap,
     grouped,
     join,
@@ -30,6 +31,7 @@ from excise.families.base import (
 )
 from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
 from excise.families.noising import Noising, noising
+from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
 
 ENCODE_BATCH = 256  # prompts encoded at once
@@ -143,7 +145,11 @@ class PipelineFamily(Family):
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
         self.check_encoders()
-        return join([self._condition(part) for part in split(list(texts), ENCODE_BATCH)])
+        parts = []
+        for part in split(list(texts), ENCODE_BATCH):
+            parts.append(self._condition(part))
+            encoded(min(len(parts) * ENCODE_BATCH, len(texts)), len(texts))
+        return join(parts)
 
     def projections(self, roles: str = "kv") -> list[Projection]:
         matches = [
@@ -224,7 +230,7 @@ class PipelineFamily(Family):
 
     @torch.no_grad()
     def batches(
-        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float
+        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float, watch: Watch | None = None
     ) -> Iterator[list[Image.Image]]:
         distinct = list(dict.fromkeys(prompt for batch in requests for prompt, _ in batch))
         if not distinct:
@@ -238,7 +244,7 @@ class PipelineFamily(Family):
             seeds = [seed for _, seed in batch]
             if whole is not None:
                 condition = whole[[row[prompt] for prompt, _ in batch]]
-                yield self.render(condition, unconditional, seeds, steps=steps, guidance=guidance)
+                yield self.render(condition, unconditional, seeds, steps=steps, guidance=guidance, watch=watch)
                 continue
             conditions, images = [alone[prompt] for prompt, _ in batch], dict[int, Image.Image]()
             for group in grouped(conditions):
@@ -248,22 +254,32 @@ class PipelineFamily(Family):
                     [seeds[i] for i in group],
                     steps=steps,
                     guidance=guidance,
+                    watch=part_of(watch, len(images) / len(batch), len(group) / len(batch)),
                 )
                 images.update(zip(group, drawn, strict=True))
             yield [images[i] for i in range(len(batch))]
 
     @torch.no_grad()
     def render(
-        self, condition: Condition, unconditional: Condition, seeds: Sequence[int], *, steps: int, guidance: float
+        self,
+        condition: Condition,
+        unconditional: Condition,
+        seeds: Sequence[int],
+        *,
+        steps: int,
+        guidance: float,
+        watch: Watch | None = None,
     ) -> list[Image.Image]:
         self._check_draws()
         drawer = self._drawer()
+        tells = watch is not None and "callback_on_step_end" in inspect.signature(drawer.__call__).parameters
         drawer.set_progress_bar_config(disable=True)
         images: list[Image.Image] = drawer(
             **self._call(condition, unconditional[[0] * len(condition)]),
             **self._guidance(guidance),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             num_inference_steps=steps,
+            **({"callback_on_step_end": step_callback(watch, steps)} if watch is not None and tells else {}),
         ).images
         return images
 
@@ -301,7 +317,13 @@ class PipelineFamily(Family):
     ) -> list[Image.Image]:
         requests = list(zip(prompts, seeds, strict=True))
         images: list[Image.Image] = []
-        for drawn in self.batches(split(requests, batch), steps=steps, guidance=guidance):
+        parts = split(requests, batch)
+
+        def watch(share: float) -> None:
+            if progress:
+                progress(len(images) + share * min(batch, len(prompts) - len(images)), len(prompts))
+
+        for drawn in self.batches(parts, steps=steps, guidance=guidance, watch=watch if progress else None):
             images += drawn
             if progress:
                 progress(len(images), len(prompts))

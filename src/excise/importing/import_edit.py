@@ -8,19 +8,22 @@ Every tensor must match a parameter of the base.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from excise.concepts.concept import Concept, as_concepts
 from excise.concepts.vocabulary import guess_kind, naming_vocabulary
-from excise.edits.bases import base_of
+from excise.edits.bases import base_of, same_base
 from excise.edits.deltas import Delta
 from excise.edits.edit import Edit
+from excise.edits.provenance import MARK, RECORD, parse
 from excise.edits.record import VERSIONED, EditRecord, Target
-from excise.errors import ExciseWarning, WrongBaseError
+from excise.errors import ConceptError, ExciseWarning, WrongBaseError
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.importing.adapters import is_adapter, read_adapter
@@ -41,36 +44,45 @@ class _Change:
 def import_edit(
     path: str | Path,
     model: Any,
-    concepts: Sequence[str | Concept],
+    concepts: Sequence[str | Concept] = (),
     *,
     kind: str | None = None,
     model_name: str | None = None,
 ) -> Edit:
-    """Read the result of another tool as an edit of the model that it was made from.
+    """Read the result of another tool, or an export of this one, as an edit of the model that it was made from.
 
     Warns where the file lacks a part of the method, or where the base seems to be another model.
 
     Args:
         path: a file, or a folder of a pipeline, of its denoiser, or of its text encoder.
         model: the base; it is not changed.
-        concepts: the concepts that the result erases, for the record.
+        concepts: the concepts that the result erases, for the record. An export that carries the record of its edit
+            needs none: on the model of the edit, the record is that of the edit again.
         kind: of the concepts given as plain names; by default it is guessed.
         model_name: name of the base, for the record.
 
     Raises:
         EditFileError: the file cannot be read, contains code, or contains changes that an edit cannot represent.
         WrongBaseError: names or shapes do not match the base, or nothing differs from it.
+        ConceptError: no concepts are given, and the file carries no record.
     """
     path, family = Path(path), as_family(model)
-    targets = [guess_kind(c, kind, naming_vocabulary(None, family)) for c in as_concepts(concepts, kind)]
-    change = _read_change(path, family)
+    state, metadata = read(path)
+    ours = None if concepts else _own_record(path, metadata)
+    given = [c.concept() for c in ours.concepts] if ours else as_concepts(concepts, kind)
+    targets = [guess_kind(c, kind, naming_vocabulary(None, family)) for c in given]
+    change = _change(path, state, metadata, family)
     if not change.modules:
         raise WrongBaseError(f"{path} holds nothing that differs from the base, so there is nothing to import.")
     for note in change.notes:
         warnings.warn(note, ExciseWarning, stacklevel=2)
+    base = base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline"))
+    if ours is not None and same_base(ours.base, base):
+        measured = {**ours.measured, "imported": path.name}
+        return Edit(ours.model_copy(update={"measured": measured}), (), change.modules)
     record = EditRecord(
         excise=version("excise"),
-        base=base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")),
+        base=base,
         method="imported",
         settings={"file": path.name, "layout": change.layout},
         concepts=tuple(Target(name=c.name, kind=c.kind, anchor=c.anchor or "", synonyms=c.synonyms) for c in targets),
@@ -83,9 +95,23 @@ def import_edit(
     return Edit(record, (), change.modules)
 
 
-def _read_change(path: Path, family: Family) -> _Change:
-    """Read the deltas of an adapter, or the differences of weights from the base."""
-    state, metadata = read(path)
+def _own_record(path: Path, metadata: Mapping[str, str]) -> EditRecord:
+    """Return the record that an export carries.
+
+    Raises:
+        ConceptError: it carries none, so that nothing names what it erases.
+        EditFileError: it cannot be read.
+    """
+    mark = path / MARK
+    text = mark.read_text(encoding="utf-8") if mark.is_file() else metadata.get(RECORD)
+    record = parse(path, text, None)[0] if text else None
+    if record is None or not record.concepts:
+        raise ConceptError(f"{path} does not say what it erases; name that with --concept.")
+    return record
+
+
+def _change(path: Path, state: dict[str, Tensor], metadata: dict[str, str], family: Family) -> _Change:
+    """Return the deltas of an adapter, or the differences of weights from the base."""
     names = Names(family)
     if is_adapter(state):
         adapter = read_adapter(state, metadata, names)

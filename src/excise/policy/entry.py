@@ -10,7 +10,7 @@ from typing import Any
 from excise.edits.edit import Edit
 from excise.edits.record import Base
 from excise.policy.groups import Group
-from excise.policy.policy import Policy, RemovalRequest
+from excise.policy.policy import Policy, RemovalRequest, Withdrawal
 from excise.policy.verify import Verification
 
 
@@ -35,6 +35,7 @@ def new_entry(
     """
     now = {r.name: _in_force(r) for r in policy.concepts}
     before = {c["name"]: c for c in last["in_force"]} if last else {}
+    withdrawn = [_withdrawal(w) for w in policy.withdrawn]
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "excise": version("excise"),
@@ -49,6 +50,7 @@ def new_entry(
         "removed": [name for name in before if name not in now],
         "changed": [name for name in now if name in before and now[name] != before[name]],
         "verified": _verified(policy, verification),
+        **({"withdrawn": withdrawn} if withdrawn else {}),
     }
 
 
@@ -62,7 +64,12 @@ def _in_force(request: RemovalRequest) -> dict[str, Any]:
         "requested_by": request.requested_by,
         "date": request.date.isoformat() if request.date else None,
         "reference": request.reference,
+        **({"reason": request.reason} if request.reason else {}),
     }
+
+
+def _withdrawal(withdrawal: Withdrawal) -> dict[str, Any]:
+    return withdrawal.model_dump(mode="json")
 
 
 def _verified(policy: Policy, verification: Verification | None) -> dict[str, Any] | None:

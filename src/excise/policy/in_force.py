@@ -72,6 +72,17 @@ def check_in_force(folder: Path, last: Mapping[str, Any] | None) -> None:
     )
 
 
+def edit_fault(folder: Path, last: Mapping[str, Any]) -> str:
+    """Return what is wrong with the edit in a folder, compared with the last ledger entry; empty if nothing is."""
+    path, recorded = folder / EDIT_NAME, last["edit"]
+    present = file_digest(path) if path.exists() else None
+    if present == recorded:
+        return ""
+    if present is None:
+        return f"the edit of entry {last['n']} is not in this folder."
+    return f"{path} is not the edit of entry {last['n']}; `excise apply` puts that one back from its copy."
+
+
 def _is_intact(path: Path, digest: str) -> bool:
     return path.exists() and file_digest(path) == digest
 

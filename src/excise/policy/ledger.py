@@ -8,6 +8,7 @@ that too.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ _ORIGIN = "0" * 64
 
 class LedgerError(ExciseError):
     """A ledger, or the edit it records, that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a ledger holds, and what is wrong with it.
+
+    Attributes:
+        entries: those before the first wrong line, oldest first.
+        fault: a sentence that names the first wrong line or what else is wrong; empty if the ledger is intact.
+    """
+
+    entries: list[dict[str, Any]]
+    fault: str = ""
 
 
 def append(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
@@ -51,22 +65,37 @@ def read(folder: Path) -> list[dict[str, Any]]:
     Raises:
         LedgerError: a line was changed, lost or added; the first wrong line is named.
     """
+    examination = examine(folder)
+    if examination.fault:
+        raise LedgerError(examination.fault)
+    return examination.entries
+
+
+def examine(folder: Path) -> Examination:
+    """Return what `read` returns, and instead of an error the fault with all entries before it."""
     path, head_path = folder / NAME, folder / HEAD
     if not path.exists() and not head_path.exists():
-        return []
-    entries = _entries(path)
-    head = _head(head_path)
+        return Examination([])
+    chain = _chain(path)
+    if chain.fault:
+        return chain
+    entries = chain.entries
+    try:
+        head = _head(head_path)
+    except LedgerError as error:
+        return Examination(entries, str(error))
     count, head_count = len(entries), head["entries"]
     if head_count not in (count, count - 1) or (head_count and entries[head_count - 1]["hash"] != head["hash"]):
-        raise LedgerError(
+        return Examination(
+            entries,
             f"{path} has {count} entries, but its head counts {head_count}: it was truncated or replaced. "
-            "Restore the file from a copy."
+            "Restore the file from a copy.",
         )
-    return entries
+    return Examination(entries)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """Return the entries in a file whose chain of hashes is intact."""
+def _chain(path: Path) -> Examination:
+    """Return the entries in a file up to the first line that does not fit the chain of hashes."""
     entries: list[dict[str, Any]] = []
     previous = _ORIGIN
     # Not splitlines, which also splits at characters that names may hold.
@@ -76,16 +105,17 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             own = entry.pop("hash")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise LedgerError(f"{path}, line {n} is no entry of a ledger. Restore the file from a copy.") from error
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return Examination(entries, f"{path}, line {n} is no entry of a ledger. Restore the file from a copy.")
         if entry.get("n") != n or entry.get("previous") != previous or _hash(entry) != own:
-            raise LedgerError(
+            return Examination(
+                entries,
                 f"{path}, line {n} was changed after it was written, or one before it is missing. "
-                "Restore the file from a copy."
+                "Restore the file from a copy.",
             )
         entries.append({**entry, "hash": own})
         previous = own
-    return entries
+    return Examination(entries)
 
 
 def _head(path: Path) -> dict[str, Any]:

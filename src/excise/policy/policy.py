@@ -7,9 +7,17 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from excise.concepts.concept import KINDS, Concept, as_concepts, check_name, check_preserve, read_names
+from excise.concepts.concept import (
+    KINDS,
+    Concept,
+    as_concepts,
+    check_name,
+    check_preserve,
+    normalise_name,
+    read_names,
+)
 from excise.concepts.concept_file import ConceptRow
 from excise.errors import ConceptError, ExciseError, UnknownNameError, unknown
 from excise.methods.fitting import check_fits_model
@@ -23,11 +31,27 @@ class PolicyError(ExciseError):
 
 
 class RemovalRequest(ConceptRow):
-    """One concept to remove, with who requested it, when, and under which reference."""
+    """One concept to remove, with who requested it, when, under which reference, and why."""
 
     requested_by: str = ""
     date: datetime.date | None = None
     reference: str = ""
+    reason: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_no_reason(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a reason the digest of a policy stays the one that it has always had."""
+        return {name: value for name, value in write(self).items() if name != "reason" or value}
+
+
+class Withdrawal(Strict, str_strip_whitespace=True):
+    """A request that is no longer upheld: who withdrew it, when, under which reference, and why."""
+
+    name: str
+    withdrawn_by: str = ""
+    date: datetime.date | None = None
+    reference: str = ""
+    reason: str = ""
 
 
 class MethodChoice(Strict):
@@ -56,6 +80,7 @@ class Policy(Strict):
         model, revision: as for `excise erase --model`.
         methods: by concept kind, with `default` for the others.
         concepts: in the order of the file.
+        withdrawn: what is known of concepts that are no longer to be removed; the ledger repeats it.
         preserve, preserve_file, vocabulary, seed: as for `excise erase`.
         gates: of the verification.
         pictures: pictures of each concept in the verification.
@@ -67,6 +92,7 @@ class Policy(Strict):
     revision: str | None = None
     methods: dict[str, MethodChoice] = Field(default_factory=lambda: {DEFAULT: MethodChoice(name="speed")})
     concepts: tuple[RemovalRequest, ...]
+    withdrawn: tuple[Withdrawal, ...] = ()
     preserve: tuple[str, ...] = ()
     preserve_file: Path | None = None
     vocabulary: str = "auto"
@@ -74,6 +100,11 @@ class Policy(Strict):
     gates: Gates = Gates()
     pictures: int = Field(10, ge=1)
     judge: Path | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_withdrawals(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without withdrawals the digest of a policy stays the one that it has always had."""
+        return {name: value for name, value in write(self).items() if name != "withdrawn" or value}
 
     def method_of(self, kind: str) -> MethodChoice:
         """Return the method for a kind of concept.
@@ -87,7 +118,8 @@ class Policy(Strict):
         return choice
 
 
-_KEYS = (*Policy.model_fields, "schema", *RemovalRequest.model_fields, *MethodChoice.model_fields, *Gates.model_fields)
+_PARTS: tuple[type[Strict], ...] = (Policy, RemovalRequest, Withdrawal, MethodChoice, Gates)
+_KEYS = ("schema", *(name for part in _PARTS for name in part.model_fields))
 
 
 def read(path: Path) -> tuple[Policy, str]:
@@ -98,7 +130,7 @@ def read(path: Path) -> tuple[Policy, str]:
 
     Raises:
         PolicyError: the file cannot be read, is not YAML, or has unknown keys or wrong values.
-        ConceptError: a concept is named twice, or is to be erased and preserved at once.
+        ConceptError: a concept is named twice, is to be erased and preserved at once, or is removed and withdrawn.
         UnknownNameError: there is no such method, or no such kind.
         ModelError: a method does not fit the model.
     """
@@ -117,6 +149,7 @@ def read(path: Path) -> tuple[Policy, str]:
     policy = _with_files_read(policy, path.parent)
     if policy.concepts:
         check_preserve(as_concepts(_concepts(policy, path)), policy.preserve)
+    _check_withdrawn(policy, path)
     return policy, hashlib.sha256(policy.model_dump_json().encode()).hexdigest()
 
 
@@ -126,9 +159,10 @@ def _with_long_forms(content: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         PolicyError: `methods` is not a table.
     """
-    concepts, methods = content.get("concepts"), content.get("methods", {})
-    if isinstance(concepts, list):
-        content["concepts"] = [{"name": c} if isinstance(c, str) else c for c in concepts]
+    methods = content.get("methods", {})
+    for key in ("concepts", "withdrawn"):
+        if isinstance(names := content.get(key), list):
+            content[key] = [{"name": c} if isinstance(c, str) else c for c in names]
     if not isinstance(methods, dict):
         name = methods if isinstance(methods, str) else "speed"
         raise PolicyError(
@@ -137,6 +171,19 @@ def _with_long_forms(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if methods:
         content["methods"] = {k: {"name": m} if isinstance(m, str) else m for k, m in methods.items()}
     return content
+
+
+def _check_withdrawn(policy: Policy, path: Path) -> None:
+    """Refuse a withdrawal of what the policy removes, and two of one concept (raises ConceptError)."""
+    removed = {normalise_name(c.name) for c in policy.concepts}
+    names = [normalise_name(w.name) for w in policy.withdrawn]
+    for i, (name, withdrawal) in enumerate(zip(names, policy.withdrawn, strict=True)):
+        if name in removed:
+            raise ConceptError(
+                f"the policy {path}: '{withdrawal.name}' is in `concepts` and in `withdrawn`; take it out of one."
+            )
+        if name in names[:i]:
+            raise ConceptError(f"the policy {path}: '{withdrawal.name}' is withdrawn twice; keep one of them.")
 
 
 def _with_files_read(policy: Policy, folder: Path) -> Policy:

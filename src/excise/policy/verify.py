@@ -98,9 +98,9 @@ class _Halves:
     """Progress of two rounds of pictures as one."""
 
     def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._before, self._last = progress, 0, 0
+        self._progress, self._before, self._last = progress, 0, 0.0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: float, total: int) -> None:
         if done < self._last:  # the second round
             self._before = total
         self._last = done

@@ -151,7 +151,7 @@ def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progres
     total = 2 * len(prompts)
 
     def draw(done_before: int) -> list[Image.Image]:
-        def step(done: int, _: int) -> None:
+        def step(done: float, _: int) -> None:
             if advance:
                 advance(done_before + done, total)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from excise.support.progress import part_of
 from excise.training.adapters import Weights
 from excise.training.loop import State
 from excise.training.probes import Preview, Rates
@@ -14,7 +15,7 @@ TIE = 0.01  # scores within it count as equal
 CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
 ENOUGH = 0.95  # erased, under the rules "constrained" and "kept"
 KEEP = 0.97  # retained on either side, under the rule "kept"
-Say = Callable[[str, int, int], None]
+Say = Callable[[str, float, int], None]
 Rule = Literal["hmean", "constrained", "kept", "last"]
 Tie = Literal["middle", "early", "late"]
 
@@ -43,9 +44,8 @@ def calibrate(
     """
     curve = []
     for i, (step, state) in enumerate(sorted(states.items())):
-        say("calibrating", i, len(states))
         adapter.load(state)
-        curve.append(Point(step, preview.rates(preview.draw())))
+        curve.append(Point(step, preview.rates(preview.draw(part_of(say, "calibrating", i, len(states))))))
     say("calibrating", len(states), len(states))
     step = choose(curve, rule, tie, keep)
     adapter.load(states[step])

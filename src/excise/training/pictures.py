@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from excise.families.base import Condition, Family, Progress, split
 from excise.families.drawing import draw
 from excise.support.digests import seed_of
 from excise.support.precision import bfloat16
+from excise.support.progress import Report, silent
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Sampling:
     Attributes:
         precision: as accelerate calls it.
         cache: folder of images by key, for pictures that several runs draw; None draws every time.
+        say: receives progress where the caller of `draw` names nothing else.
     """
 
     steps: int
@@ -30,11 +33,13 @@ class Sampling:
     batch: int = 8
     precision: str = "no"
     cache: Path | None = None
+    say: Report = field(default=silent, compare=False, repr=False)
 
     def draw(
         self, family: Family, prompts: Sequence[str], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Image.Image]:
         """One picture a prompt."""
+        progress = progress or partial(self.say, "drawing")
         with self._precision(family):
             if self.cache is not None:
                 images = draw(
@@ -53,19 +58,15 @@ class Sampling:
 
     def render(self, family: Family, condition: Condition, seeds: Sequence[int]) -> list[Image.Image]:
         """One picture a row of a condition."""
-        none = family.unconditional()
+        none, images = family.unconditional(), list[Image.Image]()
         with self._precision(family):
-            return [
-                image
-                for part in split(range(len(seeds)), self.batch)
-                for image in family.render(
-                    condition[list(part)],
-                    none,
-                    [seeds[i] for i in part],
-                    steps=self.steps,
-                    guidance=self.guidance,
+            for part in split(range(len(seeds)), self.batch):
+                self.say("drawing", len(images), len(seeds))
+                images += family.render(
+                    condition[list(part)], none, [seeds[i] for i in part], steps=self.steps, guidance=self.guidance
                 )
-            ]
+        self.say("drawing", len(images), len(seeds))
+        return images
 
     def _precision(self, family: Family) -> AbstractContextManager[Any]:
         # Not fp16, in which the autoencoder of SDXL overflows.

@@ -113,7 +113,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_drawn(tokenizer, m
         with pytest.raises(SettingError, match=match):
             erase(pipe, ["cat"], "surgun", **{"preserve": ["dog"], "context": context, **SMALL, **knobs})
 
-    refused("confine needs prompts to keep", preserve=[])
+    refused("SurgUn needs names to protect", preserve=[])
     refused("no attention block 'nowhere'", blocks="nowhere")
     refused("no attention block 'nowhere'", blocks="nowhere", confine=False)
     refused("blocks was 'random:x'; expected a number", blocks="random:x")

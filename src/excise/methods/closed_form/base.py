@@ -15,6 +15,7 @@ from excise.concepts.concept import PROGRAM_PROMPTS
 from excise.edits.apply import original_weights
 from excise.errors import ExciseWarning
 from excise.families.capabilities import TEXT_KV, TEXT_MLP
+from excise.families.progress import encoding
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.encoder_problem import EncoderProblem
@@ -64,7 +65,7 @@ class ClosedForm(Method[ConfigT]):
         def solve(problem: TextProblem) -> Solution:
             return self.solve(problem, weights, config, generator.manual_seed(request.seed))
 
-        solution, restored = hardened(solve, token_problem(encoded, config), weights, config.robust)
+        solution, restored = hardened(solve, token_problem(encoded, config), weights, config.robust, context.say)
         pooled = pooled_problem(encoded) if config.pooled else None
         if pooled is not None:
             solution = joined(solution, self._solve_pooled(pooled, request, config, generator))
@@ -101,7 +102,7 @@ class TextEncoderForm(Method[EncoderConfigT]):
         began = time.perf_counter()
         encoded = _encoded(request, config, context)
         encoded_at = time.perf_counter()
-        solution = self.solve_encoder(EncoderProblem(request.family, encoded), config)
+        solution = self.solve_encoder(EncoderProblem(request.family, encoded, context.say), config)
         return Made(solution, seconds={"encode": encoded_at - began, "solve": time.perf_counter() - encoded_at})
 
 
@@ -115,7 +116,9 @@ def program_prompts(config: Settings) -> Mapping[str, tuple[str, ...]] | None:
 
 def _encoded(request: Request, config: Settings, context: Context) -> Encoded:
     templates = program_prompts(config) or request.words.templates
-    return encode(request.family, request.concepts, request.retain, templates, context.states)
+    context.say("encoding prompts", 0, 0)
+    with encoding(lambda done, total: context.say("encoding prompts", done, total)):
+        return encode(request.family, request.concepts, request.retain, templates, context.states)
 
 
 def _warn_of_width(concepts: int, width: int) -> None:

@@ -51,8 +51,10 @@ class EMCID(TextEncoderForm[EMCIDConfig]):
         over columns; R: the anchor's last stream less the target's; L - l: number of layers from this one on.
         """
         deltas: dict[str, Tensor] = {}
-        for encoder in problem.family.text_encoders:
-            layers = [layer for layer in problem.layers if layer.encoder == encoder][-config.layers :]
+        encoders = problem.family.text_encoders
+        by_encoder = [[x for x in problem.layers if x.encoder == encoder][-config.layers :] for encoder in encoders]
+        problem.expect(sum(map(len, by_encoder)))
+        for layers in by_encoder:
             for remaining, layer in zip(range(len(layers), 0, -1), layers, strict=True):
                 moments = problem.read(layer, deltas)
                 A = moments.targets + config.retain_scale * moments.retain

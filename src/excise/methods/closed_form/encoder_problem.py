@@ -19,6 +19,7 @@ from torch import Tensor
 from excise.families.base import EncoderLayer, Family, split
 from excise.families.networks import module_in
 from excise.methods.closed_form.text_problem import Encoded
+from excise.support.progress import Report, silent
 
 BATCH = 128  # prompts
 
@@ -39,10 +40,14 @@ class Moments:
 
 
 class EncoderProblem:
-    """Targets, anchors and retained prompts, ready to be read at any layer of a family that provides "text_mlp"."""
+    """Targets, anchors and retained prompts, ready to be read at any layer of a family that provides "text_mlp".
 
-    def __init__(self, family: Family, encoded: Encoded) -> None:
-        self.family = family
+    Args:
+        say: receives progress, of the layers that `expect` announced.
+    """
+
+    def __init__(self, family: Family, encoded: Encoded, say: Report = silent) -> None:
+        self.family, self.say = family, say
         self.layers = family.encoder_layers()
         n, rows, states = encoded.pairs, encoded.rows, encoded.states
         self.texts, self.last, self.end = encoded.texts, states.last, states.end
@@ -50,7 +55,12 @@ class EncoderProblem:
         self.retained = list(dict.fromkeys(rows[2 * n :]))
         anchors = list(dict.fromkeys(anchor for _, anchor in self.pairs))
         self._place = {row: i for i, row in enumerate(anchors)}
+        self.expect(1)
         self._anchor_streams = {name: self._streams(name, anchors) for name in family.text_encoders}
+
+    def expect(self, layers: int) -> None:
+        """Announce how many layers will be read, for the progress."""
+        self._prompts_read, self._expected = 0, layers * (len(self.pairs) + len(self.retained))
 
     @torch.no_grad()
     def read(self, layer: EncoderLayer, deltas: Mapping[str, Tensor]) -> Moments:
@@ -62,10 +72,16 @@ class EncoderProblem:
                 erased, goal = self._matched(layer.encoder, part, x.shape[1])
                 targets.add(x[erased], x[erased])
                 lacking.add(x[erased], (goal - stream)[erased])
+                self._advance(len(part))
             for rows in split(self.retained, BATCH):
                 x = run(rows)[0].flatten(0, 1)
                 retain.add(x, x)
+                self._advance(len(rows))
         return Moments(targets.mean, lacking.mean, retain.mean)
+
+    def _advance(self, prompts: int) -> None:
+        self._prompts_read += prompts
+        self.say("reading layers", min(self._prompts_read, self._expected), self._expected)
 
     def _matched(self, encoder: str, pairs: Sequence[tuple[int, int]], length: int) -> tuple[Tensor, Tensor]:
         """(b, L) which tokens to erase, from a target's last word on; (b, L, d) the stream of the anchor there."""
@@ -84,7 +100,12 @@ class EncoderProblem:
         """(n, L, d) the stream of prompts after the last layer of an unedited encoder."""
         last = [layer for layer in self.layers if layer.encoder == encoder][-1]
         with self._capture(last, {}) as run:
-            return torch.cat([run(part)[1] for part in split(rows, BATCH)])
+            streams = list[Tensor]()
+            for part in split(rows, BATCH):
+                self.say("reading anchors", len(streams) * BATCH, len(rows))
+                streams.append(run(part)[1])
+            self.say("reading anchors", len(rows), len(rows))
+            return torch.cat(streams)
 
     @contextmanager
     def _capture(self, layer: EncoderLayer, deltas: Mapping[str, Tensor]) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.text_problem import TextProblem
 from excise.methods.solution import Solution
+from excise.support.progress import Report, silent
 
 PULL = 0.1  # nu, as in RECE's program
 SETTLED = 0.01  # a restored share that falls by less than this between two rounds is a fixed point
@@ -26,7 +27,7 @@ Solve = Callable[[TextProblem], Solution]
 
 
 def hardened(
-    solve: Solve, problem: TextProblem, weights: Mapping[str, Tensor], rounds: int
+    solve: Solve, problem: TextProblem, weights: Mapping[str, Tensor], rounds: int, say: Report = silent
 ) -> tuple[Solution, list[float]]:
     """Solve, then solve again with the restoring states as further targets, at most `rounds` times.
 
@@ -35,12 +36,15 @@ def hardened(
         problem: its input.
         weights: the unedited projections (out, d) by module path.
         rounds: the largest number of further solves.
+        say: receives progress.
 
     Returns:
         The last solution, and after each solve the share of the targets' outputs that some state still restores.
     """
+    say("solving", 0, rounds + 1)
     solution, extended, shares = solve(problem), problem, list[float]()
-    for _ in range(rounds):
+    for done in range(1, rounds + 1):
+        say("solving", done, rounds + 1)
         restoring, share = _restoring(problem, weights, solution)
         shares.append(share)
         if len(shares) > 1 and shares[-2] - share < SETTLED:
@@ -56,6 +60,7 @@ def hardened(
     else:
         if rounds:
             shares.append(_restoring(problem, weights, solution)[1])
+    say("solving", rounds + 1, rounds + 1)
     return solution, shares
 
 

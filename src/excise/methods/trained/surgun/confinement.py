@@ -105,8 +105,8 @@ def check_retained(retain: Sequence[str]) -> None:
     """
     if not retain:
         raise SettingError(
-            "confine needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or use "
-            "--set confine=false"
+            "SurgUn needs names to protect: --preserve-file FILE, --preserve NAME or a --vocabulary. Without any, it "
+            "trains with --set confine=false alone."
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from excise.families.base import Family
 from excise.families.guidance import conditional_rows
+from excise.support.progress import part_of
 from excise.training.probes import Preview
 from excise.training.problem import TrainingProblem
 
@@ -26,9 +27,9 @@ def strongest(problem: TrainingProblem, preview: Preview, known: Sequence[str]) 
     """The third of the blocks whose injection loses the target most often, in the order of the network."""
     erased = []
     for i, block in enumerate(known):
-        problem.say("injecting", i, len(known))
+        report = part_of(problem.say, "injecting", i, len(known))
         with injected(problem.family, block):
-            erased.append(preview.rates(preview.draw()).erase)
+            erased.append(preview.rates(preview.draw(report)).erase)
     ranked = sorted(range(len(known)), key=lambda i: -erased[i])  # stable: earlier blocks first
     return [known[i] for i in sorted(ranked[: math.ceil(SHARE * len(known))])]
 

@@ -21,6 +21,7 @@ from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.injection import strongest
 from excise.support.digests import digest
 from excise.support.files import write_json
+from excise.support.progress import part_of
 from excise.training.adapters import Adapter, blocks, choose_maps
 from excise.training.loop import Step, Trainer
 from excise.training.probes import Preview, Rates
@@ -114,13 +115,13 @@ def probe(
     if config.inject:
         probed = strongest(problem, preview, probed)
     for i, block in enumerate(probed):
-        problem.say("localising", i, len(probed))
+        report = part_of(problem.say, "localising", i, len(probed))
         paths = [m.path for m in choose_maps(problem.family, config.modules, [block])]
         with Adapter(problem.family, paths, config.rank, problem.seed) as adapter:
             with training_mode(problem.family, config.checkpointing):
                 plan = config.plan(max(1, round(SHARE * config.steps)))
                 Trainer(adapter, plan, problem.seed, advice=config.steadier).fit(step_of(adapter))
-            pictures[block] = preview.draw()
+            pictures[block] = preview.draw(report)
         rows.append(_row(block, preview.rates(pictures[block])))
     problem.say("localising", len(probed), len(probed))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)
@@ -134,9 +135,9 @@ def apart(problem: TrainingProblem, preview: Preview, adapter: Adapter) -> Table
         if m.path in adapter.paths:
             by_block.setdefault(m.block, []).append(m.path)
     for i, (block, paths) in enumerate(by_block.items()):
-        problem.say("looking at each block's part", i, len(by_block))
+        report = part_of(problem.say, "looking at each block's part", i, len(by_block))
         with adapter.only(paths):
-            pictures[block] = preview.draw()
+            pictures[block] = preview.draw(report)
         rows.append(_row(block, preview.rates(pictures[block])))
     problem.say("looking at each block's part", len(by_block), len(by_block))
     return Table(rows, ", ".join(c.name for c in problem.concepts), pictures)

@@ -1,0 +1,94 @@
+"""Keep what a command verified beside the edits that it verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from excise.cli.gates import Gate
+    from excise.edits import verified
+
+
+def keep_evaluation(
+    files: Sequence[str], document: Mapping[str, Any], gates: Sequence[Gate], *, other_base: bool = False
+) -> None:
+    """Keep the verdicts and gates of `excise evaluate`, passed or failed, beside every edit that was applied.
+
+    Args:
+        files: the edit files. document: of `excise evaluate --json`.
+        other_base: whether another model than that of the edits was allowed.
+    """
+    from excise.edits import verified
+    from excise.evaluation.proof import ConceptVerdict
+    from excise.support.digests import file_digest
+
+    verdicts = {v["concept"]: ConceptVerdict(**v).sentence() for v in document.get("verdicts", [])}
+    if not files or not (verdicts or gates):
+        return
+    metrics = document["metrics"]
+    check = verified.Check(
+        **verified.now(),
+        command="evaluate",
+        model=document["model"],
+        protocol=document["protocol"],
+        hash=document["hash"],
+        judge=document["protocol_summary"]["judge"],
+        concepts=tuple(document["concepts"]),
+        verdicts=verdicts,
+        gates=tuple(_gate(gate, metrics) for gate in gates if gate.metric in metrics),
+        metrics={name: _numbers(m) for name, m in metrics.items()},
+        other_base=other_base,
+    )
+    digests = [file_digest(Path(file)) for file in files]
+    for file, own in zip(files, digests, strict=True):
+        beside = tuple(digest for digest in digests if digest != own)
+        verified.keep(Path(file), check.model_copy(update={"beside": beside}))
+
+
+def keep_policy(edit: Path, entry: Mapping[str, Any]) -> None:
+    """Keep what the ledger entry of a policy says was verified beside the edit in force.
+
+    The gate "erased" is that of the concept with the worst share.
+
+    Args:
+        edit: the edit file. entry: the entry; nothing is kept where it has no verdicts.
+    """
+    from excise.edits import verified
+    from excise.policy.history import verdict_of
+
+    result = entry["verified"]
+    if result is None or not entry["edit"]:
+        return
+    bounds, concepts = result["gates"], result["concepts"]
+    verdicts = {c["name"]: verdict_of(entry, c["name"]) for c in concepts}
+    clean = [c["erased"] for c in concepts if c["erased"]]
+    measured = {"erased": min(clean, key=lambda m: m["low"]) if clean else None, "retained": result["retained"]}
+    passed = {"erased": all(c["passed"] for c in concepts), "retained": result["retained_passed"]}
+    check = verified.Check(
+        **{**verified.now(), "time": entry["time"]},
+        command="apply",
+        model=entry["model"]["name"],
+        protocol="policy",
+        hash=entry["policy"],
+        judge=result["judge"],
+        concepts=tuple(verdicts),
+        verdicts=verdicts,
+        gates=tuple(
+            verified.Gate(gate=f"{name}>={bounds[name]:g}", metric=name, passed=passed[name]) for name in passed
+        ),
+        metrics={name: _numbers(m) for name, m in measured.items() if m},
+    )
+    verified.keep(edit, check)
+
+
+def _gate(gate: Gate, metrics: Mapping[str, Any]) -> verified.Gate:
+    from excise.edits import verified
+
+    text = f"{gate.metric}{gate.sign}{gate.bound:g}"
+    return verified.Gate(gate=text, metric=gate.metric, passed=gate.holds(metrics))
+
+
+def _numbers(estimate: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(estimate[name]) for name in ("value", "low", "high", "n")}

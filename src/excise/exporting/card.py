@@ -1,0 +1,226 @@
+"""The model card of an export: a README.md with a front matter that model hubs read, written from the record alone.
+
+Names of concepts and models are other people's text: they are escaped in Markdown and quoted in YAML. A README that is
+not ours is never replaced: the card is then written under another name.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from excise.edits.record import EditRecord
+from excise.edits.verified import Check, sentences
+from excise.exporting.readers import LORA
+from excise.exporting.usage import usage
+from excise.families.base import Family
+from excise.families.built_in import BUILT_IN, WEIGHTS
+from excise.support.choices import written
+from excise.support.files import write_text
+
+NAMES = ("README.md", "EXCISE.md")  # the second where the first is not ours
+OURS = "# This model card was written by excise export, which replaces only files with this line."
+MOST_NAMES = 40
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LICENCE = ("license", "license_name", "license_link")  # as model hubs spell them
+FAMILY_TAGS = {"sd": "stable-diffusion", "sdxl": "stable-diffusion-xl", "sana": "sana"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card tells.
+
+    Attributes:
+        record: of the edit.
+        checks: what was verified of the edit.
+        format: of the export. file: its name; of a merged folder, the folder's.
+        pipeline: the class in diffusers that loads the base.
+        programs: names of the programs that read all of it, that of `--for` first.
+        licence: the fields of the base's own card, if that is known.
+        edit: the SHA-256 of the edit file.
+        others: names of the concepts that other exports in the folder remove, by file.
+    """
+
+    record: EditRecord
+    checks: Sequence[Check]
+    format: str
+    file: str
+    pipeline: str
+    programs: Sequence[str] = ()
+    licence: Mapping[str, str] = field(default_factory=dict)
+    edit: str | None = None
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether the export is a LoRA rather than a whole model."""
+        return self.format in LORA
+
+
+def write_card(folder: Path, card: Card) -> Path | None:
+    """Write a card into a folder.
+
+    Returns:
+        The file; None where every name for it is taken by files that are not ours.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = next((folder / name for name in NAMES if _is_free(folder / name)), None)
+    if path is not None:
+        write_text(path, text(card))
+    return path
+
+
+def text(card: Card) -> str:
+    """Return a card as Markdown with its front matter."""
+    base, names = base_name(card.record.base.model), [c.name for c in card.record.concepts]
+    title = f"{base} without {', '.join(names[:MOST_NAMES]) or 'what its record does not name'}"
+    kind = "a LoRA that removes" if card.is_lora else "the whole model with an edit merged in, which removes"
+    lead = f"This is {kind} the concepts below from **{_md(base)}**. It was written by `excise export`."
+    sections = (
+        ("What was removed", _removed(card)),
+        ("From which model", _base(card)),
+        ("How to load it", _usage(card, base)),
+        ("What was verified", _verified(card)),
+        ("What it does not do", _limits(card)),
+    )
+    body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections)
+    for file, concepts in card.others.items():
+        lead += f" Beside it, `{file}` removes {_md(', '.join(concepts))}: see `excise inspect {file}`."
+    return f"---\n{OURS}\n{_front_matter(card)}---\n\n# {_md(title)}\n\n{lead}\n\n{body}\n"
+
+
+def licence_of(family: Family) -> dict[str, str]:
+    """Return the licence in the card of a model on this disk, by the keys of model hubs; nothing where it has none."""
+    folder = Path(str(family.pipe.config.get("_name_or_path") or ""))
+    readme = folder / "README.md"
+    if not readme.is_file() and folder.parent == WEIGHTS:  # canvas-sd shares the card of all weights
+        readme = WEIGHTS / "README.md"
+    try:
+        match = re.match(r"---\n(.*?)\n---\s", readme.read_text(encoding="utf-8"), re.DOTALL)
+        content = yaml.safe_load(match[1]) if match else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: str(content[key]) for key in LICENCE if content.get(key)}
+
+
+def base_name(model: str) -> str:
+    """Return the name of a base as strangers may read it: a hub id as it is, of a path its last part."""
+    return model if HUB_ID.fullmatch(model) and not Path(model).exists() else Path(model).name or model
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing stands at a path, or a card of ours."""
+    if not path.exists():
+        return True
+    try:
+        return OURS in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _front_matter(card: Card) -> str:
+    record, base = card.record, card.record.base
+    content: dict[str, Any] = {}
+    if HUB_ID.fullmatch(base.model) and not Path(base.model).exists():
+        content["base_model"] = base.model
+        content["base_model_relation"] = "adapter" if card.is_lora else "finetune"
+    content |= card.licence
+    content |= {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    tags = ["text-to-image", "concept-erasure", FAMILY_TAGS.get(base.family, base.family), f"method:{record.method}"]
+    content["tags"] = [*tags, *(["lora"] if card.is_lora else []), "excise"]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _removed(card: Card) -> str:
+    record = card.record
+    rows = ["| concept | kind | is read as | synonyms |", "|---|---|---|---|"]
+    for c in record.concepts:
+        cells = (c.name, c.kind, c.anchor or "nothing", ", ".join(c.synonyms) or "-")
+        rows.append("| " + " | ".join(map(_md, cells)) + " |")
+    made = [f"Method: `{record.method}`, seed {record.seed}, excise {record.excise}."]
+    if record.settings:
+        made.append("Settings: " + ", ".join(f"`{k} = {_code(written(v))}`" for k, v in record.settings.items()) + ".")
+    if record.stack:
+        parts = "; ".join(f"`{p.method}` for {', '.join(_md(c.name) for c in p.concepts)}" for p in record.stack)
+        made.append(f"It joins {len(record.stack)} edits: {parts}.")
+    kept = [_md(name) for name in record.preserve[:MOST_NAMES]]
+    more = f" and {len(record.preserve) - MOST_NAMES} more" if len(record.preserve) > MOST_NAMES else ""
+    names = ", ".join(kept) + more if kept else "none given"
+    made.append(f"Names to keep: {names}; vocabulary: {record.vocabulary or 'none'}.")
+    return "\n".join(rows) + "\n\n" + "\n".join(f"- {line}" for line in made)
+
+
+def _base(card: Card) -> str:
+    base = card.record.base
+    lines = [
+        f"- name: {_md(base_name(base.model))}" + (f", revision {_md(base.revision)}" if base.revision else ""),
+        f"- family: {_md(base.family)}",
+        f"- fingerprint of its weights that read text (SHA-256, half precision): `{base.weights}`",
+        f"- fingerprint of its text encoder: `{base.text_encoder}`",
+    ]
+    if card.edit is not None:
+        lines.append(f"- exported from the edit file with the SHA-256 `{card.edit}`")
+    if card.licence.get("license"):
+        lines.append(f"- licence of the base: {_md(card.licence['license'])}; it holds for this file as well")
+    else:
+        lines.append("- licence of the base: not known here; whatever it is, it holds for this file as well")
+    return "\n".join(lines)
+
+
+def _usage(card: Card, base: str) -> str:
+    base = re.sub(r"[\"'`\\\s]", "_", f"PATH/TO/{base}" if card.record.base.model in BUILT_IN else base)
+    paragraphs = usage(card.format, card.programs, card.file, base, card.pipeline)
+    if not paragraphs:
+        return "No program is known here that reads all of it."
+    scale = "Use it at strength 1: what was verified holds for that strength alone.\n\n" if card.is_lora else ""
+    return scale + "\n\n".join(paragraphs)
+
+
+def _verified(card: Card) -> str:
+    lines = sentences(card.checks)
+    if not lines:
+        return (
+            "**Not yet verified.** No judge has looked at pictures of this model. `excise evaluate --edit EDIT "
+            "--concept NAME --require 'ua>=0.5'` does so, and exports made after it say what was found."
+        )
+    failed = any(not gate.passed for check in card.checks for gate in check.gates)
+    first = "**At least one gate failed.**\n\n" if failed else ""
+    return first + "\n".join(f"- {_md(line)}" for line in lines)
+
+
+def _limits(card: Card) -> str:
+    undo = (
+        "- It is an addition to the model: whoever does not load it, or loads it at strength 0, has the whole model."
+        if card.is_lora
+        else "- It changes this copy alone: whoever has the base model has the concepts."
+    )
+    return "\n".join(
+        [
+            undo,
+            "- It was made for one model, known by the fingerprints above. On others nothing is known about it.",
+            "- It is not proof against attacks: other words, learned tokens or fine-tuning may bring a concept back. "
+            "`excise attack` measures how often.",
+            "- Names other than those above may have changed as well; only what is listed as verified was looked at.",
+            "- It is no filter of prompts or pictures, and no statement about the law.",
+        ]
+    )
+
+
+def _code(value: str) -> str:
+    return value.replace("`", "'")
+
+
+def _md(value: str) -> str:
+    """Escape a text for Markdown, tables and HTML included."""
+    flat = " ".join(html.escape(value, quote=False).split())
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat)

@@ -1,0 +1,123 @@
+"""Read what an export says about itself: its record, and what was verified. No model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from excise.edits.provenance import EXPORT, MARK, MARK_EXPORT, RECORD, Evidence, parse
+from excise.edits.record import EditRecord
+from excise.errors import EditFileError
+from excise.exporting.lora import DIFFUSERS_NAME, KOHYA_NAME
+from excise.exporting.single_file import NAME as SINGLE_NAME
+from excise.support.runs import EDIT_NAME
+
+FILES = (KOHYA_NAME, DIFFUSERS_NAME, SINGLE_NAME)
+DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_linear_layer.down.weight")
+UP = (".lora_up.weight", ".lora_B.weight", ".lora_linear_layer.up.weight")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What an export says about itself.
+
+    Attributes:
+        record: of the edit. evidence: the edit file's digest, and what was verified of it.
+        format: one of `excise.exporting.FORMATS`.
+        modules: names of the layers that a LoRA changes; empty for a whole model.
+        rank: the largest rank; 0 for a whole model.
+        bytes: size of the files.
+    """
+
+    record: EditRecord
+    evidence: Evidence
+    format: str
+    modules: tuple[str, ...]
+    rank: int
+    bytes: int
+
+
+def located(path: Path) -> Path:
+    """Return the edit or export that a path means: the file itself, a merged folder, or the one such file in a folder.
+
+    Raises:
+        EditFileError: there is nothing there, or there are several in the folder.
+    """
+    if not path.exists():
+        raise EditFileError(f"there is no file or folder {path}; give an edit file, or what excise export wrote.")
+    if path.is_file() or (path / MARK).is_file():
+        return path
+    names = [name for name in (EDIT_NAME, *FILES) if (path / name).is_file()]
+    if len(names) == 1:
+        return path / names[0]
+    if names:
+        raise EditFileError(f"{path} holds {' and '.join(names)}; name one of them.")
+    raise EditFileError(
+        f"{path} holds neither an edit ({EDIT_NAME}) nor an export that carries its record; give what excise erase or "
+        "excise export wrote."
+    )
+
+
+def read_export(path: Path) -> Shipped | None:
+    """Read an export; None if a file is another safetensors file, such as an edit.
+
+    Args:
+        path: a file, or a merged folder.
+
+    Raises:
+        EditFileError: the record is there but cannot be read.
+    """
+    if path.is_dir():
+        return _merged(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if RECORD not in metadata:
+                return None
+            names = list(file.keys())
+            downs = {name: file.get_slice(name).get_shape()[0] for name in names if name.endswith(DOWN)}
+            changed = [n for n in names if n.endswith(UP) and bool(file.get_tensor(n).any())]  # others are markers
+    except (OSError, SafetensorError):
+        return None
+    record, evidence = parse(path, metadata[RECORD], metadata.get(EXPORT))
+    modules = tuple(sorted(_stem(name) for name in changed))
+    format = "single-file" if not downs else "kohya-lora" if _is_kohya(downs) else "diffusers-lora"
+    return Shipped(record, evidence, format, modules, max(downs.values(), default=0), path.stat().st_size)
+
+
+def others_beside(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the other exports in the folder of an exported file: the concepts that each removes, by its name."""
+    others = {}
+    for name in FILES:
+        if path.name == name or not (path.parent / name).is_file():
+            continue
+        try:
+            with safe_open(path.parent / name, framework="pt") as file:
+                text = (file.metadata() or {}).get(RECORD)
+        except (OSError, SafetensorError):
+            continue
+        if text:
+            others[name] = tuple(c.name for c in parse(path.parent / name, text, None)[0].concepts)
+    return others
+
+
+def _merged(folder: Path) -> Shipped:
+    mark = folder / MARK_EXPORT
+    try:
+        text = (folder / MARK).read_text(encoding="utf-8")
+        evidence = mark.read_text(encoding="utf-8") if mark.exists() else None
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    except (OSError, UnicodeDecodeError) as error:
+        raise EditFileError(f"the record in {folder} cannot be read ({error}); export the edit again.") from error
+    return Shipped(*parse(folder, text, evidence), "merged", (), 0, size)
+
+
+def _is_kohya(downs: Mapping[str, int]) -> bool:
+    return all(name.startswith("lora_") for name in downs)
+
+
+def _stem(name: str) -> str:
+    return next(name.removesuffix(end) for end in UP if name.endswith(end))

@@ -1,0 +1,94 @@
+"""How to load an export in the program it is for, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+LORA = "kohya-lora"
+SINGLE, MERGED, DIFFUSERS = "single-file", "merged", "diffusers-lora"
+
+
+def usage(format: str, programs: Sequence[str], file: str, base: str, pipeline: str) -> list[str]:
+    """Return one paragraph (or code block) for each program that reads an export completely.
+
+    Args:
+        format: of the export.
+        programs: their names for `--for`, the one that it was made for first.
+        file: the name of the exported file; of a merged folder, a place holder for it.
+        base: the name of the base model.
+        pipeline: the class in diffusers that loads the base.
+    """
+    texts = (TEXTS.get((program, format)) for program in programs)
+    return [text(file, base, pipeline) for text in texts if text is not None]
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _diffusers_lora(file: str, base: str, pipeline: str) -> str:
+    return "**diffusers:**\n\n" + _code(
+        f"from diffusers import {pipeline}",
+        "",
+        f'pipe = {pipeline}.from_pretrained("{base}")',
+        f'pipe.load_lora_weights(".", weight_name="{file}")  # "." is the folder of this file',
+    )
+
+
+def _diffusers_merged(file: str, base: str, pipeline: str) -> str:
+    return "**diffusers:**\n\n" + _code(
+        f"from diffusers import {pipeline}", "", f'pipe = {pipeline}.from_pretrained("{file}")'
+    )
+
+
+def _diffusers_single(file: str, base: str, pipeline: str) -> str:
+    return "**diffusers:**\n\n" + _code(
+        f"from diffusers import {pipeline}", "", f'pipe = {pipeline}.from_single_file("{file}")'
+    )
+
+
+Text = Callable[[str, str, str], str]
+TEXTS: dict[tuple[str, str], Text] = {
+    ("comfyui", LORA): lambda file, base, _: (
+        f"**ComfyUI:** put `{file}` into `models/loras`, load `{base}` with *Load Checkpoint*, and set a *Load LoRA* "
+        "node behind it with `strength_model` 1 and `strength_clip` 1."
+    ),
+    ("comfyui", SINGLE): lambda file, *_: (
+        f"**ComfyUI:** put `{file}` into `models/checkpoints` and choose it in *Load Checkpoint*."
+    ),
+    ("webui", LORA): lambda file, base, _: (
+        f"**AUTOMATIC1111 and other web UIs:** put `{file}` into `models/Lora`, choose `{base}` as the checkpoint, and "
+        f"write `<lora:{_stem(file)}:1>` into the prompt."
+    ),
+    ("webui", SINGLE): lambda file, *_: (
+        f"**AUTOMATIC1111 and other web UIs:** put `{file}` into `models/Stable-diffusion`, and choose it as "
+        "the checkpoint."
+    ),
+    ("invokeai", LORA): lambda file, base, _: (
+        f"**InvokeAI:** add `{file}` in the model manager, and use it with `{base}` at weight 1."
+    ),
+    ("invokeai", SINGLE): lambda file, *_: f"**InvokeAI:** add `{file}` in the model manager.",
+    ("invokeai", MERGED): lambda *_: "**InvokeAI:** add this folder in the model manager.",
+    ("sd-cpp", LORA): lambda file, base, _: (
+        f"**stable-diffusion.cpp:** `sd -m {base} --lora-model-dir . -p 'a photo <lora:{_stem(file)}:1>'`"
+    ),
+    ("sd-cpp", SINGLE): lambda file, *_: f"**stable-diffusion.cpp:** `sd -m {file} -p 'a photo'`",
+    ("sd-scripts", LORA): lambda file, base, _: (
+        f"**kohya's sd-scripts:** `python gen_img.py --ckpt {base} --network_module networks.lora "
+        f"--network_weights {file} --network_mul 1 --prompt 'a photo'`"
+    ),
+    ("sd-scripts", SINGLE): lambda file, *_: (
+        f"**kohya's sd-scripts:** `python gen_img.py --ckpt {file} --prompt 'a photo'`"
+    ),
+    ("diffusers", DIFFUSERS): _diffusers_lora,
+    ("diffusers", LORA): _diffusers_lora,
+    ("diffusers", MERGED): _diffusers_merged,
+    ("diffusers", SINGLE): _diffusers_single,
+    ("sd-cpp", DIFFUSERS): lambda file, base, _: (
+        f"**stable-diffusion.cpp:** `sd -m {base} --lora-model-dir . -p 'a photo <lora:{_stem(file)}:1>'`"
+    ),
+}
+
+
+def _stem(file: str) -> str:
+    return file.rpartition(".")[0] or file

@@ -1,0 +1,70 @@
+"""What `excise evaluate` and `excise apply` verify is kept beside the edit, whether a gate passed or failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from situations import uce
+
+from excise.cli.evidence import keep_evaluation, keep_policy
+from excise.cli.gates import parse_all
+from excise.edits import verified
+
+CLEAN = {"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}
+
+
+def document() -> dict:
+    return {
+        "model": "tiny",
+        "protocol": "concept",
+        "hash": "f" * 64,
+        "protocol_summary": {"judge": "clip"},
+        "concepts": ["cat"],
+        "metrics": {"ua": CLEAN},
+        "verdicts": [{"concept": "cat", "status": "verified", "images": 10, "clean": CLEAN}],
+    }
+
+
+def saved(pipe, path: Path, strength: float = 1.0) -> str:
+    return str(uce(pipe).scaled(strength).save(path))
+
+
+def test_an_evaluation_is_kept_beside_every_edit(pipe, tmp_path):
+    files = [saved(pipe, tmp_path / "a" / "edit.safetensors"), saved(pipe, tmp_path / "b" / "edit.safetensors", 0.5)]
+    keep_evaluation(files, document(), parse_all(["ua>=0.7,ua>=0.9"]))
+    for one, other in (files, files[::-1]):
+        (check,) = verified.checks_of(Path(one))
+        assert [gate.passed for gate in check.gates] == [True, False]
+        assert check.verdicts == {"cat": "verified: 10 of 10 clean (at least 72 %)"}
+        assert check.beside == (verified.file_digest(Path(other)),)
+        assert "with 1 more edit applied" in " ".join(verified.sentences([check]))
+
+
+def test_numbers_that_prove_nothing_are_not_kept(pipe, tmp_path):
+    file = saved(pipe, tmp_path / "edit.safetensors")
+    keep_evaluation([file], {**document(), "verdicts": []}, [])
+    keep_evaluation([], document(), parse_all(["ua>=0.7"]))
+    assert not (tmp_path / verified.NAME).exists()
+
+
+def test_a_policy_is_kept_beside_the_edit_in_force(pipe, tmp_path):
+    file = Path(saved(pipe, tmp_path / "edit.safetensors"))
+    entry = {
+        "time": "2026-01-01T00:00:00+00:00",
+        "model": {"name": "tiny"},
+        "policy": "e" * 64,
+        "edit": "d",
+        "verified": None,
+    }
+    keep_policy(file, entry)
+    assert verified.checks_of(file) == ()
+    concepts = [
+        {"name": "cat", "erased": CLEAN, "passed": True},
+        {"name": "dog", "erased": None, "passed": False},
+    ]
+    result = {"judge": "clip", "pictures": 10, "gates": {"erased": 0.5, "retained": 0.8}, "concepts": concepts}
+    keep_policy(file, {**entry, "verified": {**result, "retained": CLEAN, "retained_passed": False}})
+    (check,) = verified.checks_of(file)
+    assert {gate.gate: gate.passed for gate in check.gates} == {"erased>=0.5": False, "retained>=0.8": False}
+    assert check.verdicts["dog"].startswith("not verifiable")
+    assert check.metrics["erased"]["low"] == 0.7225
