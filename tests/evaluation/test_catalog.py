@@ -13,7 +13,8 @@ from excise.evaluation.scoring import Shown, compared, score
 from excise.protocols import PROTOCOLS
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
-ELSEWHERE = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back", "seconds", "edit_bytes")
+COMPARED = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back")
+ELSEWHERE = (*COMPARED, "seconds", "seconds_solving", "seconds_drawing", "edit_bytes")
 
 
 @pytest.fixture(autouse=True)
