@@ -12,6 +12,8 @@ from attack_runs import SHORT
 from PIL import Image
 
 import excise
+from excise.attacks import ATTACKS
+from excise.attacks.plan import load_attack
 from excise.attacks.suite import SuiteResult
 from excise.errors import ConceptError, JudgeError
 from excise.evaluation.evaluate import evaluate as run_protocol
@@ -129,6 +131,11 @@ def test_a_judge_that_grades_names_the_likeliest_label():
 
     assert NamingJudge(Graded(), {"object": ["cat", "dog", "car"]}).verdicts([1, 2]) == {"object": ["dog", "dog"]}
     assert as_judge(judge := worlds.PixelJudge(), {}) is judge
+
+
+def test_no_setting_of_an_attack_has_the_name_of_an_argument():
+    arguments = set(inspect.signature(excise.attack).parameters)
+    assert not {field for name in ATTACKS for field in load_attack(name).Config.model_fields} & arguments
 
 
 def test_an_attack_is_public_and_shows_itself(pipe):

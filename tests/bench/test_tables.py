@@ -87,8 +87,6 @@ def test_seconds_of_solving_and_of_drawing_are_figures_of_their_own():
     assert row.figures["seconds"] == {"value": (86.0 + 42.0) / 2}
     assert "| solving | drawing |" in tables.to_markdown(lines)
     assert next(csv.DictReader(io.StringIO(tables.to_csv(lines))))["seconds_solving"] == "3.0"
-    printed = [metric.key for metric in tables.columns([row], Prominence.TERMINAL)]
-    assert printed[-2:] == ["seconds_solving", "seconds_drawing"]
 
 
 def test_latex_has_the_figures_of_markdown_and_escapes_names():

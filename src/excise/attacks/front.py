@@ -25,7 +25,7 @@ def attack(
     kind: str | None = None,
     judge: object | None = None,
     others: Sequence[str] = (),
-    prompts: Sequence[str] = (),
+    ask: Sequence[str] = (),
     tests: int | None = None,
     images: int | None = None,
     base: Any = None,
@@ -49,7 +49,7 @@ def attack(
         judge: says whether a picture shows the concept: the folder of a CLIP model, a function (images, names) to
             booleans, or an object with `sees` or `verdicts`. Built-in models have their own.
         others: other things of the target's kind.
-        prompts: prompts of your own that ask for the target.
+        ask: prompts of your own that ask for the target.
         tests, images: number of test prompts, and of pictures for each; by default those of the suite.
         base: the untouched model, where this one was erased by other means than `edits`.
         oracle: a model that never knew the concept, attacked in the same way.
@@ -80,7 +80,7 @@ def attack(
         oracle=oracle,
         judge=judge,
         others=others,
-        prompts=prompts,
+        prompts=ask,
         allow_other_base=allow_other_base,
         seed=seed,
         folder=folder,

@@ -128,9 +128,9 @@ _METRICS = (
     Metric("seconds", "seconds", "time for erasing, drawing and judging, untouched model included; images from the "
            "cache cost none", "seconds", _LOWER, None, _TERMINAL),
     Metric("seconds_solving", "solving", "time for making the edit alone: text states and solve, or training",
-           "seconds", _LOWER, None, _TERMINAL, name="seconds of solving"),
+           "seconds", _LOWER, None, _TABLE, name="seconds of solving"),
     Metric("seconds_drawing", "drawing", "time for drawing with the edit alone, judging and the untouched model left "
-           "out; images from the cache cost none", "seconds", _LOWER, None, _TERMINAL, name="seconds of drawing"),
+           "out; images from the cache cost none", "seconds", _LOWER, None, _TABLE, name="seconds of drawing"),
     Metric("edit_bytes", "edit size", "size of the edit's tensors", "bytes", _LOWER, None, _TABLE),
 )  # fmt: skip
 

@@ -65,7 +65,7 @@ def grid(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     cells, names = seen(shown, "grid"), seen(shown, "names")
     metrics: Metrics = {}
     if cells.asked["object"]:
-        metrics |= {f"{a}_accuracy": rate(cells.right(a)) for a in cells.asked}
+        metrics |= _accuracies(cells)
         if targets:
             metrics |= unlearning(cells, targets)
             metrics["selective_alignment"] = selective_alignment(cells, targets)
@@ -79,8 +79,12 @@ def aliases(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     if targets:
         rates = {"synonyms": "synonym_rate", "spanish": "spanish_rate", "paraphrases": "paraphrase_rate"}
         return _aliases(shown, targets, rates)
-    held_out = seen(shown, "paraphrases")
-    return {f"{a}_accuracy": rate(held_out.right(a)) for a in held_out.asked}
+    return _accuracies(seen(shown, "paraphrases"))
+
+
+def _accuracies(images: Seen) -> Metrics:
+    """The share of images that are right, by attribute; none where there are no images."""
+    return {f"{a}_accuracy": rate(images.right(a)) for a, labels in images.asked.items() if labels}
 
 
 def _aliases(shown: Sequence[Shown], targets: Sequence[Target], names: Mapping[str, str]) -> Metrics:
@@ -106,7 +110,7 @@ def pairs(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
     """Score one object in one style: UA, SC, OC and UP of the first target; without targets, accuracies."""
     cells = seen(shown, "grid")
     if not targets:
-        return {f"{a}_accuracy": rate(cells.right(a)) for a in cells.asked}
+        return _accuracies(cells)
     pair = parts(targets[0])
     return finer_scale(cells, pair["object"], pair["style"])
 
