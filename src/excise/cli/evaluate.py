@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, edit_file, finished
 
 if TYPE_CHECKING:
     from excise.edits.edit import Edit
@@ -54,6 +55,7 @@ class EvaluateOptions:
     batch: Annotated[int, typer.Option(min=1, help="Number of images drawn at once.")] = 40
     cache: o.CacheOption = None
     no_cache: o.NoCacheOption = False
+    force: ForceOption = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -81,7 +83,8 @@ class EvaluateOptions:
         # Newer options are part of the key only if they are given, so that older results are still found.
         newer = {name: getattr(self.source, name) for name in ("prediction", "revision")}
         options |= {name: value for name, value in newer.items() if value is not None}
-        return result_cache.request_key(self.model, self.edit or [], plan.hash, options)
+        edits = [str(edit_file(edit)) for edit in self.edit or []]
+        return result_cache.request_key(self.model, edits, plan.hash, options)
 
 
 @o.command
@@ -98,6 +101,9 @@ def evaluate(options: EvaluateOptions) -> None:
     for name in options.concept or []:
         plan.target_of(name)  # before a folder is made
     required = gates.parse_all(options.require or [])
+    options.source.check(options.model)
+    if options.out is not None:
+        finished(options.out, asked("evaluate", options), force=options.force)
     cache = o.image_cache(options.cache, options.no_cache)
     key = options.cache_key(plan)
     document = result_cache.find(cache, key, options.out)
@@ -136,11 +142,11 @@ def _run(options: EvaluateOptions, cache: Path | None, key: str | None) -> dict[
                 progress=advance,
             )
         if options.out is not None:
-            _write(options.out, evaluated, edits, options.edit or [], key)
+            _write(options, options.out, evaluated, edits, key)
     return evaluated.result.model_dump(mode="json", exclude={"shown"})
 
 
-def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str], key: str | None) -> None:
+def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: list[Edit], key: str | None) -> None:
     """Write the run folder: images, report, and last run.json, which marks the folder as complete."""
     from excise.report.run_page import evaluation_section, write_page
     from excise.support.runs import write_images, write_run
@@ -150,7 +156,8 @@ def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str],
     title = f"{result.model} without {', '.join(result.concepts)}" if result.concepts else result.model
     section = evaluation_section("Results", evaluated.before, evaluated, edits[0] if edits else None, [])
     write_page(title, "Measured by excise evaluate.", [section], result, out / "report.html")
-    write_run(out, "evaluate", {**result.model_dump(mode="json"), "edits": files, "request": key})
+    entries = {"edits": options.edit or [], "request": key, **asked("evaluate", options).entries()}
+    write_run(out, "evaluate", {**result.model_dump(mode="json"), **entries})
 
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ def export(options: ExportOptions) -> None:
         raise unknown("export format", options.format, FORMATS)
     if options.for_ is not None:
         reader(options.for_)
+    options.source.check(options.model)
     edit = Edit.load(options.file)
     family = options.source.load(options.model or edit.record.base.model, edit.record.base.revision)
     exported = export_edit(

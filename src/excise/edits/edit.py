@@ -142,7 +142,7 @@ class Edit:
 
     @staticmethod
     def load(path: str | Path) -> Edit:
-        """Read an edit file.
+        """Read an edit file, or the edit in the run folder of `excise erase`.
 
         Raises:
             EditFileError: it is missing, cut short, a pickle, or no edit.
