@@ -64,6 +64,8 @@ BAD_ERASE = [
 def test_bad_requests(excise, model, tmp_path, args, message):
     if "--model" not in args:
         args = ["--model", model, *args]
+    if "-p" not in args:  # else it is said that the built-in list of names is kept
+        args = [*args, "-p", "dog"]
     status, out, err = excise("erase", *args, "--out", tmp_path / "out")
     assert status == 2
     assert message in sentence(err)

@@ -38,6 +38,8 @@ class CanvasNames(VocabularySource):
         strict: name what is retained by aliases alone, which the protocols do not use.
     """
 
+    anchors = ANCHORS
+
     def __init__(self, strict: bool) -> None:
         self.strict = strict
 

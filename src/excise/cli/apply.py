@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import read_run
+from excise.errors import OutputError
 
 if TYPE_CHECKING:
     from excise.policy.apply import AppliedPolicy
@@ -51,6 +53,13 @@ def apply(options: ApplyOptions) -> None:
     from excise.support.runs import EDIT_NAME, locked, write_run
 
     out = options.out
+    options.source.check(policy.model)
+    run = read_run(out)
+    if run is not None:
+        raise OutputError(
+            f"{out} holds a finished run of excise {run.get('verb', '(unknown)')}, whose files a policy would replace; "
+            "choose another --out."
+        )
     make_folder(out)
     with locked(out):
         family = options.source.load(policy.model, policy.revision)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, finished
 
 if TYPE_CHECKING:
     from excise.attacks.suite import SuiteOptions
@@ -71,6 +72,7 @@ class AttackOptions:
         ),
     ] = None
     allow_other_base: o.OtherBaseOption = False
+    force: ForceOption = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -101,6 +103,11 @@ def attack(options: AttackOptions) -> None:
 
     Example: excise attack --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-attacked
     """
+    for model in (options.model, options.base, options.oracle):  # before anything large is imported
+        options.source.check(model)
+    request = asked("attack", options)
+    finished(options.out, request, force=options.force)
+
     from excise.attacks.suite import attack as run_suite
     from excise.attacks.suite import estimate, target_of
     from excise.cli import show
@@ -124,7 +131,9 @@ def attack(options: AttackOptions) -> None:
             attacked = run_suite(family, target, edits, suite, say)
         result = document(attacked)
         write_page(attacked, options.model, options.concept, options.edit or [], options.suite, options.out)
-        write_run(options.out, "attack", {**_request(options, target, settings, prompts), **result})
+        write_run(
+            options.out, "attack", {**_request(options, target, settings, prompts), **result, **request.entries()}
+        )
     _print(options, result)
     top = attacked.worst
     metrics = {name: e.as_dict() for name, e in (("worst_gap", top.gap), ("worst_back", top.back)) if e}

@@ -34,6 +34,7 @@ def doctor(options: DoctorOptions) -> None:
     from excise.cli import show
     from excise.errors import ExciseError
 
+    options.source.check(options.model)
     checks: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     checks |= {package: _version(package) for package in PACKAGES}
     missing = [package for package in PACKAGES if checks[package] == "missing"]

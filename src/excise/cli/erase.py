@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, check_apart, edit_file, finished
+from excise.cli.making import Making, answer, finish
+from excise.cli.planning import Plan, planned, show_plan
+from excise.support.runs import EDIT_NAME
 
 if TYPE_CHECKING:
     from excise.concepts.concept import Concept
@@ -78,11 +82,17 @@ class EraseOptions:
     ] = None
     edit: Annotated[
         Optional[list[str]],
-        typer.Option("--edit", "-e", help="An earlier edit that is applied below the new one; repeatable."),
+        typer.Option(
+            "--edit", "-e", help="An earlier edit, applied below the new one: a file or a run folder; repeatable."
+        ),
     ] = None
     keep_states: Annotated[
         bool,
         typer.Option(help="Save text-encoder outputs in the run folder, so that excise update encodes new names only."),
+    ] = False
+    force: ForceOption = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be made, and write nothing; no model is loaded.")
     ] = False
     as_json: o.JsonOption = False
     source: o.Source
@@ -107,30 +117,16 @@ class EraseOptions:
 def erase(options: EraseOptions) -> None:
     """Remove concepts from a model, and write the edit as a small file.
 
-    With --edit the earlier edits are applied while the new one is made, and the new one belongs on top of them.
+    With --edit the earlier edits are applied while the new one is made, and the new one belongs on top of them. A
+    finished run in --out is answered from what is there if it is of the same request, and is else replaced only with
+    --force.
 
     Example: excise erase --model canvas-sd --concept cat --preserve dog --out runs/cat
     """
-    from excise.concepts.concept import check_preserve
-    from excise.methods import load_method
-    from excise.methods.fitting import check_fits_model
-
-    # Cheap checks come before the model is loaded.
     settings, preserve = options.all_settings(), o.names_to_preserve(options.preserve, options.preserve_file)
     concepts = options.concepts()
-    check_preserve(concepts, preserve)
-    method = load_method(options.method)
-    check_fits_model(options.method, options.model)
-
-    from excise.cli.making import Making, finish
-    from excise.edits.edit import applied
-    from excise.support.files import make_folder
-    from excise.support.settings import configure
-
-    configure(method.Config, options.method, settings, concepts[0].kind)
-    earlier = o.load_edits(options.edit)
-    make_folder(options.out)
-    family = options.source.load(options.model)
+    request = asked("erase", options)
+    _check(options, concepts, preserve)  # before anything large is imported
     making = Making(
         "erase",
         options.model,
@@ -140,10 +136,94 @@ def erase(options: EraseOptions) -> None:
         tuple(options.edit or ()),
         options.source.given(),
         options.as_json,
+        request,
     )
-    with applied(family, earlier):
+    earlier = None if options.dry_run else finished(options.out, request, force=options.force, writes=[EDIT_NAME])
+    if earlier is not None:
+        answer(making, earlier)
+        return
+    _warn(options, concepts, preserve, settings)
+    plan = _planned(options, concepts, preserve, settings)
+    if options.dry_run:
+        show_plan(plan, options.out, options.as_json)
+        return
+
+    from excise.edits.edit import applied
+    from excise.support.files import make_folder
+
+    below = o.load_edits(options.edit)
+    make_folder(options.out)
+    family = options.source.load(options.model)
+    _say_what_is_kept(plan)
+    with applied(family, below):
         erasure = _make(options, family, concepts, preserve, settings)
         finish(making, family, erasure.edit, erasure.seconds, erasure.pictures)
+
+
+def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) -> None:
+    """Refuse what names and files alone show to be wrong; torch is not imported."""
+    from excise.concepts.concept import check_preserve
+    from excise.errors import EditFileError
+    from excise.methods import METHODS
+    from excise.methods.fitting import check_fits_model
+
+    check_preserve(concepts, preserve)
+    METHODS.record(options.method)
+    check_fits_model(options.method, options.model)
+    options.source.check(options.model)
+    check_apart(options.out, options.edit or [])
+    for edit in options.edit or []:
+        if not edit_file(edit).is_file():
+            raise EditFileError(
+                f"there is no edit file {edit_file(edit)}; give the edit.safetensors that `excise erase` wrote."
+            )
+
+
+def _warn(options: EraseOptions, concepts: list[Concept], preserve: list[str], settings: dict[str, Any]) -> None:
+    """Warn of names that are probably not meant so, and of a request that keeps nothing, before any work begins."""
+    from excise.canvas import world
+    from excise.concepts.concept import normalise_name
+    from excise.concepts.known_names import warn_of_names, warn_of_names_outside
+    from excise.families.built_in import names_built_in
+
+    if names_built_in(options.model):
+        names = {normalise_name(w) for name in (*world.drawables(), *world.STYLES) for w in world.words(name)}
+        others = [c for c in concepts if world.pair(c.name) is None]
+        warn_of_names_outside(names, others, options.model)
+        return
+    warn_of_names(concepts, options.kind)
+
+    from excise.erasing.cautions import vocabulary_name, warn_of_nothing_kept
+
+    warn_of_nothing_kept(preserve, vocabulary_name(options.vocabulary, settings))
+
+
+def _say_what_is_kept(plan: Plan) -> None:
+    """Say so where no name was given and a model of the user's own keeps the built-in list."""
+    from excise.cli import show
+    from excise.concepts.vocabulary import ORDINARY, ordinary_names
+
+    if not plan.preserve and plan.vocabulary == ORDINARY:
+        kinds = dict.fromkeys(c.kind for c in plan.concepts)
+        count = sum(len(ordinary_names(kind, plan.concepts)) for kind in kinds)
+        show.say(
+            f"to keep:  no name is given, so {count} ordinary names of kind {' and '.join(kinds)} (the built-in list) "
+            "are kept; add your own with --preserve or --preserve-file"
+        )
+
+
+def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str], settings: dict[str, Any]) -> Plan:
+    """The plan of the request; the warnings that the work itself gives are left to it."""
+    import warnings
+
+    from excise.erasing.erase import Naming
+    from excise.errors import ExciseWarning
+
+    naming = Naming(preserve, options.vocabulary, options.kind, options.anchor)
+    with warnings.catch_warnings():
+        if not options.dry_run:
+            warnings.simplefilter("ignore", ExciseWarning)
+        return planned(options.model, concepts, options.method, settings, naming, seed=options.seed, edits=options.edit)
 
 
 def _make(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, edit_file, finished
 from excise.errors import SettingError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class EvaluateOptions:
     batch: Annotated[int, typer.Option(min=1, help="Number of images drawn at once.")] = 40
     cache: o.CacheOption = None
     no_cache: o.NoCacheOption = False
+    force: ForceOption = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -130,7 +132,8 @@ class EvaluateOptions:
         # Newer options are part of the key only if they are given, so that older results are still found.
         newer = {name: getattr(self.source, name) for name in ("prediction", "revision")}
         options |= {name: value for name, value in newer.items() if value is not None}
-        return result_cache.request_key(self.model, self.edit or [], request.key, options)
+        edits = [str(edit_file(edit)) for edit in self.edit or []]
+        return result_cache.request_key(self.model, edits, request.key, options)
 
 
 @o.command
@@ -143,7 +146,10 @@ def evaluate(options: EvaluateOptions) -> None:
     from excise.evaluation import result_cache
 
     required = gates.parse_all(options.require or [])
+    options.source.check(options.model)
     request = _request(options, required)
+    if options.out is not None:
+        finished(options.out, asked("evaluate", options), force=options.force)
     cache = o.image_cache(options.cache, options.no_cache)
     key = options.cache_key(request)
     document = result_cache.find(cache, key, options.out)
@@ -151,7 +157,8 @@ def evaluate(options: EvaluateOptions) -> None:
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)
-    evidence.keep_evaluation(options.edit or [], document, required, other_base=options.allow_other_base)
+    files = [str(edit_file(edit)) for edit in options.edit or []]
+    evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
     gates.check(required, document["metrics"], missing=_unverifiable(document))
 
 
@@ -210,8 +217,8 @@ def _request(options: EvaluateOptions, required: Sequence[Gate]) -> _Request:
     count = len(concepts) or max(1, len({c.name for e in edits for c in e.record.concepts}))
     pictures = options.pictures or gates.pictures_for(required, ("ua", "ua_relative"), 10, count)
     others = gates.pictures_for(required, ("ira", "ira_relative"), OTHERS)
-    asked = [NAME, concepts, preserve, own, pictures, others, str(options.judge)]
-    return _Request(edits, concepts, None, short_digest(asked), tuple(preserve), tuple(own), pictures, others)
+    questions = [NAME, concepts, preserve, own, pictures, others, str(options.judge)]
+    return _Request(edits, concepts, None, short_digest(questions), tuple(preserve), tuple(own), pictures, others)
 
 
 def _plan(options: EvaluateOptions, request: _Request, required: Sequence[Gate], family: Family) -> Protocol:
@@ -268,11 +275,11 @@ def _run(
                 progress=advance,
             )
         if options.out is not None:
-            _write(options.out, evaluated, request.edits, options.edit or [], key)
+            _write(options, options.out, evaluated, request.edits, key)
     return evaluated.result.model_dump(mode="json", exclude={"shown"})
 
 
-def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str], key: str | None) -> None:
+def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: list[Edit], key: str | None) -> None:
     """Write the run folder: images, report, and last run.json, which marks the folder as complete."""
     from excise.report.run_page import evaluation_section, write_page
     from excise.support.runs import write_images, write_run
@@ -282,7 +289,8 @@ def _write(out: Path, evaluated: Evaluated, edits: list[Edit], files: list[str],
     title = f"{result.model} without {', '.join(result.concepts)}" if result.concepts else result.model
     section = evaluation_section("Results", evaluated.before, evaluated, edits[0] if edits else None, [])
     write_page(title, "Measured by excise evaluate.", [section], result, out / "report.html")
-    write_run(out, "evaluate", {**result.model_dump(mode="json"), "edits": files, "request": key})
+    entries = {"edits": options.edit or [], "request": key, **asked("evaluate", options).entries()}
+    write_run(out, "evaluate", {**result.model_dump(mode="json"), **entries})
 
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:

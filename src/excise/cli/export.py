@@ -76,6 +76,7 @@ def export(options: ExportOptions) -> None:
     from excise.edits.edit import Edit
     from excise.exporting import export as export_edit
 
+    options.source.check(options.model)
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
     family = source.load(options.model or edit.record.base.model, edit.record.base.revision)

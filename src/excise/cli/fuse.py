@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, check_apart, finished
+
+if TYPE_CHECKING:
+    from excise.cli.keeping import Asked
+    from excise.cli.making import Making
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,7 @@ class FuseOptions:
     )
     ridge: Annotated[float, typer.Option(help="Pull towards the original weights; larger changes them less.")] = 0.5
     preview: o.PreviewOption = None
+    force: ForceOption = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -41,15 +47,26 @@ def fuse(options: FuseOptions) -> None:
     Example: excise fuse runs/cat/edit.safetensors runs/dog/edit.safetensors --out runs/both
     """
     from excise.cli import show
-    from excise.cli.making import Making, finish
-    from excise.edits.edit import Edit
-    from excise.edits.fuse import fuse as fuse_edits
+    from excise.cli.making import answer, finish
     from excise.errors import SettingError
     from excise.support.files import make_folder
+    from excise.support.runs import EDIT_NAME
 
     if options.ridge <= 0:
         raise SettingError(f"--ridge was {options.ridge:g}; expected a number above 0.")
     preserve = o.names_to_preserve(options.preserve, options.preserve_file)
+    options.source.check(options.model)
+    check_apart(options.out, options.files, "the edit")
+    request = asked("fuse", options)
+    earlier = finished(options.out, request, force=options.force, writes=[EDIT_NAME])
+    if earlier is not None:
+        model = options.model or earlier["record"]["base"]["model"]
+        answer(_making(options, model, preserve, request, options.source.given()), earlier)
+        return
+
+    from excise.edits.edit import Edit
+    from excise.edits.fuse import fuse as fuse_edits
+
     edits = [Edit.load(f) for f in options.files]
     make_folder(options.out)
     model = options.model or edits[0].record.base.model
@@ -67,13 +84,20 @@ def fuse(options: FuseOptions) -> None:
             say=say,
         )
     seconds = {"solve": time.perf_counter() - began}
-    making = Making(
+    finish(_making(options, model, preserve, request, source.given()), family, edit, seconds)
+
+
+def _making(options: FuseOptions, model: str, preserve: list[str], request: Asked, loaded: str) -> Making:
+    """The request as the common end of the commands takes it."""
+    from excise.cli.making import Making
+
+    return Making(
         "fuse",
         model,
         options.out,
         tuple(preserve),
         options.preview,
-        load_options=source.given(),
+        load_options=loaded,
         as_json=options.as_json,
+        request=request,
     )
-    finish(making, family, edit, seconds)

@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, check_apart, finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ImportOptions:
     preview: o.PreviewOption = None
     as_json: o.JsonOption = False
     preserve: o.PreserveOption = None
+    force: ForceOption = False
     source: o.Source
 
 
@@ -42,10 +44,37 @@ def import_(options: ImportOptions) -> None:
     from time import perf_counter
 
     from excise.cli import show
-    from excise.cli.making import Making, finish
-    from excise.importing.import_edit import import_edit
+    from excise.cli.making import Making, answer, finish
+    from excise.concepts.concept import as_concepts
+    from excise.concepts.known_names import warn_of_names
+    from excise.errors import EditFileError
+    from excise.families.built_in import names_built_in
     from excise.support.files import make_folder
-    from excise.support.runs import locked
+    from excise.support.runs import EDIT_NAME, locked
+
+    concepts = as_concepts(options.concept, options.kind) if options.concept else []
+    if not options.file.exists():
+        raise EditFileError(f"there is no file or folder {options.file}; give the result of another tool.")
+    options.source.check(options.model)
+    check_apart(options.out, [options.file], "the file")
+    request = asked("import", options)
+    making = Making(
+        "import",
+        options.model,
+        options.out,
+        tuple(options.preserve or ()),
+        options.preview,
+        load_options=options.source.given(),
+        as_json=options.as_json,
+        request=request,
+    )
+    if (earlier := finished(options.out, request, force=options.force, writes=[EDIT_NAME])) is not None:
+        answer(making, earlier)
+        return
+    if not names_built_in(options.model):
+        warn_of_names(concepts, options.kind)
+
+    from excise.importing.import_edit import import_edit
 
     make_folder(options.out)
     with locked(options.out):
@@ -54,13 +83,4 @@ def import_(options: ImportOptions) -> None:
         with show.waiting(f"reading {options.file}"):
             edit = import_edit(options.file, family, options.concept or (), kind=options.kind, model_name=options.model)
         seconds = {"read": perf_counter() - began}
-        making = Making(
-            "import",
-            options.model,
-            options.out,
-            tuple(options.preserve or ()),
-            options.preview,
-            load_options=options.source.given(),
-            as_json=options.as_json,
-        )
         finish(making, family, edit, seconds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from excise.cli.keeping import Asked
     from excise.edits.edit import Edit
     from excise.families.base import Family
 
@@ -24,6 +25,7 @@ class Making:
         earlier: edit files that are applied below the new one.
         load_options: how the model was loaded, as further options of the printed commands.
         as_json: print the result as JSON.
+        request: as `run.json` keeps it, so that the same request is known again.
     """
 
     verb: str
@@ -34,6 +36,7 @@ class Making:
     earlier: tuple[str, ...] = ()
     load_options: str = ""
     as_json: bool = False
+    request: Asked | None = None
 
 
 def finish(
@@ -55,12 +58,37 @@ def finish(
     path = edit.save(making.out / EDIT_NAME)
     _write_report(making, family, edit, probe_images)
     result = erase_result(edit, path, seconds)
+    asked = making.request.entries() if making.request is not None else {}
+    record = edit.record.model_dump(mode="json")
     remembered = {"load_options": making.load_options.strip()}  # `Source.remembering` reads them
-    write_run(making.out, making.verb, {**result, **remembered, "record": edit.record.model_dump(mode="json")})
+    write_run(making.out, making.verb, {**result, **remembered, "record": record, **asked})
     if making.as_json:
         show.print_json(result)
-    else:
-        _print(making, family, edit, path, sum(seconds.values()))
+        return
+    show.say(
+        f"edit written, not yet verified: {path} ({path.stat().st_size / 1024:.0f} kB) removes "
+        f"{_names(record)} from {making.model} with {edit.record.method} ({sum(seconds.values()):.1f} s)"
+    )
+    _print_next(making, record, path)
+
+
+def answer(making: Making, run: Mapping[str, Any]) -> None:
+    """Print the result of a finished run of the same request; nothing is loaded or written.
+
+    Args:
+        run: the content of its `run.json`.
+    """
+    from excise.cli import show
+
+    if making.as_json:
+        show.print_json({name: run[name] for name in RESULT if name in run})
+        return
+    record, path = run["record"], Path(run["edit"])
+    show.say(
+        f"nothing to do: {path} was made by this very request ({run['created']}) and removes {_names(record)} from "
+        f"{making.model} with {record['method']}; --force makes it again"
+    )
+    _print_next(making, record, path)
 
 
 def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapping[str, Any] | None) -> None:
@@ -80,29 +108,36 @@ def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapp
     write_images(making.out, names, [image for p in pairs for image in (p.before, p.after)])
 
 
-def _print(making: Making, family: Family, edit: Edit, path: Path, seconds: float) -> None:
-    """Print what was written and the command to look at it next."""
+def _names(record: Mapping[str, Any]) -> str:
+    """The concepts of a record, as JSON holds it."""
+    from excise.concepts.concept import listed
+
+    return listed([c["name"] for c in record["concepts"]])
+
+
+def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
+    """Print where the report is, and the command to look at the edit next."""
     from excise.cli import show
-    from excise.concepts.concept import CHECKS, listed
-    from excise.families.built_in import is_built_in
+    from excise.concepts.concept import CHECKS
+    from excise.families.built_in import names_built_in
     from excise.protocols.canvas import canvas_mini
 
-    concepts = edit.record.concepts
-    show.say(
-        f"edit written, not yet verified: {path} ({path.stat().st_size / 1024:.0f} kB) removes "
-        f"{listed([c.name for c in concepts])} from {making.model} with {edit.record.method} ({seconds:.1f} s)"
-    )
     show.say(f"report:   {making.out / 'report.html'}")
     edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
     start = f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
-    first, out = concepts[0], shlex.quote(f"{making.out}-evaluation")
-    if is_built_in(family) and canvas_mini().knows(first.name):
-        show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(first.name)} --out {out}")
+    name, kind = record["concepts"][0]["name"], record["concepts"][0]["kind"]
+    built_in, out = names_built_in(making.model), shlex.quote(f"{making.out}-evaluation")
+    if built_in and canvas_mini().knows(name):
+        show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
         return
-    prompt, pictures = CHECKS[first.kind][0].replace("{}", first.name), shlex.quote(f"{making.out}-pictures")
+    prompt, pictures = CHECKS[kind][0].replace("{}", name), shlex.quote(f"{making.out}-pictures")
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
-    judge = "" if is_built_in(family) else "  # add --judge FOLDER, a CLIP model, for a verdict"
+    judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
     show.say(f"verify:   excise evaluate {start} --out {out}{judge}")
+
+
+RESULT = ("edit", "method", "concepts", "seconds", "delta")
+"""The keys of the JSON document of commands that make an edit."""
 
 
 def erase_result(edit: Edit, path: Path, seconds: Mapping[str, float]) -> dict[str, Any]:

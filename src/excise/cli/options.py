@@ -30,7 +30,8 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="The device to compute on: cpu, cuda, mps or auto.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 EditsOption = Annotated[
-    Optional[list[str]], typer.Option("--edit", "-e", help="An edit file to apply to the model; repeatable.")
+    Optional[list[str]],
+    typer.Option("--edit", "-e", help="An edit to apply to the model: a file or a run folder; repeatable."),
 ]
 PreserveOption = Annotated[
     Optional[list[str]], typer.Option("--preserve", "-p", help="A name to preserve; repeatable.")
@@ -129,6 +130,13 @@ class Source:
             if word.startswith("--") and name in names and getattr(self, name) == names[name]:
                 given[name] = True if names[name] is False else value
         return replace(self, **given)
+
+    def check(self, model: str | None) -> None:
+        """Refuse a model that its name and files show to be of no use, before anything large is imported."""
+        from excise.families import check_model
+
+        if model is not None:
+            check_model(model, variant=self.variant, config=self.config)
 
     def load(self, model: str, revision: str | None = None) -> Any:
         """Return the family adapter of `model`; `revision` is used where the option is not given."""

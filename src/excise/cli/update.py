@@ -9,6 +9,10 @@ from typing import Annotated, Optional
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import asked, read_run
+
+LEDGER = "ledger.jsonl"
+MAKING = ("erase", "update", "fuse", "import")  # commands whose run folder holds an edit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ def update(options: UpdateOptions) -> None:
     from excise.concepts.concept_file import read_concepts
     from excise.edits.edit import Edit
     from excise.erasing.update import check_updatable, make_update, updated_concepts
-    from excise.errors import ConceptError
+    from excise.errors import ConceptError, OutputError
     from excise.support.runs import EDIT_NAME, STATES, locked
 
     run, drop = options.run, options.drop or []
@@ -55,6 +59,19 @@ def update(options: UpdateOptions) -> None:
     new = as_concepts(names, options.kind) if names else []
     if not new and not drop:
         raise ConceptError("nothing to change; give --add, --add-file or --drop.")
+    if options.model is not None:
+        options.source.check(options.model)
+    content = read_run(run)
+    if content is not None and content.get("verb") not in MAKING:
+        raise OutputError(
+            f"{run} holds a finished run of excise {content.get('verb')}, which an update would replace; name the run "
+            "folder of excise erase."
+        )
+    if (run / LEDGER).exists():
+        raise OutputError(
+            f"{run} is the folder of a policy, whose ledger tells what is in force; change the policy and run: excise "
+            "apply"
+        )
     with locked(run):
         edit = Edit.load(run / EDIT_NAME)
         # Cheap checks come before the model is loaded.
@@ -73,5 +90,6 @@ def update(options: UpdateOptions) -> None:
             options.preview,
             load_options=source.given(),
             as_json=options.as_json,
+            request=asked("update", options),
         )
         finish(making, family, erasure.edit, erasure.seconds)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from excise.concepts.concept import (
     CHECKS,
@@ -83,7 +83,13 @@ class Vocabulary:
 
 
 class VocabularySource(ABC):
-    """A vocabulary before any request. Derive from it and register it in `VOCABULARIES` to add one."""
+    """A vocabulary before any request. Derive from it and register it in `VOCABULARIES` to add one.
+
+    Attributes:
+        anchors: by target, an anchor where the empty one will not do, as in the `Vocabulary` that it returns.
+    """
+
+    anchors: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def vocabulary(self, concepts: Sequence[Concept], family: Family, bare: bool) -> Vocabulary:
@@ -120,21 +126,46 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept],
     Raises:
         UnknownNameError: there is no vocabulary of that name.
     """
-    if name == "auto":
-        name = OF_BUILT_IN_MODELS if is_built_in(family) else ORDINARY
-    if name in (None, "none"):
+    name = chosen_vocabulary(name, is_built_in(family))
+    if name is None:
         return Vocabulary(None, [], TEMPLATES)
     return _source(name).vocabulary(concepts, family, bare)
 
 
+def chosen_vocabulary(name: str | None, built_in: bool) -> str | None:
+    """Return the name of the vocabulary that a request gets, or None for none; `vocabulary_of` explains the names.
+
+    Args:
+        built_in: whether the model is a built-in one.
+    """
+    if name == "auto":
+        return OF_BUILT_IN_MODELS if built_in else ORDINARY
+    return None if name == "none" else name
+
+
+def anchors_in(name: str | None, built_in: bool) -> Mapping[str, str]:
+    """Return the anchors that a vocabulary has for single targets; the arguments are those of `chosen_vocabulary`.
+
+    Raises:
+        UnknownNameError: there is no vocabulary of that name.
+    """
+    chosen = chosen_vocabulary(name, built_in)
+    return {} if chosen is None else _source(chosen).anchors
+
+
 def naming_vocabulary(name: str | None, family: Family) -> str | None:
+    """Return the vocabulary in which the names of a request to a model are meant; see `naming_vocabulary_for`."""
+    return naming_vocabulary_for(name, is_built_in(family))
+
+
+def naming_vocabulary_for(name: str | None, built_in: bool) -> str | None:
     """Return the vocabulary in which the names of a request are meant, or None where they are plain words.
 
     It is the requested vocabulary, unless that consists of plain words, and the built-in models' own on these.
     """
     if name is not None and name != ORDINARY and name in VOCABULARIES:
         return name
-    return OF_BUILT_IN_MODELS if is_built_in(family) else None
+    return OF_BUILT_IN_MODELS if built_in else None
 
 
 def guess_kind(concept: Concept, kind: str | None, vocabulary: str | None) -> Concept:

@@ -150,7 +150,7 @@ class Edit(Showing):
 
     @staticmethod
     def load(path: str | Path) -> Edit:
-        """Read an edit file.
+        """Read an edit file, or the edit in the run folder of `excise erase`.
 
         Raises:
             EditFileError: it is missing, cut short, a pickle, or no edit.

@@ -19,6 +19,7 @@ from excise.edits.hooks import Hook, check_one_guided, read_hook
 from excise.edits.record import FORMAT, KEY, EditRecord
 from excise.errors import EditFileError, ModelError, UnknownNameError
 from excise.support.files import write_atomically
+from excise.support.runs import EDIT_NAME
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -52,11 +53,18 @@ def write(path: Path, content: Content, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read(path: Path) -> Content:
-    """Read an edit.
+    """Read an edit, from its file or from the run folder that holds it.
 
     Raises:
         EditFileError: missing, cut short, a pickle, another kind of file, or inconsistent inside.
     """
+    if path.is_dir():
+        if not (path / EDIT_NAME).is_file():
+            raise EditFileError(
+                f"the folder {path} holds no {EDIT_NAME}; give an edit file, or the run folder that "
+                "`excise erase` wrote."
+            )
+        path = path / EDIT_NAME
     if not path.is_file():
         raise EditFileError(f"there is no edit file {path}; give the edit.safetensors that `excise erase` wrote.")
     with path.open("rb") as file:

@@ -21,10 +21,18 @@ from excise.concepts.concept import (
     retain_prompts,
     with_anchor,
 )
-from excise.concepts.vocabulary import Vocabulary, guess_kind, naming_vocabulary, vocabulary_of
+from excise.concepts.known_names import warn_of_names
+from excise.concepts.vocabulary import (
+    Vocabulary,
+    anchors_in,
+    guess_kind,
+    naming_vocabulary_for,
+    vocabulary_of,
+)
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit
 from excise.edits.record import VERSIONED, Base, EditRecord, Given, Target
+from excise.erasing.cautions import vocabulary_name, warn_of_nothing_kept, warn_of_pieces
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
@@ -35,7 +43,7 @@ from excise.methods.closed_form.base import program_prompts
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.fitting import check_fits
 from excise.support.display import Card, Showing, charts, seconds_text
-from excise.support.settings import OFFICIAL, Settings, configure
+from excise.support.settings import Settings, configure
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,6 +140,10 @@ def erase(
     >>> edit = erase(pipe, ["cat"], method="speed", preserve=["dog"])  # doctest: +SKIP
     """
     naming, origin = Naming(preserve, vocabulary, kind, anchor), Origin(model_name, revision)
+    concepts = as_concepts(concepts, kind)
+    if not is_built_in(as_family(model)):
+        warn_of_names(concepts, kind)
+        warn_of_nothing_kept(preserve, vocabulary_name(vocabulary, settings))
     return make_edit(model, concepts, method, settings, naming, origin, seed, context).edit
 
 
@@ -153,6 +165,8 @@ def make_edit(
     if naming.anchor is not None:
         settings = {**settings, "anchor": naming.anchor}
     request, config = _prepared(family, as_concepts(concepts, naming.kind), method, settings, naming, seed)
+    if not is_built_in(family):
+        warn_of_pieces(request.concepts, family.tokenizers)
     # Before the method runs, because it refuses weights that cannot be read.
     name = origin.model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
     base = base_of(family, name, origin.revision)
@@ -203,27 +217,40 @@ def _prepared(
     seed: int,
 ) -> tuple[Request, Settings]:
     """The request with every kind, anchor and retained prompt decided, and the checked settings of the method."""
-    names_from = naming_vocabulary(naming.vocabulary, family)
+    decided, config = decide(concepts, method, settings, naming, is_built_in(family))
+    bare = program_prompts(config) is not None
+    # What is retained does not depend on the anchors of other kinds' presets.
+    anchored = [
+        replace(c, anchor=config.anchor) if given.anchor is None else c
+        for given, c in zip(concepts, decided, strict=True)
+    ]
+    words = vocabulary_of(vocabulary_name(naming.vocabulary, settings), family, anchored, bare=bare)
+    retain = _retained_prompts(decided, naming.preserve, words, config)
+    return Request(family, decided, retain, naming.preserve, words, seed), config
+
+
+def decide(
+    concepts: Sequence[Concept], method: str, settings: Mapping[str, Any], naming: Naming, built_in: bool
+) -> tuple[list[Concept], Settings]:
+    """Return the concepts of a request with every kind and anchor decided, and the checked settings; needs no model.
+
+    Args:
+        built_in: whether the model is a built-in one.
+
+    Raises:
+        ConceptError, SettingError, UnknownNameError: bad input, in one sentence.
+    """
+    names_from = naming_vocabulary_for(naming.vocabulary, built_in)
     concepts = [guess_kind(c, naming.kind, names_from) for c in concepts]
     check_preserve(concepts, naming.preserve)
-    built_in = is_built_in(family)
     config_class = load_method(method).Config
     config = configure(config_class, method, settings, concepts[0].kind, default="canvas" if built_in else None)
-    anchored = [with_anchor(c, config.anchor) for c in concepts]
-    bare = program_prompts(config) is not None
-    words = vocabulary_of(_vocabulary_name(naming, settings), family, anchored, bare=bare)
     one_preset = built_in and "preset" not in settings  # the preset "canvas" is for every kind
     anchors = {} if one_preset else _anchors_by_kind(config_class, method, settings, concepts, config)
-    concepts = [with_anchor(c, anchors.get(c.kind, config.anchor) or words.anchors.get(c.name, "")) for c in concepts]
+    own = anchors_in(vocabulary_name(naming.vocabulary, settings), built_in)
+    concepts = [with_anchor(c, anchors.get(c.kind, config.anchor) or own.get(c.name, "")) for c in concepts]
     _check_anchors(concepts)
-    retain = _retained_prompts(concepts, naming.preserve, words, config)
-    return Request(family, concepts, retain, naming.preserve, words, seed), config
-
-
-def _vocabulary_name(naming: Naming, settings: Mapping[str, Any]) -> str | None:
-    """The vocabulary of a request; "auto" is none with an official preset, as a program retains only given names."""
-    official = str(settings.get("preset", "")).startswith(OFFICIAL)
-    return None if naming.vocabulary == "auto" and official else naming.vocabulary
+    return concepts, config
 
 
 def _retained_prompts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.errors import ModelError, unknown
+from excise.families import architectures
 from excise.families import capabilities as c
 from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.registry import Record, Registry
@@ -58,9 +60,14 @@ def family_of(pipe: Any) -> Family:
     name = _family_of_class(kind.__name__ for kind in type(pipe).__mro__)
     if name is not None:
         return FAMILIES.load(name)(pipe)
-    supported = ", ".join(f"{pipeline}Pipeline" for pipeline in _pipelines())
-    raise ModelError(
-        f"{type(pipe).__name__} is not supported yet; supported are {supported}, and their img2img, inpainting and "
+    raise _unsupported(type(pipe).__name__)
+
+
+def _unsupported(pipeline: str, where: str = "") -> ModelError:
+    """The error for a pipeline class that no family adapts; `where` begins its sentence."""
+    supported = ", ".join(f"{name}Pipeline" for name in _pipelines())
+    return ModelError(
+        f"{where}{pipeline} is not supported yet; supported are {supported}, and their img2img, inpainting and "
         "ControlNet siblings."
     )
 
@@ -74,18 +81,107 @@ def family_name_of(model: str | Path) -> str | None:
     Returns:
         None where only loading tells: for a hub id, and for files that cannot be read.
     """
-    from safetensors import SafetensorError
-
     path = WEIGHTS / str(model) if str(model) in BUILT_IN else Path(model)
     try:
         if path.is_dir():
-            index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-            return _family_of_class([str(index.get("_class_name"))])
+            return _family_of_class([_class_name(path)])
         if path.is_file() and path.suffix.lower() == ".safetensors":
-            return "sdxl" if _is_sdxl(path) else "sd"
-    except (OSError, ValueError, AttributeError, SafetensorError):
+            return architectures.family_of_file(path)
+    except (OSError, ModelError):
         return None
     return None
+
+
+def check_model(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    config: str | Path | None = None,
+) -> None:
+    """Refuse a model that cannot be loaded, as far as its name and its files tell; torch is not imported.
+
+    Args:
+        model, variant, config: as `load` takes them.
+
+    Raises:
+        UnknownNameError, ModelError: there is no such model here, it is of an architecture that no family adapts, or
+            some of its files are missing; the message says what to do. A hub id is not looked up.
+    """
+    name, path = str(model), Path(model)
+    if name in BUILT_IN:
+        if not (WEIGHTS / name / "model_index.json").exists():
+            raise ModelError(f"{name} is not in this installation; run: excise canvas train --model {name}")
+    elif path.suffix.lower() in _PICKLES and not path.is_dir():
+        raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
+    elif path.is_dir():
+        _check_folder(path, variant)
+    elif path.is_file():
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
+        architectures.family_of_file(path)
+        _check_config(config)
+    elif _is_path(name):
+        raise ModelError(
+            f"there is no file or folder {name}{_nearest_path(path)}; expected a diffusers folder, a .safetensors file "
+            "or a hub id (org/name)."
+        )
+    elif not _HUB_ID.fullmatch(name):
+        raise unknown(
+            "model", name, BUILT_IN, "Or give a hub id (org/name), a diffusers folder or a .safetensors file."
+        )
+
+
+def _check_folder(path: Path, variant: str | None) -> None:
+    """Refuse a folder that is no pipeline of a family, or that lacks weights."""
+    if not (path / "model_index.json").exists():
+        raise ModelError(f"{path} has no model_index.json; {architectures.content_of_folder(path)}.")
+    pipeline = _class_name(path)
+    ours = _family_of_class([pipeline]) is not None
+    title = None if ours else architectures.title_of_class(pipeline)
+    # A class of another name may derive from one that is supported, which only loading tells.
+    if title is not None or not (ours or any(pipeline.startswith(name) for name in _pipelines())):
+        raise _unsupported(pipeline, f"{path} is a model of the architecture {title}: " if title else f"{path}: ")
+    architectures.check_weights(path, variant)
+
+
+def _check_config(config: str | Path | None) -> None:
+    """Refuse a folder of configurations that is none."""
+    if config is None or (_HUB_ID.fullmatch(str(config)) and not _is_path(str(config)) and not Path(config).exists()):
+        return
+    if not (Path(config) / "model_index.json").exists():
+        raise ModelError(
+            f"--config {config} is no diffusers folder (it has no model_index.json); give a local folder of a model of "
+            "the same architecture."
+        )
+
+
+def _class_name(path: Path) -> str:
+    """The pipeline class that a folder's index names.
+
+    Raises:
+        ModelError: the index cannot be read.
+    """
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        return str(index.get("_class_name"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path / 'model_index.json'} cannot be read ({error}); copy the folder again.") from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that is no file here can only be meant as one: no hub id looks like it."""
+    ending = name.lower().endswith((".safetensors", *_PICKLES))
+    return ending or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+
+
+def _nearest_path(path: Path) -> str:
+    """The entry beside a missing path that is named most like it, as the end of a clause, or empty."""
+    try:
+        names = [p.name for p in path.parent.iterdir() if not p.name.startswith(".")]
+    except OSError:
+        return f" (there is no folder {path.parent} either)"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean {path.parent / near[0]}?)" if near else ""
 
 
 def _family_of_class(names: Iterable[str]) -> str | None:
@@ -130,7 +226,9 @@ def load(
     Raises:
         UnknownNameError, ModelError: the model cannot be found, read or used; the message says what to do.
     """
-    name, path = str(model), Path(model)
+    check_model(model, variant=variant, config=config)  # before torch and diffusers are imported, which takes seconds
+    name = str(model)
+    path = WEIGHTS / name if name in BUILT_IN else Path(model)
     import torch
 
     from excise.support.precision import check
@@ -138,23 +236,13 @@ def load(
     where = pick_device(device)
     options = {"dtype": _dtype(dtype, where)}
     check(dtype if dtype != "auto" else "float32", where)
-    if name in BUILT_IN:
-        path = WEIGHTS / name
-        if not (path / "model_index.json").exists():
-            raise ModelError(f"{name} is not in this installation; run: excise canvas train --model {name}")
-    if path.suffix.lower() in _PICKLES:
-        raise ModelError(f"{name} is a pickle, which can run code when it is read; convert it to .safetensors first.")
     with quiet():
         if path.is_dir():
             pipe = _from_folder(path, variant, options)
         elif path.is_file():
             pipe = _from_single_file(path, config, local_files_only, options)
-        elif _HUB_ID.fullmatch(name):
-            pipe = _from_hub(name, {"revision": revision, "variant": variant, **options}, local_files_only)
         else:
-            raise unknown(
-                "model", name, BUILT_IN, "Or give a hub id (org/name), a diffusers folder or a .safetensors file."
-            )
+            pipe = _from_hub(name, {"revision": revision, "variant": variant, **options}, local_files_only)
     family = family_of(pipe)
     if prediction is not None:
         _set_prediction(pipe, prediction)
@@ -216,12 +304,6 @@ def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> An
     """Load a diffusers folder."""
     from diffusers import DiffusionPipeline
 
-    if not (path / "model_index.json").exists():
-        raise ModelError(f"{path} has no model_index.json; expected a diffusers folder, as save_pretrained writes it.")
-    if not any(path.glob("*/*.safetensors")):
-        raise ModelError(
-            f"{path} holds no .safetensors weights (pickles are not read); save it again with safetensors."
-        )
     try:
         return DiffusionPipeline.from_pretrained(
             path, variant=variant, local_files_only=True, use_safetensors=True, **options
@@ -234,28 +316,23 @@ def _from_single_file(path: Path, config: str | Path | None, local_files_only: b
     """Load a single file of Stable Diffusion."""
     import diffusers
 
-    if path.suffix.lower() != ".safetensors":
-        raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
+    sdxl = architectures.family_of_file(path) == "sdxl"
     try:
-        pipeline = diffusers.StableDiffusionXLPipeline if _is_sdxl(path) else diffusers.StableDiffusionPipeline
+        pipeline = diffusers.StableDiffusionXLPipeline if sdxl else diffusers.StableDiffusionPipeline
         pipe = pipeline.from_single_file(
             str(path), config=None if config is None else str(config), local_files_only=local_files_only, **options
         )
         pipe.register_to_config(_name_or_path=str(path))  # as a folder's is
         return pipe
     except Exception as error:
-        raise ModelError(
-            f"cannot read {path} as a single-file Stable Diffusion model: {_first_line(error)} "
-            "Offline, name a local diffusers folder of the same architecture with --config."
-        ) from error
-
-
-def _is_sdxl(path: Path) -> bool:
-    """Whether a single file has the two text encoders of Stable Diffusion XL."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        return any(key.startswith("conditioner.embedders.1.") for key in file.keys())  # noqa: SIM118 - not a dict
+        title = "Stable Diffusion XL" if sdxl else "Stable Diffusion"
+        advice = (
+            ""
+            if config is not None
+            else " Its configuration is fetched from the hub; offline, name a local diffusers folder of the same "
+            "architecture with --config."
+        )
+        raise ModelError(f"cannot read {path} as a single-file {title} model: {_first_line(error)}{advice}") from error
 
 
 def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any:
@@ -268,16 +345,21 @@ def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any
         )
     except Exception as error:
         text = str(error)
+        reason = f": {_first_line(error)}"
         if "401" in text or "403" in text or "gated" in text.lower():
             advice = "it may need an accepted licence: accept it on the model's page, then run: hf auth login"
         elif local_files_only:
             advice = "it is not in the local cache; run once without --local-files-only, or give a local folder."
         else:
             advice = "is there a network, and is the id right? A local folder or `canvas-sd` needs none."
-        raise ModelError(f"cannot load '{name}' from the hub: {_first_line(error)} {advice}") from error
+        if "stacktrace" in text or "stack trace" in text:  # that of diffusers, which nobody sees here
+            cause = error.__cause__ or error.__context__
+            reason = f": {_first_line(cause)}" if cause is not None else ";"
+        here = f" There is no file or folder {name} here either." if Path(name).parent.is_dir() else ""
+        raise ModelError(f"cannot load '{name}' from the hub{reason} {advice}{here}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message, as a sentence."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return line if line.endswith((".", "!", "?")) else line + "."

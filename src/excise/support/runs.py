@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from excise.errors import OutputError
 from excise.support.files import make_folder, write_json, write_png
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 EDIT_NAME = "edit.safetensors"
+RUN_NAME = "run.json"
 STATES = "states"
 SCHEMA = 1
 
@@ -44,7 +46,7 @@ def write_run(folder: Path, verb: str, content: dict[str, Any]) -> Path:
             **{p: version(p) for p in ("torch", "diffusers", "transformers")},
         },
     }
-    path = folder / "run.json"
+    path = folder / RUN_NAME
     write_json(path, {**header, **content})
     return path
 

@@ -1,0 +1,202 @@
+"""Architectures of diffusion models by the names of their tensors and by their pipeline classes. No torch here."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from excise.errors import ModelError
+
+# Names that occur in a single file of an architecture and in no file of one further down. A name may stand behind the
+# prefix under which a checkpoint with several parts keeps its denoiser.
+_KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a LoRA", (r".*(lora_down|lora_up|lora_A|lora_B)\..*", r"lora_(unet|te\d?|transformer)_.*", r".*\.lora\..*")),
+    ("Chroma", (r"distilled_guidance_layer\..*",)),
+    ("HunyuanVideo", (r"txt_in\.individual_token_refiner\..*",)),
+    ("AuraFlow", (r"double_layers\.\d+\..*", r"register_tokens", r"joint_transformer_blocks\..*")),
+    ("FLUX.2", (r"double_stream_modulation_img\..*",)),
+    ("FLUX", (r"double_blocks\.\d+\.img_attn\..*", r"single_transformer_blocks\..*")),
+    ("Stable Diffusion 3", (r"joint_blocks\.\d+\..*", r"transformer_blocks\.\d+\.ff_context\..*")),
+    ("Qwen-Image", (r"transformer_blocks\.\d+\.(img|txt)_mlp\..*", r"transformer_blocks\.\d+\.(img|txt)_mod\..*")),
+    ("Z-Image", (r"cap_pad_token", r"x_pad_token", r"all_x_embedder\..*")),
+    ("Lumina", (r"(noise|context)_refiner\.\d+\..*", r"cap_embedder\..*")),
+    ("HiDream", (r"double_stream_blocks\.\d+\.block\..*",)),
+    ("HunyuanDiT", (r"mlp_t5\..*", r"text_embedding_padding")),
+    ("Stable Cascade", (r"clip_txt_mapper\..*", r"clip_txt_pooled_mapper\..*")),
+    ("Wan", (r"blocks\.\d+\.self_attn\.norm_q\..*", r"blocks\.\d+\.ffn\.0\..*")),
+    ("a single file of SANA", (r"blocks\.\d+\.mlp\.depth_conv\..*", r"transformer_blocks\.\d+\.ff\.conv_depth\..*")),
+    ("PixArt", (r"blocks\.\d+\.cross_attn\.kv_linear\..*", r"t_block\.\d+\..*")),
+)  # fmt: skip
+_PREFIX = re.compile(r"^(model\.diffusion_model|diffusion_model|net|transformer|model)\.")
+# The UNet of Stable Diffusion in the layout of the original program, in that of diffusers, and other parts alone.
+_UNET = re.compile(r"(model\.diffusion_model\.)?(input_blocks\.0\.0|middle_block\.0)\..*")
+_PARTS = {
+    "the UNet alone, in the layout of diffusers": re.compile(r"(down_blocks|up_blocks)\.\d+\.(resnets|attentions)\..*"),
+    "a text encoder alone": re.compile(r"(text_model|transformer\.text_model)\..*|text_projection.*|shared\.weight"),
+    "an autoencoder (VAE) alone": re.compile(r"(first_stage_model\.)?(encoder|decoder)\.(conv_in|down|up|mid)\b.*"),
+}
+# By how the class name of a pipeline begins, the architecture's own name; the longest beginning wins.
+_CLASSES = {
+    "StableDiffusion3": "Stable Diffusion 3",
+    "Flux": "FLUX",
+    "Flux2": "FLUX.2",
+    "QwenImage": "Qwen-Image",
+    "ZImage": "Z-Image",
+    "SanaSprint": "SANA-Sprint",
+    "SanaVideo": "SANA-Video",
+    "PixArt": "PixArt",
+    "HunyuanDiT": "HunyuanDiT",
+    "AuraFlow": "AuraFlow",
+    "StableCascade": "Stable Cascade",
+    "Kandinsky": "Kandinsky",
+    "Chroma": "Chroma",
+    "HiDream": "HiDream",
+    "Lumina": "Lumina",
+    "CogView": "CogView",
+    "Wan": "Wan",
+}
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"
+)
+_WORKS = (
+    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these and SANA"
+)
+
+
+def tensor_names(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of a safetensors file's tensors, and its metadata; only the header is read.
+
+    Raises:
+        ModelError: the file is no safetensors file, or it is cut short.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            if length > size - 8:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0) + 8 + length
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, struct.error) as error:
+        raise ModelError(
+            f"cannot read {path} as a single-file model: it is no safetensors file, or it is damaged ({error}); copy "
+            "it again."
+        ) from error
+    if end > size:
+        raise ModelError(f"{path} is cut short: it has {size} of {end} bytes; copy or download it again.")
+    return list(header), metadata
+
+
+def family_of_file(path: Path) -> str:
+    """Return the family, "sd" or "sdxl", of a single file of Stable Diffusion, told by the names of its tensors.
+
+    Raises:
+        ModelError: the file holds another architecture or only a part of a model; the message names it.
+    """
+    names, metadata = tensor_names(path)
+    if "excise" in metadata:
+        raise ModelError(f"{path} is an edit, not a model; give it to --edit, and the model to --model.")
+    parts = {name.split(".")[0] for name in names}
+    whole = any(_UNET.fullmatch(name) for name in names)
+    if whole and "conditioner" in parts:
+        return "sdxl"
+    if whole and "cond_stage_model" in parts:
+        return "sd"
+    if whole:
+        raise ModelError(
+            f"{path} holds the UNet of Stable Diffusion alone, without a text encoder; give the whole model: a "
+            "checkpoint with all parts, or a diffusers folder."
+        )
+    raise ModelError(f"{path} holds {_content(names)}; {_WORKS}.")
+
+
+def _content(names: Collection[str]) -> str:
+    """What a file holds that is no whole model of Stable Diffusion, in words."""
+    bare = {_PREFIX.sub("", name) for name in names} | set(names)
+    for title, patterns in _KEYS:
+        if any(re.fullmatch(pattern, name) for pattern in patterns for name in bare):
+            if title == "a LoRA":
+                return "a LoRA, not a model (excise import reads one as an edit)"
+            return (
+                title if title.startswith("a ") else f"a model of the architecture {title}, which is not supported yet"
+            )
+    for title, pattern in _PARTS.items():
+        if any(pattern.fullmatch(name) for name in names):
+            return title
+    first = ", ".join(sorted(names)[:2]) or "nothing"
+    return f"no model that excise knows (its tensors: {first}, ...)"
+
+
+def title_of_class(name: str) -> str | None:
+    """Return the architecture's own name for a pipeline class that no family adapts, or None for a class not listed."""
+    matches = [start for start in _CLASSES if name.startswith(start)]
+    return _CLASSES[max(matches, key=len)] if matches else None
+
+
+def check_weights(folder: Path, variant: str | None) -> None:
+    """Refuse a diffusers folder whose weights are missing, are pickles, or exist only in another variant.
+
+    Raises:
+        ModelError: the message says which files there are, and which option reads them.
+    """
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and any(part.glob("*.safetensors"))]
+    by_part = {part.name: _variants(part) for part in parts}
+    if not by_part:
+        raise ModelError(
+            f"{folder} holds no .safetensors weights (pickles are not read); save it again with safetensors."
+        )
+    if variant is not None:
+        if not any(variant in variants for variants in by_part.values()):
+            others = sorted({v for variants in by_part.values() for v in variants if v})
+            has = f"the variant {' and '.join(others)}" if others else "no variant, only the plain weights"
+            raise ModelError(
+                f"{folder} has no weights of the variant '{variant}'; it has {has}: "
+                f"{f'use --variant {others[0]}' if others else 'leave --variant out'}."
+            )
+        return
+    for part, variants in by_part.items():
+        if variants and None not in variants:
+            alone = sorted(v for v in variants if v)
+            raise ModelError(
+                f"{folder} holds the weights of '{part}' only as the variant {' and '.join(alone)}; add "
+                f'--variant {alone[0]} (in Python: variant="{alone[0]}").'
+            )
+
+
+def _variants(part: Path) -> set[str | None]:
+    """The variants in which a component's weights exist, None for the plain ones."""
+    matches = [_WEIGHTS.fullmatch(file.name) for file in part.glob("*.safetensors")]
+    names = [m["before"] or m["after"] for m in matches if m]
+    return {name.removeprefix(".") if name else None for name in names}
+
+
+def content_of_folder(folder: Path) -> str:
+    """Say what a folder without a model_index.json seems to be, with what to do, as the end of a sentence."""
+    names = {p.name for p in folder.iterdir()}
+    if "edit.safetensors" in names:
+        return "it is the folder of an edit: give it to --edit, and the model to --model"
+    if (folder.parent / "model_index.json").exists():
+        return f"it is one part of the model in {folder.parent}: give that folder"
+    below = sorted(folder.glob("*/model_index.json")) + sorted(folder.glob("snapshots/*/model_index.json"))
+    if below:
+        return f"a model is in {below[0].parent}: give that folder"
+    if "config.json" in names and "clip" in str(_json(folder / "config.json").get("model_type", "")):
+        return "it is a CLIP model: --judge takes one"
+    files = sorted(n for n in names if n.lower().endswith(".safetensors"))
+    if files:
+        return f"it holds {', '.join(files[:3])}: give one of these files if it is a whole model"
+    return "expected a diffusers folder, as save_pretrained writes it"
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    """A JSON object in a file, empty where it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

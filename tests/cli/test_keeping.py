@@ -1,0 +1,196 @@
+"""Nothing is lost: a finished run of another request is not replaced, and the same request is answered from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from excise import Edit
+
+
+@pytest.fixture
+def erase(excise, model, tmp_path):
+    """Run excise erase with UCE into `tmp_path`/run, or another folder."""
+
+    def run(concept: str, *more: object, out: str = "run") -> tuple[int, str, str]:
+        words = ("erase", "--model", model, "-c", concept, "-p", "tree", "--method", "uce", "--vocabulary", "none")
+        return excise(*words, "--out", tmp_path / out, *more)
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model fails the test."""
+
+    def refuse() -> None:
+        def load(*_: object, **__: object) -> None:
+            raise AssertionError("a model was loaded")
+
+        monkeypatch.setattr("excise.families.load", load)
+
+    return refuse
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_another_request_does_not_replace_a_finished_run(erase, tmp_path, no_model):
+    assert erase("cat")[0] == 0
+    before = files(tmp_path / "run")
+    no_model()
+    for more in (("--seed", 3), ("--set", "ridge=0.7"), ("--preview",)):
+        status, _, err = erase("cat", *more)
+        assert (status, "holds a finished run of another request" in err, "--force" in err) == (2, True, True), err
+    status, _, err = erase("dog")
+    assert status == 2
+    assert "(--concept cat, now --concept dog)" in err
+    assert files(tmp_path / "run") == before
+
+
+def test_force_replaces_it(erase, tmp_path):
+    assert erase("cat")[0] == 0
+    assert erase("dog", "--force")[0] == 0
+    assert [c.name for c in Edit.load(tmp_path / "run").record.concepts] == ["dog"]
+
+
+def test_the_same_request_is_answered_from_what_is_there(erase, tmp_path, no_model):
+    (tmp_path / "keep.txt").write_text("fox\n")
+    first = erase("cat", "--json", "--preserve-file", tmp_path / "keep.txt")
+    before = files(tmp_path / "run")
+    no_model()
+    again = erase("cat", "--json", "--preserve-file", tmp_path / "keep.txt")
+    assert (again[0], json.loads(again[1])) == (0, json.loads(first[1]))
+    status, _, err = erase("cat", "--preserve-file", tmp_path / "keep.txt")
+    assert (status, "nothing to do" in err, "excise generate" in err) == (0, True, True), err
+    assert files(tmp_path / "run") == before
+    (tmp_path / "keep.txt").write_text("fox\nhat\n")  # a file of another content is another request
+    status, _, err = erase("cat", "--preserve-file", tmp_path / "keep.txt")
+    assert (status, "keep.txt has changed since" in err) == (2, True), err
+
+
+def test_an_edit_of_unknown_origin_is_not_replaced(erase, tmp_path, no_model):
+    assert erase("cat")[0] == 0
+    (tmp_path / "run" / "run.json").unlink()
+    before = files(tmp_path / "run")
+    no_model()
+    status, _, err = erase("cat")
+    assert (status, "belongs to no finished run" in err) == (2, True), err
+    assert files(tmp_path / "run") == before
+
+
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(erase, tmp_path, no_model):
+    no_model()
+    status, out, err = erase("cat", "--kind", "style", "--dry-run", "--anchor", "art")
+    assert status == 0, err
+    for part in ("cat (style, read as 'art')", "uce, seed 0", "ridge", "edit.safetensors", "tree"):
+        assert part in " ".join(out.split()), part
+    status, out, _ = erase("cat", "--dry-run", "--json")
+    assert json.loads(out)["concepts"] == [{"name": "cat", "kind": "object", "anchor": "", "synonyms": []}]
+    assert not (tmp_path / "run").exists()
+    assert erase("cat", "--set", "rigde=1", "--dry-run")[0] == 2
+
+
+def test_a_dry_run_has_the_kinds_and_anchors_of_the_real_one(excise, erase, model, tmp_path):
+    (tmp_path / "names.csv").write_text("name,kind\nVan Gogh,style\ncat,object\n")
+    words = ("erase", "--model", model, "--concept-file", tmp_path / "names.csv", "-p", "tree", "--method", "uce")
+    status, out, err = excise(*words, "--out", tmp_path / "run", "--dry-run", "--json")
+    assert status == 0, err
+    planned = [(c["name"], c["kind"], c["anchor"]) for c in json.loads(out)["concepts"]]
+    assert excise(*words, "--out", tmp_path / "run")[0] == 0
+    record = Edit.load(tmp_path / "run").record
+    assert planned == [(c.name, c.kind, c.anchor) for c in record.concepts]
+    assert json.loads(out)["settings"] == record.settings
+
+
+@pytest.mark.parametrize("given", ["run", "run/edit.safetensors"])
+def test_an_edit_is_not_replaced_by_what_is_built_on_it(excise, erase, tmp_path, no_model, given):
+    assert erase("cat")[0] == 0
+    before = files(tmp_path / "run")
+    no_model()
+    status, _, err = erase("dog", "--edit", tmp_path / given, "--force")
+    assert (status, "where the result would replace it" in err) == (2, True), err
+    status, _, err = excise("fuse", tmp_path / given, "--out", tmp_path / "run", "--force")
+    assert (status, "where the result would replace it" in err) == (2, True), err
+    status, _, err = excise("import", tmp_path / given, "-c", "cat", "--out", tmp_path / "run", "--force")
+    assert (status, "where the result would replace it" in err) == (2, True), err
+    assert files(tmp_path / "run") == before
+
+
+def test_a_run_folder_stands_for_its_edit(excise, erase, model, tmp_path):
+    assert erase("cat")[0] == 0
+    draw = ("generate", "--model", model, "-p", "a cat", "--steps", 1)
+    for i, edit in enumerate(("run", "run/edit.safetensors")):
+        status, _, err = excise(*draw, "--edit", tmp_path / edit, "--out", tmp_path / f"g{i}")
+        assert status == 0, err
+    a, b = (files(tmp_path / f"g{i}" / "images") for i in (0, 1))
+    assert a == b
+    assert excise("inspect", tmp_path / "run")[0] == 0
+    assert erase("dog", "--edit", tmp_path / "run", out="two")[0] == 0
+    status, _, err = excise(*draw, "--edit", tmp_path / "g0", "--out", tmp_path / "g2")
+    assert (status, "holds no edit.safetensors" in err) == (2, True), err
+
+
+def test_pictures_of_another_request_are_not_replaced(excise, model, tmp_path, no_model):
+    draw = ("generate", "--model", model, "--steps", 1, "--out", tmp_path / "g")
+    status, out, err = excise(*draw, "-p", "a cat", "--json")
+    assert status == 0, err
+    before = files(tmp_path / "g")
+    no_model()
+    status, again, err = excise(*draw, "-p", "a cat", "--json")
+    assert (status, json.loads(again)) == (0, json.loads(out)), err
+    status, _, err = excise(*draw, "-p", "a dog")
+    assert (status, "(--prompt 'a cat', now --prompt 'a dog')" in err) == (2, True), err
+    (tmp_path / "g" / "run.json").unlink()
+    status, _, err = excise(*draw, "-p", "a cat")
+    assert (status, "0000-seed0.png is there already" in err) == (2, True), err
+    assert files(tmp_path / "g").items() <= before.items()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "-c", "cat"),
+        ("attack", "-c", "cat"),
+        ("generate", "-p", "a cat"),
+        ("fuse",),
+        ("import", "-c", "cat"),
+        ("erase", "-c", "cat"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_command_replaces_the_run_of_another(excise, erase, model, tmp_path, no_model, words):
+    assert erase("cat")[0] == 0
+    assert erase("dog", out="other")[0] == 0
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    if words[0] == "erase":
+        (tmp_path / "run" / "run.json").write_text(json.dumps({**content, "verb": "evaluate"}))
+    before = files(tmp_path / "run")
+    no_model()
+    verb, *more = words
+    inputs = [tmp_path / "other" / "edit.safetensors"] if verb in ("fuse", "import") else []
+    status, _, err = excise(verb, *inputs, *more, "--model", model, "--out", tmp_path / "run")
+    assert (status, "holds a finished run of another request (excise" in err) == (2, True), err
+    assert files(tmp_path / "run") == before
+
+
+def test_an_update_keeps_the_folders_of_other_commands(excise, model, tmp_path, no_model):
+    status, _, err = excise("generate", "--model", model, "-p", "x", "--steps", 1, "--out", tmp_path / "g")
+    assert status == 0, err
+    no_model()
+    status, _, err = excise("update", tmp_path / "g", "--add", "fox")
+    assert (status, "holds a finished run of excise generate" in err) == (2, True), err
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "ledger.jsonl").write_text("{}\n")
+    status, _, err = excise("update", tmp_path / "p", "--add", "fox")
+    assert (status, "is the folder of a policy" in err) == (2, True), err
+
+
+def test_what_an_update_made_is_not_replaced_by_the_request_before_it(excise, erase, model, tmp_path):
+    assert erase("cat")[0] == 0
+    status, _, err = excise("update", tmp_path / "run", "--add", "fox", "--model", model)
+    assert status == 0, err
+    status, _, err = erase("cat")
+    assert (status, "(excise update)" in err) == (2, True), err
