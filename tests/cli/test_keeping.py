@@ -112,7 +112,7 @@ def test_an_edit_is_not_replaced_by_what_is_built_on_it(excise, erase, tmp_path,
     no_model()
     status, _, err = erase("dog", "--edit", tmp_path / given, "--force")
     assert (status, "where the result would replace it" in err) == (2, True), err
-    status, _, err = excise("fuse", tmp_path / given, "--out", tmp_path / "run", "--force")
+    status, _, err = excise("fuse", tmp_path / given, tmp_path / given, "--out", tmp_path / "run", "--force")
     assert (status, "where the result would replace it" in err) == (2, True), err
     status, _, err = excise("import", tmp_path / given, "-c", "cat", "--out", tmp_path / "run", "--force")
     assert (status, "where the result would replace it" in err) == (2, True), err
@@ -170,7 +170,7 @@ def test_no_command_replaces_the_run_of_another(excise, erase, model, tmp_path, 
     before = files(tmp_path / "run")
     no_model()
     verb, *more = words
-    inputs = [tmp_path / "other" / "edit.safetensors"] if verb in ("fuse", "import") else []
+    inputs = [tmp_path / "other" / "edit.safetensors"] * {"fuse": 2, "import": 1}.get(verb, 0)
     status, _, err = excise(verb, *inputs, *more, "--model", model, "--out", tmp_path / "run")
     assert (status, "holds a finished run of another request (excise" in err) == (2, True), err
     assert files(tmp_path / "run") == before

@@ -48,12 +48,14 @@ def fuse(options: FuseOptions) -> None:
     """
     from excise.cli import show
     from excise.cli.making import answer, finish
-    from excise.errors import SettingError
+    from excise.errors import ConceptError, SettingError
     from excise.support.files import make_folder
     from excise.support.runs import EDIT_NAME
 
     if options.ridge <= 0:
         raise SettingError(f"--ridge was {options.ridge:g}; expected a number above 0.")
+    if len(options.files) < 2:
+        raise ConceptError("fusing needs at least two edits; give more, or use this one as it is.")
     preserve = o.names_to_preserve(options.preserve, options.preserve_file)
     options.source.check(options.model)
     check_apart(options.out, options.files, "the edit")

@@ -29,6 +29,7 @@ _FILES = (
     "model", "base", "oracle", "edit", "file", "files", "judge", "judge_weights", "config", "concept_file",
     "preserve_file", "ask",
 )  # fmt: skip
+_ARGUMENTS = ("file", "files", "run")  # given without the name of an option
 _LARGE = 1 << 25  # bytes; larger files are known by size and time of change
 OPTIONS, INPUTS = "options", "inputs"
 
@@ -158,7 +159,8 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return flag if value else f"--no-{flag[2:]}"
     values = value if isinstance(value, list) else [value]
-    text = " ".join(f"{flag} {shlex.quote(str(v))}" for v in values[:3])
+    start = "" if name in _ARGUMENTS else f"{flag} "
+    text = " ".join(f"{start}{shlex.quote(str(v))}" for v in values[:3])
     return text + (f" and {len(values) - 3} more" if len(values) > 3 else "")
 
 
