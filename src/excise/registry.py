@@ -100,6 +100,15 @@ class Registry:
         """Entry points that cannot be used, by name, each with its error."""
         return self._checked()[1]
 
+    def refuse_broken(self, name: str) -> None:
+        """Say why an entry of another package is left out, where a caller's own list of names lacks it.
+
+        Raises:
+            PluginError: the name is that of a broken entry.
+        """
+        if name not in self._entries and (error := self.broken().get(name)):
+            raise error
+
     def record(self, name: str) -> Record:
         """The record of `name`; the object behind it is not checked.
 

@@ -216,6 +216,9 @@ def test_every_kind_of_plug_in_may_be_broken(group, model, tmp_path, monkeypatch
     for name in ("odd", "lost"):
         with pytest.raises(PluginError, match=f"the {registry.kind} '{name}'"):
             registry.load(name)
+    if group == "excise.vocabularies":
+        request = ("erase", "--model", model, "-c", "cat", "--vocabulary", "lost", "--out", tmp_path / "no")
+        assert "the vocabulary 'lost'" in excise(*request)[2]
     sys.modules.pop("oddities", None)
 
 

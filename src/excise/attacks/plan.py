@@ -52,11 +52,13 @@ def planned(suite: str, names: Sequence[str] = ()) -> list[Planned]:
 
     Raises:
         UnknownNameError: no attack has that name.
+        PluginError: the attack of that name is of another package and breaks the contract.
     """
     in_suite = {p.name: p for p in SUITES[suite].attacks}
     available = {**{name: Planned(name, name) for name in ATTACKS if name not in _suite_attacks()}, **in_suite}
     for name in names:
         if name not in available:
+            ATTACKS.refuse_broken(name)
             raise unknown(f"attack of the suite '{suite}'", name, available)
     return [available[n] for n in names] or list(in_suite.values())
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from excise.attacks.accounting import Outcome, Result, Worst
 from excise.attacks.runner import JudgedShot
 from excise.metrics.rates import Estimate
-from excise.support.display import Card, Picture, count
+from excise.support.display import Card, Picture
 
 
 def suite_card(
@@ -18,7 +18,7 @@ def suite_card(
     back = [r for r in run if r.model is not None and r.model.any_of_n.value > 0]
     strongest = sorted(run, key=lambda r: -_back(r))
     facts = [
-        ("strongest", f"{worst.attack}: {_share(worst.back)} of prompts" if worst.attack else ""),
+        ("strongest", f"{worst.attack}: share of prompts {_share(worst.back)}" if worst.attack else ""),
         ("worst gap", f"{_share(worst.gap)} to a model that never knew the concept" if worst.gap else ""),
         ("judged by", judge),
         ("not run", ", ".join(r.name for r in results if r.model is None)),
@@ -37,7 +37,7 @@ def suite_card(
     pictures = [
         (r.name, [Picture(s.image, s.prompt, s.shown) for s in shots[r.name]]) for r in strongest if r.name in shots
     ]
-    title = f"Attack: {len(back)} of {count(len(run), 'attack')} brought the concept back"
+    title = f"Attack: {len(back)} of {len(run)} attacks brought the concept back"
     return Card(title, facts, ("attack", *sides, "access", ""), rows, pictures)
 
 

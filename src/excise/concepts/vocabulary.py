@@ -188,6 +188,7 @@ def _source(name: str | None) -> VocabularySource:
         UnknownNameError: there is none of that name.
     """
     if name is None or name not in VOCABULARIES:
+        VOCABULARIES.refuse_broken(str(name))
         raise unknown("vocabulary", str(name), ["auto", "none", *VOCABULARIES])
     source: VocabularySource = VOCABULARIES.load(name)()
     return source
