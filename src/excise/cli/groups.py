@@ -62,8 +62,8 @@ GROUPS: Mapping[str, Groups] = {
     },
     "evaluate": {
         FIRST: ("concept", "model", "edit", "require", "out"),
-        "What to measure": ("protocol", "group", "untouched"),
-        "How to measure": ("judge_weights", "batch", "cache", "no_cache"),
+        "What to measure": ("protocol", "preserve", "preserve_file", "ask", "pictures", "group", "untouched"),
+        "How to measure": ("judge", "judge_weights", "batch", "cache", "no_cache"),
         WHERE: ("allow_other_base", *MODEL),
         "Look: pictures and output": ("as_json",),
     },
