@@ -55,7 +55,7 @@ def apply(options: ApplyOptions) -> None:
     out = options.out
     options.source.check(policy.model)
     run = read_run(out)
-    if run is not None:
+    if run is not None and run.get("verb") != "apply":
         raise OutputError(
             f"{out} holds a finished run of excise {run.get('verb', '(unknown)')}, whose files a policy would replace; "
             "choose another --out."

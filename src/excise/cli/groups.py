@@ -21,7 +21,7 @@ GROUPS: Mapping[str, Groups] = {
         "How to erase": ("set_", "advise", "robust", "judge", "seed", "keep_states"),
         "What to keep": ("preserve", "vocabulary"),
         WHERE: MODEL,
-        "Look: pictures and output": ("preview", "charts", "as_json"),
+        "Look: pictures and output": ("preview", "charts", "dry_run", "force", "as_json"),
     },
     "update": {
         FIRST: ("add", "add_file", "drop"),
@@ -34,7 +34,7 @@ GROUPS: Mapping[str, Groups] = {
         "How to fuse": ("retain_scale", "ridge"),
         "What to keep": ("preserve", "vocabulary"),
         WHERE: ("model", *MODEL),
-        "Look: pictures and output": ("preview", "as_json"),
+        "Look: pictures and output": ("preview", "force", "as_json"),
     },
     "apply": {
         FIRST: ("out",),
@@ -46,13 +46,13 @@ GROUPS: Mapping[str, Groups] = {
         "What it erases": ("kind",),
         "What to keep": ("preserve",),
         WHERE: MODEL,
-        "Look: pictures and output": ("preview", "as_json"),
+        "Look: pictures and output": ("preview", "force", "as_json"),
     },
     "generate": {
         FIRST: ("prompt", "model", "edit", "seed", "out"),
         "How to draw": ("count", "steps", "guidance", "strength"),
         WHERE: ("allow_other_base", *MODEL),
-        "Look: pictures and output": ("as_json",),
+        "Look: pictures and output": ("force", "as_json"),
     },
     "export": {
         FIRST: ("for_", "out"),
@@ -65,7 +65,7 @@ GROUPS: Mapping[str, Groups] = {
         "What to measure": ("protocol", "preserve", "preserve_file", "ask", "pictures", "group", "untouched"),
         "How to measure": ("judge", "judge_weights", "batch", "cache", "no_cache"),
         WHERE: ("allow_other_base", *MODEL),
-        "Look: pictures and output": ("as_json",),
+        "Look: pictures and output": ("force", "as_json"),
     },
     "attack": {
         FIRST: ("concept", "model", "edit", "suite", "out"),
@@ -73,7 +73,7 @@ GROUPS: Mapping[str, Groups] = {
         "How to attack": ("only", "settings", "images", "tests", "judge", "seed"),
         "What to compare with": ("base", "oracle", "require"),
         WHERE: ("allow_other_base", *MODEL),
-        "Look: pictures and output": ("as_json",),
+        "Look: pictures and output": ("force", "as_json"),
     },
     "doctor": {
         FIRST: ("model",),

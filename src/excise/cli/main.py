@@ -102,7 +102,7 @@ def _unforeseen(error: Exception) -> int:
     """Tell of an error that no command foresaw, and return the exit status."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         print(
-            "excise: the memory ran out; draw fewer images at once (--batch, --set draw=1), load the model with "
+            "excise: the memory ran out; draw fewer images at once (--batch), load the model with "
             "--dtype float16, or use another --device.",
             file=sys.stderr,
         )
