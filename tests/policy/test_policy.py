@@ -215,10 +215,10 @@ def test_kept_names_that_are_never_seen_fail_their_gate(pipe, written, tmp_path,
     [
         (
             "pictures: 3",
-            "3 pictures of a concept, all clean, prove 44% or more; the gate `erased` is 50%. Set `pictures: 4`",
+            "3 pictures of a concept, all clean, prove 44 % or more; the gate `erased` is 50 %. Set `pictures: 4`",
         ),
-        ("gates: {erased: 1.0}", "no number of pictures proves a share of 100%"),
-        ("gates: {retained: 1.0}", "the gate `retained` is 100%. Lower the gate"),
+        ("gates: {erased: 1.0}", "no number of pictures proves a share of 100 %"),
+        ("gates: {retained: 1.0}", "the gate `retained` is 100 %. Lower the gate"),
     ],
 )
 def test_a_gate_that_no_pictures_can_pass_is_refused_before_anything_is_made(pipe, written, tmp_path, gates, message):

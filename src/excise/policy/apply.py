@@ -172,11 +172,13 @@ def _with_enough_pictures(policy: Policy) -> Policy:
     """
     gate, needed = policy.gates.erased, needed_count(1.0, policy.gates.erased)
     if needed is None:
-        raise PolicyError(f"no number of pictures proves a share of {gate:.0%}; lower the gate `erased` of the policy.")
+        raise PolicyError(
+            f"no number of pictures proves a share of {100 * gate:.0f} %; lower the gate `erased` of the policy."
+        )
     if "pictures" in policy.model_fields_set and policy.pictures < needed:
         raise PolicyError(
-            f"{policy.pictures} pictures of a concept, all clean, prove {wilson(1.0, policy.pictures)[0]:.0%} or more; "
-            f"the gate `erased` is {gate:.0%}. Set `pictures: {needed}` or more, or lower the gate."
+            f"{policy.pictures} pictures of a concept, all clean, prove {100 * wilson(1.0, policy.pictures)[0]:.0f} % or more; "
+            f"the gate `erased` is {100 * gate:.0f} %. Set `pictures: {needed}` or more, or lower the gate."
         )
     return policy.model_copy(update={"pictures": max(policy.pictures, needed)})
 
@@ -200,8 +202,8 @@ def _plan(family: Family, policy: Policy) -> Protocol:
     if count and wilson(1.0, count)[0] < gate:
         advice = f"It takes {needed}: add names to `preserve`, or lower the gate." if needed else "Lower the gate."
         raise PolicyError(
-            f"{count} pictures of names to retain, all right, prove {wilson(1.0, count)[0]:.0%} or more, and the gate "
-            f"`retained` is {gate:.0%}. {advice}"
+            f"{count} pictures of names to retain, all right, prove {100 * wilson(1.0, count)[0]:.0f} % or more, and the gate "
+            f"`retained` is {100 * gate:.0f} %. {advice}"
         )
     return plan
 

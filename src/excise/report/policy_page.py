@@ -65,11 +65,13 @@ def banners(entry: Mapping[str, Any]) -> list[Banner]:
         return [Banner(f"Edit written for {concepts}, not verified: there is no judge.")]
     passed = sum(c["passed"] for c in verified["concepts"])
     state: State = "good" if passed == count else "bad"
-    lines = [Banner(f"{passed} of {concepts} verified as removed (gate {verified['gates']['erased']:.0%}).", state)]
+    lines = [
+        Banner(f"{passed} of {concepts} verified as removed (gate {100 * verified['gates']['erased']:.0f} %).", state)
+    ]
     retained = verified["retained"]
     if retained is not None:
         text = f"Other names: {round(retained['value'] * retained['n'])} of {round(retained['n'])} still right"
-        gate = f"(at least {int(100 * retained['low'])} %, gate {verified['gates']['retained']:.0%})."
+        gate = f"(at least {int(100 * retained['low'])} %, gate {100 * verified['gates']['retained']:.0f} %)."
         lines.append(Banner(f"{text} {gate}", "good" if verified["retained_passed"] else "bad"))
     elif not verified["retained_passed"]:
         lines.append(Banner("Other names: not verifiable, the judge sees none of them by the untouched model.", "warn"))
@@ -88,7 +90,7 @@ def _table(entry: Mapping[str, Any]) -> Table:
             estimate = Estimate(share["value"], share["low"], share["high"], round(share["n"])) if share else None
             status = status_of(estimate, verified["gates"]["erased"])
             state = STATES[status]
-            clean = f"{share['value']:.0%} (at least {int(100 * share['low'])} %)" if share else ""
+            clean = f"{100 * share['value']:.0f} % (at least {int(100 * share['low'])} %)" if share else ""
             n = str(round(share["n"])) if share else "0"
         who = [request["requested_by"] or "", request["date"] or "", request["reference"] or ""]
         rows.append((state, [request["name"], status, clean, n, *who]))

@@ -19,7 +19,7 @@ from excise.evaluation.evaluate import Evaluated, Evaluation, measure
 from excise.evaluation.proof import Status
 from excise.families.base import Family, Progress
 from excise.protocols.base import Target, asks
-from excise.protocols.concept import NO_JUDGE, RETAINED
+from excise.protocols.concept import ATTRIBUTE, NO_JUDGE, RETAINED
 from excise.report.curves import Chart, chart
 from excise.report.grid import heat
 from excise.report.html import Banner, Block, BlockTable, MetricRow, Page, Pair, Section, write
@@ -287,6 +287,9 @@ def _pairs(before: Evaluated, after: Evaluated, targets: Sequence[Target]) -> tu
     def pair(i: int) -> Pair:
         shown = after.result.shown[i]
         note = f"judge: {', '.join(shown.saw.values())}" if shown.saw else ""
+        if ATTRIBUTE in shown.saw:  # an open judge, which was asked for one name
+            verb = "sees" if shown.right(ATTRIBUTE) else "does not see"
+            note = f"judge: {verb} {shown.asked[ATTRIBUTE]}"
         return Pair(shown.prompt, before.images[old[shown.prompt, shown.seed]], after.images[i], note)
 
     return [pair(i) for i in evenly(on_target, MOST_PAIRS)], [pair(i) for i in evenly(others, MOST_PAIRS)]
