@@ -176,9 +176,10 @@ def _with_enough_pictures(policy: Policy) -> Policy:
             f"no number of pictures proves a share of {100 * gate:.0f} %; lower the gate `erased` of the policy."
         )
     if "pictures" in policy.model_fields_set and policy.pictures < needed:
+        proven = 100 * wilson(1.0, policy.pictures)[0]
         raise PolicyError(
-            f"{policy.pictures} pictures of a concept, all clean, prove {100 * wilson(1.0, policy.pictures)[0]:.0f} % or more; "
-            f"the gate `erased` is {100 * gate:.0f} %. Set `pictures: {needed}` or more, or lower the gate."
+            f"{policy.pictures} pictures of a concept, all clean, prove {proven:.0f} % or more; the gate `erased` is "
+            f"{100 * gate:.0f} %. Set `pictures: {needed}` or more, or lower the gate."
         )
     return policy.model_copy(update={"pictures": max(policy.pictures, needed)})
 
@@ -201,8 +202,9 @@ def _plan(family: Family, policy: Policy) -> Protocol:
     count = sum(i.group in RETAINED for i in plan.items)
     if count and wilson(1.0, count)[0] < gate:
         advice = f"It takes {needed}: add names to `preserve`, or lower the gate." if needed else "Lower the gate."
+        proven = 100 * wilson(1.0, count)[0]
         raise PolicyError(
-            f"{count} pictures of names to retain, all right, prove {100 * wilson(1.0, count)[0]:.0f} % or more, and the gate "
+            f"{count} pictures of names to retain, all right, prove {proven:.0f} % or more, and the gate "
             f"`retained` is {100 * gate:.0f} %. {advice}"
         )
     return plan
