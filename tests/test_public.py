@@ -159,7 +159,7 @@ methods: {{default: uce}}
 vocabulary: none
 preserve: [tree]
 concepts: [cat]
-pictures: 2
+pictures: 4
 """
 
 

@@ -54,6 +54,10 @@ class ExciseWarning(UserWarning):
     """Something a person should know about a result that was made all the same."""
 
 
+class PluginWarning(ExciseWarning):
+    """A package that adds to excise does not work and is left out."""
+
+
 class OutputError(ExciseError):
     """A file or folder that cannot be written."""
 

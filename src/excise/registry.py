@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from excise.errors import ExciseError, ExciseWarning, PluginError, unknown
+from excise.errors import ExciseError, PluginError, PluginWarning, unknown
 
 WITH_COMMAND = ("method", "protocol")  # kinds that a command lists
 _TARGET = re.compile(r"[\w.]+:\w+(\.\w+)*")
@@ -221,7 +221,7 @@ class Registry:
         message = f"{error} Until then it is left out."
         if message not in self.warned:
             self.warned.add(message)
-            warnings.warn(message, ExciseWarning, stacklevel=3)
+            warnings.warn(message, PluginWarning, stacklevel=3)
 
 
 def made_by(kind: str, call: str, expected: str, fits: Callable[[Any], bool]) -> Contract:

@@ -176,7 +176,7 @@ def test_evaluate_of_one_group_and_its_document(canvas_family, edits):
     assert measure(found, [("object", "cat")]) == found.metrics
     assert not canvas_family.denoiser.training
     with pytest.raises(ConceptError, match="canvas-mini cannot judge 'Monet'"):
-        evaluate(canvas_family, ["Monet"])
+        evaluate(canvas_family, ["Monet"], protocol="canvas-mini")
 
 
 def test_destroying_everything_is_no_success(canvas_family):
@@ -208,7 +208,7 @@ def test_a_model_that_never_knew_the_targets_passes_everything():
 
 def test_canvas_protocol_refuses_other_models(pipe):
     with pytest.raises(ModelError, match="judges images of 64 x 64; this model draws 8 x 8"):
-        evaluate(pipe, ["cat"])
+        evaluate(pipe, ["cat"], protocol="canvas-mini")
 
 
 def test_edit_for_the_built_in_model_is_refused_elsewhere(edits, pipe):

@@ -90,7 +90,7 @@ def test_it_is_documented(excise):
     assert ridge == {
         "name": "ridge",
         "default": 0.1,
-        "values": "float",
+        "values": "a number above 0",
         "description": "Pull towards the original weights; larger is gentler.",
     }
     status, out, _ = excise("methods", "nudge")

@@ -217,12 +217,13 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
     import warnings
 
     from excise.erasing.erase import Naming
-    from excise.errors import ExciseWarning
+    from excise.errors import ExciseWarning, PluginWarning
 
     naming = Naming(preserve, options.vocabulary, options.kind, options.anchor)
     with warnings.catch_warnings():
         if not options.dry_run:
             warnings.simplefilter("ignore", ExciseWarning)
+            warnings.simplefilter("default", PluginWarning)  # given once, when a registry is first read
         return planned(options.model, concepts, options.method, settings, naming, seed=options.seed, edits=options.edit)
 
 

@@ -86,7 +86,7 @@ def check_possible(
 ) -> None:
     """Refuse, before anything is drawn, a gate that fails even if every image is as wished.
 
-    Metrics that are no rates of labels (drift, KID, CLIP score) are not looked at.
+    Metrics that are no rates of labels (drift, KID, CLIP score) are not looked at, nor gates for the worse.
 
     Raises:
         SettingError: the images of the protocol are too few for the gate, or there is no judge.
@@ -101,7 +101,8 @@ def check_possible(
             raise SettingError(
                 f"nothing measures {gate.metric}: this model has no judge. Give --judge, the folder of a CLIP model."
             )
-        if gate.metric not in best or gate.holds(best):
+        against = METRICS[gate.metric].higher_is_better == (gate.end == "high")
+        if gate.metric not in best or against or gate.holds(best):
             continue
         n, end = round(best[gate.metric]["n"]), best[gate.metric][gate.end]
         needed = needed_count(1.0, gate.bound if gate.end == "low" else 1 - gate.bound)
