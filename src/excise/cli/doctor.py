@@ -96,7 +96,7 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         usable = [name for name in usable if name not in trained]
         unusable = {"not with this scheduler": f"{', '.join(trained)}, attacks that ask the denoiser, FADE: {error}"}
     projections = family.projections()
-    states = family.encode(["a cat"], ["cat"])
+    states = family.encode(["a cat"], ["cat"], until=["last"])
     return {
         "name": model,
         "family": family.name,
