@@ -114,10 +114,13 @@ class Source:
         The device is not remembered, for the folder may have come from another machine.
 
         Args:
-            edit: the edit file; where no `run.json` of ours is beside it, nothing is remembered.
+            edit: the edit file, or its run folder; where no `run.json` of ours is beside it, nothing is remembered.
         """
         import json
 
+        from excise.support.runs import edit_path
+
+        edit = edit_path(edit)
         try:
             run = json.loads((edit.parent / "run.json").read_text(encoding="utf-8"))
             is_its_run = Path(run.get("edit") or edit.name).name == edit.name
