@@ -153,7 +153,8 @@ def erase(options: EraseOptions) -> None:
 
     below = o.load_edits(options.edit)
     make_folder(options.out)
-    family = options.source.load(options.model)
+    draws = options.advise or making.draws
+    family = options.source.load_for(options.method, options.model, draws=draws, below=below)
     _say_what_is_kept(plan)
     with applied(family, below):
         erasure = _make(options, family, concepts, preserve, settings)

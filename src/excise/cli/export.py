@@ -75,11 +75,15 @@ def export(options: ExportOptions) -> None:
     from excise.cli import show
     from excise.edits.edit import Edit
     from excise.exporting import export as export_edit
+    from excise.exporting import whole_model
 
     options.source.check(options.model)
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
-    family = source.load(options.model or edit.record.base.model, edit.record.base.revision)
+    model = options.model or edit.record.base.model, edit.record.base.revision
+    family = source.load(*model, whole=False, paths=edit.paths)
+    if family.partial and any(whole_model(edit, family, *one) for one in wanted):
+        family = source.load(*model)
     exports: dict[Path, tuple[Exported, str | None]] = {}
     with show.stages() as say:
         for number, (format, program) in enumerate(wanted):

@@ -39,6 +39,13 @@ class Making:
     as_json: bool = False
     request: Asked | None = None
 
+    @property
+    def draws(self) -> bool:
+        """Whether a preview is drawn."""
+        from excise.families.built_in import names_built_in
+
+        return self.preview if self.preview is not None else names_built_in(self.model)
+
 
 def finish(
     making: Making,
@@ -95,12 +102,11 @@ def answer(making: Making, run: Mapping[str, Any]) -> None:
 def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapping[str, Any] | None) -> None:
     """Write the report, and the images of the preview where one is drawn."""
     from excise.cli import show
-    from excise.families.built_in import is_built_in
     from excise.report.run_page import erase_page
     from excise.support.runs import write_images
 
     request = (family, edit, making.model, making.out, making.preserve)
-    if not (making.preview if making.preview is not None else is_built_in(family)):
+    if not making.draws:
         erase_page(*request, None, probe_images, making.load_options)
         return
     with show.progress("drawing a preview") as advance:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from operator import getitem
 from pathlib import Path
@@ -141,14 +141,34 @@ class Source:
         if model is not None:
             check_model(model, variant=self.variant, config=self.config)
 
-    def load(self, model: str, revision: str | None = None) -> Any:
-        """Return the family adapter of `model`; `revision` is used where the option is not given."""
+    def load(self, model: str, revision: str | None = None, *, whole: bool = True, paths: Sequence[str] = ()) -> Any:
+        """Return the family adapter of `model`; `revision` is used where the option is not given.
+
+        Args:
+            whole, paths: see `excise.families.load`.
+        """
         from excise.cli import show
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
         with show.waiting(f"loading {model}"):
-            return load(model, **options)
+            return load(model, **options, whole=whole, paths=paths)
+
+    def load_for(
+        self, method: str, model: str, revision: str | None = None, *, draws: bool, below: Sequence[Any] = ()
+    ) -> Any:
+        """Return the family adapter of `model`, with no more of it read than a method needs.
+
+        Args:
+            draws: whether pictures are drawn as well.
+            below: edits that are applied while the method works.
+        """
+        from excise.methods import METHODS
+
+        steers = any(edit.hooks for edit in below)  # hooks may stand on any module
+        whole = draws or steers or METHODS.record(method).shape != "closed-form"
+        paths = [path for edit in below for path in edit.paths]
+        return self.load(model, revision, whole=whole, paths=paths)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:

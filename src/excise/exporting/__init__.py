@@ -144,6 +144,8 @@ def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
         return "kohya-lora" if family.name in lora.KOHYA else "diffusers-lora"
     program, reason = reader(for_), ""
     for format in program.formats.get(family.name, ()):
+        if family.partial and format not in LORA:
+            return format  # which a whole model may have
         try:
             _check_format(edit, family, format)
         except WrongBaseError as error:
@@ -160,6 +162,15 @@ def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
     raise WrongBaseError(
         f"{program.program} {program.version} reads no edit of the family '{family.name}'; use --for {others}."
     )
+
+
+def whole_model(edit: Edit, family: Family, format: str | None, for_: str | None) -> bool:
+    """Whether an export holds all of a model, so that a model that was loaded for its text alone does not do.
+
+    Raises:
+        UnknownNameError, WrongBaseError: there is no such program, or no format that it reads holds the edit.
+    """
+    return (format or _choose_format(edit, family, for_)) not in LORA
 
 
 def _check_format(edit: Edit, family: Family, format: str) -> None:

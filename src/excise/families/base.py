@@ -169,6 +169,7 @@ class Family(ABC):
         encoder_names: attributes of the pipeline that hold text encoders, whether loaded or not.
         pads_text: whether prompts of different lengths may share a batch. False where padding changes the picture;
             such prompts are then drawn in groups of one length.
+        partial: whether the model was loaded for its text alone, with shapes and no numbers elsewhere.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Family(ABC):
     denoiser_name: str
     encoder_names: tuple[str, ...]
     pads_text: bool = True
+    partial: bool = False
 
     # Parts of the model
 

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from excise.registry import Record, Registry
 
 if TYPE_CHECKING:
     from excise.families.base import Family
+    from excise.families.pipeline import PipelineFamily
 
 FAMILIES = Registry(
     "family",
@@ -212,6 +213,8 @@ def load(
     local_files_only: bool = False,
     config: str | Path | None = None,
     prediction: str | None = None,
+    whole: bool = True,
+    paths: Sequence[str] = (),
 ) -> Family:
     """Load a text-to-image model.
 
@@ -222,6 +225,9 @@ def load(
         device: cpu, cuda, cuda:0, mps, or auto.
         config: for a single file, a local diffusers folder of the same architecture, so that nothing is fetched.
         prediction: epsilon or v_prediction, for a model whose files omit it or have it wrong.
+        whole: False reads of a folder or hub model the text encoders and the maps that read text alone, which is what
+            closed forms need; such a model draws nothing.
+        paths: further modules of the denoiser to read where the model is not loaded whole.
 
     Raises:
         UnknownNameError, ModelError: the model cannot be found, read or used; the message says what to do.
@@ -236,8 +242,12 @@ def load(
     where = pick_device(device)
     options = {"dtype": _dtype(dtype, where)}
     check(dtype if dtype != "auto" else "float32", where)
+    part = None if whole or path.is_file() else _part(name, path, revision, variant, local_files_only)
     with quiet():
-        if path.is_dir():
+        if part is not None:
+            pipe = _text_part(*part, variant, (options["dtype"], where), paths)
+            pipe.register_to_config(_name_or_path=str(path) if path.is_dir() else name)
+        elif path.is_dir():
             pipe = _from_folder(path, variant, options)
         elif path.is_file():
             pipe = _from_single_file(path, config, local_files_only, options)
@@ -246,10 +256,52 @@ def load(
     family = family_of(pipe)
     if prediction is not None:
         _set_prediction(pipe, prediction)
+    if part is not None:
+        family.partial = True
+        return family
     pipe.to(where)
     if where.startswith("cpu"):
         family.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return family
+
+
+def _part(
+    name: str, path: Path, revision: str | None, variant: str | None, local_files_only: bool
+) -> tuple[Path, type[PipelineFamily]] | None:
+    """The folder of a model and its family, if its part that reads text can be loaded alone.
+
+    A hub model is fetched whole into the cache of the hub, whose folder is returned.
+    """
+    if not path.is_dir():
+        from diffusers import DiffusionPipeline
+
+        try:
+            options = {"revision": revision, "variant": variant, "local_files_only": local_files_only}
+            with quiet():
+                path = Path(DiffusionPipeline.download(name, use_safetensors=True, **options))
+        except Exception as error:
+            raise _hub_error(name, error, local_files_only) from error
+    family = _family_of_class([_class_name(path)])
+    kind = None if family is None else FAMILIES.load(family)
+    return None if kind is None or not getattr(kind, "text_reading", ()) else (path, kind)
+
+
+def _text_part(
+    folder: Path,
+    kind: type[PipelineFamily],
+    variant: str | None,
+    place: tuple[Any, str],
+    paths: Sequence[str],
+) -> Any:
+    """Load the part of a folder that closed forms read, on a device and in a precision."""
+    from excise.families.text_part import load_text_part
+
+    try:
+        return load_text_part(folder, kind, *place, variant, paths)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"cannot read the model in {folder}: {_first_line(error)}") from error
 
 
 def _set_prediction(pipe: Any, prediction: str) -> None:
@@ -344,19 +396,24 @@ def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any
             name, local_files_only=local_files_only, use_safetensors=True, **options
         )
     except Exception as error:
-        text = str(error)
-        reason = f": {_first_line(error)}"
-        if "401" in text or "403" in text or "gated" in text.lower():
-            advice = "it may need an accepted licence: accept it on the model's page, then run: hf auth login"
-        elif local_files_only:
-            advice = "it is not in the local cache; run once without --local-files-only, or give a local folder."
-        else:
-            advice = "is there a network, and is the id right? A local folder or `canvas-sd` needs none."
-        if "stacktrace" in text or "stack trace" in text:  # that of diffusers, which nobody sees here
-            cause = error.__cause__ or error.__context__
-            reason = f": {_first_line(cause)}" if cause is not None else ";"
-        here = f" There is no file or folder {name} here either." if Path(name).parent.is_dir() else ""
-        raise ModelError(f"cannot load '{name}' from the hub{reason} {advice}{here}") from error
+        raise _hub_error(name, error, local_files_only) from error
+
+
+def _hub_error(name: str, error: Exception, local_files_only: bool) -> ModelError:
+    """The error for a hub model that cannot be loaded, with what to do."""
+    text = str(error)
+    reason = f": {_first_line(error)}"
+    if "401" in text or "403" in text or "gated" in text.lower():
+        advice = "it may need an accepted licence: accept it on the model's page, then run: hf auth login"
+    elif local_files_only:
+        advice = "it is not in the local cache; run once without --local-files-only, or give a local folder."
+    else:
+        advice = "is there a network, and is the id right? A local folder or `canvas-sd` needs none."
+    if "stacktrace" in text or "stack trace" in text:  # that of diffusers, which nobody sees here
+        cause = error.__cause__ or error.__context__
+        reason = f": {_first_line(cause)}" if cause is not None else ";"
+    here = f" There is no file or folder {name} here either." if Path(name).parent.is_dir() else ""
+    return ModelError(f"cannot load '{name}' from the hub{reason} {advice}{here}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -126,7 +126,8 @@ def check_plain(weight: Any, path: str, kept_in: Sequence[torch.dtype] = PLAIN) 
     if weight.is_meta:
         raise ModelError(
             f"'{path}' is offloaded: its weight is not in the model until it runs. Take the offloading off first "
-            "(pipe.remove_all_hooks()), and switch it on again afterwards; pipe.enable_model_cpu_offload() may stay."
+            "(pipe.remove_all_hooks()), and switch it on again afterwards; pipe.enable_model_cpu_offload() may stay. A "
+            "model that was loaded with whole=False has the weights alone that read text; load it whole."
         )
     if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in kept_in or hasattr(weight, "quant_state"):
         kind = type(weight).__name__ if type(weight) not in (Tensor, nn.Parameter) else str(weight.dtype)

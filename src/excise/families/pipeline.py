@@ -53,11 +53,16 @@ class PipelineFamily(Family):
 
     Attributes:
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
+        text_reading: endings of the paths of the denoiser's modules that text passes: all that closed forms read of it.
+            Empty where a model of the family is always loaded whole.
+        partial: whether the model was loaded for its text alone (`excise.families.load`, whole=False).
     """
 
     denoiser_name = "unet"
     encoder_names: tuple[str, ...] = ("text_encoder",)
     draws_with: str
+    partial = False
+    text_reading: tuple[str, ...] = ()
 
     def __init__(self, pipe: Any) -> None:
         self.pipe: Any = pipe
@@ -72,8 +77,8 @@ class PipelineFamily(Family):
 
     def _device_of(self, part: Any) -> torch.device:
         """The device on which a part computes; weights of an offloaded part are not there."""
-        device = next(part.parameters()).device
-        return self.pipe._execution_device if device.type == "meta" else device
+        devices = (parameter.device for parameter in part.parameters())
+        return next((d for d in devices if d.type != "meta"), None) or self.pipe._execution_device
 
     @property
     def image_size(self) -> int:
@@ -323,11 +328,15 @@ class PipelineFamily(Family):
         return kind(**{name: parts[name] for name in inspect.signature(kind).parameters if name in parts})
 
     def _check_draws(self) -> None:
-        """Refuse a denoiser that takes more than noised latents.
+        """Refuse a denoiser that takes more than noised latents, or that has no numbers.
 
         Raises:
-            ModelError: its channels are not those of a picture's latents, as in a model for inpainting.
+            ModelError: the model was loaded for its text alone, or its channels are not those of a picture's latents, as in a model for inpainting.
         """
+        if self.partial:
+            raise ModelError(
+                "the model was loaded for its text alone (whole=False), so nothing can be drawn with it; load it whole."
+            )
         channels, vae = self.latent_shape[0], self.pipe.vae.config
         if channels != vae.latent_channels:
             raise ModelError(

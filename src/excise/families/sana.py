@@ -35,6 +35,13 @@ class Sana(PipelineFamily):
     provides = frozenset({c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION})
     denoiser_name = "transformer"
     draws_with = "SanaPipeline"
+    text_reading = (
+        "attn2.to_k",
+        "attn2.to_v",
+        "caption_projection.linear_1",
+        "caption_projection.linear_2",
+        "caption_norm",
+    )
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)

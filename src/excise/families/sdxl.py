@@ -31,6 +31,7 @@ class StableDiffusionXL(PipelineFamily):
     provides = frozenset(c.CAPABILITIES)
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
+    text_reading = ("attn2.to_k", "attn2.to_v", "add_embedding.linear_1")
 
     @property
     def text_width(self) -> int:
