@@ -331,7 +331,8 @@ class PipelineFamily(Family):
         """Refuse a denoiser that takes more than noised latents, or that has no numbers.
 
         Raises:
-            ModelError: the model was loaded for its text alone, or its channels are not those of a picture's latents, as in a model for inpainting.
+            ModelError: the model was loaded for its text alone, or its channels are not those of a picture's latents,
+                as in a model for inpainting.
         """
         if self.partial:
             raise ModelError(

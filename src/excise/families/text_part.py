@@ -47,7 +47,7 @@ def load_text_part(
     parts |= {name: None for name in CHECKERS if index.get(name, [None])[0] is not None}
     plain = {"requires_safety_checker": False} if "requires_safety_checker" in index else {}
     pipe = DiffusionPipeline.from_pretrained(
-        folder, variant=variant, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **parts, **plain
+        folder, variant=variant, local_files_only=True, use_safetensors=True, dtype=dtype, **parts, **plain
     )
     for part in [getattr(pipe, name) for name in family.encoder_names]:
         if part is not None:
