@@ -16,6 +16,7 @@ from torch import Tensor
 from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
+from excise.edits.exports import DIFFUSERS_NAME, KOHYA_NAME, SINGLE_NAME, others_beside
 from excise.edits.hooks import refuse_hooks
 from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
@@ -23,7 +24,6 @@ from excise.exporting import lora, merged, single_file
 from excise.exporting.card import Card, licence_of, write_card
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
-from excise.exporting.reading import others_beside
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
@@ -31,10 +31,10 @@ from excise.support.files import make_folder
 
 # By format, the file written into the folder; a merged pipeline is the folder itself.
 TARGETS = {
-    "diffusers-lora": lora.DIFFUSERS_NAME,
-    "kohya-lora": lora.KOHYA_NAME,
+    "diffusers-lora": DIFFUSERS_NAME,
+    "kohya-lora": KOHYA_NAME,
     "merged": "",
-    "single-file": single_file.NAME,
+    "single-file": SINGLE_NAME,
 }
 FORMATS = tuple(TARGETS)
 
