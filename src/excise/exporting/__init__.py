@@ -69,6 +69,7 @@ def export(
     for_: str | None = None,
     allow_other_base: bool = False,
     source: str | Path | None = None,
+    force: bool = False,
 ) -> Exported:
     """Write `edit` in a format that other programs load, and a model card beside it.
 
@@ -83,12 +84,14 @@ def export(
         allow_other_base: export even if the model's weights differ from those the edit was made for.
         source: the file of the edit, or its run folder; the digest of the file, and what was verified of it, go into
             the export and the card.
+        force: replace an earlier export of another edit.
 
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: the model is another one, or the format (every format of the program) cannot represent the edit.
         ModelError: the edit has hooks, or a component that a whole model needs is not loaded or cannot be saved.
-        OutputError: `out` cannot be written, is the model itself, or contains files that no export wrote.
+        OutputError: `out` cannot be written, is the model itself, contains files that no export wrote, or an export of
+            another edit.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -100,7 +103,7 @@ def export(
     if format is None:
         format = _choose_format(edit, family, for_)
     _check_format(edit, family, format)
-    check_place(family, Path(out) / TARGETS[format])
+    check_place(family, Path(out) / TARGETS[format], edit.record, force)
     evidence = Evidence.of(source)
     exported = _written(edit, family, make_folder(Path(out)), format, evidence)
     programs = [name for name, reading in exported.readers.items() if reading.whole]
