@@ -244,7 +244,7 @@ def test_the_demo_answers_from_what_is_there_and_replaces_no_other_run(excise, t
     (tmp_path / "report.html").write_text("kept")
     status, out, err = excise("demo", "--out", tmp_path)
     assert status == 0, err
-    assert "report.html" in out
+    assert "report.html" in out + err
     status, _, err = excise("demo", "--object", "dog", "--out", tmp_path)
     assert (status, "holds a finished run of another request" in err) == (2, True), err
     assert (tmp_path / "report.html").read_text() == "kept"
