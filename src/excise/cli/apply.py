@@ -92,9 +92,9 @@ def apply(options: ApplyOptions) -> None:
 def _draws(policy: Policy) -> bool:
     """Whether applying a policy draws pictures: to verify them by a judge, or for a method that is trained."""
     from excise.families.built_in import names_canvas
-    from excise.methods import METHODS
+    from excise.methods import reads_text_alone
 
-    trained = any(METHODS.record(choice.name).shape != "closed-form" for choice in policy.methods.values())
+    trained = not all(reads_text_alone(choice.name) for choice in policy.methods.values())
     return trained or policy.judge is not None or names_canvas(policy.model)
 
 

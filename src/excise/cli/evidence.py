@@ -21,7 +21,7 @@ def keep_evaluation(
         other_base: whether another model than that of the edits was allowed.
     """
     from excise.edits import verified
-    from excise.evaluation.proof import ConceptVerdict
+    from excise.evaluation.verdict import ConceptVerdict
     from excise.support.digests import file_digest
 
     verdicts = {v["concept"]: ConceptVerdict(**v).sentence() for v in document.get("verdicts", [])}

@@ -163,10 +163,10 @@ class Source:
             draws: whether pictures are drawn as well.
             below: edits that are applied while the method works.
         """
-        from excise.methods import METHODS
+        from excise.methods import reads_text_alone
 
         steers = any(edit.hooks for edit in below)  # hooks may stand on any module
-        whole = draws or steers or METHODS.record(method).shape != "closed-form"
+        whole = draws or steers or not reads_text_alone(method)
         paths = [path for edit in below for path in edit.paths]
         return self.load(model, revision, whole=whole, paths=paths)
 

@@ -93,13 +93,26 @@ def others_beside(path: Path) -> dict[str, tuple[str, ...]]:
     for name in FILES:
         if path.name == name or not (path.parent / name).is_file():
             continue
-        try:
-            text = read_header(path.parent / name).metadata.get(RECORD)
-        except (OSError, ValueError):
-            continue
-        if text:
-            others[name] = tuple(c.name for c in parse(path.parent / name, text, None)[0].concepts)
+        record = exported_record(path.parent / name)
+        if record is not None:
+            others[name] = tuple(c.name for c in record.concepts)
     return others
+
+
+def exported_record(path: Path) -> EditRecord | None:
+    """Return the record of the edit that an export holds, in a file or a merged folder; None where there is none.
+
+    Raises:
+        EditFileError: the record is there but cannot be read.
+    """
+    try:
+        if path.is_dir():
+            text = (path / MARK).read_text(encoding="utf-8") if (path / MARK).exists() else None
+        else:
+            text = read_header(path).metadata.get(RECORD)
+    except (OSError, ValueError):
+        return None
+    return parse(path, text, None)[0] if text else None
 
 
 def _merged(folder: Path) -> Shipped:

@@ -18,9 +18,10 @@ from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
 from excise.evaluation.plan import planned, verdicts_of
-from excise.evaluation.proof import ConceptVerdict, concept_verdicts
+from excise.evaluation.proof import concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.evaluation.showing import evaluation_card, picture_rows
+from excise.evaluation.verdict import ConceptVerdict
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError
+from excise.support.headers import METADATA, read_table
 
 # Names that occur in a single file of an architecture and in no file of one further down. A name may stand behind the
 # prefix under which a checkpoint with several parts keeps its denoiser.
@@ -74,15 +74,11 @@ def tensor_names(path: Path) -> tuple[list[str], dict[str, Any]]:
         ModelError: the file is no safetensors file, or it is cut short.
     """
     try:
+        header, length = read_table(path)
         size = path.stat().st_size
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > size - 8:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", None) or {}
+        metadata = header.pop(METADATA, None) or {}
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0) + 8 + length
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, struct.error) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ModelError(
             f"cannot read {path} as a single-file model: it is no safetensors file, or it is damaged ({error}); copy "
             "it again."

@@ -250,7 +250,10 @@ def load(
     part = None if whole or path.is_file() else _part(name, path, revision, variant, local_files_only)
     with quiet():
         if part is not None:
-            pipe = _text_part(*part, variant, (options["dtype"], where), paths)
+            from excise.families.text_part import load_text_part
+
+            with _reading(part[0]):
+                pipe = load_text_part(*part, options["dtype"], where, variant, paths)
             pipe.register_to_config(_name_or_path=str(path) if path.is_dir() else name)
         elif path.is_dir():
             pipe = _from_folder(path, variant, options)
@@ -291,18 +294,11 @@ def _part(
     return None if kind is None or not getattr(kind, "text_reading", ()) else (path, kind)
 
 
-def _text_part(
-    folder: Path,
-    kind: type[PipelineFamily],
-    variant: str | None,
-    place: tuple[Any, str],
-    paths: Sequence[str],
-) -> Any:
-    """Load the part of a folder that closed forms read, on a device and in a precision."""
-    from excise.families.text_part import load_text_part
-
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turn what libraries raise while a folder is read into a ModelError."""
     try:
-        return load_text_part(folder, kind, *place, variant, paths)
+        yield
     except ModelError:
         raise
     except Exception as error:
@@ -361,12 +357,10 @@ def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> An
     """Load a diffusers folder."""
     from diffusers import DiffusionPipeline
 
-    try:
+    with _reading(path):
         return DiffusionPipeline.from_pretrained(
             path, variant=variant, local_files_only=True, use_safetensors=True, **options
         )
-    except Exception as error:
-        raise ModelError(f"cannot read the model in {path}: {_first_line(error)}") from error
 
 
 def _from_single_file(path: Path, config: str | Path | None, local_files_only: bool, options: dict[str, Any]) -> Any:

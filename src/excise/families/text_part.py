@@ -7,7 +7,7 @@ encodes text and gives the weights that read it; it draws nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from excise.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from excise.families.pipeline import PipelineFamily
 
@@ -40,9 +41,17 @@ def load_text_part(
     """
     from diffusers import DiffusionPipeline
 
+    from excise.families.tensor_files import read_tensors, tensor_files
+
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     denoiser = _on_meta(folder, index, family.denoiser_name)
-    _fill(denoiser, folder / family.denoiser_name, variant, (family.text_reading, tuple(paths)), dtype)
+    wanted = [
+        name
+        for name, _ in denoiser.named_parameters()
+        if name.rpartition(".")[0].endswith(family.text_reading) or _belongs(name, paths)
+    ]
+    files = tensor_files(folder / family.denoiser_name, variant)
+    _fill(denoiser, read_tensors(files, wanted, dtype), folder)
     parts = {family.denoiser_name: denoiser, "vae": _on_meta(folder, index, "vae")}
     parts |= {name: None for name in CHECKERS if index.get(name, [None])[0] is not None}
     plain = {"requires_safety_checker": False} if "requires_safety_checker" in index else {}
@@ -68,25 +77,15 @@ def _on_meta(folder: Path, index: dict[str, Any], part: str) -> Any:
         return kind.from_config(kind.load_config(folder / part, local_files_only=True)).eval()
 
 
-def _fill(
-    network: Any,
-    folder: Path,
-    variant: str | None,
-    wanted: tuple[tuple[str, ...], tuple[str, ...]],
-    dtype: torch.dtype,
-) -> None:
-    """Read the parameters of modules whose paths end in one way, and those of some paths, into a network on meta."""
+def _fill(network: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Put tensors in the place of a network's parameters on the meta device.
+
+    Raises:
+        ModelError: one has another shape.
+    """
     import torch
 
-    from excise.families.tensor_files import read_tensors, tensor_files
-
-    endings, paths = wanted
-    names = [
-        name
-        for name, _ in network.named_parameters()
-        if name.rpartition(".")[0].endswith(endings) or _belongs(name, paths)
-    ]
-    for name, tensor in read_tensors(tensor_files(folder, variant), names, dtype).items():
+    for name, tensor in tensors.items():
         path, _, key = name.rpartition(".")
         module = network.get_submodule(path)
         if module._parameters[key].shape != tensor.shape:

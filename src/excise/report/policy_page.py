@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from excise.evaluation.proof import status_of
+from excise.evaluation.verdict import status_of
 from excise.metrics.rates import Estimate
 from excise.report.html import Banner, MetricRow, Page, Pair, Section, Table, write
 from excise.support.selection import evenly
