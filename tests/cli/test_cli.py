@@ -130,7 +130,6 @@ def test_no_permission(excise, model):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_leaves_nothing(excise, model, tmp_path, monkeypatch):
-
     def to_full_disk(tensors, path, metadata):
         path.write_bytes(b"x" * 1000)
         with open("/dev/full", "wb", buffering=0) as disk:
