@@ -12,6 +12,7 @@ from excise.metrics.rates import Estimate, rate
 from excise.metrics.unlearning import NONE
 from excise.protocols.base import Protocol, Target, asks, parts
 from excise.protocols.concept import RETAINED
+from excise.support.counts import counted
 
 Status = Literal["verified", "not proven", "not removed", "not verifiable"]
 PROVEN = 0.5
@@ -41,8 +42,7 @@ class ConceptVerdict(BaseModel):
         'verified: 10 of 10 clean (at least 72 %)'
         """
         if self.clean is None:
-            plural = "" if self.images == 1 else "s"
-            return f"not verifiable: the untouched model shows it in none of {self.images} picture{plural}"
+            return f"not verifiable: the untouched model shows it in none of {counted(self.images, 'picture')}"
         n = round(self.clean["n"])
         count = f"{round(self.clean['value'] * n)} of {n} clean"
         return f"{self.status}: {count} (at least {int(100 * self.clean['low'])} %)"
