@@ -172,6 +172,7 @@ def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) 
     METHODS.record(options.method)
     check_fits_model(options.method, options.model)
     options.source.check(options.model)
+    o.check_judge(options.judge)
     check_apart(options.out, options.edit or [])
     for edit in options.edit or []:
         if not edit_path(edit).is_file():

@@ -148,6 +148,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
     required = gates.parse_all(options.require or [])
     options.source.check(options.model)
+    o.check_judge(options.judge)
+    o.check_judge(options.judge_weights, "--judge-weights")
     request = _request(options, required)
     if options.out is not None:
         finished(options.out, asked("evaluate", options), force=options.force)
@@ -250,16 +252,13 @@ def _run(
     """Run the protocol, write the run folder, and return the document of `--json`."""
     from excise.cli import show
     from excise.evaluation.evaluate import evaluate as run_protocol
-    from excise.support.files import make_folder
-    from excise.support.runs import locked
+    from excise.support.runs import run_folder
 
     family = options.source.load(options.model) if request.fixed is None else None
     plan = request.fixed if family is None else _plan(options, request, required, family)
-    if options.out is not None:
-        make_folder(options.out)
-    with locked(options.out) if options.out is not None else nullcontext():
+    with run_folder(options.out) if options.out is not None else nullcontext():
         family = family or options.source.load(options.model)
-        with show.progress("drawing") as advance:
+        with show.stages() as say:
             evaluated = run_protocol(
                 family,
                 request.concepts,
@@ -273,7 +272,7 @@ def _run(
                 model_name=options.model,
                 batch=options.batch,
                 cache=cache,
-                progress=advance,
+                say=say,
             )
         if options.out is not None:
             _write(options, options.out, evaluated, request.edits, key)

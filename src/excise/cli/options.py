@@ -251,6 +251,19 @@ def load_edits(paths: list[str] | None) -> list[Any]:
     return [Edit.load(p) for p in paths or []]
 
 
+def check_judge(folder: Path | None, option: str = "--judge") -> None:
+    """Refuse a judge that is no folder, before anything large is imported.
+
+    Raises:
+        JudgeError: there is no such folder.
+    """
+    from excise.errors import JudgeError
+
+    if folder is not None and not folder.is_dir():
+        found = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise JudgeError(f"{found}; {option} takes a folder with the weights of a judge, such as a CLIP model.")
+
+
 def own_prompts(file: Path | None) -> list[str]:
     """Return the prompts of `--ask`, one a line.
 

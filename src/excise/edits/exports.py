@@ -16,6 +16,8 @@ DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "excise_kohya_lora.safetensors"
 SINGLE_NAME = "excise_model.safetensors"
 FILES = (KOHYA_NAME, DIFFUSERS_NAME, SINGLE_NAME)
+FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
+PROGRAMS = ("comfyui", "diffusers", "invokeai", "sd-cpp", "sd-scripts", "webui")
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_linear_layer.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_linear_layer.up.weight")
 
@@ -26,7 +28,7 @@ class Shipped:
 
     Attributes:
         record: of the edit. evidence: the edit file's digest, and what was verified of it.
-        format: one of `excise.exporting.FORMATS`.
+        format: one of `FORMATS`.
         modules: names of the layers that a LoRA changes; empty for a whole model.
         rank: the largest rank; 0 for a whole model.
         bytes: size of the files.

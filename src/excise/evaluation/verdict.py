@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from excise.metrics.estimate import Estimate
+from excise.support.counts import counted
 
 Status = Literal["verified", "not proven", "not removed", "not verifiable"]
 PROVEN = 0.5
@@ -36,8 +37,7 @@ class ConceptVerdict(BaseModel):
         'verified: 10 of 10 clean (at least 72 %)'
         """
         if self.clean is None:
-            plural = "" if self.images == 1 else "s"
-            return f"not verifiable: the untouched model shows it in none of {self.images} picture{plural}"
+            return f"not verifiable: the untouched model shows it in none of {counted(self.images, 'picture')}"
         n = round(self.clean["n"])
         count = f"{round(self.clean['value'] * n)} of {n} clean"
         return f"{self.status}: {count} (at least {int(100 * self.clean['low'])} %)"
