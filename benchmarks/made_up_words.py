@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from string import ascii_lowercase
 from typing import Any
 
 KEPT_FROM = 1000
@@ -73,7 +74,7 @@ def gemma_tokenizer() -> Any:
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    letters = sorted({c for text in _corpus(1) for c in text.replace(" ", "▁")})
+    letters = sorted({*ascii_lowercase, *(c for text in _corpus(1) for c in text.replace(" ", "▁"))})
     trainer = trainers.BpeTrainer(vocab_size=2 * GEMMA_ENTRIES, initial_alphabet=letters, show_progress=False)
     bpe.train_from_iterator((form for text in _corpus(400_000) for form in (text, f" {text}")), trainer)
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
