@@ -125,7 +125,8 @@ def _names(record: Mapping[str, Any]) -> str:
 def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     """Print where the report is, and the command to look at the edit next."""
     from excise.cli import show
-    from excise.concepts.concept import CHECKS
+    from excise.concepts.concept import Concept
+    from excise.concepts.vocabulary import check_prompts
     from excise.families.built_in import names_built_in
     from excise.protocols.canvas import canvas_mini
 
@@ -137,7 +138,10 @@ def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     if built_in and canvas_mini().knows(name):
         show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
         return
-    prompt, pictures = CHECKS[kind][0].replace("{}", name), shlex.quote(str(_free(f"{making.out}-pictures")))
+    prompt, pictures = (
+        check_prompts(Concept(name, kind), built_in)[0],
+        shlex.quote(str(_free(f"{making.out}-pictures"))),
+    )
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
     judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
     show.say(f"verify:   excise evaluate {start} --out {out}{judge}")
