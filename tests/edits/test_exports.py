@@ -39,7 +39,7 @@ def test_every_format_is_inspected_like_its_edit(excise, pipe, tmp_path, format)
         assert shown["delta"]["rank"] == done.rank
     status, text, _ = excise("inspect", tmp_path / "out")  # the folder does as well
     words = " ".join(text.split())
-    for part in ("cat (object, read as '')", "uce, seed 0", "10 of 10 clean", format):
+    for part in ("cat (object, read as nothing (the empty prompt))", "uce, seed 0", "10 of 10 clean", format):
         assert part in words
     assert ("whole model" in words) is not format.endswith("lora")
 

@@ -41,6 +41,7 @@ def inspect(
     Example: excise inspect shipped/excise_kohya_lora.safetensors
     """
     from excise.cli import show
+    from excise.concepts.concept import read_as
     from excise.edits.exports import located
     from excise.edits.verified import as_json as checks_as_json
     from excise.edits.verified import sentences
@@ -54,7 +55,7 @@ def inspect(
         show.print_json({**document, **dict(content.exported), "verified": checks_as_json(content.checks)})
         return
     rows = [
-        ("removes", "; ".join(f"{c.name} ({c.kind}, read as '{c.anchor}')" for c in r.concepts)),
+        ("removes", "; ".join(f"{c.name} ({c.kind}, read as {read_as(c.anchor)})" for c in r.concepts)),
         ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
         ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
         ("settings", ", ".join(f"{k}={written(v)}" for k, v in r.settings.items())),
