@@ -26,6 +26,7 @@ from excise.attacks.runner import JudgedShot, Runner, Side
 from excise.attacks.showing import suite_card
 from excise.concepts.concept import Concept, normalise_name
 from excise.concepts.vocabulary import OF_BUILT_IN_MODELS, guess_kind
+from excise.edits.bases import check_base
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ExciseWarning, ModelError
 from excise.families.base import Family
@@ -173,6 +174,22 @@ def attack(
         runner = Runner(arena, _sides(models, plan), panel, options.folder, key, say)
         results = [runner.run(p, options.settings) for p in plan]
     return SuiteResult(results, runner.shots, models.oracle is not None, panel.name, key)
+
+
+def check(model: object, target: Concept, edits: Sequence[Edit], options: SuiteOptions) -> None:
+    """Refuse, before any work, what `attack` would refuse of its models, edits and names.
+
+    Raises:
+        WrongBaseError: an edit is for another model.
+        ConceptError, ModelError: as `attack`.
+    """
+    models = _models(model, options)
+    _check_others(target, options.others)
+    for edit in edits:
+        check_base(edit, models.family, options.allow_other_base)
+    if options.judge is None:
+        _judges(options, models.built_in, target)
+    _check_models(models)
 
 
 def target_of(

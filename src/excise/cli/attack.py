@@ -110,6 +110,7 @@ def attack(options: AttackOptions) -> None:
     finished(options.out, request, force=options.force)
 
     from excise.attacks.suite import attack as run_suite
+    from excise.attacks.suite import check as check_suite
     from excise.attacks.suite import estimate, target_of
     from excise.cli import show
     from excise.cli.evidence import keep_attack
@@ -122,8 +123,11 @@ def attack(options: AttackOptions) -> None:
     edits, prompts = o.load_edits(options.edit), o.own_prompts(options.ask)
     canvas = names_built_in(options.model) or names_built_in(options.base)
     target = target_of(options.concept, edits, options.kind, options.synonym or (), canvas=canvas)
+    for name in (options.model, options.base):
+        o.warn_outside_canvas(name, [options.concept, *(options.other or [])], o.SHOWN)
     family = options.source.load(options.model)
     suite = _suite(options, settings, prompts)
+    check_suite(family, target, edits, suite)
     minutes = max(1, round(estimate(family, suite) / 60))
     show.say(f"about {minutes} min for the suite '{options.suite}' here")
     with run_folder(options.out):

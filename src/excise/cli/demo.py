@@ -35,13 +35,16 @@ def demo(
     as_json: o.JsonOption = False,
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
+    from excise.errors import unknown
     from excise.methods.fitting import check_fits_model
     from excise.protocols import PROTOCOLS
     from excise.support.runs import run_folder
 
     check_fits_model(method, MODEL)
-    for name in (object_, style):  # checked before it names a folder
-        PROTOCOLS.load(PROTOCOL)().target_of(name)
+    labels = PROTOCOLS.load(PROTOCOL)().labels
+    for attribute, name in (("object", object_), ("style", style)):  # checked before it names a folder
+        if name not in labels[attribute]:
+            raise unknown(f"Canvas {attribute}", name, labels[attribute])
     request = Asked("demo", {"object": object_, "style": style, "method": method}, {"excise": version("excise")})
     earlier = finished(out, request, force=force, writes=["report.html"])
     if earlier is not None:

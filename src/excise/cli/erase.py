@@ -183,15 +183,14 @@ def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) 
 
 def _warn(options: EraseOptions, concepts: list[Concept], preserve: list[str], settings: dict[str, Any]) -> None:
     """Warn of names that are probably not meant so, and of a request that keeps nothing, before any work begins."""
-    from excise.canvas import world
-    from excise.concepts.concept import normalise_name
-    from excise.concepts.known_names import warn_of_names, warn_of_names_outside
+    from excise.concepts.known_names import warn_of_names
     from excise.families.built_in import names_built_in
 
     if names_built_in(options.model):
-        names = {normalise_name(w) for name in (*world.drawables(), *world.STYLES) for w in world.words(name)}
-        others = [c for c in concepts if world.pair(c.name) is None]
-        warn_of_names_outside(names, others, options.model)
+        o.warn_outside_canvas(options.model, [c.name for c in concepts])
+        o.warn_outside_canvas(options.model, preserve, o.KEPT)
+        anchors = [c.anchor for c in concepts if c.anchor] + ([options.anchor] if options.anchor else [])
+        o.warn_outside_canvas(options.model, anchors, "it does not know what to read in the concept's place")
         return
     warn_of_names(concepts, options.kind)
 

@@ -157,6 +157,8 @@ def evaluate(options: EvaluateOptions) -> None:
     key = options.cache_key(request)
     document = result_cache.find(cache, key, options.out)
     if document is None:
+        o.warn_outside_canvas(options.model, request.concepts, o.SHOWN)
+        o.warn_outside_canvas(options.model, options.preserve or [], o.SHOWN)
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)

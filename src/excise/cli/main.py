@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -72,7 +73,7 @@ def main(
 
 def run() -> None:
     """Entry point of the `excise` command."""
-    warnings.showwarning = _show
+    warnings.showwarning = _shown_once()
     try:
         app(prog_name="excise")
     except GatesFailed:
@@ -119,10 +120,16 @@ def _unforeseen(error: Exception) -> int:
     return DEFECT
 
 
-def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Print our own warnings as a sentence, and none of other libraries."""
-    if issubclass(category, ExciseWarning):
-        print(f"excise: warning: {message}", file=sys.stderr)
+def _shown_once() -> Callable[..., None]:
+    """Return a function that prints our own warnings as a sentence, each once, and none of other libraries."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, ExciseWarning) and str(message) not in said:
+            said.add(str(message))
+            print(f"excise: warning: {message}", file=sys.stderr)
+
+    return show
 
 
 if __name__ == "__main__":
