@@ -113,7 +113,7 @@ def attack(options: AttackOptions) -> None:
     from excise.attacks.suite import check as check_suite
     from excise.attacks.suite import estimate, target_of
     from excise.cli import show
-    from excise.cli.evidence import keep_attack
+    from excise.cli.evidence import keep_attack, note_gates
     from excise.cli.gates import check
     from excise.families.built_in import names_built_in
     from excise.report.attack_page import document, write_page
@@ -142,6 +142,7 @@ def attack(options: AttackOptions) -> None:
     metrics = {name: e.as_dict() for name, e in (("worst_gap", top.gap), ("worst_back", top.back)) if e}
     files = [str(edit_path(edit)) for edit in options.edit or []]
     keep_attack(files, told, attacked, gates, metrics, other_base=options.allow_other_base)
+    note_gates(options.out, gates, metrics)
     check(gates, metrics, missing="no attack could be run")
 
 

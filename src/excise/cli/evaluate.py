@@ -164,6 +164,7 @@ def evaluate(options: EvaluateOptions) -> None:
     _print(options, document)
     files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
+    evidence.note_gates(options.out, required, document["metrics"])
     gates.check(required, document["metrics"], missing=_unverifiable(document))
 
 
@@ -297,7 +298,7 @@ def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: lis
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
     from excise.cli import show
-    from excise.evaluation.verdict import ConceptVerdict
+    from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict
     from excise.protocols.concept import NO_JUDGE
 
     if options.as_json:
@@ -305,6 +306,8 @@ def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
         return
     for verdict in document["verdicts"]:
         show.say(f"{verdict['concept']}: {ConceptVerdict(**verdict).sentence()}")
+    if any(verdict["status"] == "not verifiable" for verdict in document["verdicts"]):
+        show.say(f"to verify what is not verifiable: {NEXT_STEP}")
     if document["protocol_summary"]["judge"] == NO_JUDGE:
         show.say(
             "not verified: there is no judge, so these numbers say how much the images changed, not what they show. "
