@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from excise.families.drawing import model_key
 from excise.families.fingerprints import raw_bytes
 from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
+from excise.families.timing import seconds_per_pass
 from excise.judges.base import OpenJudge
 from excise.support.digests import digest
 from excise.support.display import Card, Showing
@@ -221,25 +221,13 @@ def estimate(model: object, options: SuiteOptions) -> float:
     """
     family, budget = as_family(model), options.budget
     attacks = [configured(p, options.settings) for p in options.plan]
-    pass_seconds = _seconds_per_pass(family)
+    pass_seconds = seconds_per_pass(family)
     steps = (CANVAS_SAMPLING if is_built_in(family) else SAMPLING).steps
     drawing = 2 * steps * budget.tests * budget.images  # passes to draw all pictures of one attack, with guidance
     searching = sum(a.passes(budget.tests) for a in attacks)
     controls = {repr(a.control()) for a in attacks}
     sides = 1 if options.oracle is None else 2
     return pass_seconds * ((searching + drawing * len(attacks)) * sides + drawing * len(controls))
-
-
-def _seconds_per_pass(family: Family) -> float:
-    """Time the denoiser on a batch, and return seconds per latent."""
-    condition = family.condition(["a"] * 8)
-    latents = torch.randn(8, *family.latent_shape, generator=torch.Generator().manual_seed(0))
-    t = torch.full((8,), 500.0 if family.prediction == "flow" else 500)
-    with torch.no_grad():
-        family.predict(latents, t, condition)
-        start = time.perf_counter()
-        family.predict(latents, t, condition)
-        return (time.perf_counter() - start) / 8
 
 
 @dataclass(frozen=True)

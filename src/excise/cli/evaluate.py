@@ -261,6 +261,7 @@ def _run(
     plan = request.fixed if family is None else _plan(options, request, required, family)
     with run_folder(options.out) if options.out is not None else nullcontext():
         family = family or options.source.load(options.model)
+        _say_cost(options, request, plan, family)
         with show.stages() as say:
             evaluated = run_protocol(
                 family,
@@ -280,6 +281,19 @@ def _run(
         if options.out is not None:
             _write(options, options.out, evaluated, request.edits, key)
     return evaluated.result.model_dump(mode="json", exclude={"shown"})
+
+
+def _say_cost(options: EvaluateOptions, request: _Request, plan: Protocol | None, family: Family) -> None:
+    """Say before drawing how many pictures that is and how long it takes, where they are many."""
+    from excise.cli import show
+    from excise.evaluation.cost import drawing_cost
+
+    if plan is None:
+        return
+    names = request.concepts or (plan.fixed_targets if request.edits else ())
+    targets = [plan.target_of(name) for name in names]
+    if sentence := drawing_cost(family, plan, targets, options.group, untouched=options.compares):
+        show.say(sentence)
 
 
 def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: list[Edit], key: str | None) -> None:
