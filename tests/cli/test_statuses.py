@@ -25,7 +25,7 @@ class OutOfMemoryError(RuntimeError):
         (GatesFailed(), 1, ""),
         (ExciseError("no such thing."), 2, "excise: no such thing."),
         (typer.BadParameter("no"), 2, "Invalid value"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "excise: interrupted; nothing half-written is left"),
         (typer.Abort(), 130, "Aborted"),
         (EOFError(), 130, "Aborted"),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),

@@ -63,13 +63,18 @@ def finish(
     from excise.cli import show
     from excise.support.runs import EDIT_NAME, write_run
 
-    path = edit.save(making.out / EDIT_NAME)
-    _write_report(making, family, edit, probe_images)
-    result = erase_result(edit, path, seconds)
+    _write_report(making, family, edit, probe_images)  # it may draw for long; an interrupted command begins again
     asked = making.request.entries() if making.request is not None else {}
     record = edit.record.model_dump(mode="json")
     remembered = {"load_options": making.load_options.strip()}  # `Source.remembering` reads them
-    write_run(making.out, making.verb, {**result, **remembered, "record": record, **asked})
+    path, is_new = making.out / EDIT_NAME, not (making.out / EDIT_NAME).exists()
+    try:
+        result = erase_result(edit, edit.save(path), seconds)
+        write_run(making.out, making.verb, {**result, **remembered, "record": record, **asked})
+    except BaseException:
+        if is_new:  # without run.json nothing tells of what request it is
+            path.unlink(missing_ok=True)
+        raise
     if making.as_json:
         show.print_json(result)
         return
