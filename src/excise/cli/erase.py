@@ -149,16 +149,16 @@ def erase(options: EraseOptions) -> None:
         return
 
     from excise.edits.edit import applied
-    from excise.support.files import make_folder
+    from excise.support.runs import run_folder
 
     below = o.load_edits(options.edit)
-    make_folder(options.out)
-    draws = options.advise or making.draws
-    family = options.source.load_for(options.method, options.model, draws=draws, below=below)
-    _say_what_is_kept(plan)
-    with applied(family, below):
-        erasure = _make(options, family, concepts, preserve, settings)
-        finish(making, family, erasure.edit, erasure.seconds, erasure.pictures)
+    with run_folder(options.out):
+        draws = options.advise or making.draws
+        family = options.source.load_for(options.method, options.model, draws=draws, below=below)
+        _say_what_is_kept(plan)
+        with applied(family, below):
+            erasure = _make(options, family, concepts, preserve, settings)
+            finish(making, family, erasure.edit, erasure.seconds, erasure.pictures)
 
 
 def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) -> None:
@@ -183,15 +183,14 @@ def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) 
 
 def _warn(options: EraseOptions, concepts: list[Concept], preserve: list[str], settings: dict[str, Any]) -> None:
     """Warn of names that are probably not meant so, and of a request that keeps nothing, before any work begins."""
-    from excise.canvas import world
-    from excise.concepts.concept import normalise_name
-    from excise.concepts.known_names import warn_of_names, warn_of_names_outside
+    from excise.concepts.known_names import warn_of_names
     from excise.families.built_in import names_built_in
 
     if names_built_in(options.model):
-        names = {normalise_name(w) for name in (*world.drawables(), *world.STYLES) for w in world.words(name)}
-        others = [c for c in concepts if world.pair(c.name) is None]
-        warn_of_names_outside(names, others, options.model)
+        o.warn_outside_canvas(options.model, [c.name for c in concepts])
+        o.warn_outside_canvas(options.model, preserve, o.KEPT)
+        anchors = [c.anchor for c in concepts if c.anchor] + ([options.anchor] if options.anchor else [])
+        o.warn_outside_canvas(options.model, anchors, "it does not know what to read in the concept's place")
         return
     warn_of_names(concepts, options.kind)
 

@@ -81,6 +81,7 @@ def export(options: ExportOptions) -> None:
     from excise.edits.edit import Edit
     from excise.exporting import export as export_edit
     from excise.exporting import whole_model
+    from excise.support.runs import new_folder
 
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
@@ -89,7 +90,7 @@ def export(options: ExportOptions) -> None:
     if family.partial and any(whole_model(edit, family, *one) for one in wanted):
         family = source.load(*model)
     exports: dict[Path, tuple[Exported, str | None]] = {}
-    with show.stages() as say:
+    with new_folder(options.out), show.stages() as say:
         for number, (format, program) in enumerate(wanted):
             say("writing", number, len(wanted))
             exported = export_edit(

@@ -70,7 +70,9 @@ def import_(options: ImportOptions) -> None:
     if (earlier := finished(options.out, request, force=options.force, writes=[EDIT_NAME])) is not None:
         answer(making, earlier)
         return
-    if not names_built_in(options.model):
+    if names_built_in(options.model):
+        o.warn_outside_canvas(options.model, [c.name for c in concepts])
+    else:
         warn_of_names(concepts, options.kind)
 
     from excise.importing.import_edit import import_edit

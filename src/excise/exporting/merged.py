@@ -20,6 +20,7 @@ from excise.edits.provenance import MARK, MARK_EXPORT, Evidence
 from excise.errors import OutputError
 from excise.exporting.lora import split_path
 from excise.families.base import Family
+from excise.families.load import quiet
 from excise.families.networks import as_saved
 from excise.support.files import write_json, write_text
 
@@ -37,7 +38,7 @@ def write(
     """
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with alone(edit, family), as_saved(family.pipe):
+        with quiet(), alone(edit, family), as_saved(family.pipe):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))
