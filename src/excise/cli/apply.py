@@ -62,7 +62,7 @@ def apply(options: ApplyOptions) -> None:
         )
     make_folder(out)
     with locked(out):
-        family = options.source.load(policy.model, policy.revision)
+        family = options.source.load(policy.model, policy.revision, whole=False)
         with show.stages() as say:
             applied = apply_policy(
                 family,

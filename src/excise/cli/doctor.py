@@ -40,7 +40,7 @@ def doctor(options: DoctorOptions) -> None:
     missing = [package for package in PACKAGES if checks[package] == "missing"]
     checks |= _machine(with_torch="torch" not in missing)
     if options.model is not None:
-        checks["model"] = _look_inside(options.source.load(options.model), options.model)
+        checks["model"] = _look_inside(options.source.load(options.model, whole=False), options.model)
     if options.as_json:
         show.print_json(checks)
     else:
@@ -108,7 +108,7 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         "scheduler": type(family.pipe.scheduler).__name__,
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),
-        "device": str(projections[0].module.weight.device),
+        "device": str(family.device),
         "methods": ", ".join(usable),
         **unusable,
     }

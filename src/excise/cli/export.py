@@ -79,7 +79,7 @@ def export(options: ExportOptions) -> None:
     options.source.check(options.model)
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
-    family = source.load(options.model or edit.record.base.model, edit.record.base.revision)
+    family = source.load(options.model or edit.record.base.model, edit.record.base.revision, whole=False)
     exports: dict[Path, tuple[Exported, str | None]] = {}
     with show.stages() as say:
         for number, (format, program) in enumerate(wanted):

@@ -138,14 +138,19 @@ class Source:
         if model is not None:
             check_model(model, variant=self.variant, config=self.config)
 
-    def load(self, model: str, revision: str | None = None) -> Any:
-        """Return the family adapter of `model`; `revision` is used where the option is not given."""
+    def load(self, model: str, revision: str | None = None, *, whole: bool = True) -> Any:
+        """Return the family adapter of `model`.
+
+        Args:
+            revision: is used where the option is not given.
+            whole: as `excise.load` takes it.
+        """
         from excise.cli import show
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
         with show.waiting(f"loading {model}"):
-            return load(model, **options)
+            return load(model, whole=whole, **options)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:

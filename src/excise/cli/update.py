@@ -79,7 +79,7 @@ def update(options: UpdateOptions) -> None:
         updated_concepts(edit.record, new, drop)
         model = options.model or edit.record.base.model
         source = options.source if options.model else options.source.remembering(run / EDIT_NAME)
-        family = source.load(model, edit.record.base.revision)
+        family = source.load(model, edit.record.base.revision, whole=False)
         with show.stages() as say:
             erasure = make_update(family, edit, new, drop, options.kind, run / STATES, say)
         making = Making(

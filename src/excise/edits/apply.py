@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -34,6 +35,7 @@ from excise.families.networks import (
     parameter_in,
     some,
 )
+from excise.families.partial import Weights, original, place, source_of
 
 SEEN = 64  # values of a weight by which it is known again
 COPIED = (
@@ -244,10 +246,11 @@ def _holds(network: nn.Module, rest: str, replaced: _Replaced) -> bool:
     return False
 
 
-def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
+def original_weights(family: Family, paths: Iterable[str] | None = None) -> Weights:
     """Weights by module path as they are without any edit; by default those that read text.
 
-    Of `paths`, what the model does not have is left out.
+    One that is not in memory is read from its file each time that it is asked for. Of `paths`, what the model does not
+    have is left out.
 
     Raises:
         ModelError: one is offloaded, quantised or kept in eight bits, or a projection has no weight of its own.
@@ -261,13 +264,24 @@ def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict
                 "the model as it is loaded without that, and quantise it afterwards."
             )
         return weights
-    found, weights = networks(family), {}
+    found, readers, stored = networks(family), dict[str, Callable[[], Tensor]](), dict[str, nn.Parameter]()
     for path in paths:
         name, rest = split_path(path, found)
         with suppress(AttributeError):
             module, key = parameter_in(found[name], rest)
-            weights[path] = _original(found[name], rest, module._parameters[key], path).detach()
-    return weights
+            stored[path] = module._parameters[key]
+            readers[path] = _reader(found[name], rest, stored[path], path)
+    return Weights(readers, stored)
+
+
+def _reader(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Callable[[], Tensor]:
+    """A function that returns a parameter as it is without any edit, where and in the precision in which it is now."""
+    if now.is_meta and source_of(network) is not None:
+        return partial(original, network, rest)
+    check_plain(now, path)
+    replaced = _account(network).replaced.get(rest)
+    weight = now.detach() if replaced is None else replaced.original.detach().to(now)
+    return lambda: weight
 
 
 def original_text_weights(family: Family) -> dict[str, Tensor]:
@@ -295,6 +309,7 @@ def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator
     places = {}
     for path in deltas:
         name, rest = split_path(path, found)
+        place(found[name], [rest])
         places[path] = parameter_in(found[name], rest)
     before = {path: module._parameters[key] for path, (module, key) in places.items()}
     try:
@@ -318,13 +333,6 @@ def _account(network: nn.Module) -> _Account:
     return _accounts.setdefault(network, _Account())
 
 
-def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Tensor:
-    """A parameter as it is without any edit, where and in the precision in which it is now."""
-    check_plain(now, path)
-    replaced = _account(network).replaced.get(rest)
-    return now if replaced is None else replaced.original.to(now)
-
-
 @torch.inference_mode(False)  # whose tensors could never be trained or written to
 @torch.no_grad()
 def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Change:
@@ -335,6 +343,7 @@ def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Chang
     if touched := sorted(wanted | set(account.replaced)):
         check_not_grouped(network)
     holding = fused_into(network) if touched else set()
+    place(network, touched)
     for rest in touched:
         module, key = parameter_in(network, rest)
         now, before = module._parameters[key], account.replaced.get(rest)

@@ -29,8 +29,9 @@ from excise.edits.record import Base
 from excise.errors import EditFileError, ModelError, WrongBaseError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
-from excise.families.fingerprints import fingerprint, text_encoder_print
+from excise.families.fingerprints import fingerprint, fingerprints, text_encoder_print
 from excise.families.networks import check_read, fused_into, in_encoder, values
+from excise.families.partial import Weights
 
 KEPT = 512  # values of a model that its record keeps, at least one of every weight
 ROUNDING = 2**-7  # of a value: bfloat16's step, which two ways of rounding to it may lie apart
@@ -48,14 +49,17 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         raise ModelError(HOOKS_COPIED)
     check_read(family.denoiser)
     weights, text = original_weights(family), original_text_weights(family)
+    prints = fingerprints(weights, [torch.float16, torch.bfloat16], _each(weights))
     # A built-in model is one file in half precision, so its prints say all.
-    kept = {} if is_built_in(family) else {"weights": _packed(weights), "text_encoder": _packed(text)}
+    kept = {}
+    if not is_built_in(family):
+        kept = {"weights": _packed(prints.values), "text_encoder": _packed(values(text, _each(text)))}
     return Base(
         model=model,
         family=family.name,
         revision=revision,
-        weights=fingerprint(weights),
-        weights_bfloat16=fingerprint(weights, torch.bfloat16),
+        weights=prints.digests[0],
+        weights_bfloat16=prints.digests[1],
         text_encoder=text_encoder_print(family, text),
         values=kept,
     )
@@ -88,7 +92,7 @@ def check_base(edit: EditLike, family: Family, allow_other_base: bool = False) -
     if not same and not allow_other_base:
         raise WrongBaseError(
             f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
-            f"({fingerprint(weights)[:12]}). {_advice(weights, family)}"
+            f"({fingerprint(weights)[:12]}). {_advice(family, torch.bfloat16 in weights.dtypes)}"
         )
     if (not same or any(in_encoder(path, family.text_encoders) for path in edit.paths)) and not _same_text(
         family, base
@@ -100,20 +104,20 @@ def check_base(edit: EditLike, family: Family, allow_other_base: bool = False) -
     weights = original_weights(family, edit.paths)
     for path in edit.paths:
         shape = edit.shape(path)
-        if path not in weights or shape != tuple(weights[path].shape)[-len(shape) :]:
+        if path not in weights or shape != tuple(weights.shape(path))[-len(shape) :]:
             raise WrongBaseError(
                 f"this edit was made for {base.model}; the model given has no '{path}' of the same shape. "
                 "Erase again on this model."
             )
 
 
-def _advice(weights: Mapping[str, Tensor], family: Family) -> str:
+def _advice(family: Family, in_bfloat16: bool) -> str:
     """What to do with a model of other weights."""
     if copied(networks(family)):
         return COPIED
     if fused_into(family.denoiser):
         return "A LoRA is fused into it: call pipe.unfuse_lora() first, or give --allow-other-base."
-    if _in_bfloat16(weights):
+    if in_bfloat16:
         return (
             "If it is that model loaded in bfloat16, load it in float16 or float32; else use the model it was made "
             "for, or --allow-other-base for a fine-tune of it."
@@ -121,15 +125,17 @@ def _advice(weights: Mapping[str, Tensor], family: Family) -> str:
     return "Use the model it was made for, or --allow-other-base for a fine-tune of it."
 
 
-def _same_weights(weights: Mapping[str, Tensor], base: Base) -> bool:
-    if _in_bfloat16(weights):
-        same = fingerprint(weights, torch.bfloat16) == base.weights_bfloat16
+def _same_weights(weights: Weights, base: Base) -> bool:
+    if torch.bfloat16 in weights.dtypes:
+        prints = fingerprints(weights, [torch.bfloat16], _each(weights))
+        same = prints.digests[0] == base.weights_bfloat16
     else:
-        same = fingerprint(weights) == base.weights or base.weights_bfloat16 in (
-            fingerprint(weights, torch.bfloat16),
-            fingerprint({path: w.half() for path, w in weights.items()}, torch.bfloat16),
-        )
-    return same or _alike(_unpacked(base, "weights"), values(weights, _each(weights)))
+        prints = fingerprints(weights, [torch.float16], _each(weights))
+        same = prints.digests[0] == base.weights
+        if not same:
+            rounded = fingerprints(weights, [torch.bfloat16, (torch.float16, torch.bfloat16)])
+            same = base.weights_bfloat16 in rounded.digests
+    return same or _alike(_unpacked(base, "weights"), prints.values)
 
 
 def _same_text(family: Family, base: Base) -> bool:
@@ -162,9 +168,9 @@ def _each(weights: Mapping[str, Tensor]) -> int:
     return max(1, KEPT // len(weights))
 
 
-def _packed(weights: Mapping[str, Tensor]) -> str:
-    """Some of the values as text: little-endian single precision in base 64."""
-    return base64.b64encode(values(weights, _each(weights)).numpy().astype("<f4").tobytes()).decode()
+def _packed(some: Tensor) -> str:
+    """Values as text: little-endian single precision in base 64."""
+    return base64.b64encode(some.numpy().astype("<f4").tobytes()).decode()
 
 
 def _unpacked(base: Base, what: str) -> Tensor | None:

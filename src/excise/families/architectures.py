@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError
+from excise.families.headers import read_header
 
 # Names that occur in a single file of an architecture and in no file of one further down. A name may stand behind the
 # prefix under which a checkpoint with several parts keeps its denoiser.
@@ -67,29 +67,14 @@ _WORKS = (
 )
 
 
-def tensor_names(path: Path) -> tuple[list[str], dict[str, Any]]:
+def tensor_names(path: Path) -> tuple[list[str], Mapping[str, str]]:
     """Return the names of a safetensors file's tensors, and its metadata; only the header is read.
 
     Raises:
         ModelError: the file is no safetensors file, or it is cut short.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > size - 8:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", None) or {}
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0) + 8 + length
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, struct.error) as error:
-        raise ModelError(
-            f"cannot read {path} as a single-file model: it is no safetensors file, or it is damaged ({error}); copy "
-            "it again."
-        ) from error
-    if end > size:
-        raise ModelError(f"{path} is cut short: it has {size} of {end} bytes; copy or download it again.")
-    return list(header), metadata
+    stored, metadata = read_header(path, " as a single-file model")
+    return list(stored), metadata
 
 
 def family_of_file(path: Path) -> str:

@@ -179,6 +179,15 @@ class Family(ABC):
 
     # Parts of the model
 
+    def complete(self) -> None:  # noqa: B027 - a family that is loaded whole has nothing to do
+        """Read every weight that is still in its file alone, where the model was loaded for its text alone.
+
+        What draws or predicts does so itself.
+
+        Raises:
+            ModelError: a file cannot be read any more.
+        """
+
     @property
     @abstractmethod
     def denoiser(self) -> nn.Module:

@@ -31,6 +31,7 @@ from excise.families.base import (
 )
 from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
 from excise.families.noising import Noising, noising
+from excise.families.partial import complete, place, source_of
 from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
 
@@ -49,11 +50,14 @@ class PipelineFamily(Family):
 
     Attributes:
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
+        text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
+            encoders, all that is loaded for work that reads text alone.
     """
 
     denoiser_name = "unet"
     encoder_names: tuple[str, ...] = ("text_encoder",)
     draws_with: str
+    text_modules: tuple[str, ...] = ()
 
     def __init__(self, pipe: Any) -> None:
         self.pipe: Any = pipe
@@ -68,8 +72,16 @@ class PipelineFamily(Family):
 
     def _device_of(self, part: Any) -> torch.device:
         """The device on which a part computes; weights of an offloaded part are not there."""
+        source = source_of(part)
+        if source is not None:
+            return source.device
         device = next(part.parameters()).device
         return self.pipe._execution_device if device.type == "meta" else device
+
+    def complete(self) -> None:
+        for part in self.pipe.components.values():
+            if isinstance(part, nn.Module):
+                complete(part)
 
     @property
     def image_size(self) -> int:
@@ -105,6 +117,7 @@ class PipelineFamily(Family):
         return {name: getattr(self.pipe, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
 
     def check_trainable(self) -> None:
+        self.complete()
         self._check_draws()
         self.noising  # noqa: B018 - refuses schedulers that noise in another way
         check_trainable(self.denoiser)
@@ -118,6 +131,7 @@ class PipelineFamily(Family):
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         self._check_draws()
+        self.complete()
         device, dtype = self.device, computes_in(self.denoiser)
         inputs = condition.to(device, dtype)
         return self._predict(latents.to(device, dtype), timestep.to(device), inputs).float()
@@ -217,7 +231,9 @@ class PipelineFamily(Family):
         return module_in(*self._located(path))
 
     def parameter(self, path: str) -> nn.Parameter:
-        module, name = parameter_in(*self._located(path))
+        network, rest = self._located(path)
+        place(network, [rest])
+        module, name = parameter_in(network, rest)
         return module._parameters[name]
 
     def _located(self, path: str) -> tuple[Any, str]:
@@ -271,6 +287,7 @@ class PipelineFamily(Family):
         watch: Watch | None = None,
     ) -> list[Image.Image]:
         self._check_draws()
+        self.complete()
         drawer = self._drawer()
         tells = watch is not None and "callback_on_step_end" in inspect.signature(drawer.__call__).parameters
         drawer.set_progress_bar_config(disable=True)
@@ -331,6 +348,7 @@ class PipelineFamily(Family):
 
     @torch.no_grad()
     def latents(self, images: Sequence[Image.Image]) -> Tensor:
+        self.complete()
         vae, parts = self.pipe.vae, []
         with _upcast_vae(vae):
             device, dtype = self._device_of(vae), computes_in(vae)
@@ -348,6 +366,7 @@ class PipelineFamily(Family):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
+        self.complete()
         vae, images = self.pipe.vae, list[Image.Image]()
         with _upcast_vae(vae):
             device, dtype = self._device_of(vae), computes_in(vae)

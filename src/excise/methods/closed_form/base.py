@@ -37,6 +37,7 @@ class ClosedForm(Method[ConfigT]):
 
     shape: ClassVar[str] = "closed-form"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_KV})
+    whole: ClassVar[bool] = False
     config_base: ClassVar[type[Settings]] = MethodConfig
     target_becomes: ClassVar[Literal["anchor", "nothing"]] = "anchor"
 
@@ -92,6 +93,7 @@ class TextEncoderForm(Method[EncoderConfigT]):
 
     shape: ClassVar[str] = "closed-form"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_MLP})
+    whole: ClassVar[bool] = False
 
     @abstractmethod
     def solve_encoder(self, problem: EncoderProblem, config: EncoderConfigT) -> Solution:

@@ -1,0 +1,161 @@
+"""Tensors in files, by name: one is read at a time, in the precision that is wanted, and nothing else is touched.
+
+Files are read into memory of their own, not mapped: a map counts every byte that was ever read as memory of the
+process, and a file that goes away under a map ends the process without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.errors import ModelError
+from excise.families.headers import Stored, read_header
+
+_BASES = ("diffusion_pytorch_model", "model")  # of diffusers and of transformers
+_KINDS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class TensorFiles:
+    """The tensors of one network, in one file or in shards; precisions may differ from shard to shard.
+
+    Args:
+        stored: where each tensor lies, by name.
+        where: the file or folder, for messages.
+    """
+
+    def __init__(self, stored: Mapping[str, Stored], where: Path) -> None:
+        self._stored, self.where = stored, where
+
+    @classmethod
+    def of_file(cls, path: Path) -> TensorFiles:
+        """Of a single file.
+
+        Raises:
+            ModelError: it is no safetensors file, or it is cut short.
+        """
+        return cls(read_header(path)[0], path)
+
+    @classmethod
+    def of_folder(cls, folder: Path, variant: str | None = None) -> TensorFiles:
+        """Of a component's folder: of its shards where an index names some, else of its one file.
+
+        Args:
+            variant: files of this variant are preferred to the plain ones, as diffusers does.
+
+        Raises:
+            ModelError: there are no such files, a shard is missing, damaged or not the one that the index means.
+        """
+        for chosen in dict.fromkeys((variant, None)):
+            for base in _BASES:
+                index = folder / f"{base}.safetensors.index{'.' + chosen if chosen else ''}.json"
+                if index.is_file():
+                    return cls(_sharded(index), folder)
+                file = folder / f"{base}{'.' + chosen if chosen else ''}.safetensors"
+                if file.is_file():
+                    return cls(read_header(file)[0], folder)
+        raise ModelError(f"{folder} holds no .safetensors weights; copy or download the model again.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def stored(self, name: str) -> Stored:
+        """Where a tensor lies.
+
+        Raises:
+            ModelError: it lies in no file.
+        """
+        try:
+            return self._stored[name]
+        except KeyError:
+            raise ModelError(
+                f"no file in {self.where} holds '{name}', which the model's configuration asks for; its files and its "
+                "configuration belong to different models, or some were not copied: copy or download it again."
+            ) from None
+
+    def read(self, name: str, dtype: torch.dtype | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Read one tensor.
+
+        Args:
+            dtype: the precision to return it in; None for that of the file.
+            shape: that it must have.
+
+        Raises:
+            ModelError: it lies in no file, has another shape, or its file cannot be read any more.
+        """
+        at = self.stored(name)
+        if shape is not None and at.shape != shape:
+            raise ModelError(
+                f"'{name}' in {at.file} has the shape {at.shape}; the model's configuration asks for {shape}. The file "
+                "belongs to another model: copy or download the model again."
+            )
+        if at.kind not in _KINDS:
+            raise ModelError(f"'{name}' in {at.file} is kept as {at.kind}, which cannot be read here; expected F16.")
+        kind = _KINDS[at.kind]
+        flat = torch.empty(at.size // kind.itemsize, dtype=kind)
+        _fill(at, flat.view(torch.uint8).numpy().data)
+        whole = flat.view(at.shape)
+        return whole if dtype is None or not whole.is_floating_point() else whole.to(dtype)
+
+
+def _fill(at: Stored, buffer: memoryview) -> None:
+    """Read the bytes of a tensor into memory."""
+    try:
+        with at.file.open("rb", buffering=0) as file:
+            file.seek(at.begin)
+            done = 0
+            while done < at.size:
+                count = file.readinto(buffer[done:])
+                if not count:
+                    raise OSError(f"it ends after {at.begin + done} bytes")
+                done += count
+    except OSError as error:
+        raise ModelError(
+            f"{at.file} cannot be read any more ({error.strerror or error}); see that its disk is there, and run it "
+            "again."
+        ) from error
+
+
+def _sharded(index: Path) -> dict[str, Stored]:
+    """The tensors of all shards that an index names."""
+    try:
+        content: Any = json.loads(index.read_text(encoding="utf-8"))
+        places: dict[str, str] = {str(name): str(file) for name, file in content["weight_map"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index} cannot be read as an index of shards ({error}); copy it again.") from error
+    files = sorted(set(places.values()))
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        raise ModelError(
+            f"{index.parent} lacks {missing[0]}, one of {len(files)} files that {index.name} names; copy or download "
+            "the model again."
+        )
+    headers = {file: read_header(index.parent / file)[0] for file in files}
+    wrong = next((name for name, file in places.items() if name not in headers[file]), None)
+    if wrong is not None:
+        raise ModelError(
+            f"{index.name} in {index.parent} looks for '{wrong}' in {places[wrong]}, which does not hold it: the index "
+            "is of another model; copy or download the model again."
+        )
+    return {name: headers[file][name] for name, file in places.items()}
