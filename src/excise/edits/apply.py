@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -35,7 +34,7 @@ from excise.families.networks import (
     parameter_in,
     some,
 )
-from excise.families.partial import Weights, original, place, source_of
+from excise.families.partial import Weight, Weights, place, source_of
 
 SEEN = 64  # values of a weight by which it is known again
 COPIED = (
@@ -257,31 +256,29 @@ def original_weights(family: Family, paths: Iterable[str] | None = None) -> Weig
     """
     if paths is None:
         paths = [p.path for p in family.projections()]
-        weights = original_weights(family, paths)
-        if missing := [path for path in paths if path not in weights]:
+        whole = original_weights(family, paths)
+        if missing := [path for path in paths if path not in whole]:
             raise ModelError(
                 f"'{missing[0]}' has no weight that can be read or replaced, as a quantised layer has none; do this on "
                 "the model as it is loaded without that, and quantise it afterwards."
             )
-        return weights
-    found, readers, stored = networks(family), dict[str, Callable[[], Tensor]](), dict[str, nn.Parameter]()
+        return whole
+    found, weights = networks(family), dict[str, Weight]()
     for path in paths:
         name, rest = split_path(path, found)
         with suppress(AttributeError):
             module, key = parameter_in(found[name], rest)
-            stored[path] = module._parameters[key]
-            readers[path] = _reader(found[name], rest, stored[path], path)
-    return Weights(readers, stored)
+            weights[path] = _original(found[name], rest, module._parameters[key], path)
+    return Weights(weights)
 
 
-def _reader(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Callable[[], Tensor]:
-    """A function that returns a parameter as it is without any edit, where and in the precision in which it is now."""
+def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Weight:
+    """A parameter as it is without any edit, where and in the precision in which it is now."""
     if now.is_meta and source_of(network) is not None:
-        return partial(original, network, rest)
+        return Weight.unread(network, rest, now)
     check_plain(now, path)
     replaced = _account(network).replaced.get(rest)
-    weight = now.detach() if replaced is None else replaced.original.detach().to(now)
-    return lambda: weight
+    return Weight.known(now.detach() if replaced is None else replaced.original.detach().to(now))
 
 
 def original_text_weights(family: Family) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Family
-from excise.families.networks import some, values
+from excise.families.networks import values
+from excise.families.partial import Weights
 
 
 def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> str:
@@ -44,18 +45,25 @@ def fingerprints(
         dtypes: precisions; of two, the weights are cast to the first and then to the second.
         each: how many values of every weight are kept at most.
     """
-    shas, kept = [hashlib.sha256() for _ in dtypes], []
-    for name in sorted(weights):
-        weight = weights[name].detach()
-        kept.append(some(weight, each))
-        for sha, dtype in zip(shas, dtypes, strict=True):
-            steps = dtype if isinstance(dtype, tuple) else (dtype,)
-            cast = weight
-            for step in steps:
-                cast = cast.to("cpu", step)
-            sha.update(f"{name}{tuple(weight.shape)}".encode())
-            sha.update(raw_bytes(cast))
-    return Prints(tuple(sha.hexdigest() for sha in shas), torch.cat(kept))
+    known = weights if isinstance(weights, Weights) else Weights.known(weights)
+    shas, kept = [hashlib.sha256() for _ in dtypes], list[list[float]]()
+    for name in sorted(known):
+        shape, values = known.shape(name), list[float]()
+        step, at = max(1, shape.numel() // each), 0
+        for sha in shas:
+            sha.update(f"{name}{tuple(shape)}".encode())
+        for piece in known.pieces(name):
+            first = -at % step  # the next number to keep
+            values += piece[first::step].tolist()
+            at += len(piece)
+            for sha, dtype in zip(shas, dtypes, strict=True):
+                cast = piece
+                for to in dtype if isinstance(dtype, tuple) else (dtype,):
+                    cast = cast.to("cpu", to)
+                sha.update(raw_bytes(cast))
+        kept.append(values[:each])
+    flat = [value for values in kept for value in values]
+    return Prints(tuple(sha.hexdigest() for sha in shas), torch.tensor(flat, dtype=torch.float32))
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

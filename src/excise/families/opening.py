@@ -197,28 +197,26 @@ def _unread(kind: Any, folder: Path, opening: Opening) -> Any:
 
 
 def _encoder(kind: Any, folder: Path, opening: Opening) -> Any:
-    """A text encoder with all of its weights, each read once; None where its files have other names than it has."""
+    """A text encoder whose weights stay in its folder; None where its files have other names than it has."""
     if opening.dtype != torch.float32 and getattr(kind, "_keep_in_fp32_modules", None):
         return None  # transformers knows which
     network = _built(kind, folder, opening.dtype)
-    if network is None:
+    if network is None or _saves_buffers(network):
         return None
     files = TensorFiles.of_folder(folder, opening.variant)
-    weights = parameters(network)
-    names = _names_in(files, weights)
+    names = _names_in(files, parameters(network))
     if names is None:
         return None
-    read = {
-        weight: nn.Parameter(
-            files.read(names[own], opening.dtype, tuple(weight.shape)).to(opening.device), weight.requires_grad
-        )
-        for own, weight in weights.items()
-    }
-    for module in network.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None:
-                module._parameters[name] = read[weight]
-    return network.to(opening.device)
+    # Paths of edits leave out the level `text_model`.
+    names |= {own.removeprefix("text_model."): name for own, name in names.items()}
+    leave_unread(network, Source(files, lambda own: names[own], None, _device(opening)))
+    return network
+
+
+def _saves_buffers(network: nn.Module) -> bool:
+    """Whether files of a network hold more than its parameters."""
+    modules = network.modules()
+    return any(b is not None and n not in m._non_persistent_buffers_set for m in modules for n, b in m._buffers.items())
 
 
 def _names_in(files: TensorFiles, wanted: Mapping[str, Any]) -> dict[str, str] | None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from excise.families.networks import bare, parameter_in
-from excise.families.tensors import TensorFiles
+from excise.families.networks import bare, parameter_in, parameters
+from excise.families.tensors import PIECE, TensorFiles
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Source:
     Attributes:
         files: that hold them.
         name_of: from a parameter's name in the network to its name in the files.
-        whole: loads the whole network, as it would have been without this.
+        whole: loads the whole network, as it would have been without this; None where its parameters are all there is.
         device: where its weights belong.
     """
 
     files: TensorFiles
     name_of: Callable[[str], str]
-    whole: Callable[[], nn.Module]
+    whole: Callable[[], nn.Module] | None
     device: torch.device
 
 
@@ -75,6 +76,21 @@ def original(network: Any, path: str) -> Tensor:
     return source.files.read(source.name_of(own), now.dtype, tuple(now.shape)).to(source.device)
 
 
+def pieces(network: Any, path: str) -> Iterator[Tensor]:
+    """The numbers of a parameter as `original` returns it, row by row, in consecutive pieces of exact values."""
+    source = source_of(network)
+    module, name = parameter_in(network, path)
+    now: Tensor = module._parameters[name]
+    if source is None or not now.is_meta:
+        yield from flat_pieces(now)
+        return
+    own = source.name_of(path if path.rpartition(".")[2] == name else f"{path}.{name}")
+    kind = source.files.kind(own)
+    exact = now.dtype == kind or (now.dtype == torch.float32 and kind.itemsize <= 4)
+    for piece in source.files.pieces(own, tuple(now.shape)):
+        yield piece if exact else piece.to(now.dtype)
+
+
 def place_modules(network: Any, paths: Iterable[str]) -> None:
     """Read all parameters of some modules into a network; raises as `place`."""
     for path in paths:
@@ -93,7 +109,22 @@ def complete(network: Any) -> None:
     source = _sources.get(network)
     if source is None:
         return
-    modules = dict(source.whole().to(source.device).named_modules())
+    if source.whole is None:
+        named = {weight: name for name, weight in parameters(network).items() if weight.is_meta}
+        read = {w: nn.Parameter(original(network, name), w.requires_grad) for w, name in named.items()}
+        for module in network.modules():
+            for name, weight in module._parameters.items():
+                if weight in read:
+                    module._parameters[name] = read[weight]
+        network.to(source.device)
+    else:
+        _take_over(network, source.whole())
+    del _sources[network]
+
+
+def _take_over(network: nn.Module, whole: nn.Module) -> None:
+    """Put what a network lacks into it from another of its class."""
+    modules = dict(whole.named_modules())
     for path, module in network.named_modules():
         fresh = modules[path]
         for name, weight in module._parameters.items():
@@ -101,37 +132,88 @@ def complete(network: Any) -> None:
                 module._parameters[name] = fresh._parameters[name]
         for name in module._buffers:
             module._buffers[name] = fresh._buffers[name]
-    del _sources[network]
+
+
+def flat_pieces(weight: Tensor) -> Iterator[Tensor]:
+    """The numbers of a tensor, row by row, in consecutive pieces."""
+    yield from weight.detach().flatten().split(PIECE // 4)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that may lie in a file.
+
+    Attributes:
+        like: a tensor of its shape and precision.
+        read: returns it.
+        pieces: returns its numbers, row by row, in consecutive pieces; they may be in another precision that holds them
+            exactly, and share memory.
+    """
+
+    like: Tensor
+    read: Callable[[], Tensor]
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @classmethod
+    def unread(cls, network: Any, path: str, like: Tensor) -> Weight:
+        """One that is read each time that it is asked for."""
+        return cls(like, partial(original, network, path), partial(pieces, network, path))
+
+    @classmethod
+    def known(cls, weight: Tensor) -> Weight:
+        """One that is in memory."""
+        return cls(weight, lambda: weight, partial(flat_pieces, weight))
+
+
+def weights_of(named: Mapping[str, Tensor], networks: Iterable[Any]) -> Weights:
+    """Weights by name, those of some networks that are not in memory to be read when they are asked for."""
+    places = {
+        id(weight): (network, path)
+        for network in networks
+        if source_of(network) is not None
+        for path, weight in parameters(network).items()
+        if weight.is_meta
+    }
+    return Weights(
+        {
+            name: Weight.unread(*places[id(weight)], weight) if id(weight) in places else Weight.known(weight)
+            for name, weight in named.items()
+        }
+    )
 
 
 class Weights(Mapping[str, Tensor]):
-    """Weights by path; one that is not in its network is read each time that it is asked for, and not kept.
+    """Weights by path; one that is not in its network is read each time that it is asked for, and not kept."""
 
-    Args:
-        readers: by path, a function that returns the weight.
-        stored: by path, a tensor of its shape and precision.
-    """
+    def __init__(self, weights: Mapping[str, Weight]) -> None:
+        self._weights = weights
 
-    def __init__(self, readers: Mapping[str, Callable[[], Tensor]], stored: Mapping[str, Tensor]) -> None:
-        self._readers, self._stored = readers, stored
+    @classmethod
+    def known(cls, weights: Mapping[str, Tensor]) -> Weights:
+        """Weights that are in memory."""
+        return cls({name: Weight.known(weight) for name, weight in weights.items()})
 
     def __getitem__(self, path: str) -> Tensor:
-        return self._readers[path]()
+        return self._weights[path].read()
 
     def __contains__(self, path: object) -> bool:
-        return path in self._readers
+        return path in self._weights
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
+        return iter(self._weights)
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._weights)
 
     def shape(self, path: str) -> torch.Size:
         """The shape of a weight, which is not read."""
-        return self._stored[path].shape
+        return self._weights[path].like.shape
+
+    def pieces(self, path: str) -> Iterator[Tensor]:
+        """The numbers of a weight in pieces: see `Weight`."""
+        return self._weights[path].pieces()
 
     @property
     def dtypes(self) -> set[torch.dtype]:
         """The precisions of all weights, none of which is read."""
-        return {weight.dtype for weight in self._stored.values()}
+        return {weight.like.dtype for weight in self._weights.values()}

@@ -78,6 +78,11 @@ class PipelineFamily(Family):
         device = next(part.parameters()).device
         return self.pipe._execution_device if device.type == "meta" else device
 
+    def complete_text(self) -> None:
+        """Read the text encoders, where the model was loaded without them; what encodes does so itself."""
+        for encoder in self.text_encoders.values():
+            complete(encoder)
+
     def complete(self) -> None:
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
@@ -154,11 +159,13 @@ class PipelineFamily(Family):
 
     def live_condition(self, texts: Sequence[str]) -> Condition:
         self.check_encoders()
+        self.complete_text()
         return self._condition(texts)
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
         self.check_encoders()
+        self.complete_text()
         parts = []
         for part in split(list(texts), ENCODE_BATCH):
             parts.append(self._condition(part))

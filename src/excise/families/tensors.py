@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from excise.errors import ModelError
 from excise.families.headers import Stored, read_header
 
+PIECE = 1 << 22  # bytes that are read at once
 _BASES = ("diffusion_pytorch_model", "model")  # of diffusers and of transformers
 _KINDS = {
     "F64": torch.float64,
@@ -104,6 +106,35 @@ class TensorFiles:
         Raises:
             ModelError: it lies in no file, has another shape, or its file cannot be read any more.
         """
+        kind = self._checked(name, shape)
+        floating = kind.is_floating_point and dtype is not None
+        whole = torch.empty(self._stored[name].shape, dtype=dtype if floating else kind)
+        flat, done = whole.view(-1), 0
+        if whole.dtype == kind:
+            _fill(self._stored[name], 0, flat)
+            return whole
+        for piece in self.pieces(name):
+            flat[done : done + len(piece)] = piece
+            done += len(piece)
+        return whole
+
+    def pieces(self, name: str, shape: tuple[int, ...] | None = None) -> Iterator[Tensor]:
+        """The numbers of a tensor, row by row, in consecutive pieces that share one piece of memory; raises as `read`.
+
+        A tensor that is read as a whole to be cast would leave as much memory behind, in holes between what is kept.
+        """
+        kind, at = self._checked(name, shape), self._stored[name]
+        scratch = self._scratch.view(kind)
+        for begin in range(0, at.size, PIECE):
+            piece = scratch[: min(PIECE, at.size - begin) // kind.itemsize]
+            _fill(at, begin, piece)
+            yield piece
+
+    def kind(self, name: str) -> torch.dtype:
+        """The precision of a tensor in its file; raises as `read`."""
+        return self._checked(name, None)
+
+    def _checked(self, name: str, shape: tuple[int, ...] | None) -> torch.dtype:
         at = self.stored(name)
         if shape is not None and at.shape != shape:
             raise ModelError(
@@ -111,24 +142,28 @@ class TensorFiles:
                 "belongs to another model: copy or download the model again."
             )
         if at.kind not in _KINDS:
-            raise ModelError(f"'{name}' in {at.file} is kept as {at.kind}, which cannot be read here; expected F16.")
-        kind = _KINDS[at.kind]
-        flat = torch.empty(at.size // kind.itemsize, dtype=kind)
-        _fill(at, flat.view(torch.uint8).numpy().data)
-        whole = flat.view(at.shape)
-        return whole if dtype is None or not whole.is_floating_point() else whole.to(dtype)
+            raise ModelError(
+                f"'{name}' in {at.file} is kept as {at.kind}, which cannot be read here; expected numbers of floating "
+                "point (F32, F16, BF16)."
+            )
+        return _KINDS[at.kind]
+
+    @cached_property
+    def _scratch(self) -> Tensor:
+        return torch.empty(PIECE, dtype=torch.uint8)
 
 
-def _fill(at: Stored, buffer: memoryview) -> None:
-    """Read the bytes of a tensor into memory."""
+def _fill(at: Stored, begin: int, flat: Tensor) -> None:
+    """Read bytes of a stored tensor, from `begin` on, into a tensor (n,)."""
+    buffer = flat.view(torch.uint8).numpy().data
     try:
         with at.file.open("rb", buffering=0) as file:
-            file.seek(at.begin)
+            file.seek(at.begin + begin)
             done = 0
-            while done < at.size:
+            while done < len(buffer):
                 count = file.readinto(buffer[done:])
                 if not count:
-                    raise OSError(f"it ends after {at.begin + done} bytes")
+                    raise OSError(f"it ends after {at.begin + begin + done} bytes")
                 done += count
     except OSError as error:
         raise ModelError(
