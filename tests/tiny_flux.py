@@ -21,7 +21,8 @@ from excise.families.base import Condition, Projection
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import subject_spans
-from excise.families.text_states import TextStates
+from excise.families.text_known import KnownStates
+from excise.families.text_states import TextStates, Until
 from excise.registry import Record
 
 PROVIDES = frozenset({c.POOLED, c.ATTENTION, c.TEXT_ENCODER})
@@ -76,12 +77,18 @@ class Flux(PipelineFamily):
         return matches + [Projection(p, r, module_in(self.denoiser, p)) for r, p in entrances if r in roles]
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+    def encode(
+        self,
+        texts: Sequence[str],
+        subjects: Sequence[str | int | None] | None = None,
+        until: Sequence[Until] | None = None,
+        known: KnownStates | None = None,
+    ) -> TextStates:
         spans = subject_spans(self.pipe.tokenizer_2, texts, subjects, self.max_tokens, start=0)
         inputs = self.condition(texts).inputs
         states = inputs["encoder_hidden_states"]
         read = torch.ones(states.shape[:2], dtype=torch.bool)  # T5 gets no mask, nor does the transformer
-        return TextStates(states, *spans, read=read, pooled=inputs["pooled_projections"], start=False)
+        return TextStates.dense(states, *spans, read=read, pooled=inputs["pooled_projections"], start=False)
 
     def unconditional(self) -> Condition:
         return self.condition([""])

@@ -194,3 +194,14 @@ def test_what_an_update_made_is_not_replaced_by_the_request_before_it(excise, er
     assert status == 0, err
     status, _, err = erase("cat")
     assert (status, "(excise update)" in err) == (2, True), err
+
+
+def test_the_next_steps_that_are_printed_take_folders_that_are_free(excise, erase, model, tmp_path):
+    assert erase("cat")[0] == 0
+    for name in ("run-pictures", "run-evaluation", "run-pictures-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    status, _, err = excise("update", tmp_path / "run", "--add", "fox", "--model", model)
+    assert status == 0, err
+    outs = [line.split("--out ")[1].split()[0] for line in err.splitlines() if line.startswith(("look:", "verify:"))]
+    assert outs == [str(tmp_path / "run-pictures-3"), str(tmp_path / "run-evaluation-2")]

@@ -9,7 +9,7 @@ import pytest
 import worlds
 
 from excise import erase
-from excise.errors import ConceptError, UnknownNameError
+from excise.errors import ConceptError, UnknownNameError, WrongBaseError
 from excise.evaluation import controls
 from excise.evaluation.catalog import gateable_keys
 from excise.evaluation.evaluate import evaluate
@@ -199,3 +199,12 @@ def as_shown(item: Item, lie: str | None) -> Shown:
     saw = {attribute: lie or label for attribute, label in item.asked.items()}
     saw = {"object": "none", "style": "none", **saw}
     return Shown(group=item.group, prompt=item.prompt, seed=0, asked=dict(item.asked), saw=saw, target=item.target)
+
+
+def test_an_edit_of_another_model_is_refused_before_anything_is_drawn(make, edit, monkeypatch):
+    def draw(*_, **__):
+        raise AssertionError("a picture was drawn")
+
+    monkeypatch.setattr("excise.evaluation.evaluate.draw", draw)
+    with pytest.raises(WrongBaseError, match="of the family 'sd'"):
+        run(family_of(make("sdxl")), "cat", edits=[edit], untouched=True)

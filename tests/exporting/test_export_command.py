@@ -9,7 +9,9 @@ from situations import uce
 
 from excise import load
 from excise.cli.options import Source
+from excise.edits.provenance import Evidence
 from excise.exporting import export
+from excise.support.digests import file_digest
 
 
 @pytest.fixture
@@ -85,3 +87,17 @@ def test_a_policy_remembers_how_its_model_was_loaded(excise, model, tmp_path, lo
     status, _, error = excise("export", tmp_path / "out" / "edit.safetensors", "--out", tmp_path / "shipped")
     assert status == 0, error
     assert [c["dtype"] for c in loads] == ["bfloat16", "bfloat16"]
+
+
+def test_a_run_folder_stands_for_its_edit(excise, model, tmp_path, loads):
+    out = tmp_path / "run"
+    assert excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--dtype", "float16", "--out", out)[0] == 0
+    made = loads[-1]
+    status, _, error = excise("export", out, "--out", tmp_path / "shipped")
+    assert status == 0, error
+    assert {**loads[-1], "paths": []} == {**made, "paths": []}  # in the precision of the run
+    digest = file_digest(out / "edit.safetensors")
+    assert digest in (tmp_path / "shipped" / "README.md").read_text()
+    assert Evidence.of(out) == Evidence.of(out / "edit.safetensors") == Evidence(digest)
+    source, folder = Source(), out
+    assert source.remembering(folder) == source.remembering(folder / "edit.safetensors") == Source(dtype="float16")

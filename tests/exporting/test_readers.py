@@ -82,7 +82,7 @@ def test_the_program_picks_what_it_reads_whole(tokenizer, gemma_tokenizer, tmp_p
         "diffusers": "diffusers-lora",
     }
     assert all(done.readers[name].whole for name, done in chosen.items())
-    with pytest.raises(UnknownNameError, match="no reader 'comfy'. Did you mean 'comfyui'"):
+    with pytest.raises(UnknownNameError, match="no program 'comfy'. Did you mean 'comfyui'"):
         export(edit, pipe, tmp_path, for_="comfy")
     sana = tiny_sana(gemma_tokenizer)
     edit = erase(sana, ["cat"], "uce", preserve=["dog"], vocabulary=None)
@@ -202,4 +202,4 @@ def test_the_command_says_who_reads_it(excise, model, tmp_path):
     assert json.loads(said)["readers"]["webui"]["missed"] == []
     status, _, err = excise("export", edit, "--for", "photoshop", "--out", tmp_path / "d")
     assert status == 2
-    assert "no reader 'photoshop'" in err
+    assert "no program 'photoshop'" in err

@@ -27,12 +27,15 @@ def rows(states: TextStates, tokens: str) -> list[int]:
 def test_only_rows_that_are_read_are_selected(read, start, wanted):
     mask = torch.tensor([[mark == "1" for mark in read]])
     one = torch.arange(8.0).view(1, 8, 1)
-    states = TextStates(one, torch.tensor([3]), torch.tensor([4]), torch.tensor([6]), read=mask, start=start)
+    states = TextStates.dense(one, torch.tensor([3]), torch.tensor([4]), torch.tensor([6]), read=mask, start=start)
     assert (rows(states, "last"), rows(states, "subject")) == ([4], [3, 4])
     assert rows(states, "all") == mask[0].nonzero()[:, 0].tolist()
     assert {tokens: rows(states, tokens) for tokens in wanted} == wanted
     first = mask[0].nonzero()[0, 0]
-    assert states.context(0, 1)[:, 0].int().tolist() == [int(first), *wanted["from_last"][1:]]
+    assert states.gather([0], states.around([0], torch.tensor([1])))[:, 0].int().tolist() == [
+        int(first),
+        *wanted["from_last"][1:],
+    ]
 
 
 def condition(length: int, masked: bool) -> Condition:

@@ -64,7 +64,7 @@ def test_projections_read_the_states_that_encode_gives(family):
     family.predict(torch.randn(1, 4, 8, 8), torch.tensor([500]), family.condition(["a cat"]))
     assert len(seen) == len(family.projections())
     for read in seen:
-        assert_close(read, states.states, rtol=1e-5, atol=1e-5)
+        assert_close(read[:, : states.at.shape[1]], states.states, rtol=1e-5, atol=1e-5)  # no pads in SANA
 
 
 def test_token_positions(family):

@@ -13,8 +13,11 @@ from excise import erase, load
 from excise.edits.apply import original_weights
 from excise.edits.edit import applied
 from excise.errors import ModelError
+from excise.exporting import FORMATS, export
+from excise.exporting.readers import LORA
 from excise.families.networks import parameters
 from excise.families.partial import source_of
+from excise.methods import METHODS
 
 PARTS = {"sd": "unet", "sdxl": "unet", "sana": "transformer"}
 
@@ -42,6 +45,35 @@ def unread(family) -> list[str]:
 def saved(edit, path) -> bytes:
     edit.save(path)
     return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, record in METHODS.records().items() if record.shape == "closed-form"]
+)
+def test_every_closed_form_makes_the_same_edit_to_the_byte(folder, tmp_path, method):
+    families = [opened(folder), opened(folder, whole=False)]
+    if not METHODS.record(method).needs <= families[0].provides:
+        pytest.skip("not for this family")
+    settings = {"threshold": 5.0} if method == "speed" else {}
+    edits = [erase(f, ["cat"], method, preserve=["dog"], vocabulary=None, **settings) for f in families]
+    assert saved(edits[0], tmp_path / "one.safetensors") == saved(edits[1], tmp_path / "two.safetensors")
+    assert unread(families[1])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_exports_are_the_same_to_the_byte(sd_folder, tmp_path, format):
+    edit = erase(opened(sd_folder), ["cat"], "uce", preserve=["dog"], vocabulary=None)
+    text = opened(sd_folder, whole=False)
+    written = []
+    for family in (opened(sd_folder), text):
+        out = tmp_path / str(len(written)) / "out"
+        export(edit, family, out, format)
+        written.append({str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()})
+    assert list(written[0]) == list(written[1])
+    assert not [name for name in written[0] if written[0][name] != written[1][name]]
+    if format in LORA:
+        assert source_of(text.denoiser)
+        assert source_of(text.pipe.text_encoder)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -172,6 +204,7 @@ def test_a_variant_is_read_where_it_is_and_plain_files_elsewhere(sd_folder):
 def test_built_in_models_are_opened_in_the_same_way(model):
     whole, text = load(model, device="cpu"), load(model, device="cpu", whole=False)
     assert unread(text)
+    text.complete_text()
     one, two = (dict(parameters(f.pipe.text_encoder)) for f in (whole, text))
     assert list(one) == list(two)
     assert all(torch.equal(one[name], two[name]) and one[name].dtype == two[name].dtype for name in one)

@@ -63,7 +63,7 @@ def _search(arena: Arena, family: Family, words: Lexicon, guide: str, config: MM
     generator = arena.generator("mma", number)
     goal = _last_states(family, [guide])[0]
     template = words.with_placeholders(config.words, NEUTRAL_WORD)
-    end = int(family.encode([template]).end[0])
+    end = int(family.encode([template], until=["last"]).end[0])
     chosen = torch.randint(len(words.words), (config.words,), generator=generator)
     best = -1.0
     for step in range(config.iterations):
@@ -88,5 +88,5 @@ def _search(arena: Arena, family: Family, words: Lexicon, guide: str, config: MM
 def _last_states(family: Family, prompts: list[str]) -> Tensor:
     """Return (B, d) the text encoder's state at the last token of each prompt that is read."""
     states = family.condition(prompts).inputs["encoder_hidden_states"].float()
-    at = family.encode(prompts).end.to(states.device)
+    at = family.encode(prompts, until=["last"] * len(prompts)).end.to(states.device)
     return states[torch.arange(len(prompts), device=states.device), at]

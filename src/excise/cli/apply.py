@@ -15,6 +15,7 @@ from excise.errors import OutputError
 
 if TYPE_CHECKING:
     from excise.policy.apply import AppliedPolicy
+    from excise.policy.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def apply(options: ApplyOptions) -> None:
         )
     make_folder(out)
     with locked(out):
-        family = options.source.load(policy.model, policy.revision, whole=False)
+        family = options.source.load(policy.model, policy.revision, whole=_draws(policy))
         with show.stages() as say:
             applied = apply_policy(
                 family,
@@ -86,6 +87,15 @@ def apply(options: ApplyOptions) -> None:
     verified = applied.entry["verified"]
     if verified and not verified["passed"]:
         raise GatesFailed
+
+
+def _draws(policy: Policy) -> bool:
+    """Whether applying a policy draws pictures: to verify them by a judge, or for a method that is trained."""
+    from excise.families.built_in import names_canvas
+    from excise.methods import METHODS
+
+    trained = any(METHODS.record(choice.name).shape != "closed-form" for choice in policy.methods.values())
+    return trained or policy.judge is not None or names_canvas(policy.model)
 
 
 def result(applied: AppliedPolicy, out: Path) -> dict[str, Any]:

@@ -96,7 +96,6 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         usable = [name for name in usable if name not in trained]
         unusable = {"not with this scheduler": f"{', '.join(trained)}, attacks that ask the denoiser, FADE: {error}"}
     projections = family.projections()
-    states = family.encode(["a cat"], ["cat"])
     return {
         "name": model,
         "family": family.name,
@@ -104,7 +103,7 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         "text-reading projections": len(projections),
         "text width": projections[0].module.in_features,
         "prompt tokens": family.max_tokens,
-        "subject token of 'a cat'": int(states.last[0]),
+        "subject token of 'a cat'": family.last_token("a cat", "cat"),
         "scheduler": type(family.pipe.scheduler).__name__,
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),

@@ -16,7 +16,6 @@ from excise.support.runs import EDIT_NAME
 
 if TYPE_CHECKING:
     from excise.concepts.concept import Concept
-    from excise.edits.edit import Edit
     from excise.erasing.erase import Erasure
     from excise.families.base import Family
 
@@ -154,18 +153,12 @@ def erase(options: EraseOptions) -> None:
 
     below = o.load_edits(options.edit)
     make_folder(options.out)
-    family = options.source.load(options.model, whole=_draws(options, below))
+    draws = options.advise or making.draws
+    family = options.source.load_for(options.method, options.model, draws=draws, below=below)
     _say_what_is_kept(plan)
     with applied(family, below):
         erasure = _make(options, family, concepts, preserve, settings)
         finish(making, family, erasure.edit, erasure.seconds, erasure.pictures)
-
-
-def _draws(options: EraseOptions, below: list[Edit]) -> bool:
-    """Whether the model is needed for more than what it reads of text."""
-    from excise.methods import load_method
-
-    return options.advise or load_method(options.method).whole or any(edit.hooks for edit in below)
 
 
 def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) -> None:

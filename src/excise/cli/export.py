@@ -24,7 +24,7 @@ FORMAT = (
 class ExportOptions:
     """The options of `excise export`."""
 
-    file: Annotated[Path, typer.Argument(help="The edit file.")]
+    file: Annotated[Path, typer.Argument(help="The edit file, or its run folder.")]
     out: Annotated[Path, typer.Option(help="Folder to write to.")]
     for_: Annotated[
         Optional[list[str]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Making:
     load_options: str = ""
     as_json: bool = False
     request: Asked | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether a preview is drawn."""
+        from excise.families.built_in import names_built_in
+
+        return self.preview if self.preview is not None else names_built_in(self.model)
 
 
 def finish(
@@ -94,12 +102,11 @@ def answer(making: Making, run: Mapping[str, Any]) -> None:
 def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapping[str, Any] | None) -> None:
     """Write the report, and the images of the preview where one is drawn."""
     from excise.cli import show
-    from excise.families.built_in import is_built_in
     from excise.report.run_page import erase_page
     from excise.support.runs import write_images
 
     request = (family, edit, making.model, making.out, making.preserve)
-    if not (making.preview if making.preview is not None else is_built_in(family)):
+    if not making.draws:
         erase_page(*request, None, probe_images, making.load_options)
         return
     with show.waiting(f"loading the rest of {making.model}, to draw a preview"):
@@ -128,14 +135,20 @@ def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
     start = f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
     name, kind = record["concepts"][0]["name"], record["concepts"][0]["kind"]
-    built_in, out = names_built_in(making.model), shlex.quote(f"{making.out}-evaluation")
+    built_in, out = names_built_in(making.model), shlex.quote(str(_free(f"{making.out}-evaluation")))
     if built_in and canvas_mini().knows(name):
         show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
         return
-    prompt, pictures = CHECKS[kind][0].replace("{}", name), shlex.quote(f"{making.out}-pictures")
+    prompt, pictures = CHECKS[kind][0].replace("{}", name), shlex.quote(str(_free(f"{making.out}-pictures")))
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
     judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
     show.say(f"verify:   excise evaluate {start} --out {out}{judge}")
+
+
+def _free(folder: str) -> Path:
+    """The folder, or where a run of something else may be in it already the first of folder-2, folder-3, ..."""
+    names = itertools.chain([folder], (f"{folder}-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 RESULT = ("edit", "method", "concepts", "seconds", "delta")

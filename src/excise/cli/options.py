@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from operator import getitem
 from pathlib import Path
@@ -114,10 +114,13 @@ class Source:
         The device is not remembered, for the folder may have come from another machine.
 
         Args:
-            edit: the edit file; where no `run.json` of ours is beside it, nothing is remembered.
+            edit: the edit file, or its run folder; where no `run.json` of ours is beside it, nothing is remembered.
         """
         import json
 
+        from excise.support.runs import edit_path
+
+        edit = edit_path(edit)
         try:
             run = json.loads((edit.parent / "run.json").read_text(encoding="utf-8"))
             is_its_run = Path(run.get("edit") or edit.name).name == edit.name
@@ -139,18 +142,32 @@ class Source:
             check_model(model, variant=self.variant, config=self.config)
 
     def load(self, model: str, revision: str | None = None, *, whole: bool = True) -> Any:
-        """Return the family adapter of `model`.
+        """Return the family adapter of `model`; `revision` is used where the option is not given.
 
         Args:
-            revision: is used where the option is not given.
-            whole: as `excise.load` takes it.
+            whole: see `excise.families.load`.
         """
         from excise.cli import show
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
         with show.waiting(f"loading {model}"):
-            return load(model, whole=whole, **options)
+            return load(model, **options, whole=whole)
+
+    def load_for(
+        self, method: str, model: str, revision: str | None = None, *, draws: bool, below: Sequence[Any] = ()
+    ) -> Any:
+        """Return the family adapter of `model`, with no more of it read than a method needs.
+
+        Args:
+            draws: whether pictures are drawn as well.
+            below: edits that are applied while the method works.
+        """
+        from excise.methods import METHODS
+
+        steers = any(edit.hooks for edit in below)  # hooks may stand on any module
+        whole = draws or steers or METHODS.record(method).shape != "closed-form"
+        return self.load(model, revision, whole=whole)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -79,17 +79,17 @@ def update(options: UpdateOptions) -> None:
         updated_concepts(edit.record, new, drop)
         model = options.model or edit.record.base.model
         source = options.source if options.model else options.source.remembering(run / EDIT_NAME)
-        family = source.load(model, edit.record.base.revision, whole=False)
-        with show.stages() as say:
-            erasure = make_update(family, edit, new, drop, options.kind, run / STATES, say)
         making = Making(
             "update",
             model,
             run,
-            erasure.edit.record.preserve,
-            options.preview,
+            preview=options.preview,
             load_options=source.given(),
             as_json=options.as_json,
             request=asked("update", options),
         )
-        finish(making, family, erasure.edit, erasure.seconds)
+        revision = edit.record.base.revision
+        family = source.load_for(edit.record.method, model, revision, draws=making.draws)
+        with show.stages() as say:
+            erasure = make_update(family, edit, new, drop, options.kind, run / STATES, say)
+        finish(replace(making, preserve=erasure.edit.record.preserve), family, erasure.edit, erasure.seconds)

@@ -34,7 +34,7 @@ from excise.families.networks import (
     parameter_in,
     some,
 )
-from excise.families.partial import Weight, Weights, place, source_of
+from excise.families.partial import Weight, Weights, place, source_of, weights_by_name
 
 SEEN = 64  # values of a weight by which it is known again
 COPIED = (
@@ -281,7 +281,7 @@ def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> We
     return Weight.known(now.detach() if replaced is None else replaced.original.detach().to(now))
 
 
-def original_text_weights(family: Family) -> dict[str, Tensor]:
+def original_text_weights(family: Family) -> Weights:
     """Everything between the words and the projections, as it is without any edit.
 
     Raises:
@@ -293,10 +293,12 @@ def original_text_weights(family: Family) -> dict[str, Tensor]:
             module, key = parameter_in(network, rest)
             instead[id(module._parameters[key])] = replaced.original
     found = {}
-    for name, now in family.text_encoder_weights.items():
-        check_plain(now, name)
-        found[name] = instead.get(id(now), now).detach().to(now)
-    return found
+    for name, weight in weights_by_name(family.text_encoder_weights, networks(family).values()).items():
+        if weight.in_memory:
+            check_plain(weight.like, name)
+            weight = Weight.known(instead.get(id(weight.like), weight.like).detach().to(weight.like))
+        found[name] = weight
+    return Weights(found)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ prints, then decide: they must be as far apart as rounding takes them, and no fa
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -29,11 +28,10 @@ from excise.edits.record import Base
 from excise.errors import EditFileError, ModelError, WrongBaseError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
-from excise.families.fingerprints import fingerprint, fingerprints, text_encoder_print
-from excise.families.networks import check_read, fused_into, in_encoder, values
+from excise.families.fingerprints import each_of, fingerprint, fingerprints, text_encoder_prints
+from excise.families.networks import check_read, fused_into, in_encoder
 from excise.families.partial import Weights
 
-KEPT = 512  # values of a model that its record keeps, at least one of every weight
 ROUNDING = 2**-7  # of a value: bfloat16's step, which two ways of rounding to it may lie apart
 SMALLEST = 2**-24  # half precision's steps near zero
 
@@ -49,18 +47,19 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         raise ModelError(HOOKS_COPIED)
     check_read(family.denoiser)
     weights, text = original_weights(family), original_text_weights(family)
-    prints = fingerprints(weights, [torch.float16, torch.bfloat16], _each(weights))
+    prints = fingerprints(weights, [torch.float16, torch.bfloat16], each_of(weights))
+    text_prints = text_encoder_prints(family, text)
     # A built-in model is one file in half precision, so its prints say all.
     kept = {}
     if not is_built_in(family):
-        kept = {"weights": _packed(prints.values), "text_encoder": _packed(values(text, _each(text)))}
+        kept = {"weights": _packed(prints.values), "text_encoder": _packed(text_prints.values)}
     return Base(
         model=model,
         family=family.name,
         revision=revision,
         weights=prints.digests[0],
         weights_bfloat16=prints.digests[1],
-        text_encoder=text_encoder_print(family, text),
+        text_encoder=text_prints.digests[0],
         values=kept,
     )
 
@@ -127,10 +126,10 @@ def _advice(family: Family, in_bfloat16: bool) -> str:
 
 def _same_weights(weights: Weights, base: Base) -> bool:
     if torch.bfloat16 in weights.dtypes:
-        prints = fingerprints(weights, [torch.bfloat16], _each(weights))
+        prints = fingerprints(weights, [torch.bfloat16], each_of(weights))
         same = prints.digests[0] == base.weights_bfloat16
     else:
-        prints = fingerprints(weights, [torch.float16], _each(weights))
+        prints = fingerprints(weights, [torch.float16], each_of(weights))
         same = prints.digests[0] == base.weights
         if not same:
             rounded = fingerprints(weights, [torch.bfloat16, (torch.float16, torch.bfloat16)])
@@ -141,17 +140,14 @@ def _same_weights(weights: Weights, base: Base) -> bool:
 def _same_text(family: Family, base: Base) -> bool:
     family.check_encoders()
     weights = original_text_weights(family)
-    if text_encoder_print(family, weights) == base.text_encoder:
+    prints = text_encoder_prints(family, weights)
+    if prints.digests[0] == base.text_encoder:
         return True
     kept = _unpacked(base, "text_encoder")
     if kept is None:  # nothing in the record tells what bfloat16 would make of its model
-        rounded = {name: w.bfloat16() for name, w in weights.items()}
-        return _in_bfloat16(weights) or fingerprint(rounded) == base.text_encoder
-    return _alike(kept, values(weights, _each(weights)))
-
-
-def _in_bfloat16(weights: Mapping[str, Tensor]) -> bool:
-    return any(w.dtype == torch.bfloat16 for w in weights.values())
+        in_bfloat16 = torch.bfloat16 in weights.dtypes
+        return in_bfloat16 or fingerprints(weights, [(torch.bfloat16, torch.float16)]).digests[0] == base.text_encoder
+    return _alike(kept, prints.values)
 
 
 def _alike(one: Tensor | None, other: Tensor | None) -> bool:
@@ -162,10 +158,6 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
         return False  # prints decide
     room = ROUNDING * torch.maximum(one.abs(), other.abs()) + SMALLEST
     return bool(((one - other).abs() <= room).all())
-
-
-def _each(weights: Mapping[str, Tensor]) -> int:
-    return max(1, KEPT // len(weights))
 
 
 def _packed(some: Tensor) -> str:

@@ -102,7 +102,7 @@ def _moments(family: Family, groups: Sequence[Sequence[str]], say: Report) -> li
         for part in split(prompts, BATCH):
             say("encoding prompts", done, total)
             states = family.encode(part)
-            rows = torch.cat([states.span(i, "all") for i in range(len(part))]).double()
+            rows = states.gather(range(len(part)), states.chosen(range(len(part)), "all")).double()
             moment += rows.mT @ rows
             done += len(part)
         moments.append(moment)

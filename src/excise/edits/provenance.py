@@ -12,6 +12,7 @@ from excise.edits.record import EditRecord
 from excise.edits.verified import CHECKS, Check, as_json, checks_of
 from excise.errors import EditFileError
 from excise.support.digests import file_digest
+from excise.support.runs import edit_path
 
 RECORD = "excise_record"  # metadata field of the edit's record
 EXPORT = "excise_export"  # metadata field of the edit file's digest and checks
@@ -28,8 +29,11 @@ class Evidence:
 
     @staticmethod
     def of(file: str | Path | None) -> Evidence:
-        """Return the evidence of an edit file; none without a file."""
-        return Evidence() if file is None else Evidence(file_digest(Path(file)), checks_of(Path(file)))
+        """Return the evidence of an edit file, or of the edit in a run folder; none without a file."""
+        if file is None:
+            return Evidence()
+        path = edit_path(file)
+        return Evidence(file_digest(path), checks_of(path))
 
     @staticmethod
     def read(text: str | None) -> Evidence:

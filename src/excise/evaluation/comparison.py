@@ -12,6 +12,7 @@ import torch
 from excise.evaluation.scoring import Shown
 from excise.families.base import Family
 from excise.families.drawing import Images
+from excise.families.text_space import pooled
 from excise.metrics.images import drift
 from excise.metrics.neighbours import neighbour_damage
 from excise.metrics.rates import Estimate, clustered_mean
@@ -40,9 +41,8 @@ def damage_by_distance(
         names = list(dict.fromkeys(after[i].asked[attribute] for i in rows))
         if len(names) < 2:
             continue
-        states = family.encode([label, *names])
-        ends = states.states[range(len(names) + 1), states.end].double()
-        distance = 1 - torch.cosine_similarity(ends[:1], ends[1:]).cpu().numpy()
+        ends = pooled(family, [label, *names])
+        distance = 1 - torch.cosine_similarity(ends[:1], ends[1:]).numpy()
         distance_of = dict(zip(names, distance, strict=True))
         bins = neighbour_damage(
             [distance_of[after[i].asked[attribute]] for i in rows],

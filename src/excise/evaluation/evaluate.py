@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from excise.concepts.concept import Concept, as_concepts
+from excise.edits.bases import check_base
 from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
@@ -176,6 +177,7 @@ def evaluate(
         UnknownNameError: no protocol of this name.
         ConceptError: the protocol cannot judge a concept, or has no such group.
         ModelError: the judge's weights are missing, or the model draws images of another size.
+        WrongBaseError: an edit was made for another model.
     """
     family = as_family(model)
     plan, judges = planned(protocol, family, concepts, edits, judge, judge_weights)
@@ -184,6 +186,8 @@ def evaluate(
     _check_size(plan, family)
     drawing = {"batch": batch, "cache": cache, "workers": workers, "progress": progress}
     job = _Job(family, plan, plan.select(targets, groups), judges, drawing)
+    for edit in edits:
+        check_base(edit, family, allow_other_base)  # before a picture of the untouched model is drawn in vain
     original = job.run(()) if untouched else None
     images, shown, seconds = job.run(edits, allow_other_base)
     counts = became(shown, targets)

@@ -81,7 +81,8 @@ def export(
             for other families.
         for_: the program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.
         allow_other_base: export even if the model's weights differ from those the edit was made for.
-        source: the file of the edit; its digest, and what was verified of it, go into the export and the card.
+        source: the file of the edit, or its run folder; the digest of the file, and what was verified of it, go into
+            the export and the card.
 
     Raises:
         UnknownNameError: no such format or program.
@@ -167,6 +168,7 @@ def _check_format(edit: Edit, family: Family, format: str) -> None:
         lora.check(edit, family, format)
         return
     family.check_encoders()
+    family.complete()
     if family.pipe.vae is None:
         raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":

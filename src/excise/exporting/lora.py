@@ -26,7 +26,7 @@ from excise.exporting.record import architecture, model_spec, our_record
 from excise.families.base import Family
 from excise.families.networks import in_encoder
 from excise.families.original_names import unet_name
-from excise.support.files import write_atomically
+from excise.support.files import sort_metadata, write_atomically
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "excise_kohya_lora.safetensors"
@@ -84,7 +84,12 @@ def write(
         state |= dict(zip(_factor_names(place, family, format), shaped(f, shape), strict=True))
         if format == "kohya-lora":
             state[f"{key}.alpha"] = torch.tensor(float(_rank(factors)))
-    write_atomically(path, lambda p: save_file(state, p, metadata={"format": "pt", **metadata}))
+
+    def write_sorted(partial: Path) -> None:
+        save_file(state, partial, metadata={"format": "pt", **metadata})
+        sort_metadata(partial)
+
+    write_atomically(path, write_sorted)
     written = load_file(path)
 
     def change(place: str) -> Tensor:

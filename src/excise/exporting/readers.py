@@ -160,7 +160,7 @@ def reader(name: str) -> Reader:
         UnknownNameError: no program has that name.
     """
     if name not in READERS:
-        raise unknown("reader", name, READERS)
+        raise unknown("program", name, READERS)
     return READERS[name]
 
 

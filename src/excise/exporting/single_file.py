@@ -25,7 +25,7 @@ from excise.exporting.record import architecture, model_spec
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
-from excise.support.files import write_atomically
+from excise.support.files import sort_metadata, write_atomically
 
 NAME = "excise_model.safetensors"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -80,7 +80,12 @@ def write(
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}
     metadata = {"format": "pt", **model_spec(edit, architecture(family).spec, evidence), **prediction}
-    write_atomically(path, lambda p: save_file(state, p, metadata=metadata))
+
+    def write_sorted(partial: Path) -> None:
+        save_file(state, partial, metadata=metadata)
+        sort_metadata(partial)
+
+    write_atomically(path, write_sorted)
     written = _read(path, family)
 
     def change(place: str) -> Tensor:

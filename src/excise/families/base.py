@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from excise.errors import ModelError
 from excise.families.noising import Noising
-from excise.families.text_states import TextStates
+from excise.families.text_known import KnownStates
+from excise.families.text_states import TextStates, Until
 
 Progress = Callable[[float, int], None]
 """Called with the number of pictures that are done, with the part of those at hand, and the number of all."""
@@ -320,21 +321,33 @@ class Family(ABC):
     # Text
 
     @abstractmethod
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
-        """Encode prompts in one batch and find their subjects.
+    def encode(
+        self,
+        texts: Sequence[str],
+        subjects: Sequence[str | int | None] | None = None,
+        until: Sequence[Until] | None = None,
+        known: KnownStates | None = None,
+    ) -> TextStates:
+        """Encode prompts, what they have in common once, and find their subjects.
 
         Args:
             texts: B prompts.
             subjects: for each prompt, the words to find. None means the whole prompt; a number n means an empty
                 subject after the first n characters, which stands at the token before it (at the very front, at the
                 start token).
+            until: how far each prompt is encoded at least; None means through all that the denoiser reads.
+            known: states of earlier calls, which a family may use and add to.
 
         Returns:
-            States (B, L, d) in the dtype of the text encoder, with token positions.
+            States in the dtype of the text encoder, with token positions.
 
         Raises:
             ConceptError: a prompt does not fit, or does not contain its subject.
         """
+
+    def last_token(self, text: str, subject: str) -> int:
+        """Position of a subject's last token among those of a prompt that the denoiser reads; raises as `encode`."""
+        return int(self.encode([text], [subject]).last[0])
 
     @abstractmethod
     def condition(self, texts: Sequence[str]) -> Condition:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Family
-from excise.families.networks import values
-from excise.families.partial import Weights
+from excise.families.partial import Weights, weights_by_name
 
 
 def fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> str:
     """SHA-256 of `weights` cast to `dtype`, so that a model has one fingerprint in single and in half precision."""
     return fingerprints(weights, [dtype]).digests[0]
+
+
+KEPT = 512  # values of a model that its record keeps, at least one of every weight
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,24 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def text_encoder_print(family: Family, weights: Mapping[str, Tensor] | None = None) -> str:
-    """The fingerprint of a model's text encoders; computed again only after one of their weights was written to.
+def text_encoder_print(family: Family) -> str:
+    """The fingerprint of a model's text encoders; computed again only after one of their weights was written to."""
+    networks = [family.denoiser, *family.text_encoders.values()]
+    return text_encoder_prints(family, Weights(weights_by_name(family.text_encoder_weights, networks))).digests[0]
 
-    Args:
-        weights: to take instead of the current ones.
-    """
-    weights = family.text_encoder_weights if weights is None else weights
-    # Writes past torch's version counter, as fusing a LoRA does, show in a few values of each weight.
-    mark = tuple((w.data_ptr(), w._version) for w in weights.values()), bytes(raw_bytes(values(weights, 4)))
+
+def text_encoder_prints(family: Family, weights: Weights) -> Prints:
+    """The fingerprint of weights of a model's text encoders, and some values, kept as by `text_encoder_print`."""
+    mark = weights.mark()
     cached = _prints.get(family.pipe)
     if cached is None or cached[0] != mark:
-        cached = _prints[family.pipe] = (mark, fingerprint(weights))
+        cached = _prints[family.pipe] = (mark, fingerprints(weights, [torch.float16], each_of(weights)))
     return cached[1]
 
 
-_prints: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+def each_of(weights: Mapping[str, Tensor]) -> int:
+    """How many values of every weight a record keeps."""
+    return max(1, KEPT // len(weights))
+
+
+_prints: WeakKeyDictionary[Any, tuple[Any, Prints]] = WeakKeyDictionary()

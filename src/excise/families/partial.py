@@ -6,7 +6,7 @@ it, `place` puts some into the network, `complete` all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from excise.families.networks import bare, parameter_in, parameters
+from excise.families.networks import bare, parameter_in, parameters, values
 from excise.families.tensors import PIECE, TensorFiles
 
 
@@ -148,24 +148,26 @@ class Weight:
         read: returns it.
         pieces: returns its numbers, row by row, in consecutive pieces; they may be in another precision that holds them
             exactly, and share memory.
+        in_memory: whether nothing has to be read.
     """
 
     like: Tensor
     read: Callable[[], Tensor]
     pieces: Callable[[], Iterator[Tensor]]
+    in_memory: bool
 
     @classmethod
     def unread(cls, network: Any, path: str, like: Tensor) -> Weight:
         """One that is read each time that it is asked for."""
-        return cls(like, partial(original, network, path), partial(pieces, network, path))
+        return cls(like, partial(original, network, path), partial(pieces, network, path), False)
 
     @classmethod
     def known(cls, weight: Tensor) -> Weight:
         """One that is in memory."""
-        return cls(weight, lambda: weight, partial(flat_pieces, weight))
+        return cls(weight, lambda: weight, partial(flat_pieces, weight), True)
 
 
-def weights_of(named: Mapping[str, Tensor], networks: Iterable[Any]) -> Weights:
+def weights_by_name(named: Mapping[str, Tensor], networks: Iterable[Any]) -> dict[str, Weight]:
     """Weights by name, those of some networks that are not in memory to be read when they are asked for."""
     places = {
         id(weight): (network, path)
@@ -174,12 +176,10 @@ def weights_of(named: Mapping[str, Tensor], networks: Iterable[Any]) -> Weights:
         for path, weight in parameters(network).items()
         if weight.is_meta
     }
-    return Weights(
-        {
-            name: Weight.unread(*places[id(weight)], weight) if id(weight) in places else Weight.known(weight)
-            for name, weight in named.items()
-        }
-    )
+    return {
+        name: Weight.unread(*places[id(weight)], weight) if id(weight) in places else Weight.known(weight)
+        for name, weight in named.items()
+    }
 
 
 class Weights(Mapping[str, Tensor]):
@@ -217,3 +217,10 @@ class Weights(Mapping[str, Tensor]):
     def dtypes(self) -> set[torch.dtype]:
         """The precisions of all weights, none of which is read."""
         return {weight.like.dtype for weight in self._weights.values()}
+
+    def mark(self) -> Hashable:
+        """What changes with every write to a weight that is in memory."""
+        known = [(name, weight.like) for name, weight in self._weights.items() if weight.in_memory]
+        # Writes past torch's version counter, as fusing a LoRA does, show in a few values of each weight.
+        few = values(dict(known), 4).numpy().tobytes() if known else b""
+        return tuple((name, w.data_ptr(), w._version) for name, w in known), few

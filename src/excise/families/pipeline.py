@@ -34,6 +34,9 @@ from excise.families.noising import Noising, noising
 from excise.families.partial import complete, place, source_of
 from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
+from excise.families.text_known import KnownStates
+from excise.families.text_states import TextStates, Until
+from excise.families.text_tree import Tokens, encode_tokens, takes_masks
 
 ENCODE_BATCH = 256  # prompts encoded at once
 PREDICT_BATCH = 16  # prompts in one prediction of `inputs`
@@ -43,8 +46,9 @@ IMAGE_PIXELS = 32 * 256**2  # pixels that pass through an autoencoder at once
 class PipelineFamily(Family):
     """Adapter of a text-to-image pipeline of diffusers.
 
-    A family must define `name`, `provides`, `draws_with`, `max_tokens`, `text_width`, `text_encoder_weights`, `encode`,
-    `unconditional`, `_condition`, `_predict` and `_call`. It overrides what its pipeline does otherwise: the sizes
+    A family must define `name`, `provides`, `draws_with`, `max_tokens`, `text_width`, `text_encoder_weights`,
+    `unconditional`, `_condition`, `_predict` and `_call`, and `_tokens` and `_token_states` (or, where
+    its text encoder is not causal, `encode`). It overrides what its pipeline does otherwise: the sizes
     (`image_size`, `latent_shape`, `_picture_tokens`), what attention reads (`_reads`), how guidance is passed
     (`_guidance`), the autoencoder's scale (`latents`, `decode`).
 
@@ -171,6 +175,41 @@ class PipelineFamily(Family):
             parts.append(self._condition(part))
             encoded(min(len(parts) * ENCODE_BATCH, len(texts)), len(texts))
         return join(parts)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        subjects: Sequence[str | int | None] | None = None,
+        until: Sequence[Until] | None = None,
+        known: KnownStates | None = None,
+    ) -> TextStates:
+        self.check_encoders()
+        self.complete_text()
+        tokens = self._tokens(texts, subjects)
+        shares = all(takes_masks(encoder) for encoder in self.text_encoders.values())
+        capacity = self._row if shares else 0
+        return encode_tokens(tokens, until or ["all"] * len(texts), self._token_states, capacity, self.device, known)
+
+    def last_token(self, text: str, subject: str) -> int:
+        if type(self)._tokens is PipelineFamily._tokens:
+            return super().last_token(text, subject)
+        tokens = self._tokens([text], [subject])
+        last = int(tokens.last[0])
+        return last - tokens.hidden if last else last
+
+    def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
+        """The tokens of prompts, as the pipeline cuts them, and where their subjects stand; raises as `encode`."""
+        raise NotImplementedError(f"{type(self).__name__} defines _tokens and _token_states, or encode.")
+
+    def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What projections of tokens read at each, and the pooled prompt that would end there: an `Encoder`."""
+        raise NotImplementedError(f"{type(self).__name__} defines _tokens and _token_states, or encode.")
+
+    @property
+    def _row(self) -> int:
+        """Tokens that stand in one row of the text encoders' input."""
+        return self.max_tokens
 
     def projections(self, roles: str = "kv") -> list[Projection]:
         matches = [

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from excise.errors import ConceptError
 from excise.families import capabilities as c
@@ -21,9 +22,10 @@ from excise.families.base import Condition
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import find_words, holding
-from excise.families.text_states import TextStates
+from excise.families.text_tree import Tokens, run_on
 
 LONGEST = 300  # tokens of a prompt, the pipeline's own default
+ROW = 1024  # tokens in one row of the encoder's input, each with its own instruction
 
 
 class Sana(PipelineFamily):
@@ -62,14 +64,25 @@ class Sana(PipelineFamily):
         self.check_encoders()
         return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
-        self.check_encoders()
+    def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         spans = [self._span(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
-        first, last, end = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
-        states = self.condition(texts).inputs["encoder_hidden_states"]
-        projected = self.denoiser.caption_norm(self.denoiser.caption_projection(states.to(computes_in(self.denoiser))))
-        return TextStates(projected, first, last, end, read=torch.arange(states.shape[1])[None] <= end[:, None])
+        places = torch.tensor(spans, dtype=torch.long)
+        # The denoiser reads the start token, then what stands behind the instruction.
+        first, last, end = torch.where(places > 0, places + self._cut, places).unbind(dim=1)
+        prompts = [self._before + text.lower().strip() for text in texts]
+        ids = [torch.tensor(row) for row in self.pipe.tokenizer(prompts).input_ids]
+        padded = pad_sequence(ids, batch_first=True)[..., None]
+        read = torch.arange(padded.shape[1]) <= end[:, None]
+        return Tokens(padded, first, last, end, read, hidden=self._cut)
+
+    def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        states = run_on(self.pipe.text_encoder, ids[..., 0], positions, mask)[0]
+        states = states.to(self.device, computes_in(self.denoiser))
+        return self.denoiser.caption_norm(self.denoiser.caption_projection(states)), None
+
+    @property
+    def _row(self) -> int:
+        return ROW
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         scaled = timestep * self.denoiser.config.timestep_scale

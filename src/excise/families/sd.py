@@ -12,8 +12,8 @@ from excise.families import capabilities as c
 from excise.families.base import Condition, EncoderLayer
 from excise.families.networks import parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
-from excise.families.subjects import subject_spans
-from excise.families.text_states import TextStates
+from excise.families.subjects import padded_ids, subject_spans
+from excise.families.text_tree import Tokens, run_on
 
 
 class StableDiffusion(PipelineFamily):
@@ -41,11 +41,13 @@ class StableDiffusion(PipelineFamily):
         self.check_encoders()
         return min(self.pipe.tokenizer.model_max_length, self.pipe.text_encoder.config.max_position_embeddings)
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+    def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
-        states = self.condition(texts).inputs["encoder_hidden_states"]
-        return TextStates(states, *spans, read=torch.ones(states.shape[:2], dtype=torch.bool))
+        ids = padded_ids(self.pipe.tokenizer, texts, self.max_tokens)
+        return Tokens(ids[..., None], *spans, read=torch.ones_like(ids, dtype=torch.bool))
+
+    def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return run_on(self.pipe.text_encoder, ids[..., 0], positions, mask)[0], None
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         output: Tensor = self.denoiser(latents, timestep, **condition.inputs).sample
@@ -56,9 +58,7 @@ class StableDiffusion(PipelineFamily):
 
     def _condition(self, texts: Sequence[str]) -> Condition:
         encoder = self.pipe.text_encoder
-        ids = self.pipe.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        ).input_ids
+        ids = padded_ids(self.pipe.tokenizer, texts, self.max_tokens)
         return Condition({"encoder_hidden_states": encoder(ids.to(self._device_of(encoder)))[0]})
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from excise.families import capabilities as c
 from excise.families.base import Condition, EncoderLayer, Projection
-from excise.families.networks import module_in, parameters
+from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
-from excise.families.subjects import subject_spans
-from excise.families.text_states import TextStates
+from excise.families.subjects import padded_ids, subject_spans
+from excise.families.text_tree import Tokens, run_on
 
 
 class StableDiffusionXL(PipelineFamily):
@@ -64,15 +64,25 @@ class StableDiffusionXL(PipelineFamily):
             )
         return matches
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None = None) -> TextStates:
+    def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         # Both tokenizers cut words alike; they differ in what they pad with.
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
-        inputs = self.condition(texts).inputs
-        states = inputs["encoder_hidden_states"]
-        return TextStates(
-            states, *spans, read=torch.ones(states.shape[:2], dtype=torch.bool), pooled=inputs["text_embeds"]
-        )
+        both = [
+            padded_ids(t, self.pipe.maybe_convert_prompt(list(texts), t), self.max_tokens)
+            for t in self.tokenizers.values()
+        ]
+        read = torch.ones_like(both[0], dtype=torch.bool)
+        return Tokens(torch.stack(both, dim=-1), *spans, read, pooled=_pooling(self.pipe.text_encoder_2, both[1]))
+
+    def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        encoders = list(self.text_encoders.values())
+        outputs = [
+            run_on(encoder, ids[..., i], positions, mask, output_hidden_states=True)
+            for i, encoder in enumerate(encoders)
+        ]
+        states = torch.cat([output.hidden_states[-2].to(self.device) for output in outputs], dim=-1)
+        pooled = module_in(encoders[1], "text_projection")(outputs[1].last_hidden_state)
+        return states.to(computes_in(encoders[1])), pooled
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         side = self.image_size
@@ -107,3 +117,12 @@ class StableDiffusionXL(PipelineFamily):
             "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
             "negative_pooled_prompt_embeds": unconditional.inputs["text_embeds"],
         }
+
+
+def _pooling(encoder: Any, ids: Tensor) -> Tensor:
+    """(B,): the token of each prompt (B, L) whose state CLIP pools, the first end token.
+
+    Early configurations name 2 as the end token; CLIP then takes the first token of the highest number.
+    """
+    end = encoder.config.eos_token_id
+    return ids.argmax(dim=1) if end == 2 else (ids == end).int().argmax(dim=1)

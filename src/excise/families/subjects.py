@@ -49,6 +49,13 @@ def subject_spans(
     return first, last_tokens, end_tokens
 
 
+def padded_ids(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
+    """(B, length): the tokens of prompts, padded, and cut where they are longer."""
+    encoded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    ids: Tensor = encoded.input_ids
+    return ids
+
+
 def find_words(text: str, words: str) -> tuple[int, int]:
     """The last place where `words` stand in a text as whole words, in characters; case and spacing are ignored.
 

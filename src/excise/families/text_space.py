@@ -12,8 +12,8 @@ from excise.families.base import Family
 
 def pooled(family: Family, texts: Sequence[str]) -> Tensor:
     """(n, d) one state a text, in double precision: the end token's, or the last token's where there is none."""
-    encoded = family.encode(list(texts))
-    return encoded.states[range(len(texts)), encoded.end].double().cpu()
+    encoded = family.encode(list(texts), until=["end"] * len(texts))
+    return encoded.one_each(encoded.end).double().cpu()
 
 
 def nearest_first(family: Family, names: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -110,15 +110,12 @@ class Method(ABC, Generic[ConfigT]):
         shape: closed-form, trained or inference-time; every base class sets its own.
         config_base: the class from which `Config` derives; every base class sets its own.
         needs: capabilities that a model family must provide; of a class that is registered without a record.
-        whole: whether it needs the whole model. False where it reads text encoders and the maps that read text alone;
-            the rest then stays in its files, unless the method draws or predicts.
         Config: the class of the method's settings.
     """
 
     shape: ClassVar[str]
     config_base: ClassVar[type[Settings]] = Settings
     needs: ClassVar[frozenset[str]] = frozenset()
-    whole: ClassVar[bool] = True
     Config: type[ConfigT]
 
     @abstractmethod

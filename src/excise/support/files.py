@@ -61,6 +61,21 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
+def sort_metadata(file: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, which the library writes in an order of chance.
+
+    The header keeps its length, so the tensors stay where they are. A header that would grow is left as it is.
+    """
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:
+            opened.seek(8)
+            opened.write(text.ljust(size))
+
+
 def make_folder(path: Path) -> Path:
     """Create the folder `path` with its parents, or accept an existing one, and return it.
 

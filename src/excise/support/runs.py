@@ -22,6 +22,12 @@ STATES = "states"
 SCHEMA = 1
 
 
+def edit_path(path: str | Path) -> Path:
+    """Return the edit file that a path names: itself, or the edit in a run folder."""
+    path = Path(path)
+    return path / EDIT_NAME if path.is_dir() else path
+
+
 def write_run(folder: Path, verb: str, content: dict[str, Any]) -> Path:
     """Write `run.json` into `folder`: a header (date, versions, platform, threads) and `content`.
 

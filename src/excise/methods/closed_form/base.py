@@ -14,13 +14,20 @@ from torch import Tensor
 from excise.concepts.concept import PROGRAM_PROMPTS
 from excise.edits.apply import original_weights
 from excise.errors import ExciseWarning
-from excise.families.capabilities import TEXT_KV, TEXT_MLP
+from excise.families.capabilities import POOLED, TEXT_KV, TEXT_MLP
 from excise.families.progress import encoding
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.encoder_problem import EncoderProblem
 from excise.methods.closed_form.hardening import hardened
-from excise.methods.closed_form.text_problem import Encoded, TextProblem, encode, pooled_problem, token_problem
+from excise.methods.closed_form.text_problem import (
+    Encoded,
+    TextProblem,
+    encode,
+    pooled_problem,
+    reach_of,
+    token_problem,
+)
 from excise.methods.solution import Solution, joined, widened
 from excise.support.settings import Settings
 
@@ -37,7 +44,6 @@ class ClosedForm(Method[ConfigT]):
 
     shape: ClassVar[str] = "closed-form"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_KV})
-    whole: ClassVar[bool] = False
     config_base: ClassVar[type[Settings]] = MethodConfig
     target_becomes: ClassVar[Literal["anchor", "nothing"]] = "anchor"
 
@@ -93,7 +99,6 @@ class TextEncoderForm(Method[EncoderConfigT]):
 
     shape: ClassVar[str] = "closed-form"
     needs: ClassVar[frozenset[str]] = frozenset({TEXT_MLP})
-    whole: ClassVar[bool] = False
 
     @abstractmethod
     def solve_encoder(self, problem: EncoderProblem, config: EncoderConfigT) -> Solution:
@@ -120,7 +125,8 @@ def _encoded(request: Request, config: Settings, context: Context) -> Encoded:
     templates = program_prompts(config) or request.words.templates
     context.say("encoding prompts", 0, 0)
     with encoding(lambda done, total: context.say("encoding prompts", done, total)):
-        return encode(request.family, request.concepts, request.retain, templates, context.states)
+        reach = reach_of(config, POOLED in request.family.provides)
+        return encode(request.family, request.concepts, request.retain, templates, context.states, reach)
 
 
 def _warn_of_width(concepts: int, width: int) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from excise.concepts.concept import TEMPLATES, Concept
 from excise.families.base import Family
 from excise.families.text_cache import encode_known
-from excise.families.text_states import TextStates
+from excise.families.text_states import TextStates, Until
 from excise.methods.closed_form.config import MethodConfig
 from excise.support.display import Card, Showing, described
+from excise.support.settings import Settings
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,14 +83,17 @@ def encode(
     retain: Sequence[str],
     templates: Mapping[str, Sequence[str]] = TEMPLATES,
     cache: Path | None = None,
+    reach: tuple[Until, Until] = ("all", "all"),
 ) -> Encoded:
-    """Encode targets, anchors and retained prompts, all in one batch.
+    """Encode targets, anchors and retained prompts, what they have in common once.
 
     Args:
         concepts: each with an anchor; "" stands for nothing.
         retain: prompts to retain.
         templates: by concept kind, the prompts that show a target, "{}" in its place.
-        cache: folder of text states; prompts in it are not encoded again.
+        cache: folder of text states; what is in it is not encoded again.
+        reach: how far targets with their anchors, and retained prompts, are encoded (see `reach_of`); the empty prompt
+            is encoded whole.
 
     Raises:
         ConceptError: a prompt does not fit the text encoder.
@@ -103,12 +107,29 @@ def encode(
     texts = [target for target, _, _, _ in pairs] + [anchor for _, _, (anchor, _), _ in pairs] + [*retain, ""]
     subjects: list[str | int | None] = [word for _, word, _, _ in pairs]
     subjects += [at for _, _, (_, at), _ in pairs] + [None] * (len(retain) + 1)
-    requests = list(zip(texts, subjects, strict=True))
+    untils: list[Until] = [reach[0]] * (2 * len(pairs)) + [reach[1]] * len(retain) + ["all"]
+    requests = list(zip(texts, subjects, untils, strict=True))
     row = {request: i for i, request in enumerate(dict.fromkeys(requests))}  # many targets share an anchor
-    prompts, subject_of = [text for text, _ in row], [subject for _, subject in row]
-    states = encode_known(family, prompts, subject_of, cache) if cache else family.encode(prompts, subject_of)
+    prompts, subject_of = [text for text, _, _ in row], [subject for _, subject, _ in row]
+    until = [how for _, _, how in row]
+    known = (family, prompts, subject_of)
+    states = encode_known(*known, cache, until) if cache else family.encode(prompts, subject_of, until)
     rows = [row[request] for request in requests]
     return Encoded(prompts, states, rows, torch.tensor([which for *_, which in pairs]))
+
+
+def reach_of(config: Settings, pooled: bool) -> tuple[Until, Until]:
+    """How far a method's settings need targets with their anchors, and retained prompts, encoded.
+
+    Args:
+        pooled: whether the family has projections that read the pooled prompt.
+    """
+    if not isinstance(config, MethodConfig):
+        return "last", "last"  # of a method that edits the text encoder, which reads positions alone
+    before_end: Until = "end" if pooled and config.pooled else "last"
+    inside = ("last", "subject", None)
+    targets = all(tokens in inside for tokens in (config.tokens, config.later))
+    return before_end if targets else "all", before_end if config.retain_tokens in inside else "all"
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
@@ -124,31 +145,36 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
 
 def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
     states, rows, n = encoded.states, encoded.rows, encoded.pairs
-    pairs = [_matched(states, rows[i], rows[n + i], tokens) for i in range(n)]
-    lengths = torch.tensor([len(target) for target, _ in pairs])
-    retained = [states.span(i, retain_tokens) for i in rows[2 * n : -1]]
+    targets, anchors, lengths = _matched(states, rows[:n], rows[n : 2 * n], tokens)
+    retained = rows[2 * n : -1]
     null = states.span(rows[-1], "all").double()
     return TextProblem(
-        targets=torch.cat([target for target, _ in pairs]).double(),
-        anchors=torch.cat([anchor for _, anchor in pairs]).double(),
-        retain=torch.cat(retained).double() if retained else null[:0],
+        targets=targets.double(),
+        anchors=anchors.double(),
+        retain=states.gather(retained, states.chosen(retained, retain_tokens)).double() if retained else null[:0],
         start=null[0],
         null=null[1:],
         owner=encoded.owner.repeat_interleave(lengths).to(null.device),
-        subjects=_means(torch.cat([states.span(i, "last") for i in rows[:n]]).double(), encoded.owner),
+        subjects=_means(states.gather(rows[:n], states.chosen(rows[:n], "last")).double(), encoded.owner),
         prompts=n,
     )
 
 
-def _matched(states: TextStates, target: int, anchor: int, tokens: str) -> tuple[Tensor, Tensor]:
-    """The token blocks of a target's prompt and its anchor's, of equal length."""
+def _matched(
+    states: TextStates, targets: Sequence[int], anchors: Sequence[int], tokens: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The token blocks of targets' prompts and of their anchors', cut to equal lengths, and those lengths."""
     if tokens == "context":
-        before = int(states.first[target])  # both prompts begin with the same words
-        one, two = states.context(target, before), states.context(anchor, before)
+        before = states.first[targets]  # both prompts begin with the same words
+        one, two = states.around(targets, before), states.around(anchors, before)
     else:
-        one, two = states.span(target, tokens), states.span(anchor, tokens)
-    length = min(len(one), len(two))
-    return one[:length], two[:length]
+        one, two = states.chosen(targets, tokens), states.chosen(anchors, tokens)
+    lengths = torch.minimum(one.sum(1), two.sum(1))
+
+    def block(rows: Sequence[int], mask: Tensor) -> Tensor:
+        return states.gather(rows, mask & (mask.cumsum(1) <= lengths[:, None]))
+
+    return block(targets, one), block(anchors, two), lengths
 
 
 def _means(rows: Tensor, owner: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class AdaVD(Inference[AdaVDConfig]):
 
     def hooks(self, request: Request, config: AdaVDConfig, context: Context) -> tuple[Hook, ...]:
         words = words_of(request)
-        states = request.family.encode(words, words)
-        last = torch.cat([states.span(i, "last") for i in range(len(words))])
+        states = request.family.encode(words, words, until=["last"] * len(words))
+        last = states.one_each(states.last)
         shift = Shift(config.slope, config.centre, config.height)
         return (ValueProjection(words=tuple(words), states=last, shift=shift),)

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -149,11 +148,11 @@ class SAFREE(Inference[SAFREEConfig]):
         """
         family = request.family
         phrases = config.phrases or tuple(words_of(request))
-        states = family.encode(phrases)
-        ends = torch.cat([states.states[i, end][None] for i, end in enumerate(states.end.tolist())])
+        states = family.encode(phrases, until=["end"] * len(phrases))
+        ends = states.one_each(states.end)
         widths = list(_widths(family).values())
         joined = ", ".join(phrases)
-        family.encode([joined])  # refuses what does not fit
+        family.encode([joined], until=["last"])  # refuses what does not fit
         return (
             PromptFilter(
                 phrases=phrases,

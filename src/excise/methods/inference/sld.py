@@ -177,6 +177,6 @@ class SLD(Inference[SLDConfig]):
 
     def hooks(self, request: Request, config: SLDConfig, context: Context) -> tuple[Hook, ...]:
         prompt = config.prompt or ", ".join(words_of(request))
-        request.family.encode([prompt])  # refuses one that does not fit
+        request.family.encode([prompt], until=["last"])  # refuses one that does not fit
         condition = request.family.condition([prompt])
         return (SafetyGuidance(prompt=prompt, condition=condition, term=config.term),)

@@ -60,7 +60,10 @@ def target_span(
     moment = retain_moment(family, retain)
     moment += ridge * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
     lower = torch.linalg.cholesky(moment)
-    rows = [_rows(family.encode(*map(list, zip(*asked, strict=True))), "from_last").double().cpu() for asked in targets]
+    rows = [
+        _rows(family.encode([t for t, _ in asked], [s for _, s in asked]), "from_last").double().cpu()
+        for asked in targets
+    ]
     strongest, shares = [], []
     for x in rows:
         u, s, _ = torch.linalg.svd(solve(lower, x.mT) / len(x) ** 0.5, full_matrices=False)
@@ -111,7 +114,8 @@ def check_retained(retain: Sequence[str]) -> None:
 
 
 def _rows(states: TextStates, tokens: str) -> Tensor:
-    return torch.cat([states.span(i, tokens) for i in range(len(states.states))])
+    every = range(len(states.at))
+    return states.gather(every, states.chosen(every, tokens))
 
 
 def _moment(rows: Tensor) -> Tensor:
