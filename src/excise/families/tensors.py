@@ -7,7 +7,10 @@ process, and a file that goes away under a map ends the process without a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -194,3 +197,47 @@ def _sharded(index: Path) -> dict[str, Stored]:
             "is of another model; copy or download the model again."
         )
     return {name: headers[file][name] for name, file in places.items()}
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor that is to be written.
+
+    Attributes:
+        dtype: the precision to write it in.
+        shape: its shape.
+        pieces: returns its numbers, row by row, in consecutive pieces of any precision.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @property
+    def size(self) -> int:
+        """Number of its bytes."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Outgoing]) -> None:
+    """Write a safetensors file piece by piece, to the byte as `safetensors.torch.save_file` writes it.
+
+    Raises:
+        OSError: it cannot be written.
+        ModelError: a tensor cannot be read.
+    """
+    kinds = {dtype: kind for kind, dtype in _KINDS.items()}
+    order = sorted(tensors, key=lambda name: (-list(_KINDS.values())[::-1].index(tensors[name].dtype), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].size
+        kind, shape = kinds[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            for piece in tensors[name].pieces():
+                file.write(piece.to("cpu", tensors[name].dtype).view(torch.uint8).numpy().data)
