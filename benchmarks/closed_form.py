@@ -31,13 +31,19 @@ from benchmarks import literal
 from excise.bench.tables import markdown
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.config import MethodConfig
-from excise.methods.closed_form.cure import CURE, CUREConfig
-from excise.methods.closed_form.mace import MACE, MACEConfig
-from excise.methods.closed_form.rece import RECE, RECEConfig
-from excise.methods.closed_form.scapre import ScaPre, ScaPreConfig
-from excise.methods.closed_form.speed import SPEED, SPEEDConfig, invariant_states
+from excise.methods.closed_form.cure import CURE
+from excise.methods.closed_form.cure_config import CUREConfig
+from excise.methods.closed_form.mace import MACE
+from excise.methods.closed_form.mace_config import MACEConfig
+from excise.methods.closed_form.rece import RECE
+from excise.methods.closed_form.rece_config import RECEConfig
+from excise.methods.closed_form.scapre import ScaPre
+from excise.methods.closed_form.scapre_config import ScaPreConfig
+from excise.methods.closed_form.speed import SPEED, invariant_states
+from excise.methods.closed_form.speed_config import SPEEDConfig
 from excise.methods.closed_form.text_problem import TextProblem
-from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.closed_form.uce import UCE
+from excise.methods.closed_form.uce_config import UCEConfig
 from excise.methods.solution import Solution
 
 # Rows of each cross-attention's keys (and values), and the text width.

@@ -18,6 +18,7 @@ from torch import Tensor
 from excise import erase, load
 from excise.families.drawing import draw
 from excise.methods.inference import sld
+from excise.methods.inference.sld_config import SafetyTerm
 from excise.protocols.canvas import canvas_mini
 
 PAIRS = (
@@ -35,7 +36,7 @@ def main() -> None:
     inner = sld.safety_term
 
     def watched(
-        empty: Tensor, prompt: Tensor, concept: Tensor, momentum: Tensor, term: sld.SafetyTerm
+        empty: Tensor, prompt: Tensor, concept: Tensor, momentum: Tensor, term: SafetyTerm
     ) -> tuple[Tensor, Tensor]:
         one, other = (prompt - empty).flatten(1), (concept - empty).flatten(1)
         cosine = torch.cosine_similarity(one, other).mean().item()

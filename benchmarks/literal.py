@@ -10,10 +10,10 @@ from scipy.linalg import solve_sylvester
 from torch import Tensor
 
 from excise.linalg.solves import weakest_direction
-from excise.methods.closed_form.cure import CUREConfig
-from excise.methods.closed_form.rece import RECEConfig
-from excise.methods.closed_form.scapre import ScaPreConfig
-from excise.methods.closed_form.speed import SPEEDConfig
+from excise.methods.closed_form.cure_config import CUREConfig
+from excise.methods.closed_form.rece_config import RECEConfig
+from excise.methods.closed_form.scapre_config import ScaPreConfig
+from excise.methods.closed_form.speed_config import SPEEDConfig
 from excise.methods.closed_form.text_problem import TextProblem
 
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from excise.bench.run import CellResult
 from excise.canvas import render, world
 from excise.evaluation.evaluate import Evaluation, damage_by_distance
 from excise.evaluation.scoring import Shown, as_document, became, compared, score
+from excise.families.text_states import TextStates
 from excise.metrics.rates import Estimate
 from excise.metrics.unlearning import replacement_entropy
 from excise.protocols import PROTOCOLS, summary
@@ -37,12 +37,13 @@ METHODS = ("identity", "noise", "speed", "uce", "scapre", "surgun")
 class _Text:
     """Names at fixed places on a line: all that damage by distance asks of a family."""
 
-    def encode(self, names: Sequence[str]) -> SimpleNamespace:
+    def encode(self, names: Sequence[str], until: Sequence[str]) -> TextStates:
         import torch
 
         angles = [int(hashlib.sha256(n.encode()).hexdigest()[:4], 16) / 65536 * 1.5 for n in names]
         states = torch.tensor([[[np.cos(a), np.sin(a)]] for a in angles])
-        return SimpleNamespace(states=states, end=torch.zeros(len(names), dtype=torch.long))
+        zeros = torch.zeros(len(names), dtype=torch.long)
+        return TextStates.dense(states, zeros, zeros, zeros, read=torch.ones(len(names), 1, dtype=torch.bool))
 
 
 def bench(

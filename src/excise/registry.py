@@ -35,6 +35,7 @@ class Record:
         licence: provenance and the licence of the official code.
         needs: capabilities that a model family must provide (families/capabilities.py).
         provides: capabilities of a model family.
+        config: of a built-in method, "module:attribute" of its settings, whose module imports no torch.
         pipelines: a model family's pipeline classes in diffusers, without the ending "Pipeline".
     """
 
@@ -47,11 +48,15 @@ class Record:
     needs: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
     pipelines: tuple[str, ...] = ()
+    config: str = ""
 
     def load(self) -> Any:
         """Import the module and return the attribute."""
-        module, attribute = self.target.split(":")
-        return reduce(getattr, attribute.split("."), import_module(module))
+        return _attribute(self.target)
+
+    def load_config(self) -> Any:
+        """Import the module of the settings and return their class."""
+        return _attribute(self.config)
 
 
 Contract = Callable[[str, Record, Any], Any]
@@ -259,6 +264,12 @@ def made_by(kind: str, call: str, expected: str, fits: Callable[[Any], bool]) ->
         return make
 
     return contract
+
+
+def _attribute(target: str) -> Any:
+    """What a "module:attribute" names, imported now."""
+    module, attribute = target.split(":")
+    return reduce(getattr, attribute.split("."), import_module(module))
 
 
 def _function(target: str) -> Callable[..., Any]:

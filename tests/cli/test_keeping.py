@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +151,29 @@ def test_pictures_of_another_request_are_not_replaced(excise, model, tmp_path, n
     assert files(tmp_path / "g").items() <= before.items()
 
 
+def test_more_pictures_of_the_same_request_are_drawn_beside_those_that_are_there(excise, model, tmp_path, no_model):
+    draw = ("generate", "--model", model, "--steps", 1, "-p", "a cat", "-p", "a dog", "--json")
+    out, whole = ("--out", tmp_path / "g"), ("--out", tmp_path / "whole")
+    assert excise(*draw, *out)[0] == 0
+    pictures = tmp_path / "g" / "images"
+    before, times = files(pictures), {p.name: p.stat().st_mtime_ns for p in pictures.iterdir()}
+    status, more, err = excise(*draw, *out, "--count", 3)
+    assert status == 0, err
+    assert {name: (pictures / name).stat().st_mtime_ns for name in times} == times
+    assert before.items() < files(pictures).items()
+    assert excise(*draw, *whole, "--count", 3)[0] == 0
+    images = json.loads(more)["images"]
+    fresh = json.loads((tmp_path / "whole" / "run.json").read_text())["images"]
+    assert [(i["prompt"], i["seed"]) for i in images] == [(i["prompt"], i["seed"]) for i in fresh]
+    for image, other in zip(images, fresh, strict=True):
+        assert Path(image["file"]).read_bytes() == Path(other["file"]).read_bytes()
+    no_model()
+    assert json.loads(excise(*draw, *out, "--count", 3)[1])["images"] == images
+    for other in (("--count", 2), ("--count", 4, "--seed", 1)):
+        status, _, err = excise(*draw, *out, *other)
+        assert (status, "holds a finished run of another request" in err) == (2, True), err
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -205,3 +230,21 @@ def test_the_next_steps_that_are_printed_take_folders_that_are_free(excise, eras
     assert status == 0, err
     outs = [line.split("--out ")[1].split()[0] for line in err.splitlines() if line.startswith(("look:", "verify:"))]
     assert outs == [str(tmp_path / "run-pictures-3"), str(tmp_path / "run-evaluation-2")]
+
+
+def test_the_demo_answers_from_what_is_there_and_replaces_no_other_run(excise, tmp_path):
+    accuracies = {"object_accuracy": {"value": 0.99}, "style_accuracy": {"value": 1.0}}
+    run = {
+        "verb": "demo",
+        "options": {"object": "cat", "style": "watercolor", "method": "speed"},
+        "inputs": {"excise": version("excise")},
+        **{"seconds": 1.0, "untouched": accuracies, "erased": {}},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "report.html").write_text("kept")
+    status, out, err = excise("demo", "--out", tmp_path)
+    assert status == 0, err
+    assert "report.html" in out + err
+    status, _, err = excise("demo", "--object", "dog", "--out", tmp_path)
+    assert (status, "holds a finished run of another request" in err) == (2, True), err
+    assert (tmp_path / "report.html").read_text() == "kept"

@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 
 import pytest
+import worlds
+import yaml
+from plugins import NUDGE, install
+
+from excise import Edit
+from excise.evaluation.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 STEP = re.compile(r"(?:^|[:#] +|^ *)(excise [a-z]+ .*)$", re.MULTILINE)
@@ -96,3 +103,51 @@ def test_a_gate_that_cannot_pass_is_refused_before_anything_is_drawn(excise, mod
     status, _, error = excise("evaluate", "--protocol", "canvas-mini", "--ask", "prompts.txt")
     assert status == 2
     assert "add --protocol concept" in error
+
+
+def sees_dogs(images, names):
+    """A judge of one's own: a plain function."""
+    return [name == "dog" for name in names]
+
+
+def test_a_student_compares_a_method_of_their_own(excise, pipe, model, tmp_path, monkeypatch):
+    """A package with a method, an edit by it, a bench beside another method, tables, notebook objects, an own judge."""
+    worlds.register(monkeypatch)
+    source = (NUDGE / "nudge.py").read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(
+        str(install(tmp_path / "site", "nudge", {"nudge.py": source}, {"nudge": "nudge:Nudge"}))
+    )
+    monkeypatch.delitem(sys.modules, "nudge", raising=False)
+    assert "nudge" in run(excise, "methods")
+    run(
+        excise,
+        "erase",
+        "--model",
+        model,
+        "-c",
+        "cat",
+        "--method",
+        "nudge",
+        "--preserve",
+        "dog",
+        "--out",
+        tmp_path / "run",
+    )
+    edit = Edit.load(tmp_path / "run" / "edit.safetensors")
+    assert "nudge removes cat" in repr(edit)
+    assert "nudge removes cat" in edit._repr_html_()
+    recipe = {
+        "schema": 1, "name": "mine", "models": [str(model)], "protocols": ["small-world"],
+        "methods": ["nudge", "uce"], "concepts": ["cat"], "vocabulary": "none",
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    run(excise, "bench", tmp_path / "recipe.yaml", "--out", tmp_path / "bench")
+    for name in ("table.md", "table.csv", "table.tex", "table.html"):
+        run(excise, "compare", tmp_path / "bench", "--out", tmp_path / name)
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "nudge" in text
+        assert "uce" in text
+    evaluated = evaluate(pipe, ["cat"], protocol="small-world", edits=[edit], judge=sees_dogs)
+    assert evaluated.result.metrics["ua"]["value"] == 1
+    assert "cat" in evaluated._repr_html_()
+    sys.modules.pop("nudge", None)

@@ -10,11 +10,15 @@ from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
 from excise.families import family_of
-from excise.methods.closed_form.cure import CURE, CUREConfig, expanded
-from excise.methods.closed_form.mace import MACE, MACEConfig
-from excise.methods.closed_form.rece import RECE, RECEConfig, solve_change
+from excise.methods.closed_form.cure import CURE, expanded
+from excise.methods.closed_form.cure_config import CUREConfig
+from excise.methods.closed_form.mace import MACE
+from excise.methods.closed_form.mace_config import MACEConfig
+from excise.methods.closed_form.rece import RECE, solve_change
+from excise.methods.closed_form.rece_config import RECEConfig
 from excise.methods.closed_form.text_problem import encode, token_problem
-from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.closed_form.uce import UCE
+from excise.methods.closed_form.uce_config import UCEConfig
 
 
 def edited(solution, W: torch.Tensor) -> torch.Tensor:

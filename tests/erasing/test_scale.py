@@ -25,7 +25,8 @@ from excise.linalg.solves import solve_spd
 from excise.methods import METHODS
 from excise.methods.base import Context
 from excise.methods.closed_form.text_problem import encode
-from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.closed_form.uce import UCE
+from excise.methods.closed_form.uce_config import UCEConfig
 from excise.registry import Record
 
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from situations import encoder_edit, same, state, uce
 
-from excise import Edit, load
+from excise import Edit, erase, load
 from excise.edits.edit import applied_edits
 from excise.errors import ModelError, OutputError, WrongBaseError
 from excise.exporting import TARGETS, export
@@ -55,6 +55,19 @@ def test_an_earlier_export_may_be_replaced_unless_it_is_the_model(make, tmp_path
     with pytest.raises(OutputError, match="is the model itself"):
         export(again, family, tmp_path / "merged", "merged")
     assert contents(tmp_path / "merged") == before
+
+
+def test_an_export_of_another_edit_is_replaced_only_where_that_is_asked(make, tmp_path):
+    pipe = make()
+    one, other = uce(pipe), erase(pipe, ["dog"], method="uce", vocabulary=None)
+    for format in TARGETS:
+        export(one, pipe, tmp_path / format, format)
+        before = contents(tmp_path / format)
+        with pytest.raises(OutputError, match=r"holds an export of another edit \(uce: cat\); choose another --out"):
+            export(other, pipe, tmp_path / format, format)
+        assert contents(tmp_path / format) == before
+        export(other, pipe, tmp_path / format, format, force=True)
+        assert contents(tmp_path / format) != before
 
 
 @pytest.mark.parametrize("format", ["diffusers-lora", "kohya-lora", "single-file"])

@@ -68,13 +68,23 @@ def test_a_missing_folder_is_not_taken_for_a_hub_id(name):
         check_model(name)
 
 
+def test_a_name_below_a_folder_that_is_here_is_no_hub_id(tmp_path, monkeypatch):
+    """`models/sd15` beside a folder `models` is a path that is misspelt; without such a folder it may be a hub id."""
+    monkeypatch.chdir(tmp_path)
+    check_model("models/sd15")
+    (tmp_path / "models" / "sd-15").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"there is no file or folder models/sd15 \(did you mean models/sd-15\?\)"):
+        check_model("models/sd15")
+    check_model("stabilityai/sd15")
+
+
 def test_the_folder_that_is_named_most_alike_is_offered(tmp_path, monkeypatch):
     (tmp_path / "sd-15").mkdir()
     with pytest.raises(ModelError, match="did you mean .*sd-15"):
         check_model(tmp_path / "sd15")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    with pytest.raises(ModelError, match="There is no file or folder models/sd15 here either"):
+    with pytest.raises(ModelError, match="there is no file or folder models/sd15;"):
         load("models/sd15", local_files_only=True)
     check_model("org/model")  # a hub id is not looked up
 

@@ -18,7 +18,8 @@ from excise.errors import SettingError
 from excise.families import family_of
 from excise.families.trajectories import partial_denoise
 from excise.methods.base import Context
-from excise.methods.trained.esd import ESD, ESDConfig, goal
+from excise.methods.trained.esd import ESD, goal
+from excise.methods.trained.esd_config import ESDConfig
 from excise.training.adapters import Adapter
 from excise.training.blocks import Trajectories, empty_prompt, prompts_of
 

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from excise import erase
 from excise.methods import METHODS
 from excise.methods.closed_form.hardening import PULL, hardened
-from excise.methods.closed_form.uce import UCE, UCEConfig
+from excise.methods.closed_form.uce import UCE
+from excise.methods.closed_form.uce_config import UCEConfig
 from excise.methods.solution import Solution
 
 CLOSED = ("cure", "mace", "rece", "scapre", "speed", "uce")

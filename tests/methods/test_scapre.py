@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from excise.errors import ExciseWarning, IllConditionedError
 from excise.linalg.rows import pencil, solve_rows
 from excise.methods.closed_form import informax, scapre
-from excise.methods.closed_form.scapre import ScaPre, ScaPreConfig
+from excise.methods.closed_form.scapre import ScaPre
+from excise.methods.closed_form.scapre_config import ScaPreConfig
 
 problems_ = text_problems(min_retain=1)
 

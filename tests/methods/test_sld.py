@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from excise import erase
 from excise.families import family_of
-from excise.methods.inference.sld import LEVELS, SLDConfig, safety_term
+from excise.methods.inference.sld import safety_term
+from excise.methods.inference.sld_config import LEVELS, SLDConfig
 
 SIDE = 3
 

@@ -10,7 +10,8 @@ from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
 from excise.linalg.solves import weakest_direction
-from excise.methods.closed_form.speed import SPEED, SPEEDConfig, _prepare, invariant_states, retain_moment
+from excise.methods.closed_form.speed import SPEED, _prepare, invariant_states, retain_moment
+from excise.methods.closed_form.speed_config import SPEEDConfig
 
 
 def naive_moment(R, W, p, config, g):

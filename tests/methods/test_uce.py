@@ -10,7 +10,8 @@ from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
 from excise.methods.closed_form.text_problem import TextProblem
-from excise.methods.closed_form.uce import UCE, UCEConfig, solve_map
+from excise.methods.closed_form.uce import UCE, solve_map
+from excise.methods.closed_form.uce_config import UCEConfig
 
 weights_ = st.floats(0.1, 10)
 

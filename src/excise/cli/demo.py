@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import Asked, ForceOption, finished
 
 if TYPE_CHECKING:
     from excise.edits.edit import Edit
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 MODEL = "canvas-sd"
 PROTOCOL = "canvas-mini"
+RESULT = ("seconds", "untouched", "erased")
 FIRST_STYLES = ("plain", "sketch", "neon", "popart")
 
 
@@ -28,6 +31,7 @@ def demo(
     object_: Annotated[str, typer.Option("--object", help="The Canvas object to erase.")] = "cat",
     style: Annotated[str, typer.Option(help="The Canvas style to erase.")] = "watercolor",
     method: Annotated[str, typer.Option(help="The method; excise methods lists them.")] = "speed",
+    force: ForceOption = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
@@ -42,6 +46,11 @@ def demo(
     check_fits_model(method, MODEL)
     for name in (object_, style):  # checked before it names a folder
         PROTOCOLS.load(PROTOCOL)().target_of(name)
+    request = Asked("demo", {"object": object_, "style": style, "method": method}, {"excise": version("excise")})
+    earlier = finished(out, request, force=force, writes=["report.html"])
+    if earlier is not None:
+        _show({name: earlier[name] for name in RESULT}, out, as_json)
+        return
     make_folder(out)
     began = time.perf_counter()
     family = o.Source().load(MODEL)
@@ -59,17 +68,14 @@ def demo(
         "erased": {concept: summary for concept, (_, _, summary) in results.items()},
     }
     protocol = {"protocol": last.result.protocol, "hash": last.result.hash}
-    write_run(out, "demo", {"model": MODEL, "method": method, **protocol, **document})
+    write_run(out, "demo", {"model": MODEL, "method": method, **protocol, **document, **request.entries()})
     lead = (
         f"One object ({object_}) and one style ({style}) were removed from {MODEL} with {method}, each by a small edit "
         f"file, and every object was drawn in every style before and after. {seconds:.0f} seconds in all."
     )
     sections = [section for _, section, _ in results.values()]
-    report = write_page("What excise removed", lead, sections, last.result, out / "report.html")
-    if as_json:
-        show.print_json({"report": str(report), **document})
-    else:
-        _print(document, report)
+    write_page("What excise removed", lead, sections, last.result, out / "report.html")
+    _show(document, out, as_json)
 
 
 def _first_look(family: Family, edit: Edit, concept: str, out: Path) -> Path:
@@ -127,9 +133,14 @@ def _measure(
     return after, section, {"edit": str(path), "metrics": after.result.metrics, "became": after.result.became}
 
 
-def _print(document: dict[str, Any], report: Path) -> None:
+def _show(document: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Print the result."""
     from excise.cli import show
 
+    report = out / "report.html"
+    if as_json:
+        show.print_json({"report": str(report), **document})
+        return
     untouched = document["untouched"]
     accuracies = " / ".join(f"{untouched[f'{a}_accuracy']['value']:.3f}" for a in ("object", "style"))
     rows = [("untouched", "", "", "", accuracies)]

@@ -26,10 +26,13 @@ def diff(
     Example: excise diff runs/cat/edit.safetensors runs/cat-gentle/edit.safetensors
     """
     from excise.cli import show
+    from excise.edits.outline import located_edit
+
+    one_file, two_file = located_edit(one), located_edit(two)  # refused before torch is imported
     from excise.edits.difference import compared
     from excise.edits.edit import Edit
 
-    difference = compared(Edit.load(one), Edit.load(two))
+    difference = compared(Edit.load(one_file), Edit.load(two_file))
     if as_json:
         show.print_json(document(difference, one, two))
         return

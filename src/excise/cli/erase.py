@@ -217,8 +217,16 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
     """The plan of the request; the warnings that the work itself gives are left to it."""
     import warnings
 
-    from excise.erasing.erase import Naming
     from excise.errors import ExciseWarning, PluginWarning
+    from excise.families.built_in import names_canvas
+    from excise.methods import settings_of
+    from excise.support.settings import configure
+
+    if settings:  # refused before torch is imported
+        default = "canvas" if names_canvas(options.model) else None
+        configure(settings_of(options.method), options.method, settings, concepts[0].kind, default=default)
+
+    from excise.erasing.erase import Naming
 
     naming = Naming(preserve, options.vocabulary, options.kind, options.anchor)
     with warnings.catch_warnings():

@@ -37,6 +37,7 @@ class ExportOptions:
     format: Annotated[Optional[list[str]], typer.Option(help=FORMAT)] = None
     model: o.EditModelOption = None
     allow_other_base: o.OtherBaseOption = False
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export of another edit in --out.")] = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -92,6 +93,7 @@ def export(options: ExportOptions) -> None:
                 for_=program,
                 allow_other_base=options.allow_other_base,
                 source=options.file,
+                force=options.force,
             )
             exports[exported.path] = exported, program
         say("writing", len(wanted), len(wanted))

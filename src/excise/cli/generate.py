@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from excise.cli import options as o
-from excise.cli.keeping import ForceOption, asked, finished
+from excise.cli.keeping import OPTIONS, ForceOption, asked, continued, finished
 
 if TYPE_CHECKING:
     from excise.cli.keeping import Asked
@@ -41,6 +41,8 @@ class GenerateOptions:
 def generate(options: GenerateOptions) -> None:
     """Draw images. The same seed gives the same image, alone or in a batch.
 
+    A larger --count for a finished run in --out draws the missing images only; those that are there stay.
+
     Example: excise generate --prompt "a cat in neon style" --seed 7 --out pictures
     """
     from excise.errors import ConceptError
@@ -48,16 +50,30 @@ def generate(options: GenerateOptions) -> None:
     if not all(p.strip() for p in options.prompt):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
     options.source.check(options.model)
-    request, names = asked("generate", options), _names(options)
-    images = [f"{IMAGES}/{name}.png" for name in names]
-    if (earlier := finished(options.out, request, force=options.force, writes=images)) is not None:
-        _print(options, {name: earlier[name] for name in RESULT}, "nothing to do: drawn by this very request, ")
-        return
-    _print(options, _draw(options, request, names))
+    request = asked("generate", options)
+    pictures = _pictures(options, request)
+    images = [f"{IMAGES}/{p.name}" for p in pictures]
+    if not any(p.there for p in pictures) or all(p.there for p in pictures):
+        earlier = finished(options.out, request, force=options.force, writes=images)
+        if earlier is not None:
+            _print(options, {name: earlier[name] for name in RESULT}, "nothing to do: drawn by this very request, ")
+            return
+    there = sum(p.there for p in pictures)
+    _print(options, _draw(options, request, pictures), f"{there} of these were there: " if there else "")
 
 
-def _draw(options: GenerateOptions, request: Asked, names: list[str]) -> dict[str, Any]:
-    """Draw the images, write the run folder, and return the document of `--json`."""
+@dataclass(frozen=True)
+class _Picture:
+    """One image of the request: its file in the folder of images, and whether an earlier run has drawn it."""
+
+    prompt: str
+    seed: int
+    name: str
+    there: bool = False
+
+
+def _draw(options: GenerateOptions, request: Asked, pictures: list[_Picture]) -> dict[str, Any]:
+    """Draw the images that are not there, write the run folder, and return the document of `--json`."""
     from excise.cli import show
     from excise.edits.edit import applied, check_strength
     from excise.support.files import make_folder
@@ -67,31 +83,55 @@ def _draw(options: GenerateOptions, request: Asked, names: list[str]) -> dict[st
     edits = o.load_edits(options.edit)
     make_folder(options.out)
     family = options.source.load(options.model)
-    prompts = [p for p in options.prompt for _ in range(options.count)]
-    seeds = [options.seed + i for _ in options.prompt for i in range(options.count)]
+    missing = [p for p in pictures if not p.there]
     sampling = {"steps": options.steps, "guidance": options.guidance}
     with (
         applied(family, edits, options.strength, allow_other_base=options.allow_other_base),
         show.progress("drawing") as advance,
     ):
+        prompts, seeds = [p.prompt for p in missing], [p.seed for p in missing]
         images = family.sample(prompts, seeds, **sampling, batch=8, progress=advance)
-    folder = write_images(options.out, names, images)
-    files = [str(folder / f"{name}.png") for name in names]
+    folder = write_images(options.out, [Path(p.name).stem for p in missing], images)
     result = {
         "model": options.model,
         "edits": options.edit or [],
         "strength": options.strength,
         **sampling,
-        "images": [{"file": f, "prompt": p, "seed": s} for f, p, s in zip(files, prompts, seeds, strict=True)],
+        "images": [{"file": str(folder / p.name), "prompt": p.prompt, "seed": p.seed} for p in pictures],
     }
     write_run(options.out, "generate", {**result, **request.entries()})
     return result
 
 
-def _names(options: GenerateOptions) -> list[str]:
-    """The stems of the images' files, in order."""
-    seeds = [options.seed + i for _ in options.prompt for i in range(options.count)]
-    return [f"{i:04d}-seed{seed}" for i, seed in enumerate(seeds)]
+def _pictures(options: GenerateOptions, request: Asked) -> list[_Picture]:
+    """The images of the request, in order. Those of an earlier run keep their names, and new ones are numbered on."""
+    there = _there(options, request)
+    number = 1 + max((int(name[:4]) for names in there.values() for name in names), default=-1)
+    continues, pictures = bool(there), []
+    for prompt in options.prompt:
+        for seed in range(options.seed, options.seed + options.count):
+            if names := there.get((prompt, seed)):
+                pictures.append(_Picture(prompt, seed, names.pop(0), True))
+                continue
+            name = f"{number:04d}-seed{seed}.png"
+            while continues and (options.out / IMAGES / name).exists():  # nothing that is no part of the run is lost
+                number, name = number + 1, f"{number + 1:04d}-seed{seed}.png"
+            pictures.append(_Picture(prompt, seed, name))
+            number += 1
+    return pictures
+
+
+def _there(options: GenerateOptions, request: Asked) -> dict[tuple[str, int], list[str]]:
+    """The names of images of a finished run of the same request or of fewer images, by prompt and seed."""
+    run = None if options.force else continued(options.out, request, "count")
+    if run is None or run[OPTIONS].get("count", 1) > options.count:
+        return {}
+    names: dict[tuple[str, int], list[str]] = {}
+    for image in run["images"]:
+        name = Path(image["file"]).name
+        if (options.out / IMAGES / name).exists():
+            names.setdefault((image["prompt"], image["seed"]), []).append(name)
+    return names
 
 
 def _print(options: GenerateOptions, result: dict[str, Any], before: str = "") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +40,9 @@ def inspect(
     Example: excise inspect shipped/excise_kohya_lora.safetensors
     """
     from excise.cli import show
+    from excise.edits.exports import located
     from excise.edits.verified import as_json as checks_as_json
     from excise.edits.verified import sentences
-    from excise.exporting.reading import located
     from excise.support.choices import written
 
     path = located(file)
@@ -77,8 +77,8 @@ def _content(path: Path) -> _Content:
     Raises:
         EditFileError: it is neither.
     """
+    from excise.edits.exports import read_export
     from excise.edits.verified import checks_of
-    from excise.exporting.reading import read_export
 
     shipped = read_export(path)
     if shipped is None:
@@ -92,18 +92,34 @@ def _content(path: Path) -> _Content:
 
 
 def _edit(path: Path, checks: tuple[Check, ...]) -> _Content:
+    """Read an edit: its header where that tells all, else the edit itself, which needs torch."""
+    from excise.edits.outline import outline
+
+    seen = outline(path)
+    if seen is None:
+        return _whole(path, checks)
+    return _told(seen.record, seen.paths, len(seen.maps), seen.rank, seen.bytes, checks)
+
+
+def _whole(path: Path, checks: tuple[Check, ...]) -> _Content:
     from excise.edits.deltas import LowRank, total_bytes
     from excise.edits.edit import Edit
 
     edit = Edit.load(path)
     ranks = [d.a.shape[0] for d in edit.modules.values() if isinstance(d, LowRank)]
     rank, size = max([*ranks, *(m.v.shape[0] for m in edit.text_maps)], default=0), total_bytes(edit.tensors().values())
-    delta: dict[str, Any] = {"text_maps": len(edit.text_maps), "modules": edit.paths, "rank": rank, "bytes": size}
+    content = _told(edit.record, edit.paths, len(edit.text_maps), rank, size, checks)
     if edit.hooks:
-        delta["hooks"] = [{"kind": h.kind, "strength": h.strength, "settings": h.settings()} for h in edit.hooks]
+        content.delta["hooks"] = [
+            {"kind": h.kind, "strength": h.strength, "settings": h.settings()} for h in edit.hooks
+        ]
+    return replace(content, hooks=tuple(h.kind for h in edit.hooks))
+
+
+def _told(record: EditRecord, paths: list[str], maps: int, rank: int, size: int, checks: tuple[Check, ...]) -> _Content:
+    delta: dict[str, Any] = {"text_maps": maps, "modules": paths, "rank": rank, "bytes": size}
     ranks_text = f", rank {rank} at most" if rank else ""
-    changes = f"{_weights(edit.paths)}{ranks_text}, {size / 1024:.0f} kB"
-    return _Content(edit.record, delta, checks, changes, tuple(h.kind for h in edit.hooks))
+    return _Content(record, delta, checks, f"{_weights(paths)}{ranks_text}, {size / 1024:.0f} kB")
 
 
 def _weights(paths: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from excise.edits.record import KEY
 from excise.errors import ExciseError
+from excise.support.headers import read_header
 from excise.support.runs import EDIT_NAME
 
 FINISHED, UNFINISHED, DAMAGED = "finished", "unfinished", "damaged"
@@ -64,12 +65,9 @@ def found_below(folder: Path) -> list[Listed]:
 
 def record_in(path: Path) -> dict[str, Any] | None:
     """Return the record of an edit file; None if the file is no edit, or cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "np") as file:
-            record = json.loads((file.metadata() or {})[KEY])["record"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        record = json.loads(read_header(path).metadata[KEY])["record"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if isinstance(record, dict) else None
 

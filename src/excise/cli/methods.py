@@ -21,13 +21,13 @@ def methods(
 ) -> None:
     """List the methods, or show one: its paper, cost, model families, and every setting with its default."""
     from excise.cli import show
-    from excise.methods import METHODS, load_method
+    from excise.methods import METHODS, settings_of
     from excise.support.choices import written
 
     if name is None:
         _list(as_json)
         return
-    config = load_method(name).Config
+    config = settings_of(name)
     facts = _facts(name, METHODS.record(name))
     settings = _settings(config)
     presets = {preset: dict(values) for preset, values in config.presets.items()}

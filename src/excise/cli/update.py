@@ -48,8 +48,7 @@ def update(options: UpdateOptions) -> None:
     from excise.cli.making import Making, finish
     from excise.concepts.concept import Concept, as_concepts
     from excise.concepts.concept_file import read_concepts
-    from excise.edits.edit import Edit
-    from excise.erasing.update import check_updatable, make_update, updated_concepts
+    from excise.edits.outline import located_edit
     from excise.errors import ConceptError, OutputError
     from excise.support.runs import EDIT_NAME, STATES, locked
 
@@ -72,6 +71,11 @@ def update(options: UpdateOptions) -> None:
             f"{run} is the folder of a policy, whose ledger tells what is in force; change the policy and run: excise "
             "apply"
         )
+    located_edit(run / EDIT_NAME)  # refused before torch is imported
+
+    from excise.edits.edit import Edit
+    from excise.erasing.update import check_updatable, make_update, updated_concepts
+
     with locked(run):
         edit = Edit.load(run / EDIT_NAME)
         # Cheap checks come before the model is loaded.

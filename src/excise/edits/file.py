@@ -16,12 +16,10 @@ from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
 from excise.edits.hooks import Hook, check_one_guided, read_hook
-from excise.edits.record import FORMAT, KEY, EditRecord
+from excise.edits.outline import check_matrices, header_of, located_edit, sort_parts, unreadable
+from excise.edits.record import KEY, EditRecord
 from excise.errors import EditFileError, ModelError, UnknownNameError
 from excise.support.files import write_atomically
-from excise.support.runs import EDIT_NAME
-
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
@@ -58,27 +56,7 @@ def read(path: Path) -> Content:
     Raises:
         EditFileError: missing, cut short, a pickle, another kind of file, or inconsistent inside.
     """
-    if path.is_dir():
-        if not (path / EDIT_NAME).is_file():
-            raise EditFileError(
-                f"the folder {path} holds no {EDIT_NAME}; give an edit file, or the run folder that "
-                "`excise erase` wrote."
-            )
-        path = path / EDIT_NAME
-    if not path.is_file():
-        raise EditFileError(f"there is no edit file {path}; give the edit.safetensors that `excise erase` wrote.")
-    with path.open("rb") as file:
-        start = file.read(9)
-    # The length of a safetensors header may look like the start of a pickle; the header itself opens with a brace.
-    if (start.startswith(_PICKLE_STARTS) and start[8:] != b"{") or path.suffix.lower() in (
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".bin",
-    ):
-        raise EditFileError(
-            f"{path} is a pickle, which can run code when it is read; expected a .safetensors edit file."
-        )
+    path = located_edit(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -87,15 +65,8 @@ def read(path: Path) -> Content:
         raise EditFileError(
             f"{path} is damaged or cut short ({error}); copy it again or run `excise erase` again."
         ) from error
-    if KEY not in metadata:
-        raise EditFileError(f"{path} is a safetensors file, but not an edit: its metadata has no '{KEY}' entry.")
+    header = header_of(path, metadata)
     try:
-        header = json.loads(metadata[KEY])
-        if header["record"].get("format") not in range(1, FORMAT + 1):
-            raise EditFileError(
-                f"{path} has edit format {header['record'].get('format')}; this version reads up to {FORMAT}. "
-                "Upgrade excise."
-            )
         record = EditRecord.model_validate(header["record"])
         hooks = _hooks(tensors, header.get("hooks", []))
         text_maps, modules = _deltas(tensors, header["text_maps"])
@@ -105,10 +76,7 @@ def read(path: Path) -> Content:
             "brings this hook."
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ModelError) as error:
-        raise EditFileError(
-            f"{path} holds an edit that cannot be read ({_short(error)}); it was changed or cut. Copy it again, or run "
-            "`excise erase` again."
-        ) from error
+        raise unreadable(path, error) from error
     return Content(record, text_maps, modules, hooks)
 
 
@@ -129,33 +97,17 @@ def _hooks(tensors: dict[str, Tensor], entries: list[dict[str, Any]]) -> tuple[H
 
 def _deltas(tensors: dict[str, Tensor], maps: list[list[str]]) -> tuple[tuple[TextMap, ...], dict[str, Delta]]:
     """Sort named tensors into deltas, checking that they fit together."""
-    left = dict(tensors)
-    flat = [name for name, t in tensors.items() if t.ndim != 2 and not name.endswith(".dw")]
-    bad = flat + [name for name, t in tensors.items() if not bool(torch.isfinite(t).all())]
-    if bad:
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    check_matrices(shapes)
+    if bad := [name for name, t in tensors.items() if not bool(torch.isfinite(t).all())]:
         raise ValueError(f"tensor '{bad[0]}' is not a finite matrix")
-    text_maps = []
-    for i, paths in enumerate(maps):
-        u, v = left.pop(f"text_map.{i}.u"), left.pop(f"text_map.{i}.v")
-        if u.shape != v.T.shape:
-            raise ValueError(f"text map {i} has factors {tuple(u.shape)} and {tuple(v.shape)}")
-        text_maps.append(TextMap(u, v, tuple(map(str, paths))))
-    modules: dict[str, Delta] = {}
-    for name in sorted(left):
-        path, _, part = name.rpartition(".")
-        if part == "dw":
-            modules[path] = Dense(left[name])
-        elif part == "a":
-            b, a = left[f"{path}.b"], left[name]
-            if b.shape[1] != a.shape[0]:
-                raise ValueError(f"'{path}' has factors {tuple(b.shape)} and {tuple(a.shape)}")
-            modules[path] = LowRank(b, a)
-        elif part != "b" or f"{path}.a" not in left:
-            raise ValueError(f"unexpected tensor '{name}'")
-    return tuple(text_maps), modules
-
-
-def _short(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"the entry {error} is missing"
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    parts = sort_parts(shapes, len(maps))
+    text_maps = tuple(
+        TextMap(tensors[f"text_map.{i}.u"], tensors[f"text_map.{i}.v"], tuple(map(str, paths)))
+        for i, paths in enumerate(maps)
+    )
+    modules: dict[str, Delta] = {
+        path: Dense(tensors[f"{path}.dw"]) if part == "dw" else LowRank(tensors[f"{path}.b"], tensors[f"{path}.a"])
+        for path, part in parts.items()
+    }
+    return text_maps, modules

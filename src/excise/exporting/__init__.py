@@ -16,6 +16,7 @@ from torch import Tensor
 from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
+from excise.edits.exports import DIFFUSERS_NAME, KOHYA_NAME, SINGLE_NAME, others_beside
 from excise.edits.hooks import refuse_hooks
 from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
@@ -23,7 +24,6 @@ from excise.exporting import lora, merged, single_file
 from excise.exporting.card import Card, licence_of, write_card
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
-from excise.exporting.reading import others_beside
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
@@ -31,10 +31,10 @@ from excise.support.files import make_folder
 
 # By format, the file written into the folder; a merged pipeline is the folder itself.
 TARGETS = {
-    "diffusers-lora": lora.DIFFUSERS_NAME,
-    "kohya-lora": lora.KOHYA_NAME,
+    "diffusers-lora": DIFFUSERS_NAME,
+    "kohya-lora": KOHYA_NAME,
     "merged": "",
-    "single-file": single_file.NAME,
+    "single-file": SINGLE_NAME,
 }
 FORMATS = tuple(TARGETS)
 
@@ -69,6 +69,7 @@ def export(
     for_: str | None = None,
     allow_other_base: bool = False,
     source: str | Path | None = None,
+    force: bool = False,
 ) -> Exported:
     """Write `edit` in a format that other programs load, and a model card beside it.
 
@@ -83,12 +84,14 @@ def export(
         allow_other_base: export even if the model's weights differ from those the edit was made for.
         source: the file of the edit, or its run folder; the digest of the file, and what was verified of it, go into
             the export and the card.
+        force: replace an earlier export of another edit.
 
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: the model is another one, or the format (every format of the program) cannot represent the edit.
         ModelError: the edit has hooks, or a component that a whole model needs is not loaded or cannot be saved.
-        OutputError: `out` cannot be written, is the model itself, or contains files that no export wrote.
+        OutputError: `out` cannot be written, is the model itself, contains files that no export wrote, or an export of
+            another edit.
     """
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
@@ -100,7 +103,7 @@ def export(
     if format is None:
         format = _choose_format(edit, family, for_)
     _check_format(edit, family, format)
-    check_place(family, Path(out) / TARGETS[format])
+    check_place(family, Path(out) / TARGETS[format], edit.record, force)
     evidence = Evidence.of(source)
     exported = _written(edit, family, make_folder(Path(out)), format, evidence)
     programs = [name for name, reading in exported.readers.items() if reading.whole]

@@ -19,6 +19,7 @@ from excise.edits import apply
 from excise.edits.apply import original_weights
 from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
+from excise.edits.exports import DIFFUSERS_NAME, KOHYA_NAME
 from excise.edits.provenance import Evidence
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
@@ -28,8 +29,6 @@ from excise.families.networks import in_encoder
 from excise.families.original_names import unet_name
 from excise.support.files import sort_metadata, write_atomically
 
-DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-KOHYA_NAME = "excise_kohya_lora.safetensors"
 # By family (or version), its name in kohya's scripts.
 KOHYA = {"sd": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from excise.concepts.concept import listed
 from excise.edits.provenance import MARK, RECORD
+from excise.edits.record import EditRecord
 from excise.errors import OutputError
 from excise.families.base import Family
 from excise.support.files import resolved
 
 
-def check_place(family: Family, target: Path) -> None:
-    """Refuse a target whose writing would destroy other files; an earlier export may be replaced.
+def check_place(family: Family, target: Path, record: EditRecord, force: bool = False) -> None:
+    """Refuse a target whose writing would destroy other files; an earlier export of the same edit may be replaced.
+
+    Args:
+        record: of the edit that is exported.
+        force: replace an export of another edit too.
 
     Raises:
-        OutputError: the model was loaded from `target`, or it contains files that no export wrote.
+        OutputError: the model was loaded from `target`, or it contains files that no export wrote, or (unless `force`)
+            an export of another edit.
     """
     if resolved(target) is not None and resolved(target) == resolved(family.pipe.config.get("_name_or_path")):
         raise OutputError(f"{target} is the model itself, which the export would replace; choose another --out.")
@@ -25,17 +33,28 @@ def check_place(family: Family, target: Path) -> None:
         existing = next((target / n for n in names if (target / n).exists()), None)
         foreign = existing is not None and not (target / MARK).exists()
     else:
-        existing, foreign = target, target.exists() and not _has_record(target)
+        existing, foreign = target, target.exists() and _earlier(target) is None
     if foreign:
         raise OutputError(
             f"{existing} is there already and was not written by `excise export`, which would replace it; choose "
             "another --out, or move it away first."
         )
+    earlier = None if force else _earlier(target)
+    if earlier is not None and earlier != record:
+        raise OutputError(
+            f"{target} holds an export of another edit ({earlier.method}: "
+            f"{listed([c.name for c in earlier.concepts])}); choose another --out, or replace it with --force."
+        )
 
 
-def _has_record(file: Path) -> bool:
+def _earlier(target: Path) -> EditRecord | None:
+    """The record of the edit that an earlier export in a file or a merged folder holds; None without one."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            return RECORD in (opened.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+        if target.is_dir():
+            text = (target / MARK).read_text(encoding="utf-8")
+        else:
+            with safe_open(target, framework="pt") as opened:
+                text = (opened.metadata() or {})[RECORD]
+        return EditRecord.model_validate_json(text)
+    except (OSError, SafetensorError, KeyError, ValidationError):
+        return None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
+from excise.edits.exports import SINGLE_NAME
 from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import split_path
@@ -27,7 +28,6 @@ from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
 from excise.support.files import sort_metadata, write_atomically
 
-NAME = "excise_model.safetensors"
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 # By architecture and text encoder: its prefix, and whether its names are those of OpenCLIP.
 ENCODERS = {
@@ -75,7 +75,7 @@ def write(
     Raises:
         OutputError: the file cannot be written.
     """
-    path = folder / NAME
+    path = folder / SINGLE_NAME
     with alone(edit, family), as_saved(family.pipe):
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}

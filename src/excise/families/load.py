@@ -121,7 +121,7 @@ def check_model(
             raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
         architectures.family_of_file(path)
         _check_config(config)
-    elif _is_path(name):
+    elif _is_path(name) or _is_below_a_folder(path):
         raise ModelError(
             f"there is no file or folder {name}{_nearest_path(path)}; expected a diffusers folder, a .safetensors file "
             "or a hub id (org/name)."
@@ -173,6 +173,11 @@ def _is_path(name: str) -> bool:
     """Whether a name that is no file here can only be meant as one: no hub id looks like it."""
     ending = name.lower().endswith((".safetensors", *_PICKLES))
     return ending or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+
+
+def _is_below_a_folder(path: Path) -> bool:
+    """Whether the first part of a relative name of several parts is a folder here, which no hub id is meant by."""
+    return not path.is_absolute() and len(path.parts) > 1 and Path(path.parts[0]).is_dir()
 
 
 def _nearest_path(path: Path) -> str:

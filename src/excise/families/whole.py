@@ -80,8 +80,7 @@ def hub_error(name: str, error: Exception, local_files_only: bool) -> ModelError
     if "stacktrace" in text or "stack trace" in text:  # that of diffusers, which nobody sees here
         cause = error.__cause__ or error.__context__
         reason = f": {first_line(cause)}" if cause is not None else ";"
-    here = f" There is no file or folder {name} here either." if Path(name).parent.is_dir() else ""
-    return ModelError(f"cannot load '{name}' from the hub{reason} {advice}{here}")
+    return ModelError(f"cannot load '{name}' from the hub{reason} {advice}")
 
 
 def first_line(error: BaseException) -> str:

@@ -20,6 +20,7 @@ METHODS = Registry(
             "the target's part of every cross-attention value taken out while the model draws",
             paper="Wang et al., CVPR 2025, arXiv 2412.06143",
             shape="inference-time",
+            config="excise.methods.inference.adavd_config:AdaVDConfig",
             needs=frozenset({c.CROSS_ATTENTION}),
             cost="nothing to make; a small product in each cross-attention while drawing",
             licence="written from the paper's description; official code not used",
@@ -29,6 +30,7 @@ METHODS = Registry(
             "the target's spectral directions projected out, except those of retained prompts",
             paper="NeurIPS 2025, arXiv 2505.12677",
             shape="closed-form",
+            config="excise.methods.closed_form.cure_config:CUREConfig",
             needs=frozenset({c.TEXT_KV}),
             cost="singular vectors of the text states; under a second on a CPU",
             licence="written from the paper; no official code is known",
@@ -38,6 +40,7 @@ METHODS = Registry(
             "the text encoder's MLPs rewritten so that hundreds of targets read as their anchors",
             paper="Xiong et al., arXiv 2403.13807",
             shape="closed-form",
+            config="excise.methods.closed_form.emcid_config:EMCIDConfig",
             needs=frozenset({c.TEXT_MLP}),
             cost="one pass of the text encoder over all prompts for each of its layers, a solve each; minutes on a CPU",
             licence="written from the paper; official code not used",
@@ -47,6 +50,7 @@ METHODS = Registry(
             "the negated guidance of a frozen copy, distilled into the weights",
             paper="Gandikota et al., ICCV 2023, arXiv 2303.07345",
             shape="trained",
+            config="excise.methods.trained.esd_config:ESDConfig",
             needs=frozenset({c.ATTENTION, c.GUIDANCE}),
             cost="a short training on the model's own trajectories, no pictures; minutes on a CPU for built-in models",
             licence="written from the paper; official code is MIT",
@@ -56,6 +60,7 @@ METHODS = Registry(
             "the words around a target read as if it were its anchor (the closed-form stage of MACE)",
             paper="Lu et al., CVPR 2024, arXiv 2403.06135",
             shape="closed-form",
+            config="excise.methods.closed_form.mace_config:MACEConfig",
             needs=frozenset({c.TEXT_KV}),
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is non-commercial",
@@ -65,6 +70,7 @@ METHODS = Registry(
             "UCE, then rounds that also erase the embeddings which would restore the target",
             paper="Gong et al., ECCV 2024, arXiv 2407.12383",
             shape="closed-form",
+            config="excise.methods.closed_form.rece_config:RECEConfig",
             needs=frozenset({c.TEXT_KV}),
             cost="a few text-width solves for the whole model; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
@@ -74,6 +80,7 @@ METHODS = Registry(
             "prompts projected off the concept while the model draws, with the concept as negative prompt",
             paper="Yoon et al., ICLR 2025, arXiv 2410.12761",
             shape="inference-time",
+            config="excise.methods.inference.safree_config:SAFREEConfig",
             needs=frozenset({c.GUIDANCE, c.CLIP_TEXT}),
             cost="nothing to make; a pass of the text encoder a prompt, one of the denoiser more in filtered steps",
             licence="written from the paper; official code not used",
@@ -83,6 +90,7 @@ METHODS = Registry(
             "many concepts at once, each row of each projection weighted by its relevance to them",
             paper="Deng et al., ICLR 2026, arXiv 2601.06162",
             shape="closed-form",
+            config="excise.methods.closed_form.scapre_config:ScaPreConfig",
             needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for the whole model, products a layer; seconds on a CPU",
             licence="written from the paper's abstract and second-hand accounts; official code is MIT",
@@ -92,6 +100,7 @@ METHODS = Registry(
             "guidance away from the concept's own prompt while the model draws",
             paper="Schramowski et al., CVPR 2023, arXiv 2211.05105",
             shape="inference-time",
+            config="excise.methods.inference.sld_config:SLDConfig",
             needs=frozenset({c.GUIDANCE}),
             cost="nothing to make; half a pass of the denoiser in every step",
             licence="written from the paper; official code is MIT",
@@ -101,6 +110,7 @@ METHODS = Registry(
             "closed-form erasure inside the null space of retained states",
             paper="Li et al., ICLR 2026, arXiv 2503.07392",
             shape="closed-form",
+            config="excise.methods.closed_form.speed_config:SPEEDConfig",
             needs=frozenset({c.TEXT_KV}),
             cost="one text-width eigendecomposition for each edited layer; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
@@ -110,6 +120,7 @@ METHODS = Registry(
             "forgetting as competition: the target's prompts learn to yield several other things",
             paper="Ranjan et al., arXiv 2603.00975",
             shape="trained",
+            config="excise.methods.trained.surgun.config:SurgUnConfig",
             needs=frozenset({c.ATTENTION}),
             cost="pictures, a short LoRA training, calibration; minutes on a CPU for the built-in models",
             licence="written from the paper's abstracts; no official code is known",
@@ -119,6 +130,7 @@ METHODS = Registry(
             "least-squares remapping of the projections that read text",
             paper="Gandikota et al., WACV 2024, arXiv 2308.14761",
             shape="closed-form",
+            config="excise.methods.closed_form.uce_config:UCEConfig",
             needs=frozenset({c.TEXT_KV}),
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is MIT",
@@ -144,4 +156,17 @@ def load_method(name: str) -> Method[Settings]:
     return checked(name, METHODS.record(name), METHODS.load(name))
 
 
-__all__ = ["CONTROLS", "METHODS", "load_method"]
+def settings_of(name: str) -> type[Settings]:
+    """The class of a method's settings; of a built-in method without importing the method, hence without torch.
+
+    Raises:
+        UnknownNameError, PluginError: as `load_method`.
+    """
+    record = METHODS.record(name)
+    if METHODS.is_built_in(name):
+        config: type[Settings] = record.load_config()
+        return config
+    return load_method(name).Config
+
+
+__all__ = ["CONTROLS", "METHODS", "load_method", "settings_of"]

@@ -6,15 +6,17 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from excise.edits.edit import Edit
 from excise.errors import ExciseWarning
 from excise.policy import ledger
 from excise.policy.ledger import LedgerError
 from excise.support.digests import file_digest
 from excise.support.files import write_atomically
 from excise.support.runs import EDIT_NAME
+
+if TYPE_CHECKING:
+    from excise.edits.edit import Edit
 
 EDITS = "edits"
 """Folder of the edits of single groups, and of a copy of every edit that was in force."""

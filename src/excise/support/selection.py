@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -32,6 +32,8 @@ def farthest(points: Tensor, count: int, first: int) -> list[int]:
     Returns:
         Up to `count` indices, in the order of choice; of equally far points the lower index.
     """
+    import torch
+
     chosen = [first]
     nearest = torch.cdist(points, points[first : first + 1]).squeeze(1)
     while len(chosen) < min(count, len(points)):

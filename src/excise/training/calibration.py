@@ -8,13 +8,13 @@ from typing import Literal
 
 from excise.support.progress import part_of
 from excise.training.adapters import Weights
+from excise.training.config import KEEP
 from excise.training.loop import State
 from excise.training.probes import Preview, Rates
 
 TIE = 0.01  # scores within it count as equal
 CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
 ENOUGH = 0.95  # erased, under the rules "constrained" and "kept"
-KEEP = 0.97  # retained on either side, under the rule "kept"
 Say = Callable[[str, float, int], None]
 Rule = Literal["hmean", "constrained", "kept", "last"]
 Tie = Literal["middle", "early", "late"]

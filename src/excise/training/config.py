@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from excise.support.settings import OMIT_DEFAULT, Settings
-from excise.training.calibration import KEEP
-from excise.training.loop import Plan
+
+if TYPE_CHECKING:
+    from excise.training.loop import Plan
+
+KEEP = 0.97  # retained on either side, under the rule "kept"
 
 
 class TrainedConfig(Settings):
@@ -58,6 +61,8 @@ class TrainedConfig(Settings):
 
     def plan(self, steps: int | None = None) -> Plan:
         """The training plan; of `steps` steps where given, all kept at the end alone."""
+        from excise.training.loop import Plan
+
         return Plan(
             steps=steps or self.steps,
             lr=self.lr,

@@ -12,28 +12,14 @@ The second map of an MLP reads the output of a nonlinearity, which is several ti
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from pydantic import Field
 from torch import Tensor
 
 from excise.edits.deltas import Dense
 from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.base import TextEncoderForm
+from excise.methods.closed_form.emcid_config import EMCIDConfig
 from excise.methods.closed_form.encoder_problem import EncoderProblem
 from excise.methods.solution import Solution
-from excise.support.settings import Settings
-
-
-class EMCIDConfig(Settings):
-    """Settings of EMCID."""
-
-    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("retain_scale", (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0))
-    layers: int = Field(4, ge=1, description="Layers of each text encoder to edit, from the last used one back.")
-    retain_scale: float = Field(10.0, ge=0, description="Weight of retained prompts against targets (lambda).")
-    ridge: float = Field(
-        1e-3, gt=0, description="Pull towards the original weights, in units of the mean eigenvalue of the system."
-    )
 
 
 class EMCID(TextEncoderForm[EMCIDConfig]):

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from excise.edits.hooks import Hook, settings_of, tensor_of
@@ -27,8 +26,8 @@ from excise.families.attached import Attaching
 from excise.families.base import Family
 from excise.families.networks import check_plain
 from excise.methods.base import Context, Request
+from excise.methods.inference.adavd_config import AdaVDConfig
 from excise.methods.inference.base import Inference, words_of
-from excise.support.settings import Settings
 
 CUTOFF = 1e-5  # singular values of the targets, of the largest, below which a direction counts as repeated
 START = 1  # tokens at the front that are left alone
@@ -116,20 +115,6 @@ class _Taking:
             targets = F.linear(self._states, weight, None if layer.bias is None else layer.bias.detach().float())
             part = target_part(output.float(), targets, self._shift)
             return (output.float() - self._strength * part).to(output.dtype)
-
-
-class AdaVDConfig(Settings):
-    """Settings of AdaVD."""
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {"centre": 0.5},  # its text encoder keeps unrelated words below 0.4
-    }
-
-    slope: float = Field(100.0, gt=0, description="How sharply the weight rises with the cosine.")
-    centre: float = Field(
-        0.93, ge=-1, le=1, description="Cosine of half the height; there the target is projected out."
-    )
-    height: float = Field(2.0, ge=0, description="Largest weight; 2 turns the target's part around.")
 
 
 class AdaVD(Inference[AdaVDConfig]):

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from excise.edits.hooks import Hook, settings_of, tensor_of
@@ -28,8 +27,8 @@ from excise.families.attached import Attaching
 from excise.families.base import Condition, Family
 from excise.methods.base import Context, Request
 from excise.methods.inference.base import Inference, check_condition, words_of
+from excise.methods.inference.safree_config import SAFREEConfig
 from excise.methods.inference.safree_filter import ActiveFilter, Filtering, Phrases
-from excise.support.settings import Settings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,39 +99,6 @@ def _widths(family: Family) -> dict[str, int]:
     """By text encoder, the width of its states."""
     encoders: dict[str, Any] = dict(family.text_encoders)
     return {name: int(encoder.config.hidden_size) for name, encoder in encoders.items()}
-
-
-class SAFREEConfig(Settings):
-    """Settings of SAFREE."""
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "style": {"midpoint": 5.5, "sharpness": 3.5},
-        # Chosen by hand on the built-in model: its padding names the target as loudly as the target's token does,
-        # and it draws in twelve steps, of which the last bring a target back.
-        "canvas": {"alpha": 0.05, "spread": True, "midpoint": 1.0, "bound": 12, "negative": False},
-    }
-
-    project: bool = Field(True, description="Project prompts' triggers; without it the negative prompt alone is left.")
-    alpha: float = Field(0.01, description="How much farther from the concept a prompt must be without a trigger.")
-    spread: bool = Field(False, description="Filter all that follows the first trigger, padding too, for it reads it.")
-    validate_steps: bool = Field(True, description="Filter the first steps alone, as many as the filter changes much.")
-    bound: int = Field(10, ge=0, description="The last step that can be filtered.")
-    midpoint: float = Field(5.333, description="Tenfold change of the prompt at which half of the steps are filtered.")
-    sharpness: float = Field(2.5, gt=0, description="How sharply the number of steps rises with that change.")
-    negative: bool = Field(
-        True, description="Put the concept in the place of the negative prompt, as the program does."
-    )
-    reattention: bool = Field(True, description="Scale low frequencies of skip features (a pass more in those steps).")
-    deep: float = Field(0.9, ge=0, description="Their scale beside the widest features.")
-    shallow: float = Field(0.2, ge=0, description="Their scale beside the next widest.")
-    pooled: bool = Field(True, description="Where the model also reads the pooled prompt (SDXL), project that as well.")
-    phrases: tuple[str, ...] = Field((), description="Phrases that span the concept; by default its names.")
-
-    @property
-    def filtering(self) -> Filtering:
-        """The hook's settings."""
-        given = self.model_dump(exclude={"anchor", "phrases", "validate_steps"})
-        return Filtering(**given, validate=self.validate_steps)
 
 
 class SAFREE(Inference[SAFREEConfig]):

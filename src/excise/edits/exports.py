@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from excise.edits.provenance import EXPORT, MARK, MARK_EXPORT, RECORD, Evidence, parse
 from excise.edits.record import EditRecord
 from excise.errors import EditFileError
-from excise.exporting.lora import DIFFUSERS_NAME, KOHYA_NAME
-from excise.exporting.single_file import NAME as SINGLE_NAME
+from excise.support.headers import read_header
 from excise.support.runs import EDIT_NAME
 
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+KOHYA_NAME = "excise_kohya_lora.safetensors"
+SINGLE_NAME = "excise_model.safetensors"
 FILES = (KOHYA_NAME, DIFFUSERS_NAME, SINGLE_NAME)
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_linear_layer.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_linear_layer.up.weight")
@@ -73,14 +73,13 @@ def read_export(path: Path) -> Shipped | None:
     if path.is_dir():
         return _merged(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if RECORD not in metadata:
-                return None
-            names = list(file.keys())
-            downs = {name: file.get_slice(name).get_shape()[0] for name in names if name.endswith(DOWN)}
-            changed = [n for n in names if n.endswith(UP) and bool(file.get_tensor(n).any())]  # others are markers
-    except (OSError, SafetensorError):
+        header = read_header(path)
+        metadata = header.metadata
+        if RECORD not in metadata:
+            return None
+        downs = {name: entry.shape[0] for name, entry in header.tensors.items() if name.endswith(DOWN)}
+        changed = [n for n in header.tensors if n.endswith(UP) and any(header.raw(n))]  # others are markers
+    except (OSError, ValueError):
         return None
     record, evidence = parse(path, metadata[RECORD], metadata.get(EXPORT))
     modules = tuple(sorted(_stem(name) for name in changed))
@@ -95,9 +94,8 @@ def others_beside(path: Path) -> dict[str, tuple[str, ...]]:
         if path.name == name or not (path.parent / name).is_file():
             continue
         try:
-            with safe_open(path.parent / name, framework="pt") as file:
-                text = (file.metadata() or {}).get(RECORD)
-        except (OSError, SafetensorError):
+            text = read_header(path.parent / name).metadata.get(RECORD)
+        except (OSError, ValueError):
             continue
         if text:
             others[name] = tuple(c.name for c in parse(path.parent / name, text, None)[0].concepts)

@@ -13,10 +13,10 @@ from situations import encoder_edit, uce
 from excise import erase, export
 from excise.edits import verified
 from excise.edits.edit import Edit
+from excise.edits.exports import located, read_export
 from excise.edits.provenance import MARK, RECORD
 from excise.errors import ConceptError, EditFileError
 from excise.exporting import TARGETS
-from excise.exporting.reading import located, read_export
 from excise.importing.import_edit import import_edit
 
 

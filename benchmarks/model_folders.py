@@ -1,0 +1,415 @@
+"""Write diffusers folders of real models' shapes with random weights, for whole commands to be timed on.
+
+The folders have the layout, the names of tensors and the precision of the published ones: Stable Diffusion 1.5 in
+single precision, SDXL in half precision, SANA 1.6B in bfloat16 shards with its Gemma 2 of 2.6B parameters. Tokenizers
+have as many entries as the real ones; their merges are learned here from the words of the requests and made-up words.
+Weights are drawn tensor by tensor, scaled by their fan-in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype, nn
+
+SHARD = 2 * 10**9  # bytes of a shard at most
+CLIP_ENTRIES, GEMMA_ENTRIES = 49_408, 256_000
+ADJECTIVES = (
+    "amber", "brass", "carved", "copper", "crimson", "crystal", "dented", "faded", "folded", "frosted", "gilded",
+    "glazed", "hollow", "ivory", "knitted", "lacquered", "leather", "marble", "mossy", "muddy", "painted",
+    "paper", "patched", "pewter", "polished", "quilted", "rusty", "silver", "striped", "velvet", "wicker",
+    "woollen",
+)  # fmt: skip
+NOUNS = (
+    "anchor", "anvil", "badge", "barrel", "beacon", "bellows", "bobbin", "bracelet", "broom", "bucket", "buckle",
+    "buoy", "cabinet", "canoe", "cauldron", "chalice", "chandelier", "chisel", "compass", "crane", "crate",
+    "dagger", "easel", "fan", "fountain", "funnel", "goblet", "gong", "hammock", "harp", "helmet", "hourglass",
+    "kettle", "ladder", "lantern", "lever", "loom", "mallet", "mask", "medal", "mill", "mortar", "oar", "padlock",
+    "paddle", "pendant", "pipe", "plough", "pulley", "quill", "raft", "rake", "saddle", "scale", "scarf",
+    "sceptre", "shield", "shovel", "sled", "spade", "spindle", "statue", "stove", "sundial", "sword",
+    "tambourine", "telescope", "thimble", "throne", "tray", "trophy", "trowel", "trumpet", "vase", "wagon",
+    "weathervane", "wheel", "whistle", "windmill", "wreath",
+)  # fmt: skip
+SD15_DENOISER = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "sample_size": 64,
+}
+SDXL_DENOISER = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+}
+SANA_DENOISER = {
+    "num_layers": 20,
+    "num_attention_heads": 70,
+    "attention_head_dim": 32,
+    "num_cross_attention_heads": 20,
+    "cross_attention_head_dim": 112,
+    "cross_attention_dim": 2240,
+    "caption_channels": 2304,
+    "in_channels": 32,
+    "out_channels": 32,
+    "sample_size": 32,
+}
+AUTOENCODER = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+DC_AUTOENCODER = {
+    "latent_channels": 32,
+    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
+    "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
+    "encoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    "decoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    "scaling_factor": 0.41407,
+}
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a pipeline.
+
+    Attributes:
+        make: builds it, on the device of the caller's context.
+        prefix: what the published file puts before the names that do not begin with it or with `apart`.
+        apart: beginnings of names that get no prefix.
+    """
+
+    make: Callable[[], nn.Module]
+    prefix: str = ""
+    apart: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A pipeline to be written.
+
+    Attributes:
+        pipeline: its class in diffusers.
+        dtype: the precision of its files, as torch names it.
+        parts: its networks.
+        scheduler: class and settings.
+        tokenizers: by name, the functions that make them.
+        more: further entries of the index.
+        files: the largest size of a weight file; None for one file a network.
+    """
+
+    pipeline: str
+    dtype: str
+    parts: Mapping[str, Part]
+    scheduler: tuple[str, Mapping[str, Any]]
+    tokenizers: Mapping[str, Callable[[], Any]]
+    more: Mapping[str, Any]
+    files: int | None = None
+
+
+def names(count: int) -> list[str]:
+    """Return `count` objects of two words, all different, of words that no name of the ordinary list has."""
+    pairs = [
+        f"{ADJECTIVES[(i + j) % len(ADJECTIVES)]} {NOUNS[i]}"
+        for j, i in itertools.product(range(32), range(len(NOUNS)))
+    ]
+    if count > len(pairs):
+        raise ValueError(f"{count} names are asked for; there are {len(pairs)}.")
+    return pairs[:count]
+
+
+def shapes() -> dict[str, Shape]:
+    """Return the shapes by name."""
+    more = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    return {
+        "sd15": Shape(
+            "StableDiffusionPipeline",
+            "float32",
+            {
+                "unet": Part(_unet(SD15_DENOISER)),
+                "vae": Part(_autoencoder(0.18215)),
+                "text_encoder": Part(_clip(768, 12, 12, "quick_gelu"), "text_model."),
+            },
+            ("PNDMScheduler", {**SCHEDULE, "skip_prk_steps": True, "set_alpha_to_one": False}),
+            {"tokenizer": clip_tokenizer},
+            more,
+        ),
+        "sdxl": Shape(
+            "StableDiffusionXLPipeline",
+            "float16",
+            {
+                "unet": Part(_unet(SDXL_DENOISER)),
+                "vae": Part(_autoencoder(0.13025)),
+                "text_encoder": Part(_clip(768, 12, 12, "quick_gelu"), "text_model."),
+                "text_encoder_2": Part(
+                    _clip(1280, 32, 20, "gelu", projected=True), "text_model.", ("text_projection",)
+                ),
+            },
+            ("EulerDiscreteScheduler", SCHEDULE),
+            {"tokenizer": clip_tokenizer, "tokenizer_2": lambda: clip_tokenizer(pad="!")},
+            {"force_zeros_for_empty_prompt": True},
+        ),
+        "sana": Shape(
+            "SanaPipeline",
+            "bfloat16",
+            {"transformer": Part(_sana), "vae": Part(_dc_autoencoder), "text_encoder": Part(_gemma)},
+            (
+                "DPMSolverMultistepScheduler",
+                {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+            ),
+            {"tokenizer": gemma_tokenizer},
+            {},
+            SHARD,
+        ),
+    }
+
+
+def build(name: str, folder: Path) -> Path:
+    """Write the model of a shape to `folder`/`name` where it is not there already, and return that folder."""
+    shape, path, complete = shapes()[name], folder / name, folder / f"{name}.complete"
+    if complete.exists():
+        return path
+    shutil.rmtree(path, ignore_errors=True)
+    index: dict[str, Any] = {"_class_name": shape.pipeline, "_diffusers_version": "0.30.0", **shape.more}
+    for part, network in shape.parts.items():
+        index[part] = _write_network(network, path / part, shape)
+    for part, make in shape.tokenizers.items():
+        tokenizer = make()
+        tokenizer.save_pretrained(path / part)
+        index[part] = ["transformers", type(tokenizer).__name__]
+    index["scheduler"] = _write_scheduler(*shape.scheduler, path / "scheduler")
+    (path / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    complete.touch()
+    return path
+
+
+def _unet(settings: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel(**settings)
+
+    return make
+
+
+def _autoencoder(scale: float) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL(**AUTOENCODER, scaling_factor=scale)
+
+    return make
+
+
+def _clip(width: int, layers: int, heads: int, act: str, projected: bool = False) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+        config = CLIPTextConfig(
+            vocab_size=CLIP_ENTRIES,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=77,
+            hidden_act=act,
+            bos_token_id=CLIP_ENTRIES - 2,
+            eos_token_id=CLIP_ENTRIES - 1,
+            pad_token_id=CLIP_ENTRIES - 1,
+        )
+        return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+    return make
+
+
+def _sana() -> nn.Module:
+    from diffusers import SanaTransformer2DModel
+
+    return SanaTransformer2DModel(**SANA_DENOISER)
+
+
+def _dc_autoencoder() -> nn.Module:
+    from diffusers import AutoencoderDC
+
+    return AutoencoderDC(**DC_AUTOENCODER)
+
+
+def _gemma() -> nn.Module:
+    from transformers import Gemma2Config, Gemma2Model
+
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=GEMMA_ENTRIES,
+            hidden_size=2304,
+            intermediate_size=9216,
+            num_hidden_layers=26,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=256,
+            query_pre_attn_scalar=256,
+            sliding_window=4096,
+            max_position_embeddings=8192,
+        )
+    )
+
+
+def _write_scheduler(kind: str, settings: Mapping[str, Any], folder: Path) -> list[str]:
+    import diffusers
+
+    getattr(diffusers, kind)(**settings).save_pretrained(folder)
+    return ["diffusers", kind]
+
+
+def _write_network(part: Part, folder: Path, shape: Shape) -> list[str]:
+    """Write a network's configuration and random weights, and return its entry of the index."""
+    import torch
+
+    with torch.device("meta"):
+        network: Any = part.make()
+    folder.mkdir(parents=True)
+    library = type(network).__module__.split(".")[0]
+    if library == "diffusers":
+        network.save_config(folder)
+        stem = "diffusion_pytorch_model"
+    else:
+        network.config.architectures, network.config.dtype = [type(network).__name__], shape.dtype
+        network.config.save_pretrained(folder)
+        stem = "model"
+    sizes = {}
+    for name, tensor in network.state_dict().items():
+        bare = name.startswith((part.prefix, *part.apart)) if part.prefix else True
+        sizes[name if bare else part.prefix + name] = tuple(tensor.shape)
+    _write_weights(sizes, folder / f"{stem}.safetensors", getattr(torch, shape.dtype), shape.files)
+    return [library, type(network).__name__]
+
+
+def _write_weights(sizes: Mapping[str, tuple[int, ...]], path: Path, dtype: dtype, most: int | None) -> None:
+    """Write random weights of some sizes to one file, or to shards of `most` bytes with their index."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(len(sizes))
+    shards: list[list[str]] = [[]]
+    room = most
+    for name, size in sizes.items():
+        need = torch.Size(size).numel() * dtype.itemsize
+        if room is not None and most is not None:
+            if need > room and shards[-1]:
+                shards.append([])
+                room = most
+            room -= need
+        shards[-1].append(name)
+    files: dict[str, str] = {}
+    for i, held in enumerate(shards):
+        part = path if most is None else path.with_name(f"{path.stem}-{i + 1:05}-of-{len(shards):05}.safetensors")
+        save_file({name: _random(name, sizes[name], generator).to(dtype) for name in held}, part, {"format": "pt"})
+        files |= dict.fromkeys(held, part.name)
+    if most is not None:
+        total = sum(torch.Size(size).numel() for size in sizes.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": files}
+        path.with_name(path.name + ".index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _random(name: str, size: tuple[int, ...], generator: Any) -> Tensor:
+    """Return a random tensor of the scale that its name and its size suggest."""
+    import torch
+
+    if len(size) < 2:
+        return torch.zeros(size) if name.endswith("bias") else torch.ones(size)
+    fan_in = torch.Size(size).numel() // size[0]
+    scale = 0.02 if "embedding.weight" in name or "embed_tokens" in name else fan_in**-0.5
+    return torch.randn(size, generator=generator).mul_(scale)
+
+
+def clip_tokenizer(pad: str | None = None) -> Any:
+    """Return a CLIP tokenizer of as many entries as the real one; words of the requests are whole tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2 * CLIP_ENTRIES,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=[c + "</w>" for c in alphabet],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_corpus(), trainer)
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocab, merges = _vocabulary(bpe, [*alphabet, *(c + "</w>" for c in alphabet)], CLIP_ENTRIES - 2)
+    vocab |= {start: CLIP_ENTRIES - 2, end: CLIP_ENTRIES - 1}
+    more = {} if pad is None else {"pad_token": pad}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77, **more)
+
+
+def gemma_tokenizer() -> Any:
+    """Return a Gemma tokenizer of as many entries as the real one; words of the requests are whole tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import GemmaTokenizer
+
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    letters = sorted({c for text in _corpus(1) for c in text.replace(" ", "▁")})
+    trainer = trainers.BpeTrainer(vocab_size=2 * GEMMA_ENTRIES, initial_alphabet=letters, show_progress=False)
+    bpe.train_from_iterator((form for text in _corpus(400_000) for form in (text, f" {text}")), trainer)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
+    vocab, merges = _vocabulary(bpe, [*special, *letters], GEMMA_ENTRIES)
+    return GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=300, padding_side="right", add_bos_token=True)
+
+
+def _vocabulary(bpe: Any, first: list[str], entries: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return vocabulary and merges of a trained model, with some pieces first, of exactly so many entries."""
+    learned = [
+        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
+    ]
+    vocab = {piece: i for i, piece in enumerate(first)}
+    merges: list[tuple[str, str]] = []
+    for a, b in learned:
+        if len(vocab) == entries and a + b not in vocab:
+            break
+        vocab.setdefault(a + b, len(vocab))
+        merges.append((a, b))
+    if len(vocab) != entries:
+        raise ValueError(f"the made-up words give {len(vocab)} entries; {entries} are needed.")
+    return vocab, merges
+
+
+def _corpus(made_up: int = 60_000) -> Iterator[str]:
+    """Yield texts to learn merges from: the words of the requests often, then made-up words."""
+    from excise.concepts.concept import TEMPLATES, read_names
+    from excise.concepts.vocabulary import LISTS
+
+    words = [*ADJECTIVES, *NOUNS, *read_names(LISTS / "object.txt")]
+    words += [word for templates in TEMPLATES.values() for t in templates for word in t.replace("{}", "").split()]
+    yield from [" ".join(words)] * 50
+    draw = random.Random(0)
+    starts = (*"bcdfghjklmnprstvwz", "br", "st", "tr", "sh")
+    syllables = [start + vowel for start in starts for vowel in "aeiou"]
+    for _ in range(made_up):
+        yield "".join(draw.choices(syllables, k=draw.randint(2, 4)))
