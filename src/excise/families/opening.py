@@ -20,6 +20,7 @@ from excise.errors import ModelError
 from excise.families.networks import parameters
 from excise.families.original_names import unet_name
 from excise.families.partial import Source, leave_unread, place_modules, source_of
+from excise.families.streaming import check_fits
 from excise.families.tensors import TensorFiles
 
 _ORIGINAL = "model.diffusion_model."  # before the names of the UNet in a single file
@@ -197,15 +198,19 @@ def _unread(kind: Any, folder: Path, opening: Opening) -> Any:
 
 
 def _encoder(kind: Any, folder: Path, opening: Opening) -> Any:
-    """A text encoder whose weights stay in its folder; None where its files have other names than it has."""
-    if opening.dtype != torch.float32 and getattr(kind, "_keep_in_fp32_modules", None):
-        return None  # transformers knows which
+    """A text encoder whose weights stay in its folder; None where only transformers knows how to read them.
+
+    Raises:
+        ModelError: it is such a one, and does not fit into memory.
+    """
     network = _built(kind, folder, opening.dtype)
-    if network is None or _saves_buffers(network):
+    if network is None:
         return None
     files = TensorFiles.of_folder(folder, opening.variant)
     names = _names_in(files, parameters(network))
-    if names is None:
+    mixed = opening.dtype != torch.float32 and getattr(kind, "_keep_in_fp32_modules", None)
+    if names is None or mixed or _saves_buffers(network):
+        check_fits(network, f"the text encoder in {folder}", _device(opening))
         return None
     # Paths of edits leave out the level `text_model`.
     names |= {own.removeprefix("text_model."): name for own, name in names.items()}

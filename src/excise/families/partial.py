@@ -60,6 +60,12 @@ def place(network: Any, paths: Iterable[str]) -> None:
         return
     for path in paths:
         module, name = parameter_in(network, path)
+        if hasattr(module, "_hf_hook"):  # of a network that is read as it runs (`streaming`)
+            from accelerate.hooks import remove_hook_from_module
+
+            remove_hook_from_module(module)
+            head = path if name == "weight" and path.rpartition(".")[2] != name else path.rpartition(".")[0]
+            place(network, [f"{head}.{own}" for own, weight in module._parameters.items() if weight is not None])
         now = module._parameters[name]
         if now.is_meta:
             module._parameters[name] = nn.Parameter(original(network, path), requires_grad=now.requires_grad)
@@ -89,6 +95,12 @@ def pieces(network: Any, path: str) -> Iterator[Tensor]:
     exact = now.dtype == kind or (now.dtype == torch.float32 and kind.itemsize <= 4)
     for piece in source.files.pieces(own, tuple(now.shape)):
         yield piece if exact else piece.to(now.dtype)
+
+
+def device_of(network: Any) -> torch.device:
+    """The device on which a network computes: that of its first weight, or where its unread weights belong."""
+    source = source_of(network)
+    return next(network.parameters()).device if source is None else source.device
 
 
 def place_modules(network: Any, paths: Iterable[str]) -> None:

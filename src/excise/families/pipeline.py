@@ -31,9 +31,10 @@ from excise.families.base import (
 )
 from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
 from excise.families.noising import Noising, noising
-from excise.families.partial import complete, place, source_of
+from excise.families.partial import complete, device_of, place
 from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
+from excise.families.streaming import read_or_stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
@@ -76,20 +77,21 @@ class PipelineFamily(Family):
 
     def _device_of(self, part: Any) -> torch.device:
         """The device on which a part computes; weights of an offloaded part are not there."""
-        source = source_of(part)
-        if source is not None:
-            return source.device
-        device = next(part.parameters()).device
+        device = device_of(part)
         return self.pipe._execution_device if device.type == "meta" else device
 
     def complete_text(self) -> None:
-        """Read the text encoders, where the model was loaded without them; what encodes does so itself."""
+        """Read the text encoders, where the model was loaded without them; what encodes does so itself.
+
+        One that does not fit into memory is read layer by layer whenever it runs.
+        """
         for encoder in self.text_encoders.values():
-            complete(encoder)
+            read_or_stream(encoder)
 
     def complete(self) -> None:
-        for part in self.pipe.components.values():
-            if isinstance(part, nn.Module):
+        self.complete_text()
+        for name, part in self.pipe.components.items():
+            if isinstance(part, nn.Module) and name not in self.encoder_names:
                 complete(part)
 
     @property
