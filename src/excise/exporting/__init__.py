@@ -22,6 +22,7 @@ from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.card import Card, licence_of, write_card
+from excise.exporting.piecewise import in_folders, unread
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
 from excise.families.base import Family
@@ -171,12 +172,13 @@ def _check_format(edit: Edit, family: Family, format: str) -> None:
         lora.check(edit, family, format)
         return
     family.check_encoders()
-    family.complete()
+    if format == "single-file" or not in_folders(family.pipe):
+        family.complete()
     if family.pipe.vae is None:
         raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":
         single_file.check(family)
-    with alone(edit, family), as_saved(family.pipe):  # refuses a pipeline that cannot be saved
+    with alone(edit, family), as_saved(family.pipe, unread(family.pipe)):  # refuses a pipeline that cannot be saved
         pass
 
 

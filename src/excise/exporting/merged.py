@@ -19,6 +19,7 @@ from excise.edits.edit import Edit
 from excise.edits.provenance import MARK, MARK_EXPORT, Evidence
 from excise.errors import OutputError
 from excise.exporting.lora import split_path
+from excise.exporting.piecewise import saving_piecewise, unread
 from excise.families.base import Family
 from excise.families.networks import as_saved
 from excise.support.files import write_json, write_text
@@ -37,7 +38,7 @@ def write(
     """
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with alone(edit, family), as_saved(family.pipe):
+        with alone(edit, family), as_saved(family.pipe, unread(family.pipe)), saving_piecewise(family.pipe):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))
@@ -81,7 +82,9 @@ def _rename(folder: Path, name_of: Callable[[str], str]) -> None:
     """Rename every tensor in the weight files of a component."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata()
+            metadata, names = opened.metadata(), opened.keys()
+        if all(name_of(name) == name for name in names):
+            continue
         save_file({name_of(name): tensor for name, tensor in load_file(file).items()}, file, metadata=metadata)
     for file in sorted(folder.glob("*.index.json")):
         index = json.loads(file.read_text(encoding="utf-8"))

@@ -23,16 +23,16 @@ from excise.families.headers import Stored, read_header
 
 PIECE = 1 << 22  # bytes that are read at once
 _BASES = ("diffusion_pytorch_model", "model")  # of diffusers and of transformers
-_KINDS = {
+_KINDS = {  # in the order in which the format lays tensors out
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
+    "I32": torch.int32,
     "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I16": torch.int16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
@@ -227,7 +227,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Outgoing]) -> None:
         ModelError: a tensor cannot be read.
     """
     kinds = {dtype: kind for kind, dtype in _KINDS.items()}
-    order = sorted(tensors, key=lambda name: (-list(_KINDS.values())[::-1].index(tensors[name].dtype), name))
+    order = sorted(tensors, key=lambda name: (list(_KINDS.values()).index(tensors[name].dtype), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
