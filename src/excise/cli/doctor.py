@@ -40,7 +40,7 @@ def doctor(options: DoctorOptions) -> None:
     missing = [package for package in PACKAGES if checks[package] == "missing"]
     checks |= _machine(with_torch="torch" not in missing)
     if options.model is not None:
-        checks["model"] = _look_inside(options.source.load(options.model, whole=False), options.model)
+        checks["model"] = _look_inside(options.source.outline(options.model), options.model)
     if options.as_json:
         show.print_json(checks)
     else:

@@ -154,6 +154,16 @@ class Source:
         with show.waiting(f"loading {model}"):
             return load(model, **options, whole=whole)
 
+    def outline(self, model: str, revision: str | None = None) -> Any:
+        """Return the family adapter of `model` for work that encodes and draws nothing: an outline where that will do.
+
+        Args:
+            revision: is used where the option is not given.
+        """
+        from excise.families import outlined
+
+        return outlined(model, **self.__dict__) or self.load(model, revision, whole=False)
+
     def load_for(
         self, method: str, model: str, revision: str | None = None, *, draws: bool, below: Sequence[Any] = ()
     ) -> Any:

@@ -28,6 +28,7 @@ from excise.exporting.readers import LORA, READERS, Reading, reader, readings
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
+from excise.families.outline import is_outline
 from excise.support.files import make_folder
 
 # By format, the file written into the folder; a merged pipeline is the folder itself.
@@ -102,7 +103,7 @@ def export(
     family = as_family(model)
     check_base(edit, family, allow_other_base)
     if format is None:
-        format = _choose_format(edit, family, for_)
+        format = choose_format(edit, family, for_)
     _check_format(edit, family, format)
     check_place(family, Path(out) / TARGETS[format], edit.record, force)
     evidence = Evidence.of(source)
@@ -138,7 +139,7 @@ def _written(edit: Edit, family: Family, folder: Path, format: str, evidence: Ev
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
 
 
-def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
+def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
     """Return the first format that the program reads completely.
 
     Raises:
@@ -148,6 +149,8 @@ def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
         return "kohya-lora" if family.name in lora.KOHYA else "diffusers-lora"
     program, reason = reader(for_), ""
     for format in program.formats.get(family.name, ()):
+        if is_outline(family) and format not in LORA:
+            return format  # which a loaded model may still have to refuse
         try:
             _check_format(edit, family, format)
         except WrongBaseError as error:

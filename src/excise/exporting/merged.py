@@ -12,7 +12,6 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
@@ -69,7 +68,7 @@ def write(
 def _make_readable(folder: Path, pipe: Any) -> None:
     """Add the names and files that transformers 4, older diffusers and other programs need."""
     for name, part in pipe.components.items():
-        if isinstance(part, CLIPTextModel):
+        if any(kind.__name__ == "CLIPTextModel" for kind in type(part).__mro__):
             _rename(folder / name, lambda n: n if n.startswith("text_model.") else f"text_model.{n}")
         elif name.startswith("tokenizer"):
             _write_vocabulary(folder / name)

@@ -271,6 +271,41 @@ def load(
     return family
 
 
+def outlined(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    prediction: str | None = None,
+    **others: Any,
+) -> Family | None:
+    """The adapter of a model's outline, for work that encodes and draws nothing; diffusers is not imported.
+
+    Args:
+        model, variant, dtype, device, prediction: as `load` takes them.
+        others: its other arguments, which are of no use for a folder.
+
+    Returns:
+        None for a model that is no folder, or of a family that needs more than an outline.
+
+    Raises:
+        UnknownNameError, ModelError: as `load`.
+    """
+    check_model(model, variant=variant)
+    path = WEIGHTS / str(model) if str(model) in BUILT_IN else Path(model)
+    own = _family_of_class([_class_name(path)]) if path.is_dir() else None
+    kind = FAMILIES.load(own) if own is not None else None
+    if kind is None or not getattr(kind, "outlines", False) or prediction is not None:
+        return None
+    from excise.families.outline import outline
+
+    where = pick_device(device)
+    pipe = outline(path, str(path), kind.denoiser_name, _dtype(dtype, where), where, variant)
+    family: Family = kind(pipe)
+    return family
+
+
 def _with_text_alone(
     path: Path, name: str, variant: str | None, config: str | Path | None, dtype: Any, device: str
 ) -> Any:

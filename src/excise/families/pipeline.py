@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from PIL import Image
@@ -57,12 +56,15 @@ class PipelineFamily(Family):
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
         text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
             encoders, all that is loaded for work that reads text alone.
+        outlines: whether the adapter works on an outline too (outline.py), as far as nothing is encoded or drawn: it
+            asks for configurations, names and shapes, and text passes no module before the projections.
     """
 
     denoiser_name = "unet"
     encoder_names: tuple[str, ...] = ("text_encoder",)
     draws_with: str
     text_modules: tuple[str, ...] = ()
+    outlines: bool = False
 
     def __init__(self, pipe: Any) -> None:
         self.pipe: Any = pipe
@@ -350,6 +352,8 @@ class PipelineFamily(Family):
 
     def _drawer(self) -> Any:
         """The pipeline if it draws from words alone, else a pipeline of the same parts that does."""
+        import diffusers
+
         kind = getattr(diffusers, self.draws_with)
         if any(cls.__name__ == self.draws_with for cls in type(self.pipe).__mro__):
             return self.pipe

@@ -22,6 +22,7 @@ class StableDiffusion(PipelineFamily):
     name = "sd"
     provides = frozenset(c.CAPABILITIES) - {c.POOLED}
     draws_with = "StableDiffusionPipeline"
+    outlines = True
 
     @property
     def text_width(self) -> int:

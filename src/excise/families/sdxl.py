@@ -31,6 +31,7 @@ class StableDiffusionXL(PipelineFamily):
     provides = frozenset(c.CAPABILITIES)
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
+    outlines = True
 
     @property
     def text_width(self) -> int:
