@@ -35,6 +35,7 @@ from diffusers import (
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from benchmarks.model_folders import SANA_DENOISER, SD15_DENOISER, SDXL_DENOISER
 from excise.families.base import Condition
 from excise.families.noising import Noising, noising
 from excise.families.pipeline import PipelineFamily
@@ -51,22 +52,6 @@ from excise.training.loop import Plan, Trainer
 RANK = 8
 GENERATOR = torch.Generator().manual_seed(0)
 COMPARED = {"surgun": "plain", "confined": "plain-kv"}
-SD15 = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-SANA = {"num_layers": 20, "num_attention_heads": 70, "attention_head_dim": 32, "num_cross_attention_heads": 20,
-        "cross_attention_head_dim": 112, "cross_attention_dim": 2240, "caption_channels": 2304, "in_channels": 32,
-        "out_channels": 32}  # fmt: skip
 
 
 def family_at(shape: str, side: int) -> tuple[PipelineFamily, Callable[[int], Condition]]:
@@ -78,10 +63,12 @@ def family_at(shape: str, side: int) -> tuple[PipelineFamily, Callable[[int], Co
     try:
         if shape == "sana":
             flow = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-            network: nn.Module = SanaTransformer2DModel(**SANA, sample_size=side)
+            network: nn.Module = SanaTransformer2DModel(**{**SANA_DENOISER, "sample_size": side})
             family: PipelineFamily = _bare(Sana, SimpleNamespace(transformer=network, scheduler=flow))
         else:
-            network = UNet2DConditionModel(**(SD15 if shape == "sd15" else SDXL), sample_size=side)
+            network = UNet2DConditionModel(
+                **{**(SD15_DENOISER if shape == "sd15" else SDXL_DENOISER), "sample_size": side}
+            )
             widths = (768,) if shape == "sd15" else (768, 1280)
             encoders = [SimpleNamespace(config=SimpleNamespace(hidden_size=w)) for w in widths]
             pipe = SimpleNamespace(

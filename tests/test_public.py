@@ -186,7 +186,7 @@ def test_pictures_are_judged_by_a_function_a_file_or_the_built_in_judge(tmp_path
         ([], "cat", sees_all, "no pictures"),
         ([tmp_path / "b.png"], "cat", sees_all, "no readable picture"),
         (pictures, "cat", None, "in their own pictures only; give `judge`"),
-        (pictures, "cat", lambda images, names: [True], "gave 1 answers for 2 images"),
+        (pictures, "cat", lambda images, names: [True], "gave 1 answer for 2 images"),
         (pictures, "cat", lambda images, names: None, "returned a NoneType; expected one boolean"),
         (pictures, "cat", 3, "a int is no judge; expected the folder of a CLIP model, a function"),
     ):

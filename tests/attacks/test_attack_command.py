@@ -9,7 +9,8 @@ from attack_runs import ORACLE
 from typer.testing import CliRunner
 
 from excise import erase, load
-from excise.attacks.suite import SuiteOptions, attack
+from excise.attacks.accounting import Outcome, Result
+from excise.attacks.suite import SuiteOptions, SuiteResult, attack
 from excise.bench import run as bench
 from excise.bench.recipe import read
 from excise.cli.main import app
@@ -63,6 +64,19 @@ def test_the_command_on_the_built_in_model(tmp_path):
     gated = command(tmp_path, "--require", "worst_back<=0.5")
     assert gated.exit_code == 1
     assert "gate failed: worst_back is" in gated.stderr
+
+
+def test_the_gates_of_an_attack_are_kept_beside_the_edit(tmp_path, monkeypatch):
+    found = Outcome(["a cat"], [[True]], None, [["a cat"]], 2, 40, 3.0, 0.0)
+    outcome = SuiteResult([Result("seeds", "seeds", {}, "any", False, 1, found, found)], {"seeds": []}, False, "j", "k")
+    monkeypatch.setattr("excise.attacks.suite.attack", lambda *_, **__: outcome)
+    monkeypatch.setattr("excise.attacks.suite.estimate", lambda *_, **__: 1.0)
+    edit = erase(load("canvas-sd"), ["cat"], "uce", vocabulary=None).save(tmp_path / "cat" / "edit.safetensors")
+    done = command(tmp_path, "--edit", str(edit.parent), "--require", "worst_back<=0.5")
+    assert done.exit_code == 1, done.output
+    inspected = CliRunner().invoke(app, ["inspect", str(edit), "--json"])
+    (check,) = json.loads(inspected.stdout)["verified"]
+    assert (check["command"], check["gates"][0]["passed"]) == ("attack", False)
 
 
 @pytest.mark.parametrize(

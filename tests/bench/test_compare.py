@@ -148,6 +148,36 @@ def test_compare_writes_a_page_or_a_table(made, tmp_path, excise):
     assert (status, "no format 'pdf'" in err) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["c.html", "c.md", "c.csv", "c.tex"])
+def test_a_table_of_other_runs_is_not_replaced(made, tmp_path, excise, name):
+    home, _ = made
+    out = ("--out", tmp_path / name)
+    for _ in range(2):  # the same again is no other
+        status, _, err = excise("compare", home / "bench", *out)
+        assert status == 0, err
+    before = (tmp_path / name).read_bytes()
+    status, _, err = excise("compare", home / "bench", home / "judged", *out)
+    assert (status, "is there already and shows other runs" in err) == (2, True), err
+    assert (tmp_path / name).read_bytes() == before
+    assert excise("compare", home / "bench", home / "judged", *out, "--force")[0] == 0
+    assert (tmp_path / name).read_bytes() != before
+
+
+def test_a_bench_takes_no_cell_of_another_recipe_from_its_page(made, recipe, tmp_path, excise, monkeypatch):
+    home, done = made
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(running, "run", lambda *_, **__: done)
+    shutil.copytree(home / "bench", tmp_path / "b")
+    before = (tmp_path / "b" / "results.jsonl").read_bytes()
+    (tmp_path / "one.yaml").write_text("schema: 1\nmethods: [identity]\nconcepts: [cat]\n")
+    status, _, err = excise("bench", tmp_path / "one.yaml", "--out", tmp_path / "b")
+    assert (status, "holds 2 cells of another recipe (speed: cat)" in err) == (2, True), err
+    assert (tmp_path / "b" / "results.jsonl").read_bytes() == before
+    assert not (tmp_path / "b" / "report.html").exists()
+    assert excise("bench", tmp_path / "one.yaml", "--out", tmp_path / "b", "--force")[0] == 0
+    assert excise("bench", recipe, "--out", tmp_path / "b")[0] == 0  # all that is there is asked for
+
+
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "small.yaml"

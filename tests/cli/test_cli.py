@@ -130,14 +130,12 @@ def test_no_permission(excise, model):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_leaves_nothing(excise, model, tmp_path, monkeypatch):
-    import excise.edits.file as edit_file
-
     def to_full_disk(tensors, path, metadata):
         path.write_bytes(b"x" * 1000)
         with open("/dev/full", "wb", buffering=0) as disk:
             disk.write(b"x")
 
-    monkeypatch.setattr(edit_file, "save_file", to_full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", to_full_disk)
     status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", tmp_path / "run")
     assert (status, "No space left on device" in err) == (2, True)
     assert list((tmp_path / "run").iterdir()) == []

@@ -248,3 +248,29 @@ def test_the_demo_answers_from_what_is_there_and_replaces_no_other_run(excise, t
     status, _, err = excise("demo", "--object", "dog", "--out", tmp_path)
     assert (status, "holds a finished run of another request" in err) == (2, True), err
     assert (tmp_path / "report.html").read_text() == "kept"
+
+
+def test_a_refusal_after_the_model_is_loaded_leaves_no_folder_behind(excise, erase, pipe, tmp_path):
+    """An edit of another model is refused; a folder that was there stays, and a new one goes with its parents."""
+    assert erase("cat")[0] == 0
+    for weight in pipe.unet.parameters():
+        weight.data.add_(0.01)
+    pipe.save_pretrained(tmp_path / "other")
+    words = ("--model", tmp_path / "other", "--edit", tmp_path / "run")
+    (tmp_path / "there").mkdir()
+    for out in ("new/inner", "there"):
+        for verb in (("generate", "-p", "a cat"), ("evaluate", "--protocol", "concept", "--pictures", 1)):
+            status, _, err = excise(*verb, *words, "--out", tmp_path / out)
+            assert (status, "this edit was made for" in err) == (2, True), err
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "there").is_dir()
+
+
+def test_a_policy_replaces_no_run_of_another_command_or_model(excise, erase, model, tmp_path, no_model):
+    assert erase("cat")[0] == 0
+    before = files(tmp_path / "run")
+    (tmp_path / "policy.yaml").write_text(f"schema: 1\nmodel: {model}\nconcepts: [{{name: dog}}]\n")
+    no_model()
+    status, _, err = excise("apply", tmp_path / "policy.yaml", "--out", tmp_path / "run")
+    assert (status, "holds a finished run of excise erase, whose files a policy would replace" in err) == (2, True), err
+    assert files(tmp_path / "run") == before

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import excise
+from excise import exporting
+from excise.edits import exports
+from excise.exporting.readers import READERS
 from excise.methods import METHODS, load_method, settings_of
 from excise.policy import ledger
 
@@ -94,6 +97,12 @@ def test_what_only_shows_imports_nothing_heavy(command: tuple[str, ...], folder:
         (("erase", "-c", "cat", "--model", "canvas-sd", "--set", "rigde=1", "--out", "new"), "ridge"),
         (("erase", "-c", "cat", "--model", "canvas-sd", "--preserve", "cat", "--out", "new"), "at once"),
         (("apply", "nowhere.yaml", "--out", "new"), "nowhere.yaml"),
+        (("export", "{folder}/run", "--for", "comfy", "--out", "new"), "comfyui"),
+        (("export", "{folder}/run", "--format", "kohya", "--out", "new"), "kohya-lora"),
+        (("export", "nowhere", "--out", "new"), "nowhere"),
+        (("evaluate", "--model", "canvas-sd", "--judge", "clop", "--protocol", "concept"), "no folder clop; --judge"),
+        (("attack", "-c", "cat", "--judge", "clop", "--out", "new"), "no folder clop; --judge"),
+        (("erase", "-c", "cat", "--model", "canvas-sd", "--judge", "clop", "--out", "new"), "no folder clop; --judge"),
     ],
 )
 def test_refusals_import_nothing_heavy(command: tuple[str, ...], said: str, folder: Path) -> None:
@@ -104,6 +113,11 @@ def test_refusals_import_nothing_heavy(command: tuple[str, ...], said: str, fold
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS.is_built_in(name)])
 def test_settings_without_the_method_are_the_methods(name: str) -> None:
     assert settings_of(name) is load_method(name).Config
+
+
+def test_names_of_formats_and_programs_are_those_of_exports() -> None:
+    assert sorted(exporting.FORMATS) == sorted(exports.FORMATS)
+    assert sorted(READERS) == sorted(exports.PROGRAMS)
 
 
 def test_outline_tells_what_the_edit_tells(folder: Path) -> None:

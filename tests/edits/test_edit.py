@@ -264,7 +264,7 @@ def test_a_failed_write_leaves_nothing(edits, tmp_path, monkeypatch):
         args[1].write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("excise.edits.file.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OutputError, match="No space left on device. Nothing was left behind"):
         edits["uce"].save(path)
     assert path.read_bytes() == content

@@ -307,7 +307,7 @@ def test_update_and_fuse_from_the_command_line(excise, model, tmp_path):
     listed.write_text("name,synonyms\ncat,kitty\ndog,\n")
     runs = [tmp_path / r for r in ("one", "two", "both")]
     status, out, _ = excise("erase", "--model", model, "--concept-file", listed, "--method", "uce", "--keep-states",
-                            "--out", runs[0], "--json")  # fmt: skip
+                            "--preserve", "fish", "--out", runs[0], "--json")  # fmt: skip
     assert status == 0
     assert json.loads(out)["concepts"] == ["cat", "dog"]
     status, out, _ = excise("update", runs[0], "--add", "tree", "--drop", "cat", "--json")
@@ -323,6 +323,7 @@ def test_update_and_fuse_from_the_command_line(excise, model, tmp_path):
     for wrong, message in (
         (("update", runs[0], "--drop", "cow"), "is not in this edit"),
         (("update", runs[0]), "nothing to change"),
+        (("update", runs[0], "--add", "fish"), "is among the names that this edit preserves"),
         (("update", tmp_path / "none", "--drop", "cow"), "edit.safetensors"),
         (("fuse", files[0], "--out", runs[2]), "needs at least two"),
         (("erase", "--model", model, "--out", runs[2]), "no concept given"),

@@ -56,6 +56,16 @@ def test_identity_changes_nothing(family):
     assert all(b["damage"]["value"] == 0 for bins in found.neighbours.values() for b in bins)
 
 
+def test_every_stage_that_may_take_long_is_told_and_parts_change_nothing(family, edit, monkeypatch):
+    told = []
+    whole = run(family, "cat", edits=[edit], untouched=True, say=lambda *now: told.append(now)).result
+    assert list(dict.fromkeys(stage for stage, _, _ in told))[:2] == ["drawing", "judging"]
+    monkeypatch.setattr("excise.evaluation.evaluate.CHUNK", 3)
+    parts = run(family, "cat", edits=[edit], untouched=True).result
+    assert parts.shown == whole.shown
+    assert parts.metrics == whole.metrics
+
+
 def test_an_edit_moves_the_pictures_of_others_measurably(family, edit):
     found = run(family, "cat", edits=[edit.scaled(50.0)], untouched=True)
     assert found.result.metrics["drift"]["value"] > 0
@@ -124,7 +134,7 @@ def test_a_sequence_tells_what_came_back(family):
     assert found["matrix"][0][1] is None
     assert found["rebound"][1] == 0.0
     assert found["rebound"][0] == pytest.approx(found["matrix"][0][0] - found["matrix"][1][0])
-    with pytest.raises(ConceptError, match="needs one edit for each concept.* 1 edits and 2 concepts"):
+    with pytest.raises(ConceptError, match="needs one edit for each concept.* got 1 edit and 2 concepts"):
         evaluate(family, ["cat", "dog"], edits=edits[:1], protocol="small-sequence")
 
 
@@ -167,7 +177,10 @@ def test_a_file_of_few_captions_is_measured_as_far_as_it_goes(family, edit, monk
     )
     monkeypatch.setattr(worlds, "small_world", lambda: plan)
     monkeypatch.setitem(FEATURES._entries, "pixels", Record(f"{__name__}:pixel_features", "pixels"))
-    result = evaluate(family, protocol="small-world", edits=[edit], untouched=True, judge=Scores()).result
+    options = {"edits": [edit], "untouched": True, "judge": Scores()}
+    told = []
+    result = evaluate(family, protocol="small-world", **options, say=lambda *now: told.append(now)).result
+    assert (("comparing images", 2, 2) in told) == (count > 3)
     assert result.metrics["clip_score"]["n"] == count
     assert ("drift" in result.metrics, "kid" in result.metrics) == (count > 1, count > 3)
 

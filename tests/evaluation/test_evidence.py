@@ -6,7 +6,9 @@ from pathlib import Path
 
 from situations import uce
 
-from excise.cli.evidence import keep_evaluation, keep_policy
+from excise.attacks.accounting import Outcome, Result
+from excise.attacks.suite import SuiteResult
+from excise.cli.evidence import keep_attack, keep_evaluation, keep_policy
 from excise.cli.gates import parse_all
 from excise.edits import verified
 
@@ -38,6 +40,32 @@ def test_an_evaluation_is_kept_beside_every_edit(pipe, tmp_path):
         assert check.verdicts == {"cat": "verified: 10 of 10 clean (at least 72 %)"}
         assert check.beside == (verified.file_digest(Path(other)),)
         assert "with 1 more edit applied" in " ".join(verified.sentences([check]))
+
+
+def test_a_gate_of_what_could_not_be_measured_is_kept_as_failed(pipe, tmp_path):
+    file = saved(pipe, tmp_path / "edit.safetensors")
+    unseen = {"concept": "cat", "status": "not verifiable", "images": 10, "clean": None}
+    keep_evaluation([file], {**document(), "metrics": {}, "verdicts": [unseen]}, parse_all(["ua>=0.7"]))
+    (check,) = verified.checks_of(Path(file))
+    assert [(gate.gate, gate.passed) for gate in check.gates] == [("ua>=0.7", False)]
+    assert "gate ua>=0.7 FAILED: not measured" in " ".join(verified.sentences([check]))
+
+
+def test_the_gates_of_an_attack_are_kept_beside_the_edit(pipe, tmp_path):
+    file = saved(pipe, tmp_path / "edit.safetensors")
+    found = Outcome(["a cat"], [[True]], None, [["a cat"]], 2, 40, 3.0, 0.0)
+    outcome = SuiteResult([Result("seeds", "seeds", {}, "black box", False, 1, found, found)], {}, False, "clip", "e")
+    request = {"model": "tiny", "suite": "quick", "concept": "cat"}
+    back = outcome.worst.back
+    assert back is not None
+    keep_attack([file], request, outcome, [], {"worst_back": back.as_dict()})
+    assert verified.checks_of(Path(file)) == ()
+    gates = parse_all(["worst_back<=0.3,worst_back<=1,worst_gap<=0.3"], ["worst_back", "worst_gap"])
+    keep_attack([file], request, outcome, gates, {"worst_back": back.as_dict()})
+    (check,) = verified.checks_of(Path(file))
+    assert (check.command, check.protocol, check.concepts) == ("attack", "attacks of the suite 'quick'", ("cat",))
+    assert [gate.passed for gate in check.gates] == [False, True, False]
+    assert "gate worst_back<=0.3 FAILED: 1.000" in " ".join(verified.sentences([check]))
 
 
 def test_numbers_that_prove_nothing_are_not_kept(pipe, tmp_path):

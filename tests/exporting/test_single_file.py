@@ -125,15 +125,13 @@ def test_a_pipeline_with_a_lora_of_its_own_is_no_whole_model(pipe, tmp_path, for
 
 
 def test_no_half_a_file_is_left(pipe, tmp_path, monkeypatch):
-    from excise.exporting import single_file
-
     edit = erase(pipe, ["cat"], "uce", preserve=["dog"], vocabulary=None)
 
     def failing(state, path, metadata):
         path.write_bytes(b"half")
         raise RuntimeError("stopped")
 
-    monkeypatch.setattr(single_file, "save_file", failing)
+    monkeypatch.setattr("safetensors.torch.save_file", failing)
     with pytest.raises(RuntimeError, match="stopped"):
         export(edit, pipe, tmp_path, "single-file")
     assert list(tmp_path.iterdir()) == []

@@ -70,7 +70,7 @@ def test_an_instruction_before_every_prompt_is_run_once_a_row(gemma_tokenizer):
     states, _ = wanted(family, texts)
     found = family.encode(texts, subjects)
     assert_close(found.states, states[:, : found.at.shape[1]] * found.read[..., None], rtol=1e-4, atol=1e-5)
-    hidden = len(family._before and family.pipe.tokenizer(family._before).input_ids)
+    hidden = len(family.pipe.tokenizer(family._before).input_ids)
     assert len(found.rows) < 2 * hidden + 200
 
 

@@ -84,7 +84,7 @@ def test_failed_gates_are_named_up_to_a_limit():
 
 def test_a_passing_policy_and_one_without_a_judge_take_a_line():
     passing = verified([{"name": "cat", "erased": share(4, 4), "passed": True}])
-    assert verification_lines(passing) == ["verified by j: 1 of 1 concepts pass"]
+    assert verification_lines(passing) == ["verified by j: 1 of 1 concept passes"]
     assert verification_lines(None) == [
         "not verified: there is no judge. Set `judge` in the policy to the folder of a CLIP model."
     ]

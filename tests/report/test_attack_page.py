@@ -50,7 +50,7 @@ def test_the_page_never_calls_a_recovered_concept_gone():
     first, second = banners(
         attacked(result("seeds", True, False), result("swap", why="only the text encoder was changed"))
     )
-    assert (first.state, first.text) == ("bad", "1 of 1 attacks recovered the concept: seeds on 50 % of 2 prompts.")
+    assert (first.state, first.text) == ("bad", "1 of 1 attack recovered the concept: seeds on 50 % of 2 prompts.")
     assert (second.state, second.text) == ("warn", "Only the text encoder was changed")
     assert banners(attacked(result("seeds", False)))[0].state == "good"
 

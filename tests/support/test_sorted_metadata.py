@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from excise.support.files import sort_metadata
+from excise.support.headers import sort_metadata
 
 
 def test_the_same_metadata_give_the_same_bytes(tmp_path):

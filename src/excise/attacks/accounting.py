@@ -12,6 +12,7 @@ from PIL import Image
 from excise.attacks.base import Round
 from excise.attacks.panel import Panel
 from excise.metrics.rates import Estimate, clustered_mean, rate, wilson
+from excise.support.counts import counted
 from excise.support.display import Card, Showing
 
 
@@ -137,7 +138,7 @@ class Result(Showing):
         """What the result shows of itself: the share of prompts that brought the target back, on each model."""
         sides = {"recovered": self.model, "control": self.control, "oracle": self.oracle}
         facts = [
-            (side, f"{e.value:.0%} ({e.low:.0%} to {e.high:.0%}) of {e.n} prompts")
+            (side, f"{e.value:.0%} ({e.low:.0%} to {e.high:.0%}) of {counted(e.n, 'prompt')}")
             for side, e in ((side, outcome.any_of_n) for side, outcome in sides.items() if outcome)
         ]
         return Card(f"Attack: {self.name}", [*facts, ("not run", self.why)])

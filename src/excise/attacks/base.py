@@ -16,6 +16,7 @@ from excise.concepts.concept import Concept
 from excise.errors import ExciseError
 from excise.families.base import Condition, Family, join, split
 from excise.families.noising import Noising
+from excise.support.counts import counted
 from excise.support.digests import seed_of
 from excise.support.display import Card, Showing, described
 from excise.support.progress import Report, silent
@@ -208,7 +209,9 @@ class Arena(Showing):
     def _spend(self, counts: Sequence[int]) -> None:
         """Take pictures from the budget of each test prompt, before they are drawn."""
         if max(counts) > self.images:
-            raise AttackError(f"an attack asked for {max(counts)} pictures of one prompt; its budget is {self.images}.")
+            raise AttackError(
+                f"an attack asked for {counted(max(counts), 'picture')} of one prompt; its budget is {self.images}."
+            )
         self.drawn += sum(counts)
 
     def _check_length(self, prompts: Sequence[str]) -> None:

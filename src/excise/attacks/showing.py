@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from excise.attacks.accounting import Outcome, Result, Worst
 from excise.attacks.runner import JudgedShot
 from excise.metrics.rates import Estimate
+from excise.support.counts import counted
 from excise.support.display import Card, Picture
 
 
@@ -37,7 +38,7 @@ def suite_card(
     pictures = [
         (r.name, [Picture(s.image, s.prompt, s.shown) for s in shots[r.name]]) for r in strongest if r.name in shots
     ]
-    title = f"Attack: {len(back)} of {len(run)} attacks brought the concept back"
+    title = f"Attack: {len(back)} of {counted(len(run), 'attack')} brought the concept back"
     return Card(title, facts, ("attack", *sides, "access", ""), rows, pictures)
 
 

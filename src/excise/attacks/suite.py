@@ -101,12 +101,14 @@ class SuiteResult(Showing):
         shots: by attack, the strongest pictures of the model under attack.
         has_oracle: whether gaps are to a model that never knew the concept; otherwise to the controls.
         judge: the names of the judges, with their threshold.
+        key: a digest of the prompts, guides, budget, sampler, judges and the untouched model.
     """
 
     results: list[Result]
     shots: dict[str, list[JudgedShot]]
     has_oracle: bool
     judge: str
+    key: str = ""
 
     @property
     def worst(self) -> Worst:
@@ -170,7 +172,7 @@ def attack(
         key = _key(arena, prompts, _environment(original, panel, precision))
         runner = Runner(arena, _sides(models, plan), panel, options.folder, key, say)
         results = [runner.run(p, options.settings) for p in plan]
-    return SuiteResult(results, runner.shots, models.oracle is not None, panel.name)
+    return SuiteResult(results, runner.shots, models.oracle is not None, panel.name, key)
 
 
 def target_of(

@@ -50,8 +50,7 @@ def apply(options: ApplyOptions) -> None:
     from excise.cli.evidence import keep_policy
     from excise.policy.apply import apply_policy
     from excise.report.policy_page import write_policy_page
-    from excise.support.files import make_folder
-    from excise.support.runs import EDIT_NAME, locked, write_run
+    from excise.support.runs import EDIT_NAME, run_folder, write_run
 
     out = options.out
     options.source.check(policy.model)
@@ -61,8 +60,7 @@ def apply(options: ApplyOptions) -> None:
             f"{out} holds a finished run of excise {run.get('verb', '(unknown)')}, whose files a policy would replace; "
             "choose another --out."
         )
-    make_folder(out)
-    with locked(out):
+    with run_folder(out):
         family = options.source.load(policy.model, policy.revision, whole=_draws(policy))
         with show.stages() as say:
             applied = apply_policy(
@@ -92,9 +90,9 @@ def apply(options: ApplyOptions) -> None:
 def _draws(policy: Policy) -> bool:
     """Whether applying a policy draws pictures: to verify them by a judge, or for a method that is trained."""
     from excise.families.built_in import names_canvas
-    from excise.methods import METHODS
+    from excise.methods import reads_text_alone
 
-    trained = any(METHODS.record(choice.name).shape != "closed-form" for choice in policy.methods.values())
+    trained = not all(reads_text_alone(choice.name) for choice in policy.methods.values())
     return trained or policy.judge is not None or names_canvas(policy.model)
 
 

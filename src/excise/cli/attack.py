@@ -105,17 +105,18 @@ def attack(options: AttackOptions) -> None:
     """
     for model in (options.model, options.base, options.oracle):  # before anything large is imported
         options.source.check(model)
+    o.check_judge(options.judge)
     request = asked("attack", options)
     finished(options.out, request, force=options.force)
 
     from excise.attacks.suite import attack as run_suite
     from excise.attacks.suite import estimate, target_of
     from excise.cli import show
+    from excise.cli.evidence import keep_attack
     from excise.cli.gates import check
     from excise.families.built_in import names_built_in
     from excise.report.attack_page import document, write_page
-    from excise.support.files import make_folder
-    from excise.support.runs import locked, write_run
+    from excise.support.runs import edit_path, run_folder, write_run
 
     gates, settings = options.gates(), o.parse_settings(options.settings or [])
     edits, prompts = o.load_edits(options.edit), o.own_prompts(options.ask)
@@ -125,18 +126,18 @@ def attack(options: AttackOptions) -> None:
     suite = _suite(options, settings, prompts)
     minutes = max(1, round(estimate(family, suite) / 60))
     show.say(f"about {minutes} min for the suite '{options.suite}' here")
-    make_folder(options.out)
-    with locked(options.out):
+    with run_folder(options.out):
         with show.stages() as say:
             attacked = run_suite(family, target, edits, suite, say)
         result = document(attacked)
         write_page(attacked, options.model, options.concept, options.edit or [], options.suite, options.out)
-        write_run(
-            options.out, "attack", {**_request(options, target, settings, prompts), **result, **request.entries()}
-        )
+        told = _request(options, target, settings, prompts)
+        write_run(options.out, "attack", {**told, **result, **request.entries()})
     _print(options, result)
     top = attacked.worst
     metrics = {name: e.as_dict() for name, e in (("worst_gap", top.gap), ("worst_back", top.back)) if e}
+    files = [str(edit_path(edit)) for edit in options.edit or []]
+    keep_attack(files, told, attacked, gates, metrics, other_base=options.allow_other_base)
     check(gates, metrics, missing="no attack could be run")
 
 

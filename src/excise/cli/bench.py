@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from excise.bench.run import CellResult
 
 ENGINES = ("local", "ray")
+RESULTS = "results.jsonl"
 
 
 def bench(
@@ -24,6 +26,9 @@ def bench(
         str,
         typer.Option(help="The engine: local (this machine, or what accelerate launch started) or ray (a cluster)."),
     ] = "local",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the page and tables in --out though they show further cells.")
+    ] = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Run every method on every concept with the same prompts, seeds and judge, and write a page and tables.
@@ -36,6 +41,8 @@ def bench(
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     content = read(recipe)
+    if not force:
+        _check_place(content, out)
 
     from excise.cli import results, show
 
@@ -58,6 +65,34 @@ def bench(
     else:
         results.mean_table(lines)
         show.say(f"report: {page}")
+
+
+def _check_place(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder whose page and tables show cells that the recipe does not have; more cells may be added.
+
+    Raises:
+        OutputError: it holds such cells.
+    """
+    from excise.bench.recipe import cells
+    from excise.errors import OutputError
+    from excise.support.counts import counted
+
+    try:
+        lines = [json.loads(line) for line in (out / RESULTS).read_text(encoding="utf-8").splitlines()]
+        shown = {line["key"]: f"{line['method']}: {', '.join(line['concepts'][:3])}" for line in lines}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(
+            f"{out / RESULTS} cannot be read; choose another --out, or replace it with --force."
+        ) from None
+    for cell in cells(recipe):
+        shown.pop(cell.key, None)
+    if shown:
+        raise OutputError(
+            f"{out} holds {counted(len(shown), 'cell')} of another recipe ({next(iter(shown.values()))}), which its "
+            "page and tables would no longer show; choose another --out, or replace them with --force."
+        )
 
 
 def _run(engine: str, recipe: Recipe, out: Path) -> tuple[list[CellResult], bool]:

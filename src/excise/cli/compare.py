@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -22,6 +23,7 @@ def compare(
             ".tex)."
         ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file at --out that shows other runs.")] = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Compare finished runs of one protocol: on one page with tables, chart and images, or in one table.
@@ -43,8 +45,12 @@ def compare(
 
     cells = read_runs(runs)
     lines = [d.line() for d in cells]
+    command = results.command_line("compare", *runs, "--out", out)
+    writers = {"markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex}
+    text = writers[chosen](lines) if chosen in writers else ""
+    if not force:
+        _check_place(out, text or command)
     if chosen == "html":
-        command = results.command_line("compare", *runs, "--out", out)
         about = bench_page.About(
             name=f"Comparison of {', '.join(r.resolve().name for r in runs)}",
             date=results.today(),
@@ -53,8 +59,7 @@ def compare(
         )
         bench_page.write(cells, Path(), out, about)
     else:
-        write = {"markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex}[chosen]
-        write_text(out, write(lines))
+        write_text(out, text)
     if as_json:
         show.print_json(
             {
@@ -68,6 +73,26 @@ def compare(
     else:
         results.mean_table(lines)
         show.say(f"written: {out}")
+
+
+def _check_place(out: Path, same: str) -> None:
+    """Refuse to replace a file that was not made of the same runs.
+
+    Args:
+        same: the text that such a file holds: the command on a page, else the whole table.
+
+    Raises:
+        OutputError: there is another file.
+    """
+    from excise.errors import OutputError
+
+    if not out.is_file():
+        return
+    there = out.read_text(encoding="utf-8", errors="replace")
+    if same.replace("\r\n", "\n") != there and same not in html.unescape(there):
+        raise OutputError(
+            f"{out} is there already and shows other runs; choose another --out, or replace it with --force."
+        )
 
 
 def _format_of(out: Path) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
-from excise.cli.keeping import ForceOption, asked, check_apart, edit_file, finished
+from excise.cli.keeping import ForceOption, asked, check_apart, finished
 from excise.cli.making import Making, answer, finish
 from excise.cli.planning import Plan, planned, show_plan
-from excise.support.runs import EDIT_NAME
+from excise.support.runs import EDIT_NAME, edit_path
 
 if TYPE_CHECKING:
     from excise.concepts.concept import Concept
@@ -172,11 +172,12 @@ def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) 
     METHODS.record(options.method)
     check_fits_model(options.method, options.model)
     options.source.check(options.model)
+    o.check_judge(options.judge)
     check_apart(options.out, options.edit or [])
     for edit in options.edit or []:
-        if not edit_file(edit).is_file():
+        if not edit_path(edit).is_file():
             raise EditFileError(
-                f"there is no edit file {edit_file(edit)}; give the edit.safetensors that `excise erase` wrote."
+                f"there is no edit file {edit_path(edit)}; give the edit.safetensors that `excise erase` wrote."
             )
 
 
@@ -218,12 +219,12 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
     import warnings
 
     from excise.errors import ExciseWarning, PluginWarning
-    from excise.families.built_in import names_canvas
+    from excise.families.built_in import names_built_in
     from excise.methods import settings_of
     from excise.support.settings import configure
 
     if settings:  # refused before torch is imported
-        default = "canvas" if names_canvas(options.model) else None
+        default = "canvas" if names_built_in(options.model) else None
         configure(settings_of(options.method), options.method, settings, concepts[0].kind, default=default)
 
     from excise.erasing.erase import Naming

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
-from excise.cli.keeping import ForceOption, asked, edit_file, finished
+from excise.cli.keeping import ForceOption, asked, finished
 from excise.errors import SettingError
+from excise.support.runs import edit_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +133,7 @@ class EvaluateOptions:
         # Newer options are part of the key only if they are given, so that older results are still found.
         newer = {name: getattr(self.source, name) for name in ("prediction", "revision")}
         options |= {name: value for name, value in newer.items() if value is not None}
-        edits = [str(edit_file(edit)) for edit in self.edit or []]
+        edits = [str(edit_path(edit)) for edit in self.edit or []]
         return result_cache.request_key(self.model, edits, request.key, options)
 
 
@@ -147,6 +148,8 @@ def evaluate(options: EvaluateOptions) -> None:
 
     required = gates.parse_all(options.require or [])
     options.source.check(options.model)
+    o.check_judge(options.judge)
+    o.check_judge(options.judge_weights, "--judge-weights")
     request = _request(options, required)
     if options.out is not None:
         finished(options.out, asked("evaluate", options), force=options.force)
@@ -157,14 +160,14 @@ def evaluate(options: EvaluateOptions) -> None:
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)
-    files = [str(edit_file(edit)) for edit in options.edit or []]
+    files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
     gates.check(required, document["metrics"], missing=_unverifiable(document))
 
 
 def _unverifiable(document: dict[str, Any]) -> str | None:
     """Why a metric of the concepts was not measured; None where all could be."""
-    from excise.evaluation.proof import ConceptVerdict
+    from excise.evaluation.verdict import ConceptVerdict
 
     verdicts = [ConceptVerdict(**v) for v in document["verdicts"]]
     sentences = [f"{v.concept} is {v.sentence()}" for v in verdicts if v.status == "not verifiable"]
@@ -249,16 +252,13 @@ def _run(
     """Run the protocol, write the run folder, and return the document of `--json`."""
     from excise.cli import show
     from excise.evaluation.evaluate import evaluate as run_protocol
-    from excise.support.files import make_folder
-    from excise.support.runs import locked
+    from excise.support.runs import run_folder
 
     family = options.source.load(options.model) if request.fixed is None else None
     plan = request.fixed if family is None else _plan(options, request, required, family)
-    if options.out is not None:
-        make_folder(options.out)
-    with locked(options.out) if options.out is not None else nullcontext():
+    with run_folder(options.out) if options.out is not None else nullcontext():
         family = family or options.source.load(options.model)
-        with show.progress("drawing") as advance:
+        with show.stages() as say:
             evaluated = run_protocol(
                 family,
                 request.concepts,
@@ -272,7 +272,7 @@ def _run(
                 model_name=options.model,
                 batch=options.batch,
                 cache=cache,
-                progress=advance,
+                say=say,
             )
         if options.out is not None:
             _write(options, options.out, evaluated, request.edits, key)
@@ -295,7 +295,7 @@ def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: lis
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
     from excise.cli import show
-    from excise.evaluation.proof import ConceptVerdict
+    from excise.evaluation.verdict import ConceptVerdict
     from excise.protocols.concept import NO_JUDGE
 
     if options.as_json:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from excise.attacks.suite import SuiteResult
     from excise.cli.gates import Gate
     from excise.edits import verified
 
@@ -21,13 +22,12 @@ def keep_evaluation(
         other_base: whether another model than that of the edits was allowed.
     """
     from excise.edits import verified
-    from excise.evaluation.proof import ConceptVerdict
-    from excise.support.digests import file_digest
+    from excise.evaluation.verdict import ConceptVerdict
 
     verdicts = {v["concept"]: ConceptVerdict(**v).sentence() for v in document.get("verdicts", [])}
     if not files or not (verdicts or gates):
         return
-    metrics = document["metrics"]
+    metrics, unseen = document["metrics"], any(v["status"] == "not verifiable" for v in document.get("verdicts", []))
     check = verified.Check(
         **verified.now(),
         command="evaluate",
@@ -37,14 +37,45 @@ def keep_evaluation(
         judge=document["protocol_summary"]["judge"],
         concepts=tuple(document["concepts"]),
         verdicts=verdicts,
-        gates=tuple(_gate(gate, metrics) for gate in gates if gate.metric in metrics),
+        gates=tuple(_gate(gate, metrics) for gate in gates if unseen or gate.metric in metrics),
         metrics={name: _numbers(m) for name, m in metrics.items()},
         other_base=other_base,
     )
-    digests = [file_digest(Path(file)) for file in files]
-    for file, own in zip(files, digests, strict=True):
-        beside = tuple(digest for digest in digests if digest != own)
-        verified.keep(Path(file), check.model_copy(update={"beside": beside}))
+    _keep(files, check)
+
+
+def keep_attack(
+    files: Sequence[str],
+    request: Mapping[str, Any],
+    outcome: SuiteResult,
+    gates: Sequence[Gate],
+    metrics: Mapping[str, Mapping[str, Any]],
+    *,
+    other_base: bool = False,
+) -> None:
+    """Keep the gates of `excise attack`, passed or failed, beside every edit that was applied; nothing without gates.
+
+    Args:
+        files: the edit files. request: as `run.json` holds it. metrics: of the worst attack, by key.
+        other_base: whether another model than that of the edits was allowed.
+    """
+    from excise.edits import verified
+
+    if not files or not gates:
+        return
+    check = verified.Check(
+        **verified.now(),
+        command="attack",
+        model=request["model"],
+        protocol=f"attacks of the suite '{request['suite']}'",
+        hash=outcome.key,
+        judge=outcome.judge,
+        concepts=(request["concept"],),
+        gates=tuple(_gate(gate, metrics) for gate in gates),
+        metrics={name: _numbers(m) for name, m in metrics.items()},
+        other_base=other_base,
+    )
+    _keep(files, check)
 
 
 def keep_policy(edit: Path, entry: Mapping[str, Any]) -> None:
@@ -83,11 +114,24 @@ def keep_policy(edit: Path, entry: Mapping[str, Any]) -> None:
     verified.keep(edit, check)
 
 
+def _keep(files: Sequence[str], check: verified.Check) -> None:
+    """Keep one check beside every edit, each with the digests of the others."""
+    from excise.edits import verified
+    from excise.support.digests import file_digest
+
+    digests = [file_digest(Path(file)) for file in files]
+    for file, own in zip(files, digests, strict=True):
+        beside = tuple(digest for digest in digests if digest != own)
+        verified.keep(Path(file), check.model_copy(update={"beside": beside}))
+
+
 def _gate(gate: Gate, metrics: Mapping[str, Any]) -> verified.Gate:
+    """A gate as it is kept; what was not measured does not pass."""
     from excise.edits import verified
 
     text = f"{gate.metric}{gate.sign}{gate.bound:g}"
-    return verified.Gate(gate=text, metric=gate.metric, passed=gate.holds(metrics))
+    passed = gate.metric in metrics and gate.holds(metrics)
+    return verified.Gate(gate=text, metric=gate.metric, passed=passed)
 
 
 def _numbers(estimate: Mapping[str, Any]) -> dict[str, float]:

@@ -50,16 +50,16 @@ class ExportOptions:
             UnknownNameError: no such format or program.
             SettingError: several formats for several programs, which pairs nothing with nothing.
         """
+        from excise.edits.exports import FORMATS, PROGRAMS
         from excise.errors import SettingError, unknown
-        from excise.exporting import FORMATS
-        from excise.exporting.readers import reader
 
         formats, programs = list(dict.fromkeys(self.format or [])), list(dict.fromkeys(self.for_ or []))
         for format in formats:
             if format not in FORMATS:
                 raise unknown("export format", format, FORMATS)
         for program in programs:
-            reader(program)
+            if program not in PROGRAMS:
+                raise unknown("program", program, PROGRAMS)
         if len(formats) > 1 and len(programs) > 1:
             raise SettingError("--format and --for are both given several times; repeat one of them alone.")
         return [(format, program) for format in (*formats,) or (None,) for program in (*programs,) or (None,)]
@@ -73,13 +73,16 @@ def export(options: ExportOptions) -> None:
 
     Example: excise export runs/cat/edit.safetensors --for comfyui --out shipped
     """
+    from excise.edits.outline import located_edit
+
     wanted = options.wanted()
+    options.source.check(options.model)
+    located_edit(options.file)  # refused before torch is imported
 
     from excise.cli import show
     from excise.edits.edit import Edit
     from excise.exporting import export as export_edit
 
-    options.source.check(options.model)
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
     family = _family(options, source, edit)

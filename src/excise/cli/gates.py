@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from excise.errors import GatesFailed, SettingError, unknown
 from excise.evaluation.catalog import METRICS, gateable_keys
+from excise.support.counts import counted
 
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*")
@@ -108,7 +109,7 @@ def check_possible(
         needed = needed_count(1.0, gate.bound if gate.end == "low" else 1 - gate.bound)
         more = "--pictures or --preserve-file" if plan.name == NAME else "a protocol with more images"
         advice = f"It takes {needed}: {more}, or lower the gate." if needed else "No number can; lower the gate."
-        images, verb = f"{n} image{'' if n == 1 else 's'}", "begins" if gate.end == "low" else "ends"
+        images, verb = counted(n, "image"), "begins" if gate.end == "low" else "ends"
         raise SettingError(
             f"{gate.metric}{gate.sign}{gate.bound:g} cannot pass: with {images}, all as wished, its interval {verb} at "
             f"{end:.3f}. {advice}"

@@ -10,6 +10,7 @@ import typer
 
 from excise.cli import options as o
 from excise.cli.keeping import OPTIONS, ForceOption, asked, continued, finished
+from excise.support.counts import counted
 
 if TYPE_CHECKING:
     from excise.cli.keeping import Asked
@@ -76,30 +77,29 @@ def _draw(options: GenerateOptions, request: Asked, pictures: list[_Picture]) ->
     """Draw the images that are not there, write the run folder, and return the document of `--json`."""
     from excise.cli import show
     from excise.edits.edit import applied, check_strength
-    from excise.support.files import make_folder
-    from excise.support.runs import write_images, write_run
+    from excise.support.runs import run_folder, write_images, write_run
 
     check_strength(options.strength)
     edits = o.load_edits(options.edit)
-    make_folder(options.out)
-    family = options.source.load(options.model)
-    missing = [p for p in pictures if not p.there]
-    sampling = {"steps": options.steps, "guidance": options.guidance}
-    with (
-        applied(family, edits, options.strength, allow_other_base=options.allow_other_base),
-        show.progress("drawing") as advance,
-    ):
-        prompts, seeds = [p.prompt for p in missing], [p.seed for p in missing]
-        images = family.sample(prompts, seeds, **sampling, batch=8, progress=advance)
-    folder = write_images(options.out, [Path(p.name).stem for p in missing], images)
-    result = {
-        "model": options.model,
-        "edits": options.edit or [],
-        "strength": options.strength,
-        **sampling,
-        "images": [{"file": str(folder / p.name), "prompt": p.prompt, "seed": p.seed} for p in pictures],
-    }
-    write_run(options.out, "generate", {**result, **request.entries()})
+    with run_folder(options.out):
+        family = options.source.load(options.model)
+        missing = [p for p in pictures if not p.there]
+        sampling = {"steps": options.steps, "guidance": options.guidance}
+        with (
+            applied(family, edits, options.strength, allow_other_base=options.allow_other_base),
+            show.progress("drawing") as advance,
+        ):
+            prompts, seeds = [p.prompt for p in missing], [p.seed for p in missing]
+            images = family.sample(prompts, seeds, **sampling, batch=8, progress=advance)
+        folder = write_images(options.out, [Path(p.name).stem for p in missing], images)
+        result = {
+            "model": options.model,
+            "edits": options.edit or [],
+            "strength": options.strength,
+            **sampling,
+            "images": [{"file": str(folder / p.name), "prompt": p.prompt, "seed": p.seed} for p in pictures],
+        }
+        write_run(options.out, "generate", {**result, **request.entries()})
     return result
 
 
@@ -140,4 +140,4 @@ def _print(options: GenerateOptions, result: dict[str, Any], before: str = "") -
     if options.as_json:
         show.print_json(result)
     else:
-        show.say(f"{before}{len(result['images'])} images in {options.out / IMAGES}")
+        show.say(f"{before}{counted(len(result['images']), 'image')} in {options.out / IMAGES}")

@@ -49,8 +49,7 @@ def import_(options: ImportOptions) -> None:
     from excise.concepts.known_names import warn_of_names
     from excise.errors import EditFileError
     from excise.families.built_in import names_built_in
-    from excise.support.files import make_folder
-    from excise.support.runs import EDIT_NAME, locked
+    from excise.support.runs import EDIT_NAME, run_folder
 
     concepts = as_concepts(options.concept, options.kind) if options.concept else []
     if not options.file.exists():
@@ -76,8 +75,7 @@ def import_(options: ImportOptions) -> None:
 
     from excise.importing.import_edit import import_edit
 
-    make_folder(options.out)
-    with locked(options.out):
+    with run_folder(options.out):
         family = options.source.load(options.model, whole=False)
         began = perf_counter()
         with show.waiting(f"reading {options.file}"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from excise.cli import options as o
+from excise.support.counts import counted
 
 if TYPE_CHECKING:
     from excise.edits.record import EditRecord
@@ -123,7 +124,7 @@ def _told(record: EditRecord, paths: list[str], maps: int, rank: int, size: int,
 
 
 def _weights(paths: Sequence[str]) -> str:
-    return f"{len(paths)} weight{'' if len(paths) == 1 else 's'}"
+    return counted(len(paths), "weight")
 
 
 def _brief(measured: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ import typer
 
 from excise.errors import OutputError
 from excise.support.digests import file_digest, short_digest
-from excise.support.runs import EDIT_NAME, RUN_NAME
+from excise.support.runs import EDIT_NAME, RUN_NAME, edit_path
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a finished run of another request in --out.")]
 
@@ -133,15 +133,10 @@ def check_apart(out: Path, edits: Sequence[str | Path], option: str = "--edit") 
     """
     target = (out / EDIT_NAME).resolve()
     for edit in edits:
-        if edit_file(edit).resolve() == target:
+        if edit_path(edit).resolve() == target:
             raise OutputError(
                 f"{option} {edit} lies in --out {out}, where the result would replace it; choose another --out."
             )
-
-
-def edit_file(path: str | Path) -> Path:
-    """Return the edit file that a path names: itself, or the edit in a run folder."""
-    return Path(path) / EDIT_NAME if Path(path).is_dir() else Path(path)
 
 
 def _difference(run: Mapping[str, Any], request: Asked) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from excise.edits.record import KEY
 from excise.errors import ExciseError
+from excise.support.counts import counted
 from excise.support.headers import read_header
 from excise.support.runs import EDIT_NAME
 
@@ -126,7 +127,7 @@ def _bench(folder: Path) -> dict[str, Any]:
         "concepts": tuple(dict.fromkeys(names)),
         "method": ", ".join(m.get("label") or m["name"] for m in recipe["methods"]),
         "model": ", ".join(recipe.get("models", ())),
-        "status": FINISHED if finished else f"{UNFINISHED}, {done} cell{'' if done == 1 else 's'} done",
+        "status": FINISHED if finished else f"{UNFINISHED}, {counted(done, 'cell')} done",
     }
 
 

@@ -173,10 +173,10 @@ class Source:
             draws: whether pictures are drawn as well.
             below: edits that are applied while the method works.
         """
-        from excise.methods import METHODS
+        from excise.methods import reads_text_alone
 
         steers = any(edit.hooks for edit in below)  # hooks may stand on any module
-        whole = draws or steers or METHODS.record(method).shape != "closed-form"
+        whole = draws or steers or not reads_text_alone(method)
         return self.load(model, revision, whole=whole)
 
 
@@ -258,6 +258,19 @@ def load_edits(paths: list[str] | None) -> list[Any]:
     from excise.edits.edit import Edit
 
     return [Edit.load(p) for p in paths or []]
+
+
+def check_judge(folder: Path | None, option: str = "--judge") -> None:
+    """Refuse a judge that is no folder, before anything large is imported.
+
+    Raises:
+        JudgeError: there is no such folder.
+    """
+    from excise.errors import JudgeError
+
+    if folder is not None and not folder.is_dir():
+        found = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+        raise JudgeError(f"{found}; {option} takes a folder with the weights of a judge, such as a CLIP model.")
 
 
 def own_prompts(file: Path | None) -> list[str]:

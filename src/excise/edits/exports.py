@@ -16,6 +16,8 @@ DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "excise_kohya_lora.safetensors"
 SINGLE_NAME = "excise_model.safetensors"
 FILES = (KOHYA_NAME, DIFFUSERS_NAME, SINGLE_NAME)
+FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
+PROGRAMS = ("comfyui", "diffusers", "invokeai", "sd-cpp", "sd-scripts", "webui")
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_linear_layer.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_linear_layer.up.weight")
 
@@ -26,7 +28,7 @@ class Shipped:
 
     Attributes:
         record: of the edit. evidence: the edit file's digest, and what was verified of it.
-        format: one of `excise.exporting.FORMATS`.
+        format: one of `FORMATS`.
         modules: names of the layers that a LoRA changes; empty for a whole model.
         rank: the largest rank; 0 for a whole model.
         bytes: size of the files.
@@ -93,13 +95,26 @@ def others_beside(path: Path) -> dict[str, tuple[str, ...]]:
     for name in FILES:
         if path.name == name or not (path.parent / name).is_file():
             continue
-        try:
-            text = read_header(path.parent / name).metadata.get(RECORD)
-        except (OSError, ValueError):
-            continue
-        if text:
-            others[name] = tuple(c.name for c in parse(path.parent / name, text, None)[0].concepts)
+        record = exported_record(path.parent / name)
+        if record is not None:
+            others[name] = tuple(c.name for c in record.concepts)
     return others
+
+
+def exported_record(path: Path) -> EditRecord | None:
+    """Return the record of the edit that an export holds, in a file or a merged folder; None where there is none.
+
+    Raises:
+        EditFileError: the record is there but cannot be read.
+    """
+    try:
+        if path.is_dir():
+            text = (path / MARK).read_text(encoding="utf-8") if (path / MARK).exists() else None
+        else:
+            text = read_header(path).metadata.get(RECORD)
+    except (OSError, ValueError):
+        return None
+    return parse(path, text, None)[0] if text else None
 
 
 def _merged(folder: Path) -> Shipped:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
@@ -19,7 +18,7 @@ from excise.edits.hooks import Hook, check_one_guided, read_hook
 from excise.edits.outline import check_matrices, header_of, located_edit, sort_parts, unreadable
 from excise.edits.record import KEY, EditRecord
 from excise.errors import EditFileError, ModelError, UnknownNameError
-from excise.support.files import write_atomically
+from excise.support.files import write_tensors
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,7 @@ def write(path: Path, content: Content, tensors: Mapping[str, Tensor]) -> None:
         header["hooks"] = [
             {"kind": hook.kind, "settings": hook.settings(), "strength": hook.strength} for hook in content.hooks
         ]
-    # One key alone: safetensors writes several in an order that changes from run to run.
-    metadata = {KEY: json.dumps(header, ensure_ascii=False, sort_keys=True)}
-    write_atomically(path, lambda p: save_file(single, p, metadata=metadata))
+    write_tensors(path, single, {KEY: json.dumps(header, ensure_ascii=False, sort_keys=True)})
 
 
 def read(path: Path) -> Content:

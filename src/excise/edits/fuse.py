@@ -30,6 +30,7 @@ from excise.errors import ConceptError
 from excise.families.base import Family, split
 from excise.families.load import as_family
 from excise.linalg.solves import solve_spd
+from excise.support.counts import counted
 from excise.support.progress import Report, silent
 
 BATCH = 256  # prompts
@@ -59,7 +60,7 @@ def fuse(
         ModelError: one has hooks.
     """
     if len(edits) < 2:
-        raise ConceptError(f"{len(edits)} edit given; fusing needs at least two.")
+        raise ConceptError(f"{counted(len(edits), 'edit')} given; fusing needs at least two.")
     for edit in edits:
         refuse_hooks(edit.hooks, edit.record, "fusing joins changes of weights alone")
     family = as_family(model)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from excise.edits.deltas import Delta, Dense, TextMap
 from excise.edits.record import EditRecord, Target
-from excise.support.display import Card, count, some
+from excise.support.counts import counted
+from excise.support.display import Card, some
 
 
 def edit_card(
@@ -21,7 +22,7 @@ def edit_card(
         deltas: its text maps and deltas. hooks: the kinds of its hooks.
     """
     rank = max(map(_rank, deltas), default=0)
-    changes = [count(len(paths), "weight")] if paths else []
+    changes = [counted(len(paths), "weight")] if paths else []
     changes += [f"rank up to {rank}"] if rank else []
     changes += [f"{size / 1024:.0f} kB"]
     changes += [f"while drawing: {', '.join(hooks)}"] if hooks else []

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from excise.errors import ExciseWarning, OutputError
+from excise.support.counts import counted
 from excise.support.digests import file_digest
 from excise.support.files import write_json
 from excise.support.strict import Strict
@@ -39,7 +40,7 @@ class Check(Strict):
     Attributes:
         time: when it ended, in UTC.
         excise: the version.
-        command: "evaluate" or "apply".
+        command: "evaluate", "attack" or "apply".
         model: the name of the model that was drawn.
         protocol, hash: the questions, and their digest.
         judge: what looked at the images.
@@ -129,7 +130,7 @@ def as_json(checks: Sequence[Check]) -> list[dict[str, Any]]:
 def _lines(check: Check) -> list[str]:
     where = f"{check.protocol} (hash {check.hash[:12]}), judged by {check.judge}, {check.time[:10]}"
     if check.beside:
-        where += f", with {len(check.beside)} more edit{'' if len(check.beside) == 1 else 's'} applied"
+        where += f", with {counted(len(check.beside), 'more edit')} applied"
     if check.other_base:
         where += f", on {check.model}, which may be another model than the edit was made for"
     lines = [f"{name}: {verdict} [{where}]" for name, verdict in check.verdicts.items()]

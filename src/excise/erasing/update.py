@@ -124,7 +124,7 @@ def updated_concepts(record: EditRecord, add: Sequence[Concept], drop: Sequence[
     """The concepts of an edit after an update, in order: those that remain, then the new ones.
 
     Raises:
-        ConceptError: a concept to drop is not in the edit, one to add is, or none would remain.
+        ConceptError: a concept to drop is not in the edit, one to add is, or is preserved, or none would remain.
     """
     present = [c.concept() for c in record.concepts]
     present_names = {normalise_name(c.name) for c in present}
@@ -137,6 +137,13 @@ def updated_concepts(record: EditRecord, add: Sequence[Concept], drop: Sequence[
     for concept in add:
         if normalise_name(concept.name) in present_names - dropped_names:
             raise ConceptError(f"'{concept.name}' is in this edit already; take it out of what is to be added.")
+    kept = {normalise_name(name) for name in record.preserve}
+    for word in (word for concept in add for word in concept.words):
+        if normalise_name(word) in kept:
+            raise ConceptError(
+                f"'{word}' is among the names that this edit preserves, and an update preserves the same names; make "
+                "an edit anew in which it is not preserved: excise erase"
+            )
     concepts = [c for c in present if normalise_name(c.name) not in dropped_names] + [*add]
     if not concepts:
         raise ConceptError("nothing would be left in this edit; remove it from the model instead.")

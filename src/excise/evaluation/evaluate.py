@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,24 @@ from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
 from excise.evaluation.plan import planned, verdicts_of
-from excise.evaluation.proof import ConceptVerdict, concept_verdicts
+from excise.evaluation.proof import concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.evaluation.showing import evaluation_card, picture_rows
+from excise.evaluation.verdict import ConceptVerdict
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.load import as_family
 from excise.judges import FEATURES, Judge, Measuring, OpenJudge
+from excise.judges.base import CHUNK
+from excise.judges.features import Features
 from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix
 from excise.protocols import summary
 from excise.protocols.base import Item, Protocol, Target, asks
 from excise.protocols.concept import NAME
+from excise.support.counts import counted
 from excise.support.display import Card, Showing
+from excise.support.progress import Report, silent
 
 SCHEMA = 2
 
@@ -109,6 +115,7 @@ class _Job:
 
     Attributes:
         drawing: further options of `excise.families.drawing.draw`.
+        say: receives the progress of drawing and judging.
     """
 
     family: Family
@@ -116,6 +123,7 @@ class _Job:
     items: Sequence[Item]
     judges: Sequence[Judge | OpenJudge]
     drawing: dict[str, Any]
+    say: Report = silent
 
     def run(self, edits: Sequence[Edit], allow_other_base: bool = False) -> _Round:
         """Draw and judge every item with `edits` applied; return images, verdicts and seconds."""
@@ -128,10 +136,10 @@ class _Job:
                 steps=self.plan.steps,
                 guidance=self.plan.guidance,
                 sampler=self.plan.sampler,
-                **self.drawing,
+                **{"progress": partial(self.say, "drawing"), **self.drawing},
             )
         drawn = time.perf_counter()
-        shown = judged(self.items, requests, images, self.judges)
+        shown = judged(self.items, requests, images, self.judges, self.say)
         seconds = {"draw": round(drawn - began, 3), "judge": round(time.perf_counter() - drawn, 3)}
         return images, shown, seconds
 
@@ -152,6 +160,7 @@ def evaluate(
     cache: Path | None = None,
     workers: Workers | None = None,
     progress: Progress | None = None,
+    say: Report = silent,
 ) -> Evaluated:
     """Run a protocol on a model. The model is unchanged afterwards.
 
@@ -172,6 +181,7 @@ def evaluate(
         batch: number of images drawn at once.
         cache: folder of drawn images by content, so that none is drawn twice.
         workers: this process among several that share the drawing.
+        progress: receives how many images are drawn. say: the same, and what is judged and compared, by stage.
 
     Raises:
         UnknownNameError: no protocol of this name.
@@ -184,8 +194,10 @@ def evaluate(
     names = [c.name for c in as_concepts(concepts)] if concepts else list(plan.fixed_targets if edits else ())
     targets = tuple(plan.target_of(name) for name in names)
     _check_size(plan, family)
-    drawing = {"batch": batch, "cache": cache, "workers": workers, "progress": progress}
-    job = _Job(family, plan, plan.select(targets, groups), judges, drawing)
+    drawing: dict[str, Any] = {"batch": batch, "cache": cache, "workers": workers}
+    if progress is not None:
+        drawing["progress"] = progress
+    job = _Job(family, plan, plan.select(targets, groups), judges, drawing, say)
     for edit in edits:
         check_base(edit, family, allow_other_base)  # before a picture of the untouched model is drawn in vain
     original = job.run(()) if untouched else None
@@ -249,8 +261,18 @@ def _comparison(before: Evaluated, after: Evaluated, job: _Job, weights: Path | 
         metrics["drift"] = drift_by_prompt(old, new, [job.items[i].prompt for i in rows])
         if job.plan.features and len(rows) >= LEAST_FOR_KID:
             features = FEATURES.load(job.plan.features)(weights)
-            metrics["kid"] = kid(features(old), features(new))
+            metrics["kid"] = kid(_in_parts(features, old, job.say, 0), _in_parts(features, new, job.say, 1))
     return metrics
+
+
+def _in_parts(features: Features, images: Images, say: Report, number: int) -> np.ndarray:
+    """The features of images, part by part; `number` of 2 sets are done."""
+    parts = []
+    for rows in _parts(len(images)):
+        say("comparing images", number + rows.start / len(images), 2)
+        parts.append(features(images.at(rows)))
+    say("comparing images", number + 1, 2)
+    return np.concatenate(parts)
 
 
 def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last: Sequence[Shown]) -> dict[str, Any]:
@@ -264,8 +286,8 @@ def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last:
     """
     if len(edits) != len(targets):
         raise ConceptError(
-            f"{job.plan.name} needs one edit for each concept, in the order of erasing; {len(edits)} edits and "
-            f"{len(targets)} concepts were given."
+            f"{job.plan.name} needs one edit for each concept, in the order of erasing; got "
+            f"{counted(len(edits), 'edit')} and {counted(len(targets), 'concept')}."
         )
     steps = []
     for k in range(1, len(targets) + 1):
@@ -284,9 +306,31 @@ def _share(shown: Sequence[Shown], attribute: str, label: str) -> float:
 
 
 def judged(
-    items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge | OpenJudge]
+    items: Sequence[Item],
+    requests: Sequence[tuple[str, int]],
+    images: Images,
+    judges: Sequence[Judge | OpenJudge],
+    say: Report = silent,
 ) -> list[Shown]:
     """Return, for each image, what its prompt asks for and what one or two judges saw."""
+    shown: list[Shown] = []
+    for rows in _parts(len(items)):
+        say("judging", rows.start, len(items))
+        part = slice(rows.start, rows.stop)
+        shown += _judged(items[part], requests[part], images.at(rows), judges)
+    say("judging", len(items), len(items))
+    return shown
+
+
+def _parts(count: int) -> list[range]:
+    """Consecutive rows in parts of as many images as judges look at together."""
+    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+
+def _judged(
+    items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge | OpenJudge]
+) -> list[Shown]:
+    """Judge a part of the images; the verdict on an image depends on that image alone."""
     verdicts = [verdicts_of(judge, items, images) for judge in judges] if any(i.asked for i in items) else []
     by_image = [[{a: v[a][i] for a in v} for v in verdicts] for i in range(len(items))]
     numbers: dict[str, list[float]] = {}

@@ -12,6 +12,7 @@ from excise.canvas import world
 from excise.errors import JudgeError
 from excise.judges.base import OpenJudge
 from excise.metrics.rates import Estimate, rate
+from excise.support.counts import agreeing, counted
 from excise.support.display import Card, Picture, Showing
 from excise.training.scorers import as_scorer
 
@@ -47,7 +48,8 @@ class Judged(Showing):
             ("judged by", self.judge),
         ]
         pictures = [Picture(i, "seen" if s else "not seen", s) for i, s in zip(self.images, self.shows, strict=True)]
-        title = f"Judged: {sum(self.shows)} of {len(self.shows)} pictures show {self.name}"
+        verb = agreeing(len(self.shows), "shows", "show")
+        title = f"Judged: {sum(self.shows)} of {counted(len(self.shows), 'picture')} {verb} {self.name}"
         return Card(title, facts, pictures=[("pictures", pictures)])
 
 

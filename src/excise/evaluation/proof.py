@@ -3,58 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from excise.evaluation.scoring import Metrics, Shown, compared, score
+from excise.evaluation.verdict import ConceptVerdict, status_of
 from excise.metrics.rates import Estimate, rate
 from excise.metrics.unlearning import NONE
 from excise.protocols.base import Protocol, Target, asks, parts
 from excise.protocols.concept import RETAINED
-
-Status = Literal["verified", "not proven", "not removed", "not verifiable"]
-PROVEN = 0.5
-"""A concept counts as verified where the lower end of the share of its clean images reaches this."""
-
-
-class ConceptVerdict(BaseModel):
-    """The verdict on one concept.
-
-    Attributes:
-        images: drawn of it. clean: of the images in which the untouched model shows it, the share that no longer does;
-            None where it shows it in none.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    concept: str
-    status: Status
-    images: int
-    clean: dict[str, float] | None
-
-    def sentence(self) -> str:
-        """Return the verdict in words.
-
-        >>> ConceptVerdict(concept="cat", status="verified", images=10,
-        ...     clean={"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}).sentence()
-        'verified: 10 of 10 clean (at least 72 %)'
-        """
-        if self.clean is None:
-            plural = "" if self.images == 1 else "s"
-            return f"not verifiable: the untouched model shows it in none of {self.images} picture{plural}"
-        n = round(self.clean["n"])
-        count = f"{round(self.clean['value'] * n)} of {n} clean"
-        return f"{self.status}: {count} (at least {int(100 * self.clean['low'])} %)"
-
-
-def status_of(clean: Estimate | None, gate: float = PROVEN) -> Status:
-    """Return the status of a concept by the share of its clean images."""
-    if clean is None:
-        return "not verifiable"
-    if clean.low >= gate:
-        return "verified"
-    return "not proven" if clean.value >= gate else "not removed"
 
 
 def concept_verdicts(

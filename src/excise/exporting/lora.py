@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from excise.edits import apply
@@ -27,7 +27,7 @@ from excise.exporting.record import architecture, model_spec, our_record
 from excise.families.base import Family
 from excise.families.networks import in_encoder
 from excise.families.original_names import unet_name
-from excise.support.files import sort_metadata, write_atomically
+from excise.support.files import write_tensors
 
 # By family (or version), its name in kohya's scripts.
 KOHYA = {"sd": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -83,12 +83,7 @@ def write(
         state |= dict(zip(_factor_names(place, family, format), shaped(f, shape), strict=True))
         if format == "kohya-lora":
             state[f"{key}.alpha"] = torch.tensor(float(_rank(factors)))
-
-    def write_sorted(partial: Path) -> None:
-        save_file(state, partial, metadata={"format": "pt", **metadata})
-        sort_metadata(partial)
-
-    write_atomically(path, write_sorted)
+    write_tensors(path, state, {"format": "pt", **metadata})
     written = load_file(path)
 
     def change(place: str) -> Tensor:

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from torch import nn
+from torch import Tensor, nn
 
 from excise.families.networks import parameters
 from excise.families.partial import pieces, source_of
-from excise.families.tensors import Outgoing, write_tensors
+from excise.families.tensors import KINDS
+from excise.support.headers import METADATA
 
 LARGEST = "10GB"  # of a file, as diffusers cuts shards
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor that is to be written.
+
+    Attributes:
+        dtype: the precision to write it in.
+        shape: its shape.
+        pieces: returns its numbers, row by row, in consecutive pieces of any precision.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @property
+    def size(self) -> int:
+        """Number of its bytes."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def unread(pipe: Any) -> dict[str, Any]:
@@ -72,7 +97,7 @@ def save(network: Any, folder: Path) -> None:
         like, filename_pattern=base + "{suffix}.safetensors", max_shard_size=LARGEST
     )
     for file, names in split.filename_to_tensors.items():
-        write_tensors(folder / file, {name: outgoing[name] for name in names})
+        write_pieces(folder / file, {name: outgoing[name] for name in names})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -99,3 +124,27 @@ def _saved_buffers(network: nn.Module) -> Iterator[tuple[str, Any]]:
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 yield f"{path}.{name}" if path else name, buffer
+
+
+def write_pieces(path: Path, tensors: Mapping[str, Outgoing]) -> None:
+    """Write a safetensors file piece by piece, to the byte as `safetensors.torch.save_file` writes it.
+
+    Raises:
+        OSError: it cannot be written.
+        ModelError: a tensor cannot be read.
+    """
+    kinds = {dtype: kind for kind, dtype in KINDS.items()}
+    order = sorted(tensors, key=lambda name: (list(KINDS.values()).index(tensors[name].dtype), name))
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
+    end = 0
+    for name in order:
+        begin, end = end, end + tensors[name].size
+        kind, shape = kinds[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            for piece in tensors[name].pieces():
+                file.write(piece.to("cpu", tensors[name].dtype).view(torch.uint8).numpy().data)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-
 from excise.concepts.concept import listed
-from excise.edits.provenance import MARK, RECORD
+from excise.edits.exports import exported_record
+from excise.edits.provenance import MARK
 from excise.edits.record import EditRecord
 from excise.errors import OutputError
 from excise.families.base import Family
@@ -33,28 +31,15 @@ def check_place(family: Family, target: Path, record: EditRecord, force: bool = 
         existing = next((target / n for n in names if (target / n).exists()), None)
         foreign = existing is not None and not (target / MARK).exists()
     else:
-        existing, foreign = target, target.exists() and _earlier(target) is None
+        existing, foreign = target, target.exists() and exported_record(target) is None
     if foreign:
         raise OutputError(
             f"{existing} is there already and was not written by `excise export`, which would replace it; choose "
             "another --out, or move it away first."
         )
-    earlier = None if force else _earlier(target)
+    earlier = None if force else exported_record(target)
     if earlier is not None and earlier != record:
         raise OutputError(
             f"{target} holds an export of another edit ({earlier.method}: "
             f"{listed([c.name for c in earlier.concepts])}); choose another --out, or replace it with --force."
         )
-
-
-def _earlier(target: Path) -> EditRecord | None:
-    """The record of the edit that an earlier export in a file or a merged folder holds; None without one."""
-    try:
-        if target.is_dir():
-            text = (target / MARK).read_text(encoding="utf-8")
-        else:
-            with safe_open(target, framework="pt") as opened:
-                text = (opened.metadata() or {})[RECORD]
-        return EditRecord.model_validate_json(text)
-    except (OSError, SafetensorError, KeyError, ValidationError):
-        return None

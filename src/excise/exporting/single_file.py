@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from excise.edits.apply import alone
@@ -20,7 +20,7 @@ from excise.exporting.record import architecture, model_spec
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
 from excise.families.original_names import is_fused, open_clip, unet_name, vae_name
-from excise.support.files import sort_metadata, write_atomically
+from excise.support.files import write_tensors
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 # By architecture and text encoder: its prefix, and whether its names are those of OpenCLIP.
@@ -76,12 +76,7 @@ def write(
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}
     metadata = {"format": "pt", **model_spec(edit, architecture(family).spec, evidence), **prediction}
-
-    def write_sorted(partial: Path) -> None:
-        save_file(state, partial, metadata=metadata)
-        sort_metadata(partial)
-
-    write_atomically(path, write_sorted)
+    write_tensors(path, state, metadata)
     written = _read(path, family)
 
     def change(place: str) -> Tensor:

@@ -54,8 +54,6 @@ class OutlinedPipe:
         components: the outlines of its networks.
     """
 
-    vae_scale_factor = 8
-
     def __init__(self, folder: Path, config: Config, components: dict[str, Any]) -> None:
         self.config, self.components = config, components
         self._folder = folder
@@ -70,6 +68,12 @@ class OutlinedPipe:
         tokenizer = getattr(transformers, self.config[name][1]).from_pretrained(str(self._folder / name))
         setattr(self, name, tokenizer)
         return tokenizer
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels of a picture along one side of a latent: the autoencoder halves it from level to level."""
+        levels: int = len(self.components["vae"].config.block_out_channels)
+        return 2 ** (levels - 1)
 
     @staticmethod
     def maybe_convert_prompt(prompt: Any, tokenizer: Any) -> Any:
@@ -143,7 +147,7 @@ def _fill(network: Outline, files: TensorFiles, dtype: torch.dtype) -> None:
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name in sorted(files, key=_natural):
         path, _, own = name.rpartition(".")
-        shapes.setdefault(path, {})[own] = files.stored(name).shape
+        shapes.setdefault(path, {})[own] = files.shape(name)
     for path, parameters in shapes.items():
         parent: Any = network
         levels = path.split(".") if path else []

@@ -65,13 +65,11 @@ class Sana(PipelineFamily):
         return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
-        spans = [self._span(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
-        places = torch.tensor(spans, dtype=torch.long)
+        found = [self._found(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
+        places = torch.tensor([span for span, _ in found], dtype=torch.long)
         # The denoiser reads the start token, then what stands behind the instruction.
         first, last, end = torch.where(places > 0, places + self._cut, places).unbind(dim=1)
-        prompts = [self._before + text.lower().strip() for text in texts]
-        ids = [torch.tensor(row) for row in self.pipe.tokenizer(prompts).input_ids]
-        padded = pad_sequence(ids, batch_first=True)[..., None]
+        padded = pad_sequence([torch.tensor(ids) for _, ids in found], batch_first=True)[..., None]
         read = torch.arange(padded.shape[1]) <= end[:, None]
         return Tokens(padded, first, last, end, read, hidden=self._cut)
 
@@ -122,8 +120,8 @@ class Sana(PipelineFamily):
             "use_resolution_binning": False,
         }
 
-    def _span(self, text: str, subject: str | int | None) -> tuple[int, int, int]:
-        """First, last and end position of a subject among the tokens that the denoiser reads."""
+    def _found(self, text: str, subject: str | int | None) -> tuple[tuple[int, int, int], list[int]]:
+        """First, last and end position of a subject among the tokens that the denoiser reads, and all tokens."""
         before, cut = self._before, self._cut
         prompt = text.lower().strip()  # as the pipeline does
         encoded = self.pipe.tokenizer(before + prompt, return_offsets_mapping=True)
@@ -137,7 +135,7 @@ class Sana(PipelineFamily):
         if not at:  # an empty subject: the token before it, at the very front the start token
             earlier = [i - cut for i, (a, b) in enumerate(encoded.offset_mapping) if b > a and b <= stop + len(before)]
             at = [max([0, *(i for i in earlier if i > 0)])]
-        return min(at), max(at), end
+        return (min(at), max(at), end), encoded.input_ids
 
 
 def _place(prompt: str, subject: str | int | None) -> tuple[int, int]:

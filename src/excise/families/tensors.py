@@ -7,9 +7,7 @@ process, and a file that goes away under a map ends the process without a word.
 from __future__ import annotations
 
 import json
-import math
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +17,12 @@ import torch
 from torch import Tensor
 
 from excise.errors import ModelError
-from excise.families.headers import Stored, read_header
+from excise.families.architectures import model_header
+from excise.support.headers import Entry
 
 PIECE = 1 << 22  # bytes that are read at once
 _BASES = ("diffusion_pytorch_model", "model")  # of diffusers and of transformers
-_KINDS = {  # in the order in which the format lays tensors out
+KINDS = {  # in the order in which the format lays tensors out
     "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
@@ -37,6 +36,14 @@ _KINDS = {  # in the order in which the format lays tensors out
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies: in which file, and where in it."""
+
+    file: Path
+    entry: Entry
 
 
 class TensorFiles:
@@ -57,7 +64,7 @@ class TensorFiles:
         Raises:
             ModelError: it is no safetensors file, or it is cut short.
         """
-        return cls(read_header(path)[0], path)
+        return cls(_held(path), path)
 
     @classmethod
     def of_folder(cls, folder: Path, variant: str | None = None) -> TensorFiles:
@@ -76,7 +83,7 @@ class TensorFiles:
                     return cls(_sharded(index), folder)
                 file = folder / f"{base}{'.' + chosen if chosen else ''}.safetensors"
                 if file.is_file():
-                    return cls(read_header(file)[0], folder)
+                    return cls(_held(file), folder)
         raise ModelError(f"{folder} holds no .safetensors weights; copy or download the model again.")
 
     def __iter__(self) -> Iterator[str]:
@@ -111,7 +118,7 @@ class TensorFiles:
         """
         kind = self._checked(name, shape)
         floating = kind.is_floating_point and dtype is not None
-        whole = torch.empty(self._stored[name].shape, dtype=dtype if floating else kind)
+        whole = torch.empty(self.shape(name), dtype=dtype if floating else kind)
         flat, done = whole.view(-1), 0
         if whole.dtype == kind:
             _fill(self._stored[name], 0, flat)
@@ -128,10 +135,15 @@ class TensorFiles:
         """
         kind, at = self._checked(name, shape), self._stored[name]
         scratch = self._scratch.view(kind)
-        for begin in range(0, at.size, PIECE):
-            piece = scratch[: min(PIECE, at.size - begin) // kind.itemsize]
+        size = at.entry.end - at.entry.begin
+        for begin in range(0, size, PIECE):
+            piece = scratch[: min(PIECE, size - begin) // kind.itemsize]
             _fill(at, begin, piece)
             yield piece
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; raises as `stored`."""
+        return self.stored(name).entry.shape
 
     def kind(self, name: str) -> torch.dtype:
         """The precision of a tensor in its file; raises as `read`."""
@@ -139,17 +151,18 @@ class TensorFiles:
 
     def _checked(self, name: str, shape: tuple[int, ...] | None) -> torch.dtype:
         at = self.stored(name)
-        if shape is not None and at.shape != shape:
+        kept, file = at.entry, at.file
+        if shape is not None and kept.shape != shape:
             raise ModelError(
-                f"'{name}' in {at.file} has the shape {at.shape}; the model's configuration asks for {shape}. The file "
+                f"'{name}' in {file} has the shape {kept.shape}; the model's configuration asks for {shape}. The file "
                 "belongs to another model: copy or download the model again."
             )
-        if at.kind not in _KINDS:
+        if kept.dtype not in KINDS:
             raise ModelError(
-                f"'{name}' in {at.file} is kept as {at.kind}, which cannot be read here; expected numbers of floating "
+                f"'{name}' in {file} is kept as {kept.dtype}, which cannot be read here; expected numbers of floating "
                 "point (F32, F16, BF16)."
             )
-        return _KINDS[at.kind]
+        return KINDS[kept.dtype]
 
     @cached_property
     def _scratch(self) -> Tensor:
@@ -161,18 +174,23 @@ def _fill(at: Stored, begin: int, flat: Tensor) -> None:
     buffer = flat.view(torch.uint8).numpy().data
     try:
         with at.file.open("rb", buffering=0) as file:
-            file.seek(at.begin + begin)
+            file.seek(at.entry.begin + begin)
             done = 0
             while done < len(buffer):
                 count = file.readinto(buffer[done:])
                 if not count:
-                    raise OSError(f"it ends after {at.begin + begin + done} bytes")
+                    raise OSError(f"it ends after {at.entry.begin + begin + done} bytes")
                 done += count
     except OSError as error:
         raise ModelError(
             f"{at.file} cannot be read any more ({error.strerror or error}); see that its disk is there, and run it "
             "again."
         ) from error
+
+
+def _held(file: Path) -> dict[str, Stored]:
+    """The tensors of one file."""
+    return {name: Stored(file, entry) for name, entry in model_header(file).tensors.items()}
 
 
 def _sharded(index: Path) -> dict[str, Stored]:
@@ -189,7 +207,7 @@ def _sharded(index: Path) -> dict[str, Stored]:
             f"{index.parent} lacks {missing[0]}, one of {len(files)} files that {index.name} names; copy or download "
             "the model again."
         )
-    headers = {file: read_header(index.parent / file)[0] for file in files}
+    headers = {file: _held(index.parent / file) for file in files}
     wrong = next((name for name, file in places.items() if name not in headers[file]), None)
     if wrong is not None:
         raise ModelError(
@@ -197,47 +215,3 @@ def _sharded(index: Path) -> dict[str, Stored]:
             "is of another model; copy or download the model again."
         )
     return {name: headers[file][name] for name, file in places.items()}
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """A tensor that is to be written.
-
-    Attributes:
-        dtype: the precision to write it in.
-        shape: its shape.
-        pieces: returns its numbers, row by row, in consecutive pieces of any precision.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    pieces: Callable[[], Iterator[Tensor]]
-
-    @property
-    def size(self) -> int:
-        """Number of its bytes."""
-        return self.dtype.itemsize * math.prod(self.shape)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Outgoing]) -> None:
-    """Write a safetensors file piece by piece, to the byte as `safetensors.torch.save_file` writes it.
-
-    Raises:
-        OSError: it cannot be written.
-        ModelError: a tensor cannot be read.
-    """
-    kinds = {dtype: kind for kind, dtype in _KINDS.items()}
-    order = sorted(tensors, key=lambda name: (list(_KINDS.values()).index(tensors[name].dtype), name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in order:
-        begin, end = end, end + tensors[name].size
-        kind, shape = kinds[tensors[name].dtype], list(tensors[name].shape)
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            for piece in tensors[name].pieces():
-                file.write(piece.to("cpu", tensors[name].dtype).view(torch.uint8).numpy().data)

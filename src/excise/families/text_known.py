@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from excise.support.digests import short_digest
-from excise.support.files import write_atomically
+from excise.support.files import write_tensors
 
 NAME = 16  # bytes of a beginning's name
 
@@ -93,5 +93,5 @@ class KnownStates:
         if self._pooled:
             held["pooled"] = torch.cat(self._pooled)[self._saved :]
         path = self.folder / f"{short_digest([name.hex() for name in new])}.safetensors"
-        write_atomically(path, lambda p: save_file(held, p), durable=False)
+        write_tensors(path, held, durable=False)
         self._saved = len(self._at)

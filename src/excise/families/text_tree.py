@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from excise.families.progress import encoded
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 
+Arguments = tuple[Tensor, Tensor, "Tensor | None"]
 Encoder = Callable[[Tensor, Tensor, "Tensor | None"], "tuple[Tensor, Tensor | None]"]
 """From ids (R, S, k), positions (R, S) and a mask (R, 1, S, S) to states (R, S, d) and pooled states (R, S, p).
 
@@ -54,9 +55,9 @@ class Tokens:
         """(B,) number of tokens to encode."""
         to_end = self.end if self.pooled is None else torch.maximum(self.end, self.pooled)
         place = torch.arange(self.read.shape[1])
-        columns = {"last": self.last, "end": to_end, "all": torch.maximum((self.read * place).amax(1), to_end)}
-        kinds = {kind: torch.tensor([u == kind for u in until]) for kind in columns}
-        return torch.stack([columns[kind] * chosen for kind, chosen in kinds.items()]).sum(0) + 1
+        through = torch.stack([self.last, to_end, torch.maximum((self.read * place).amax(1), to_end)])
+        kinds = [get_args(Until).index(kind) for kind in until]
+        return through[kinds, torch.arange(len(until))] + 1
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def _packed(shared: Sequence[int], lengths: Sequence[int], capacity: int) -> tup
     return rows, kept
 
 
-def passes(forest: Forest, share: bool) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor | None], Tensor]]:
-    """Batches of rows: the tokens in them, arguments of an `Encoder`, and (n, 2) the row and place of each token."""
+def passes(forest: Forest, share: bool) -> Iterator[tuple[Tensor, Arguments, tuple[Tensor, Tensor]]]:
+    """Batches of rows: the tokens in them, arguments of an `Encoder`, and the row and slot of each token there."""
     sizes = forest.row.bincount()
     begin = 0
     while begin < len(sizes):
@@ -137,7 +138,7 @@ def passes(forest: Forest, share: bool) -> Iterator[tuple[Tensor, tuple[Tensor, 
         positions = torch.zeros(shape, dtype=torch.long)
         ids[row, slot], positions[row, slot] = forest.ids[tokens], forest.depth[tokens]
         mask = _paths_mask(forest, tokens, row, shape) if share else None
-        yield tokens, (ids, positions, mask), torch.stack([row, slot], dim=1)
+        yield tokens, (ids, positions, mask), (row, slot)
         begin = stop
 
 
@@ -191,9 +192,8 @@ def encode_tokens(
 def _run(forest: Forest, encoder: Encoder, share: bool, prompts: int) -> tuple[Tensor, Tensor | None]:
     """(n, d) states and (n, p) pooled states of the tokens of a forest."""
     states, pooled = list[Tensor](), list[Tensor]()
-    for tokens, arguments, place in passes(forest, share):
+    for tokens, arguments, (row, slot) in passes(forest, share):
         outputs, further = encoder(*arguments)
-        row, slot = place.to(outputs.device).unbind(1)
         states.append(outputs[row, slot])
         if further is not None:
             pooled.append(further[row, slot])

@@ -169,4 +169,13 @@ def settings_of(name: str) -> type[Settings]:
     return load_method(name).Config
 
 
-__all__ = ["CONTROLS", "METHODS", "load_method", "settings_of"]
+def reads_text_alone(name: str) -> bool:
+    """Whether a method needs no more of a model than its text encoders and the maps that read text.
+
+    Raises:
+        UnknownNameError: there is no such method.
+    """
+    return METHODS.record(name).shape == "closed-form"
+
+
+__all__ = ["CONTROLS", "METHODS", "load_method", "reads_text_alone", "settings_of"]

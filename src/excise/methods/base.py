@@ -15,7 +15,8 @@ from excise.concepts.vocabulary import Vocabulary
 from excise.edits.hooks import Hook
 from excise.families.base import Family
 from excise.methods.solution import Solution
-from excise.support.display import Card, Showing, charts, count, seconds_text, some
+from excise.support.counts import counted
+from excise.support.display import Card, Showing, charts, seconds_text, some
 from excise.support.progress import Report, silent
 from excise.support.settings import Settings
 
@@ -47,7 +48,7 @@ class Request(Showing):
         facts = [
             ("from", f"{self.family.pipe.config.get('_name_or_path') or 'unnamed pipeline'} ({self.family.name})"),
             ("keeps", some(self.preserve) or "no names of the caller's"),
-            ("retains", f"{count(len(self.retain), 'prompt')}; vocabulary {self.words.name or 'none'}"),
+            ("retains", f"{counted(len(self.retain), 'prompt')}; vocabulary {self.words.name or 'none'}"),
             ("seed", str(self.seed)),
         ]
         names = some([c.name for c in self.concepts])
@@ -98,7 +99,7 @@ class Made(Showing):
     def card(self) -> Card:
         """What the result shows of itself."""
         maps, modules = len(self.weights.text_maps), len(self.weights.modules or {})
-        parts = [count(maps, "text map"), count(modules, "weight"), count(len(self.hooks), "hook")]
+        parts = [counted(maps, "text map"), counted(modules, "weight"), counted(len(self.hooks), "hook")]
         facts = [("measured", ", ".join(self.evidence)), ("took", seconds_text(self.seconds))]
         return Card(f"Made: {', '.join(parts)}", facts, pictures=charts(self.pictures))
 

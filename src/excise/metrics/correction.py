@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from excise.metrics.rates import Estimate, rate
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def rogan_gladen(observed: float, sensitivity: float, specificity: float) -> float:
@@ -27,8 +25,6 @@ def rogan_gladen(observed: float, sensitivity: float, specificity: float) -> flo
     >>> round(rogan_gladen(0.26, sensitivity=0.9, specificity=0.98), 4)
     0.2727
     """
-    import numpy as np
-
     for name, value in (("observed", observed), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; it must be a share between 0 and 1")
@@ -59,8 +55,6 @@ def relative_ua(shown_before: Sequence[bool] | np.ndarray, shown_after: Sequence
     Raises:
         ValueError: the untouched model never showed it, or the lengths differ.
     """
-    import numpy as np
-
     before, after = np.asarray(shown_before, dtype=bool), np.asarray(shown_after, dtype=bool)
     if before.shape != after.shape:
         raise ValueError(f"{len(before)} images before and {len(after)} after; they must be the same prompts and seeds")

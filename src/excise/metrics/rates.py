@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+from excise.metrics.estimate import Estimate as Estimate
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000
 MOST_OBSERVATIONS = 10_000  # among which the number that passes a gate is looked for
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval.
-
-    Attributes:
-        value: the estimate.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        n: number of observations.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the four fields by name, for JSON."""
-        return asdict(self)
 
 
 def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
@@ -50,8 +27,6 @@ def rate(hits: Sequence[bool] | np.ndarray) -> Estimate:
     >>> (e.value, round(e.low, 3), round(e.high, 3))
     (0.8, 0.49, 0.943)
     """
-    import numpy as np
-
     n = len(hits)
     if n == 0:
         raise ValueError("a rate needs at least one observation")
@@ -66,8 +41,6 @@ def wilson(p: float, n: int) -> tuple[float, float]:
     >>> (round(low, 3), round(high, 3))
     (0.188, 0.812)
     """
-    import numpy as np
-
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
@@ -86,8 +59,6 @@ def any_of_n(hits: np.ndarray, n: int) -> Estimate:
     Raises:
         ValueError: fewer tries than n, or n below 1.
     """
-    import numpy as np
-
     tries = np.asarray(hits, dtype=bool)
     if not 1 <= n <= tries.shape[1]:
         raise ValueError(f"a budget of {n} tries; there are {tries.shape[1]}")
@@ -112,8 +83,6 @@ def harmonic_of_rates(groups: Sequence[Sequence[bool] | np.ndarray], seed: int =
         groups: for each rate its observations, (n_i,) booleans, independent of the other rates.
         seed: of the resampling.
     """
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(g, dtype=float) for g in groups]
     value = harmonic_mean([float(a.mean()) for a in arrays])
@@ -131,8 +100,6 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable], seed: 
         clusters: (n,) cluster of each value, for example its prompt.
         seed: of the resampling.
     """
-    import numpy as np
-
     members: dict[Hashable, list[float]] = {}
     for key, value in zip(clusters, values, strict=True):
         members.setdefault(key, []).append(value)
@@ -147,8 +114,6 @@ def bootstrap(clusters: Sequence[np.ndarray], statistic: Callable[[np.ndarray], 
         statistic: of all observations, concatenated along the first axis.
         seed: of the resampling.
     """
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     pooled = np.concatenate(list(clusters))
     drawn = [

@@ -14,12 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from excise.metrics.rates import Estimate, harmonic_of_rates, rate
-
-if TYPE_CHECKING:
-    import numpy as np
 
 NONE = "none"
 """Label of an image on which a judge abstains."""
@@ -40,15 +38,11 @@ class Seen:
 
     def right(self, attribute: str) -> np.ndarray:
         """Return (n,) whether the judge saw the requested label."""
-        import numpy as np
-
         pairs = zip(self.asked[attribute], self.seen[attribute], strict=True)
         return np.array([a == s for a, s in pairs], dtype=bool)
 
     def asks(self, attribute: str, label: str) -> np.ndarray:
         """Return (n,) whether `label` was requested."""
-        import numpy as np
-
         return np.array([a == label for a in self.asked[attribute]], dtype=bool)
 
 
@@ -65,8 +59,6 @@ def unlearning(seen: Seen, targets: Sequence[tuple[str, str]]) -> dict[str, Esti
     Raises:
         ValueError: no prompt asks for a target, or every prompt does.
     """
-    import numpy as np
-
     about_target = np.any([seen.asks(attribute, label) for attribute, label in targets], axis=0)
     attributes = list(dict.fromkeys(attribute for attribute, _ in targets))
     unlearned = np.concatenate([~seen.right(a)[seen.asks(a, label)] for a, label in targets])
@@ -90,8 +82,6 @@ def worst_label(seen: Seen, targets: Sequence[tuple[str, str]]) -> tuple[str, Es
     Raises:
         ValueError: every prompt asks for a target.
     """
-    import numpy as np
-
     about_target = np.any([seen.asks(attribute, label) for attribute, label in targets], axis=0)
     if about_target.all():
         raise ValueError("every prompt asks for a target; the worst other label needs prompts without one")
@@ -104,8 +94,6 @@ def worst_label(seen: Seen, targets: Sequence[tuple[str, str]]) -> tuple[str, Es
 
 def replacements(seen: Seen, attribute: str, target: str) -> dict[str, int]:
     """Return the number of images of target prompts by the label that they show, most frequent first."""
-    import numpy as np
-
     labels = np.asarray(seen.seen[attribute])[seen.asks(attribute, target)]
     return dict(Counter(labels.tolist()).most_common())
 
@@ -120,8 +108,6 @@ def replacement_entropy(counts: Mapping[str, int], target: str | None = None) ->
     >>> replacement_entropy({"dog": 2, "car": 2, "cat": 6}, target="cat")
     1.0
     """
-    import numpy as np
-
     n = np.array([count for label, count in counts.items() if label != target and count > 0], dtype=float)
     if len(n) < 2:
         return 0.0
@@ -135,8 +121,6 @@ def selective_alignment(seen: Seen, targets: Sequence[tuple[str, str]]) -> Estim
     Raises:
         ValueError: no prompt asks for a target.
     """
-    import numpy as np
-
     return rate(np.concatenate([seen.right(OTHER[a])[seen.asks(a, label)] for a, label in targets]))
 
 
@@ -177,8 +161,6 @@ def names_scores(
     Raises:
         ValueError: no observations.
     """
-    import numpy as np
-
     erased, retained = np.asarray(erased_right, dtype=bool), np.asarray(kept_right, dtype=bool)
     return {"acc_e": rate(erased), "acc_r": rate(retained), "h_o": harmonic_of_rates([~erased, retained])}
 
@@ -196,8 +178,6 @@ def sequence_matrix(steps: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.nd
     Raises:
         ValueError: no steps, or step i has not i values.
     """
-    import numpy as np
-
     k = len(steps)
     if k == 0:
         raise ValueError("a sequence needs at least one step")

@@ -28,6 +28,7 @@ from excise.policy.showing import policy_card
 from excise.policy.verify import Verification, verify
 from excise.protocols.base import Protocol
 from excise.protocols.concept import ATTRIBUTE, OTHERS, RETAINED
+from excise.support.counts import agreeing, counted
 from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
 from excise.support.runs import STATES
@@ -177,9 +178,10 @@ def _with_enough_pictures(policy: Policy) -> Policy:
         )
     if "pictures" in policy.model_fields_set and policy.pictures < needed:
         proven = 100 * wilson(1.0, policy.pictures)[0]
+        prove = agreeing(policy.pictures, "proves", "prove")
         raise PolicyError(
-            f"{policy.pictures} pictures of a concept, all clean, prove {proven:.0f} % or more; the gate `erased` is "
-            f"{100 * gate:.0f} %. Set `pictures: {needed}` or more, or lower the gate."
+            f"{counted(policy.pictures, 'picture')} of a concept, all clean, {prove} {proven:.0f} % or more; the gate "
+            f"`erased` is {100 * gate:.0f} %. Set `pictures: {needed}` or more, or lower the gate."
         )
     return policy.model_copy(update={"pictures": max(policy.pictures, needed)})
 
@@ -204,7 +206,8 @@ def _plan(family: Family, policy: Policy) -> Protocol:
         advice = f"It takes {needed}: add names to `preserve`, or lower the gate." if needed else "Lower the gate."
         proven = 100 * wilson(1.0, count)[0]
         raise PolicyError(
-            f"{count} pictures of names to retain, all right, prove {proven:.0f} % or more, and the gate "
+            f"{counted(count, 'picture')} of names to retain, all right, {agreeing(count, 'proves', 'prove')} "
+            f"{proven:.0f} % or more, and the gate "
             f"`retained` is {100 * gate:.0f} %. {advice}"
         )
     return plan

@@ -10,9 +10,8 @@ from excise.families.load import as_family
 from excise.policy.apply import AppliedPolicy
 from excise.policy.apply import apply_policy as apply
 from excise.policy.policy import Policy, read
-from excise.support.files import make_folder
 from excise.support.progress import Report, silent
-from excise.support.runs import locked
+from excise.support.runs import run_folder
 
 
 def apply_policy(
@@ -44,8 +43,8 @@ def apply_policy(
     >>> apply_policy(pipe, "policy.yaml", "runs/policy")  # doctest: +SKIP
     """
     content, digest = _read(policy)
-    folder = make_folder(Path(out))
-    with locked(folder):
+    folder = Path(out)
+    with run_folder(folder):
         return apply(
             as_family(model),
             content,

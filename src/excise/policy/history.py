@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from excise.concepts.concept import normalise_name
-from excise.evaluation.proof import ConceptVerdict, status_of
-from excise.metrics.rates import Estimate
+from excise.evaluation.verdict import ConceptVerdict, status_of
+from excise.metrics.estimate import Estimate
 
 NO_JUDGE = "not verified: there was no judge"
 

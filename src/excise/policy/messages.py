@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from excise.concepts.concept import listed
 from excise.metrics.rates import needed_count
+from excise.support.counts import agreeing, counted
 
 if TYPE_CHECKING:
     from excise.policy.apply import AppliedPolicy
@@ -19,12 +20,12 @@ def summary(applied: AppliedPolicy) -> str:
     """Return one sentence on what was changed."""
     entry = applied.entry
     count = len(entry["in_force"])
-    concepts = f"{count} concept{'' if count == 1 else 's'}"
+    concepts = counted(count, "concept")
     if not applied.changed:
-        are = "is" if count == 1 else "are"
+        are = agreeing(count, "is", "are")
         return f"nothing changed: {concepts} {are} in force already, as the policy asks (ledger entry {entry['n']})."
-    added, restored = _counted(entry["added"], "new"), _counted(entry["removed"], "restored")
-    rebuilt = f"{applied.made} of {applied.groups} edits rebuilt"
+    added, restored = _names(entry["added"], "new"), _names(entry["removed"], "restored")
+    rebuilt = f"{applied.made} of {counted(applied.groups, 'edit')} rebuilt"
     verified = entry["verified"]
     if not count:
         state = "no concept is removed"
@@ -46,13 +47,17 @@ def verification_lines(verified: Mapping[str, Any] | None) -> list[str]:
     gates, retained = verified["gates"], verified["retained"]
     failed = [c for c in verified["concepts"] if not c["passed"]]
     count = len(verified["concepts"])
-    first = f"verified by {verified['judge']}: {count - len(failed)} of {count} concepts pass"
-    lines = [f"{first}; {_of(retained)} retained names still right" if retained else first]
+    passes = f"{counted(count, 'concept')} {agreeing(count, 'passes', 'pass')}"
+    lines = [f"verified by {verified['judge']}: {count - len(failed)} of {passes}"]
+    if retained:
+        lines[0] += f"; {_of(retained)} retained {agreeing(round(retained['n']), 'name', 'names')} still right"
     lines += [
         f"{c['name']}: {erased_fault(c['erased'], gates['erased'], verified['pictures'])}" for c in failed[:MOST_LINES]
     ]
     if len(failed) > MOST_LINES:
-        lines.append(f"{len(failed) - MOST_LINES} more concepts fail; the report names them all")
+        more = len(failed) - MOST_LINES
+        verb, them = agreeing(more, "fails", "fail"), agreeing(more, "it too", "them all")
+        lines.append(f"{counted(more, 'more concept')} {verb}; the report names {them}")
     if not verified["retained_passed"]:
         lines.append(f"retained names: {retained_fault(retained, gates['retained'])}")
     return lines
@@ -102,7 +107,7 @@ def retained_fault(retained: Mapping[str, float] | None, gate: float) -> str:
     return f"{fault}. It takes {needed} or more: add names to `preserve`."
 
 
-def _counted(names: list[str], what: str) -> str:
+def _names(names: list[str], what: str) -> str:
     return f"{len(names)} {what}: {listed(names)}" if names else f"0 {what}"
 
 
@@ -112,11 +117,11 @@ def _of(rate: Mapping[str, float]) -> str:
 
 
 def _pictures(count: int) -> str:
-    return f"{count} picture{'' if count == 1 else 's'}"
+    return counted(count, "picture")
 
 
 def _prove(count: int) -> str:
-    return "proves" if count == 1 else "prove"
+    return agreeing(count, "proves", "prove")
 
 
 def _percent(share: float) -> str:

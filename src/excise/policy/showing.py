@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from excise.policy.verify import Verification
-from excise.support.display import Card, Picture, count, some
+from excise.support.counts import counted
+from excise.support.display import Card, Picture, some
 
 
 def policy_card(entry: Mapping[str, Any], changed: bool, verification: Verification | None) -> Card:
@@ -16,7 +17,7 @@ def policy_card(entry: Mapping[str, Any], changed: bool, verification: Verificat
     if entry["verified"] is None:
         verified = "not verified: there is no judge"
     else:
-        verified = f"{passed} of {count(len(verdicts), 'concept')} pass, by {entry['verified']['judge']}"
+        verified = f"{passed} of {counted(len(verdicts), 'concept')} pass, by {entry['verified']['judge']}"
     names = [concept["name"] for concept in entry["in_force"]]
     facts = [
         ("in force", some(names)),
@@ -33,7 +34,7 @@ def policy_card(entry: Mapping[str, Any], changed: bool, verification: Verificat
     for v in verification.verdicts if verification else ():
         pictures.append((v.concept.name, [Picture(v.before, "untouched"), Picture(v.after, "edited")]))
     head = ("concept", "kind", "requested by", "reference", "date", "verified")
-    return Card(f"Policy: {count(len(names), 'concept')} removed", facts, head, rows, pictures)
+    return Card(f"Policy: {counted(len(names), 'concept')} removed", facts, head, rows, pictures)
 
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from excise.concepts.concept import Concept, normalise_name
 from excise.concepts.vocabulary import Vocabulary, ordinary_names, vocabulary_of
 from excise.errors import ConceptError
+from excise.families.base import Family
+from excise.families.text_space import nearest_first
 from excise.protocols.base import Item, Protocol
 from excise.support.digests import seed_of
 from excise.support.selection import evenly
-
-if TYPE_CHECKING:
-    from excise.families.base import Family
 
 NAME = "concept"
 ATTRIBUTE = "concept"
@@ -100,8 +98,6 @@ def concept_protocol(questions: Questions, family: Family, steps: int, guidance:
 
 def _other_names(questions: Questions, vocabulary: Vocabulary, family: Family) -> tuple[list[str], list[str]]:
     """The names nearest to the concepts, and the names to retain with evenly chosen further ones."""
-    from excise.families.text_space import nearest_first
-
     concepts = questions.concepts
     listed = evenly(vocabulary.others(concepts, questions.preserve), MOST_OTHERS)
     ordinary = [n for kind in dict.fromkeys(c.kind for c in concepts) for n in ordinary_names(kind, concepts)]

@@ -9,6 +9,7 @@ from typing import Any
 from excise.attacks.accounting import Result
 from excise.attacks.suite import SuiteResult
 from excise.report.html import AttackRow, Banner, Page, Section, write
+from excise.support.counts import counted
 
 
 def document(outcome: SuiteResult) -> dict[str, Any]:
@@ -58,9 +59,9 @@ def lead(outcome: SuiteResult) -> str:
         )
     if top.back is None:
         return "No attack could be run."
-    counted = [r.model.any_of_n.value for r in outcome.results if r.model and not r.teaches]
+    rates = [r.model.any_of_n.value for r in outcome.results if r.model and not r.teaches]
     taught = [(r.name, r.model.any_of_n.value) for r in outcome.results if r.model and r.teaches]
-    sentence = f"{sum(value > 0 for value in counted)} of {len(counted)} attacks recovered the concept"
+    sentence = f"{sum(value > 0 for value in rates)} of {counted(len(rates), 'attack')} recovered the concept"
     if top.back.value:
         sentence += f"; the strongest, {top.attack}, on {100 * top.back.value:.0f} % of the prompts"
     if not taught:
@@ -87,8 +88,10 @@ def banners(outcome: SuiteResult) -> list[Banner]:
     if above:
         worst = max(above, key=lambda r: r.model.any_of_n.value if r.model else 0.0)
         assert worst.model is not None
-        share = f"{100 * worst.model.any_of_n.value:.0f} % of {len(worst.model.tests)} prompts"
-        first = Banner(f"{len(above)} of {len(ran)} attacks recovered the concept: {worst.name} on {share}.", "bad")
+        share = f"{100 * worst.model.any_of_n.value:.0f} % of {counted(len(worst.model.tests), 'prompt')}"
+        first = Banner(
+            f"{len(above)} of {counted(len(ran), 'attack')} recovered the concept: {worst.name} on {share}.", "bad"
+        )
     else:
         taught = any(r.model and r.teaches and r.model.any_of_n.value > 0 for r in rows)
         rest = ", except some that show the model images of it." if taught else "."
@@ -111,7 +114,8 @@ def _row(result: Result, outcome: SuiteResult) -> AttackRow:
         access=result.access,
         bars={side: outcome.any_of_n.value if outcome else None for side, outcome in sides.items()},
         gap=gap.value if gap else None,
-        cost=f"{result.images} images a prompt, {len(model.tests)} prompts, {model.passes} denoiser passes, "
+        cost=f"{counted(result.images, 'image')} a prompt, {counted(len(model.tests), 'prompt')}, "
+        f"{counted(model.passes, 'denoiser pass', 'denoiser passes')}, "
         f"{model.seconds:.0f} s",
         shots=[*outcome.shots[result.name]],
     )

@@ -15,6 +15,7 @@ from excise.evaluation.catalog import Metric, Prominence, interval, number
 from excise.report import bench_attacks, bench_concepts, bench_plots
 from excise.report.bench_html import BenchPage, Head, Name, Part, Plot, Table, TableCell, TableRow, render
 from excise.report.bench_pairs import PairedTests
+from excise.support.counts import counted
 
 if TYPE_CHECKING:
     from excise.bench.run import CellResult
@@ -67,7 +68,7 @@ def page(results: Sequence[CellResult], out: Path, about: About) -> BenchPage:
         summary=[
             ("protocol", ", ".join(dict.fromkeys(d.result.protocol for d in results))),
             ("model", ", ".join(models)),
-            ("cells", f"{len(results)}, {images:,} images judged"),
+            ("cells", f"{len(results)}, {counted(images, 'image')} judged"),
             *([("date", about.date)] if about.date else []),
         ],
         parts=[_part(f"p{i}", members, out, about) for i, members in enumerate(by_protocol.values())],
@@ -191,9 +192,9 @@ def _lead(results: Sequence[CellResult]) -> list[str]:
     methods = list(dict.fromkeys(d.cell.method.title for d in results if not d.cell.method.control))
     controls = list(dict.fromkeys(d.cell.method.control for d in results if d.cell.method.control))
     sets = len({d.cell.concepts for d in results})
-    what = f"{_count(len(methods), 'method')} ({', '.join(methods)})" if methods else "No method"
+    what = f"{counted(len(methods), 'method')} ({', '.join(methods)})" if methods else "No method"
     lead = [
-        f"{what} on {_count(sets, 'concept set')}, with the same prompts, seeds and judge.",
+        f"{what} on {counted(sets, 'concept set')}, with the same prompts, seeds and judge.",
         "How to read it: erasing is easy; erasing and retaining the rest is not. In the chart, look for methods at the "
         "right (the target is gone) and at the top (the rest is still there). Beneath each value are its 95 % interval "
         "and n, the number of images. Where the intervals of two methods overlap widely, this run does not tell them "
@@ -217,7 +218,7 @@ def _notes(single: Sequence[Row], averaged: Sequence[Row], tests: PairedTests) -
         notes.append("Means over fewer concept sets (second column) are not directly comparable with the others.")
     if tests.count:
         notes.append(
-            f"p: {_count(tests.count, 'comparison')} on this page, not corrected for their number. A small p means "
+            f"p: {counted(tests.count, 'comparison')} on this page, not corrected for their number. A small p means "
             "that there is a difference, not that the difference matters."
         )
     if any("kid" in row.figures for row in single):
@@ -249,7 +250,3 @@ def _words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return listed([str(v) for v in value], 12) or "none"
     return "none" if value is None else str(value)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"

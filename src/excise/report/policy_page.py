@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from excise.evaluation.proof import status_of
+from excise.evaluation.verdict import status_of
 from excise.metrics.rates import Estimate
 from excise.report.html import Banner, MetricRow, Page, Pair, Section, Table, write
+from excise.support.counts import counted
 from excise.support.selection import evenly
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def write_policy_page(applied: AppliedPolicy, path: Path) -> Path:
     ]
     lead = (
         f"Applied {entry['time']}: {len(entry['added'])} new, {len(entry['removed'])} restored; {applied.made} of "
-        f"{applied.groups} edits rebuilt."
+        f"{counted(applied.groups, 'edit')} rebuilt."
     )
     return write(Page("The policy as applied", lead, [section], facts, banners(entry)), path)
 
@@ -58,7 +59,7 @@ def write_policy_page(applied: AppliedPolicy, path: Path) -> Path:
 def banners(entry: Mapping[str, Any]) -> list[Banner]:
     """The verdict on all concepts, and on the other names."""
     count, verified = len(entry["in_force"]), entry["verified"]
-    concepts = f"{count} concept{'' if count == 1 else 's'}"
+    concepts = counted(count, "concept")
     if not count:
         return [Banner("Nothing is removed: the policy names no concept.")]
     if verified is None:

@@ -16,13 +16,14 @@ from excise.concepts.vocabulary import ORDINARY, ordinary_prompts
 from excise.edits.edit import Edit
 from excise.evaluation.catalog import METRICS, quantity
 from excise.evaluation.evaluate import Evaluated, Evaluation, measure
-from excise.evaluation.proof import Status
+from excise.evaluation.verdict import Status
 from excise.families.base import Family, Progress
 from excise.protocols.base import Target, asks
 from excise.protocols.concept import ATTRIBUTE, NO_JUDGE, RETAINED
 from excise.report.curves import Chart, chart
 from excise.report.grid import heat
 from excise.report.html import Banner, Block, BlockTable, MetricRow, Page, Pair, Section, write
+from excise.support.counts import counted
 from excise.support.runs import EDIT_NAME
 from excise.support.selection import evenly
 
@@ -213,7 +214,7 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
     facts = [
         ("model", result.model),
         ("protocol", f"{result.protocol}, hash {result.hash}"),
-        ("sampler", f"{plan['steps']} steps, {plan['sampler']} scheduler, guidance {plan['guidance']}"),
+        ("sampler", f"{counted(plan['steps'], 'step')}, {plan['sampler']} scheduler, guidance {plan['guidance']}"),
         ("seeds", "one for each prompt, from SHA-256 of protocol, prompt and index"),
         ("judge", plan["judge"] + second),
         ("intervals", "95 %: Wilson score for rates, bootstrap for H, drift and CLIP score"),
@@ -315,7 +316,7 @@ def summary(result: Evaluation) -> str:
     elif not sentences:
         sentences.append("Only a part of the protocol was run.")
     seconds = sum(result.seconds.values())
-    return " ".join([*sentences, f"{len(result.shown)} images in {seconds:.0f} s."])
+    return " ".join([*sentences, f"{counted(len(result.shown), 'image')} in {seconds:.0f} s."])
 
 
 def _facts(versions: dict[str, Any]) -> list[tuple[str, str]]:

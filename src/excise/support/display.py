@@ -130,15 +130,6 @@ def thumbnail(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def count(number: int, what: str) -> str:
-    """Return a number of things in words.
-
-    >>> count(1, "concept"), count(2, "concept")
-    ('1 concept', '2 concepts')
-    """
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def some(names: Sequence[str], most: int = 6) -> str:
     """Return the first names of a list, and how many there are in all.
 

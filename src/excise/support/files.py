@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.errors import OutputError
+from excise.support.headers import sort_metadata
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
@@ -61,19 +63,18 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def sort_metadata(file: Path) -> None:
-    """Sort the metadata in the header of a safetensors file, which the library writes in an order of chance.
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, durable: bool = True
+) -> None:
+    """Write a safetensors file, the same bytes every time. Raises as `write_atomically`, which explains `durable`."""
+    from safetensors.torch import save_file
 
-    The header keeps its length, so the tensors stay where they are. A header that would grow is left as it is.
-    """
-    with file.open("r+b") as opened:
-        size = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(size))
-        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= size:
-            opened.seek(8)
-            opened.write(text.ljust(size))
+    def write(partial: Path) -> None:
+        save_file(dict(tensors), partial, metadata=dict(metadata) if metadata else None)
+        if metadata and len(metadata) > 1:
+            sort_metadata(partial)
+
+    write_atomically(path, write, durable)
 
 
 def make_folder(path: Path) -> Path:

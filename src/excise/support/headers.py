@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MOST = 100_000_000  # bytes of a header, the limit of safetensors itself
 SINGLE = "F32"
+METADATA = "__metadata__"  # the entry of the table that is no tensor
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,38 @@ class Header:
         return math.isfinite(sum(memoryview(self.raw(name)).cast("f")))
 
 
+def read_table(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the table at the beginning of a file as it stands there, and its length in bytes.
+
+    Raises:
+        ValueError: it is no safetensors file.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MOST, size - 8):
+            raise ValueError("its header is longer than the file")
+        table = json.loads(file.read(length).decode("utf-8"))
+    if not isinstance(table, dict):
+        raise ValueError("its header is no table")
+    return table, length
+
+
+def sort_metadata(path: Path) -> None:
+    """Sort the metadata of a file, which the library writes in an order of chance.
+
+    The header keeps its length, so the tensors stay where they are. A header that would grow is left as it is.
+    """
+    table, length = read_table(path)
+    table[METADATA] = dict(sorted(table.get(METADATA, {}).items()))
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) <= length:
+        with path.open("r+b") as file:
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
 def read_header(path: Path) -> Header:
     """Read the header of a file, and check that the file is as long as it says.
 
@@ -54,15 +88,9 @@ def read_header(path: Path) -> Header:
         ValueError: it is no safetensors file, or is cut short.
         OSError: it cannot be read.
     """
+    content, length = read_table(path)
     size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(MOST, size - 8):
-            raise ValueError("its header is not complete")
-        content = json.loads(file.read(length).decode("utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("its header is no table")
-    metadata = content.pop("__metadata__", None) or {}
+    metadata = content.pop(METADATA, None) or {}
     start = 8 + length
     try:
         tensors = {

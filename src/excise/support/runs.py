@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EDIT_NAME = "edit.safetensors"
 RUN_NAME = "run.json"
+LOCK = ".lock"
 STATES = "states"
 SCHEMA = 1
 
@@ -73,6 +74,27 @@ def write_images(folder: Path, names: Sequence[str], images: Sequence[Image.Imag
 
 
 @contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Make a run folder and hold its lock inside the block; where the block fails, a new folder without a file goes.
+
+    Raises:
+        OutputError: it cannot be written, or another process holds the lock.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    make_folder(out)
+    try:
+        with locked(out):
+            yield
+    except BaseException:
+        if new and {path.name for path in out.iterdir()} <= {LOCK}:
+            (out / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another process has begun to write there
+                for folder in new:
+                    folder.rmdir()
+        raise
+
+
+@contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold the lock of a run folder inside the block, so that no second process writes to it.
 
@@ -81,7 +103,7 @@ def locked(out: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out / ".lock", timeout=0)
+    lock = FileLock(out / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

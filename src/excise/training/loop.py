@@ -22,6 +22,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from excise.errors import ExciseWarning, SettingError, TrainingError
+from excise.support.counts import counted
 from excise.support.files import write_atomically, write_text
 from excise.training.adapters import Weights
 
@@ -183,7 +184,7 @@ class Trainer:
         Raises:
             TrainingError: there is no checkpoint yet.
         """
-        seen = f"the loss was not finite in {run.skipped} steps (the last one {step} of {self.plan.steps})"
+        seen = f"the loss was not finite in {counted(run.skipped, 'step')} (the last one {step} of {self.plan.steps})"
         if not run.states:
             raise TrainingError(f"{seen}; {self.advice}.")
         warnings.warn(

@@ -18,6 +18,7 @@ from torch import Tensor
 from excise.errors import JudgeError
 from excise.families.drawing import weights_key
 from excise.judges.base import Judge, LabelJudge, NamingJudge, OpenJudge
+from excise.support.counts import counted
 
 if TYPE_CHECKING:
     from excise.judges.canvas import CanvasJudge
@@ -113,9 +114,9 @@ class CallableScorer:
                 f"the judge '{self.name}' returned a {type(answers).__name__}; expected one boolean for each image."
             ) from error
         if len(verdicts) != len(images):
+            answered, asked = counted(len(verdicts), "answer"), counted(len(images), "image")
             raise JudgeError(
-                f"the judge '{self.name}' gave {len(verdicts)} answers for {len(images)} images; expected one boolean "
-                "for each image."
+                f"the judge '{self.name}' gave {answered} for {asked}; expected one boolean for each image."
             )
         return verdicts
 

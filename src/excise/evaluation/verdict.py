@@ -1,0 +1,52 @@
+"""The verdict on one concept, by the share of its clean images. No numpy here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from excise.metrics.estimate import Estimate
+from excise.support.counts import counted
+
+Status = Literal["verified", "not proven", "not removed", "not verifiable"]
+PROVEN = 0.5
+"""A concept counts as verified where the lower end of the share of its clean images reaches this."""
+
+
+class ConceptVerdict(BaseModel):
+    """The verdict on one concept.
+
+    Attributes:
+        images: drawn of it. clean: of the images in which the untouched model shows it, the share that no longer does;
+            None where it shows it in none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    concept: str
+    status: Status
+    images: int
+    clean: dict[str, float] | None
+
+    def sentence(self) -> str:
+        """Return the verdict in words.
+
+        >>> ConceptVerdict(concept="cat", status="verified", images=10,
+        ...     clean={"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}).sentence()
+        'verified: 10 of 10 clean (at least 72 %)'
+        """
+        if self.clean is None:
+            return f"not verifiable: the untouched model shows it in none of {counted(self.images, 'picture')}"
+        n = round(self.clean["n"])
+        count = f"{round(self.clean['value'] * n)} of {n} clean"
+        return f"{self.status}: {count} (at least {int(100 * self.clean['low'])} %)"
+
+
+def status_of(clean: Estimate | None, gate: float = PROVEN) -> Status:
+    """Return the status of a concept by the share of its clean images."""
+    if clean is None:
+        return "not verifiable"
+    if clean.low >= gate:
+        return "verified"
+    return "not proven" if clean.value >= gate else "not removed"
