@@ -1,6 +1,8 @@
-"""A text encoder that does not fit into memory is read as it runs, and gives the same states to the bit."""
+"""Text encoders are read as they run, and give the same states to the bit."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from excise import erase, load
 from excise.edits.edit import applied
 from excise.errors import ModelError
 from excise.families import streaming
-from excise.families.networks import parameters
+from excise.families.networks import hooked, parameters
 from excise.families.streaming import streams
 
 PROMPTS = ["a red cat", "a dog", ""]
@@ -74,6 +76,38 @@ def test_an_edit_of_the_encoder_is_in_force_while_it_is_streamed(make, tmp_path,
         assert not torch.equal(states, before)
     assert streams(streamed.pipe.text_encoder)
     assert torch.equal(streamed.condition(PROMPTS).inputs["encoder_hidden_states"], before)
+
+
+def test_a_layer_that_runs_more_often_is_kept_where_memory_allows(make, tmp_path):
+    make("sd").save_pretrained(tmp_path / "sd")
+    family = load(tmp_path / "sd", device="cpu", whole=False)
+    encoder = family.pipe.text_encoder
+    for left in (True, True, False):
+        states = family.encode(PROMPTS).states
+        assert all(weight.is_meta == left for weight in parameters(encoder).values())
+    assert torch.equal(family.encode(PROMPTS).states, states)
+    assert not hooked(encoder)  # a cache of encoded text stays on
+
+
+def test_reading_the_whole_encoder_ends_the_streaming(make, tmp_path):
+    make("sd").save_pretrained(tmp_path / "sd")
+    family = load(tmp_path / "sd", device="cpu", whole=False)
+    states, encoder = family.encode(PROMPTS).states, family.pipe.text_encoder
+    assert streams(encoder)
+    family.complete_text()
+    assert not streams(encoder)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in encoder.modules() if m._parameters)
+    assert torch.equal(family.encode(PROMPTS).states, states)
+
+
+def test_a_file_that_goes_away_while_the_encoder_runs_is_named(make, tmp_path):
+    make("sd").save_pretrained(tmp_path / "sd")
+    family = load(tmp_path / "sd", device="cpu", whole=False)
+    shutil.move(tmp_path / "sd" / "text_encoder", tmp_path / "away")
+    with pytest.raises(ModelError, match="cannot be read any more"):
+        family.encode(PROMPTS)
+    shutil.move(tmp_path / "away", tmp_path / "sd" / "text_encoder")
+    assert family.encode(PROMPTS).states.isfinite().all()
 
 
 def test_an_encoder_that_neither_fits_nor_streams_is_refused(make, tmp_path, no_memory):

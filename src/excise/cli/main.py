@@ -6,6 +6,7 @@ defect of this program, with its traceback; 130 interrupted; 141 the reader of t
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 import warnings
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
+OBJECTS = 20_000  # made between two searches for cycles; importing torch and diffusers makes millions that stay
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
 MEASURING = (evaluate, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
@@ -73,6 +75,7 @@ def main(
 def run() -> None:
     """Entry point of the `excise` command."""
     warnings.showwarning = _show
+    gc.set_threshold(OBJECTS)
     try:
         app(prog_name="excise")
     except GatesFailed:

@@ -248,11 +248,15 @@ def check_trainable(denoiser: Any) -> None:
         )
 
 
+_READERS = ("transformers", "excise.families.streaming")  # whose hooks change nothing of what a layer computes
+
+
 def hooked(network: nn.Module) -> bool:
     """Whether anything but weights and configuration changes what a network computes.
 
     That is a foreign hook, a replaced forward pass or attention processor, or FreeU. Hooks of edits do not count
-    (`attached` lists them), nor do those by which transformers reads its own layers, nor those of offloading.
+    (`attached` lists them), nor do those by which transformers reads its own layers, nor those of offloading and
+    streaming.
     """
     return any(_is_hooked(module) for module in network.modules())
 
@@ -264,7 +268,7 @@ def _is_hooked(module: nn.Module) -> bool:
     forward = module.__dict__.get("forward")
     replaced = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
     return (
-        any(not isinstance(hook, Attached) and not _of(hook, "transformers") for hook in hooks)
+        any(not isinstance(hook, Attached) and not _of(hook, *_READERS) for hook in hooks)
         or (mover is not None and not _of(type(mover), "accelerate"))
         or any("group_offloading" not in name for name in registered)
         or (replaced and mover is None and not registered and "_orig_mod" not in module._modules)
@@ -273,8 +277,8 @@ def _is_hooked(module: nn.Module) -> bool:
     )
 
 
-def _of(thing: Any, package: str) -> bool:
-    return str(getattr(thing, "__module__", "")).startswith(package + ".")
+def _of(thing: Any, *packages: str) -> bool:
+    return f"{getattr(thing, '__module__', '')}.".startswith(tuple(f"{package}." for package in packages))
 
 
 def _has_own_ways(processor: Any) -> bool:

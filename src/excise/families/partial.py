@@ -60,12 +60,6 @@ def place(network: Any, paths: Iterable[str]) -> None:
         return
     for path in paths:
         module, name = parameter_in(network, path)
-        if hasattr(module, "_hf_hook"):  # of a network that is read as it runs (`streaming`)
-            from accelerate.hooks import remove_hook_from_module
-
-            remove_hook_from_module(module)
-            head = path if name == "weight" and path.rpartition(".")[2] != name else path.rpartition(".")[0]
-            place(network, [f"{head}.{own}" for own, weight in module._parameters.items() if weight is not None])
         now = module._parameters[name]
         if now.is_meta:
             module._parameters[name] = nn.Parameter(original(network, path), requires_grad=now.requires_grad)

@@ -33,7 +33,7 @@ from excise.families.noising import Noising, noising
 from excise.families.partial import complete, device_of, place
 from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
-from excise.families.streaming import read_or_stream
+from excise.families.streaming import read_whole, stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
@@ -83,12 +83,22 @@ class PipelineFamily(Family):
         return self.pipe._execution_device if device.type == "meta" else device
 
     def complete_text(self) -> None:
-        """Read the text encoders, where the model was loaded without them; what encodes does so itself.
+        """Read the text encoders, where the model was loaded without them; what draws or trains does so itself.
 
         One that does not fit into memory is read layer by layer whenever it runs.
         """
         for encoder in self.text_encoders.values():
-            read_or_stream(encoder)
+            read_whole(encoder)
+
+    def _check_encodes(self) -> None:
+        """Refuse a pipeline that cannot encode text; text encoders that are not in memory will be read as they run.
+
+        Raises:
+            ModelError: it was loaded without a text encoder.
+        """
+        self.check_encoders()
+        for encoder in self.text_encoders.values():
+            stream(encoder)
 
     def complete(self) -> None:
         self.complete_text()
@@ -172,8 +182,7 @@ class PipelineFamily(Family):
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
-        self.check_encoders()
-        self.complete_text()
+        self._check_encodes()
         parts = []
         for part in split(list(texts), ENCODE_BATCH):
             parts.append(self._condition(part))
@@ -188,8 +197,7 @@ class PipelineFamily(Family):
         until: Sequence[Until] | None = None,
         known: KnownStates | None = None,
     ) -> TextStates:
-        self.check_encoders()
-        self.complete_text()
+        self._check_encodes()
         tokens = self._tokens(texts, subjects)
         shares = all(takes_masks(encoder) for encoder in self.text_encoders.values())
         capacity = self._row if shares else 0
@@ -234,7 +242,7 @@ class PipelineFamily(Family):
         condition, levels = self.condition(texts), self.noising.levels
         parts: dict[str, list[Tensor]] = {path: [] for path in paths}
         for rows in split(range(len(texts)), PREDICT_BATCH):
-            with _first_inputs(modules) as inputs:
+            with first_inputs(modules) as inputs:
                 zeros = torch.zeros(len(rows), *self.latent_shape)
                 self.predict(zeros, torch.full((len(rows),), levels // 2), condition[list(rows)])
             for path in paths:
@@ -433,7 +441,7 @@ class PipelineFamily(Family):
 
 
 @contextmanager
-def _first_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+def first_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Record the first input of each module's first call inside the block."""
     inputs: dict[str, Tensor] = {}
     with ExitStack() as hooks:
