@@ -40,7 +40,7 @@ def doctor(options: DoctorOptions) -> None:
     missing = [package for package in PACKAGES if checks[package] == "missing"]
     checks |= _machine(with_torch="torch" not in missing)
     if options.model is not None:
-        checks["model"] = _look_inside(options.source.load(options.model, whole=False), options.model)
+        checks["model"] = _look_inside(options.source.outline(options.model), options.model)
     if options.as_json:
         show.print_json(checks)
     else:
@@ -96,7 +96,6 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         usable = [name for name in usable if name not in trained]
         unusable = {"not with this scheduler": f"{', '.join(trained)}, attacks that ask the denoiser, FADE: {error}"}
     projections = family.projections()
-    states = family.encode(["a cat"], ["cat"], until=["last"])
     return {
         "name": model,
         "family": family.name,
@@ -104,11 +103,11 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         "text-reading projections": len(projections),
         "text width": projections[0].module.in_features,
         "prompt tokens": family.max_tokens,
-        "subject token of 'a cat'": int(states.last[0]),
+        "subject token of 'a cat'": family.last_token("a cat", "cat"),
         "scheduler": type(family.pipe.scheduler).__name__,
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),
-        "device": str(projections[0].module.weight.device),
+        "device": str(family.device),
         "methods": ", ".join(usable),
         **unusable,
     }

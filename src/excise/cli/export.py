@@ -11,7 +11,9 @@ import typer
 from excise.cli import options as o
 
 if TYPE_CHECKING:
+    from excise.edits.edit import Edit
     from excise.exporting import Exported
+    from excise.families.base import Family
 
 FORMAT = (
     "The format: kohya-lora (most programs), diffusers-lora (diffusers only), merged (a pipeline folder) or "
@@ -80,15 +82,11 @@ def export(options: ExportOptions) -> None:
     from excise.cli import show
     from excise.edits.edit import Edit
     from excise.exporting import export as export_edit
-    from excise.exporting import whole_model
     from excise.support.runs import new_folder
 
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
-    model = options.model or edit.record.base.model, edit.record.base.revision
-    family = source.load(*model, whole=False, paths=edit.paths)
-    if family.partial and any(whole_model(edit, family, *one) for one in wanted):
-        family = source.load(*model)
+    family = _family(options, source, edit)
     exports: dict[Path, tuple[Exported, str | None]] = {}
     with new_folder(options.out), show.stages() as say:
         for number, (format, program) in enumerate(wanted):
@@ -111,6 +109,21 @@ def export(options: ExportOptions) -> None:
         return
     for exported, program in exports.values():
         _print(exported, program)
+
+
+def _family(options: ExportOptions, source: o.Source, edit: Edit) -> Family:
+    """The adapter of the edit's model: of its outline, where that is enough for what is written."""
+    from excise.exporting import choose_format
+    from excise.exporting.readers import LORA
+    from excise.families.outline import is_outline
+
+    model = options.model or edit.record.base.model, edit.record.base.revision
+    # The text encoders of an outline have no weights.
+    outline = not options.allow_other_base and not any(path.startswith("text_encoder") for path in edit.paths)
+    family: Family = source.outline(*model) if outline else source.load(*model, whole=False)
+    if is_outline(family) and any((f or choose_format(edit, family, p)) not in LORA for f, p in options.wanted()):
+        family = source.load(*model, whole=False)
+    return family
 
 
 def _document(exported: Exported) -> dict[str, Any]:

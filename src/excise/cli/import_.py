@@ -78,7 +78,7 @@ def import_(options: ImportOptions) -> None:
     from excise.importing.import_edit import import_edit
 
     with run_folder(options.out):
-        family = options.source.load(options.model)
+        family = options.source.load(options.model, whole=False)
         began = perf_counter()
         with show.waiting(f"reading {options.file}"):
             edit = import_edit(options.file, family, options.concept or (), kind=options.kind, model_name=options.model)

@@ -7,6 +7,7 @@ has gone.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import traceback
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
+OBJECTS = 20_000  # made between two searches for cycles; importing torch and diffusers makes millions that stay
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
 MEASURING = (evaluate, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
@@ -78,6 +80,7 @@ def main(
 def run() -> None:
     """Entry point of the `excise` command."""
     warnings.showwarning = _shown_once()
+    gc.set_threshold(OBJECTS)
     with _terminable() as terminated:
         _run(terminated)
 

@@ -114,6 +114,8 @@ def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapp
     if not making.draws:
         erase_page(*request, None, probe_images, making.load_options)
         return
+    with show.waiting(f"loading the rest of {making.model}, to draw a preview"):
+        family.complete()
     with show.progress("drawing a preview") as advance:
         pairs = erase_page(*request, advance, probe_images, making.load_options)
     names = [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")]

@@ -141,18 +141,28 @@ class Source:
         if model is not None:
             check_model(model, variant=self.variant, config=self.config)
 
-    def load(self, model: str, revision: str | None = None, *, whole: bool = True, paths: Sequence[str] = ()) -> Any:
+    def load(self, model: str, revision: str | None = None, *, whole: bool = True) -> Any:
         """Return the family adapter of `model`; `revision` is used where the option is not given.
 
         Args:
-            whole, paths: see `excise.families.load`.
+            whole: see `excise.families.load`.
         """
         from excise.cli import show
         from excise.families import load
 
         options = {**self.__dict__, "revision": self.revision or revision}
         with show.waiting(f"loading {model}"):
-            return load(model, **options, whole=whole, paths=paths)
+            return load(model, **options, whole=whole)
+
+    def outline(self, model: str, revision: str | None = None) -> Any:
+        """Return the family adapter of `model` for work that encodes and draws nothing: an outline where that will do.
+
+        Args:
+            revision: is used where the option is not given.
+        """
+        from excise.families import outlined
+
+        return outlined(model, **self.__dict__) or self.load(model, revision, whole=False)
 
     def load_for(
         self, method: str, model: str, revision: str | None = None, *, draws: bool, below: Sequence[Any] = ()
@@ -167,8 +177,7 @@ class Source:
 
         steers = any(edit.hooks for edit in below)  # hooks may stand on any module
         whole = draws or steers or not reads_text_alone(method)
-        paths = [path for edit in below for path in edit.paths]
-        return self.load(model, revision, whole=whole, paths=paths)
+        return self.load(model, revision, whole=whole)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:

@@ -34,6 +34,7 @@ from excise.families.networks import (
     parameter_in,
     some,
 )
+from excise.families.partial import Weight, Weights, place, source_of, weights_by_name
 
 SEEN = 64  # values of a weight by which it is known again
 COPIED = (
@@ -244,33 +245,43 @@ def _holds(network: nn.Module, rest: str, replaced: _Replaced) -> bool:
     return False
 
 
-def original_weights(family: Family, paths: Iterable[str] | None = None) -> dict[str, Tensor]:
+def original_weights(family: Family, paths: Iterable[str] | None = None) -> Weights:
     """Weights by module path as they are without any edit; by default those that read text.
 
-    Of `paths`, what the model does not have is left out.
+    One that is not in memory is read from its file each time that it is asked for. Of `paths`, what the model does not
+    have is left out.
 
     Raises:
         ModelError: one is offloaded, quantised or kept in eight bits, or a projection has no weight of its own.
     """
     if paths is None:
         paths = [p.path for p in family.projections()]
-        weights = original_weights(family, paths)
-        if missing := [path for path in paths if path not in weights]:
+        whole = original_weights(family, paths)
+        if missing := [path for path in paths if path not in whole]:
             raise ModelError(
                 f"'{missing[0]}' has no weight that can be read or replaced, as a quantised layer has none; do this on "
                 "the model as it is loaded without that, and quantise it afterwards."
             )
-        return weights
-    found, weights = networks(family), {}
+        return whole
+    found, weights = networks(family), dict[str, Weight]()
     for path in paths:
         name, rest = split_path(path, found)
         with suppress(AttributeError):
             module, key = parameter_in(found[name], rest)
-            weights[path] = _original(found[name], rest, module._parameters[key], path).detach()
-    return weights
+            weights[path] = _original(found[name], rest, module._parameters[key], path)
+    return Weights(weights)
 
 
-def original_text_weights(family: Family) -> dict[str, Tensor]:
+def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Weight:
+    """A parameter as it is without any edit, where and in the precision in which it is now."""
+    if now.is_meta and source_of(network) is not None:
+        return Weight.unread(network, rest, now)
+    check_plain(now, path)
+    replaced = _account(network).replaced.get(rest)
+    return Weight.known(now.detach() if replaced is None else replaced.original.detach().to(now))
+
+
+def original_text_weights(family: Family) -> Weights:
     """Everything between the words and the projections, as it is without any edit.
 
     Raises:
@@ -282,10 +293,12 @@ def original_text_weights(family: Family) -> dict[str, Tensor]:
             module, key = parameter_in(network, rest)
             instead[id(module._parameters[key])] = replaced.original
     found = {}
-    for name, now in family.text_encoder_weights.items():
-        check_plain(now, name)
-        found[name] = instead.get(id(now), now).detach().to(now)
-    return found
+    for name, weight in weights_by_name(family.text_encoder_weights, networks(family).values()).items():
+        if weight.in_memory:
+            check_plain(weight.like, name)
+            weight = Weight.known(instead.get(id(weight.like), weight.like).detach().to(weight.like))
+        found[name] = weight
+    return Weights(found)
 
 
 @contextmanager
@@ -295,6 +308,7 @@ def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator
     places = {}
     for path in deltas:
         name, rest = split_path(path, found)
+        place(found[name], [rest])
         places[path] = parameter_in(found[name], rest)
     before = {path: module._parameters[key] for path, (module, key) in places.items()}
     try:
@@ -318,13 +332,6 @@ def _account(network: nn.Module) -> _Account:
     return _accounts.setdefault(network, _Account())
 
 
-def _original(network: nn.Module, rest: str, now: nn.Parameter, path: str) -> Tensor:
-    """A parameter as it is without any edit, where and in the precision in which it is now."""
-    check_plain(now, path)
-    replaced = _account(network).replaced.get(rest)
-    return now if replaced is None else replaced.original.to(now)
-
-
 @torch.inference_mode(False)  # whose tensors could never be trained or written to
 @torch.no_grad()
 def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Change:
@@ -335,6 +342,7 @@ def _planned(network: nn.Module, placed: Sequence[_Placed], name: str) -> _Chang
     if touched := sorted(wanted | set(account.replaced)):
         check_not_grouped(network)
     holding = fused_into(network) if touched else set()
+    place(network, touched)
     for rest in touched:
         module, key = parameter_in(network, rest)
         now, before = module._parameters[key], account.replaced.get(rest)

@@ -9,7 +9,6 @@ prints, then decide: they must be as far apart as rounding takes them, and no fa
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -29,10 +28,10 @@ from excise.edits.record import Base
 from excise.errors import EditFileError, ModelError, WrongBaseError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
-from excise.families.fingerprints import fingerprint, text_encoder_print
-from excise.families.networks import check_read, fused_into, in_encoder, values
+from excise.families.fingerprints import each_of, fingerprint, fingerprints, text_encoder_prints
+from excise.families.networks import check_read, fused_into, in_encoder
+from excise.families.partial import Weights
 
-KEPT = 512  # values of a model that its record keeps, at least one of every weight
 ROUNDING = 2**-7  # of a value: bfloat16's step, which two ways of rounding to it may lie apart
 SMALLEST = 2**-24  # half precision's steps near zero
 
@@ -48,15 +47,19 @@ def base_of(family: Family, model: str, revision: str | None = None) -> Base:
         raise ModelError(HOOKS_COPIED)
     check_read(family.denoiser)
     weights, text = original_weights(family), original_text_weights(family)
+    prints = fingerprints(weights, [torch.float16, torch.bfloat16], each_of(weights))
+    text_prints = text_encoder_prints(family, text)
     # A built-in model is one file in half precision, so its prints say all.
-    kept = {} if is_built_in(family) else {"weights": _packed(weights), "text_encoder": _packed(text)}
+    kept = {}
+    if not is_built_in(family):
+        kept = {"weights": _packed(prints.values), "text_encoder": _packed(text_prints.values)}
     return Base(
         model=model,
         family=family.name,
         revision=revision,
-        weights=fingerprint(weights),
-        weights_bfloat16=fingerprint(weights, torch.bfloat16),
-        text_encoder=text_encoder_print(family, text),
+        weights=prints.digests[0],
+        weights_bfloat16=prints.digests[1],
+        text_encoder=text_prints.digests[0],
         values=kept,
     )
 
@@ -88,7 +91,7 @@ def check_base(edit: EditLike, family: Family, allow_other_base: bool = False) -
     if not same and not allow_other_base:
         raise WrongBaseError(
             f"this edit was made for {base.model} (weights {base.weights[:12]}), the model given has other weights "
-            f"({fingerprint(weights)[:12]}). {_advice(weights, family)}"
+            f"({fingerprint(weights)[:12]}). {_advice(family, torch.bfloat16 in weights.dtypes)}"
         )
     if (not same or any(in_encoder(path, family.text_encoders) for path in edit.paths)) and not _same_text(
         family, base
@@ -100,20 +103,20 @@ def check_base(edit: EditLike, family: Family, allow_other_base: bool = False) -
     weights = original_weights(family, edit.paths)
     for path in edit.paths:
         shape = edit.shape(path)
-        if path not in weights or shape != tuple(weights[path].shape)[-len(shape) :]:
+        if path not in weights or shape != tuple(weights.shape(path))[-len(shape) :]:
             raise WrongBaseError(
                 f"this edit was made for {base.model}; the model given has no '{path}' of the same shape. "
                 "Erase again on this model."
             )
 
 
-def _advice(weights: Mapping[str, Tensor], family: Family) -> str:
+def _advice(family: Family, in_bfloat16: bool) -> str:
     """What to do with a model of other weights."""
     if copied(networks(family)):
         return COPIED
     if fused_into(family.denoiser):
         return "A LoRA is fused into it: call pipe.unfuse_lora() first, or give --allow-other-base."
-    if _in_bfloat16(weights):
+    if in_bfloat16:
         return (
             "If it is that model loaded in bfloat16, load it in float16 or float32; else use the model it was made "
             "for, or --allow-other-base for a fine-tune of it."
@@ -121,31 +124,30 @@ def _advice(weights: Mapping[str, Tensor], family: Family) -> str:
     return "Use the model it was made for, or --allow-other-base for a fine-tune of it."
 
 
-def _same_weights(weights: Mapping[str, Tensor], base: Base) -> bool:
-    if _in_bfloat16(weights):
-        same = fingerprint(weights, torch.bfloat16) == base.weights_bfloat16
+def _same_weights(weights: Weights, base: Base) -> bool:
+    if torch.bfloat16 in weights.dtypes:
+        prints = fingerprints(weights, [torch.bfloat16], each_of(weights))
+        same = prints.digests[0] == base.weights_bfloat16
     else:
-        same = fingerprint(weights) == base.weights or base.weights_bfloat16 in (
-            fingerprint(weights, torch.bfloat16),
-            fingerprint({path: w.half() for path, w in weights.items()}, torch.bfloat16),
-        )
-    return same or _alike(_unpacked(base, "weights"), values(weights, _each(weights)))
+        prints = fingerprints(weights, [torch.float16], each_of(weights))
+        same = prints.digests[0] == base.weights
+        if not same:
+            rounded = fingerprints(weights, [torch.bfloat16, (torch.float16, torch.bfloat16)])
+            same = base.weights_bfloat16 in rounded.digests
+    return same or _alike(_unpacked(base, "weights"), prints.values)
 
 
 def _same_text(family: Family, base: Base) -> bool:
     family.check_encoders()
     weights = original_text_weights(family)
-    if text_encoder_print(family, weights) == base.text_encoder:
+    prints = text_encoder_prints(family, weights)
+    if prints.digests[0] == base.text_encoder:
         return True
     kept = _unpacked(base, "text_encoder")
     if kept is None:  # nothing in the record tells what bfloat16 would make of its model
-        rounded = {name: w.bfloat16() for name, w in weights.items()}
-        return _in_bfloat16(weights) or fingerprint(rounded) == base.text_encoder
-    return _alike(kept, values(weights, _each(weights)))
-
-
-def _in_bfloat16(weights: Mapping[str, Tensor]) -> bool:
-    return any(w.dtype == torch.bfloat16 for w in weights.values())
+        in_bfloat16 = torch.bfloat16 in weights.dtypes
+        return in_bfloat16 or fingerprints(weights, [(torch.bfloat16, torch.float16)]).digests[0] == base.text_encoder
+    return _alike(kept, prints.values)
 
 
 def _alike(one: Tensor | None, other: Tensor | None) -> bool:
@@ -158,13 +160,9 @@ def _alike(one: Tensor | None, other: Tensor | None) -> bool:
     return bool(((one - other).abs() <= room).all())
 
 
-def _each(weights: Mapping[str, Tensor]) -> int:
-    return max(1, KEPT // len(weights))
-
-
-def _packed(weights: Mapping[str, Tensor]) -> str:
-    """Some of the values as text: little-endian single precision in base 64."""
-    return base64.b64encode(values(weights, _each(weights)).numpy().astype("<f4").tobytes()).decode()
+def _packed(some: Tensor) -> str:
+    """Values as text: little-endian single precision in base 64."""
+    return base64.b64encode(some.numpy().astype("<f4").tobytes()).decode()
 
 
 def _unpacked(base: Base, what: str) -> Tensor | None:

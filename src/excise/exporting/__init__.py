@@ -22,11 +22,13 @@ from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file
 from excise.exporting.card import Card, licence_of, write_card
+from excise.exporting.piecewise import in_folders, unread
 from excise.exporting.place import check_place
 from excise.exporting.readers import LORA, READERS, Reading, reader, readings
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
+from excise.families.outline import is_outline
 from excise.support.files import make_folder
 
 # By format, the file written into the folder; a merged pipeline is the folder itself.
@@ -101,7 +103,7 @@ def export(
     family = as_family(model)
     check_base(edit, family, allow_other_base)
     if format is None:
-        format = _choose_format(edit, family, for_)
+        format = choose_format(edit, family, for_)
     _check_format(edit, family, format)
     check_place(family, Path(out) / TARGETS[format], edit.record, force)
     evidence = Evidence.of(source)
@@ -137,7 +139,7 @@ def _written(edit: Edit, family: Family, folder: Path, format: str, evidence: Ev
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
 
 
-def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
+def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
     """Return the first format that the program reads completely.
 
     Raises:
@@ -147,8 +149,8 @@ def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
         return "kohya-lora" if family.name in lora.KOHYA else "diffusers-lora"
     program, reason = reader(for_), ""
     for format in program.formats.get(family.name, ()):
-        if family.partial and format not in LORA:
-            return format  # which a whole model may have
+        if is_outline(family) and format not in LORA:
+            return format  # which a loaded model may still have to refuse
         try:
             _check_format(edit, family, format)
         except WrongBaseError as error:
@@ -167,26 +169,19 @@ def _choose_format(edit: Edit, family: Family, for_: str | None) -> str:
     )
 
 
-def whole_model(edit: Edit, family: Family, format: str | None, for_: str | None) -> bool:
-    """Whether an export holds all of a model, so that a model that was loaded for its text alone does not do.
-
-    Raises:
-        UnknownNameError, WrongBaseError: there is no such program, or no format that it reads holds the edit.
-    """
-    return (format or _choose_format(edit, family, for_)) not in LORA
-
-
 def _check_format(edit: Edit, family: Family, format: str) -> None:
     """Refuse an edit or a model that the format cannot represent, before anything is written."""
     if format in LORA:
         lora.check(edit, family, format)
         return
     family.check_encoders()
+    if format == "single-file" or not in_folders(family.pipe):
+        family.complete()
     if family.pipe.vae is None:
         raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":
         single_file.check(family)
-    with alone(edit, family), as_saved(family.pipe):  # refuses a pipeline that cannot be saved
+    with alone(edit, family), as_saved(family.pipe, unread(family.pipe)):  # refuses a pipeline that cannot be saved
         pass
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
 from excise.edits.provenance import MARK, MARK_EXPORT, Evidence
 from excise.errors import OutputError
 from excise.exporting.lora import split_path
+from excise.exporting.piecewise import saving_piecewise, unread
 from excise.families.base import Family
 from excise.families.load import quiet
 from excise.families.networks import as_saved
@@ -38,7 +38,12 @@ def write(
     """
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with quiet(), alone(edit, family), as_saved(family.pipe):
+        with (
+            quiet(),
+            alone(edit, family),
+            as_saved(family.pipe, unread(family.pipe)),
+            saving_piecewise(family.pipe),
+        ):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))
@@ -69,7 +74,7 @@ def write(
 def _make_readable(folder: Path, pipe: Any) -> None:
     """Add the names and files that transformers 4, older diffusers and other programs need."""
     for name, part in pipe.components.items():
-        if isinstance(part, CLIPTextModel):
+        if any(kind.__name__ == "CLIPTextModel" for kind in type(part).__mro__):
             _rename(folder / name, lambda n: n if n.startswith("text_model.") else f"text_model.{n}")
         elif name.startswith("tokenizer"):
             _write_vocabulary(folder / name)
@@ -82,7 +87,9 @@ def _rename(folder: Path, name_of: Callable[[str], str]) -> None:
     """Rename every tensor in the weight files of a component."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata()
+            metadata, names = opened.metadata(), opened.keys()
+        if all(name_of(name) == name for name in names):
+            continue
         save_file({name_of(name): tensor for name, tensor in load_file(file).items()}, file, metadata=metadata)
     for file in sorted(folder.glob("*.index.json")):
         index = json.loads(file.read_text(encoding="utf-8"))

@@ -7,12 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_open_clip_checkpoint,
-)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -52,6 +46,8 @@ def check(family: Family) -> None:
         raise WrongBaseError(
             f"the family '{family.name}' has no single-file layout here; use --format merged, or diffusers-lora."
         )
+    from diffusers import AutoencoderKL
+
     vae = bare(family.pipe.vae)
     if not isinstance(vae, AutoencoderKL):
         raise ModelError(
@@ -127,6 +123,12 @@ def with_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(path: Path, family: Family) -> dict[str, dict[str, Tensor]]:
     """Read a written file with diffusers' own converters: tensors by component and diffusers' name."""
+    from diffusers.loaders.single_file_utils import (
+        convert_ldm_clip_checkpoint,
+        convert_ldm_unet_checkpoint,
+        convert_open_clip_checkpoint,
+    )
+
     state = load_file(path)
     config: Any = dict(family.denoiser.config)  # type: ignore[arg-type]
     parts = {family.denoiser_name: dict(convert_ldm_unet_checkpoint(dict(state), config))}

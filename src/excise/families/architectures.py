@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError
-from excise.support.headers import METADATA, read_table
+from excise.support.headers import Header, read_header
 
 # Names that occur in a single file of an architecture and in no file of one further down. A name may stand behind the
 # prefix under which a checkpoint with several parts keeps its denoiser.
@@ -67,25 +67,22 @@ _WORKS = (
 )
 
 
-def tensor_names(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of a safetensors file's tensors, and its metadata; only the header is read.
+def model_header(path: Path, purpose: str = "") -> Header:
+    """The header of a file of weights.
+
+    Args:
+        purpose: what the file is read as, for the message.
 
     Raises:
         ModelError: the file is no safetensors file, or it is cut short.
     """
     try:
-        header, length = read_table(path)
-        size = path.stat().st_size
-        metadata = header.pop(METADATA, None) or {}
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0) + 8 + length
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        return read_header(path)
+    except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot read {path} as a single-file model: it is no safetensors file, or it is damaged ({error}); copy "
-            "it again."
+            f"cannot read {path}{purpose}: it is no safetensors file, or it is damaged or cut short ({error}); copy or "
+            "download it again."
         ) from error
-    if end > size:
-        raise ModelError(f"{path} is cut short: it has {size} of {end} bytes; copy or download it again.")
-    return list(header), metadata
 
 
 def family_of_file(path: Path) -> str:
@@ -94,8 +91,9 @@ def family_of_file(path: Path) -> str:
     Raises:
         ModelError: the file holds another architecture or only a part of a model; the message names it.
     """
-    names, metadata = tensor_names(path)
-    if "excise" in metadata:
+    header = model_header(path, " as a single-file model")
+    names = list(header.tensors)
+    if "excise" in header.metadata:
         raise ModelError(f"{path} is an edit, not a model; give it to --edit, and the model to --model.")
     parts = {name.split(".")[0] for name in names}
     whole = any(_UNET.fullmatch(name) for name in names)

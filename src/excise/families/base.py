@@ -169,7 +169,6 @@ class Family(ABC):
         encoder_names: attributes of the pipeline that hold text encoders, whether loaded or not.
         pads_text: whether prompts of different lengths may share a batch. False where padding changes the picture;
             such prompts are then drawn in groups of one length.
-        partial: whether the model was loaded for its text alone, with shapes and no numbers elsewhere.
     """
 
     name: str
@@ -178,9 +177,17 @@ class Family(ABC):
     denoiser_name: str
     encoder_names: tuple[str, ...]
     pads_text: bool = True
-    partial: bool = False
 
     # Parts of the model
+
+    def complete(self) -> None:  # noqa: B027 - a family that is loaded whole has nothing to do
+        """Read every weight that is still in its file alone, where the model was loaded for its text alone.
+
+        What draws or predicts does so itself.
+
+        Raises:
+            ModelError: a file cannot be read any more.
+        """
 
     @property
     @abstractmethod
@@ -337,6 +344,10 @@ class Family(ABC):
         Raises:
             ConceptError: a prompt does not fit, or does not contain its subject.
         """
+
+    def last_token(self, text: str, subject: str) -> int:
+        """Position of a subject's last token among those of a prompt that the denoiser reads; raises as `encode`."""
+        return int(self.encode([text], [subject]).last[0])
 
     @abstractmethod
     def condition(self, texts: Sequence[str]) -> Condition:

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ from excise.errors import ModelError, unknown
 from excise.families import architectures
 from excise.families import capabilities as c
 from excise.families.built_in import BUILT_IN, WEIGHTS
+from excise.families.whole import cached, first_line, from_folder, from_hub, from_single_file
 from excise.registry import Record, Registry
 
 if TYPE_CHECKING:
     from excise.families.base import Family
-    from excise.families.pipeline import PipelineFamily
 
 FAMILIES = Registry(
     "family",
@@ -219,7 +219,6 @@ def load(
     config: str | Path | None = None,
     prediction: str | None = None,
     whole: bool = True,
-    paths: Sequence[str] = (),
 ) -> Family:
     """Load a text-to-image model.
 
@@ -230,9 +229,8 @@ def load(
         device: cpu, cuda, cuda:0, mps, or auto.
         config: for a single file, a local diffusers folder of the same architecture, so that nothing is fetched.
         prediction: epsilon or v_prediction, for a model whose files omit it or have it wrong.
-        whole: False reads of a folder or hub model the text encoders and the maps that read text alone, which is what
-            closed forms need; such a model draws nothing.
-        paths: further modules of the denoiser to read where the model is not loaded whole.
+        whole: False for work that reads text alone: text encoders are loaded, other weights stay in the files and are
+            read when something asks for them, all of them when something draws (`Family.complete`).
 
     Raises:
         UnknownNameError, ModelError: the model cannot be found, read or used; the message says what to do.
@@ -242,67 +240,98 @@ def load(
     path = WEIGHTS / name if name in BUILT_IN else Path(model)
     import torch
 
+    from excise.families.partial import source_of
     from excise.support.precision import check
 
     where = pick_device(device)
     options = {"dtype": _dtype(dtype, where)}
     check(dtype if dtype != "auto" else "float32", where)
-    part = None if whole or path.is_file() else _part(name, path, revision, variant, local_files_only)
+    hub = {"revision": revision, "variant": variant}
     with quiet():
-        if part is not None:
-            from excise.families.text_part import load_text_part
-
-            with _reading(part[0]):
-                pipe = load_text_part(*part, options["dtype"], where, variant, paths)
-            pipe.register_to_config(_name_or_path=str(path) if path.is_dir() else name)
+        pipe = None
+        if not whole:
+            found = path if path.exists() else cached(name, hub, local_files_only)
+            pipe = _with_text_alone(found, name, variant, config, options["dtype"], where)
+        if pipe is not None:
+            pass
         elif path.is_dir():
-            pipe = _from_folder(path, variant, options)
+            pipe = from_folder(path, variant, options)
         elif path.is_file():
-            pipe = _from_single_file(path, config, local_files_only, options)
+            pipe = from_single_file(path, config, local_files_only, options)
         else:
-            pipe = _from_hub(name, {"revision": revision, "variant": variant, **options}, local_files_only)
+            pipe = from_hub(name, {**hub, **options}, local_files_only)
     family = family_of(pipe)
     if prediction is not None:
         _set_prediction(pipe, prediction)
-    if part is not None:
-        family.partial = True
-        return family
+    if any(source_of(part) for part in pipe.components.values()):
+        return family  # its parts are where they belong
     pipe.to(where)
     if where.startswith("cpu"):
         family.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return family
 
 
-def _part(
-    name: str, path: Path, revision: str | None, variant: str | None, local_files_only: bool
-) -> tuple[Path, type[PipelineFamily]] | None:
-    """The folder of a model and its family, if its part that reads text can be loaded alone.
+def outlined(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    prediction: str | None = None,
+    **others: Any,
+) -> Family | None:
+    """The adapter of a model's outline, for work that encodes and draws nothing; diffusers is not imported.
 
-    A hub model is fetched whole into the cache of the hub, whose folder is returned.
+    Args:
+        model, variant, dtype, device, prediction: as `load` takes them.
+        others: its other arguments, which are of no use for a folder.
+
+    Returns:
+        None for a model that is no folder, or of a family that needs more than an outline.
+
+    Raises:
+        UnknownNameError, ModelError: as `load`.
     """
-    if not path.is_dir():
-        from diffusers import DiffusionPipeline
+    check_model(model, variant=variant)
+    path = WEIGHTS / str(model) if str(model) in BUILT_IN else Path(model)
+    own = _family_of_class([_class_name(path)]) if path.is_dir() else None
+    kind = FAMILIES.load(own) if own is not None else None
+    if kind is None or not getattr(kind, "outlines", False) or prediction is not None:
+        return None
+    from excise.families.outline import outline
 
-        try:
-            options = {"revision": revision, "variant": variant, "local_files_only": local_files_only}
-            with quiet():
-                path = Path(DiffusionPipeline.download(name, use_safetensors=True, **options))
-        except Exception as error:
-            raise _hub_error(name, error, local_files_only) from error
-    family = _family_of_class([_class_name(path)])
-    kind = None if family is None else FAMILIES.load(family)
-    return None if kind is None or not getattr(kind, "text_reading", ()) else (path, kind)
+    where = pick_device(device)
+    pipe = outline(path, str(path), kind.denoiser_name, _dtype(dtype, where), where, variant)
+    family: Family = kind(pipe)
+    return family
 
 
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Turn what libraries raise while a folder is read into a ModelError."""
+def _with_text_alone(
+    path: Path, name: str, variant: str | None, config: str | Path | None, dtype: Any, device: str
+) -> Any:
+    """A pipeline whose text encoders alone are in memory; None where only diffusers can load it, which loads all.
+
+    Raises:
+        ModelError: its files cannot be read.
+    """
+    from excise.families.opening import Opening, open_folder, open_single_file
+    from excise.families.pipeline import PipelineFamily
+
+    own = _family_of_class([_class_name(path)]) if path.is_dir() else architectures.family_of_file(path)
+    kind = FAMILIES.load(own) if own is not None else None
+    if kind is None or not issubclass(kind, PipelineFamily):
+        return None
+    opening = Opening(kind.encoder_names, kind.denoiser_name, kind.text_modules, dtype, device, variant)
     try:
-        yield
+        if path.is_dir():
+            return open_folder(path, opening, None if name in (*BUILT_IN, str(path)) else name)
+        if config is not None and Path(config).is_dir():
+            return open_single_file(path, Path(config), kind.draws_with, opening)
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"cannot read the model in {folder}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read the model in {path}: {first_line(error)}") from error
+    return None
 
 
 def _set_prediction(pipe: Any, prediction: str) -> None:
@@ -351,73 +380,6 @@ def _dtype(dtype: str, device: str) -> Any:
     if dtype not in known:
         raise unknown("dtype", dtype, ["auto", *known])
     return known[dtype]
-
-
-def _from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> Any:
-    """Load a diffusers folder."""
-    from diffusers import DiffusionPipeline
-
-    with _reading(path):
-        return DiffusionPipeline.from_pretrained(
-            path, variant=variant, local_files_only=True, use_safetensors=True, **options
-        )
-
-
-def _from_single_file(path: Path, config: str | Path | None, local_files_only: bool, options: dict[str, Any]) -> Any:
-    """Load a single file of Stable Diffusion."""
-    import diffusers
-
-    sdxl = architectures.family_of_file(path) == "sdxl"
-    try:
-        pipeline = diffusers.StableDiffusionXLPipeline if sdxl else diffusers.StableDiffusionPipeline
-        pipe = pipeline.from_single_file(
-            str(path), config=None if config is None else str(config), local_files_only=local_files_only, **options
-        )
-        pipe.register_to_config(_name_or_path=str(path))  # as a folder's is
-        return pipe
-    except Exception as error:
-        title = "Stable Diffusion XL" if sdxl else "Stable Diffusion"
-        advice = (
-            ""
-            if config is not None
-            else " Its configuration is fetched from the hub; offline, name a local diffusers folder of the same "
-            "architecture with --config."
-        )
-        raise ModelError(f"cannot read {path} as a single-file {title} model: {_first_line(error)}{advice}") from error
-
-
-def _from_hub(name: str, options: dict[str, Any], local_files_only: bool) -> Any:
-    """Load a model from the hub or its local cache."""
-    from diffusers import DiffusionPipeline
-
-    try:
-        return DiffusionPipeline.from_pretrained(
-            name, local_files_only=local_files_only, use_safetensors=True, **options
-        )
-    except Exception as error:
-        raise _hub_error(name, error, local_files_only) from error
-
-
-def _hub_error(name: str, error: Exception, local_files_only: bool) -> ModelError:
-    """The error for a hub model that cannot be loaded, with what to do."""
-    text = str(error)
-    reason = f": {_first_line(error)}"
-    if "401" in text or "403" in text or "gated" in text.lower():
-        advice = "it may need an accepted licence: accept it on the model's page, then run: hf auth login"
-    elif local_files_only:
-        advice = "it is not in the local cache; run once without --local-files-only, or give a local folder."
-    else:
-        advice = "is there a network, and is the id right? A local folder or `canvas-sd` needs none."
-    if "stacktrace" in text or "stack trace" in text:  # that of diffusers, which nobody sees here
-        cause = error.__cause__ or error.__context__
-        reason = f": {_first_line(cause)}" if cause is not None else ";"
-    return ModelError(f"cannot load '{name}' from the hub{reason} {advice}")
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, as a sentence."""
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line if line.endswith((".", "!", "?")) else line + "."
 
 
 @contextmanager

@@ -6,7 +6,7 @@ peft a level `base_layer` over each layer, and `PeftModel` two levels over a who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -126,8 +126,7 @@ def check_plain(weight: Any, path: str, kept_in: Sequence[torch.dtype] = PLAIN) 
     if weight.is_meta:
         raise ModelError(
             f"'{path}' is offloaded: its weight is not in the model until it runs. Take the offloading off first "
-            "(pipe.remove_all_hooks()), and switch it on again afterwards; pipe.enable_model_cpu_offload() may stay. A "
-            "model that was loaded with whole=False has the weights alone that read text; load it whole."
+            "(pipe.remove_all_hooks()), and switch it on again afterwards; pipe.enable_model_cpu_offload() may stay."
         )
     if type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in kept_in or hasattr(weight, "quant_state"):
         kind = type(weight).__name__ if type(weight) not in (Tensor, nn.Parameter) else str(weight.dtype)
@@ -193,8 +192,11 @@ def _reads_fused(layer: Any) -> bool:
 
 
 @contextmanager
-def as_saved(pipe: Any) -> Iterator[None]:
+def as_saved(pipe: Any, unread: Collection[str] = ()) -> Iterator[None]:
     """Temporarily take the fused copies, which no reader of files expects, out of a pipeline that is saved.
+
+    Args:
+        unread: components whose weights are still in their files.
 
     Raises:
         ModelError: its files would not reproduce it: a LoRA is loaded, weights are offloaded or quantised.
@@ -203,7 +205,8 @@ def as_saved(pipe: Any) -> Iterator[None]:
     for name, part in parts.items():
         check_own_layers(part, "a folder holds")
         for path, weight in parameters(part, f"{name}.").items():
-            check_plain(weight, path)
+            if name not in unread or not weight.is_meta:
+                check_plain(weight, path)
     copies = [(layer, fused, layer._modules[fused]) for p in parts.values() for layer, fused, _ in fused_copies(p)]
     try:
         for layer, fused, _ in copies:
@@ -245,11 +248,15 @@ def check_trainable(denoiser: Any) -> None:
         )
 
 
+_READERS = ("transformers", "excise.families.streaming")  # whose hooks change nothing of what a layer computes
+
+
 def hooked(network: nn.Module) -> bool:
     """Whether anything but weights and configuration changes what a network computes.
 
     That is a foreign hook, a replaced forward pass or attention processor, or FreeU. Hooks of edits do not count
-    (`attached` lists them), nor do those by which transformers reads its own layers, nor those of offloading.
+    (`attached` lists them), nor do those by which transformers reads its own layers, nor those of offloading and
+    streaming.
     """
     return any(_is_hooked(module) for module in network.modules())
 
@@ -261,7 +268,7 @@ def _is_hooked(module: nn.Module) -> bool:
     forward = module.__dict__.get("forward")
     replaced = forward is not None and getattr(forward, "__func__", None) is not type(module).forward
     return (
-        any(not isinstance(hook, Attached) and not _of(hook, "transformers") for hook in hooks)
+        any(not isinstance(hook, Attached) and not _of(hook, *_READERS) for hook in hooks)
         or (mover is not None and not _of(type(mover), "accelerate"))
         or any("group_offloading" not in name for name in registered)
         or (replaced and mover is None and not registered and "_orig_mod" not in module._modules)
@@ -270,8 +277,8 @@ def _is_hooked(module: nn.Module) -> bool:
     )
 
 
-def _of(thing: Any, package: str) -> bool:
-    return str(getattr(thing, "__module__", "")).startswith(package + ".")
+def _of(thing: Any, *packages: str) -> bool:
+    return f"{getattr(thing, '__module__', '')}.".startswith(tuple(f"{package}." for package in packages))
 
 
 def _has_own_ways(processor: Any) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from PIL import Image
@@ -31,8 +30,10 @@ from excise.families.base import (
 )
 from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
 from excise.families.noising import Noising, noising
+from excise.families.partial import complete, device_of, place
 from excise.families.progress import encoded, part_of, step_callback
 from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
+from excise.families.streaming import read_whole, stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
@@ -53,16 +54,17 @@ class PipelineFamily(Family):
 
     Attributes:
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
-        text_reading: endings of the paths of the denoiser's modules that text passes: all that closed forms read of it.
-            Empty where a model of the family is always loaded whole.
-        partial: whether the model was loaded for its text alone (`excise.families.load`, whole=False).
+        text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
+            encoders, all that is loaded for work that reads text alone.
+        outlines: whether the adapter works on an outline too (outline.py), as far as nothing is encoded or drawn: it
+            asks for configurations, names and shapes, and text passes no module before the projections.
     """
 
     denoiser_name = "unet"
     encoder_names: tuple[str, ...] = ("text_encoder",)
     draws_with: str
-    partial = False
-    text_reading: tuple[str, ...] = ()
+    text_modules: tuple[str, ...] = ()
+    outlines: bool = False
 
     def __init__(self, pipe: Any) -> None:
         self.pipe: Any = pipe
@@ -77,8 +79,32 @@ class PipelineFamily(Family):
 
     def _device_of(self, part: Any) -> torch.device:
         """The device on which a part computes; weights of an offloaded part are not there."""
-        devices = (parameter.device for parameter in part.parameters())
-        return next((d for d in devices if d.type != "meta"), None) or self.pipe._execution_device
+        device = device_of(part)
+        return self.pipe._execution_device if device.type == "meta" else device
+
+    def complete_text(self) -> None:
+        """Read the text encoders, where the model was loaded without them; what draws or trains does so itself.
+
+        One that does not fit into memory is read layer by layer whenever it runs.
+        """
+        for encoder in self.text_encoders.values():
+            read_whole(encoder)
+
+    def _check_encodes(self) -> None:
+        """Refuse a pipeline that cannot encode text; text encoders that are not in memory will be read as they run.
+
+        Raises:
+            ModelError: it was loaded without a text encoder.
+        """
+        self.check_encoders()
+        for encoder in self.text_encoders.values():
+            stream(encoder)
+
+    def complete(self) -> None:
+        self.complete_text()
+        for name, part in self.pipe.components.items():
+            if isinstance(part, nn.Module) and name not in self.encoder_names:
+                complete(part)
 
     @property
     def image_size(self) -> int:
@@ -114,6 +140,7 @@ class PipelineFamily(Family):
         return {name: getattr(self.pipe, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
 
     def check_trainable(self) -> None:
+        self.complete()
         self._check_draws()
         self.noising  # noqa: B018 - refuses schedulers that noise in another way
         check_trainable(self.denoiser)
@@ -127,6 +154,7 @@ class PipelineFamily(Family):
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         self._check_draws()
+        self.complete()
         device, dtype = self.device, computes_in(self.denoiser)
         inputs = condition.to(device, dtype)
         return self._predict(latents.to(device, dtype), timestep.to(device), inputs).float()
@@ -149,11 +177,12 @@ class PipelineFamily(Family):
 
     def live_condition(self, texts: Sequence[str]) -> Condition:
         self.check_encoders()
+        self.complete_text()
         return self._condition(texts)
 
     @torch.no_grad()
     def condition(self, texts: Sequence[str]) -> Condition:
-        self.check_encoders()
+        self._check_encodes()
         parts = []
         for part in split(list(texts), ENCODE_BATCH):
             parts.append(self._condition(part))
@@ -168,11 +197,18 @@ class PipelineFamily(Family):
         until: Sequence[Until] | None = None,
         known: KnownStates | None = None,
     ) -> TextStates:
-        self.check_encoders()
+        self._check_encodes()
         tokens = self._tokens(texts, subjects)
         shares = all(takes_masks(encoder) for encoder in self.text_encoders.values())
         capacity = self._row if shares else 0
         return encode_tokens(tokens, until or ["all"] * len(texts), self._token_states, capacity, self.device, known)
+
+    def last_token(self, text: str, subject: str) -> int:
+        if type(self)._tokens is PipelineFamily._tokens:
+            return super().last_token(text, subject)
+        tokens = self._tokens([text], [subject])
+        last = int(tokens.last[0])
+        return last - tokens.hidden if last else last
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         """The tokens of prompts, as the pipeline cuts them, and where their subjects stand; raises as `encode`."""
@@ -206,7 +242,7 @@ class PipelineFamily(Family):
         condition, levels = self.condition(texts), self.noising.levels
         parts: dict[str, list[Tensor]] = {path: [] for path in paths}
         for rows in split(range(len(texts)), PREDICT_BATCH):
-            with _first_inputs(modules) as inputs:
+            with first_inputs(modules) as inputs:
                 zeros = torch.zeros(len(rows), *self.latent_shape)
                 self.predict(zeros, torch.full((len(rows),), levels // 2), condition[list(rows)])
             for path in paths:
@@ -253,7 +289,9 @@ class PipelineFamily(Family):
         return module_in(*self._located(path))
 
     def parameter(self, path: str) -> nn.Parameter:
-        module, name = parameter_in(*self._located(path))
+        network, rest = self._located(path)
+        place(network, [rest])
+        module, name = parameter_in(network, rest)
         return module._parameters[name]
 
     def _located(self, path: str) -> tuple[Any, str]:
@@ -307,6 +345,7 @@ class PipelineFamily(Family):
         watch: Watch | None = None,
     ) -> list[Image.Image]:
         self._check_draws()
+        self.complete()
         drawer = self._drawer()
         tells = watch is not None and "callback_on_step_end" in inspect.signature(drawer.__call__).parameters
         drawer.set_progress_bar_config(disable=True)
@@ -321,6 +360,8 @@ class PipelineFamily(Family):
 
     def _drawer(self) -> Any:
         """The pipeline if it draws from words alone, else a pipeline of the same parts that does."""
+        import diffusers
+
         kind = getattr(diffusers, self.draws_with)
         if any(cls.__name__ == self.draws_with for cls in type(self.pipe).__mro__):
             return self.pipe
@@ -328,16 +369,11 @@ class PipelineFamily(Family):
         return kind(**{name: parts[name] for name in inspect.signature(kind).parameters if name in parts})
 
     def _check_draws(self) -> None:
-        """Refuse a denoiser that takes more than noised latents, or that has no numbers.
+        """Refuse a denoiser that takes more than noised latents.
 
         Raises:
-            ModelError: the model was loaded for its text alone, or its channels are not those of a picture's latents,
-                as in a model for inpainting.
+            ModelError: its channels are not those of a picture's latents, as in a model for inpainting.
         """
-        if self.partial:
-            raise ModelError(
-                "the model was loaded for its text alone (whole=False), so nothing can be drawn with it; load it whole."
-            )
         channels, vae = self.latent_shape[0], self.pipe.vae.config
         if channels != vae.latent_channels:
             raise ModelError(
@@ -372,6 +408,7 @@ class PipelineFamily(Family):
 
     @torch.no_grad()
     def latents(self, images: Sequence[Image.Image]) -> Tensor:
+        self.complete()
         vae, parts = self.pipe.vae, []
         with _upcast_vae(vae):
             device, dtype = self._device_of(vae), computes_in(vae)
@@ -389,6 +426,7 @@ class PipelineFamily(Family):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
+        self.complete()
         vae, images = self.pipe.vae, list[Image.Image]()
         with _upcast_vae(vae):
             device, dtype = self._device_of(vae), computes_in(vae)
@@ -403,7 +441,7 @@ class PipelineFamily(Family):
 
 
 @contextmanager
-def _first_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+def first_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Record the first input of each module's first call inside the block."""
     inputs: dict[str, Tensor] = {}
     with ExitStack() as hooks:

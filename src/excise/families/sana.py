@@ -35,13 +35,7 @@ class Sana(PipelineFamily):
     provides = frozenset({c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION})
     denoiser_name = "transformer"
     draws_with = "SanaPipeline"
-    text_reading = (
-        "attn2.to_k",
-        "attn2.to_v",
-        "caption_projection.linear_1",
-        "caption_projection.linear_2",
-        "caption_norm",
-    )
+    text_modules = ("caption_projection", "caption_norm")
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
@@ -61,7 +55,7 @@ class Sana(PipelineFamily):
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
         encoder = parameters(self.pipe.text_encoder)
-        for part in ("caption_projection", "caption_norm"):
+        for part in self.text_modules:
             encoder |= parameters(module_in(self.denoiser, part), f"{part}.")
         return dict(encoder)
 

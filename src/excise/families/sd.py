@@ -22,7 +22,7 @@ class StableDiffusion(PipelineFamily):
     name = "sd"
     provides = frozenset(c.CAPABILITIES) - {c.POOLED}
     draws_with = "StableDiffusionPipeline"
-    text_reading = ("attn2.to_k", "attn2.to_v")
+    outlines = True
 
     @property
     def text_width(self) -> int:

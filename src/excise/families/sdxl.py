@@ -16,7 +16,7 @@ from torch import Tensor
 from excise.families import capabilities as c
 from excise.families.base import Condition, EncoderLayer, Projection
 from excise.families.networks import computes_in, module_in, parameters
-from excise.families.pipeline import PipelineFamily, clip_layers
+from excise.families.pipeline import PipelineFamily, clip_layers, first_inputs
 from excise.families.subjects import padded_ids, subject_spans
 from excise.families.text_tree import Tokens, run_on
 
@@ -31,7 +31,7 @@ class StableDiffusionXL(PipelineFamily):
     provides = frozenset(c.CAPABILITIES)
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
-    text_reading = ("attn2.to_k", "attn2.to_v", "add_embedding.linear_1")
+    outlines = True
 
     @property
     def text_width(self) -> int:
@@ -76,14 +76,15 @@ class StableDiffusionXL(PipelineFamily):
         return Tokens(torch.stack(both, dim=-1), *spans, read, pooled=_pooling(self.pipe.text_encoder_2, both[1]))
 
     def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        encoders = list(self.text_encoders.values())
-        outputs = [
-            run_on(encoder, ids[..., i], positions, mask, output_hidden_states=True)
-            for i, encoder in enumerate(encoders)
-        ]
-        states = torch.cat([output.hidden_states[-2].to(self.device) for output in outputs], dim=-1)
-        pooled = module_in(encoders[1], "text_projection")(outputs[1].last_hidden_state)
-        return states.to(computes_in(encoders[1])), pooled
+        encoders = self.text_encoders
+        # Token states are what the last layer reads; to ask for all hidden states would keep those of all layers.
+        last = {n: module_in(e, f"encoder.layers.{e.config.num_hidden_layers - 1}") for n, e in encoders.items()}
+        with first_inputs(last) as read:
+            outputs = [run_on(e, ids[..., i], positions, mask) for i, e in enumerate(encoders.values())]
+        states = torch.cat([read[name].to(self.device) for name in encoders], dim=-1)
+        second = encoders["text_encoder_2"]
+        pooled = module_in(second, "text_projection")(outputs[1].last_hidden_state)
+        return states.to(computes_in(second)), pooled
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         side = self.image_size

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from excise.families.networks import computes_in
+from excise.families.partial import device_of
 from excise.families.progress import encoded
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
@@ -203,7 +204,7 @@ def _run(forest: Forest, encoder: Encoder, share: bool, prompts: int) -> tuple[T
 
 def run_on(encoder: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, **options: Any) -> Any:
     """The output of a causal text encoder of transformers for ids (R, S) with the arguments of an `Encoder`."""
-    device, dtype = next(encoder.parameters()).device, computes_in(encoder)
+    device, dtype = device_of(encoder), computes_in(encoder)
 
     def added(allowed: Tensor) -> Tensor:  # as a sum, which every kind of attention takes
         return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min).to(device)

@@ -1,0 +1,219 @@
+"""Work that reads text alone leaves the other weights in their files, and comes to the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from excise import erase, load
+from excise.edits.apply import original_weights
+from excise.edits.edit import applied
+from excise.errors import ModelError
+from excise.exporting import FORMATS, export
+from excise.families.networks import parameters
+from excise.families.partial import source_of
+from excise.methods import METHODS
+
+PARTS = {"sd": "unet", "sdxl": "unet", "sana": "transformer"}
+
+
+@pytest.fixture(params=["sd", "sdxl", "sana"])
+def folder(request, make, tmp_path):
+    make(request.param).save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param
+
+
+@pytest.fixture
+def sd_folder(make, tmp_path):
+    make("sd").save_pretrained(tmp_path / "sd")
+    return tmp_path / "sd"
+
+
+def opened(folder, **options):
+    return load(folder, device="cpu", **options)
+
+
+def unread(family) -> list[str]:
+    return [name for name, weight in parameters(family.denoiser).items() if weight.is_meta]
+
+
+def saved(edit, path) -> bytes:
+    edit.save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, record in METHODS.records().items() if record.shape == "closed-form"]
+)
+def test_every_closed_form_makes_the_same_edit_to_the_byte(folder, tmp_path, method):
+    families = [opened(folder), opened(folder, whole=False)]
+    if not METHODS.record(method).needs <= families[0].provides:
+        pytest.skip("not for this family")
+    settings = {"threshold": 5.0} if method == "speed" else {}
+    edits = [erase(f, ["cat"], method, preserve=["dog"], vocabulary=None, **settings) for f in families]
+    assert saved(edits[0], tmp_path / "one.safetensors") == saved(edits[1], tmp_path / "two.safetensors")
+    assert unread(families[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("method", ["uce", "emcid"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_exports_are_the_same_to_the_byte(folder, tmp_path, format, method, dtype):
+    if folder.name == "sana" and (format in ("kohya-lora", "single-file") or method == "emcid"):
+        pytest.skip("not for this family")
+    if method == "emcid" and folder.name == "sdxl" and format == "kohya-lora":
+        pytest.skip("a fused map stands in no LoRA")
+    options = {"dtype": dtype}
+    edit = erase(opened(folder, **options), ["cat"], method, preserve=["dog"], vocabulary=None)
+    text = opened(folder, whole=False, **options)
+    written = []
+    for family in (opened(folder, **options), text):
+        out = tmp_path / str(len(written)) / "out"
+        export(edit, family, out, format)
+        written.append({str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()})
+    assert list(written[0]) == list(written[1])
+    assert not [name for name in written[0] if written[0][name] != written[1][name]]
+    if format != "single-file":
+        assert source_of(text.denoiser)
+        assert source_of(text.pipe.text_encoder)
+        assert unread(text)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_edit_is_the_same_to_the_byte(folder, dtype, tmp_path):
+    whole, text = opened(folder, dtype=dtype), opened(folder, dtype=dtype, whole=False)
+    assert unread(text)
+    one, two = (erase(f, ["red cat"], "uce", preserve=["dog"], vocabulary=None) for f in (whole, text))
+    assert saved(one, tmp_path / "one.safetensors") == saved(two, tmp_path / "two.safetensors")
+    assert set(unread(text)) >= {f"{p.path}.weight" for p in text.projections()}
+    assert source_of(text.pipe.vae)
+
+
+def test_pictures_are_the_same_once_it_is_complete(folder):
+    whole, text = opened(folder), opened(folder, whole=False)
+    edit = erase(text, ["cat"], "uce", vocabulary=None)
+    drawn = []
+    for family in (whole, text):
+        with applied(family, [edit]):
+            drawn.append(family.sample(["a cat"], [0], steps=2, guidance=2.0, batch=1)[0].tobytes())
+        drawn.append(family.sample(["a cat"], [0], steps=2, guidance=2.0, batch=1)[0].tobytes())
+    assert drawn[:2] == drawn[2:]
+    assert not unread(text)
+    assert source_of(text.denoiser) is None
+    for one, two in zip(whole.denoiser.state_dict().values(), text.denoiser.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+        assert one.stride() == two.stride()
+
+
+def test_an_edit_below_reads_what_it_changes_and_leaves_the_originals(folder):
+    text = opened(folder, whole=False)
+    edit = erase(text, ["cat"], "uce", vocabulary=None)
+    before = {path: weight.clone() for path, weight in original_weights(text, edit.paths).items()}
+    with applied(text, [edit]):
+        assert not {f"{path}.weight" for path in edit.paths} & set(unread(text))
+        assert all(torch.equal(w, before[path]) for path, w in original_weights(text, edit.paths).items())
+        changed = text.parameter(edit.paths[0]).detach()
+        assert torch.allclose(changed, before[edit.paths[0]] + edit.delta(edit.paths[0], before[edit.paths[0]]))
+    assert torch.equal(text.parameter(edit.paths[0]), before[edit.paths[0]])
+
+
+def sharded(folder, part):
+    """Cut a component's file into two shards of different precisions, with an index."""
+    home = folder / part
+    file = home / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    names = sorted(tensors)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for name, own in halves.items():
+        save_file({n: tensors[n].half() if name[0] == "a" else tensors[n] for n in own}, home / name)
+    file.unlink()
+    places = {n: name for name, own in halves.items() for n in own}
+    index = home / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_shards_of_mixed_precision_are_read_as_diffusers_reads_them(folder):
+    sharded(folder, PARTS[folder.name])
+    whole, text = opened(folder), opened(folder, whole=False)
+    one, two = original_weights(whole), original_weights(text)
+    assert list(one) == list(two)
+    assert all(torch.equal(one[path], two[path]) for path in one)
+
+
+def refusal(folder) -> str:
+    with pytest.raises(ModelError) as error:
+        erase(opened(folder, whole=False), ["cat"], "uce", vocabulary=None)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_shard_is_named(sd_folder):
+    sharded(sd_folder, "unet")
+    (sd_folder / "unet" / "b.safetensors").unlink()
+    assert "lacks b.safetensors" in refusal(sd_folder)
+
+
+def test_an_index_of_another_model_is_refused(sd_folder):
+    index = sharded(sd_folder, "unet")
+    content = json.loads(index.read_text())
+    content["weight_map"]["layers.0.weight"] = "a.safetensors"
+    index.write_text(json.dumps(content))
+    assert "the index is of another model" in refusal(sd_folder)
+
+
+def test_a_map_that_lies_in_no_file_is_named(sd_folder):
+    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    gone = next(name for name in tensors if "attn2.to_v" in name)
+    save_file({n: t for n, t in tensors.items() if n != gone}, file)
+    assert f"holds '{gone}'" in refusal(sd_folder)
+
+
+def test_a_map_of_another_shape_is_refused(sd_folder):
+    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "attn2.to_v" in name)
+    save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, file)
+    assert "belongs to another model" in refusal(sd_folder)
+
+
+def test_a_file_that_goes_away_is_named(sd_folder):
+    text = opened(sd_folder, whole=False)
+    shutil.rmtree(sd_folder / "unet")
+    with pytest.raises(ModelError, match="cannot be read any more"):
+        erase(text, ["cat"], "uce", vocabulary=None)
+
+
+def test_a_file_cut_short_is_refused(sd_folder):
+    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "cut short" in refusal(sd_folder)
+
+
+def test_a_variant_is_read_where_it_is_and_plain_files_elsewhere(sd_folder):
+    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    halves = {name: tensor.half() for name, tensor in load_file(file).items()}
+    save_file(halves, file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    file.unlink()
+    options = {"variant": "fp16", "dtype": "float32"}
+    one, two = (original_weights(opened(sd_folder, whole=w, **options)) for w in (True, False))
+    assert all(torch.equal(one[path], two[path]) for path in one)
+
+
+@pytest.mark.parametrize("model", ["canvas-sd", "canvas-sdxl", "canvas-sana"])
+@pytest.mark.canvas
+def test_built_in_models_are_opened_in_the_same_way(model):
+    whole, text = load(model, device="cpu"), load(model, device="cpu", whole=False)
+    assert unread(text)
+    text.complete_text()
+    one, two = (dict(parameters(f.pipe.text_encoder)) for f in (whole, text))
+    assert list(one) == list(two)
+    assert all(torch.equal(one[name], two[name]) and one[name].dtype == two[name].dtype for name in one)
+    with torch.no_grad():
+        assert torch.equal(whole.encode(["a cat"]).states, text.encode(["a cat"]).states)
