@@ -226,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", action="append", choices=[*ROWS, *GROWTH], help="measure only this row; repeatable")
     parser.add_argument("--growth", action="store_true", help="measure the rows of growth, with this build alone")
+    parser.add_argument("--draw", type=Path, help="draw the rows of growth into this picture")
     parser.add_argument("--base", default=BASE, help="commit to compare with")
     parser.add_argument("--build", default="HEAD", help="commit to measure")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each build")
@@ -245,7 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.growth:
             rows = [row for name, row in GROWTH.items() if not options.rows or name in options.rows]
             runs = measure(rows, [unpacked(ours, work)], options, work)
-            print(whole_growth.table([r for r in runs if r.commit == ours], rows, options.shapes))
+            products = whole_growth.product_speed()
+            found = whole_growth.points([r for r in runs if r.commit == ours], rows, options.shapes, products)
+            print(whole_growth.table(found, products))
+            if options.draw:
+                whole_growth.draw(found, options.draw)
             return
         rows = [row for name, row in ROWS.items() if not options.rows or name in options.rows]
         runs = measure(rows, [unpacked(commit, work) for commit in dict.fromkeys([base, ours])], options, work)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.made_up_words import KEPT_FROM, names
-from benchmarks.whole_rows import Row
+from benchmarks.whole_rows import KEPT, Row
 from excise.support.headers import Entry, read_header
 
 if TYPE_CHECKING:
@@ -113,17 +113,27 @@ def product_speed() -> float:
     return float(done.stdout)
 
 
-def table(runs: Iterable[Run], rows: Sequence[Row], shapes: Path) -> str:
-    """Return a table of the rows of growth beside their floors."""
+@dataclass(frozen=True)
+class Point:
+    """A measured row of growth beside its floor; seconds, and megabytes."""
+
+    row: Row
+    work: Work
+    floor: float
+    wall: float
+    cpu: float
+    peak: float
+
+
+def points(runs: Iterable[Run], rows: Sequence[Row], shapes: Path, products: float) -> list[Point]:
+    """Return the rows that are measured.
+
+    Args:
+        products: multiplications a second of this machine.
+    """
     from benchmarks.whole_command import middle
 
-    runs, products = list(runs), product_speed()
-    lines = [
-        f"{products / 1e9:.0f} billion multiplications a second",
-        "",
-        "| command | read, MB | multiplications, billions | floor, s | wall, s | CPU, s | peak, MB | wall over floor |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    runs, found = list(runs), []
     for row in rows:
         mine, model = [r for r in runs if r.row == row.name], shapes / row.shape
         wall, cpu, peak = (middle(mine, of) for of in ("wall", "cpu", "peak_mb"))
@@ -132,7 +142,46 @@ def table(runs: Iterable[Run], rows: Sequence[Row], shapes: Path) -> str:
         work = work_of(row, model)
         largest = max(model.glob("*/*.safetensors"), key=lambda file: file.stat().st_size)
         floor = work.bytes / disk_speed(largest) + work.products / products
-        cells = (row.title, f"{work.bytes / 1e6:,.0f}", f"{work.products / 1e9:,.1f}", f"{floor:.2f}")
-        figures = (f"{wall:.2f}", f"{cpu:.2f}", f"{peak:,.0f}", f"{wall / floor:.1f}")
+        found.append(Point(row, work, floor, wall, cpu, peak))
+    return found
+
+
+def table(found: Iterable[Point], products: float) -> str:
+    """Return a table of the rows of growth beside their floors."""
+    lines = [
+        f"{products / 1e9:.0f} billion multiplications a second",
+        "",
+        "| command | read, MB | multiplications, billions | floor, s | wall, s | CPU, s | peak, MB | wall over floor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for p in found:
+        cells = (p.row.title, f"{p.work.bytes / 1e6:,.0f}", f"{p.work.products / 1e9:,.1f}", f"{p.floor:.2f}")
+        figures = (f"{p.wall:.2f}", f"{p.cpu:.2f}", f"{p.peak:,.0f}", f"{p.wall / p.floor:.1f}")
         lines.append(f"| {' | '.join((*cells, *figures))} |")
     return "\n".join(lines)
+
+
+def draw(found: Sequence[Point], path: Path) -> None:
+    """Draw seconds over concepts, names kept and bytes read, with logarithmic axes; dashed lines are the floors."""
+    import matplotlib.pyplot as plt
+
+    sd15 = [p for p in found if p.row.shape == "sd15"]
+    panels: dict[str, list[tuple[float, Point]]] = {
+        "concepts": [(p.row.erased, p) for p in sd15 if p.row.kept == KEPT],
+        "names kept": [(p.row.kept, p) for p in sd15 if p.row.erased == 10],
+        "GB read (SD1.5, SDXL, SANA)": [
+            (p.work.bytes / 1e9, p) for p in found if (p.row.erased, p.row.kept) == (10, KEPT)
+        ],
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(12, 4), sharey=True, layout="constrained")
+    for axis, (label, panel) in zip(axes, panels.items(), strict=True):
+        panel = sorted(panel, key=lambda pair: pair[0])
+        values = [value for value, _ in panel]
+        axis.loglog(values, [p.wall for _, p in panel], "o-", label="whole command", markersize=4)
+        axis.loglog(values, [p.floor for _, p in panel], "--", color="C0", label="reading and multiplying alone")
+        axis.set_xticks(values, [f"{value:,.3g}" for value in values])
+        axis.minorticks_off()
+        axis.set_xlabel(label)
+    axes[0].set_ylabel("seconds")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    figure.savefig(path, dpi=110)
