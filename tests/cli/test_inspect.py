@@ -70,3 +70,9 @@ def test_what_is_not_verifiable_is_said_once_with_a_next_step(excise, edit):
     assert text.count(sentence) == text.count(NEXT_STEP) == 1
     assert "gate ua>=0.5 FAILED: not measured" in text
     assert "gate ua>=0.7 FAILED: not measured" in text
+
+
+def test_an_export_for_a_program_says_where_its_file_goes(excise, edit, model, tmp_path):
+    status, _, err = excise("export", edit, "--model", model, "--for", "comfyui", "--out", tmp_path / "shipped")
+    assert status == 0, err
+    assert "load it:    ComfyUI: put excise_kohya_lora.safetensors into models/loras, load model with" in err

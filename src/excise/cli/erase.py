@@ -149,10 +149,10 @@ def erase(options: EraseOptions) -> None:
         return
 
     from excise.edits.edit import applied
-    from excise.support.runs import run_folder
+    from excise.support.runs import SHOWN, run_folder
 
     below = o.load_edits(options.edit)
-    with run_folder(options.out):
+    with run_folder(options.out, SHOWN):
         draws = options.advise or making.draws
         family = options.source.load_for(options.method, options.model, draws=draws, below=below)
         _say_what_is_kept(plan)

@@ -49,7 +49,7 @@ def fuse(options: FuseOptions) -> None:
     from excise.cli import show
     from excise.cli.making import answer, finish
     from excise.errors import ConceptError, SettingError
-    from excise.support.runs import EDIT_NAME, run_folder
+    from excise.support.runs import EDIT_NAME, SHOWN, run_folder
 
     if options.ridge <= 0:
         raise SettingError(f"--ridge was {options.ridge:g}; expected a number above 0.")
@@ -69,7 +69,7 @@ def fuse(options: FuseOptions) -> None:
     from excise.edits.fuse import fuse as fuse_edits
 
     edits = [Edit.load(f) for f in options.files]
-    with run_folder(options.out):
+    with run_folder(options.out, SHOWN):
         model = options.model or edits[0].record.base.model
         source = options.source if options.model else options.source.remembering(options.files[0])
         family = source.load(model, edits[0].record.base.revision)

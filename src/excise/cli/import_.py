@@ -49,7 +49,7 @@ def import_(options: ImportOptions) -> None:
     from excise.concepts.known_names import warn_of_names
     from excise.errors import EditFileError
     from excise.families.built_in import names_built_in
-    from excise.support.runs import EDIT_NAME, run_folder
+    from excise.support.runs import EDIT_NAME, SHOWN, run_folder
 
     concepts = as_concepts(options.concept, options.kind) if options.concept else []
     if not options.file.exists():
@@ -77,7 +77,7 @@ def import_(options: ImportOptions) -> None:
 
     from excise.importing.import_edit import import_edit
 
-    with run_folder(options.out):
+    with run_folder(options.out, SHOWN):
         family = options.source.load(options.model, whole=False)
         began = perf_counter()
         with show.waiting(f"reading {options.file}"):

@@ -20,6 +20,7 @@ EDIT_NAME = "edit.safetensors"
 RUN_NAME = "run.json"
 LOCK = ".lock"
 STATES = "states"
+SHOWN = ("report.html", "images")  # of a run that makes an edit; they are written before it
 SCHEMA = 1
 
 
@@ -89,7 +90,7 @@ def new_folder(out: Path, begun: Sequence[str] = ()) -> Iterator[None]:
     """Make a folder; where the block fails and no file was written, what was made goes again.
 
     Args:
-        begun: names of files that are worth nothing alone.
+        begun: names of files and folders that are worth nothing alone.
 
     Raises:
         OutputError: it cannot be written.
@@ -102,8 +103,7 @@ def new_folder(out: Path, begun: Sequence[str] = ()) -> Iterator[None]:
     except BaseException:
         entries = [path for path in out.iterdir() if path not in there]
         made = sorted({*entries, *(p for entry in entries for p in entry.rglob("*"))}, reverse=True)  # the inner first
-        worthless = {out / name for name in begun}
-        if all(path.is_dir() or path in worthless for path in made):
+        if all(path.is_dir() or path.relative_to(out).parts[0] in begun for path in made):
             with suppress(OSError):  # another process has begun to write there
                 for path in made:
                     path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
