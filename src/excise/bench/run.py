@@ -135,6 +135,7 @@ def run_cell(cell: Cell, out: Path, workers: Workers | None = None, bar: Bar | N
         options: dict[str, Any] = {
             "protocol": cell.protocol,
             "groups": cell.groups,
+            "bfloat16": False,  # the recipe's precision is in force already
             "cache": out / "images",
             "judge_weights": Path(cell.judge_weights) if cell.judge_weights else None,
             "workers": workers,

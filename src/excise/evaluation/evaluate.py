@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from excise.evaluation.showing import evaluation_card, picture_rows
 from excise.evaluation.verdict import ConceptVerdict
 from excise.families.base import Family, Progress
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
+from excise.families.half_drawing import gains, in_bfloat16
 from excise.families.load import as_family
 from excise.judges import FEATURES, Judge, Measuring, OpenJudge
 from excise.judges.base import CHUNK
@@ -55,6 +57,7 @@ class Evaluation(Showing, BaseModel):
         attacks: in a benchmark with attacks, the document of each attack as in `excise attack --json`.
         verdicts: by the protocol `concept` beside the untouched model, the verdict on each concept.
         shown: every image: what its prompt asks for, and what the judges saw.
+        bfloat16: whether denoiser and decoder computed in bfloat16, not in the precision of their weights.
         seconds: time for drawing and judging. peak_memory_mb: peak memory of this process. edit_bytes: size of the
             edits' tensors.
     """
@@ -76,6 +79,7 @@ class Evaluation(Showing, BaseModel):
     attacks: list[dict[str, Any]] = []
     verdicts: list[ConceptVerdict] = []
     shown: list[Shown]
+    bfloat16: bool = False
     seconds: dict[str, float]
     peak_memory_mb: float = 0.0
     edit_bytes: int = 0
@@ -115,6 +119,7 @@ class _Job:
 
     Attributes:
         drawing: further options of `excise.families.drawing.draw`.
+        bfloat16: whether denoiser and decoder compute in it.
         say: receives the progress of drawing and judging.
     """
 
@@ -123,13 +128,15 @@ class _Job:
     items: Sequence[Item]
     judges: Sequence[Judge | OpenJudge]
     drawing: dict[str, Any]
+    bfloat16: bool = False
     say: Report = silent
 
     def run(self, edits: Sequence[Edit], allow_other_base: bool = False) -> _Round:
         """Draw and judge every item with `edits` applied; return images, verdicts and seconds."""
         requests = [(i.prompt, self.plan.seed(i)) for i in self.items]
         began = time.perf_counter()
-        with applied(self.family, edits, allow_other_base=allow_other_base):
+        precision = in_bfloat16(self.family) if self.bfloat16 else nullcontext()
+        with applied(self.family, edits, allow_other_base=allow_other_base), precision:
             images = draw(
                 self.family,
                 requests,
@@ -157,6 +164,7 @@ def evaluate(
     judge: object | None = None,
     judge_weights: Path | None = None,
     batch: int = BATCH,
+    bfloat16: bool | None = None,
     cache: Path | None = None,
     workers: Workers | None = None,
     progress: Progress | None = None,
@@ -179,6 +187,8 @@ def evaluate(
             the protocol `concept` has no other judge; without one, it reports pictures and drift alone.
         judge_weights: folder of the judge's weights, where they do not ship with this package.
         batch: number of images drawn at once.
+        bfloat16: whether denoiser and decoder compute in bfloat16. By default where it gains time: on a processor with
+            matrix units for it, for a model in single precision without hooks on it or in the edits.
         cache: folder of drawn images by content, so that none is drawn twice.
         workers: this process among several that share the drawing.
         progress: receives how many images are drawn. say: the same, and what is judged and compared, by stage.
@@ -197,7 +207,9 @@ def evaluate(
     drawing: dict[str, Any] = {"batch": batch, "cache": cache, "workers": workers}
     if progress is not None:
         drawing["progress"] = progress
-    job = _Job(family, plan, plan.select(targets, groups), judges, drawing, say)
+    if bfloat16 is None:  # one answer for all rounds, so that what an edit leaves alone does not differ
+        bfloat16 = not any(edit.hooks for edit in edits) and gains(family)
+    job = _Job(family, plan, plan.select(targets, groups), judges, drawing, bfloat16, say)
     for edit in edits:
         check_base(edit, family, allow_other_base)  # before a picture of the untouched model is drawn in vain
     original = job.run(()) if untouched else None
@@ -214,6 +226,7 @@ def evaluate(
         entropy={label: round(replacement_entropy(labels, label), 4) for label, labels in counts.items()},
         sequence=_sequence(job, edits, targets, shown) if plan.score == "sequence" and targets else None,
         shown=shown,
+        bfloat16=bfloat16,
         seconds=seconds,
         peak_memory_mb=peak_memory_mb(),
         edit_bytes=sum(total_bytes(t.float() for t in e.tensors().values()) for e in edits),

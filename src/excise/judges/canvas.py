@@ -43,7 +43,7 @@ class CanvasJudge:
         self.network = network if network is not None else _load(which)
 
     @torch.no_grad()
-    def probabilities(self, images: Sequence[Image.Image], batch: int = 256) -> dict[str, Tensor]:
+    def probabilities(self, images: Sequence[Image.Image], batch: int = 64) -> dict[str, Tensor]:
         """Return, by head, the probabilities (n, labels) of n images; the last label is "none"."""
         parts = []
         for part in chunks(images, batch):
