@@ -149,16 +149,16 @@ def erase(options: EraseOptions) -> None:
         return
 
     from excise.edits.edit import applied
-    from excise.support.files import make_folder
+    from excise.support.runs import new_folder
 
     below = o.load_edits(options.edit)
-    make_folder(options.out)
     draws = options.advise or making.draws
-    family = options.source.load_for(options.method, options.model, draws=draws, below=below)
-    _say_what_is_kept(plan)
-    with applied(family, below):
-        erasure = _make(options, family, concepts, preserve, settings)
-        finish(making, family, erasure.edit, erasure.seconds, erasure.pictures)
+    with new_folder(options.out):
+        family = options.source.load_for(options.method, options.model, draws=draws, below=below)
+        _say_what_is_kept(plan)
+        with applied(family, below):
+            erasure = _make(options, family, concepts, preserve, settings)
+            finish(making, family, erasure.edit, erasure.seconds, erasure.pictures)
 
 
 def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) -> None:

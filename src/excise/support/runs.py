@@ -74,17 +74,16 @@ def write_images(folder: Path, names: Sequence[str], images: Sequence[Image.Imag
 
 
 @contextmanager
-def run_folder(out: Path) -> Iterator[None]:
-    """Make a run folder and hold its lock inside the block; where the block fails, a new folder without a file goes.
+def new_folder(out: Path) -> Iterator[None]:
+    """Make a folder for what the block writes; where the block fails, a new folder without a file goes.
 
     Raises:
-        OutputError: it cannot be written, or another process holds the lock.
+        OutputError: it cannot be written.
     """
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     make_folder(out)
     try:
-        with locked(out):
-            yield
+        yield
     except BaseException:
         if new and {path.name for path in out.iterdir()} <= {LOCK}:
             (out / LOCK).unlink(missing_ok=True)
@@ -92,6 +91,17 @@ def run_folder(out: Path) -> Iterator[None]:
                 for folder in new:
                     folder.rmdir()
         raise
+
+
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """As `new_folder`, and hold the lock of the folder inside the block.
+
+    Raises:
+        OutputError: it cannot be written, or another process holds the lock.
+    """
+    with new_folder(out), locked(out):
+        yield
 
 
 @contextmanager
