@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_nothing(excise, model, tmp_path, monkeypatch):
     monkeypatch.setattr("safetensors.torch.save_file", to_full_disk)
     status, _, err = excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", tmp_path / "run")
     assert (status, "No space left on device" in err) == (2, True)
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_erase_json_is_one_document_of_the_agreed_shape(excise, model, tmp_path):

@@ -12,7 +12,7 @@ from excise.cli import options as o
 from excise.cli.keeping import ForceOption, asked, check_apart, finished
 from excise.cli.making import Making, answer, finish
 from excise.cli.planning import Plan, planned, show_plan
-from excise.support.runs import EDIT_NAME, edit_path
+from excise.support.runs import EDIT_NAME, edit_path, new_folder
 
 if TYPE_CHECKING:
     from excise.concepts.concept import Concept
@@ -149,7 +149,6 @@ def erase(options: EraseOptions) -> None:
         return
 
     from excise.edits.edit import applied
-    from excise.support.runs import new_folder
 
     below = o.load_edits(options.edit)
     draws = options.advise or making.draws
