@@ -7,6 +7,7 @@ defect of this program, with its traceback; 130 interrupted; 141 the reader of t
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import traceback
 import warnings
@@ -76,6 +77,8 @@ def run() -> None:
     """Entry point of the `excise` command."""
     warnings.showwarning = _show
     gc.set_threshold(OBJECTS)
+    # Threads of torch that wait for work sleep instead of spinning, which takes a core from the one that works.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="excise")
     except GatesFailed:
