@@ -18,7 +18,7 @@ from torch import Tensor
 from excise import load
 from excise.canvas import world
 from excise.edits.apply import original_weights
-from excise.methods.closed_form.informax import cosine, mutual_information, noisy, soft_mask
+from excise.methods.closed_form.informax import Noisy, cosine, mutual_information, soft_mask
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 COPIES, TEMPERATURE, POWER = 5, 0.7, 8.0
@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{len(names)} names, {sum(map(len, maps))} rows; text states spread by {spread:.2f} (standard deviation)")
     for noise in NOISES:
         generator = torch.Generator().manual_seed(0)
-        at = [noisy(s, COPIES, noise, generator) for s in (concepts, empty.expand_as(concepts))]
+        at = [Noisy.draw(s, len(concepts), COPIES, noise, generator) for s in (concepts, empty[None])]
         information = [mutual_information(w, *at) for w in maps]
         full = torch.cat(information) > math.log(2) - 1e-6
         masks = [variation(soft_mask(i, TEMPERATURE, POWER)) for i in information]

@@ -1,13 +1,14 @@
-"""Time whole commands of two builds in turn, on folders of real models' shapes with random weights.
+"""Measure whole commands of two builds in turn at the shapes of real models, against the targets of a table.
 
-    python -m benchmarks.whole_command --shapes shapes --out whole-command.jsonl
-    python -m benchmarks.whole_command --rows sd15-uce-10 methods --repeats 2
+    python -m benchmarks.whole_command [--rows uce-10] [--repeats 2] [--shapes FOLDER] [--out lines.jsonl]
+    python -m benchmarks.whole_command --growth [--rows concepts-100]
+    python -m benchmarks.whole_command --table lines.jsonl
 
-Each command runs as a process of its own, first in the base build (a git commit), then in this working tree, and so on.
-Printed are CPU seconds (user and system), wall seconds and peak memory with their ratios, and the target beside them.
-Rows of growth run in this working tree alone; their floor is what the command has to read over the disk's speed, plus
-its multiplications over the machine's own matrix product, both measured here. With --out, rows that are already
-measured of the same two builds are kept.
+Models have random weights (`benchmarks/model_folders.py`). Each command is a process of its own with an empty cache
+folder: CPU seconds (user and system), wall seconds and peak memory are those of that process. Builds are commits; their
+trees are unpacked into a temporary folder. The rows, with the command lines, are in `benchmarks/whole_rows.py`; growth,
+against reading and multiplying alone, is in `benchmarks/whole_growth.py`. With --out, runs that the file holds are not
+measured again.
 """
 
 from __future__ import annotations
@@ -15,298 +16,245 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from benchmarks.model_folders import names
+from benchmarks import whole_growth
+from benchmarks.made_up_words import KEPT_FROM, names
+from benchmarks.whole_rows import GROWTH, ROWS, Row, Target, erasing
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 BASE = "e03a948"
-MEBIBYTE = 2**20
-KEPT = 103
-START = "from excise.cli.main import run; run()"  # as the installed program starts, in every build
-ERASE = (
-    "erase --model {model} --method {method} --concept-file {concepts} --kind object --preserve-file {kept} "
-    "--out {out} --no-preview"
-)
+COMMAND = ("-c", "from excise.cli.main import run; run()")  # the older build has no `python -m excise`
 
 
 @dataclass(frozen=True)
-class Row:
-    """A command that is timed.
+class Run:
+    """One process; `figure` is what its output says of itself, in seconds, and `figure_mb` in megabytes."""
 
-    Attributes:
-        command: with the names of `_words` in braces.
-        shape: the model; "" where the command reads none.
-        concepts, kept: how many names are erased and preserved.
-        cpu, memory: targets, as ratios to the base build; None where there is none.
-        base: the command line of the base build, where it differs; None where only this build runs.
-        stage: measured instead of the CPU time: "solve" of the run's own record, or "wall".
-        growth: whether a floor is printed.
-    """
-
-    command: str
-    shape: str = ""
-    method: str = ""
-    concepts: int = 10
-    kept: int = KEPT
-    cpu: float | None = None
-    memory: float | None = None
-    base: str | None = ""
-    stage: str = "cpu"
-    growth: bool = False
-
-
-def _rows() -> dict[str, Row]:
-    rows = {}
-    for method in ("uce", "speed"):
-        rows[f"sd15-{method}-10"] = Row(ERASE, "sd15", method, cpu=0.08, memory=0.18)
-        rows[f"sd15-{method}-100"] = Row(ERASE, "sd15", method, 100, cpu=0.05, memory=0.18)
-    rows["sdxl-uce-10"] = Row(ERASE, "sdxl", "uce", cpu=0.07, memory=0.25)
-    for method in ("rece", "cure", "scapre"):
-        rows[f"sd15-{method}-10"] = Row(ERASE, "sd15", method, cpu=0.4, memory=0.25)
-    rows["sd15-scapre-100-solve"] = Row(ERASE, "sd15", "scapre", 100, cpu=0.5, memory=0.5, stage="solve")
-    export = "export {edit} --model {model} --format kohya-lora --out {out}"
-    rows["export"] = Row(export, "sd15", cpu=0.3, memory=0.12)
-    rows["doctor"] = Row("doctor --model {model}", "sd15", cpu=0.4, memory=0.15)
-    rows["methods"] = Row("methods uce", cpu=0.25, memory=0.3)
-    rows["inspect"] = Row("inspect {edit}", "sd15", cpu=0.25, memory=0.3)
-    drawing = "evaluate --model canvas-sd --protocol canvas-mini --out {out}"
-    rows["drawing"] = Row(drawing, cpu=1 / 1.5, memory=1.0, stage="wall")
-    for count in (1, 10, 100, 1000):
-        rows[f"growth-concepts-{count}"] = Row(ERASE, "sd15", "uce", count, base=None, growth=True)
-    for count in (10, 1000):
-        rows[f"growth-kept-{count}"] = Row(ERASE, "sd15", "uce", kept=count, base=None, growth=True)
-    rows["growth-shape-sdxl"] = Row(ERASE, "sdxl", "uce", base=None, growth=True)
-    return rows
-
-
-ROWS = _rows()
+    row: str
+    commit: str
+    cpu: float
+    wall: float
+    peak_mb: float
+    figure: float | None = None
+    figure_mb: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True)
-class Builds:
-    """The two builds: folders that go into PYTHONPATH, and the names under which results are kept."""
+class Build:
+    """A commit and the folder that its tree lies in."""
 
-    base: Path
-    base_name: str
-    this: Path
-    this_name: str
+    commit: str
+    root: Path
 
-
-@contextmanager
-def builds(base: str) -> Iterator[Builds]:
-    """Unpack the base commit into a temporary folder."""
-    commit = _git("rev-parse", "--short", base)
-    this = _git("rev-parse", "--short", "HEAD")
-    if _git("status", "--porcelain", "--untracked-files=no", "src"):
-        this += "+changes"
-    with tempfile.TemporaryDirectory() as folder:
-        packed = Path(folder) / "base.tar"  # not read into this process, whose peak memory its children would show
-        subprocess.run(["git", "archive", "-o", packed, commit, "src"], cwd=ROOT, check=True)
-        subprocess.run(["tar", "-xf", packed, "-C", folder], check=True)
-        packed.unlink()
-        yield Builds(Path(folder) / "src", commit, ROOT / "src", this)
+    def environment(self, cache: Path) -> dict[str, str]:
+        """The environment of its commands."""
+        paths = os.pathsep.join([str(self.root / "src"), str(self.root)])
+        return {**os.environ, "PYTHONPATH": paths, "XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+def commit_of(name: str) -> str:
+    """Return the full name of a commit."""
+    done = subprocess.run(["git", "rev-parse", f"{name}^{{commit}}"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"there is no commit {name} in {ROOT}; give a commit or a branch.")
+    return done.stdout.strip()
 
 
-def run(row: Row, words: dict[str, str], source: Path, command: str) -> dict[str, float]:
-    """Run a command once as a process, and return seconds of CPU and wall, its peak memory in MiB, and its stages.
+def unpacked(commit: str, folder: Path) -> Build:
+    """Return a build whose tree is unpacked into `folder` and compiled, as an installed one is."""
+    root = folder / commit[:12]
+    root.mkdir()
+    archive = subprocess.Popen(["git", "archive", commit], cwd=ROOT, stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", str(root)], stdin=archive.stdout, check=True)
+    if archive.wait():
+        sys.exit(f"git cannot unpack {commit}.")
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(root / "src"), str(root / "benchmarks")], check=True)
+    return Build(commit, root)
 
-    Raises:
-        RuntimeError: it failed; the message has the end of what it said.
+
+def measured(command: Sequence[str], build: Build) -> tuple[float, float, float, int, str]:
+    """Run a command, and return CPU seconds, wall seconds, peak memory in MB, exit status and output.
+
+    The memory that the system reports for a child begins with that of its parent, so nothing large is imported here.
     """
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "said").open("w+b") as said:
-        out = Path(folder) / "out"
-        filled = [word.format(**words, out=out, method=row.method) for word in command.split()]
-        environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         child = subprocess.Popen(
-            [sys.executable, "-c", START, *filled], env=environment, cwd=folder, stdout=said, stderr=said
+            [sys.executable, *command],
+            cwd=build.root,
+            env=build.environment(Path(cache)),
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
-        _, status, usage = os.wait4(child.pid, 0)
+        _, status, used = os.wait4(child.pid, 0)
         wall = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            said.seek(0)
-            text = said.read().decode(errors="replace")
-            raise RuntimeError(f"excise {' '.join(filled)} ended with {child.returncode}: {text[-2000:]}")
-        record = out / "run.json"
-        stages = json.loads(record.read_text()).get("seconds", {}) if record.is_file() else {}
-    cpu = usage.ru_utime + usage.ru_stime
-    return {"cpu": cpu, "wall": wall, "memory": usage.ru_maxrss / 1024, "solve": stages.get("solve", 0.0)}
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return used.ru_utime + used.ru_stime, wall, used.ru_maxrss / unit, child.returncode, text
 
 
-def _words(row: Row, shapes: Path, base: Builds) -> dict[str, str]:
-    """What stands for the names in braces; folders and files are made where they are not there."""
-    model = shapes / row.shape
+def command_of(row: Row, build: Build, work: Path, model: Path | None, out: Path) -> list[str]:
+    """Return the command line of a row for a build, with the files that it needs."""
+    arguments = row.of_base if row.of_base and build.commit.startswith(BASE) else row.arguments
+    values = {"model": str(model), "out": str(out), "edit": str(work / "edit" / "edit.safetensors")}
+    values |= {"erased": str(work / f"erased-{row.erased}.txt"), "kept": str(work / f"kept-{row.kept}.txt")}
+    start = [] if row.module else list(COMMAND)
+    return [*start, *(argument.format(**values) for argument in arguments)]
+
+
+def run(row: Row, build: Build, work: Path, model: Path | None) -> Run:
+    """Run a row's command once with a build."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        command = command_of(row, build, work, model, Path(folder) / "out")
+        if row.cold and model is not None:
+            whole_growth.forget(model.rglob("*.safetensors"))
+        cpu, wall, peak, status, text = measured(command, build)
+        if status:
+            last = (text.strip().splitlines() or ["no output"])[-1]
+            return Run(row.name, build.commit, cpu, wall, peak, error=f"status {status}: {last[:200]}")
+        figure, figure_mb = row.read(text, Path(folder)) if row.read else (None, None)
+    return Run(row.name, build.commit, round(cpu, 3), round(wall, 3), round(peak, 1), figure, figure_mb)
+
+
+def prepare(row: Row, build: Build, work: Path, shapes: Path) -> Path | None:
+    """Write what a row's command reads: the model, files of names, an edit. Return the folder of the model."""
+    model = None
     if row.shape:
-        _python(
-            "from pathlib import Path; from benchmarks.model_folders import build; "
-            f"build({row.shape!r}, Path({str(shapes)!r}))"
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.model_folders", row.shape, str(shapes)],
+            cwd=ROOT,
+            env=Build("", ROOT).environment(work),
+            check=True,
         )
-    listed = names(row.concepts + row.kept)
-    words = {"model": str(model), "edit": str(shapes / "edit" / "edit.safetensors")}
-    for name, chosen in (("concepts", listed[: row.concepts]), ("kept", listed[row.concepts :])):
-        path = shapes / f"{name}-{row.concepts}-{row.kept}.txt"
-        path.write_text("\n".join(chosen) + "\n", encoding="utf-8")
-        words[name] = str(path)
-    if "{edit}" in row.command and not Path(words["edit"]).exists():
-        made = Row(ERASE, row.shape, "uce")
-        command = ERASE.replace("{out}", str(shapes / "edit"))
-        run(made, words, base.base, command)
-    return words
+        model = shapes / row.shape
+    work.mkdir(parents=True, exist_ok=True)
+    for what, count, first in (("erased", row.erased, 0), ("kept", row.kept, KEPT_FROM)):
+        (work / f"{what}-{count}.txt").write_text("\n".join(names(count, first)) + "\n", encoding="utf-8")
+    if any("{edit}" in a for a in row.arguments) and not (work / "edit").exists():
+        making = Row("edit", "", erasing("uce"), erased=1, kept=1)
+        prepare(making, build, work, shapes)
+        *_, status, text = measured(command_of(making, build, work, model, work / "edit"), build)
+        if status:
+            sys.exit(f"the edit that {row.name} reads cannot be made: {text[-500:]}")
+    return model
 
 
-def _python(code: str) -> str:
-    """Run code in a process of its own: the peak memory of a child counts from that of its parent."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
+def stored(path: Path | None) -> list[Run]:
+    """Return the runs of a file of lines."""
+    if path is None or not path.exists():
+        return []
+    return [Run(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def floor(row: Row, shapes: Path, speeds: tuple[float, float]) -> float:
-    """The least seconds of a closed form: bytes it must read, and multiplications of encoders and of the solve.
-
-    Args:
-        speeds: bytes a second of the disk, multiplications a second of the machine's matrix product.
-    """
-    from excise.concepts.concept import TEMPLATES
-    from excise.support.headers import read_header
-
-    read, encoders, width = 0, 0, 0
-    for path in sorted((shapes / row.shape).rglob("*.safetensors")):
-        for name, entry in read_header(path).tensors.items():
-            size = entry.end - entry.begin
-            if path.parent.name.startswith("text_encoder"):
-                read += size
-                if len(entry.shape) == 2 and "embedding" not in name:
-                    encoders += entry.shape[0] * entry.shape[1]
-            elif "attn2.to_k" in name or "attn2.to_v" in name:
-                read, width = read + size, entry.shape[1]
-    texts = [template.format(name) for name in names(row.concepts + row.kept) for template in TEMPLATES["object"]]
-    prefixes = {tuple(text.split()[:end]) for text in texts for end in range(len(text.split()) + 1)}
-    multiplications = len(prefixes) * encoders + (10 / 3) * width**3
-    return read / speeds[0] + multiplications / speeds[1]
+def measure(rows: Iterable[Row], builds: Sequence[Build], options: argparse.Namespace, work: Path) -> list[Run]:
+    """Run every row with the builds in turn until each has its repeats, and return all runs."""
+    runs = stored(options.out)
+    for row in rows:
+        for repeat in range(options.repeats):
+            for build in builds:
+                if sum((r.row, r.commit, r.error) == (row.name, build.commit, "") for r in runs) > repeat:
+                    continue
+                place = work / build.commit[:12]
+                result = run(row, build, place, prepare(row, build, place, options.shapes))
+                runs.append(result)
+                what = result.error or f"{result.cpu:.2f} CPU s, {result.wall:.2f} s, {result.peak_mb:.0f} MB"
+                print(f"{row.name}, {build.commit[:7]}: {what}", file=sys.stderr, flush=True)
+                if options.out:
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(result)) + "\n")
+    return runs
 
 
-def speeds(shapes: Path) -> tuple[float, float]:
-    """Bytes a second of the disk, past the cache of pages, and multiplications a second of a matrix product."""
-    path = max((shapes / "sd15").rglob("*.safetensors"), key=lambda p: p.stat().st_size)
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        began, count = time.perf_counter(), 0
-        while count < 2**30 and (part := file.read(8 * MEBIBYTE)):
-            count += len(part)
-    disk = count / (time.perf_counter() - began)
-    product = (
-        "import time, torch; a = torch.randn(2048, 2048); a @ a; t = time.perf_counter(); [a @ a for _ in range(5)]; "
-        "print(5 * 2048**3 / (time.perf_counter() - t))"
-    )
-    return disk, float(_python(product))
+def middle(runs: Iterable[Run], of: str) -> float | None:
+    """Return the median of a field over runs; None where there is none."""
+    values = [value for r in runs if not r.error and (value := getattr(r, of)) is not None]
+    return statistics.median(values) if values else None
 
 
-def measure(
-    name: str, repeats: int, shapes: Path, both: Builds, done: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Yield a line for each run of a row that is not done yet, the two builds in turn."""
-    row = ROWS[name]
-    words: dict[str, str] = {}
-    for repeat in range(repeats):
-        for build, source in (("base", both.base), ("this", both.this)):
-            key = {"row": name, "base": both.base_name, "this": both.this_name, "repeat": repeat, "build": build}
-            if (build == "base" and row.base is None) or any(key.items() <= line.items() for line in done):
-                continue
-            words = words or _words(row, shapes, both)
-            command = (row.base or row.command) if build == "base" else row.command
-            seen = run(row, words, source, command)
-            yield {**key, "command": command, **{k: round(v, 3) for k, v in seen.items()}}
-
-
-def table(lines: Sequence[dict[str, Any]], chosen: Sequence[str], shapes: Path) -> list[str]:
-    """The table of the rows that are measured, and for rows of growth how far each is from its floor."""
-    text = [
-        "| row | CPU s | wall s | peak MiB | ratio of time | ratio of memory | targets |",
-        "|---|---|---|---|---|---|---|",
+def table(runs: Sequence[Run], base: str, ours: str, rows: Mapping[str, Row] = ROWS) -> str:
+    """Return a table of both builds: time and memory, their ratios, and whether the targets are met."""
+    lines = [
+        "| command | unit | base | now | ratio | target | | of the official program | target | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    measured: tuple[float, float] | None = None
-    for name in chosen:
-        row, by = ROWS[name], {}
-        for build in ("base", "this"):
-            runs = [line for line in lines if line["row"] == name and line["build"] == build]
-            if runs:
-                by[build] = {k: median(r[k] for r in runs) for k in ("cpu", "wall", "memory", "solve")}
-        if "this" not in by:
-            continue
-        this, base = by["this"], by.get("base")
-        cells = [" / ".join(f"{b[k]:,.2f}" for b in (base, this) if b) for k in ("cpu", "wall", "memory")]
-        if base:
-            time_ratio = this[row.stage] / max(base[row.stage], 1e-9)
-            memory = this["memory"] / base["memory"]
-            met = [_met(time_ratio, row.cpu), _met(memory, row.memory)]
-            cells += [f"{time_ratio:.3f} ({row.stage})", f"{memory:.3f}", ", ".join(met)]
-        elif row.growth:
-            measured = measured or speeds(shapes)
-            least = floor(row, shapes, measured)
-            cells += ["-", "-", f"floor {least:.2f} s; wall is {this['wall'] / least:.1f} times that"]
-        text.append(f"| {name} | {' | '.join(cells)} |")
-    if measured:
-        text.append(
-            f"\ndisk {measured[0] / 1e9:.2f} GB/s, matrix product {measured[1] / 1e9:.1f} billion multiplications/s"
-        )
-    return text
+    for name, row in rows.items():
+        for target in row.targets:
+            sides = [middle((r for r in runs if r.row == name and r.commit == c), target.of) for c in (base, ours)]
+            if any(r.row == name for r in runs):
+                lines.append(_line(row, target, *sides))
+        lines += [f"| `{name}` | {r.commit[:7]} failed: {r.error} |" for r in runs if r.row == name and r.error]
+    return "\n".join(lines)
 
 
-def _met(ratio: float, target: float | None) -> str:
-    if target is None:
-        return "no target"
-    return f"<= {target:.2f} {'met' if ratio <= target else 'missed'}"
+def _line(row: Row, target: Target, before: float | None, now: float | None) -> str:
+    """One line of the table; a ratio is of what the target speaks of, pictures a second or time."""
+    both = before is not None and now is not None and now > 0 and before > 0
+    ratio = (before / now if target.at_least else now / before) if both and before and now else None
+    cells = [f"{row.title}, {target.name}", target.unit]
+    cells += ["–" if side is None else f"{side:,.{2 if side < 1000 else 0}f}" for side in (before, now)]
+    cells += ["–" if ratio is None else f"{ratio:.3f}", _bound(target.bound, target.at_least)]
+    cells += [_met(ratio, target.bound, target.at_least)]
+    official = None if ratio is None or target.official is None else ratio / target.official
+    bound = target.official_bound
+    cells += ["–" if official is None else f"{official:.3f}", _bound(bound), _met(official, bound)]
+    return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _bound(bound: float | None, at_least: bool = False) -> str:
+    return "–" if bound is None else f"{'>=' if at_least else '<='} {bound}"
+
+
+def _met(value: float | None, bound: float | None, at_least: bool = False) -> str:
+    """Whether a value keeps a bound, in a word."""
+    if value is None or bound is None:
+        return ""
+    return "met" if (value >= bound if at_least else value <= bound) else "missed"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", action="append", choices=[*ROWS, *GROWTH], help="measure only this row; repeatable")
+    parser.add_argument("--growth", action="store_true", help="measure the rows of growth, with this build alone")
+    parser.add_argument("--draw", type=Path, help="draw the rows of growth into this picture")
+    parser.add_argument("--base", default=BASE, help="commit to compare with")
+    parser.add_argument("--build", default="HEAD", help="commit to measure")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each build")
+    parser.add_argument("--shapes", type=Path, help="folder that keeps the models; otherwise a temporary one")
     parser.add_argument(
-        "--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
+        "--out", type=Path, help="append the runs to this file, as JSON; those it holds are not run again"
     )
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each build; the median is printed")
-    parser.add_argument("--base", default=BASE, help="the commit to compare with")
-    parser.add_argument(
-        "--shapes", type=Path, help="keep the folders of models here (8 GB); otherwise a temporary folder"
-    )
-    parser.add_argument("--out", type=Path, help="JSON lines of every run; rows that are there are not run again")
-    given = parser.parse_args()
-    shapes = (given.shapes or Path(tempfile.mkdtemp())).resolve()
-    shapes.mkdir(parents=True, exist_ok=True)
-    try:
-        with builds(given.base) as both:
-            held = given.out.read_text().splitlines() if given.out and given.out.exists() else []
-            lines = [json.loads(line) for line in held]
-            lines = [n for n in lines if (n["base"], n["this"]) == (both.base_name, both.this_name)]
-            for name in given.rows:
-                for line in measure(name, given.repeats, shapes, both, lines):
-                    print(f"{name}, {line['build']}: {line['cpu']:.2f} CPU s, {line['memory']:,.0f} MiB", flush=True)
-                    lines.append(line)
-                    if given.out:
-                        with given.out.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(line) + "\n")
-            print("\n".join(table(lines, given.rows, shapes)))
-    finally:
-        if given.shapes is None:
-            shutil.rmtree(shapes)
+    parser.add_argument("--table", type=Path, help="print the table of such a file; measure nothing")
+    options = parser.parse_args(arguments)
+    base, ours = commit_of(options.base), commit_of(options.build)
+    if options.table:
+        print(table(stored(options.table), base, ours))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        options.shapes = (options.shapes or work / "shapes").resolve()
+        if options.growth:
+            rows = [row for name, row in GROWTH.items() if not options.rows or name in options.rows]
+            runs = measure(rows, [unpacked(ours, work)], options, work)
+            products = whole_growth.product_speed()
+            found = whole_growth.points([r for r in runs if r.commit == ours], rows, options.shapes, products)
+            print(whole_growth.table(found, products))
+            if options.draw:
+                whole_growth.draw(found, options.draw)
+            return
+        rows = [row for name, row in ROWS.items() if not options.rows or name in options.rows]
+        runs = measure(rows, [unpacked(commit, work) for commit in dict.fromkeys([base, ours])], options, work)
+        print(table(runs, base, ours))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,14 @@ class GatesFailed(Exception):
     """
 
 
+def closest(seen: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like an unknown one; None where none is much like it."""
+    return next(iter(difflib.get_close_matches(seen, sorted(known), n=1)), None)
+
+
 def unknown(kind: str, seen: str, known: Iterable[str], see: str = "") -> UnknownNameError:
     """The error for an unknown name: the nearest known one, then the list."""
     known = sorted(known)
-    near = difflib.get_close_matches(seen, known, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
+    near = closest(seen, known)
+    hint = f"Did you mean '{near}'? " if near else ""
     return UnknownNameError(f"no {kind} '{seen}'. {hint}Known: {', '.join(known)}.{' ' + see if see else ''}")

@@ -146,3 +146,10 @@ attack: {suite: quick, tests: 2, images: 2, only: [seeds, paraphrases]}
     (again,) = bench.run(recipe, tmp_path / "out")
     assert again.line()["attacks"] == line["attacks"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "attacks").rglob("outcome.json")} == kept
+
+
+def test_an_edit_of_another_model_is_refused_before_the_minutes_are_told(excise, pipe, tmp_path):
+    edit = erase(pipe, ["cat"], "uce", vocabulary=None).save(tmp_path / "edit.safetensors")
+    status, _, err = excise("attack", "-c", "cat", "--edit", edit, "--out", tmp_path / "run")
+    assert (status, "this edit was made for" in err, "about" in err) == (2, True, False), err
+    assert not (tmp_path / "run").exists()

@@ -190,7 +190,7 @@ def test_a_name_with_marks_is_escaped_wherever_it_is_written(excise, model, tmp_
         "erase", "--model", model, "-c", name, "--method", "uce", "-p", "Tom & Jerry", "--out", tmp_path / "run"
     )
     assert status == 0, err
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"edit.safetensors", "run.json", "report.html"}
+    assert {p.name for p in (tmp_path / "run").glob("[!.]*")} == {"edit.safetensors", "run.json", "report.html"}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<b>a" not in page
     assert "&lt;b&gt;a/c&lt;/b&gt; &amp; " in page
@@ -201,7 +201,7 @@ def test_a_name_with_marks_is_escaped_wherever_it_is_written(excise, model, tmp_
 
 def test_the_demo_writes_no_folder_by_a_name_that_it_does_not_know(excise, tmp_path):
     status, _, err = excise("demo", "--object", "../dog", "--out", tmp_path / "demo")
-    assert (status, "canvas-mini cannot judge '../dog'" in sentence(err)) == (2, True)
+    assert (status, "no Canvas object '../dog'" in sentence(err)) == (2, True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,6 +83,20 @@ def test_an_edit_of_unknown_origin_is_not_replaced(erase, tmp_path, no_model):
     assert files(tmp_path / "run") == before
 
 
+def test_an_empty_anchor_is_the_same_words_everywhere(erase, excise, tmp_path):
+    """A dry run, `inspect`, the card of an export and the edit itself say it alike, and show the empty setting."""
+    words = ("cat (object, read as nothing (the empty prompt))", 'anchor=""')
+    _, plan, _ = erase("cat", "--set", 'anchor=""', "--dry-run")
+    assert erase("cat")[0] == 0
+    _, shown, _ = excise("inspect", tmp_path / "run")
+    for text in (plan, shown):
+        assert [w for w in words if w not in " ".join(text.split())] == []
+    card = repr(Edit.load(tmp_path / "run"))
+    html = Edit.load(tmp_path / "run")._repr_html_()
+    assert 'anchor=""' in card + html.replace("&#34;", '"').replace("&quot;", '"')
+    assert "nothing (the empty prompt)" in html
+
+
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(erase, tmp_path, no_model):
     no_model()
     status, out, err = erase("cat", "--kind", "style", "--dry-run", "--anchor", "art")

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from excise.cli import show
+from excise.edits.exports import FORMATS
 
 
 @pytest.fixture
@@ -83,3 +84,21 @@ def test_a_bar_that_comes_again_begins_anew(monkeypatch):
             say("drawing", done, 2)
         (task,) = bars[0].tasks
         assert (task.completed, task.finished, task.finished_time) == (1, False, None)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_no_bars_of_other_libraries_are_shown(excise, model, tmp_path):
+    """Whatever loads, draws or saves a model shows the bars of this program alone."""
+    edit = tmp_path / "run"
+    commands = [
+        ("erase", "--model", model, "-c", "cat", "--method", "uce", "--preview", "--out", edit),
+        ("erase", "--model", model, "-c", "dog", "--method", "uce", "--out", tmp_path / "dog"),
+        ("fuse", edit / "edit.safetensors", tmp_path / "dog" / "edit.safetensors", "--out", tmp_path / "fused"),
+        ("generate", "--model", model, "-e", edit, "-p", "a cat", "--steps", 1, "--out", tmp_path / "drawn"),
+        ("evaluate", "--model", model, "-e", edit, "--pictures", 1, "--out", tmp_path / "seen"),
+        *(("export", edit, "--format", format, "--out", tmp_path / format) for format in FORMATS),
+        ("import", tmp_path / "merged", "--model", model, "-c", "cat", "--out", tmp_path / "read"),
+    ]
+    for words in commands:
+        status, out, err = excise(*words)
+        assert (status, "%|" in out + err) == (0, False), err

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import typer
 
 import excise as package
 from excise.cli import main
-from excise.errors import ExciseError, GatesFailed
+from excise.errors import ExciseError, ExciseWarning, GatesFailed
 
 
 class OutOfMemoryError(RuntimeError):
@@ -35,7 +36,7 @@ def test_threads_that_wait_sleep_unless_the_caller_says_otherwise(excise, monkey
         (GatesFailed(), 1, ""),
         (ExciseError("no such thing."), 2, "excise: no such thing."),
         (typer.BadParameter("no"), 2, "Invalid value"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "excise: interrupted; nothing half-written is left"),
         (typer.Abort(), 130, "Aborted"),
         (EOFError(), 130, "Aborted"),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),
@@ -90,3 +91,17 @@ def test_shells_can_complete_commands():
            "COMP_WORDS": "excise era", "COMP_CWORD": "1"}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "excise"], capture_output=True, text=True, env=env)
     assert done.stdout.split() == ["erase"]
+
+
+def test_each_warning_is_printed_once_in_a_command(excise, monkeypatch):
+    def warn(*_: object, **__: object) -> list[str]:
+        for number in (1, 1, 2, 1):
+            with warnings.catch_warnings():  # which makes Python forget what it has shown
+                warnings.simplefilter("always")
+                warnings.warn(f"warning {number}", ExciseWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr("excise.methods.METHODS.records", warn)
+    for _ in range(2):  # the next command says it again
+        err = excise("methods")[2]
+        assert [err.count(f"excise: warning: warning {n}") for n in (1, 2)] == [1, 1]

@@ -38,7 +38,7 @@ def test_every_format_has_a_card(pipe, tmp_path, format):
     assert ("lora" in content["tags"]) is lora
     assert "license" not in content
     for part in (
-        "| cat | object | nothing |",
+        "| cat | object | nothing (the empty prompt) |",
         "Method: `uce`",
         edit.record.base.weights,
         "Not yet verified",

@@ -10,7 +10,8 @@ from PIL import Image
 
 from excise.attacks.base import GUIDES, Guides
 from excise.attacks.original import Open
-from excise.concepts.concept import CHECKS, TEMPLATES, Concept, fill
+from excise.concepts.concept import TEMPLATES, Concept, fill
+from excise.concepts.vocabulary import check_prompts
 from excise.errors import ConceptError
 from excise.families.base import Family
 from excise.judges.base import OpenJudge
@@ -53,7 +54,7 @@ class Wordings:
 
 
 def wordings(concept: Concept, built_in: bool, others: Sequence[str] = (), own: Sequence[str] = ()) -> Wordings:
-    """Return the prompts for a concept.
+    """Return the prompts for a concept. Tests are those that verify an erasure, as evaluations and policies ask them.
 
     Args:
         built_in: whether the model is a built-in one, which knows the names of Canvas.
@@ -62,8 +63,10 @@ def wordings(concept: Concept, built_in: bool, others: Sequence[str] = (), own: 
     """
     from excise.canvas import world
 
-    on_canvas = built_in and (concept.name in world.drawables() or concept.name in world.STYLES)
-    prompts = _canvas_wordings(concept.name, list(others)) if on_canvas else _template_wordings(concept, list(others))
+    names = (*world.drawables(), *world.STYLES)
+    on_canvas = built_in and (concept.name in names or world.pair(concept.name) is not None)
+    prompts = (_canvas_wordings if on_canvas else _template_wordings)(concept, list(others))
+    prompts = replace(prompts, tests=check_prompts(concept, built_in))
     ways = {**prompts.ways, "prompts of your own": list(own)}
     return replace(prompts, ways={kind: rows for kind, rows in ways.items() if rows})
 
@@ -117,53 +120,74 @@ def _draw_shown(
     return accepted
 
 
-def _canvas_wordings(name: str, others: list[str]) -> Wordings:
-    """Prompts on Canvas: grid prompts as tests, trained wordings as guides, aliases and paraphrases as other ways."""
+def _canvas_wordings(concept: Concept, others: list[str]) -> Wordings:
+    """Prompts on Canvas: trained wordings as guides; aliases, a second language and paraphrases as other ways."""
     from excise.canvas import vocabulary, world
 
+    name = concept.name
     others = others or [n for n in vocabulary.siblings(name) if n != name]
+    synonyms = [p for s in concept.synonyms for p in vocabulary.checks(s)]
     if name in world.NAMES:
-        tests = [world.name_prompt(name), f"a picture of a {name}", f"one {name}"]
-        return Wordings(tests, [name, f"the {name}", f"a {name}"], others, [f"a {n}" for n in others[:GUIDES]], {}, [])
-    is_style = name in world.STYLES
-    cells = [(o, name) for o in world.OBJECTS] if is_style else [(name, s) for s in world.STYLES]
-    aliases = world.aliases(name)
-
-    def grid(word: str) -> list[str]:
-        return [world.grid_prompt(o, word) if is_style else world.grid_prompt(word, s) for o, s in cells]
+        guides, other_prompts = [name, f"the {name}", f"a {name}"], [f"a {n}" for n in others[:GUIDES]]
+        return Wordings([], guides, others, other_prompts, {"synonyms": synonyms}, list(concept.synonyms))
+    cells = _cells(name)
 
     def with_other(other: str) -> tuple[str, str]:
         o, s = cells[len(other) % len(cells)]
-        return (o, other) if is_style else (other, s)
+        return world.pair(other) or ((o, other) if other in world.STYLES else (other, s))
 
-    def guide_prompts(pairs: Sequence[tuple[str, str]]) -> list[str]:
-        templates = ("a {s} picture of a {o}", "a {s} style {o}")
-        return [templates[i % 2].format(o=o, s=s) for i, (o, s) in enumerate(pairs)]
+    def in_words(place: int) -> list[str]:
+        named = [(_alias(o, place, name), _alias(s, place, name)) for o, s in cells]
+        return [world.grid_prompt(*new) for new, cell in zip(named, cells, strict=True) if new != cell]
 
+    halves = world.pair(name) or (name,)
     return Wordings(
-        tests=grid(name),
-        guides=guide_prompts(cells),
+        tests=[],
+        guides=_guide_prompts([cell for cell in cells for _ in halves]),
         others=others,
-        other_prompts=guide_prompts([with_other(n) for n in others])[:GUIDES],
+        other_prompts=_guide_prompts([with_other(n) for n in others])[:GUIDES],
         ways={
-            "synonyms": grid(aliases[0]) if aliases else [],
-            "second language": grid(aliases[1]) if len(aliases) > 1 else [],
+            "synonyms": list(dict.fromkeys([*in_words(0), *synonyms])),
+            "second language": in_words(1),
             "paraphrases": [t.format(o=o, s=s) for o, s in cells for t in world.PARAPHRASES],
         },
-        banned=list(aliases),
+        banned=list(dict.fromkeys([*(a for half in halves for a in world.aliases(half)), *concept.synonyms])),
     )
 
 
+def _cells(name: str) -> list[tuple[str, str]]:
+    """The cells of the Canvas grid that show a name: an object, a style, or a pair of both."""
+    from excise.canvas import world
+
+    if both := world.pair(name):
+        return [both]
+    return [(o, name) for o in world.OBJECTS] if name in world.STYLES else [(name, s) for s in world.STYLES]
+
+
+def _alias(half: str, place: int, target: str) -> str:
+    """The alias at a place of an object or style, where it is the target or half of it and has so many."""
+    from excise.canvas import world
+
+    words = world.aliases(half) if half == target or world.pair(target) else ()
+    return words[place] if place < len(words) else half
+
+
+def _guide_prompts(cells: Sequence[tuple[str, str]]) -> list[str]:
+    """Prompts of the built-in models' training, two wordings in turn."""
+    templates = ("a {s} picture of a {o}", "a {s} style {o}")
+    return [templates[i % 2].format(o=o, s=s) for i, (o, s) in enumerate(cells)]
+
+
 def _template_wordings(concept: Concept, others: list[str]) -> Wordings:
-    """Prompts on any other model: tests are those that verify an erasure, guides those that it is made from."""
+    """Prompts for a name that no built-in model knows: guides are prompts that an erasure is made from."""
     templates, compositions = TEMPLATES[concept.kind], COMPOSITIONS[concept.kind]
     return Wordings(
-        tests=fill(CHECKS[concept.kind], concept.name),
+        tests=[],
         guides=fill(templates, concept.name),
         others=others,
         other_prompts=[fill([templates[i % len(templates)]], o)[0] for i, o in enumerate(others)][:GUIDES],
         ways={
-            "synonyms": [p for s in concept.synonyms for p in fill(CHECKS[concept.kind], s)],
+            "synonyms": [p for s in concept.synonyms for p in check_prompts(replace(concept, name=s), built_in=False)],
             "paraphrases": fill(PARAPHRASES, concept.name),
             "compositions": [
                 fill([compositions[i % 2].replace("{other}", o)], concept.name)[0] for i, o in enumerate(others)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from excise.attacks.runner import JudgedShot, Runner, Side
 from excise.attacks.showing import suite_card
 from excise.concepts.concept import Concept, normalise_name
 from excise.concepts.vocabulary import OF_BUILT_IN_MODELS, guess_kind
+from excise.edits.bases import check_base
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ExciseWarning, ModelError
 from excise.families.base import Family
@@ -34,6 +34,7 @@ from excise.families.drawing import model_key
 from excise.families.fingerprints import raw_bytes
 from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
+from excise.families.timing import seconds_per_pass
 from excise.judges.base import OpenJudge
 from excise.support.digests import digest
 from excise.support.display import Card, Showing
@@ -175,6 +176,22 @@ def attack(
     return SuiteResult(results, runner.shots, models.oracle is not None, panel.name, key)
 
 
+def check(model: object, target: Concept, edits: Sequence[Edit], options: SuiteOptions) -> None:
+    """Refuse, before any work, what `attack` would refuse of its models, edits and names.
+
+    Raises:
+        WrongBaseError: an edit is for another model.
+        ConceptError, ModelError: as `attack`.
+    """
+    models = _models(model, options)
+    _check_others(target, options.others)
+    for edit in edits:
+        check_base(edit, models.family, options.allow_other_base)
+    if options.judge is None:
+        _judges(options, models.built_in, target)
+    _check_models(models)
+
+
 def target_of(
     name: str,
     edits: Sequence[Edit] = (),
@@ -204,25 +221,13 @@ def estimate(model: object, options: SuiteOptions) -> float:
     """
     family, budget = as_family(model), options.budget
     attacks = [configured(p, options.settings) for p in options.plan]
-    pass_seconds = _seconds_per_pass(family)
+    pass_seconds = seconds_per_pass(family)
     steps = (CANVAS_SAMPLING if is_built_in(family) else SAMPLING).steps
     drawing = 2 * steps * budget.tests * budget.images  # passes to draw all pictures of one attack, with guidance
     searching = sum(a.passes(budget.tests) for a in attacks)
     controls = {repr(a.control()) for a in attacks}
     sides = 1 if options.oracle is None else 2
     return pass_seconds * ((searching + drawing * len(attacks)) * sides + drawing * len(controls))
-
-
-def _seconds_per_pass(family: Family) -> float:
-    """Time the denoiser on a batch, and return seconds per latent."""
-    condition = family.condition(["a"] * 8)
-    latents = torch.randn(8, *family.latent_shape, generator=torch.Generator().manual_seed(0))
-    t = torch.full((8,), 500.0 if family.prediction == "flow" else 500)
-    with torch.no_grad():
-        family.predict(latents, t, condition)
-        start = time.perf_counter()
-        family.predict(latents, t, condition)
-        return (time.perf_counter() - start) / 8
 
 
 @dataclass(frozen=True)

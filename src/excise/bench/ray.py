@@ -14,8 +14,8 @@ import torch
 from excise.bench import run as bench
 from excise.bench.recipe import Cell, Recipe, cells
 from excise.errors import ModelError
-from excise.support.files import make_folder, write_json
-from excise.support.runs import locked
+from excise.support.files import write_json
+from excise.support.runs import run_folder
 
 
 def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: None) -> list[bench.CellResult]:
@@ -30,9 +30,8 @@ def run(recipe: Recipe, out: Path, *, say: Callable[[str], None] = lambda _: Non
     except ImportError as error:
         raise ModelError("--engine ray needs Ray; install it with: pip install 'excise[ray]'") from error
     planned = list(cells(recipe))
-    make_folder(out)
-    with locked(out):
-        write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
+    with run_folder(out, [bench.RECIPE]):
+        write_json(out / bench.RECIPE, recipe.model_dump(mode="json", by_alias=True))
         results = {c.key: result for c in planned if (result := bench.read_cell(out, c)) is not None}
         missing = {c.key: c for c in planned if c.key not in results}
         if missing and not ray.is_initialized():

@@ -39,13 +39,14 @@ from excise.families.drawing import Workers
 from excise.methods.base import Context
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import asks
-from excise.support.files import make_folder, write_json, write_text
+from excise.support.files import write_json, write_text
 from excise.support.precision import bfloat16
-from excise.support.runs import locked
+from excise.support.runs import run_folder
 from excise.support.selection import evenly
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+RECIPE = "recipe.json"
 FADE_PROMPTS = 24  # at most, for each of the two sides
 LINE_FIELDS = (
     "metrics",
@@ -108,10 +109,9 @@ def run(
     """
     workers = workers or Workers()
     planned = list(cells(recipe))
-    make_folder(out)
-    with locked(out) if workers.rank == 0 else nullcontext():
+    with run_folder(out, [RECIPE]) if workers.rank == 0 else nullcontext():
         if workers.rank == 0:
-            write_json(out / "recipe.json", recipe.model_dump(mode="json", by_alias=True))
+            write_json(out / RECIPE, recipe.model_dump(mode="json", by_alias=True))
         results = []
         for number, cell in enumerate(planned, 1):
             result = read_cell(out, cell)

@@ -52,8 +52,12 @@ class CanvasNames(VocabularySource):
             lambda concept: siblings(concept.name),
             partial(probes, strict=self.strict),
             lambda concept: calibration(concept.name),
-            lambda concept: checks(concept.name),
+            self.checks,
         )
+
+    def checks(self, concept: Concept) -> list[str]:
+        """The prompts of `checks`, whatever the kind."""
+        return checks(concept.name)
 
     def kind_of(self, name: str) -> str | None:
         """A style is a style, an object in a style an instance; other names are objects."""

@@ -71,6 +71,7 @@ def apply(options: ApplyOptions) -> None:
                 reread=lambda: read(options.policy)[1],
                 cache=o.image_cache(options.cache, options.no_cache),
                 say=say,
+                tell=show.say,
             )
         if applied.changed:
             keep_policy(out / EDIT_NAME, applied.entry)

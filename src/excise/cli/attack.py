@@ -110,9 +110,10 @@ def attack(options: AttackOptions) -> None:
     finished(options.out, request, force=options.force)
 
     from excise.attacks.suite import attack as run_suite
+    from excise.attacks.suite import check as check_suite
     from excise.attacks.suite import estimate, target_of
     from excise.cli import show
-    from excise.cli.evidence import keep_attack
+    from excise.cli.evidence import keep_attack, note_gates
     from excise.cli.gates import check
     from excise.families.built_in import names_built_in
     from excise.report.attack_page import document, write_page
@@ -122,8 +123,11 @@ def attack(options: AttackOptions) -> None:
     edits, prompts = o.load_edits(options.edit), o.own_prompts(options.ask)
     canvas = names_built_in(options.model) or names_built_in(options.base)
     target = target_of(options.concept, edits, options.kind, options.synonym or (), canvas=canvas)
+    for name in (options.model, options.base):
+        o.warn_outside_canvas(name, [options.concept, *(options.other or [])], o.SHOWN)
     family = options.source.load(options.model)
     suite = _suite(options, settings, prompts)
+    check_suite(family, target, edits, suite)
     minutes = max(1, round(estimate(family, suite) / 60))
     show.say(f"about {minutes} min for the suite '{options.suite}' here")
     with run_folder(options.out):
@@ -138,6 +142,7 @@ def attack(options: AttackOptions) -> None:
     metrics = {name: e.as_dict() for name, e in (("worst_gap", top.gap), ("worst_back", top.back)) if e}
     files = [str(edit_path(edit)) for edit in options.edit or []]
     keep_attack(files, told, attacked, gates, metrics, other_base=options.allow_other_base)
+    note_gates(options.out, gates, metrics)
     check(gates, metrics, missing="no attack could be run")
 
 

@@ -35,23 +35,33 @@ def demo(
     as_json: o.JsonOption = False,
 ) -> None:
     """Erase one object and one style from the built-in model, verify both, and write a report. Needs no network."""
-    from excise.cli import show
-    from excise.erasing.erase import erase
+    from excise.errors import unknown
     from excise.methods.fitting import check_fits_model
     from excise.protocols import PROTOCOLS
-    from excise.report.run_page import write_page
-    from excise.support.files import make_folder
-    from excise.support.runs import write_run
+    from excise.support.runs import run_folder
 
     check_fits_model(method, MODEL)
-    for name in (object_, style):  # checked before it names a folder
-        PROTOCOLS.load(PROTOCOL)().target_of(name)
+    labels = PROTOCOLS.load(PROTOCOL)().labels
+    for attribute, name in (("object", object_), ("style", style)):  # checked before it names a folder
+        if name not in labels[attribute]:
+            raise unknown(f"Canvas {attribute}", name, labels[attribute])
     request = Asked("demo", {"object": object_, "style": style, "method": method}, {"excise": version("excise")})
     earlier = finished(out, request, force=force, writes=["report.html"])
     if earlier is not None:
         _show({name: earlier[name] for name in RESULT}, out, as_json)
         return
-    make_folder(out)
+    with run_folder(out):
+        document = _demonstrate(object_, style, method, out, request, as_json=as_json)
+    _show(document, out, as_json)
+
+
+def _demonstrate(object_: str, style: str, method: str, out: Path, request: Asked, *, as_json: bool) -> dict[str, Any]:
+    """Erase, measure and write the run folder; return the document of `--json`."""
+    from excise.cli import show
+    from excise.erasing.erase import erase
+    from excise.report.run_page import write_page
+    from excise.support.runs import write_run
+
     began = time.perf_counter()
     family = o.Source().load(MODEL)
     edits = {concept: erase(family, [concept], method=method, model_name=MODEL) for concept in (object_, style)}
@@ -75,7 +85,7 @@ def demo(
     )
     sections = [section for _, section, _ in results.values()]
     write_page("What excise removed", lead, sections, last.result, out / "report.html")
-    _show(document, out, as_json)
+    return document
 
 
 def _first_look(family: Family, edit: Edit, concept: str, out: Path) -> Path:

@@ -12,7 +12,7 @@ from excise.cli import options as o
 from excise.cli.keeping import ForceOption, asked, check_apart, finished
 from excise.cli.making import Making, answer, finish
 from excise.cli.planning import Plan, planned, show_plan
-from excise.support.runs import EDIT_NAME, edit_path, new_folder
+from excise.support.runs import EDIT_NAME, edit_path
 
 if TYPE_CHECKING:
     from excise.concepts.concept import Concept
@@ -149,10 +149,11 @@ def erase(options: EraseOptions) -> None:
         return
 
     from excise.edits.edit import applied
+    from excise.support.runs import SHOWN, run_folder
 
     below = o.load_edits(options.edit)
-    draws = options.advise or making.draws
-    with new_folder(options.out):
+    with run_folder(options.out, SHOWN):
+        draws = options.advise or making.draws
         family = options.source.load_for(options.method, options.model, draws=draws, below=below)
         _say_what_is_kept(plan)
         with applied(family, below):
@@ -182,15 +183,14 @@ def _check(options: EraseOptions, concepts: list[Concept], preserve: list[str]) 
 
 def _warn(options: EraseOptions, concepts: list[Concept], preserve: list[str], settings: dict[str, Any]) -> None:
     """Warn of names that are probably not meant so, and of a request that keeps nothing, before any work begins."""
-    from excise.canvas import world
-    from excise.concepts.concept import normalise_name
-    from excise.concepts.known_names import warn_of_names, warn_of_names_outside
+    from excise.concepts.known_names import warn_of_names
     from excise.families.built_in import names_built_in
 
     if names_built_in(options.model):
-        names = {normalise_name(w) for name in (*world.drawables(), *world.STYLES) for w in world.words(name)}
-        others = [c for c in concepts if world.pair(c.name) is None]
-        warn_of_names_outside(names, others, options.model)
+        o.warn_outside_canvas(options.model, [c.name for c in concepts])
+        o.warn_outside_canvas(options.model, preserve, o.KEPT)
+        anchors = [c.anchor for c in concepts if c.anchor] + ([options.anchor] if options.anchor else [])
+        o.warn_outside_canvas(options.model, anchors, "it does not know what to read in the concept's place")
         return
     warn_of_names(concepts, options.kind)
 

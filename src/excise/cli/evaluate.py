@@ -157,11 +157,14 @@ def evaluate(options: EvaluateOptions) -> None:
     key = options.cache_key(request)
     document = result_cache.find(cache, key, options.out)
     if document is None:
+        o.warn_outside_canvas(options.model, request.concepts, o.SHOWN)
+        o.warn_outside_canvas(options.model, options.preserve or [], o.SHOWN)
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
     _print(options, document)
     files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
+    evidence.note_gates(options.out, required, document["metrics"])
     gates.check(required, document["metrics"], missing=_unverifiable(document))
 
 
@@ -258,6 +261,7 @@ def _run(
     plan = request.fixed if family is None else _plan(options, request, required, family)
     with run_folder(options.out) if options.out is not None else nullcontext():
         family = family or options.source.load(options.model)
+        _say_cost(options, request, plan, family)
         with show.stages() as say:
             evaluated = run_protocol(
                 family,
@@ -279,6 +283,19 @@ def _run(
     return evaluated.result.model_dump(mode="json", exclude={"shown"})
 
 
+def _say_cost(options: EvaluateOptions, request: _Request, plan: Protocol | None, family: Family) -> None:
+    """Say before drawing how many pictures that is and how long it takes, where they are many."""
+    from excise.cli import show
+    from excise.evaluation.cost import drawing_cost
+
+    if plan is None:
+        return
+    names = request.concepts or (plan.fixed_targets if request.edits else ())
+    targets = [plan.target_of(name) for name in names]
+    if sentence := drawing_cost(family, plan, targets, options.group, untouched=options.compares):
+        show.say(sentence)
+
+
 def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: list[Edit], key: str | None) -> None:
     """Write the run folder: images, report, and last run.json, which marks the folder as complete."""
     from excise.report.run_page import evaluation_section, write_page
@@ -295,7 +312,7 @@ def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: lis
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
     from excise.cli import show
-    from excise.evaluation.verdict import ConceptVerdict
+    from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict
     from excise.protocols.concept import NO_JUDGE
 
     if options.as_json:
@@ -303,6 +320,8 @@ def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
         return
     for verdict in document["verdicts"]:
         show.say(f"{verdict['concept']}: {ConceptVerdict(**verdict).sentence()}")
+    if any(verdict["status"] == "not verifiable" for verdict in document["verdicts"]):
+        show.say(f"to verify what is not verifiable: {NEXT_STEP}")
     if document["protocol_summary"]["judge"] == NO_JUDGE:
         show.say(
             "not verified: there is no judge, so these numbers say how much the images changed, not what they show. "

@@ -78,6 +78,22 @@ def keep_attack(
     _keep(files, check)
 
 
+def note_gates(out: Path | None, gates: Sequence[Gate], metrics: Mapping[str, Any]) -> None:
+    """Write into the `run.json` of a finished run which gates it passed; those of an earlier call are replaced."""
+    from excise.cli.keeping import read_run
+    from excise.support.files import write_json
+    from excise.support.runs import RUN_NAME
+
+    run = read_run(out) if out is not None else None
+    if out is None or not run:
+        return
+    unseen = run.get("verb") == "attack" or any(v["status"] == "not verifiable" for v in run.get("verdicts", []))
+    known = [gate for gate in gates if unseen or gate.metric in metrics]
+    results = [_gate(gate, metrics).model_dump(mode="json") for gate in known]
+    if run.get("gates", []) != results:
+        write_json(out / RUN_NAME, {**run, "gates": results})
+
+
 def keep_policy(edit: Path, entry: Mapping[str, Any]) -> None:
     """Keep what the ledger entry of a policy says was verified beside the edit in force.
 

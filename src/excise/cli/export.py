@@ -82,12 +82,13 @@ def export(options: ExportOptions) -> None:
     from excise.cli import show
     from excise.edits.edit import Edit
     from excise.exporting import export as export_edit
+    from excise.support.runs import new_folder
 
     edit = Edit.load(options.file)
     source = options.source if options.model else options.source.remembering(options.file)
     family = _family(options, source, edit)
     exports: dict[Path, tuple[Exported, str | None]] = {}
-    with show.stages() as say:
+    with new_folder(options.out), show.stages() as say:
         for number, (format, program) in enumerate(wanted):
             say("writing", number, len(wanted))
             exported = export_edit(
@@ -107,7 +108,7 @@ def export(options: ExportOptions) -> None:
         show.print_json(documents[0] if len(wanted) == 1 else {"exports": documents})
         return
     for exported, program in exports.values():
-        _print(exported, program)
+        _print(exported, program, Path(edit.record.base.model).name)
 
 
 def _family(options: ExportOptions, source: o.Source, edit: Edit) -> Family:
@@ -140,9 +141,10 @@ def _document(exported: Exported) -> dict[str, Any]:
     }
 
 
-def _print(exported: Exported, program: str | None) -> None:
+def _print(exported: Exported, program: str | None, base: str) -> None:
     from excise.cli import show
     from excise.exporting.readers import describe
+    from excise.exporting.usage import usage
 
     path = exported.path
     rank = f"rank {exported.rank}, " if exported.rank else ""
@@ -153,6 +155,9 @@ def _print(exported: Exported, program: str | None) -> None:
     if program is not None and not exported.readers[program].whole:
         name = exported.readers[program].program
         show.say(f"Without --format {exported.format}, a format is chosen that {name} reads completely.")
+    for text in usage(exported.format, [program] if program else [], path.name, base, ""):
+        if "```" not in text:
+            show.say(f"load it:    {text.replace('**', '').replace('`', '')}")
     if exported.format == "diffusers-lora":
         show.say(f"load it:    pipe.load_lora_weights('{path.parent}', weight_name='{path.name}')")
     if exported.card is None:

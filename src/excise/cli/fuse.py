@@ -49,8 +49,7 @@ def fuse(options: FuseOptions) -> None:
     from excise.cli import show
     from excise.cli.making import answer, finish
     from excise.errors import ConceptError, SettingError
-    from excise.support.files import make_folder
-    from excise.support.runs import EDIT_NAME
+    from excise.support.runs import EDIT_NAME, SHOWN, run_folder
 
     if options.ridge <= 0:
         raise SettingError(f"--ridge was {options.ridge:g}; expected a number above 0.")
@@ -70,23 +69,23 @@ def fuse(options: FuseOptions) -> None:
     from excise.edits.fuse import fuse as fuse_edits
 
     edits = [Edit.load(f) for f in options.files]
-    make_folder(options.out)
-    model = options.model or edits[0].record.base.model
-    source = options.source if options.model else options.source.remembering(options.files[0])
-    family = source.load(model, edits[0].record.base.revision)
-    began = time.perf_counter()
-    with show.stages() as say:
-        edit = fuse_edits(
-            family,
-            edits,
-            preserve=preserve,
-            vocabulary=options.vocabulary,
-            retain_scale=options.retain_scale,
-            ridge=options.ridge,
-            say=say,
-        )
-    seconds = {"solve": time.perf_counter() - began}
-    finish(_making(options, model, preserve, request, source.given()), family, edit, seconds)
+    with run_folder(options.out, SHOWN):
+        model = options.model or edits[0].record.base.model
+        source = options.source if options.model else options.source.remembering(options.files[0])
+        family = source.load(model, edits[0].record.base.revision)
+        began = time.perf_counter()
+        with show.stages() as say:
+            edit = fuse_edits(
+                family,
+                edits,
+                preserve=preserve,
+                vocabulary=options.vocabulary,
+                retain_scale=options.retain_scale,
+                ridge=options.ridge,
+                say=say,
+            )
+        seconds = {"solve": time.perf_counter() - began}
+        finish(_making(options, model, preserve, request, source.given()), family, edit, seconds)
 
 
 def _making(options: FuseOptions, model: str, preserve: list[str], request: Asked, loaded: str) -> Making:

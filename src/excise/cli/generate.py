@@ -13,6 +13,8 @@ from excise.cli.keeping import OPTIONS, ForceOption, asked, continued, finished
 from excise.support.counts import counted
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from excise.cli.keeping import Asked
 
 IMAGES = "images"  # the folder inside the run folder
@@ -77,7 +79,7 @@ def _draw(options: GenerateOptions, request: Asked, pictures: list[_Picture]) ->
     """Draw the images that are not there, write the run folder, and return the document of `--json`."""
     from excise.cli import show
     from excise.edits.edit import applied, check_strength
-    from excise.support.runs import run_folder, write_images, write_run
+    from excise.support.runs import run_folder, write_run
 
     check_strength(options.strength)
     edits = o.load_edits(options.edit)
@@ -91,7 +93,7 @@ def _draw(options: GenerateOptions, request: Asked, pictures: list[_Picture]) ->
         ):
             prompts, seeds = [p.prompt for p in missing], [p.seed for p in missing]
             images = family.sample(prompts, seeds, **sampling, batch=8, progress=advance)
-        folder = write_images(options.out, [Path(p.name).stem for p in missing], images)
+        folder = _write(options.out, [Path(p.name).stem for p in missing], images)
         result = {
             "model": options.model,
             "edits": options.edit or [],
@@ -101,6 +103,19 @@ def _draw(options: GenerateOptions, request: Asked, pictures: list[_Picture]) ->
         }
         write_run(options.out, "generate", {**result, **request.entries()})
     return result
+
+
+def _write(out: Path, names: list[str], images: list[Image]) -> Path:
+    """Write the images; where that breaks off, none of the new ones stays, for no run would tell of them."""
+    from excise.support.runs import write_images
+
+    new = [path for name in names if not (path := out / IMAGES / f"{name}.png").exists()]
+    try:
+        return write_images(out, names, images)
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _pictures(options: GenerateOptions, request: Asked) -> list[_Picture]:

@@ -49,7 +49,7 @@ def import_(options: ImportOptions) -> None:
     from excise.concepts.known_names import warn_of_names
     from excise.errors import EditFileError
     from excise.families.built_in import names_built_in
-    from excise.support.runs import EDIT_NAME, run_folder
+    from excise.support.runs import EDIT_NAME, SHOWN, run_folder
 
     concepts = as_concepts(options.concept, options.kind) if options.concept else []
     if not options.file.exists():
@@ -70,12 +70,14 @@ def import_(options: ImportOptions) -> None:
     if (earlier := finished(options.out, request, force=options.force, writes=[EDIT_NAME])) is not None:
         answer(making, earlier)
         return
-    if not names_built_in(options.model):
+    if names_built_in(options.model):
+        o.warn_outside_canvas(options.model, [c.name for c in concepts])
+    else:
         warn_of_names(concepts, options.kind)
 
     from excise.importing.import_edit import import_edit
 
-    with run_folder(options.out):
+    with run_folder(options.out, SHOWN):
         family = options.source.load(options.model, whole=False)
         began = perf_counter()
         with show.waiting(f"reading {options.file}"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from excise.cli import options as o
+from excise.cli.keeping import read_run
 from excise.support.counts import counted
 
 if TYPE_CHECKING:
@@ -42,19 +43,39 @@ def inspect(
     """
     from excise.cli import show
     from excise.edits.exports import located
+    from excise.support.runs import EDIT_NAME
+
+    run = None if (file / EDIT_NAME).exists() else read_run(file)
+    if run:
+        _show_run(file, run, as_json)
+        return
+    paths = located(file)
+    if as_json:
+        documents = [_document(_content(path)) for path in paths]
+        several = [{"file": str(path), **document} for path, document in zip(paths, documents, strict=True)]
+        show.print_json(documents[0] if len(paths) == 1 else {"files": several})
+        return
+    for path in paths:
+        show.table(_rows(_content(path)), ("", str(path)))
+
+
+def _document(content: _Content) -> dict[str, Any]:
     from excise.edits.verified import as_json as checks_as_json
-    from excise.edits.verified import sentences
+
+    document = {"record": content.record.model_dump(mode="json"), "delta": content.delta}
+    return {**document, **dict(content.exported), "verified": checks_as_json(content.checks)}
+
+
+def _rows(content: _Content) -> list[tuple[str, str]]:
+    """The table of an edit or an export."""
+    from excise.concepts.concept import read_as
+    from excise.edits.verified import NOT_VERIFIABLE, sentences
+    from excise.evaluation.verdict import NEXT_STEP
     from excise.support.choices import written
 
-    path = located(file)
-    content = _content(path)
-    r = content.record
-    if as_json:
-        document = {"record": r.model_dump(mode="json"), "delta": content.delta}
-        show.print_json({**document, **dict(content.exported), "verified": checks_as_json(content.checks)})
-        return
+    r, verified = content.record, sentences(content.checks)
     rows = [
-        ("removes", "; ".join(f"{c.name} ({c.kind}, read as '{c.anchor}')" for c in r.concepts)),
+        ("removes", "; ".join(f"{c.name} ({c.kind}, read as {read_as(c.anchor)})" for c in r.concepts)),
         ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
         ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
         ("settings", ", ".join(f"{k}={written(v)}" for k, v in r.settings.items())),
@@ -62,14 +83,38 @@ def inspect(
         ("vocabulary", r.vocabulary or "-"),
         ("changes", content.changes),
         ("measured", ", ".join(_brief(r.measured)) or "nothing"),
-        ("verified", "\n".join(sentences(content.checks)) or "not yet"),
+        ("verified", "\n".join(verified) or "not yet"),
     ]
     if content.hooks:
         rows.insert(-2, ("while drawing", ", ".join(content.hooks)))
+    if any(f": {NOT_VERIFIABLE}" in line for line in verified):
+        rows.append(("to verify it", NEXT_STEP))
     if r.stack:
         rows.append(("stack of", ", ".join(f"{p.method} ({', '.join(c.name for c in p.concepts)})" for p in r.stack)))
-    rows += [("exported from" if name == "edit" else name, value) for name, value in content.exported]
-    show.table(rows, ("", str(path)))
+    return rows + [("exported from" if name == "edit" else name, value) for name, value in content.exported]
+
+
+def _show_run(folder: Path, run: Mapping[str, Any], as_json: bool) -> None:
+    """Print what a run without an edit was about, its verdicts, and which of its gates failed."""
+    from excise.cli import show
+    from excise.evaluation.verdict import ConceptVerdict
+
+    concepts = run.get("concepts") or [run["concept"]] * ("concept" in run)
+    verdicts = {v["concept"]: ConceptVerdict(**v).sentence() for v in run.get("verdicts", [])}
+    gates = run.get("gates", [])
+    if as_json:
+        told = {name: run.get(name) for name in ("verb", "created", "model", "edits", "metrics")}
+        show.print_json({"run": str(folder), **told, "concepts": concepts, "verdicts": verdicts, "gates": gates})
+        return
+    rows = [
+        ("run", f"excise {run.get('verb', '?')}, {str(run.get('created', ''))[:10]}"),
+        ("model", str(run.get("model", "-"))),
+        ("edits", ", ".join(map(str, run.get("edits") or [])) or "-"),
+        ("concepts", ", ".join(map(str, concepts)) or "-"),
+        ("verified", "\n".join(f"{name}: {sentence}" for name, sentence in verdicts.items()) or "-"),
+        ("gates", "\n".join(f"{g['gate']} {'passed' if g['passed'] else 'FAILED'}" for g in gates) or "none required"),
+    ]
+    show.table(rows, ("", str(folder)))
 
 
 def _content(path: Path) -> _Content:

@@ -62,7 +62,7 @@ def asked(verb: str, options: Any) -> Asked:
     """
     given = {name: value for name, value in _values(options) if name not in _ASIDE}
     paths = {str(path) for name in _FILES for path in _listed(given.get(name))}
-    inputs = {path: found for path in sorted(paths) if (found := _digest(Path(path)))}
+    inputs = {path: found for path in sorted(paths) if (found := digest_of(Path(path)))}
     plain = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in given.items()}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
     return Asked(verb, plain, {**inputs, "excise": version("excise")})
@@ -184,7 +184,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _digest(path: Path) -> str | None:
+def digest_of(path: Path) -> str | None:
     """A digest of a file's content, or of the names, sizes and times of the files in a folder; None without one."""
     try:
         if path.is_dir() and (path / EDIT_NAME).is_file():

@@ -1,16 +1,21 @@
 """The command line: one file for each command.
 
 Exit status: 0 done; 1 a gate failed, and nothing else; 2 an error that a person can mend, told in one sentence; 70 a
-defect of this program, with its traceback; 130 interrupted; 141 the reader of the output has gone.
+defect of this program, with its traceback; 130 interrupted, 143 terminated; 141 the reader of the output
+has gone.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
 from typing import Annotated
 
 import typer
@@ -54,7 +59,7 @@ for panel, verbs in (("Change a model", EDITING), ("Measure a model", MEASURING)
 app.add_typer(canvas.app, name="canvas", rich_help_panel="Train the built-in models")
 
 
-DEFECT, INTERRUPTED, NO_READER = 70, 130, 141
+DEFECT, INTERRUPTED, NO_READER, TERMINATED = 70, 130, 141, 143
 
 
 def _version(asked: bool) -> None:
@@ -75,10 +80,16 @@ def main(
 
 def run() -> None:
     """Entry point of the `excise` command."""
-    warnings.showwarning = _show
+    warnings.showwarning = _shown_once()
     gc.set_threshold(OBJECTS)
     # Threads of torch that wait for work sleep instead of spinning, which takes a core from the one that works.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with _terminable() as terminated:
+        _run(terminated)
+
+
+def _run(terminated: Event) -> None:
+    """Run the command, and end with the status that its end has."""
     try:
         app(prog_name="excise")
     except GatesFailed:
@@ -87,12 +98,42 @@ def run() -> None:
         print(f"excise: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("excise: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(_interrupted(terminated))
     except SystemExit as stop:
-        sys.exit(_status(stop))
+        status = _status(stop)
+        if status == INTERRUPTED and not isinstance(stop.__context__, typer.Abort):
+            status = _interrupted(terminated)
+        sys.exit(status)
     except Exception as error:
         sys.exit(_unforeseen(error))
+
+
+@contextmanager
+def _terminable() -> Iterator[Event]:
+    """Let a request to terminate clean up as Ctrl-C does inside the block; yield whether there was one."""
+    terminated = Event()
+
+    def terminate(*_: object) -> None:
+        terminated.set()
+        raise KeyboardInterrupt
+
+    if current_thread() is not main_thread():
+        yield terminated
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(terminated: Event) -> int:
+    """Tell of an interruption, and return the exit status."""
+    print(
+        "excise: interrupted; nothing half-written is left, and the same command goes on from what is finished.",
+        file=sys.stderr,
+    )
+    return TERMINATED if terminated.is_set() else INTERRUPTED
 
 
 def _status(stop: SystemExit) -> int | str | None:
@@ -125,10 +166,16 @@ def _unforeseen(error: Exception) -> int:
     return DEFECT
 
 
-def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Print our own warnings as a sentence, and none of other libraries."""
-    if issubclass(category, ExciseWarning):
-        print(f"excise: warning: {message}", file=sys.stderr)
+def _shown_once() -> Callable[..., None]:
+    """Return a function that prints our own warnings as a sentence, each once, and none of other libraries."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, ExciseWarning) and str(message) not in said:
+            said.add(str(message))
+            print(f"excise: warning: {message}", file=sys.stderr)
+
+    return show
 
 
 if __name__ == "__main__":

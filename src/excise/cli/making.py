@@ -63,13 +63,18 @@ def finish(
     from excise.cli import show
     from excise.support.runs import EDIT_NAME, write_run
 
-    path = edit.save(making.out / EDIT_NAME)
-    _write_report(making, family, edit, probe_images)
-    result = erase_result(edit, path, seconds)
+    _write_report(making, family, edit, probe_images)  # it may draw for long; an interrupted command begins again
     asked = making.request.entries() if making.request is not None else {}
     record = edit.record.model_dump(mode="json")
     remembered = {"load_options": making.load_options.strip()}  # `Source.remembering` reads them
-    write_run(making.out, making.verb, {**result, **remembered, "record": record, **asked})
+    path, is_new = making.out / EDIT_NAME, not (making.out / EDIT_NAME).exists()
+    try:
+        result = erase_result(edit, edit.save(path), seconds)
+        write_run(making.out, making.verb, {**result, **remembered, "record": record, **asked})
+    except BaseException:
+        if is_new:  # without run.json nothing tells of what request it is
+            path.unlink(missing_ok=True)
+        raise
     if making.as_json:
         show.print_json(result)
         return
@@ -127,7 +132,8 @@ def _names(record: Mapping[str, Any]) -> str:
 def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     """Print where the report is, and the command to look at the edit next."""
     from excise.cli import show
-    from excise.concepts.concept import CHECKS
+    from excise.concepts.concept import Concept
+    from excise.concepts.vocabulary import check_prompts
     from excise.families.built_in import names_built_in
     from excise.protocols.canvas import canvas_mini
 
@@ -139,7 +145,10 @@ def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     if built_in and canvas_mini().knows(name):
         show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
         return
-    prompt, pictures = CHECKS[kind][0].replace("{}", name), shlex.quote(str(_free(f"{making.out}-pictures")))
+    prompt, pictures = (
+        check_prompts(Concept(name, kind), built_in)[0],
+        shlex.quote(str(_free(f"{making.out}-pictures"))),
+    )
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
     judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
     show.say(f"verify:   excise evaluate {start} --out {out}{judge}")

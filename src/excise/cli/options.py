@@ -318,3 +318,24 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             settings[key] = text
     return settings
+
+
+KEPT = "nothing of it can be kept"
+SHOWN = "no picture will show it"
+
+
+def warn_outside_canvas(model: str | None, names: Sequence[str], so: str = "nothing of it can be erased") -> None:
+    """Warn of names that a built-in model was never trained on, with the name that may be meant.
+
+    Args:
+        model: for any other model nothing is said. so: what follows, for the message.
+    """
+    from excise.canvas import world
+    from excise.concepts.concept import normalise_name
+    from excise.concepts.known_names import warn_of_names_outside
+    from excise.families.built_in import names_built_in
+
+    if not names or model is None or not names_built_in(model):
+        return
+    known = {normalise_name(w) for name in (*world.drawables(), *world.STYLES) for w in world.words(name)}
+    warn_of_names_outside(known, [n for n in names if world.pair(n) is None], model, so)

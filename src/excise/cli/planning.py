@@ -76,6 +76,7 @@ def show_plan(plan: Plan, out: Path, as_json: bool) -> None:
     from excise.cli import show
     from excise.concepts.concept import listed
     from excise.families import family_name_of
+    from excise.support.choices import written
 
     family = family_name_of(plan.model)
     files = [str(out / name) for name in (EDIT_NAME, RUN_NAME, "report.html")]
@@ -91,7 +92,7 @@ def show_plan(plan: Plan, out: Path, as_json: bool) -> None:
         *(("on top of", edit) for edit in plan.edits),
         *(("removes", _described(c)) for c in plan.concepts),
         ("method", f"{plan.method}, seed {plan.seed}"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in plan.settings.items())),
+        ("settings", ", ".join(f"{k}={written(v)}" for k, v in plan.settings.items())),
         ("preserves", listed(plan.preserve, 8) or "-"),
         ("vocabulary", plan.vocabulary or "-"),
         *(("would write", file + (" (there already)" if Path(file).exists() else "")) for file in files),
@@ -101,6 +102,7 @@ def show_plan(plan: Plan, out: Path, as_json: bool) -> None:
 
 def _described(concept: Concept) -> str:
     """A concept with its kind, what is read in its place, and its synonyms."""
+    from excise.concepts.concept import read_as
+
     synonyms = f", also called {', '.join(concept.synonyms)}" if concept.synonyms else ""
-    anchor = f"read as '{concept.anchor}'" if concept.anchor else "read as nothing"
-    return f"{concept.name} ({concept.kind}, {anchor}{synonyms})"
+    return f"{concept.name} ({concept.kind}, read as {read_as(concept.anchor)}{synonyms})"

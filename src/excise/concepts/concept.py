@@ -15,6 +15,7 @@ from excise.concepts.columns import ENDINGS, read_entries, split_names
 from excise.errors import ConceptError, ExciseWarning, unknown
 
 MAX_LENGTH = 200
+NOTHING = "nothing (the empty prompt)"  # how an empty anchor is shown
 _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f\u2028\u2029]")
 
 # Prompts in which a concept is erased or retained; "{}" is its name.
@@ -218,6 +219,15 @@ def fill(templates: Iterable[str], word: str) -> list[str]:
 def normalise_name(name: str) -> str:
     """Normalise a name, so that its spellings compare equal: case, width and spacing are ignored."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def read_as(anchor: str | None) -> str:
+    """Return in words what is read in the place of a concept.
+
+    >>> read_as("art"), read_as("")
+    ("'art'", 'nothing (the empty prompt)')
+    """
+    return f"'{anchor}'" if anchor else NOTHING
 
 
 def with_anchor(concept: Concept, anchor: str) -> Concept:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from excise.concepts.concept import Concept, normalise_name, read_names
-from excise.errors import ExciseWarning
+from excise.errors import ExciseWarning, closest
 
 _HERE = Path(__file__).parent
 # Lists by kind. Given names (ordinary/person.txt) are not among them: nobody in particular is meant there.
@@ -103,18 +103,21 @@ def warn_of_names(concepts: Sequence[str | Concept], kind: str | None = None, op
             _warn(f"'{name}' is one slip away from '{near}'; if that is meant, stop here and give the name anew.")
 
 
-def warn_of_names_outside(world: Collection[str], concepts: Sequence[Concept], model: str) -> None:
+def warn_of_names_outside(
+    world: Collection[str], concepts: Sequence[str | Concept], model: str, so: str = "nothing of it can be erased"
+) -> None:
     """Warn of names that a built-in model was never trained on, whose pictures an erasure can hardly change.
 
     Args:
         world: the names that the model draws, normalised.
-        model: for the message.
+        model: for the message. so: what follows, for the message.
     """
     for concept in concepts:
-        if normalise_name(concept.name) not in world:
-            near = nearest_name(concept.name, world)
+        name = concept if isinstance(concept, str) else concept.name
+        if normalise_name(name) not in world:
+            near = nearest_name(name, world) or closest(name, world)
             meant = f" Did you mean '{near}'?" if near else ""
-            _warn(f"{model} was never trained on '{concept.name}', so nothing of it can be erased.{meant}")
+            _warn(f"{model} was never trained on '{name}', so {so}.{meant}")
 
 
 def _two_names(name: str) -> list[str]:

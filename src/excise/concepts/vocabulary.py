@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -105,6 +105,10 @@ class VocabularySource(ABC):
         """Return the kind of concept that a name means in this vocabulary; None where it has no such name."""
         return None
 
+    def checks(self, concept: Concept) -> list[str]:
+        """Return the prompts by which an erasure is verified; no method sees them."""
+        return fill(CHECKS[concept.kind], concept.name)
+
 
 class OrdinaryNames(VocabularySource):
     """Ordinary names of the kinds that are erased."""
@@ -126,10 +130,24 @@ def vocabulary_of(name: str | None, family: Family, concepts: Sequence[Concept],
     Raises:
         UnknownNameError: there is no vocabulary of that name.
     """
-    name = chosen_vocabulary(name, is_built_in(family))
+    built_in = is_built_in(family)
+    name = chosen_vocabulary(name, built_in)
     if name is None:
-        return Vocabulary(None, [], TEMPLATES)
-    return _source(name).vocabulary(concepts, family, bare)
+        return Vocabulary(None, [], TEMPLATES, checks=partial(check_prompts, built_in=built_in))
+    chosen = _source(name).vocabulary(concepts, family, bare)
+    return replace(chosen, checks=partial(check_prompts, built_in=True)) if built_in and name == ORDINARY else chosen
+
+
+def check_prompts(concept: Concept, built_in: bool) -> list[str]:
+    """Return the prompts by which evaluations, policies and attacks ask a model whether it draws a concept.
+
+    They depend on the model and not on what a request keeps: a built-in model is asked in wordings that it draws. A
+    vocabulary of another package brings its own to evaluations and policies.
+
+    Args:
+        built_in: whether the model is a built-in one.
+    """
+    return _source(OF_BUILT_IN_MODELS if built_in else ORDINARY).checks(concept)
 
 
 def chosen_vocabulary(name: str | None, built_in: bool) -> str | None:

@@ -42,25 +42,32 @@ class Shipped:
     bytes: int
 
 
-def located(path: Path) -> Path:
-    """Return the edit or export that a path means: the file itself, a merged folder, or the one such file in a folder.
+def located(path: Path) -> list[Path]:
+    """Return the edits and exports that a path means: the file itself, a merged folder, or all such in a folder.
+
+    Folders for several programs, one below another, are looked into where the folder itself holds none.
 
     Raises:
-        EditFileError: there is nothing there, or there are several in the folder.
+        EditFileError: there is nothing there.
     """
     if not path.exists():
         raise EditFileError(f"there is no file or folder {path}; give an edit file, or what excise export wrote.")
     if path.is_file() or (path / MARK).is_file():
-        return path
-    names = [name for name in (EDIT_NAME, *FILES) if (path / name).is_file()]
-    if len(names) == 1:
-        return path / names[0]
-    if names:
-        raise EditFileError(f"{path} holds {' and '.join(names)}; name one of them.")
+        return [path]
+    found = _held(path) or [file for name in (*PROGRAMS, *FORMATS) for file in _held(path / name)]
+    if found:
+        return found
     raise EditFileError(
         f"{path} holds neither an edit ({EDIT_NAME}) nor an export that carries its record; give what excise erase or "
         "excise export wrote."
     )
+
+
+def _held(folder: Path) -> list[Path]:
+    """The edit and the exports in a folder, or the folder itself where it is a merged model."""
+    if (folder / MARK).is_file():
+        return [folder]
+    return [folder / name for name in (EDIT_NAME, *FILES) if (folder / name).is_file()]
 
 
 def read_export(path: Path) -> Shipped | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from excise.concepts.concept import NOTHING
 from excise.edits.deltas import Delta, Dense, TextMap
 from excise.edits.record import EditRecord, Target
+from excise.support.choices import written
 from excise.support.counts import counted
 from excise.support.display import Card, some
 
@@ -32,7 +34,7 @@ def edit_card(
         ("from", f"{record.base.model} ({record.base.family})"),
         ("keeps", f"{keeps}; vocabulary {record.vocabulary or 'none'}"),
         ("changes", ", ".join(changes)),
-        ("settings", ", ".join(f"{key}={value}" for key, value in record.settings.items())),
+        ("settings", ", ".join(f"{key}={written(value)}" for key, value in record.settings.items())),
         ("seed", str(record.seed)),
         ("stack of", "; ".join(f"{part.method}: {some([c.name for c in part.concepts])}" for part in record.stack)),
         ("made with", f"excise {record.excise}"),
@@ -50,4 +52,4 @@ def _rank(delta: TextMap | Delta) -> int:
 
 
 def _target_row(target: Target) -> tuple[str, ...]:
-    return target.name, target.kind, target.anchor or "nothing", ", ".join(target.synonyms)
+    return target.name, target.kind, target.anchor or NOTHING, ", ".join(target.synonyms)

@@ -24,6 +24,7 @@ from excise.support.strict import Strict
 
 NAME = "verified.json"
 SCHEMA = 1
+NOT_VERIFIABLE = "not verifiable"  # as the verdict begins
 
 
 class Gate(Strict):
@@ -119,7 +120,11 @@ def sentences(checks: Sequence[Check]) -> list[str]:
     >>> sentences([])
     []
     """
-    return [line for check in checks for line in _lines(check)]
+    lines = [line for check in checks for line in _lines(check)]
+    # The same concept that was not verifiable in two checks, perhaps for another gate, is said once.
+    unseen = {line.partition(" [")[0]: i for i, line in enumerate(lines) if f": {NOT_VERIFIABLE}" in line}
+    last = set(unseen.values())
+    return [line for i, line in enumerate(lines) if line.partition(" [")[0] not in unseen or i in last]
 
 
 def as_json(checks: Sequence[Check]) -> list[dict[str, Any]]:

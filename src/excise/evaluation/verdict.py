@@ -10,6 +10,8 @@ from excise.metrics.estimate import Estimate
 from excise.support.counts import counted
 
 Status = Literal["verified", "not proven", "not removed", "not verifiable"]
+NEXT_STEP = "ask for it in other words (--ask FILE, one prompt a line), or give another judge (--judge FOLDER)"
+"""What to do where a concept is not verifiable."""
 PROVEN = 0.5
 """A concept counts as verified where the lower end of the share of its clean images reaches this."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from excise.concepts.concept import NOTHING
 from excise.edits.record import EditRecord
 from excise.edits.verified import Check, sentences
 from excise.exporting.readers import LORA
@@ -145,7 +146,7 @@ def _removed(card: Card) -> str:
     record = card.record
     rows = ["| concept | kind | is read as | synonyms |", "|---|---|---|---|"]
     for c in record.concepts:
-        cells = (c.name, c.kind, c.anchor or "nothing", ", ".join(c.synonyms) or "-")
+        cells = (c.name, c.kind, c.anchor or NOTHING, ", ".join(c.synonyms) or "-")
         rows.append("| " + " | ".join(map(_md, cells)) + " |")
     made = [f"Method: `{record.method}`, seed {record.seed}, excise {record.excise}."]
     if record.settings:

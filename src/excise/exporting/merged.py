@@ -20,6 +20,7 @@ from excise.errors import OutputError
 from excise.exporting.lora import split_path
 from excise.exporting.piecewise import saving_piecewise, unread
 from excise.families.base import Family
+from excise.families.load import quiet
 from excise.families.networks import as_saved
 from excise.support.files import write_json, write_text
 
@@ -37,7 +38,12 @@ def write(
     """
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        with alone(edit, family), as_saved(family.pipe, unread(family.pipe)), saving_piecewise(family.pipe):
+        with (
+            quiet(),
+            alone(edit, family),
+            as_saved(family.pipe, unread(family.pipe)),
+            saving_piecewise(family.pipe),
+        ):
             family.pipe.save_pretrained(partial, safe_serialization=True)
         _make_readable(partial, family.pipe)
         write_json(partial / MARK, edit.record.model_dump(mode="json"))

@@ -54,26 +54,36 @@ def pencil(G0: Tensor, J: Tensor | None = None) -> Pencil:
     return Pencil(torch.linalg.solve_triangular(L.mT, Q, upper=True), values)
 
 
-def solve_rows(p: Pencil, mu: float, EF: Tensor, alpha: Tensor, rhs: Tensor) -> Tensor:
-    """Return (n, d) whose row i solves x_i (G(mu) + alpha_i F F^T) = b_i.
+class RowSystem:
+    """x_i (G(mu) + alpha_i F F^T) = b_i for any rows, with F (d, m) shared by all.
 
     By Woodbury's identity, with F^T G^-1 F = Q diag(theta) Q^T, the alpha of a row enters only elementwise:
 
         x = b G^-1 - ((b Y) * alpha / (1 + alpha theta)) Y^T,   Y = G^-1 F Q
-
-    Args:
-        p: G(mu) for any mu.
-        mu: of the pencil.
-        EF: (d, m), E^T F.
-        alpha: (n,), at least 0.
-        rhs: (n, d), the rows b_i times E.
-
-    Raises:
-        IllConditionedError: G(mu) is not positive definite.
     """
-    p.check(mu)
-    inverse = 1 / (p.values + mu)
-    theta, Q = torch.linalg.eigh(EF.mT @ (EF * inverse[:, None]))
-    Y = (EF * inverse[:, None]) @ Q  # in the coordinates of E
-    shrink = alpha[:, None] / (1 + alpha[:, None] * theta.clamp(min=0))
-    return (rhs * inverse - ((rhs @ Y) * shrink) @ Y.mT) @ p.E.mT
+
+    def __init__(self, p: Pencil, mu: float, EF: Tensor) -> None:
+        """Prepare the systems of one mu.
+
+        Args:
+            p: G(mu) for any mu.
+            EF: (d, m), E^T F.
+
+        Raises:
+            IllConditionedError: G(mu) is not positive definite.
+        """
+        p.check(mu)
+        self.E, self.inverse = p.E, 1 / (p.values + mu)
+        theta, Q = torch.linalg.eigh(EF.mT @ (EF * self.inverse[:, None]))
+        self.theta = theta.clamp(min=0)
+        self.Y = (EF * self.inverse[:, None]) @ Q  # in the coordinates of E
+
+    def solve(self, alpha: Tensor, rhs: Tensor) -> Tensor:
+        """Return (n, d) whose rows solve the systems of some rows.
+
+        Args:
+            alpha: (n,), at least 0.
+            rhs: (n, d), the rows b_i times E.
+        """
+        shrink = alpha[:, None] / (1 + alpha[:, None] * self.theta)
+        return (rhs * self.inverse - ((rhs @ self.Y) * shrink) @ self.Y.mT) @ self.E.mT

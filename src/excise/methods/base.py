@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from PIL import Image
 
-from excise.concepts.concept import Concept
+from excise.concepts.concept import NOTHING, Concept
 from excise.concepts.vocabulary import Vocabulary
 from excise.edits.hooks import Hook
 from excise.families.base import Family
@@ -52,7 +52,7 @@ class Request(Showing):
             ("seed", str(self.seed)),
         ]
         names = some([c.name for c in self.concepts])
-        rows = [(c.name, c.kind, c.anchor or "nothing", ", ".join(c.synonyms)) for c in self.concepts]
+        rows = [(c.name, c.kind, c.anchor or NOTHING, ", ".join(c.synonyms)) for c in self.concepts]
         return Card(f"Request: erase {names}", facts, ("concept", "kind", "read as", "synonyms"), rows)
 
 

@@ -13,6 +13,7 @@ from excise.edits.edit import Edit, stack
 from excise.edits.record import Base
 from excise.erasing.erase import erase
 from excise.errors import EditFileError
+from excise.evaluation.cost import drawing_cost
 from excise.evaluation.plan import concept_plan
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
@@ -68,6 +69,7 @@ def apply_policy(
     judge: object | None = None,
     cache: Path | None = None,
     say: Report = silent,
+    tell: Callable[[str], None] | None = None,
 ) -> AppliedPolicy:
     """Make `out`/edit.safetensors the edit that a policy asks for, verify it, and add an entry to the ledger of `out`.
 
@@ -82,6 +84,7 @@ def apply_policy(
         judge: replaces the judge that the policy names, as `as_scorer` takes one.
         cache: folder of drawn images.
         say: receives progress.
+        tell: receives a sentence on what the verification will take, where that is much, before any work.
 
     Raises:
         LedgerError: the ledger was truncated or edited, or the edit in force is not the ledger's.
@@ -101,6 +104,10 @@ def apply_policy(
     plan = _plan(family, policy) if groups else None
     # Loaded before the work begins: its folder may be wrong.
     scorer = _scorer(family, given, plan) if plan is not None else None
+    if tell is not None and plan is not None and scorer is not None:
+        targets = [plan.target_of(name) for name in plan.fixed_targets]
+        if sentence := drawing_cost(family, plan, targets):
+            tell(f"verifying: {sentence}")
     context = Context(given, out / "training", states=out / STATES, say=say)
     edits, made = _edits(family, policy, base, groups, out, context)
     whole = None if not edits else edits[0] if len(edits) == 1 else stack(edits)

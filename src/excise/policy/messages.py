@@ -58,6 +58,11 @@ def verification_lines(verified: Mapping[str, Any] | None) -> list[str]:
         more = len(failed) - MOST_LINES
         verb, them = agreeing(more, "fails", "fail"), agreeing(more, "it too", "them all")
         lines.append(f"{counted(more, 'more concept')} {verb}; the report names {them}")
+    if any(c["erased"] is None for c in failed):
+        lines.append(
+            "to verify what is not verifiable: set `judge` in the policy to another CLIP folder, or try other "
+            "words with excise evaluate --ask FILE"
+        )
     if not verified["retained_passed"]:
         lines.append(f"retained names: {retained_fault(retained, gates['retained'])}")
     return lines

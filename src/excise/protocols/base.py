@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from excise.errors import ConceptError, ExciseError
+from excise.errors import ConceptError, ExciseError, closest
 from excise.support.digests import digest, seed_of
 
 Target = tuple[str, str]
@@ -129,9 +129,11 @@ class Protocol:
             f"{attribute}: {', '.join(list(labels)[:30])}{' ...' if len(labels) > 30 else ''}"
             for attribute, labels in self.labels.items()
         )
+        near = closest(concept, [label for labels in self.labels.values() for label in labels])
+        meant = f"Did you mean '{near}'? " if near else ""
         raise ConceptError(
-            f"{self.name} cannot judge '{concept}'; it knows {concepts or 'no concepts'}. Name one of these, take "
-            "another --protocol (excise protocols), or look at pictures yourself (excise generate)."
+            f"{self.name} cannot judge '{concept}'; it knows {concepts or 'no concepts'}. {meant}Name one of these, "
+            "take another --protocol (excise protocols), or look at pictures yourself (excise generate)."
         )
 
     def knows(self, concept: str) -> bool:

@@ -15,6 +15,7 @@ from excise.evaluation.catalog import Metric, Prominence, interval, number
 from excise.report import bench_attacks, bench_concepts, bench_plots
 from excise.report.bench_html import BenchPage, Head, Name, Part, Plot, Table, TableCell, TableRow, render
 from excise.report.bench_pairs import PairedTests
+from excise.support.choices import written
 from excise.support.counts import counted
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def commands(results: Sequence[CellResult], first: str) -> list[tuple[str, str]]
         return lines
     model, folder = shlex.quote(cell.model), "runs/one-cell"
     concepts = " ".join(f"--concept {shlex.quote(c)}" for c in cell.concepts)
-    settings = "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in cell.method.settings.items())
+    settings = "".join(f" --set {shlex.quote(f'{k}={written(v)}')}" for k, v in cell.method.settings.items())
     preserve = "".join(f" --preserve {shlex.quote(p)}" for p in cell.preserve)
     return [
         *lines,

@@ -20,6 +20,7 @@ EDIT_NAME = "edit.safetensors"
 RUN_NAME = "run.json"
 LOCK = ".lock"
 STATES = "states"
+SHOWN = ("report.html", "images")  # of a run that makes an edit; they are written before it
 SCHEMA = 1
 
 
@@ -74,34 +75,41 @@ def write_images(folder: Path, names: Sequence[str], images: Sequence[Image.Imag
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[None]:
-    """Make a folder for what the block writes; where the block fails, a new folder without a file goes.
+def run_folder(out: Path, begun: Sequence[str] = ()) -> Iterator[None]:
+    """Make a run folder and hold its lock inside the block; where the block fails, it is as `new_folder` leaves it.
+
+    Raises:
+        OutputError: it cannot be written, or another process holds the lock.
+    """
+    with new_folder(out, (LOCK, *begun)), locked(out):
+        yield
+
+
+@contextmanager
+def new_folder(out: Path, begun: Sequence[str] = ()) -> Iterator[None]:
+    """Make a folder; where the block fails and no file was written, what was made goes again.
+
+    Args:
+        begun: names of files and folders that are worth nothing alone.
 
     Raises:
         OutputError: it cannot be written.
     """
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    there = set() if new else set(out.iterdir() if out.is_dir() else ())
     make_folder(out)
     try:
         yield
     except BaseException:
-        if new and {path.name for path in out.iterdir()} <= {LOCK}:
-            (out / LOCK).unlink(missing_ok=True)
+        entries = [path for path in out.iterdir() if path not in there]
+        made = sorted({*entries, *(p for entry in entries for p in entry.rglob("*"))}, reverse=True)  # the inner first
+        if all(path.is_dir() or path.relative_to(out).parts[0] in begun for path in made):
             with suppress(OSError):  # another process has begun to write there
+                for path in made:
+                    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
                 for folder in new:
                     folder.rmdir()
         raise
-
-
-@contextmanager
-def run_folder(out: Path) -> Iterator[None]:
-    """As `new_folder`, and hold the lock of the folder inside the block.
-
-    Raises:
-        OutputError: it cannot be written, or another process holds the lock.
-    """
-    with new_folder(out), locked(out):
-        yield
 
 
 @contextmanager

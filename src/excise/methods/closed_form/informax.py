@@ -11,12 +11,13 @@ every row separates the two fully, and the score saturates; `cosine` does not.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Largest number of activations in memory at once.
-_CHUNK = 500_000
+# Activations in memory at once; but of no fewer rows than this, for which products would be slow.
+_CHUNK, _ROWS = 500_000, 128
 
 
 def mutual_information_table(positives: int) -> Tensor:
@@ -29,29 +30,45 @@ def mutual_information_table(positives: int) -> Tensor:
     return math.log(2) + torch.special.xlogy(share, share) + torch.special.xlogy(1 - share, 1 - share)
 
 
-def noisy(states: Tensor, copies: int, noise: float, generator: torch.Generator) -> Tensor:
-    """(m, copies, d): states (m, d) with Gaussian noise of standard deviation `noise`.
+@dataclass(frozen=True)
+class Noisy:
+    """Copies of text states (m, d) under Gaussian noise, for the activations of rows on them.
 
-    The noise is drawn on the CPU in single precision, because in wide models the draws take much of the time.
+    Attributes:
+        states: (m, d) in float64, or (1, d) for the same state m times.
+        drawn: (m, copies, d) of standard deviation 1 in single precision: drawing and multiplying it would otherwise
+            take most of the time, and errors of 1e-7 of the noise only matter to an activation that lies on an edge.
+        noise: standard deviation.
     """
-    m, d = states.shape
-    drawn = torch.randn((m, copies, d), generator=generator).to(states)
-    return drawn.mul_(noise).add_(states[:, None])
+
+    states: Tensor
+    drawn: Tensor
+    noise: float
+
+    @classmethod
+    def draw(cls, states: Tensor, count: int, copies: int, noise: float, generator: torch.Generator) -> Noisy:
+        """Draw `copies` for each of `count` states, on the CPU."""
+        drawn = torch.randn((count, copies, states.shape[1]), generator=generator)
+        return cls(states, drawn.to(states.device), noise)
+
+    def activations(self, rows: Tensor) -> Tensor:
+        """(n, m, copies) activations of rows (n, d)."""
+        m, copies, d = self.drawn.shape
+        apart = (rows.float() @ self.drawn.view(-1, d).mT).view(len(rows), m, copies)
+        return torch.add((rows @ self.states.mT)[:, :, None], apart, alpha=self.noise)
 
 
-def mutual_information(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
-    """(n, m) nats between each row's activation and the label, for each concept.
+def mutual_information(W: Tensor, concept: Noisy, empty: Noisy) -> Tensor:
+    """(n, m) nats between the activation of each row of W (n, d) and the label, for each of m concepts.
 
     Args:
-        W: rows (n, d).
-        concept, empty: (m, P, d) noisy copies of each concept and of the empty prompt.
+        concept, empty: P copies of each concept, and of the empty prompt for each concept.
     """
-    m, P, d = concept.shape
+    m, P, _ = concept.drawn.shape
     table = mutual_information_table(P).to(W)
-    states = torch.cat([concept, empty], dim=1).reshape(-1, d).mT
     parts = []
-    for rows in W.split(max(1, _CHUNK // states.shape[1])):
-        acts = (rows @ states).view(len(rows), m, 2 * P)
+    for rows in W.split(max(_ROWS, _CHUNK // (2 * m * P))):
+        acts = torch.cat([concept.activations(rows), empty.activations(rows)], dim=2)
         above = acts > acts.kthvalue(P, dim=-1, keepdim=True).values
         # Ties at the median leave fewer than P above it; the score of such a row is zero.
         split = above.sum(dim=-1) == P
@@ -79,18 +96,18 @@ def cosine(W: Tensor, concept: Tensor, empty: Tensor) -> Tensor:
     return squared / squared.amax(dim=0, keepdim=True).clamp(min=1e-300)
 
 
-def entropy(W: Tensor, copies: Tensor, bins: int) -> Tensor:
-    """(n,) in [0, 1]: entropy of each row's activations on `copies` (N, d), scaled to its own range, over log(bins).
+def entropy(W: Tensor, copies: Noisy, bins: int) -> Tensor:
+    """(n,) in [0, 1]: entropy of each row's activations on `copies`, scaled to its own range, over log(bins).
 
     0: all activations of the row are equal; 1: they fill the bins evenly.
     """
     parts = []
-    for rows in W.split(max(1, _CHUNK // len(copies))):
-        acts = rows @ copies.mT
+    for rows in W.split(max(_ROWS, _CHUNK // (copies.drawn.shape[0] * copies.drawn.shape[1]))):
+        acts = copies.activations(rows).flatten(1)
         low, high = acts.aminmax(dim=1, keepdim=True)
-        index = ((acts - low) / (high - low).clamp(min=1e-300) * bins).long().clamp(max=bins - 1)
-        first = torch.arange(len(rows), device=W.device)[:, None] * bins
-        counts = torch.bincount((first + index).flatten(), minlength=len(rows) * bins).view(len(rows), bins)
+        index = acts.sub_(low).div_((high - low).clamp_(min=1e-300)).mul_(bins).int().clamp_(max=bins - 1)
+        index += torch.arange(len(rows), device=W.device, dtype=torch.int32)[:, None] * bins
+        counts = torch.bincount(index.flatten(), minlength=len(rows) * bins).view(len(rows), bins)
         p = counts.to(acts) / acts.shape[1]
         parts.append((-torch.special.xlogy(p, p).sum(dim=1) / math.log(bins)).clamp(0, 1))
     return torch.cat(parts)

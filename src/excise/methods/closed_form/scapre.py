@@ -22,8 +22,8 @@ the right, for T target and M retained tokens, so that one p suits few concepts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -32,16 +32,17 @@ from torch.nn.functional import normalize
 
 from excise.edits.deltas import Delta, Dense
 from excise.linalg.moments import cross, distinct, gram
-from excise.linalg.rows import Pencil, pencil, solve_rows
+from excise.linalg.rows import Pencil, RowSystem, pencil
 from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.base import ClosedForm
-from excise.methods.closed_form.informax import cosine, entropy, mutual_information, noisy, soft_mask
+from excise.methods.closed_form.informax import Noisy, cosine, entropy, mutual_information, soft_mask
 from excise.methods.closed_form.scapre_config import ScaPreConfig
 from excise.methods.closed_form.text_problem import TextProblem, retain_weight
 from excise.methods.solution import Solution
 
-# Smallest number of rows in one product: products of fewer rows are slow.
-_ROWS = 64
+_ROWS = 128  # solved at once: more take more memory, fewer are slow
+_CONCEPTS = 4  # whose tokens are visited at once
+_FEW = 0.1  # share of a mask's entries below which they are visited one by one
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,15 @@ class _Shared:
     anchors: Tensor  # distinct anchor rows
     anchor_of: Tensor  # (T,) index of the anchor of each target row
     retain: Tensor  # (d, d), K = p (T / M) R^T R
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where the target tokens of each concept end; they stand in the order of their concepts."""
+        return self.problem.owner.bincount(minlength=len(self.problem.subjects)).cumsum(0).tolist()
+
+    def tokens_of(self, concepts: slice) -> slice:
+        """The target tokens of consecutive concepts."""
+        return slice(self.ends[concepts.start - 1] if concepts.start else 0, self.ends[concepts][-1])
 
     @cached_property
     def moment(self) -> Tensor:
@@ -95,6 +105,10 @@ class ScaPre(ClosedForm[ScaPreConfig]):
 
 
 def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
+    if (problem.owner.diff() < 0).any():
+        order = problem.owner.argsort(stable=True)
+        targets, anchors, owner = (x[order] for x in (problem.targets, problem.anchors, problem.owner))
+        problem = replace(problem, targets=targets, anchors=anchors, owner=owner)
     C = problem.subjects.mT
     U, S, _ = torch.linalg.svd(C, full_matrices=False)
     anchors, anchor_of = distinct(problem.anchors)
@@ -120,11 +134,11 @@ def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch
         return None
     if config.relevance == "cosine":
         return cosine(W, concepts, shared.empty) ** config.power
-    information = mutual_information(
-        W,
-        noisy(concepts, config.copies, config.noise, generator),
-        noisy(shared.empty.expand_as(concepts), config.copies, config.noise, generator),
+    concept, empty = (
+        Noisy.draw(states, len(concepts), config.copies, config.noise, generator)
+        for states in (concepts, shared.empty[None])
     )
+    information = mutual_information(W, concept, empty)
     if config.relevance == "ratio":
         return information / information.amax().clamp(min=1e-300)
     return soft_mask(information, config.temperature, config.power)
@@ -143,23 +157,40 @@ def anchor_term(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConf
     """
     if m is None:
         return config.erase_scale * W @ shared.moment
+    if config.elsewhere == "zero":
+        common = m.mode(dim=0).values
+        if (m != common).count_nonzero() < _FEW * m.numel():
+            return _common_and_apart(W, common, m - common, shared).mul_(config.erase_scale)
     p = shared.problem
-    at_once = min(len(W), max(_ROWS, W.numel() // max(1, len(p.targets))))  # no more memory than W, if that suffices
-    edited = torch.empty_like(W)
-    # The largest tensors, so allocated once and not for every block of rows.
-    read, mask = (W.new_empty(at_once, len(p.targets)) for _ in range(2))
-    for first in range(0, len(W), at_once):
-        some = slice(first, min(len(W), first + at_once))
-        here = slice(0, some.stop - first)
-        torch.index_select(W[some] @ shared.anchors.mT, 1, shared.anchor_of, out=read[here])
-        torch.index_select(m[some], 1, p.owner, out=mask[here])
-        if config.elsewhere == "own":
-            own = W[some] @ p.targets.mT
-            read[here] = own.lerp_(read[here], mask[here])
-        else:
-            read[here] *= mask[here]
-        torch.mm(read[here], p.targets, out=edited[some])
-    return edited.mul_(config.erase_scale)
+
+    def weighed(rows: Tensor, some: slice) -> Tensor:
+        read, mask = (rows @ shared.anchors.mT)[:, shared.anchor_of], m[some][:, p.owner]
+        read = (rows @ p.targets.mT).lerp_(read, mask) if config.elsewhere == "own" else read.mul_(mask)
+        return read @ p.targets
+
+    return by_rows(W, weighed).mul_(config.erase_scale)
+
+
+def _common_and_apart(W: Tensor, common: Tensor, apart: Tensor, shared: _Shared) -> Tensor:
+    """((W N^T) * (common + apart)) O, where few of `apart` (n, m) are not zero.
+
+    The program's masks saturate: nearly all rows have one and the same relevance to a concept. What they have in
+    common is one product in the anchors; of a few concepts at a time, only the rows that are apart are visited.
+    """
+    p, read = shared.problem, W @ shared.anchors.mT
+    sums, term = torch.zeros_like(shared.anchors), torch.zeros_like(W)
+    for first in range(0, len(common), _CONCEPTS):
+        concepts = slice(first, first + _CONCEPTS)
+        tokens = shared.tokens_of(concepts)
+        anchors, owners, targets = shared.anchor_of[tokens], p.owner[tokens] - first, p.targets[tokens]
+        distinct_here, place = anchors.unique(return_inverse=True)
+        grouped = W.new_zeros(len(distinct_here), len(place))
+        grouped[place, torch.arange(len(place), device=W.device)] = common[concepts][owners]
+        sums[distinct_here] += grouped @ targets
+        rows = apart[:, concepts].any(dim=1).nonzero(as_tuple=True)[0]
+        weights = read[rows[:, None], anchors].mul_(apart[rows, concepts][:, owners])
+        term[rows] += weights @ targets
+    return term.addmm_(read, sums)
 
 
 def retain_term(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
@@ -169,8 +200,17 @@ def retain_term(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -
 
 def row_entropy(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor:
     """(n,) in [0, 1]: the entropy of each row's outputs for noisy concepts."""
-    copies = noisy(shared.problem.subjects, config.entropy_copies, config.noise, generator)
-    return entropy(W, copies.flatten(0, 1), config.bins)
+    concepts = shared.problem.subjects
+    return entropy(W, Noisy.draw(concepts, len(concepts), config.entropy_copies, config.noise, generator), config.bins)
+
+
+def by_rows(W: Tensor, work: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Return `work` of a few rows of W at a time, which keeps what lies between small."""
+    done = torch.empty_like(W)
+    for first in range(0, len(W), _ROWS):
+        some = slice(first, min(len(W), first + _ROWS))
+        done[some] = work(W[some], some)
+    return done
 
 
 class _Scale:
@@ -193,10 +233,15 @@ class _Scale:
         h = row_entropy(W, shared, config, generator) if config.mu is None or config.spherical else None
         mu = float(h.mean()) if config.mu is None and h is not None else config.mu or 0.0
         m = relevance(W, shared, config, generator)
-        rhs = retain_term(W, config.ridge + mu, shared, config) + anchor_term(W, m, shared, config)
-        alpha = config.erase_scale * largest_relevance(m, W)
-        edited = solve_rows(self.pencil, mu, self.EF, alpha, rhs @ self.pencil.E)
-        edited = aligned(edited, W, config.ridge + mu, mu, config.geometry)
+        anchors, alpha = anchor_term(W, m, shared, config), config.erase_scale * largest_relevance(m, W)
+        system = RowSystem(self.pencil, mu, self.EF)
+
+        def solved(rows: Tensor, some: slice) -> Tensor:
+            rhs = retain_term(rows, config.ridge + mu, shared, config) + anchors[some]
+            edited = system.solve(alpha[some], rhs @ self.pencil.E)
+            return aligned(edited, rows, config.ridge + mu, mu, config.geometry)
+
+        edited = by_rows(W, solved)
         return spherical_mix(edited, W, h) if config.spherical and h is not None else edited
 
 
@@ -220,9 +265,13 @@ class _Small:
         shared, config = self.shared, self.config
         h = row_entropy(W, shared, config, generator)
         m = relevance(W, shared, config, generator)
-        edited = (W @ self.common + anchor_term(W, m, shared, config)) @ self.inverse
         keep = (config.least + (1 - config.least) * (1 - h))[:, None]
-        return keep * edited + (1 - keep) * W
+        anchors = anchor_term(W, m, shared, config)
+
+        def solved(rows: Tensor, some: slice) -> Tensor:
+            return rows.lerp((rows @ self.common + anchors[some]) @ self.inverse, keep[some])
+
+        return by_rows(W, solved)
 
 
 class _Paper:
@@ -242,7 +291,7 @@ class _Paper:
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         m = relevance(W, shared, config, generator)
-        rhs = retain_term(W, config.ridge, shared, config) + anchor_term(W, None, shared, config)
+        rhs = retain_term(W, config.ridge, shared, config) + config.erase_scale * W @ shared.moment
         edited = (rhs @ self.pencil.E / (self.pencil.values + largest_relevance(m, W)[:, None])) @ self.pencil.E.mT
         return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
 

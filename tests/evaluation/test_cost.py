@@ -1,0 +1,49 @@
+"""How many pictures a gate needs, and how long they take, is said before the first is drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from excise import erase
+from excise.errors import ExciseError
+from excise.evaluation.cost import drawing_cost
+from excise.evaluation.plan import concept_plan
+from excise.families import family_of
+
+pytestmark = pytest.mark.usefixtures("few_steps")
+
+
+def test_many_pictures_are_counted_and_timed_and_a_few_are_not_worth_a_word(pipe, monkeypatch):
+    monkeypatch.setattr("excise.evaluation.cost.seconds_per_pass", lambda family: 1.0)
+    family = family_of(pipe)
+    for pictures, untouched in ((200, False), (200, True), (10, False)):
+        plan = concept_plan(family, ["cat"], pictures=pictures)
+        found = drawing_cost(family, plan, [plan.target_of("cat")], untouched=untouched)
+        count = len(plan.items) * (1 + untouched)
+        if count < 100:
+            assert found is None
+        else:
+            assert found is not None
+            assert found.startswith(f"{count} pictures to draw, about {round(count * 4 / 60)} min here")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "apply"])
+def test_the_commands_say_it_before_they_draw(excise, pipe, model, tmp_path, monkeypatch, verb):
+    def draw(*_, **__):
+        raise ExciseError("drawing begins.")
+
+    monkeypatch.setattr("excise.evaluation.evaluate.draw", draw)
+    if verb == "evaluate":
+        monkeypatch.setattr("excise.cli.gates.check_possible", lambda *_: None)  # it has no judge
+        edit = erase(pipe, ["cat"], "uce", vocabulary=None, model_name=str(model)).save(tmp_path / "edit.safetensors")
+        words = ("--model", model, "--edit", edit, "--require", "ua>=0.97", "--out", tmp_path / "out")
+    else:
+        monkeypatch.setattr("excise.cli.apply._draws", lambda policy: True)
+        monkeypatch.setattr("excise.policy.apply._scorer", lambda *_: lambda images, names: [True] * len(images))
+        (tmp_path / "policy.yaml").write_text(
+            f"schema: 1\nmodel: {model}\nconcepts: [{{name: cat}}]\nmethods: {{object: uce}}\ngates: {{erased: 0.97}}\n"
+        )
+        words = (tmp_path / "policy.yaml", "--out", tmp_path / "out")
+    status, _, err = excise(verb, *words)
+    before, _, _ = err.partition("drawing begins")
+    assert (status, "pictures to draw, about 1 min here" in before) == (2, True), err
