@@ -15,7 +15,7 @@ import diffusers
 import pytest
 from conftest import tiny_sana
 
-from excise.families.load import FAMILIES
+from excise.families import FAMILIES
 from excise.methods import METHODS
 from excise.methods.fitting import methods_for
 

@@ -19,6 +19,17 @@ class OutOfMemoryError(RuntimeError):
     """As torch calls its own."""
 
 
+def test_threads_that_wait_sleep_unless_the_caller_says_otherwise(excise, monkeypatch):
+    for given, then in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        if given is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        else:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        assert excise("--version")[0] == 0
+        assert os.environ["OMP_WAIT_POLICY"] == then
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [

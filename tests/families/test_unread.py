@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from excise import erase, load
 from excise.edits.apply import original_weights
 from excise.edits.edit import applied
-from excise.errors import ModelError
 from excise.exporting import FORMATS, export
+from excise.families import streaming, tensors
 from excise.families.networks import parameters
 from excise.families.partial import source_of
 from excise.methods import METHODS
@@ -145,55 +145,88 @@ def test_shards_of_mixed_precision_are_read_as_diffusers_reads_them(folder):
     assert all(torch.equal(one[path], two[path]) for path in one)
 
 
-def refusal(folder) -> str:
-    with pytest.raises(ModelError) as error:
-        erase(opened(folder, whole=False), ["cat"], "uce", vocabulary=None)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+def lose_a_shard(folder, monkeypatch):
+    sharded(folder, "unet")
+    (folder / "unet" / "b.safetensors").unlink()
 
 
-def test_a_missing_shard_is_named(sd_folder):
-    sharded(sd_folder, "unet")
-    (sd_folder / "unet" / "b.safetensors").unlink()
-    assert "lacks b.safetensors" in refusal(sd_folder)
-
-
-def test_an_index_of_another_model_is_refused(sd_folder):
-    index = sharded(sd_folder, "unet")
+def take_the_index_of_another_model(folder, monkeypatch):
+    index = sharded(folder, "unet")
     content = json.loads(index.read_text())
     content["weight_map"]["layers.0.weight"] = "a.safetensors"
     index.write_text(json.dumps(content))
-    assert "the index is of another model" in refusal(sd_folder)
 
 
-def test_a_map_that_lies_in_no_file_is_named(sd_folder):
-    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+def damage_the_index(folder, monkeypatch):
+    sharded(folder, "unet").write_text("{")
+
+
+def lose_a_map(folder, monkeypatch):
+    changed(folder, lambda name, tensors: {n: t for n, t in tensors.items() if n != name})
+
+
+def give_a_map_another_shape(folder, monkeypatch):
+    changed(folder, lambda name, tensors: {**tensors, name: tensors[name][:, :-1].contiguous()})
+
+
+def give_a_map_another_kind(folder, monkeypatch):
+    changed(folder, lambda name, tensors: {**tensors, name: tensors[name].to(torch.complex64)})
+
+
+def changed(folder, change):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
-    gone = next(name for name in tensors if "attn2.to_v" in name)
-    save_file({n: t for n, t in tensors.items() if n != gone}, file)
-    assert f"holds '{gone}'" in refusal(sd_folder)
+    save_file(change(next(name for name in tensors if "attn2.to_v.weight" in name), tensors), file)
 
 
-def test_a_map_of_another_shape_is_refused(sd_folder):
-    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(file)
-    name = next(name for name in tensors if "attn2.to_v" in name)
-    save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, file)
-    assert "belongs to another model" in refusal(sd_folder)
-
-
-def test_a_file_that_goes_away_is_named(sd_folder):
-    text = opened(sd_folder, whole=False)
-    shutil.rmtree(sd_folder / "unet")
-    with pytest.raises(ModelError, match="cannot be read any more"):
-        erase(text, ["cat"], "uce", vocabulary=None)
-
-
-def test_a_file_cut_short_is_refused(sd_folder):
-    file = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+def cut_a_file(folder, monkeypatch):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    assert "cut short" in refusal(sd_folder)
+
+
+def lose_the_disk(folder, monkeypatch):
+    """Once the headers are read, the files go away."""
+    fill = tensors._fill
+
+    def gone(*args):
+        shutil.rmtree(folder / "unet", ignore_errors=True)
+        fill(*args)
+
+    monkeypatch.setattr(tensors, "_fill", gone)
+
+
+def leave_no_memory(folder, monkeypatch):
+    """Nor let the encoder be read layer by layer."""
+    monkeypatch.setattr(streaming, "free_memory", lambda device: 0.0)
+    file = folder / "text_encoder" / "model.safetensors"
+    save_file({f"other.{name}": t for name, t in load_file(file).items()}, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lose_a_shard, "lacks b.safetensors"),
+        (take_the_index_of_another_model, "the index is of another model"),
+        (damage_the_index, "cannot be read as an index of shards"),
+        (lose_a_map, "attn2.to_v.weight', which the model's configuration asks for"),
+        (give_a_map_another_shape, "belongs to another model"),
+        (give_a_map_another_kind, "is kept as C64"),
+        (cut_a_file, "cut short"),
+        (lose_the_disk, "cannot be read any more"),
+        (leave_no_memory, "are free, and its files name weights in a way that only reads them all at once"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_files_that_cannot_be_read_are_told_in_one_sentence(sd_folder, damage, says, tmp_path, monkeypatch, excise):
+    damage(sd_folder, monkeypatch)
+    words = ["--model", sd_folder, "--concept", "cat", "--method", "uce", "--no-preview", "--out", tmp_path / "out"]
+    status, _, err = excise("erase", *words)
+    assert status == 2
+    assert says in err
+    sentence = [line for line in err.splitlines() if line.startswith("excise: ") and "warning" not in line]
+    assert len(sentence) == 1
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_variant_is_read_where_it_is_and_plain_files_elsewhere(sd_folder):

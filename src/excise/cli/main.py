@@ -8,6 +8,7 @@ has gone.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import traceback
@@ -81,6 +82,8 @@ def run() -> None:
     """Entry point of the `excise` command."""
     warnings.showwarning = _shown_once()
     gc.set_threshold(OBJECTS)
+    # Threads of torch that wait for work sleep instead of spinning, which takes a core from the one that works.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _terminable() as terminated:
         _run(terminated)
 

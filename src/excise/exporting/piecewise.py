@@ -83,8 +83,10 @@ def save(network: Any, folder: Path) -> None:
         OSError: the folder cannot be written.
         ModelError: the network's own files cannot be read.
     """
+    from diffusers import ConfigMixin
+
     folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(network, "save_config"):  # of diffusers
+    if isinstance(network, ConfigMixin):
         network.save_config(folder)
         base = "diffusion_pytorch_model"
     else:

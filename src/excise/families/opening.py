@@ -1,8 +1,8 @@
-"""Pipelines whose text encoders alone are in memory: the denoiser, the autoencoder and the rest stay in their files.
+"""Pipelines whose weights stay in their files, in the precision that is wanted.
 
 Each part is built from its configuration, of its own class, with weights on the device "meta" (`partial`); text
-encoders are read tensor by tensor in the precision that is wanted. A part of a class that only its own code knows is
-left to diffusers, which loads it whole.
+encoders read theirs as they run (`streaming`). A part of a class that only its own code knows is left to diffusers,
+which loads it whole.
 """
 
 from __future__ import annotations
@@ -150,11 +150,12 @@ def _device(opening: Opening) -> torch.device:
 def _built(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A network of a class without any weight, from its configuration; None where its weights are quantised."""
     from accelerate import init_empty_weights
+    from diffusers import ConfigMixin
 
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return None
     with init_empty_weights(include_buffers=False):
-        if hasattr(kind, "load_config"):  # of diffusers
+        if issubclass(kind, ConfigMixin):
             network = kind.from_config(kind.load_config(str(folder), local_files_only=True))
             network.register_to_config(_name_or_path=str(folder))
             _cast_buffers(network, dtype)
