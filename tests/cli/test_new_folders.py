@@ -49,7 +49,7 @@ def call(excise, places, tmp_path, monkeypatch):
         def load(*_, **__):
             raise error
 
-        for place in ("families.load", "bench.run.load", "canvas.build.train_world"):
+        for place in ("families.load", "families.outlined", "bench.run.load", "canvas.build.train_world"):
             monkeypatch.setattr(f"excise.{place}", load)
         more = [word.format(**places, work=tmp_path / "work") for word in VERBS[verb]]
         given = [] if verb in WITHOUT_MODEL else ["--model", places["model"]]

@@ -80,7 +80,7 @@ def test_same_request_same_tensors(pipe, method):
 def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
     parts = [family_of(pipe).denoiser, *family_of(pipe).text_encoders.values()]
     before = [{k: v.clone() for k, v in part.state_dict().items()} for part in parts]
-    family_of(pipe).encode(["a"])  # transformers hooks on by itself, at the first call
+    family_of(pipe).condition(["a"])  # transformers hooks on by itself, the first time that all states are asked for
 
     def hooks():
         return [{*m._forward_hooks, *m._forward_pre_hooks} for part in parts for m in part.modules()]

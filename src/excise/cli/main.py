@@ -49,7 +49,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-OBJECTS = 20_000  # made between two searches for cycles; importing torch and diffusers makes millions that stay
+COLLECT_AFTER = (
+    20_000  # objects made between two searches for cycles; importing torch and diffusers makes millions that stay
+)
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
 MEASURING = (evaluate, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
@@ -81,7 +83,7 @@ def main(
 def run() -> None:
     """Entry point of the `excise` command."""
     warnings.showwarning = _shown_once()
-    gc.set_threshold(OBJECTS)
+    gc.set_threshold(COLLECT_AFTER)
     # Threads of torch that wait for work sleep instead of spinning, which takes a core from the one that works.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _terminable() as terminated:
