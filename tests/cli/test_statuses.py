@@ -19,15 +19,17 @@ class OutOfMemoryError(RuntimeError):
     """As torch calls its own."""
 
 
-def test_threads_that_wait_sleep_unless_the_caller_says_otherwise(excise, monkeypatch):
-    for given, then in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        if given is None:
-            monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        else:
-            monkeypatch.setenv("OMP_WAIT_POLICY", given)
-        assert excise("--version")[0] == 0
-        assert os.environ["OMP_WAIT_POLICY"] == then
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+@pytest.mark.parametrize(
+    ("given", "then"), [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_that_wait_spin_a_short_time_unless_the_caller_says_otherwise(excise, monkeypatch, given, then):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert excise("--version")[0] == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == then
 
 
 @pytest.mark.parametrize(
