@@ -13,7 +13,8 @@ from excise import erase, load
 from excise.edits.apply import original_weights
 from excise.edits.edit import applied
 from excise.exporting import FORMATS, export
-from excise.families import streaming, tensors
+from excise.families import outlined, streaming, tensors
+from excise.families.capabilities import TEXT_MLP
 from excise.families.networks import parameters
 from excise.families.partial import source_of
 from excise.methods import METHODS
@@ -50,12 +51,15 @@ def saved(edit, path) -> bytes:
     "method", [name for name, record in METHODS.records().items() if record.shape == "closed-form"]
 )
 def test_every_closed_form_makes_the_same_edit_to_the_byte(folder, tmp_path, method):
-    families = [opened(folder), opened(folder, whole=False)]
-    if not METHODS.record(method).needs <= families[0].provides:
+    families, needs = [opened(folder), opened(folder, whole=False)], METHODS.record(method).needs
+    if not needs <= families[0].provides:
         pytest.skip("not for this family")
+    if folder.name != "sana" and TEXT_MLP not in needs:
+        families.append(outlined(folder, device="cpu", encodes=True))
     settings = {"threshold": 5.0} if method == "speed" else {}
     edits = [erase(f, ["cat"], method, preserve=["dog"], vocabulary=None, **settings) for f in families]
-    assert saved(edits[0], tmp_path / "one.safetensors") == saved(edits[1], tmp_path / "two.safetensors")
+    written = {saved(edit, tmp_path / f"{n}.safetensors") for n, edit in enumerate(edits)}
+    assert len(written) == 1
     assert unread(families[1])
 
 

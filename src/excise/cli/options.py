@@ -154,15 +154,16 @@ class Source:
         with show.waiting(f"loading {model}"):
             return load(model, **options, whole=whole)
 
-    def outline(self, model: str, revision: str | None = None) -> Any:
-        """Return the family adapter of `model` for work that encodes and draws nothing: an outline where that will do.
+    def outline(self, model: str, revision: str | None = None, *, encodes: bool = False) -> Any:
+        """Return the family adapter of `model` for work that draws nothing: an outline where that will do.
 
         Args:
             revision: is used where the option is not given.
+            encodes: whether text is encoded.
         """
         from excise.families import outlined
 
-        return outlined(model, **self.__dict__) or self.load(model, revision, whole=False)
+        return outlined(model, **self.__dict__, encodes=encodes) or self.load(model, revision, whole=False)
 
     def load_for(
         self, method: str, model: str, revision: str | None = None, *, draws: bool, below: Sequence[Any] = ()
@@ -173,11 +174,15 @@ class Source:
             draws: whether pictures are drawn as well.
             below: edits that are applied while the method works.
         """
-        from excise.methods import reads_text_alone
+        from excise.families.capabilities import TEXT_MLP
+        from excise.methods import METHODS, reads_text_alone
 
         steers = any(edit.hooks for edit in below)  # hooks may stand on any module
-        whole = draws or steers or not reads_text_alone(method)
-        return self.load(model, revision, whole=whole)
+        if draws or steers or not reads_text_alone(method):
+            return self.load(model, revision)
+        if below or TEXT_MLP in METHODS.record(method).needs:
+            return self.load(model, revision, whole=False)
+        return self.outline(model, revision, encodes=True)
 
 
 def command(run: Callable[[R], None]) -> Callable[..., None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,12 +101,14 @@ def outlined(
     dtype: str = "auto",
     device: str = "auto",
     prediction: str | None = None,
+    encodes: bool = False,
     **others: Any,
 ) -> Family | None:
-    """The adapter of a model's outline, for work that encodes and draws nothing; diffusers is not imported.
+    """The adapter of a model's outline, for work that draws nothing; diffusers is not imported.
 
     Args:
         model, variant, dtype, device, prediction: as `load` takes them.
+        encodes: whether text is encoded; its encoders are then read as they run.
         others: its other arguments, which are of no use for a folder.
 
     Returns:
@@ -118,13 +121,20 @@ def outlined(
     path = located(model)
     if not path.is_dir() or prediction is not None:
         return None
+    from excise.families.opening import Opening, open_encoders
     from excise.families.outline import outline
 
     kind = _adapter(path)
     if kind is None or not kind.outlines:
         return None
     where = pick_device(device)
-    pipe = outline(path, str(path), kind.denoiser_name, _dtype(dtype, where), where, variant)
+    precision, encoders = _dtype(dtype, where), None
+    if encodes:
+        with quiet("transformers"):
+            opening = Opening(kind.encoder_names, kind.denoiser_name, kind.text_modules, precision, where, variant)
+            if (encoders := open_encoders(path, opening)) is None:
+                return None
+    pipe = outline(path, kind.denoiser_name, precision, where, variant, encoders)
     family: Family = kind(pipe)
     return family
 
@@ -217,12 +227,9 @@ def _dtype(dtype: str, device: str) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and notices of diffusers and transformers inside the block."""
-    import diffusers.utils.logging as d
-    import transformers.utils.logging as t
-
-    logs = (d, t)
+def quiet(*libraries: str) -> Iterator[None]:
+    """Silence the progress bars and notices of libraries inside the block, by default of diffusers and transformers."""
+    logs = [import_module(f"{library}.utils.logging") for library in libraries or ("diffusers", "transformers")]
     before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
     for log in logs:
         log.set_verbosity_error()

@@ -78,6 +78,19 @@ def open_folder(path: Path, opening: Opening, name: str | None = None) -> Any:
     return pipe
 
 
+def open_encoders(path: Path, opening: Opening) -> dict[str, nn.Module] | None:
+    """Open the text encoders of a diffusers folder alone; None where only a whole pipeline can be loaded."""
+    components, found = _components(path), dict[str, nn.Module]()
+    for part in opening.encoders:
+        library, name = components.get(part, ("", ""))
+        kind = _class_of(library, name) if library == "transformers" else None
+        network = None if kind is None else _encoder(kind, path / part, opening)
+        if network is None:
+            return None
+        found[part] = network
+    return found
+
+
 def open_single_file(path: Path, config: Path, pipeline: str, opening: Opening) -> Any:
     """Open a single file of Stable Diffusion with a local folder of configurations.
 
@@ -131,15 +144,16 @@ def _components(path: Path) -> dict[str, tuple[str, str]]:
 
 def _class_of(library: str, name: str) -> Any:
     """The class of a component that is a network; None for others, and for those that this process does not know."""
-    import diffusers
-    import transformers
+    kind: Any = None
+    if library == "transformers":
+        import transformers
 
-    if library == "diffusers":
-        kind = getattr(diffusers, name, None)
-    elif library == "transformers":
         kind = getattr(transformers, name, None)
     else:
-        kind = getattr(getattr(diffusers.pipelines, library, None), name, None)
+        import diffusers
+
+        place = diffusers if library == "diffusers" else getattr(diffusers.pipelines, library, None)
+        kind = getattr(place, name, None)
     return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
 
 
@@ -150,12 +164,11 @@ def _device(opening: Opening) -> torch.device:
 def _built(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A network of a class without any weight, from its configuration; None where its weights are quantised."""
     from accelerate import init_empty_weights
-    from diffusers import ConfigMixin
 
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return None
     with init_empty_weights(include_buffers=False):
-        if issubclass(kind, ConfigMixin):
+        if kind.__module__.startswith("diffusers."):
             network = kind.from_config(kind.load_config(str(folder), local_files_only=True))
             network.register_to_config(_name_or_path=str(folder))
             _cast_buffers(network, dtype)

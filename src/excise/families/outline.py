@@ -2,7 +2,7 @@
 
 Importing diffusers and transformers takes seconds and hundreds of megabytes; work that looks at names, shapes and
 single weights needs neither. An outline of a denoiser has its layers by their paths, as their tensors in the files show
-them, with weights that stay there (`partial`). It encodes nothing and draws nothing.
+them, with weights that stay there (`partial`). It draws nothing, and encodes where text encoders are put into it.
 """
 
 from __future__ import annotations
@@ -82,15 +82,20 @@ class OutlinedPipe:
 
 
 def outline(
-    folder: Path, name: str, denoiser: str, dtype: torch.dtype, device: str, variant: str | None = None
+    folder: Path,
+    denoiser: str,
+    dtype: torch.dtype,
+    device: str,
+    variant: str | None = None,
+    encoders: Mapping[str, nn.Module] | None = None,
 ) -> OutlinedPipe:
     """Outline the model in a diffusers folder.
 
     Args:
-        name: by which the model is known.
         denoiser: name of the denoiser's component.
         dtype, device: precision and place of weights that are read.
         variant: of the denoiser's files.
+        encoders: text encoders that can run, to stand in the place of their outlines.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -104,14 +109,18 @@ def outline(
         if part == "scheduler":
             components[part] = _scheduler(str(value[1]), _read(file))
             continue
+        if encoders is not None and part in encoders:
+            components[part] = encoders[part]
+            continue
         components[part] = network = Outline()
         network.config = Config(_read(file))
         files = TensorFiles.of_folder(folder / part, variant)  # refuses what is damaged
         if part == denoiser:
             _fill(network, files, dtype)
+            _check_blocks(network, files)
         leave_unread(network, Source(files, str, _cannot_run, torch.device(device)))
     kind = type(str(index["_class_name"]), (OutlinedPipe,), {})
-    index["_name_or_path"] = name
+    index["_name_or_path"] = str(folder)
     return kind(folder, index, components)
 
 
@@ -145,7 +154,7 @@ def _scheduler(name: str, content: dict[str, Any]) -> Any:
 def _fill(network: Outline, files: TensorFiles, dtype: torch.dtype) -> None:
     """Give a network the layers that its tensors show."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name in sorted(files, key=_natural):
+    for name in sorted(files, key=_in_order):
         path, _, own = name.rpartition(".")
         shapes.setdefault(path, {})[own] = files.shape(name)
     for path, parameters in shapes.items():
@@ -168,6 +177,21 @@ def _fill(network: Outline, files: TensorFiles, dtype: torch.dtype) -> None:
             module.is_cross_attention = keys.in_features == network.config.get("cross_attention_dim")
 
 
+def _check_blocks(network: Outline, files: TensorFiles) -> None:
+    """Refuse files that lack a map of text in a block of attention, or hold one that is not as wide as the text.
+
+    Raises:
+        ModelError: as `TensorFiles.check`.
+    """
+    width = network.config.get("cross_attention_dim")
+    for path, block in network.named_modules():
+        if not block._modules.keys() & {"attn1", "attn2"} or not isinstance(width, int):
+            continue
+        rows = files.shape(f"{path}.attn2.to_q.weight")[0]
+        for name in ("to_k", "to_v"):
+            files.check(f"{path}.attn2.{name}.weight", (rows, width))
+
+
 def _layer(path: str, own: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> nn.Module:
     """A linear map, a convolution, or anything else that has these parameters."""
     weight, bias = own.get("weight", ()), "bias" in own
@@ -183,6 +207,10 @@ def _layer(path: str, own: Mapping[str, tuple[int, ...]], dtype: torch.dtype) ->
     return layer
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts 2 before 10."""
-    return [(int(level), "") if level.isdigit() else (-1, level) for level in name.split(".")]
+def _in_order(name: str) -> tuple[bool, list[tuple[int, str]]]:
+    """A key that puts 2 before 10, and what lies in the middle of a UNet last, where its class has it.
+
+    Layers that draw random numbers draw them in this order.
+    """
+    natural = [(int(level), "") if level.isdigit() else (-1, level) for level in name.split(".")]
+    return name.startswith("mid_block."), natural

@@ -116,7 +116,7 @@ class TensorFiles:
         Raises:
             ModelError: it lies in no file, has another shape, or its file cannot be read any more.
         """
-        kind = self._checked(name, shape)
+        kind = self.check(name, shape)
         floating = kind.is_floating_point and dtype is not None
         whole = torch.empty(self.shape(name), dtype=dtype if floating else kind)
         flat, done = whole.view(-1), 0
@@ -133,7 +133,7 @@ class TensorFiles:
 
         A tensor that is read as a whole to be cast would leave as much memory behind, in holes between what is kept.
         """
-        kind, at = self._checked(name, shape), self._stored[name]
+        kind, at = self.check(name, shape), self._stored[name]
         scratch = self._scratch.view(kind)
         size = at.entry.end - at.entry.begin
         for begin in range(0, size, PIECE):
@@ -147,9 +147,17 @@ class TensorFiles:
 
     def kind(self, name: str) -> torch.dtype:
         """The precision of a tensor in its file; raises as `read`."""
-        return self._checked(name, None)
+        return self.check(name)
 
-    def _checked(self, name: str, shape: tuple[int, ...] | None) -> torch.dtype:
+    def check(self, name: str, shape: tuple[int, ...] | None = None) -> torch.dtype:
+        """The precision of a tensor in its file.
+
+        Args:
+            shape: that it must have.
+
+        Raises:
+            ModelError: it lies in no file, has another shape, or is kept in a way that cannot be read.
+        """
         at = self.stored(name)
         kept, file = at.entry, at.file
         if shape is not None and kept.shape != shape:
