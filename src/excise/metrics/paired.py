@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from excise.metrics.rates import Estimate, clustered_mean
 
@@ -38,6 +37,8 @@ def mcnemar(a_right: Sequence[bool] | np.ndarray, b_right: Sequence[bool] | np.n
     Raises:
         ValueError: no images, or lengths differ.
     """
+    from scipy.stats import binomtest  # takes a quarter of a second, and every report imports this file
+
     a, b = _pair(a_right, b_right)
     only_a, only_b = int(np.sum((a == 1) & (b == 0))), int(np.sum((a == 0) & (b == 1)))
     p = float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
