@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,7 @@ def forget(files: Iterable[Path]) -> None:
                 os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+@cache
 def disk_speed(file: Path) -> float:
     """Return the bytes a second at which the disk itself gives a file."""
     forget([file])
@@ -179,7 +181,7 @@ def draw(found: Sequence[Point], path: Path) -> None:
         values = [value for value, _ in panel]
         axis.loglog(values, [p.wall for _, p in panel], "o-", label="whole command", markersize=4)
         axis.loglog(values, [p.floor for _, p in panel], "--", color="C0", label="reading and multiplying alone")
-        axis.set_xticks(values, [f"{value:,.3g}" for value in values])
+        axis.set_xticks(values, [f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in values])
         axis.minorticks_off()
         axis.set_xlabel(label)
     axes[0].set_ylabel("seconds")

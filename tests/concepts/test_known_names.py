@@ -93,7 +93,8 @@ def test_the_command_line_says_it_before_the_model_is_loaded(excise, model, tmp_
     def load(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("excise.families.load", load)
+    for reading in ("load", "outlined"):
+        monkeypatch.setattr(f"excise.families.{reading}", load)
     warnings.simplefilter("always")
     words = ("erase", "--model", model, "-c", "Van Gogh", "--method", "uce", "--out", tmp_path / "run")
     status, _, err = excise(*words, "--vocabulary", "none")
