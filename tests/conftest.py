@@ -236,3 +236,11 @@ def canvas_family():
     if not (WEIGHTS / "canvas-sd" / "model_index.json").exists():
         pytest.fail("the built-in model is missing from the package; run: excise canvas train")
     return load("canvas-sd", device="cpu")
+
+
+@pytest.fixture
+def small_world(monkeypatch):
+    """The protocols and the judge of `worlds`, known for the time of a test."""
+    import worlds
+
+    worlds.register(monkeypatch)

@@ -76,3 +76,10 @@ def register(monkeypatch) -> None:
     monkeypatch.setitem(PROTOCOLS._entries, "small-world", Record("worlds:small_world", "a test world"))
     monkeypatch.setitem(PROTOCOLS._entries, "small-sequence", Record("worlds:sequence_world", "a test world"))
     monkeypatch.setitem(JUDGES._entries, "pixel", Record("worlds:pixel_judge", "a test judge"))
+
+
+def run(family, *concepts, **options):
+    """Evaluate a model in the small world."""
+    from excise.evaluation.evaluate import evaluate
+
+    return evaluate(family, concepts, protocol="small-world", **options)

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import worlds
+from worlds import run
 
 from excise import erase
 from excise.errors import ConceptError, UnknownNameError, WrongBaseError
@@ -20,10 +21,7 @@ from excise.protocols import PROTOCOLS
 from excise.protocols.base import Item, Protocol
 from excise.registry import Record
 
-
-@pytest.fixture(autouse=True)
-def small_world(monkeypatch):
-    worlds.register(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_world")
 
 
 @pytest.fixture
@@ -34,10 +32,6 @@ def family(pipe):
 @pytest.fixture
 def edit(family):
     return erase(family, ["cat"], method="uce", preserve=["dog"], vocabulary=None)
-
-
-def run(family, *concepts, **options):
-    return evaluate(family, concepts, protocol="small-world", **options)
 
 
 def test_identity_changes_nothing(family):

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import worlds
+from worlds import run
 
 from excise import erase
 from excise.evaluation import controls, result_cache
-from excise.evaluation.evaluate import evaluate
 from excise.families import family_of
 from excise.support import processor
 
-
-@pytest.fixture(autouse=True)
-def small_world(monkeypatch):
-    worlds.register(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_world")
 
 
 @pytest.fixture
@@ -29,10 +25,6 @@ def units(request, monkeypatch):
     for place in ("excise.families.half_drawing", "excise.support.processor"):
         monkeypatch.setattr(f"{place}.multiplies_bfloat16", lambda: request.param)
     return request.param
-
-
-def run(family, *concepts, **options):
-    return evaluate(family, concepts, protocol="small-world", **options)
 
 
 def bytes_of(evaluated):

@@ -49,9 +49,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Remove concepts from text-to-image diffusion models: precisely, with proof, reversibly.",
 )
-COLLECT_AFTER = (
-    20_000  # objects made between two searches for cycles; importing torch and diffusers makes millions that stay
-)
+COLLECT_AFTER = 20_000
+"""Objects made between two searches for cycles; importing torch and diffusers makes millions that stay."""
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
 MEASURING = (evaluate, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)

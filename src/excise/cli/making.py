@@ -145,10 +145,8 @@ def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     if built_in and canvas_mini().knows(name):
         show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
         return
-    prompt, pictures = (
-        check_prompts(Concept(name, kind), built_in)[0],
-        shlex.quote(str(_free(f"{making.out}-pictures"))),
-    )
+    prompt = check_prompts(Concept(name, kind), built_in)[0]
+    pictures = shlex.quote(str(_free(f"{making.out}-pictures")))
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
     judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
     show.say(f"verify:   excise evaluate {start} --out {out}{judge}")

@@ -56,8 +56,8 @@ class PipelineFamily(Family):
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
         text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
             encoders, all that is loaded for work that reads text alone.
-        outlines: whether the adapter works on an outline too (outline.py), as far as nothing is encoded or drawn: it
-            asks for configurations, names and shapes, and text passes no module before the projections.
+        outlines: whether the adapter works on an outline too (outline.py), as far as nothing is drawn: it asks for
+            configurations, names and shapes, and text passes no module before the projections.
     """
 
     denoiser_name = "unet"
