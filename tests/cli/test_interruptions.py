@@ -50,6 +50,21 @@ def test_pictures_are_drawn_again_after_an_interruption(excise, model, tmp_path,
     assert len(list((tmp_path / "run" / "images").iterdir())) == 3
 
 
+def test_batches_of_pictures_that_were_drawn_before_an_interruption_are_kept(
+    excise, model, tmp_path, stop_at, monkeypatch
+):
+    monkeypatch.setattr("excise.cli.generate.BATCH", 2)
+    words = ("generate", "--model", model, "-p", "a cat", "--steps", 1, "--count", 5, "--out", tmp_path / "run")
+    stop_at("excise.support.runs.write_png", after=3)
+    assert excise(*words)[0] == 130
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "images").iterdir()}
+    assert len(kept) == 2
+    status, _, err = excise(*words)
+    assert (status, "2 of these were there" in err) == (0, True), err
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "images").iterdir()}
+    assert len(after) == 5 and kept.items() <= after.items()
+
+
 @pytest.mark.parametrize("format", ["merged", "single-file", "kohya-lora", "diffusers-lora"])
 def test_an_export_is_written_again_after_an_interruption(excise, model, tmp_path, stop_at, format):
     edit = tmp_path / "run"

@@ -157,11 +157,11 @@ def test_pictures_of_another_request_are_not_replaced(excise, model, tmp_path, n
     no_model()
     status, again, err = excise(*draw, "-p", "a cat", "--json")
     assert (status, json.loads(again)) == (0, json.loads(out)), err
-    status, _, err = excise(*draw, "-p", "a dog")
-    assert (status, "(--prompt 'a cat', now --prompt 'a dog')" in err) == (2, True), err
+    status, _, err = excise(*draw, "-p", "a dog", "--steps", 2)
+    assert (status, "holds a finished run of another request (" in err) == (2, True), err
     (tmp_path / "g" / "run.json").unlink()
     status, _, err = excise(*draw, "-p", "a cat")
-    assert (status, "0000-seed0.png is there already" in err) == (2, True), err
+    assert (status, "0000-a-cat-seed0.png is there already" in err) == (2, True), err
     assert files(tmp_path / "g").items() <= before.items()
 
 
@@ -183,9 +183,25 @@ def test_more_pictures_of_the_same_request_are_drawn_beside_those_that_are_there
         assert Path(image["file"]).read_bytes() == Path(other["file"]).read_bytes()
     no_model()
     assert json.loads(excise(*draw, *out, "--count", 3)[1])["images"] == images
-    for other in (("--count", 2), ("--count", 4, "--seed", 1)):
-        status, _, err = excise(*draw, *out, *other)
-        assert (status, "holds a finished run of another request" in err) == (2, True), err
+    fewer = json.loads(excise(*draw, *out, "--count", 2)[1])["images"]
+    assert fewer == [image for image in images if image["seed"] < 2]
+    assert len(json.loads((tmp_path / "g" / "run.json").read_text())["images"]) == 6
+
+
+def test_pictures_of_further_prompts_and_seeds_join_those_that_are_there(excise, model, tmp_path, no_model):
+    draw = ("generate", "--model", model, "--steps", 1, "--out", tmp_path / "g", "--json")
+    assert excise(*draw, "-p", "a cat")[0] == 0
+    status, out, err = excise(*draw, "-p", "a dog", "-p", "a cat", "--seed", 0, "--count", 2)
+    assert status == 0, err
+    names = [Path(image["file"]).name for image in json.loads(out)["images"]]
+    assert names == ["0001-a-dog-seed0.png", "0002-a-dog-seed1.png", "0000-a-cat-seed0.png", "0003-a-cat-seed1.png"]
+    run = json.loads((tmp_path / "g" / "run.json").read_text())
+    assert sorted(Path(i["file"]).name for i in run["images"]) == sorted(names)
+    no_model()
+    for words in (("-p", "a cat"), ("-p", "a dog", "--seed", 1)):
+        status, out, err = excise(*draw, *words)
+        assert (status, len(json.loads(out)["images"])) == (0, 1), err
+    assert sorted(p.name for p in (tmp_path / "g" / "images").iterdir()) == sorted(names)
 
 
 @pytest.mark.parametrize(

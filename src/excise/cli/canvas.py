@@ -102,7 +102,7 @@ def _is_there(request: Asked, folder: Path, model: str, *, force: bool) -> bool:
     Raises:
         OutputError: they, or the judges that are trained with them, are of another request or of unknown origin.
     """
-    run = None if force else continued(folder, request, "steps")
+    run = None if force else continued(folder, request, ("steps",))
     if run is not None and _steps(model, run[OPTIONS].get("steps")) < _steps(model, request.options.get("steps")):
         return False
     if finished(folder, request, force=force, writes=[WEIGHTS]) is not None:

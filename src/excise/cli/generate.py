@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from excise.cli import options as o
-from excise.cli.keeping import OPTIONS, ForceOption, asked, continued, finished
+from excise.cli.keeping import ForceOption, asked, continued, finished
 from excise.support.counts import counted
+from excise.support.slugs import slug
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from excise.cli.keeping import Asked
 
 IMAGES = "images"  # the folder inside the run folder
-RESULT = ("model", "edits", "strength", "steps", "guidance", "images")  # keys of the document of --json
+BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +47,34 @@ class GenerateOptions:
 def generate(options: GenerateOptions) -> None:
     """Draw images. The same seed gives the same image, alone or in a batch.
 
-    A larger --count for a finished run in --out draws the missing images only; those that are there stay.
+    Images of the same model and settings that are in --out already stay, and only the others are drawn: after an
+    interruption, for a larger --count, or for a further --prompt.
 
     Example: excise generate --prompt "a cat in neon style" --seed 7 --out pictures
     """
+    from excise.cli import show
+    from excise.edits.edit import check_strength
     from excise.errors import ConceptError
 
     if not all(p.strip() for p in options.prompt):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
     options.source.check(options.model)
+    check_strength(options.strength)
     request = asked("generate", options)
-    pictures = _pictures(options, request)
-    images = [f"{IMAGES}/{p.name}" for p in pictures]
-    if not any(p.there for p in pictures) or all(p.there for p in pictures):
-        earlier = finished(options.out, request, force=options.force, writes=images)
-        if earlier is not None:
-            _print(options, {name: earlier[name] for name in RESULT}, "nothing to do: drawn by this very request, ")
-            return
-    there = sum(p.there for p in pictures)
-    _print(options, _draw(options, request, pictures), f"{there} of these were there: " if there else "")
+    there = _there(options, request)
+    pictures = _pictures(options, there)
+    missing = [p for p in pictures if not p.there]
+    if not there:
+        finished(options.out, request, force=options.force, writes=[f"{IMAGES}/{p.name}" for p in pictures])
+    if missing:
+        _draw(options, request, there, missing)
+    result = _result(options, [p.entry(options.out) for p in pictures])
+    if options.as_json:
+        show.print_json(result)
+        return
+    kept = len(pictures) - len(missing)
+    before = f"{kept} of these were there: " if missing else "nothing to do, these were there: "
+    show.say(f"{before if kept else ''}{counted(len(pictures), 'image')} in {options.out / IMAGES}")
 
 
 @dataclass(frozen=True)
@@ -74,85 +86,87 @@ class _Picture:
     name: str
     there: bool = False
 
+    def entry(self, out: Path) -> dict[str, Any]:
+        """The image as `run.json` lists it."""
+        return {"file": str(out / IMAGES / self.name), "prompt": self.prompt, "seed": self.seed}
 
-def _draw(options: GenerateOptions, request: Asked, pictures: list[_Picture]) -> dict[str, Any]:
-    """Draw the images that are not there, write the run folder, and return the document of `--json`."""
+
+def _draw(options: GenerateOptions, request: Asked, there: Sequence[_Picture], missing: Sequence[_Picture]) -> None:
+    """Draw images batch by batch. After each, `run.json` lists all that are there, so that none is lost or repeated."""
     from excise.cli import show
-    from excise.edits.edit import applied, check_strength
+    from excise.edits.edit import applied
+    from excise.families.base import split
     from excise.support.runs import run_folder, write_run
 
-    check_strength(options.strength)
     edits = o.load_edits(options.edit)
     with run_folder(options.out):
         family = options.source.load(options.model)
-        missing = [p for p in pictures if not p.there]
-        sampling = {"steps": options.steps, "guidance": options.guidance}
+        parts, done = split(missing, BATCH), 0
         with (
             applied(family, edits, options.strength, allow_other_base=options.allow_other_base),
             show.progress("drawing") as advance,
         ):
-            prompts, seeds = [p.prompt for p in missing], [p.seed for p in missing]
-            images = family.sample(prompts, seeds, **sampling, batch=8, progress=advance)
-        folder = _write(options.out, [Path(p.name).stem for p in missing], images)
-        result = {
-            "model": options.model,
-            "edits": options.edit or [],
-            "strength": options.strength,
-            **sampling,
-            "images": [{"file": str(folder / p.name), "prompt": p.prompt, "seed": p.seed} for p in pictures],
-        }
-        write_run(options.out, "generate", {**result, **request.entries()})
-    return result
+            drawn = family.batches(
+                [[(p.prompt, p.seed) for p in part] for part in parts],
+                steps=options.steps,
+                guidance=options.guidance,
+                watch=lambda share: advance(done + share * min(BATCH, len(missing) - done), len(missing)),
+            )
+            for part, images in zip(parts, drawn, strict=True):
+                _write(options.out, part, images)
+                done += len(part)
+                entries = [p.entry(options.out) for p in (*there, *missing[:done])]
+                write_run(options.out, "generate", {**_result(options, entries), **request.entries()})
+                advance(done, len(missing))
 
 
-def _write(out: Path, names: list[str], images: list[Image]) -> Path:
-    """Write the images; where that breaks off, none of the new ones stays, for no run would tell of them."""
+def _write(out: Path, pictures: Sequence[_Picture], images: list[Image]) -> None:
+    """Write a batch of images; where that breaks off, none of them stays, for no run would tell of it."""
     from excise.support.runs import write_images
 
-    new = [path for name in names if not (path := out / IMAGES / f"{name}.png").exists()]
+    new = [path for picture in pictures if not (path := out / IMAGES / picture.name).exists()]
     try:
-        return write_images(out, names, images)
+        write_images(out, [Path(p.name).stem for p in pictures], images)
     except BaseException:
         for path in new:
             path.unlink(missing_ok=True)
         raise
 
 
-def _pictures(options: GenerateOptions, request: Asked) -> list[_Picture]:
+def _result(options: GenerateOptions, images: list[dict[str, Any]]) -> dict[str, Any]:
+    """The document of `--json`, and what `run.json` tells of the images."""
+    return {
+        "model": options.model,
+        "edits": options.edit or [],
+        "strength": options.strength,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "images": images,
+    }
+
+
+def _pictures(options: GenerateOptions, there: Sequence[_Picture]) -> list[_Picture]:
     """The images of the request, in order. Those of an earlier run keep their names, and new ones are numbered on."""
-    there = _there(options, request)
-    number = 1 + max((int(name[:4]) for names in there.values() for name in names), default=-1)
-    continues, pictures = bool(there), []
+    known: dict[tuple[str, int], list[_Picture]] = {}
+    for picture in there:
+        known.setdefault((picture.prompt, picture.seed), []).append(picture)
+    taken = {path.name.partition("-")[0] for path in (options.out / IMAGES).glob("*")} if there else set()  # nothing is replaced
+    numbers = (number for number in count() if f"{number:04d}" not in taken)
+    pictures = []
     for prompt in options.prompt:
         for seed in range(options.seed, options.seed + options.count):
-            if names := there.get((prompt, seed)):
-                pictures.append(_Picture(prompt, seed, names.pop(0), True))
+            if same := known.get((prompt, seed)):
+                pictures.append(same.pop(0))
                 continue
-            name = f"{number:04d}-seed{seed}.png"
-            while continues and (options.out / IMAGES / name).exists():  # nothing that is no part of the run is lost
-                number, name = number + 1, f"{number + 1:04d}-seed{seed}.png"
+            words = slug(prompt)
+            name = f"{next(numbers):04d}{'-' if words else ''}{words}-seed{seed}.png"
             pictures.append(_Picture(prompt, seed, name))
-            number += 1
     return pictures
 
 
-def _there(options: GenerateOptions, request: Asked) -> dict[tuple[str, int], list[str]]:
-    """The names of images of a finished run of the same request or of fewer images, by prompt and seed."""
-    run = None if options.force else continued(options.out, request, "count")
-    if run is None or run[OPTIONS].get("count", 1) > options.count:
-        return {}
-    names: dict[tuple[str, int], list[str]] = {}
-    for image in run["images"]:
-        name = Path(image["file"]).name
-        if (options.out / IMAGES / name).exists():
-            names.setdefault((image["prompt"], image["seed"]), []).append(name)
-    return names
-
-
-def _print(options: GenerateOptions, result: dict[str, Any], before: str = "") -> None:
-    from excise.cli import show
-
-    if options.as_json:
-        show.print_json(result)
-    else:
-        show.say(f"{before}{counted(len(result['images']), 'image')} in {options.out / IMAGES}")
+def _there(options: GenerateOptions, request: Asked) -> list[_Picture]:
+    """The images of a finished run that differs from the request by prompts and seeds alone."""
+    run = None if options.force else continued(options.out, request, ("prompt", "seed", "count"))
+    images = [] if run is None else run["images"]
+    pictures = [_Picture(i["prompt"], i["seed"], Path(i["file"]).name, there=True) for i in images]
+    return [p for p in pictures if (options.out / IMAGES / p.name).exists()]

@@ -99,15 +99,20 @@ def finished(out: Path, request: Asked, *, force: bool = False, writes: Iterable
     )
 
 
-def continued(out: Path, request: Asked, option: str) -> dict[str, Any] | None:
-    """Return the `run.json` of a finished run that differs from a request by one option at most; None without one."""
+def continued(out: Path, request: Asked, aside: Sequence[str]) -> dict[str, Any] | None:
+    """Return the `run.json` of a finished run that differs from a request by some options at most; None without one.
+
+    Args:
+        aside: the names of these options.
+    """
     run = read_run(out)
     options = run.get(OPTIONS) if run else None
     if not isinstance(options, dict):
         return None
-    others = {name: value for name, value in request.options.items() if name != option}
-    before = {option: options[option]} if option in options else {}
-    return run if _difference(run or {}, Asked(request.verb, {**others, **before}, request.inputs)) is None else None
+    others = {name: value for name, value in request.options.items() if name not in aside}
+    before = {name: value for name, value in options.items() if name in aside}
+    same = Asked(request.verb, {**others, **before}, request.inputs)
+    return run if _difference(run or {}, same) is None else None
 
 
 def read_run(out: Path) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ class Evaluation(Showing, BaseModel):
             nearest bin first.
         sequence: in a sequence, the UA of each earlier target after each step, and its rebound.
         attacks: in a benchmark with attacks, the document of each attack as in `excise attack --json`.
-        verdicts: by the protocol `concept` beside the untouched model, the verdict on each concept.
+        verdicts: beside the untouched model, the verdict on each concept that was asked for and judged.
         shown: every image: what its prompt asks for, and what the judges saw.
         bfloat16: whether denoiser and decoder computed in bfloat16, not in the precision of their weights.
         seconds: time for drawing and judging. peak_memory_mb: peak memory of this process. edit_bytes: size of the
@@ -251,9 +251,9 @@ def _with_untouched(after: Evaluated, job: _Job, original: _Round, weights: Path
         images,
         after.targets,
     )
-    verdicts = concept_verdicts(shown, after.result.shown, after.targets) if job.plan.score == NAME else []
+    verdicts = concept_verdicts(shown, after.result.shown, after.targets)
     compared_metrics = {**after.result.metrics, **as_document(_comparison(before, after, job, weights))}
-    if any(v.status == "not verifiable" for v in verdicts):
+    if job.plan.score == NAME and any(v.status == "not verifiable" for v in verdicts):
         compared_metrics.pop("ua", None)  # nothing shows that what was never drawn has gone
     update = {
         "metrics": compared_metrics,

@@ -15,19 +15,22 @@ from excise.protocols.concept import RETAINED
 def concept_verdicts(
     before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[Target]
 ) -> list[ConceptVerdict]:
-    """Return the verdict on each target of the protocol `concept`; nothing where nothing was judged.
+    """Return the verdict on each target, from the images whose prompts ask for it by its name.
+
+    A target that no image asks for, or that no judge looked for, has none.
 
     Args:
         before, after: the same prompts and seeds, by the untouched model and with the edits.
     """
     verdicts = []
-    for attribute, name in targets:
-        rows = [i for i, s in enumerate(after) if s.group == "target" and s.asked.get(attribute) == name]
-        seen = [i for i in rows if before[i].right(attribute)]
-        clean = rate([not after[i].right(attribute) for i in seen]) if seen else None
+    for target in targets:
+        own = parts(target).items()
+        rows = [i for i, s in enumerate(after) if s.target is None and own <= s.asked.items() and s.saw]
+        seen = [i for i in rows if own <= before[i].saw.items()]
+        clean = rate([not own <= after[i].saw.items() for i in seen]) if seen else None
         if rows:
             document = clean.as_dict() if clean else None
-            verdicts.append(ConceptVerdict(concept=name, status=status_of(clean), images=len(rows), clean=document))
+            verdicts.append(ConceptVerdict(concept=target[1], status=status_of(clean), images=len(rows), clean=document))
     return verdicts
 
 

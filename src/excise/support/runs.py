@@ -63,7 +63,7 @@ def write_images(folder: Path, names: Sequence[str], images: Sequence[Image.Imag
     """Write `images` as `folder`/images/<name>.png and return that folder.
 
     Args:
-        names: one file stem an image; chosen by the program, never a prompt.
+        names: one file stem an image; words of a user's only as `excise.support.slugs.slug` gives them.
 
     Raises:
         OutputError: a file cannot be written.
