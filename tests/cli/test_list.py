@@ -23,6 +23,11 @@ def runs(excise, model, tmp_path, monkeypatch):
     (home / "kept").mkdir()
     (home / "kept" / "mine.safetensors").write_bytes(edit.read_bytes())
     write_run(home / "evaluated", "evaluate", {"model": "m", "concepts": ["cat"], "edits": [str(edit)]})
+    seen = {"value": 1.0, "low": 0.72, "high": 1.0, "n": 10}
+    good = {"concept": "cat", "status": "verified", "images": 10, "clean": seen}
+    bad = {"concept": "dog", "status": "not verifiable", "images": 10, "clean": None}
+    for name, verdicts in (("one", [good]), ("two", [good, bad]), ("none", [])):
+        write_run(home / "measured" / name, "evaluate", {"verdicts": verdicts, "metrics": {"ua": seen, "drift": seen}})
     write_run(home / "attacked", "attack", {"model": "m", "concept": "cat", "edits": [str(edit)]})
     write_run(home / "drawn", "generate", {"model": "m", "edits": []})
     for folder in ("begun", "hurt", ".hidden"):
@@ -41,6 +46,7 @@ def test_runs_and_edits_are_found_with_what_they_are(runs, model):
     rows = {row.path: row for row in found_below(runs)}
     assert set(rows) == {
         "attacked", "begun", "bench", "cat", "drawn", "evaluated", "gentle", "hurt", "kept/mine.safetensors",
+        "measured/none", "measured/one", "measured/two",
     }  # fmt: skip
     cat = rows["cat"]
     assert (cat.run, cat.concepts, cat.method, cat.model, cat.status) == (
@@ -48,11 +54,14 @@ def test_runs_and_edits_are_found_with_what_they_are(runs, model):
         ("cat",),
         "uce",
         str(model),
-        "finished",
+        "not yet verified",
     )
     assert cat.bytes == (runs / "cat" / "edit.safetensors").stat().st_size
     assert cat.created
     assert (rows["evaluated"].run, rows["evaluated"].method, rows["evaluated"].bytes) == ("evaluate", "uce", None)
+    assert [rows[f"measured/{name}"].status for name in ("one", "two", "none")] == [
+        "verified: 10 of 10 clean (at least 72 %)", "1 of 2 concepts verified", "UA 100.0 %",
+    ]  # fmt: skip
     assert (rows["attacked"].concepts, rows["drawn"].concepts) == (("cat",), ())
     assert (rows["begun"].status, rows["hurt"].status) == ("unfinished", "damaged")
     assert rows["bench"].concepts == ("cat", "dog", "car")
@@ -65,7 +74,7 @@ def test_list_prints_a_table_or_json(runs, excise, tmp_path, monkeypatch):
     assert (status, err) == (0, "")
     assert "unfinished" in out
     status, out, _ = excise("list", runs, "--json")
-    assert (status, len(json.loads(out))) == (0, 9)
+    assert (status, len(json.loads(out))) == (0, 12)
     monkeypatch.chdir(runs / "cat")
     assert json.loads(excise("list", "--json")[1])[0]["path"] == "."
     (tmp_path / "empty").mkdir()

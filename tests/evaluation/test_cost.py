@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 
 from excise import erase
 from excise.errors import ExciseError
@@ -24,7 +27,26 @@ def test_many_pictures_are_counted_and_timed_and_a_few_are_not_worth_a_word(pipe
             assert found is None
         else:
             assert found is not None
-            assert found.startswith(f"{count} pictures to draw, about {round(count * 4 / 60)} min here")
+            assert found.startswith(f"{count} pictures to draw, about {math.ceil(count * 4 / 60)} min here at most")
+
+
+def test_a_pass_is_timed_in_the_precision_that_is_drawn_in(pipe, monkeypatch):
+    timed = []
+
+    def seconds_per_pass(family):
+        out = []
+        family.denoiser.conv_in.register_forward_hook(lambda module, args, output: out.append(output.dtype))
+        family.predict(torch.zeros(1, *family.latent_shape), torch.tensor([5]), family.condition(["a"]))
+        timed.extend(out)
+        return 1.0
+
+    monkeypatch.setattr("excise.evaluation.cost.seconds_per_pass", seconds_per_pass)
+    family = family_of(pipe)
+    plan = concept_plan(family, ["cat"], pictures=200)
+    for half in (False, True):
+        assert drawing_cost(family, plan, [plan.target_of("cat")], bfloat16=half)
+        family.denoiser.conv_in._forward_hooks.clear()
+    assert timed == [torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "apply"])
@@ -46,4 +68,4 @@ def test_the_commands_say_it_before_they_draw(excise, pipe, model, tmp_path, mon
         words = (tmp_path / "policy.yaml", "--out", tmp_path / "out")
     status, _, err = excise(verb, *words)
     before, _, _ = err.partition("drawing begins")
-    assert (status, "pictures to draw, about 1 min here" in before) == (2, True), err
+    assert (status, "pictures to draw, about 10 s here at most" in before) == (2, True), err

@@ -53,7 +53,8 @@ def test_identity_changes_nothing(family):
 def test_every_stage_that_may_take_long_is_told_and_parts_change_nothing(family, edit, monkeypatch):
     told = []
     whole = run(family, "cat", edits=[edit], untouched=True, say=lambda *now: told.append(now)).result
-    assert list(dict.fromkeys(stage for stage, _, _ in told))[:2] == ["drawing", "judging"]
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages[:3] == ["drawing the untouched model", "judging", "drawing"]
     monkeypatch.setattr("excise.evaluation.evaluate.CHUNK", 3)
     parts = run(family, "cat", edits=[edit], untouched=True).result
     assert parts.shown == whole.shown

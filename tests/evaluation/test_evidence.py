@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import pytest
+import worlds
 from situations import uce
 
 from excise.attacks.accounting import Outcome, Result
@@ -68,11 +71,41 @@ def test_the_gates_of_an_attack_are_kept_beside_the_edit(pipe, tmp_path):
     assert "gate worst_back<=0.3 FAILED: 1.000" in " ".join(verified.sentences([check]))
 
 
-def test_numbers_that_prove_nothing_are_not_kept(pipe, tmp_path):
+@pytest.mark.parametrize(("seen", "status"), [("cat", "verified"), ("car", "not verifiable")])
+def test_the_verdict_of_a_fixed_protocol_reaches_the_card_of_an_export(
+    excise, pipe, model, tmp_path, monkeypatch, seen, status
+):
+    """No gate is given; the judge sees `seen` in every picture of the untouched model, and then dogs."""
+    worlds.register(monkeypatch)
+    rounds = itertools.count()
+
+    def verdicts(self, images):
+        saw = seen if next(rounds) % 2 == 0 else "dog"
+        return {"object": [saw] * len(images), "style": ["plain"] * len(images)}
+
+    monkeypatch.setattr(worlds.PixelJudge, "verdicts", verdicts)
+    small = worlds.small_world(seeds=6)
+    monkeypatch.setattr(worlds, "small_world", lambda: small)
+    file = saved(pipe, tmp_path / "edit.safetensors")
+    words = ("evaluate", "--model", model, "--edit", file, "-c", "cat", "--protocol", "small-world", "--no-cache")
+    found, _, err = excise(*words, "--out", tmp_path / "out")
+    assert (found, f"cat: {status}: " in err, "excise export" in err) == (0, True, status == "verified"), err
+    assert f"cat: {status}: " in (tmp_path / "out" / "report.html").read_text()
+    (check,) = verified.checks_of(Path(file))
+    assert check.verdicts["cat"].startswith(status)
+    assert excise("export", file, "--model", model, "--out", tmp_path / "shipped")[0] == 0
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert (f"cat: {status}: " in card, "Not yet verified" in card) == (True, False)
+    found, _, err = excise(*words, "--out", tmp_path / "again", "--require", "ua>=0.1")
+    assert (found, "gates passed: ua>=0.1" in err) == ((0, True) if status == "verified" else (1, False)), err
+
+
+def test_numbers_that_prove_nothing_are_not_kept(pipe, tmp_path, capsys):
     file = saved(pipe, tmp_path / "edit.safetensors")
     keep_evaluation([file], {**document(), "verdicts": []}, [])
     keep_evaluation([], document(), parse_all(["ua>=0.7"]))
     assert not (tmp_path / verified.NAME).exists()
+    assert capsys.readouterr().err.count("not recorded beside the edit") == 1
 
 
 def test_a_policy_is_kept_beside_the_edit_in_force(pipe, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from excise.cli import options as o
+from excise.support.counts import counted
 
 if TYPE_CHECKING:
     from excise.families.base import Family
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic", "pillow")
+SUBJECT = "subject token of 'a cat'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,15 @@ def doctor(options: DoctorOptions) -> None:
     if options.as_json:
         show.print_json(checks)
     else:
-        model = {f"model {k}": v for k, v in checks.pop("model", {}).items()}
+        inside = checks.pop("model", {})
+        position = {SUBJECT: f"token {inside[SUBJECT]}, counted from 0"} if inside else {}
+        model = {f"model {k}": v for k, v in {**inside, **position}.items()}
         show.table([(k, str(v)) for k, v in {**checks, **model}.items()], ("", "excise " + version("excise")))
+        if inside and not missing:
+            number = counted(len(inside["methods"].split(", ")), "method")
+            words = f"--model {shlex.quote(inside['name'])}{options.source.given()}"
+            show.say(f"{inside['name']} can be edited, with {number}.")
+            show.say(f"erase:  excise erase {words} --concept NAME --out runs/NAME")
     if missing:
         raise ExciseError(f"missing: {', '.join(missing)}; run: pip install excise")
 
@@ -103,7 +113,7 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         "text-reading projections": len(projections),
         "text width": projections[0].module.in_features,
         "prompt tokens": family.max_tokens,
-        "subject token of 'a cat'": family.last_token("a cat", "cat"),
+        SUBJECT: family.last_token("a cat", "cat"),
         "scheduler": type(family.pipe.scheduler).__name__,
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),

@@ -174,11 +174,33 @@ def evaluate(options: EvaluateOptions) -> None:
     files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
     evidence.note_gates(options.out, required, document["metrics"])
-    gates.check(required, document["metrics"], missing=_unverifiable(document))
+    missing = _unverifiable(document)
+    unproven = ("ua", "ua_relative", "ua_corrected", "h", "acc_e", "h_o") if missing else ()
+    gates.check(required, {k: m for k, m in document["metrics"].items() if k not in unproven}, missing=missing)
+    if not options.as_json:
+        _print_next(options, request, document, required)
+
+
+def _print_next(
+    options: EvaluateOptions, request: _Request, document: dict[str, Any], required: Sequence[Gate]
+) -> None:
+    """Say which gates passed; where the concepts are verified, print the command that ships the edit."""
+    import shlex
+
+    from excise.cli import show
+    from excise.cli.making import free_folder
+
+    if required:
+        show.say(f"gates passed: {', '.join(f'{g.metric}{g.sign}{g.bound:g}' for g in required)}")
+    verified = document["verdicts"] and all(v["status"] == "verified" for v in document["verdicts"])
+    if len(request.edits) == 1 and not request.edits[0].hooks and (required or verified):
+        (file,) = options.edit or ["?"]
+        words = f"{shlex.quote(file)} --model {shlex.quote(options.model)}{options.source.given()}"
+        show.say(f"ship:   excise export {words} --out {free_folder('shipped')}")
 
 
 def _unverifiable(document: dict[str, Any]) -> str | None:
-    """Why a metric of the concepts was not measured; None where all could be."""
+    """Why nothing is proven of some concepts, and their metrics pass no gate; None where all could be judged."""
     from excise.evaluation.verdict import ConceptVerdict
 
     verdicts = [ConceptVerdict(**v) for v in document["verdicts"]]
@@ -302,7 +324,9 @@ def _say_cost(options: EvaluateOptions, request: _Request, plan: Protocol | None
         return
     names = request.concepts or (plan.fixed_targets if request.edits else ())
     targets = [plan.target_of(name) for name in names]
-    if sentence := drawing_cost(family, plan, targets, options.group, untouched=options.compares):
+    half = False if any(edit.hooks for edit in request.edits) else options.bfloat16
+    sentence = drawing_cost(family, plan, targets, options.group, untouched=options.compares, bfloat16=half)
+    if sentence:
         show.say(sentence)
 
 
@@ -322,14 +346,15 @@ def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: lis
 
 def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
     from excise.cli import show
-    from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict
+    from excise.evaluation.catalog import METRIC_HEAD, metric_rows, retained_sentence
+    from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict, told
     from excise.protocols.concept import NO_JUDGE
 
     if options.as_json:
         show.print_json(document)
         return
-    for verdict in document["verdicts"]:
-        show.say(f"{verdict['concept']}: {ConceptVerdict(**verdict).sentence()}")
+    for line, _ in told([ConceptVerdict(**verdict) for verdict in document["verdicts"]]):
+        show.say(line)
     if any(verdict["status"] == "not verifiable" for verdict in document["verdicts"]):
         show.say(f"to verify what is not verifiable: {NEXT_STEP}")
     if document["protocol_summary"]["judge"] == NO_JUDGE:
@@ -337,10 +362,8 @@ def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
             "not verified: there is no judge, so these numbers say how much the images changed, not what they show. "
             "Look at them, or give --judge, the folder of a CLIP model."
         )
-    rows = [
-        (name, f"{m['value']:.3f}", f"{m['low']:.3f} - {m['high']:.3f}", str(int(m["n"])))
-        for name, m in document["metrics"].items()
-    ]
-    show.table(rows, ("metric", "value", "95 % interval", "n"))
+    if sentence := retained_sentence(document["metrics"], document.get("untouched")):
+        show.say(sentence)
+    show.table(metric_rows(document["metrics"]), METRIC_HEAD)
     if options.out is not None:
         show.say(f"report: {options.out / 'report.html'}")

@@ -17,15 +17,21 @@ def keep_evaluation(
 ) -> None:
     """Keep the verdicts and gates of `excise evaluate`, passed or failed, beside every edit that was applied.
 
+    Numbers without a verdict or a gate prove nothing and are not kept, which is said.
+
     Args:
         files: the edit files. document: of `excise evaluate --json`.
         other_base: whether another model than that of the edits was allowed.
     """
+    from excise.cli import show
     from excise.edits import verified
     from excise.evaluation.verdict import ConceptVerdict
 
     verdicts = {v["concept"]: ConceptVerdict(**v).sentence() for v in document.get("verdicts", [])}
-    if not files or not (verdicts or gates):
+    if not files:
+        return
+    if not (verdicts or gates):
+        show.say("not recorded beside the edit, as there is neither a verdict nor a gate: give one with --require.")
         return
     metrics, unseen = document["metrics"], any(v["status"] == "not verifiable" for v in document.get("verdicts", []))
     check = verified.Check(

@@ -150,7 +150,9 @@ def _pictures(options: GenerateOptions, there: Sequence[_Picture]) -> list[_Pict
     known: dict[tuple[str, int], list[_Picture]] = {}
     for picture in there:
         known.setdefault((picture.prompt, picture.seed), []).append(picture)
-    taken = {path.name.partition("-")[0] for path in (options.out / IMAGES).glob("*")} if there else set()  # nothing is replaced
+    taken = (
+        {path.name.partition("-")[0] for path in (options.out / IMAGES).glob("*")} if there else set()
+    )  # nothing is replaced
     numbers = (number for number in count() if f"{number:04d}" not in taken)
     pictures = []
     for prompt in options.prompt:

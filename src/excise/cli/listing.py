@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from excise.edits.record import KEY
+from excise.edits.verified import checks_of
 from excise.errors import ExciseError
+from excise.evaluation.catalog import METRICS, Prominence, quantity
+from excise.evaluation.verdict import ConceptVerdict
 from excise.support.counts import counted
 from excise.support.headers import read_header
 from excise.support.runs import EDIT_NAME
@@ -28,7 +31,7 @@ class Listed:
         run: the command that wrote it, or "edit" for an edit file by itself.
         concepts, method, model: as it tells them; empty where it does not.
         bytes: size of its edit file; None without one.
-        status: finished, unfinished, damaged, or what a policy's verification says.
+        status: finished, unfinished, damaged, or what a verification says: of a policy, of the edit, or of the run.
         created: date and time of the run, where it tells them.
     """
 
@@ -104,7 +107,32 @@ def _single(folder: Path) -> dict[str, Any]:
         "method": str(method),
         "model": str(model),
         "created": str(content.get("created", "")),
+        "status": _measured(content) or _checked(folder / EDIT_NAME),
     }
+
+
+def _measured(run: Mapping[str, Any]) -> str:
+    """The verdict of an evaluation, or its main figures; empty for a run that measured nothing."""
+    verdicts = run.get("verdicts") or ()
+    if len(verdicts) == 1:
+        return str(ConceptVerdict(**verdicts[0]).sentence())
+    if verdicts:
+        return f"{sum(v['status'] == 'verified' for v in verdicts)} of {len(verdicts)} concepts verified"
+    metrics = run.get("metrics") or {}
+    main = [m for key, m in METRICS.items() if key in metrics and m.prominence is Prominence.MAIN]
+    return ", ".join(f"{m.label} {quantity(metrics[m.key]['value'], m.unit)}" for m in main)
+
+
+def _checked(edit: Path) -> str:
+    """Whether the edit of a finished run was verified; "finished" for a run without an edit."""
+    if not edit.is_file():
+        return FINISHED
+    checks = checks_of(edit)
+    if not checks:
+        return "not yet verified"
+    if any(not gate.passed for check in checks for gate in check.gates):
+        return "gates failed"
+    return "verified" if all(s.startswith("verified") for c in checks for s in c.verdicts.values()) else "checked"
 
 
 def _methods(folder: Path, edits: Sequence[str]) -> Iterator[str]:

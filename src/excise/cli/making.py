@@ -141,18 +141,18 @@ def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
     start = f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
     name, kind = record["concepts"][0]["name"], record["concepts"][0]["kind"]
-    built_in, out = names_built_in(making.model), shlex.quote(str(_free(f"{making.out}-evaluation")))
+    built_in, out = names_built_in(making.model), shlex.quote(str(free_folder(f"{making.out}-evaluation")))
     if built_in and canvas_mini().knows(name):
         show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
         return
     prompt = check_prompts(Concept(name, kind), built_in)[0]
-    pictures = shlex.quote(str(_free(f"{making.out}-pictures")))
+    pictures = shlex.quote(str(free_folder(f"{making.out}-pictures")))
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
     judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
     show.say(f"verify:   excise evaluate {start} --out {out}{judge}")
 
 
-def _free(folder: str) -> Path:
+def free_folder(folder: str) -> Path:
     """The folder, or where a run of something else may be in it already the first of folder-2, folder-3, ..."""
     names = itertools.chain([folder], (f"{folder}-{number}" for number in itertools.count(2)))
     return next(path for path in map(Path, names) if not path.exists())

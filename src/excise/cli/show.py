@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Advance = Callable[[float, int], None]
 
 BRIEF = 2.0  # seconds: a stage that takes longer shows its progress
+LEAST = 20  # characters that a column which may take several lines a row has at least
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -105,13 +106,42 @@ def stages() -> Iterator[Callable[[str, float, int], None]]:
 
 
 def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """Print a plain table on standard output."""
+    """Print a plain table on standard output.
+
+    On a terminal that is too narrow for it, the widest columns take several lines a row. Elsewhere, each row of
+    one-line cells is one line, so that programs that read lines can use it.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    widths = [
+        max(len(line) for cell in column for line in cell.split("\n")) for column in zip(header, *rows, strict=True)
+    ]
+    whole = sum(widths) + 2 * len(widths)
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=max(whole, 80))
     grid = Table(*header, box=None, pad_edge=False)
-    for column in grid.columns:
+    kept = _unfolded(widths, out.width)
+    for number, column in enumerate(grid.columns):
         column.overflow = "fold"  # times and hashes must not be cut off
+        column.no_wrap = number in kept
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(grid)
+    with out.capture() as capture:
+        out.print(grid)
+    sys.stdout.write("\n".join(line.rstrip() for line in capture.get().split("\n")))
+
+
+def _unfolded(widths: Sequence[int], room: int) -> set[int]:
+    """The columns that stay on one line: the narrowest, as long as some room is left for each other one.
+
+    >>> _unfolded([20, 5, 60], 60) == {0, 1}, _unfolded([70, 70], 80)
+    (True, set())
+    """
+    order, left = sorted(range(len(widths)), key=lambda n: widths[n]), room - 2 * len(widths)
+    for place, number in enumerate(order):
+        if widths[number] + sum(min(widths[n], LEAST) for n in order[place + 1 :]) > left:
+            return set(order[:place])
+        left -= widths[number]
+    return set(order)

@@ -187,6 +187,47 @@ def interval(estimate: Mapping[str, float], unit: Unit) -> str:
     return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"
 
 
+METRIC_HEAD = ("metric", "value", "95 % interval", "n", "name")
+
+
+def metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """Return the rows of a printed table, under `METRIC_HEAD`: main results first, then in the catalogue's order.
+
+    >>> metric_rows({"ua": {"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}})
+    [('ua', '100.0 %', '72.2–100.0', '10', 'UA, unlearning accuracy')]
+    """
+    known = sorted((m for key, m in METRICS.items() if key in metrics), key=lambda m: -m.prominence)
+    return [
+        (
+            m.key,
+            quantity(metrics[m.key]["value"], m.unit),
+            interval(metrics[m.key], m.unit),
+            f"{metrics[m.key]['n']:.0f}",
+            m.title,
+        )
+        for m in known
+    ]
+
+
+def retained_sentence(
+    metrics: Mapping[str, Mapping[str, float]], untouched: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
+    """Return in a sentence how many pictures of other prompts are right; empty where none was measured.
+
+    >>> retained_sentence({"ira": {"value": 0.9, "n": 10}}, {"ira": {"value": 1.0, "n": 10}})
+    'other prompts: 9 of 10 pictures are right in the attribute of the concept (IRA; the untouched model: 10)'
+    """
+    texts = {"ira": "in the attribute of the concept", "cra": "in the other attribute", "acc_r": "in the name"}
+    parts: list[str] = []
+    for key in (k for k in texts if k in metrics):
+        right, n = (round(metrics[key]["value"] * metrics[key]["n"]), round(metrics[key]["n"]))
+        old = (untouched or {}).get(key)
+        before = f"; the untouched model: {round(old['value'] * old['n'])}" if old and old["n"] == n else ""
+        words = "pictures are right " if not parts else ""
+        parts.append(f"{right} of {n} {words}{texts[key]} ({METRICS[key].label}{before})")
+    return f"other prompts: {', '.join(parts)}" if parts else ""
+
+
 def markdown_table() -> str:
     """The catalogue as the table in `docs/metrics.md`."""
     better = {True: "higher", False: "lower", None: "–"}

@@ -131,8 +131,12 @@ class _Job:
     bfloat16: bool = False
     say: Report = silent
 
-    def run(self, edits: Sequence[Edit], allow_other_base: bool = False) -> _Round:
-        """Draw and judge every item with `edits` applied; return images, verdicts and seconds."""
+    def run(self, edits: Sequence[Edit], allow_other_base: bool = False, stage: str = "drawing") -> _Round:
+        """Draw and judge every item with `edits` applied; return images, verdicts and seconds.
+
+        Args:
+            stage: what the drawing is called in the progress.
+        """
         requests = [(i.prompt, self.plan.seed(i)) for i in self.items]
         began = time.perf_counter()
         precision = in_bfloat16(self.family) if self.bfloat16 else nullcontext()
@@ -143,7 +147,7 @@ class _Job:
                 steps=self.plan.steps,
                 guidance=self.plan.guidance,
                 sampler=self.plan.sampler,
-                **{"progress": partial(self.say, "drawing"), **self.drawing},
+                **{"progress": partial(self.say, stage), **self.drawing},
             )
         drawn = time.perf_counter()
         shown = judged(self.items, requests, images, self.judges, self.say)
@@ -212,7 +216,7 @@ def evaluate(
     job = _Job(family, plan, plan.select(targets, groups), judges, drawing, bfloat16, say)
     for edit in edits:
         check_base(edit, family, allow_other_base)  # before a picture of the untouched model is drawn in vain
-    original = job.run(()) if untouched else None
+    original = job.run((), stage="drawing the untouched model") if untouched else None
     images, shown, seconds = job.run(edits, allow_other_base)
     counts = became(shown, targets)
     result = Evaluation(

@@ -30,7 +30,9 @@ def concept_verdicts(
         clean = rate([not own <= after[i].saw.items() for i in seen]) if seen else None
         if rows:
             document = clean.as_dict() if clean else None
-            verdicts.append(ConceptVerdict(concept=target[1], status=status_of(clean), images=len(rows), clean=document))
+            verdicts.append(
+                ConceptVerdict(concept=target[1], status=status_of(clean), images=len(rows), clean=document)
+            )
     return verdicts
 
 

@@ -16,6 +16,8 @@ from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.support.digests import short_digest
 from excise.support.files import write_text
 
+VERSION = 2  # 2: with the verdicts of every protocol
+
 
 def request_key(model: str, files: Sequence[str], protocol_hash: str, options: Mapping[str, Any]) -> str | None:
     """Return the key of a request; None if the model is not a local file or folder, or a file is missing."""
@@ -28,7 +30,7 @@ def request_key(model: str, files: Sequence[str], protocol_hash: str, options: M
         return None
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in read]
     packages = {name: version(name) for name in ("excise", "torch", "diffusers", "transformers")}
-    return short_digest([model, stats, protocol_hash, dict(options), packages])
+    return short_digest([VERSION, model, stats, protocol_hash, dict(options), packages])
 
 
 def find(cache: Path | None, key: str | None, out: Path | None) -> dict[str, Any] | None:

@@ -191,8 +191,8 @@ def _verified(card: Card) -> str:
     lines = sentences(card.checks)
     if not lines:
         return (
-            "**Not yet verified.** No judge has looked at pictures of this model. `excise evaluate --edit EDIT "
-            "--concept NAME --require 'ua>=0.5'` does so, and exports made after it say what was found."
+            "**Not yet verified.** No check of this edit is on record. `excise evaluate --edit EDIT --concept NAME` "
+            "makes one, and exports made after it say what was found."
         )
     failed = any(not gate.passed for check in card.checks for gate in check.gates)
     first = "**At least one gate failed.**\n\n" if failed else ""

@@ -16,7 +16,7 @@ from excise.concepts.vocabulary import ORDINARY, ordinary_prompts
 from excise.edits.edit import Edit
 from excise.evaluation.catalog import METRICS, quantity
 from excise.evaluation.evaluate import Evaluated, Evaluation, measure
-from excise.evaluation.verdict import NEXT_STEP, Status
+from excise.evaluation.verdict import NEXT_STEP, Status, told
 from excise.families.base import Family, Progress
 from excise.protocols.base import Target, asks
 from excise.protocols.concept import ATTRIBUTE, NO_JUDGE, RETAINED
@@ -237,7 +237,7 @@ def banners(result: Evaluation) -> list[Banner]:
     states: dict[Status, Literal["good", "warn", "bad", "open"]] = {
         "verified": "good", "not proven": "warn", "not removed": "bad", "not verifiable": "open"
     }  # fmt: skip
-    verdicts = [Banner(f"{v.concept}: {v.sentence()}", states[v.status]) for v in result.verdicts]
+    verdicts = [Banner(line, states[status]) for line, status in told(result.verdicts)]
     if any(v.status == "not verifiable" for v in result.verdicts):
         verdicts.append(Banner(f"To verify what is not verifiable: {NEXT_STEP}.", "open"))
     if still := result.metrics.get("ira_relative"):
