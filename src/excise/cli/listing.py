@@ -113,7 +113,7 @@ def _single(folder: Path) -> dict[str, Any]:
 
 def _measured(run: Mapping[str, Any]) -> str:
     """The verdict of an evaluation, or its main figures; empty for a run that measured nothing."""
-    verdicts = run.get("verdicts") or ()
+    verdicts = run.get("verdicts") or []
     if len(verdicts) == 1:
         return str(ConceptVerdict(**verdicts[0]).sentence())
     if verdicts:

@@ -43,10 +43,23 @@ def methods(
     if presets:
         print()
         rows = [
-            (preset, ", ".join(f"{k}={written(v)}" for k, v in values.items()) or "the defaults")
+            (preset, _applies(preset), ", ".join(f"{k}={written(v)}" for k, v in values.items()) or "the defaults")
             for preset, values in presets.items()
         ]
-        show.table(rows, ("preset", "sets"))
+        show.table(rows, ("preset", "applies to", "sets"))
+
+
+def _applies(preset: str) -> str:
+    """When a preset is used.
+
+    >>> _applies("canvas"), _applies("style"), _applies("official")
+    ('built-in models, by default', 'this kind on other models, by default', '--set preset=official')
+    """
+    from excise.concepts.concept import KINDS
+
+    if preset == "canvas":
+        return "built-in models, by default"
+    return "this kind on other models, by default" if preset in KINDS else f"--set preset={preset}"
 
 
 def _list(as_json: bool) -> None:
