@@ -77,13 +77,23 @@ def test_a_host_keeps_a_policy(excise, model, clip_folder, tmp_path):
     """Apply, add five names, withdraw one, audit."""
     path, out = tmp_path / "policy.yaml", tmp_path / "out"
     path.write_text(POLICY.format(model=model, clip=clip_folder))
-    assert "Pikachu" in run(excise, "apply", path, "--out", out, statuses=JUDGED)
+    planned = run(excise, "apply", path, "--out", out, "--dry-run")
+    assert re.search(r"to remove +.*Pikachu", planned)
+    assert not out.exists()
+    printed = run(excise, "apply", path, "--out", out, statuses=JUDGED)
+    assert "Pikachu" in printed
+    for step in steps(printed):
+        run(excise, *step)
+    assert (out / "audit.html").exists()
+    status, _, error = excise("ledger", out, "--concept", "Pikchu")
+    assert (status, "Did you mean 'Pikachu'?" in error) == (2, True)
     page = (out / "report.html").read_text()
     assert "verified as removed" in page
     assert "The Company" in page
     path.write_text(path.read_text() + "".join(f"  - {n}\n" for n in ("owl", "lion", "boat", "lamp", "kite")))
     assert "5 new" in run(excise, "apply", path, "--out", out, statuses=JUDGED)
     path.write_text(path.read_text().replace("  - {name: fox}\n", ""))
+    assert re.search(r"to give back +fox", run(excise, "apply", path, "--out", out, "--dry-run"))
     assert "1 restored: fox" in run(excise, "apply", path, "--out", out, statuses=JUDGED)
     assert "restored" in (out / "report.html").read_text()
     story = json.loads(run(excise, "ledger", out, "--json"))

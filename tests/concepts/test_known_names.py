@@ -9,9 +9,9 @@ from conftest import tiny_pipe
 
 from excise import Concept, erase
 from excise.concepts.concept import KINDS, as_concepts
-from excise.concepts.known_names import kind_by_name, nearest_name, warn_of_names, warn_of_names_outside
+from excise.concepts.known_names import check_no_slips, kind_by_name, nearest_name, warn_of_names, warn_of_names_outside
 from excise.erasing.cautions import warn_of_pieces
-from excise.errors import ExciseWarning
+from excise.errors import ConceptError, ExciseWarning
 
 
 def said(*names: str, kind: str | None = None) -> list[str]:
@@ -99,9 +99,28 @@ def test_the_command_line_says_it_before_the_model_is_loaded(excise, model, tmp_
     words = ("erase", "--model", model, "-c", "Van Gogh", "--method", "uce", "--out", tmp_path / "run")
     status, _, err = excise(*words, "--vocabulary", "none")
     assert (status, "--kind style" in err, "there is nothing to keep" in err) == (130, True, True), err
-    status, _, err = excise("erase", "-c", "cta", "--method", "uce", "--out", tmp_path / "run")
-    assert (status, "Did you mean 'cat'?" in err) == (130, True), err
     assert not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize("name", ["cta", "gutar", "watercolour"])
+def test_a_slip_that_a_built_in_model_cannot_draw_is_refused_before_any_work(excise, tmp_path, name):
+    meant = {"cta": "cat", "gutar": "guitar", "watercolour": "watercolor"}[name]
+    words = f"never trained on '{name}', so nothing of it can be erased. Did you mean '{meant}'?"
+    status, _, err = excise("erase", "-c", name, "--method", "uce", "--out", tmp_path / "run")
+    assert (status, words in err) == (2, True), err
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"schema: 1\nmodel: canvas-sd\nconcepts: [{{name: {name}}}]\n")
+    for more in ((), ("--dry-run",)):
+        status, _, err = excise("apply", policy, "--out", tmp_path / "run", *more)
+        assert (status, words in err, f"give name: {meant}" in err) == (2, True, True), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_is_no_slip_is_warned_of_alone():
+    world = {"cat", "boat", "guitar"}
+    check_no_slips(world, ["AC/DC", "cat", "robot", "at"], "canvas-sd")
+    with pytest.raises(ConceptError, match="'coat'.* Did you mean 'boat'"):
+        check_no_slips(world, ["coat"], "canvas-sd")
 
 
 def test_what_is_kept_is_said_where_no_name_is_given(excise, model, tmp_path):

@@ -5,6 +5,8 @@ Data and functions of strings, without torch. Protocols and their hashes depend 
 
 from __future__ import annotations
 
+from excise.concepts.concept import normalise_name
+
 OBJECTS: dict[str, str] = {
     "cat": "🐈", "dog": "🐕", "fish": "🐟", "butterfly": "🦋", "elephant": "🐘", "rooster": "🐓",
     "tree": "🌳", "sunflower": "🌻", "apple": "🍎", "pizza": "🍕", "cake": "🎂", "coffee": "☕",
@@ -130,6 +132,11 @@ def pair_name(obj: str, style: str) -> str:
 def words(concept: str) -> tuple[str, ...]:
     """Return all names of a core object or style, its main name first."""
     return (concept, *aliases(concept))
+
+
+def known_words() -> set[str]:
+    """Return every name of an object or a style that the models were trained on, aliases included, normalised."""
+    return {normalise_name(w) for name in (*drawables(), *STYLES) for w in words(name)}
 
 
 def aliases(concept: str) -> tuple[str, ...]:

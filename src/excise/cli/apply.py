@@ -29,6 +29,9 @@ class ApplyOptions:
     out: Annotated[Path, typer.Option(help="Folder of the current edit, its report and its ledger.")]
     cache: o.CacheOption = None
     no_cache: o.NoCacheOption = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed and given back, and write nothing.")
+    ] = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -45,6 +48,10 @@ def apply(options: ApplyOptions) -> None:
     from excise.policy.policy import read
 
     policy, digest = read(options.policy)
+    _check_names(policy)
+    if options.dry_run:
+        _preview(options, policy)
+        return
 
     from excise.cli import show
     from excise.cli.evidence import keep_policy
@@ -88,6 +95,39 @@ def apply(options: ApplyOptions) -> None:
         raise GatesFailed
 
 
+def _check_names(policy: Policy) -> None:
+    """Refuse or warn of names that are probably not meant as they are given, before any work.
+
+    Raises:
+        ConceptError: a built-in model does not know a name that is one slip away from one that it knows.
+    """
+    from excise.concepts.known_names import warn_of_names
+    from excise.families.built_in import names_built_in
+
+    names = [request.name for request in policy.concepts]
+    if names_built_in(policy.model):
+        o.check_no_slips(policy.model, names, "name:")
+        o.warn_outside_canvas(policy.model, names)
+        return
+    for request in policy.concepts:
+        warn_of_names([request.concept()], request.kind, "- name:")
+
+
+def _preview(options: ApplyOptions, policy: Policy) -> None:
+    """Print what applying the policy would change."""
+    from excise.cli import show
+    from excise.policy import ledger
+    from excise.policy.apply import preview
+
+    entries = ledger.read(options.out)
+    planned = preview(policy, entries[-1] if entries else None)
+    if options.as_json:
+        show.print_json(planned)
+        return
+    show.table([(name, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for name, v in planned.items()],
+               ("", f"{options.policy}, not applied"))  # fmt: skip
+
+
 def _draws(policy: Policy) -> bool:
     """Whether applying a policy draws pictures: to verify them by a judge, or for a method that is trained."""
     from excise.families.built_in import names_canvas
@@ -113,9 +153,21 @@ def result(applied: AppliedPolicy, out: Path) -> dict[str, Any]:
 
 def _print(applied: AppliedPolicy, out: Path) -> None:
     from excise.cli import show
+    from excise.cli.making import free_folder
     from excise.policy.messages import summary, verification_lines
 
     for line in (summary(applied), *verification_lines(applied.entry["verified"])):
         show.say(line)
     show.say(f"report:   {out / 'report.html'}")
-    show.say(f"ledger:   excise ledger {shlex.quote(str(out))}")
+    show.say(f"audit:    excise ledger {shlex.quote(str(out))} --out {shlex.quote(str(out / 'audit.html'))}")
+    if _ships(applied.entry):
+        show.say(f"ship:     excise export {shlex.quote(str(out))} --out {free_folder('shipped')}")
+
+
+def _ships(entry: dict[str, Any]) -> bool:
+    """Whether the edit in force is verified and can be exported."""
+    from excise.methods import METHODS
+
+    methods = {group["method"] for group in entry["groups"]}
+    verified = entry["verified"] is not None and entry["verified"]["passed"]
+    return bool(methods) and verified and all(METHODS.record(m).shape != "inference-time" for m in methods)

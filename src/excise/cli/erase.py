@@ -187,6 +187,7 @@ def _warn(options: EraseOptions, concepts: list[Concept], preserve: list[str], s
     from excise.families.built_in import names_built_in
 
     if names_built_in(options.model):
+        o.check_no_slips(options.model, [c.name for c in concepts])
         o.warn_outside_canvas(options.model, [c.name for c in concepts])
         o.warn_outside_canvas(options.model, preserve, o.KEPT)
         anchors = [c.anchor for c in concepts if c.anchor] + ([options.anchor] if options.anchor else [])

@@ -46,7 +46,7 @@ class Gate:
         return bool(_OPERATORS[self.sign](metrics[self.metric][self.end], self.bound))
 
     def explain(self, metrics: Metrics) -> str:
-        """What was measured, by how much it misses the bound, and whether more images may help."""
+        """What was measured, by how much it misses the bound, and whether the value itself passes."""
         m = metrics[self.metric]
         short = abs(m[self.end] - self.bound)
         text = (
@@ -54,7 +54,7 @@ class Gate:
             f"{self.sign} {self.bound:g}: short by {short:.4f}"
         )
         if _OPERATORS[self.sign](m["value"], self.bound):
-            text += "; the value itself passes, so a protocol with more images may settle it"
+            text += "; the value itself passes, but so few images do not prove it"
         return text
 
     @property

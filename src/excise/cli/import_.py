@@ -71,6 +71,7 @@ def import_(options: ImportOptions) -> None:
         answer(making, earlier)
         return
     if names_built_in(options.model):
+        o.check_no_slips(options.model, [c.name for c in concepts])
         o.warn_outside_canvas(options.model, [c.name for c in concepts])
     else:
         warn_of_names(concepts, options.kind)

@@ -77,13 +77,18 @@ def _on(entries: list[dict[str, Any]], concept: str | None, folder: Path) -> lis
     Raises:
         LedgerError: there are none.
     """
+    from excise.concepts.concept import listed
+    from excise.errors import closest
     from excise.policy.ledger import LedgerError
 
     if concept is None:
         return entries
     chosen = [e for e in entries if any(_same(concept, n) for n in (*e["added"], *e["removed"], *_names(e)))]
     if not chosen:
-        raise LedgerError(f"the ledger of {folder} has no entry on '{concept}'.")
+        names = sorted({n for e in entries for n in (*e["added"], *e["removed"], *_names(e))})
+        near = closest(concept, names)
+        meant = f" Did you mean '{near}'?" if near else ""
+        raise LedgerError(f"the ledger of {folder} has no entry on '{concept}'.{meant} It has: {listed(names, 8)}.")
     return chosen
 
 

@@ -336,11 +336,22 @@ def warn_outside_canvas(model: str | None, names: Sequence[str], so: str = "noth
         model: for any other model nothing is said. so: what follows, for the message.
     """
     from excise.canvas import world
-    from excise.concepts.concept import normalise_name
     from excise.concepts.known_names import warn_of_names_outside
     from excise.families.built_in import names_built_in
 
-    if not names or model is None or not names_built_in(model):
-        return
-    known = {normalise_name(w) for name in (*world.drawables(), *world.STYLES) for w in world.words(name)}
-    warn_of_names_outside(known, [n for n in names if world.pair(n) is None], model, so)
+    if names and model is not None and names_built_in(model):
+        warn_of_names_outside(world.known_words(), [n for n in names if world.pair(n) is None], model, so)
+
+
+def check_no_slips(model: str | None, names: Sequence[str], option: str = "--concept") -> None:
+    """Refuse names that a built-in model does not know and that are one slip away from one that it knows.
+
+    Raises:
+        ConceptError: with the name that is meant.
+    """
+    from excise.canvas import world
+    from excise.concepts.known_names import check_no_slips as check
+    from excise.families.built_in import names_built_in
+
+    if names and model is not None and names_built_in(model):
+        check(world.known_words(), [n for n in names if world.pair(n) is None], model, option)

@@ -83,6 +83,7 @@ def update(options: UpdateOptions) -> None:
         updated_concepts(edit.record, new, drop)
         model = options.model or edit.record.base.model
         source = options.source if options.model else options.source.remembering(run / EDIT_NAME)
+        o.check_no_slips(model, [c.name for c in new], "--add")
         o.warn_outside_canvas(model, [c.name for c in new])
         making = Making(
             "update",

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from excise.concepts.concept import Concept, normalise_name, read_names
-from excise.errors import ExciseWarning, closest
+from excise.errors import ConceptError, ExciseWarning, closest
 
 _HERE = Path(__file__).parent
 # Lists by kind. Given names (ordinary/person.txt) are not among them: nobody in particular is meant there.
@@ -118,6 +118,30 @@ def warn_of_names_outside(
             near = nearest_name(name, world) or closest(name, world)
             meant = f" Did you mean '{near}'?" if near else ""
             _warn(f"{model} was never trained on '{name}', so {so}.{meant}")
+
+
+def check_no_slips(world: Collection[str], names: Sequence[str], model: str, option: str = "--concept") -> None:
+    """Refuse names that a built-in model was never trained on and that are one slip away from one that it draws.
+
+    Nothing of them could be erased, so such an edit is never what was meant.
+
+    Args:
+        world: the names that the model draws, normalised. model: for the message.
+        option: by which a name is given.
+
+    Raises:
+        ConceptError: with the name that is meant.
+    """
+    for name in names:
+        word = normalise_name(name)
+        if word in world:
+            continue
+        near = nearest_name(name, world) or next((w for w in sorted(world) if len(word) > 3 and _one_edit(word, w)), "")
+        if near:
+            raise ConceptError(
+                f"{model} was never trained on '{name}', so nothing of it can be erased. Did you mean '{near}'? Then "
+                f"give {option} {shlex.quote(near)}."
+            )
 
 
 def _two_names(name: str) -> list[str]:

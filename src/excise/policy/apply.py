@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from excise.concepts.vocabulary import guess_kind, naming_vocabulary
+from excise.concepts.concept import listed
+from excise.concepts.vocabulary import guess_kind, naming_vocabulary, naming_vocabulary_for
 from excise.edits.bases import base_of
 from excise.edits.edit import Edit, stack
 from excise.edits.record import Base
@@ -16,7 +17,7 @@ from excise.errors import EditFileError
 from excise.evaluation.cost import drawing_cost
 from excise.evaluation.plan import concept_plan
 from excise.families.base import Family
-from excise.families.built_in import is_built_in
+from excise.families.built_in import is_built_in, names_built_in
 from excise.judges.base import OpenJudge
 from excise.methods.base import Context
 from excise.metrics.rates import needed_count, wilson
@@ -121,6 +122,32 @@ def apply_policy(
         raise PolicyError("the policy changed while it was being applied; nothing was put in force. Apply it again.")
     entry = new_entry(policy, digest, base, list(zip(groups, edits, strict=True)), verification, last)
     return AppliedPolicy(True, made, len(groups), commit(out, whole, entry), verification)
+
+
+def preview(policy: Policy, last: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what applying a policy would change and draw, by what it says alone; no model is read.
+
+    Args:
+        last: the last entry of the ledger, if there is one.
+
+    Raises:
+        PolicyError: no number of pictures, or not the one that it says, can pass a gate; or its groups cannot be made.
+    """
+    naming = naming_vocabulary_for(policy.vocabulary, names_built_in(policy.model))
+    policy = _with_enough_pictures(_with_kinds(policy, naming))
+    groups = grouped(policy)
+    check_groups(groups)
+    before = {c["name"] for c in last["in_force"]} if last else set()
+    names = [request.name for request in policy.concepts]
+    return {
+        "model": policy.model,
+        "to remove": [name for name in names if name not in before],
+        "to give back": sorted(before - set(names)),
+        "in force already": [name for name in names if name in before],
+        "methods": [f"{g.method.name}: {listed([c.name for c in g.concepts])}" for g in groups],
+        "pictures of each concept": policy.pictures,
+        "gates": [f"erased>={policy.gates.erased:g}", f"retained>={policy.gates.retained:g}"],
+    }
 
 
 def _with_kinds(policy: Policy, vocabulary: str | None) -> Policy:

@@ -48,7 +48,7 @@ def verification_lines(verified: Mapping[str, Any] | None) -> list[str]:
     failed = [c for c in verified["concepts"] if not c["passed"]]
     count = len(verified["concepts"])
     passes = f"{counted(count, 'concept')} {agreeing(count, 'passes', 'pass')}"
-    lines = [f"verified by {verified['judge']}: {count - len(failed)} of {passes}"]
+    lines = [f"verified by {verified['judge']}: {count - len(failed)} of {passes}{_still_seen(verified)}"]
     if retained:
         lines[0] += f"; {_of(retained)} retained {agreeing(round(retained['n']), 'name', 'names')} still right"
     lines += [
@@ -88,7 +88,10 @@ def erased_fault(erased: Mapping[str, float] | None, gate: float, pictures: int)
     fault = (
         f"{clean}, but {_pictures(n)} {_prove(n)} only {_lower(erased['low'], gate)} or more (gate {_percent(gate)})"
     )
-    needed = needed_count(erased["value"], gate)
+    if erased["value"] < 1:  # drawing more until a gate passes proves less than it seems to
+        seen = round(n * (1 - erased["value"]))
+        return f"{fault}: it is still seen in {seen}. Use another method, or stronger settings."
+    needed = needed_count(1.0, gate)
     if needed is None:
         return f"{fault}. No number of pictures proves that share; lower the gate `erased`."
     return f"{fault}. Set `pictures: {math.ceil(needed * pictures / n)}` or more."
@@ -110,6 +113,14 @@ def retained_fault(retained: Mapping[str, float] | None, gate: float) -> str:
     if needed is None:
         return f"{fault}. No number of pictures proves that share; lower the gate `retained`."
     return f"{fault}. It takes {needed} or more: add names to `preserve`."
+
+
+def _still_seen(verified: Mapping[str, Any]) -> str:
+    """In which concepts' pictures the judge still sees them, passed or not; empty where it sees none."""
+    rates = {c["name"]: c["erased"] for c in verified["concepts"] if c["erased"]}
+    counts = {name: (round(r["n"] * (1 - r["value"])), round(r["n"])) for name, r in rates.items()}
+    seen = [f"{name} in {k} of {n}" for name, (k, n) in counts.items() if k]
+    return f" (still seen: {listed(seen)})" if seen else ""
 
 
 def _names(names: list[str], what: str) -> str:
