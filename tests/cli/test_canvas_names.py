@@ -19,7 +19,7 @@ CASES = {
     ("evaluate", "--concept", "catt"): (2, "so no picture will show it. Did you mean 'cat'?"),
     ("attack", "--concept", "catt"): (2, "so no picture will show it. Did you mean 'cat'?"),
     ("attack", "--concept", "cat", "--other", "dogg"): (2, "Did you mean 'dog'?"),
-    ("erase", "--concept", "catt", "--dry-run"): (0, "so nothing of it can be erased. Did you mean 'cat'?"),
+    ("erase", "--concept", "catt", "--dry-run"): (2, "so nothing of it can be erased. Did you mean 'cat'?"),
     ("erase", "--concept", "cat", "--preserve", "dogg", "--dry-run"): (0, "can be kept. Did you mean 'dog'?"),
     ("erase", "--concept", "cat", "--anchor", "dogg", "--dry-run"): (0, "in the concept's place. Did you mean 'dog'?"),
 }

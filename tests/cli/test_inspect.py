@@ -49,7 +49,12 @@ def test_a_folder_of_exports_for_several_programs_lists_each(excise, edit, model
     for format in ("kohya-lora", "diffusers-lora"):
         assert excise("export", edit, "--model", model, "--format", format, "--out", together)[0] == 0
     text = shown(excise, together)
-    for part in ("excise_kohya_lora.safetensors", "pytorch_lora_weights.safetensors", "kohya-lora", "diffusers-lora"):
+    for part in (
+        "excise_cat_kohya_lora.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "kohya-lora",
+        "diffusers-lora",
+    ):
         assert part in text
     assert text.count("cat (object") == 2
     assert shown(excise, apart).count("cat (object") == 2
@@ -76,4 +81,5 @@ def test_what_is_not_verifiable_is_said_once_with_a_next_step(excise, edit):
 def test_an_export_for_a_program_says_where_its_file_goes(excise, edit, model, tmp_path):
     status, _, err = excise("export", edit, "--model", model, "--for", "comfyui", "--out", tmp_path / "shipped")
     assert status == 0, err
-    assert "load it:    ComfyUI: put excise_kohya_lora.safetensors into models/loras, load model with" in err
+    assert "load it:    ComfyUI: put excise_cat_kohya_lora.safetensors into models/loras, load the checkpoint" in err
+    assert "file of model (one file, not the folder of diffusers)" in err

@@ -41,6 +41,21 @@ def test_an_erasure_begins_again_after_an_interruption(excise, model, tmp_path, 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize(
+    ("place", "kept"), [("excise.edits.file.write_tensors", True), ("excise.support.runs.write_json", False)]
+)
+def test_no_run_tells_of_an_edit_that_was_replaced_before_an_interruption(
+    excise, model, tmp_path, stop_at, place, kept
+):
+    words = ("erase", "--model", model, "--method", "uce", "--out", tmp_path / "run")
+    assert excise(*words, "-c", "cat")[0] == 0
+    before = (tmp_path / "run" / "edit.safetensors").read_bytes()
+    stop_at(place)
+    assert excise(*words, "-c", "dog", "--force")[0] == 130
+    assert ((tmp_path / "run" / "edit.safetensors").read_bytes() == before) == kept
+    assert (tmp_path / "run" / "run.json").exists() == kept
+
+
 def test_pictures_are_drawn_again_after_an_interruption(excise, model, tmp_path, stop_at):
     words = ("generate", "--model", model, "-p", "a cat", "--steps", 1, "--count", 3, "--out", tmp_path / "run")
     stop_at("excise.support.runs.write_png", after=1)

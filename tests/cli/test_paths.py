@@ -110,6 +110,10 @@ def test_a_gate_that_cannot_pass_is_refused_before_anything_is_drawn(excise, mod
     status, _, error = excise(*ask[:-2], "--require", "ua>=0.5", "--out", tmp_path / "one")
     assert status == 2
     assert "nothing measures ua" in error
+    for bound, advice in ((0.9, "--protocol canvas-full"), (0.99, "a protocol with more images")):
+        status, _, error = excise("evaluate", "-c", "cat", "--require", f"ua>={bound}", "--out", tmp_path / "one")
+        assert (status, "with 10 images, all as wished, its interval begins at 0.722" in error) == (2, True)
+        assert advice in error
     status, _, error = excise("evaluate", "--protocol", "canvas-mini", "--ask", "prompts.txt")
     assert status == 2
     assert "add --protocol concept" in error

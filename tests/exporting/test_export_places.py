@@ -10,8 +10,9 @@ from situations import encoder_edit, same, state, uce
 
 from excise import Edit, erase, load
 from excise.edits.edit import applied_edits
+from excise.edits.exports import FORMATS, export_name, located
 from excise.errors import ModelError, OutputError, WrongBaseError
-from excise.exporting import TARGETS, export
+from excise.exporting import export
 from excise.families import family_of
 
 
@@ -45,7 +46,7 @@ def test_a_merged_export_over_what_no_export_wrote_is_refused(make, tmp_path):
 def test_an_earlier_export_may_be_replaced_unless_it_is_the_model(make, tmp_path):
     pipe = make()
     edit = uce(pipe)
-    for format in TARGETS:
+    for format in FORMATS:
         first = export(edit, pipe, tmp_path / format, format)
         names = contents(tmp_path / format).keys()
         assert export(edit, pipe, tmp_path / format, format).path == first.path
@@ -59,8 +60,8 @@ def test_an_earlier_export_may_be_replaced_unless_it_is_the_model(make, tmp_path
 
 def test_an_export_of_another_edit_is_replaced_only_where_that_is_asked(make, tmp_path):
     pipe = make()
-    one, other = uce(pipe), erase(pipe, ["dog"], method="uce", vocabulary=None)
-    for format in TARGETS:
+    one, other = uce(pipe), erase(pipe, ["cat"], method="uce", vocabulary=None, ridge=5.0)
+    for format in FORMATS:
         export(one, pipe, tmp_path / format, format)
         before = contents(tmp_path / format)
         with pytest.raises(OutputError, match=r"holds an export of another edit \(uce: cat\); choose another --out"):
@@ -70,9 +71,24 @@ def test_an_export_of_another_edit_is_replaced_only_where_that_is_asked(make, tm
         assert contents(tmp_path / format) != before
 
 
+@pytest.mark.parametrize("format", ["kohya-lora", "single-file"])
+def test_exports_of_other_concepts_stand_side_by_side_under_their_names(make, tmp_path, format):
+    """As they do in the one folder in which a program keeps such files."""
+    pipe = make()
+    cat = export(uce(pipe), pipe, tmp_path, format)
+    before = cat.path.read_bytes()
+    many = erase(pipe, ["Van Gogh", "dog", "car"], method="uce", vocabulary=None, kind="object")
+    other = export(many, pipe, tmp_path, format)
+    assert other.path.name.startswith("excise_van-gogh_and_2_more_")
+    assert cat.path.read_bytes() == before
+    assert located(tmp_path) == [cat.path, other.path]
+    assert other.card is not None
+    assert f"`{cat.path.name}` removes cat" in other.card.read_text()
+
+
 @pytest.mark.parametrize("format", ["diffusers-lora", "kohya-lora", "single-file"])
 def test_a_file_of_that_name_that_no_export_wrote_is_kept(make, tmp_path, format):
-    pipe, file = make(), tmp_path / TARGETS[format]
+    pipe, file = make(), tmp_path / export_name(format, ["cat"])
     edit = uce(pipe)
     save_file({"weight": torch.ones(2)}, file)
     before = file.read_bytes()

@@ -107,13 +107,28 @@ def check_possible(
             continue
         n, end = round(best[gate.metric]["n"]), best[gate.metric][gate.end]
         needed = needed_count(1.0, gate.bound if gate.end == "low" else 1 - gate.bound)
-        more = "--pictures or --preserve-file" if plan.name == NAME else "a protocol with more images"
+        more = "--pictures or --preserve-file" if plan.name == NAME else _larger(plan, targets, gate)
         advice = f"It takes {needed}: {more}, or lower the gate." if needed else "No number can; lower the gate."
         images, verb = counted(n, "image"), "begins" if gate.end == "low" else "ends"
         raise SettingError(
             f"{gate.metric}{gate.sign}{gate.bound:g} cannot pass: with {images}, all as wished, its interval {verb} at "
             f"{end:.3f}. {advice}"
         )
+
+
+def _larger(plan: Protocol, targets: Sequence[Target], gate: Gate) -> str:
+    """The protocol of the same kind and labels whose images can pass a gate, in words."""
+    from excise.evaluation.proof import best_metrics
+    from excise.protocols import PROTOCOLS
+
+    for name in PROTOCOLS.records():
+        if name.partition("-")[0] == plan.name.partition("-")[0] and name != plan.name:
+            other = PROTOCOLS.load(name)()
+            if (other.score, other.labels) == (plan.score, plan.labels):
+                best = {key: estimate.as_dict() for key, estimate in best_metrics(other, targets).items()}
+                if gate.metric in best and gate.holds(best):
+                    return f"--protocol {name}"
+    return "a protocol with more images"
 
 
 def pictures_for(gates: Sequence[Gate], metrics: Sequence[str], least: int, shared_by: int = 1) -> int:

@@ -11,7 +11,7 @@ import typer
 
 from excise.cli import options as o
 from excise.cli.keeping import read_run
-from excise.support.counts import counted
+from excise.support.counts import counted, size_text
 
 if TYPE_CHECKING:
     from excise.edits.record import EditRecord
@@ -39,7 +39,7 @@ def inspect(
 ) -> None:
     """Show what an edit or an export removes, from which model, by which method, and what was verified.
 
-    Example: excise inspect shipped/excise_kohya_lora.safetensors
+    Example: excise inspect shipped/excise_cat_kohya_lora.safetensors
     """
     from excise.cli import show
     from excise.edits.exports import located
@@ -78,11 +78,11 @@ def _rows(content: _Content) -> list[tuple[str, str]]:
         ("removes", "; ".join(f"{c.name} ({c.kind}, read as {read_as(c.anchor)})" for c in r.concepts)),
         ("from", f"{r.base.model} ({r.base.family}, weights {r.base.weights[:12]})"),
         ("with", f"{r.method}, seed {r.seed}, excise {r.excise}"),
-        ("settings", ", ".join(f"{k}={written(v)}" for k, v in r.settings.items())),
+        *([("settings", ", ".join(f"{k}={written(v)}" for k, v in r.settings.items()))] if r.settings else []),
         ("preserves", ", ".join(r.preserve) or "-"),
         ("vocabulary", r.vocabulary or "-"),
         ("changes", content.changes),
-        ("measured", ", ".join(_brief(r.measured)) or "nothing"),
+        *([("measured", ", ".join(brief))] if (brief := _brief(r.measured)) else []),
         ("verified", "\n".join(verified) or "not yet"),
     ]
     if content.hooks:
@@ -129,7 +129,7 @@ def _content(path: Path) -> _Content:
     shipped = read_export(path)
     if shipped is None:
         return _edit(path, checks_of(path))
-    size = f"{shipped.bytes / 1e6:.1f} MB" if shipped.bytes > 1e6 else f"{shipped.bytes / 1024:.0f} kB"
+    size = size_text(shipped.bytes)
     changes = f"{_weights(shipped.modules)}, rank {shipped.rank}, {size}" if shipped.rank else f"whole model, {size}"
     delta = {"modules": list(shipped.modules), "rank": shipped.rank, "bytes": shipped.bytes}
     digest = shipped.evidence.edit
@@ -165,7 +165,7 @@ def _whole(path: Path, checks: tuple[Check, ...]) -> _Content:
 def _told(record: EditRecord, paths: list[str], maps: int, rank: int, size: int, checks: tuple[Check, ...]) -> _Content:
     delta: dict[str, Any] = {"text_maps": maps, "modules": paths, "rank": rank, "bytes": size}
     ranks_text = f", rank {rank} at most" if rank else ""
-    return _Content(record, delta, checks, f"{_weights(paths)}{ranks_text}, {size / 1024:.0f} kB")
+    return _Content(record, delta, checks, f"{_weights(paths)}{ranks_text}, {size_text(size)}")
 
 
 def _weights(paths: Sequence[str]) -> str:

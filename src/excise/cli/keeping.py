@@ -30,6 +30,7 @@ _FILES = (
     "preserve_file", "ask",
 )  # fmt: skip
 _ARGUMENTS = ("file", "files", "run")  # given without the name of an option
+MOST = 3  # differences that are told of each
 _LARGE = 1 << 25  # bytes; larger files are known by size and time of change
 OPTIONS, INPUTS = "options", "inputs"
 
@@ -153,9 +154,9 @@ def _difference(run: Mapping[str, Any], request: Asked) -> str | None:
         return f"excise {verb}, by a version that did not write down the request"
     names = [n for n in dict.fromkeys([*options, *request.options]) if options.get(n) != request.options.get(n)]
     if names:
-        name = names[0]
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"{_shown(name, options.get(name))}, now {_shown(name, request.options.get(name))}{more}"
+        shown = [f"{_shown(n, options.get(n))}, now {_shown(n, request.options.get(n))}" for n in names[:MOST]]
+        more = f"; and {len(names) - MOST} more" if len(names) > MOST else ""
+        return "; ".join(shown) + more
     files = [n for n in dict.fromkeys([*inputs, *request.inputs]) if inputs.get(n) != request.inputs.get(n)]
     if files == ["excise"]:
         return f"made by excise {inputs.get('excise')}, now {request.inputs['excise']}"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from excise.support.counts import size_text
+from excise.support.runs import RUN_NAME
 
 if TYPE_CHECKING:
     from excise.cli.keeping import Asked
@@ -67,22 +71,34 @@ def finish(
     asked = making.request.entries() if making.request is not None else {}
     record = edit.record.model_dump(mode="json")
     remembered = {"load_options": making.load_options.strip()}  # `Source.remembering` reads them
-    path, is_new = making.out / EDIT_NAME, not (making.out / EDIT_NAME).exists()
-    try:
+    path = making.out / EDIT_NAME
+    with _replacing(path):
         result = erase_result(edit, edit.save(path), seconds)
         write_run(making.out, making.verb, {**result, **remembered, "record": record, **asked})
-    except BaseException:
-        if is_new:  # without run.json nothing tells of what request it is
-            path.unlink(missing_ok=True)
-        raise
     if making.as_json:
         show.print_json(result)
         return
     show.say(
-        f"edit written, not yet verified: {path} ({path.stat().st_size / 1024:.0f} kB) removes "
+        f"edit written, not yet verified: {path} ({size_text(path.stat().st_size)}) removes "
         f"{_names(record)} from {making.model} with {edit.record.method} ({sum(seconds.values()):.1f} s)"
     )
     _print_next(making, record, path)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[None]:
+    """Write an edit and its `run.json` in the block; where it breaks off, no `run.json` tells of another edit."""
+    run, is_new = path.parent / RUN_NAME, not path.exists()
+    before = (run.read_bytes(), path.stat().st_mtime_ns) if run.exists() and not is_new else None
+    run.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:  # without run.json nothing tells of what request it is
+            path.unlink(missing_ok=True)
+        elif before is not None and path.stat().st_mtime_ns == before[1]:  # the earlier edit is still there
+            run.write_bytes(before[0])
+        raise
 
 
 def answer(making: Making, run: Mapping[str, Any]) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.edits.provenance import EXPORT, MARK, MARK_EXPORT, RECORD, Evidence, parse
 from excise.edits.record import EditRecord
 from excise.errors import EditFileError
+from excise.support.digests import short_digest
 from excise.support.headers import read_header
 from excise.support.runs import EDIT_NAME
+from excise.support.slugs import slug
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-KOHYA_NAME = "excise_kohya_lora.safetensors"
-SINGLE_NAME = "excise_model.safetensors"
-FILES = (KOHYA_NAME, DIFFUSERS_NAME, SINGLE_NAME)
+KOHYA_END, SINGLE_END = "_kohya_lora.safetensors", "_model.safetensors"
+FILES = (f"excise*{KOHYA_END}", DIFFUSERS_NAME, f"excise*{SINGLE_END}")  # patterns of the files of exports
 FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
 PROGRAMS = ("comfyui", "diffusers", "invokeai", "sd-cpp", "sd-scripts", "webui")
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_linear_layer.down.weight")
@@ -40,6 +41,23 @@ class Shipped:
     modules: tuple[str, ...]
     rank: int
     bytes: int
+
+
+def export_name(format: str, concepts: Sequence[str]) -> str:
+    """Return the name of an exported file; empty for a merged pipeline, which is a folder.
+
+    It tells the concepts, for a program keeps the files of several edits in one folder. diffusers looks for one name.
+
+    >>> export_name("kohya-lora", ["cat"]), export_name("kohya-lora", ["Van Gogh", "dog", "car"])
+    ('excise_cat_kohya_lora.safetensors', 'excise_van-gogh_and_2_more_kohya_lora.safetensors')
+    """
+    if format in ("merged", "diffusers-lora"):
+        return DIFFUSERS_NAME if format == "diffusers-lora" else ""
+    first = slug(concepts[0]) if concepts else ""
+    more = f"_and_{len(concepts) - 1}_more" if len(concepts) > 1 else ""
+    return (
+        f"excise_{first or short_digest(list(concepts))[:8]}{more}{KOHYA_END if format == 'kohya-lora' else SINGLE_END}"
+    )
 
 
 def located(path: Path) -> list[Path]:
@@ -67,7 +85,7 @@ def _held(folder: Path) -> list[Path]:
     """The edit and the exports in a folder, or the folder itself where it is a merged model."""
     if (folder / MARK).is_file():
         return [folder]
-    return [folder / name for name in (EDIT_NAME, *FILES) if (folder / name).is_file()]
+    return [path for pattern in (EDIT_NAME, *FILES) for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def read_export(path: Path) -> Shipped | None:
@@ -99,12 +117,10 @@ def read_export(path: Path) -> Shipped | None:
 def others_beside(path: Path) -> dict[str, tuple[str, ...]]:
     """Return the other exports in the folder of an exported file: the concepts that each removes, by its name."""
     others = {}
-    for name in FILES:
-        if path.name == name or not (path.parent / name).is_file():
-            continue
-        record = exported_record(path.parent / name)
+    for other in _held(path.parent):
+        record = exported_record(other) if other.name not in (path.name, EDIT_NAME) else None
         if record is not None:
-            others[name] = tuple(c.name for c in record.concepts)
+            others[other.name] = tuple(c.name for c in record.concepts)
     return others
 
 

@@ -59,6 +59,10 @@ def read(path: Path) -> Content:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
+        if path.suffix.lower() != ".safetensors":
+            raise EditFileError(
+                f"{path} is no edit file; expected the edit.safetensors that `excise erase` wrote, or its run folder."
+            ) from error
         raise EditFileError(
             f"{path} is damaged or cut short ({error}); copy it again or run `excise erase` again."
         ) from error

@@ -90,7 +90,9 @@ def located_edit(path: Path) -> Path:
             )
         path = path / EDIT_NAME
     if not path.is_file():
-        raise EditFileError(f"there is no edit file {path}; give the edit.safetensors that `excise erase` wrote.")
+        raise EditFileError(
+            f"there is no edit file {path}; give the edit.safetensors that `excise erase` wrote, or its run folder."
+        )
     with path.open("rb") as file:
         start = file.read(9)
     # The length of a safetensors header may look like the start of a pickle; the header itself opens with a brace.

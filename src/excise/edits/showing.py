@@ -8,7 +8,7 @@ from excise.concepts.concept import NOTHING
 from excise.edits.deltas import Delta, Dense, TextMap
 from excise.edits.record import EditRecord, Target
 from excise.support.choices import written
-from excise.support.counts import counted
+from excise.support.counts import counted, size_text
 from excise.support.display import Card, some
 
 
@@ -26,7 +26,7 @@ def edit_card(
     rank = max(map(_rank, deltas), default=0)
     changes = [counted(len(paths), "weight")] if paths else []
     changes += [f"rank up to {rank}"] if rank else []
-    changes += [f"{size / 1024:.0f} kB"]
+    changes += [size_text(size)]
     changes += [f"while drawing: {', '.join(hooks)}"] if hooks else []
     changes += [f"strength {record.strength:g}"] if record.is_scaled else []
     keeps = some(record.preserve) or "no names of the caller's"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
+from excise.support.counts import size_text
+
 Unit = Literal["rate", "points", "number", "seconds", "bytes"]
 """rate: 0 to 1, printed in per cent. points: the difference of two rates, printed in percentage points."""
 
@@ -159,9 +161,7 @@ def number(value: float, unit: Unit) -> str:
     if unit == "seconds":
         return f"{value:.1f}"
     if unit == "bytes":
-        if value < 1e3:
-            return f"{value:.0f} B"
-        return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
+        return size_text(value)
     return f"{round(value, 4) + 0:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from excise.edits.apply import alone, original_weights
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
-from excise.edits.exports import DIFFUSERS_NAME, KOHYA_NAME, SINGLE_NAME, others_beside
+from excise.edits.exports import FORMATS, export_name, others_beside
 from excise.edits.hooks import refuse_hooks
 from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError, unknown
@@ -30,15 +30,6 @@ from excise.families.load import as_family
 from excise.families.networks import as_saved
 from excise.families.outline import is_outline
 from excise.support.files import make_folder
-
-# By format, the file written into the folder; a merged pipeline is the folder itself.
-TARGETS = {
-    "diffusers-lora": DIFFUSERS_NAME,
-    "kohya-lora": KOHYA_NAME,
-    "merged": "",
-    "single-file": SINGLE_NAME,
-}
-FORMATS = tuple(TARGETS)
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ def export(
     if format is None:
         format = choose_format(edit, family, for_)
     _check_format(edit, family, format)
-    check_place(family, Path(out) / TARGETS[format], edit.record, force)
+    check_place(family, Path(out) / export_name(format, [c.name for c in edit.record.concepts]), edit.record, force)
     evidence = Evidence.of(source)
     exported = _written(edit, family, make_folder(Path(out)), format, evidence)
     programs = [name for name, reading in exported.readers.items() if reading.whole]

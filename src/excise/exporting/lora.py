@@ -19,7 +19,7 @@ from excise.edits import apply
 from excise.edits.apply import original_weights
 from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
-from excise.edits.exports import DIFFUSERS_NAME, KOHYA_NAME
+from excise.edits.exports import export_name
 from excise.edits.provenance import Evidence
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
@@ -70,12 +70,12 @@ def write(
     Raises:
         OutputError: the file cannot be written.
     """
-    factors = lora_factors(edit, weights)
+    path, factors = folder / export_name(format, [c.name for c in edit.record.concepts]), lora_factors(edit, weights)
     if format == "kohya-lora":
-        path, factors = folder / KOHYA_NAME, _with_one_alpha(factors, _rank(factors))
+        factors = _with_one_alpha(factors, _rank(factors))
         metadata = _kohya_metadata(edit, factors, family, evidence)
     else:
-        path, factors = folder / DIFFUSERS_NAME, padded(factors)
+        factors = padded(factors)
         metadata = _adapter_metadata(edit, factors, family, evidence)
     state: dict[str, Tensor] = {}
     for place, f in {**factors, **_markers(edit, family, format)}.items():

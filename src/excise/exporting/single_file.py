@@ -12,7 +12,7 @@ from torch import Tensor
 
 from excise.edits.apply import alone
 from excise.edits.edit import Edit
-from excise.edits.exports import SINGLE_NAME
+from excise.edits.exports import export_name
 from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting.lora import split_path
@@ -71,7 +71,7 @@ def write(
     Raises:
         OutputError: the file cannot be written.
     """
-    path = folder / SINGLE_NAME
+    path = folder / export_name("single-file", [c.name for c in edit.record.concepts])
     with alone(edit, family), as_saved(family.pipe):
         state = original_state(family)
     prediction = {"modelspec.prediction_type": "v"} if family.prediction == "v_prediction" else {}

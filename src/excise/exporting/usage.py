@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from excise.families.built_in import BUILT_IN
+
 LORA = "kohya-lora"
 SINGLE, MERGED, DIFFUSERS = "single-file", "merged", "diffusers-lora"
 
@@ -50,14 +52,14 @@ def _diffusers_single(file: str, base: str, pipeline: str) -> str:
 Text = Callable[[str, str, str], str]
 TEXTS: dict[tuple[str, str], Text] = {
     ("comfyui", LORA): lambda file, base, _: (
-        f"**ComfyUI:** put `{file}` into `models/loras`, load `{base}` with *Load Checkpoint*, and set a *Load LoRA* "
-        "node behind it with `strength_model` 1 and `strength_clip` 1."
+        f"**ComfyUI:** put `{file}` into `models/loras`, load {_checkpoint(base)} with *Load Checkpoint*, and "
+        "set a *Load LoRA* node behind it with `strength_model` 1 and `strength_clip` 1."
     ),
     ("comfyui", SINGLE): lambda file, *_: (
         f"**ComfyUI:** put `{file}` into `models/checkpoints` and choose it in *Load Checkpoint*."
     ),
     ("webui", LORA): lambda file, base, _: (
-        f"**AUTOMATIC1111 and other web UIs:** put `{file}` into `models/Lora`, choose `{base}` as the checkpoint, and "
+        f"**AUTOMATIC1111 and other web UIs:** put `{file}` into `models/Lora`, choose {_checkpoint(base)}, and "
         f"write `<lora:{_stem(file)}:1>` into the prompt."
     ),
     ("webui", SINGLE): lambda file, *_: (
@@ -88,6 +90,20 @@ TEXTS: dict[tuple[str, str], Text] = {
         f"**stable-diffusion.cpp:** `sd -m {base} --lora-model-dir . -p 'a photo <lora:{_stem(file)}:1>'`"
     ),
 }
+
+
+def _checkpoint(base: str) -> str:
+    """What such a program has to load: one file in its folder of checkpoints, never a folder of diffusers.
+
+    >>> _checkpoint("sd15.safetensors"), _checkpoint("runwayml/sd15")
+    ('`sd15.safetensors`', 'the checkpoint file of `runwayml/sd15` (one file, not the folder of diffusers)')
+    """
+    if base.endswith((".safetensors", ".ckpt")):
+        return f"`{base}`"
+    if base.rpartition("/")[2] in BUILT_IN:
+        instead = "this built-in model has none; `--format single-file` writes the edited model as one"
+        return f"a checkpoint file of `{base}` ({instead})"
+    return f"the checkpoint file of `{base}` (one file, not the folder of diffusers)"
 
 
 def _stem(file: str) -> str:

@@ -22,3 +22,14 @@ def agreeing(number: int, one: str, many: str) -> str:
     ('passes', 'pass')
     """
     return one if number == 1 else many
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes in decimal units, as every command prints it.
+
+    >>> size_text(512), size_text(500_000), size_text(1_234_567)
+    ('512 B', '500 kB', '1.2 MB')
+    """
+    if size < 1e3:
+        return f"{size:.0f} B"
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
