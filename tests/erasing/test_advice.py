@@ -24,6 +24,7 @@ ALL = set(METHODS.records())
 TRAINED = {name for name, record in METHODS.records().items() if record.shape == "trained"}
 # Whose messages they are, by file; a method's own file is its own.
 WHOSE = {
+    "cli/methods.py": ALL,
     "cli/erase.py": {m for m in ALL if "robust" in METHODS.load(m).Config.model_fields},  # the help of --robust
     "erasing/erase.py": ALL,
     "exporting/__init__.py": ALL - TRAINED - {"emcid"},

@@ -114,6 +114,9 @@ def test_an_edit_without_names_has_a_card_too(pipe, tmp_path):
 
 
 def test_a_card_names_the_other_exports_of_its_folder(pipe, tmp_path):
-    export(erase(pipe, ["tree"], "uce", vocabulary=None), pipe, tmp_path, "diffusers-lora")
-    text = export(uce(pipe), pipe, tmp_path, "kohya-lora").card.read_text()
-    assert "`pytorch_lora_weights.safetensors` removes tree" in text
+    tree = export(erase(pipe, ["tree"], "uce", vocabulary=None), pipe, tmp_path, "diffusers-lora")
+    before = tree.card.read_text()
+    cat = export(uce(pipe), pipe, tmp_path, "kohya-lora")
+    assert "`pytorch_lora_weights.safetensors` removes tree" in cat.card.read_text()
+    assert (tree.card.name, cat.card.name) == ("README.md", "excise_cat_kohya_lora.md")
+    assert tree.card.read_text() == before  # each file keeps its card

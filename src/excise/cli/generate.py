@@ -53,13 +53,11 @@ def generate(options: GenerateOptions) -> None:
     Example: excise generate --prompt "a cat in neon style" --seed 7 --out pictures
     """
     from excise.cli import show
-    from excise.edits.edit import check_strength
     from excise.errors import ConceptError
 
     if not all(p.strip() for p in options.prompt):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
     options.source.check(options.model)
-    check_strength(options.strength)
     request = asked("generate", options)
     there = _there(options, request)
     pictures = _pictures(options, there)
@@ -94,10 +92,11 @@ class _Picture:
 def _draw(options: GenerateOptions, request: Asked, there: Sequence[_Picture], missing: Sequence[_Picture]) -> None:
     """Draw images batch by batch. After each, `run.json` lists all that are there, so that none is lost or repeated."""
     from excise.cli import show
-    from excise.edits.edit import applied
+    from excise.edits.edit import applied, check_strength
     from excise.families.base import split
     from excise.support.runs import run_folder, write_run
 
+    check_strength(options.strength)
     edits = o.load_edits(options.edit)
     with run_folder(options.out):
         family = options.source.load(options.model)

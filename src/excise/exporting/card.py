@@ -65,7 +65,7 @@ class Card:
 
 
 def write_card(folder: Path, card: Card) -> Path | None:
-    """Write a card into a folder.
+    """Write a card into a folder; beside an export of other concepts, whose card stays, under the file's own name.
 
     Returns:
         The file; None where every name for it is taken by files that are not ours.
@@ -73,7 +73,9 @@ def write_card(folder: Path, card: Card) -> Path | None:
     Raises:
         OutputError: it cannot be written.
     """
-    path = next((folder / name for name in NAMES if _is_free(folder / name)), None)
+    apart = any(sorted(names) != sorted(c.name for c in card.record.concepts) for names in card.others.values())
+    names = (f"{Path(card.file).stem}.md",) if apart else NAMES
+    path = next((folder / name for name in names if _is_free(folder / name)), None)
     if path is not None:
         write_text(path, text(card))
     return path
