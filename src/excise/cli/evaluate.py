@@ -191,11 +191,11 @@ def _print_next(
     from excise.cli.making import free_folder
 
     if required:
-        show.say(f"gates passed: {', '.join(f'{g.metric}{g.sign}{g.bound:g}' for g in required)}")
+        show.say(f"gates passed: {', '.join(gate.text for gate in required)}")
     verified = document["verdicts"] and all(v["status"] == "verified" for v in document["verdicts"])
-    if len(request.edits) == 1 and not request.edits[0].hooks and (required or verified):
-        (file,) = options.edit or ["?"]
-        words = f"{shlex.quote(file)} --model {shlex.quote(options.model)}{options.source.given()}"
+    edits = options.edit or []
+    if len(edits) == 1 and not request.edits[0].hooks and (required or verified):
+        words = f"{shlex.quote(edits[0])} --model {shlex.quote(options.model)}{options.source.given()}"
         show.say(f"ship:   excise export {words} --out {free_folder('shipped')}")
 
 

@@ -151,9 +151,8 @@ def _gate(gate: Gate, metrics: Mapping[str, Any]) -> verified.Gate:
     """A gate as it is kept; what was not measured does not pass."""
     from excise.edits import verified
 
-    text = f"{gate.metric}{gate.sign}{gate.bound:g}"
     passed = gate.metric in metrics and gate.holds(metrics)
-    return verified.Gate(gate=text, metric=gate.metric, passed=passed)
+    return verified.Gate(gate=gate.text, metric=gate.metric, passed=passed)
 
 
 def _numbers(estimate: Mapping[str, Any]) -> dict[str, float]:

@@ -58,6 +58,11 @@ class Gate:
         return text
 
     @property
+    def text(self) -> str:
+        """The condition as it is written, for example ua>=0.95."""
+        return f"{self.metric}{self.sign}{self.bound:g}"
+
+    @property
     def end(self) -> str:
         """The unfavourable end of the interval: low or high."""
         return "low" if self.sign in (">=", ">") else "high"
@@ -111,8 +116,7 @@ def check_possible(
         advice = f"It takes {needed}: {more}, or lower the gate." if needed else "No number can; lower the gate."
         images, verb = counted(n, "image"), "begins" if gate.end == "low" else "ends"
         raise SettingError(
-            f"{gate.metric}{gate.sign}{gate.bound:g} cannot pass: with {images}, all as wished, its interval {verb} at "
-            f"{end:.3f}. {advice}"
+            f"{gate.text} cannot pass: with {images}, all as wished, its interval {verb} at {end:.3f}. {advice}"
         )
 
 
