@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Gemma2Model, GemmaTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from excise.canvas import autoencoder, clip, data, denoiser, gemma, judging, sana, sd, sdxl
+from excise.canvas import autoencoder, clip, data, denoiser, flux, gemma, judging, qwen, sana, sd, sdxl, t5, zimage
 from excise.canvas.loop import Session
+from excise.families.flux import Flux
 from excise.families.load import load, quiet
 from excise.families.pipeline import PipelineFamily
 from excise.families.sana import Sana
 from excise.families.sd import StableDiffusion
 from excise.families.sdxl import StableDiffusionXL
+from excise.families.zimage import ZImage
 from excise.support.files import write_json
 
 
@@ -41,6 +45,8 @@ class Steps:
     second_clip: int = 1000
     denoiser_sdxl: int = 2400
     denoiser_sana: int = 17_000
+    denoiser_flux: int = 15_000
+    denoiser_zimage: int = 13_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,14 @@ class Plan:
     batch: int = 64
 
 
+# The maps behind every shift, scale and gate, and the last one.
+_GATES = re.compile(
+    r".*\bnorm\d?(_context)?\.linear|.*adaLN_modulation\.\d|norm_out\.linear|proj_out|all_final_layer\..*\.linear"
+)
+
+TEXT: dict[str, Any] = {"gemma": gemma, "t5": t5, "qwen": qwen}
 SD, SDXL, SANA = Plan(), Plan(lr=5e-4), Plan(lr=1.4e-3, batch=32)
+FLUX = ZIMAGE = Plan(batch=32)
 
 
 def train_world(session: Session, out: Path, steps: Steps) -> None:
@@ -130,11 +143,50 @@ def train_sana(session: Session, out: Path, steps: Steps) -> None:
     """Train all parts of `canvas-sana`, which shares only data with the others, and write `canvas-sana/` to `out`."""
     pool = data.training_pool(session.work)
     vae = train_deep_autoencoder(pool, session, steps.autoencoder)
-    text, tokenizer = train_gemma(pool, session, steps.clip)
+    text, tokenizer = train_states("gemma", pool, session, steps.clip)
     torch.manual_seed(session.seed)
     family = Sana(sana.pipeline(vae, text, tokenizer))
     train_denoiser(family, session, steps.denoiser_sana, (), SANA)
     assemble(family, out / "canvas-sana")
+
+
+def train_flux(session: Session, out: Path, steps: Steps) -> None:
+    """Train the second text encoder and the denoiser of `canvas-flux`, and write `canvas-flux/` to `out`.
+
+    Its autoencoder and first text encoder are those of `canvas-sd`.
+    """
+    pool = data.training_pool(session.work)
+    first = load("canvas-sd", device=session.device, dtype="float32").pipe
+    text, pieces = train_states("t5", pool, session, steps.clip)
+    torch.manual_seed(session.seed)
+    family = Flux(flux.pipeline(first.vae, first.text_encoder, first.tokenizer, text, pieces))
+    gate_shut(family.denoiser)
+    train_denoiser(family, session, steps.denoiser_flux, (), FLUX)
+    assemble(family, out / "canvas-flux")
+
+
+def train_zimage(session: Session, out: Path, steps: Steps) -> None:
+    """Train the text encoder and the denoiser of `canvas-zimage`, and write `canvas-zimage/` to `out`.
+
+    Its autoencoder is that of `canvas-sd`.
+    """
+    pool = data.training_pool(session.work)
+    vae = load("canvas-sd", device=session.device, dtype="float32").pipe.vae
+    text, tokenizer = train_states("qwen", pool, session, steps.clip)
+    torch.manual_seed(session.seed)
+    family = ZImage(zimage.pipeline(vae, text, tokenizer))
+    gate_shut(family.denoiser)
+    train_denoiser(family, session, steps.denoiser_zimage, (), ZIMAGE)
+    assemble(family, out / "canvas-zimage")
+
+
+@torch.no_grad()
+def gate_shut(transformer: nn.Module) -> None:
+    """Start every block of a transformer as the identity and its output at zero (adaLN-Zero, arXiv 2212.09748)."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and _GATES.fullmatch(name):
+            for parameter in module.parameters():
+                parameter.zero_()
 
 
 def train_autoencoder(pool: data.Pool, session: Session, steps: int) -> AutoencoderKL:
@@ -202,16 +254,24 @@ def train_deep_autoencoder(pool: data.Pool, session: Session, steps: int) -> Aut
         return AutoencoderDC.from_pretrained(folder).to(session.device).requires_grad_(False)
 
 
-def train_gemma(pool: data.Pool, session: Session, steps: int) -> tuple[Gemma2Model, GemmaTokenizer]:
-    """Return the text encoder and tokenizer of `canvas-sana`, trained unless `session.work` has them."""
-    folder, tokenizer = session.work / "gemma", gemma.build_tokenizer()
+def train_states(which: str, pool: data.Pool, session: Session, steps: int) -> tuple[Any, Any]:
+    """Return a text encoder whose token states are read, and its tokenizer; trained unless `session.work` has it.
+
+    Args:
+        which: "gemma", "t5" or "qwen".
+        pool: images with their cells, for captions.
+        session: where and how to train.
+        steps: optimiser steps in total.
+    """
+    part, seed = TEXT[which], 2 + list(TEXT).index(which)
+    folder, tokenizer = session.work / which, part.build_tokenizer()
     if not folder.exists():
-        own = replace(session, work=session.work / "clip-gemma", seed=2)
-        model, seconds = clip.train_clip(pool, tokenizer, gemma.build_text_model, own, steps)
-        _note(session.work, "gemma", steps, seconds, model)
+        own = replace(session, work=session.work / f"clip-{which}", seed=seed)
+        model, seconds = clip.train_clip(pool, tokenizer, part.build_text_model, own, steps)
+        _note(session.work, which, steps, seconds, model)
         model.text.save_pretrained(folder)
     with quiet():
-        text = Gemma2Model.from_pretrained(folder).to(session.device)
+        text = type(part.build_text_model(tokenizer)).from_pretrained(folder).to(session.device)
         return text.eval().requires_grad_(False), tokenizer
 
 

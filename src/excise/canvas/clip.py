@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel
 
 from excise.canvas import world
 from excise.canvas.data import Caption, Pool, caption, pixels
@@ -108,7 +108,8 @@ class ImageTower(nn.Module):
 class PocketCLIP(nn.Module):
     """Both towers, a text projection (unless the text model has one) and the temperature.
 
-    The feature of a text model without pooling (Gemma) is its state at the last token of each prompt.
+    The feature of a text model without pooling is its state at the last token of each prompt (Gemma, Qwen), or, where
+    every token sees all others (T5), the mean of its states.
     """
 
     def __init__(self, text: Any) -> None:
@@ -123,14 +124,20 @@ class PocketCLIP(nn.Module):
     def text_features(self, token_ids: Tensor) -> Tensor:
         """Return unit features (B, width) of token ids (B, L)."""
         if self.projected:
-            pooled = self.text(token_ids).text_embeds
-        elif isinstance(self.text, CLIPTextModel):
-            pooled = self.projection(self.text(token_ids).pooler_output)
+            return F.normalize(self.text(token_ids).text_embeds.float(), dim=-1)
+        if isinstance(self.text, CLIPTextModel):
+            pooled = self.text(token_ids).pooler_output
         else:
-            mask = token_ids != self.text.config.pad_token_id
-            states = self.text(token_ids, attention_mask=mask).last_hidden_state
-            pooled = self.projection(states[torch.arange(len(mask)), mask.sum(dim=1) - 1])
-        return F.normalize(pooled.float(), dim=-1)
+            pooled = self._pooled(token_ids, token_ids != self.text.config.pad_token_id)
+        return F.normalize(self.projection(pooled).float(), dim=-1)
+
+    def _pooled(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return one state (B, width) a prompt of a text model without pooling."""
+        if isinstance(self.text, T5EncoderModel):  # without a mask, as FLUX calls it
+            states = self.text(token_ids).last_hidden_state
+            return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        states = self.text(token_ids, attention_mask=mask).last_hidden_state
+        return states[torch.arange(len(mask)), mask.sum(dim=1) - 1]
 
 
 def train_clip(
@@ -174,8 +181,12 @@ def train_clip(
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
-    """Return token ids (B, 32) of B texts, truncated and padded as the pipelines do."""
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    """Return token ids (B, L) of B texts, truncated and padded as the pipelines do, in a chat template if it has one."""
+    if getattr(tokenizer, "chat_template", None):
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    length = tokenizer.model_max_length
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
 
 
 def _matches(captions: list[Caption], cells: list[tuple[str, str]]) -> Tensor:

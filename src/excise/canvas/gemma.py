@@ -22,6 +22,14 @@ SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 
 def build_tokenizer() -> GemmaTokenizer:
     """Return a Gemma tokenizer with merges from the words of Canvas."""
+    letters, merges = learnt_pieces()
+    pieces = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *letters, *(a + b for a, b in merges)]
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    return GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH, padding_side="right", add_bos_token=True)
+
+
+def learnt_pieces() -> tuple[list[str], list[tuple[str, str]]]:
+    """Return all letters of Canvas and the merges of them, in the order in which they were learnt; "▁" is a space."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Replace(" ", "▁")
     # Merges are learned inside words, each with a space before it and without one, as at the start of a prompt.
@@ -32,10 +40,7 @@ def build_tokenizer() -> GemmaTokenizer:
     merges = [
         tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
     ]
-    merges = merges[:MERGES]
-    pieces = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256)), *letters, *(a + b for a, b in merges)]
-    vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    return GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH, padding_side="right", add_bos_token=True)
+    return letters, merges[:MERGES]
 
 
 def build_text_model(tokenizer: GemmaTokenizer, width: int = WIDTH, layers: int = 4) -> Gemma2Model:

@@ -1,0 +1,102 @@
+"""FLUX.1 (dev, schnell): T5 states and CLIP's pooled prompt, in joint attention over text and picture; flow.
+
+Text reaches the transformer through two doors: `context_embedder` takes the T5 state of every token, pads included,
+since neither T5 nor the transformer is given a mask; `time_text_embed.text_embedder.linear_1` takes CLIP's pooled
+prompt into the modulation of every block. Latents are packed into patches of 2 x 2. Of dev the guidance is an input of
+the denoiser; schnell has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.families import capabilities as c
+from excise.families.base import Condition
+from excise.families.subjects import subject_spans
+from excise.families.text_known import KnownStates
+from excise.families.text_states import TextStates, Until
+from excise.families.transformer import TransformerFamily, packed, unpacked
+
+EMBEDDED_GUIDANCE = 3.5  # the pipeline's default, an input of the distilled denoiser
+LONGEST = 512  # tokens of a prompt, the pipeline's default
+
+
+class Flux(TransformerFamily):
+    """Adapter of a `FluxPipeline`."""
+
+    name = "flux"
+    provides = frozenset({c.POOLED, c.ATTENTION, c.TEXT_ENCODER})
+    encoder_names = ("text_encoder", "text_encoder_2")
+    draws_with = "FluxPipeline"
+    doors = {"context_embedder": "e", "time_text_embed.text_embedder.linear_1": "p"}
+
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.joint_attention_dim)
+
+    @property
+    def max_tokens(self) -> int:
+        self.check_encoders()
+        return int(min(LONGEST, self.pipe.tokenizer_2.model_max_length))
+
+    @property
+    def _channels(self) -> int:
+        return int(self.denoiser.config.in_channels) // 4
+
+    def _reads(self, layer: Any) -> str:
+        return "joint"  # single blocks too, whose sequence begins with the text
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        subjects: Sequence[str | int | None] | None = None,
+        until: Sequence[Until] | None = None,
+        known: KnownStates | None = None,
+    ) -> TextStates:
+        spans = subject_spans(self.pipe.tokenizer_2, texts, subjects, self.max_tokens, start=0)
+        inputs = self.condition(texts).inputs
+        states = inputs["encoder_hidden_states"]
+        read = torch.ones(states.shape[:2], dtype=torch.bool)
+        return TextStates.dense(states, *spans, read=read, pooled=inputs["pooled_projections"], start=False)
+
+    def unconditional(self) -> Condition:
+        return self.condition([""])
+
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        states, pooled, _ = self.pipe.encode_prompt(
+            prompt=list(texts), prompt_2=None, device=self.device, max_sequence_length=self.max_tokens
+        )
+        return Condition({"encoder_hidden_states": states, "pooled_projections": pooled})
+
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        b, _, height, width = latents.shape
+        rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
+        guided = self.denoiser.config.guidance_embeds
+        output: Tensor = self.denoiser(
+            packed(latents),
+            timestep=timestep.to(latents.dtype) / 1000,
+            guidance=torch.full((b,), EMBEDDED_GUIDANCE, device=latents.device) if guided else None,
+            txt_ids=latents.new_zeros(condition.inputs["encoder_hidden_states"].shape[1], 3),
+            img_ids=places.to(latents),
+            **condition.inputs,
+        ).sample
+        return unpacked(output, height, width)
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        return {
+            "prompt_embeds": condition.inputs["encoder_hidden_states"],
+            "pooled_prompt_embeds": condition.inputs["pooled_projections"],
+            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
+            "negative_pooled_prompt_embeds": unconditional.inputs["pooled_projections"],
+            "height": self.image_size,
+            "width": self.image_size,
+        }
+
+    def _guidance(self, scale: float) -> dict[str, Any]:
+        return {"guidance_scale": EMBEDDED_GUIDANCE, "true_cfg_scale": scale}

@@ -1,0 +1,102 @@
+"""Z-Image (base, Turbo): a Qwen 3 chat, an own stack of blocks for the text, then one stream of picture and text; flow.
+
+The transformer reads the layer before the last of every token of the turn: the template's three before the prompt, the
+prompt, and five behind it, which in a causal encoder hold it too. `cap_embedder` (a norm, then a linear map) is the only
+door of the text; `context_refiner` mixes its rows before they meet the picture. Rows up to the next multiple of 32 are
+a learned pad. The network's time runs backwards, and so does its output's sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from excise.families import capabilities as c
+from excise.families.base import Condition
+from excise.families.chat import Template, chat_render, template_tokens
+from excise.families.networks import computes_in, module_in
+from excise.families.pipeline import first_inputs
+from excise.families.text_tree import Tokens, run_on
+from excise.families.transformer import TransformerFamily
+
+LONGEST = 512  # tokens of a turn, the pipeline's default
+
+
+class ZImage(TransformerFamily):
+    """Adapter of a `ZImagePipeline`."""
+
+    name = "zimage"
+    provides = frozenset({c.ATTENTION, c.TEXT_ENCODER})
+    draws_with = "ZImagePipeline"
+    text_modules = ("cap_embedder.0",)
+    doors = {"cap_embedder.1": "e"}
+
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.cap_feat_dim)
+
+    @property
+    def max_tokens(self) -> int:
+        self.check_encoders()
+        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
+
+    @cached_property
+    def _template(self) -> Template:
+        return Template.of(chat_render(self.pipe.tokenizer, add_generation_prompt=True, enable_thinking=True))
+
+    def _reads(self, layer: Any) -> str:
+        return "joint"
+
+    def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
+        return template_tokens(self.pipe.tokenizer, texts, subjects, self._template, self.max_tokens)
+
+    def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        encoder = self.pipe.text_encoder
+        last = f"layers.{encoder.config.num_hidden_layers - 1}"
+        with first_inputs({last: module_in(encoder, last)}) as read:
+            run_on(encoder, ids[..., 0], positions, mask)
+        states = read[last].to(self.device, computes_in(self.denoiser))
+        return module_in(self.denoiser, "cap_embedder.0")(states), None
+
+    @torch.no_grad()
+    def unconditional(self) -> Condition:
+        return self._condition([""])
+
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        states, _ = self.pipe.encode_prompt(
+            list(texts),  # the pipeline writes its template into the list
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_tokens,
+        )
+        lengths = torch.tensor([len(rows) for rows in states])
+        padded = pad_sequence(list(states), batch_first=True)
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device)
+        return Condition({"cap_feats": padded, "cap_mask": mask}, masks={"cap_feats": "cap_mask"})
+
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        pictures = list(latents[:, :, None].unbind())
+        output = self.denoiser(pictures, (1000 - timestep) / 1000, _rows(condition)).sample
+        return -torch.stack(list(output))[:, :, 0]
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        return {
+            "prompt_embeds": _rows(condition),
+            "negative_prompt_embeds": _rows(unconditional),
+            "height": self.image_size,
+            "width": self.image_size,
+        }
+
+    def _guidance(self, scale: float) -> dict[str, Any]:
+        return {"guidance_scale": max(scale - 1, 0)}  # the pipeline adds its scale to the prediction of the prompt
+
+
+def _rows(condition: Condition) -> list[Tensor]:
+    """The states (L, d) of each prompt, without its padding."""
+    inputs = condition.inputs
+    return [rows[mask.bool()] for rows, mask in zip(inputs["cap_feats"], inputs["cap_mask"], strict=True)]
