@@ -181,7 +181,7 @@ def train_clip(
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
-    """Return token ids (B, L) of B texts, truncated and padded as the pipelines do, in a chat template if it has one."""
+    """Return token ids (B, L) of B texts as the pipelines pad and cut them, in a chat template if there is one."""
     if getattr(tokenizer, "chat_template", None):
         turns = [[{"role": "user", "content": text}] for text in texts]
         texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -1,6 +1,7 @@
-"""Components of `canvas-flux`: dual-stream and single-stream blocks over T5 states and packed latents, with flow matching.
+"""Components of `canvas-flux`: dual-stream and single-stream blocks over T5 states and packed latents; flow matching.
 
-The autoencoder and the CLIP text encoder, whose pooled prompt enters every block's modulation, are those of `canvas-sd`.
+The autoencoder and the CLIP text encoder, whose pooled prompt enters the modulation of every block, are those of
+`canvas-sd`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The text encoder of `canvas-zimage`: a small Qwen 3 with a byte-level tokenizer and a chat template.
 
-A prompt is the turn of a user, after which the assistant's begins; the denoiser reads all of it, at the layer before the
-last, where real models hold more of a prompt's content than of the next word.
+A prompt is the turn of a user, after which the assistant's begins. The denoiser reads all of it, at the layer before
+the last.
 """
 
 from __future__ import annotations

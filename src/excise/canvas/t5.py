@@ -1,4 +1,4 @@
-"""The second text encoder of `canvas-flux`: a small T5 encoder with a unigram tokenizer of the same kind as the real one.
+"""The second text encoder of `canvas-flux`: a small T5 encoder with a unigram tokenizer, as the real one has.
 
 A word's token includes the space before it ("▁cat"), a prompt ends with `</s>`, and pads follow. The pipeline gives the
 encoder no mask, so the states of pads hold the prompt too, and the denoiser reads them.
@@ -19,7 +19,7 @@ COMMON, RARE, LETTER = -4.0, -10.0, -12.0  # log probabilities: of the first mer
 def build_tokenizer() -> T5Tokenizer:
     """Return a T5 tokenizer with pieces from the words of Canvas; those that were merged first are the likeliest."""
     letters, merges = gemma.learnt_pieces()
-    pieces = {piece: 0.0 for piece in SPECIAL}
+    pieces = dict.fromkeys(SPECIAL, 0.0)
     pieces.update((letter, LETTER) for letter in [*letters, *map(chr, range(33, 127))])
     for i, (a, b) in enumerate(merges):
         pieces.setdefault(a + b, COMMON + (RARE - COMMON) * i / len(merges))

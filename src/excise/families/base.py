@@ -32,7 +32,8 @@ class Projection:
     Attributes:
         path: of the module in the denoiser.
         role: "k" or "v" reads token states for keys or values of attention; "e" embeds token states before the first
-            block; "p" reads the pooled prompt with its first columns (the others read no text).
+            block, for all keys and values; "p" reads the pooled prompt with its first columns (the others read no
+            text).
         module: the map.
         rows: the rows of its weight that have this role, where a fused map has others too; None for all.
     """
@@ -284,7 +285,9 @@ class Family(ABC):
 
     @abstractmethod
     def projections(self, roles: str = "kv") -> list[Projection]:
-        """The linear maps that read text, by role (see `Projection`), in the order of the denoiser.
+        """The linear maps that read the prompt alone, by role (see `Projection`), in the order of the denoiser.
+
+        Where keys and values read the picture too, the maps that embed token states stand for both.
 
         Raises:
             ModelError: keys or values are requested and there are none.

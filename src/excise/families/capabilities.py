@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+STATIC_TEXT = "static_text"
 TEXT_KV = "text_kv"
 POOLED = "pooled"
 TEXT_MLP = "text_mlp"
@@ -12,7 +13,8 @@ CROSS_ATTENTION = "cross_attention"
 CLIP_TEXT = "clip_text"
 
 CAPABILITIES = {
-    TEXT_KV: "keys and values that read the states of the text encoder alone, so that closed forms are exact",
+    STATIC_TEXT: "linear maps that read the prompt alone and not the picture, so that closed forms are exact",
+    TEXT_KV: "keys and values of every block that read the prompt alone",
     POOLED: "a linear map that reads the pooled prompt",
     TEXT_MLP: "text encoders that add the output of their MLPs without normalising it",
     ATTENTION: "attention maps that can be trained",

@@ -29,10 +29,11 @@ class Flux(TransformerFamily):
     """Adapter of a `FluxPipeline`."""
 
     name = "flux"
-    provides = frozenset({c.POOLED, c.ATTENTION, c.TEXT_ENCODER})
+    provides = frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "FluxPipeline"
-    doors = {"context_embedder": "e", "time_text_embed.text_embedder.linear_1": "p"}
+    doors = ("context_embedder",)
+    pooled_door = "time_text_embed.text_embedder.linear_1"
 
     @property
     def text_width(self) -> int:

@@ -33,8 +33,20 @@ FAMILIES = Registry(
         "sana": Record(
             "excise.families.sana:Sana",
             "SANA 0.6B to 4.8B (SanaPipeline)",
-            provides=frozenset({c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
+            provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
             pipelines=("Sana",),
+        ),
+        "flux": Record(
+            "excise.families.flux:Flux",
+            "FLUX.1 dev and schnell (FluxPipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("Flux",),
+        ),
+        "zimage": Record(
+            "excise.families.zimage:ZImage",
+            "Z-Image and Z-Image-Turbo (ZImagePipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("ZImage",),
         ),
     },
     contract="excise.families.contract:contract",

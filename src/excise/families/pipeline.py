@@ -240,17 +240,21 @@ class PipelineFamily(Family):
     def inputs(self, paths: Sequence[str], texts: Sequence[str]) -> dict[str, MapInput]:
         modules = {path: self.module(path) for path in paths}
         condition, levels = self.condition(texts), self.noising.levels
-        parts: dict[str, list[Tensor]] = {path: [] for path in paths}
+        parts: dict[str, list[MapInput]] = {path: [] for path in paths}
         for rows in split(range(len(texts)), PREDICT_BATCH):
+            part = condition[list(rows)]
             with first_inputs(modules) as inputs:
                 zeros = torch.zeros(len(rows), *self.latent_shape)
-                self.predict(zeros, torch.full((len(rows),), levels // 2), condition[list(rows)])
+                self.predict(zeros, torch.full((len(rows),), levels // 2), part)
             for path in paths:
                 if path not in inputs:
                     raise ModelError(f"the denoiser does not call '{path}' in a prediction, so its input is unknown.")
-                parts[path].append(inputs[path])
-        whole = {path: torch.cat(tensors) for path, tensors in parts.items()}
-        return {path: MapInput(rows, self._read(condition, rows)) for path, rows in whole.items()}
+                parts[path].append(self._map_input(path, inputs[path], part))
+        return {path: joined_inputs(inputs) for path, inputs in parts.items()}
+
+    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
+        """The input of one map in a prediction, prompt by prompt."""
+        return MapInput(rows, self._read(condition, rows))
 
     def _read(self, condition: Condition, rows: Tensor) -> Tensor | None:
         """(B, L) which of a map's input rows (B, L, d) the denoiser reads: those that no mask of as many rows hides."""
@@ -438,6 +442,17 @@ class PipelineFamily(Family):
                 pixels = vae.decode(raw.to(device, dtype)).sample
                 images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
+
+
+def joined_inputs(parts: Sequence[MapInput]) -> MapInput:
+    """The inputs of one map for several batches of prompts; shorter ones are padded with rows that are not read."""
+    if parts[0].read is None:
+        return MapInput(torch.cat([part.rows for part in parts]), None)
+    length = max(part.rows.shape[1] for part in parts)
+    rows = [nn.functional.pad(part.rows, (0, 0, 0, length - part.rows.shape[1])) for part in parts]
+    reads = [part.read for part in parts if part.read is not None]
+    read = [nn.functional.pad(read, (0, length - read.shape[1])) for read in reads]
+    return MapInput(torch.cat(rows), torch.cat(read))
 
 
 @contextmanager

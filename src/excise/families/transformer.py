@@ -6,7 +6,6 @@ latents and timestep. Closed forms edit the maps that read a prompt before that:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from torch import Tensor
 
 from excise.families.base import Projection
@@ -18,11 +17,13 @@ class TransformerFamily(PipelineFamily):
     """Adapter of a pipeline whose denoiser is a transformer over text and picture.
 
     Attributes:
-        doors: by path, the role ("e", "p") of each map that every prompt passes before the first block.
+        doors: paths of the maps that read the states of tokens before the first block, in the order of the network.
+        pooled_door: path of the map that reads the pooled prompt, "" where there is none.
     """
 
     denoiser_name = "transformer"
-    doors: Mapping[str, str]
+    doors: tuple[str, ...]
+    pooled_door: str = ""
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
@@ -49,9 +50,12 @@ class TransformerFamily(PipelineFamily):
         return height * width // 4
 
     def projections(self, roles: str = "kv") -> list[Projection]:
-        return [
-            Projection(path, role, module_in(self.denoiser, path)) for path, role in self.doors.items() if role in roles
-        ]
+        """As in the base class; the doors stand for keys and values, which all read what they give."""
+        paths = self.doors if set(roles) & set("kve") else ()
+        matches = [Projection(path, "e", module_in(self.denoiser, path)) for path in paths]
+        if "p" in roles and self.pooled_door:
+            matches.append(Projection(self.pooled_door, "p", module_in(self.denoiser, self.pooled_door)))
+        return matches
 
 
 def packed(latents: Tensor) -> Tensor:

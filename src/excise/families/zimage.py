@@ -1,9 +1,9 @@
 """Z-Image (base, Turbo): a Qwen 3 chat, an own stack of blocks for the text, then one stream of picture and text; flow.
 
 The transformer reads the layer before the last of every token of the turn: the template's three before the prompt, the
-prompt, and five behind it, which in a causal encoder hold it too. `cap_embedder` (a norm, then a linear map) is the only
-door of the text; `context_refiner` mixes its rows before they meet the picture. Rows up to the next multiple of 32 are
-a learned pad. The network's time runs backwards, and so does its output's sign.
+prompt, and five behind it, which in a causal encoder hold it too. `cap_embedder` (a norm, then a linear map) is the
+only door of the text; `context_refiner` mixes its rows before they meet the picture. Rows up to the next multiple of 32
+are a learned pad. The network's time runs backwards, and so does the sign of its output.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.base import Condition, MapInput
 from excise.families.chat import Template, chat_render, template_tokens
 from excise.families.networks import computes_in, module_in
 from excise.families.pipeline import first_inputs
@@ -25,16 +25,17 @@ from excise.families.text_tree import Tokens, run_on
 from excise.families.transformer import TransformerFamily
 
 LONGEST = 512  # tokens of a turn, the pipeline's default
+STEP = 32  # the transformer pads a turn with a learned row up to a multiple of this
 
 
 class ZImage(TransformerFamily):
     """Adapter of a `ZImagePipeline`."""
 
     name = "zimage"
-    provides = frozenset({c.ATTENTION, c.TEXT_ENCODER})
+    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
     draws_with = "ZImagePipeline"
     text_modules = ("cap_embedder.0",)
-    doors = {"cap_embedder.1": "e"}
+    doors = ("cap_embedder.1",)
 
     @property
     def text_width(self) -> int:
@@ -83,6 +84,14 @@ class ZImage(TransformerFamily):
         pictures = list(latents[:, :, None].unbind())
         output = self.denoiser(pictures, (1000 - timestep) / 1000, _rows(condition)).sample
         return -torch.stack(list(output))[:, :, 0]
+
+    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
+        """As in the base class; `cap_embedder` reads the rows of all prompts in one, each padded by its last row."""
+        own = condition.inputs["cap_mask"].sum(dim=1)
+        lengths = (own + STEP - 1) // STEP * STEP
+        if path.startswith("cap_embedder"):
+            rows, lengths = pad_sequence(rows.split(lengths.tolist()), batch_first=True), own
+        return MapInput(rows, torch.arange(rows.shape[1], device=rows.device) < lengths.to(rows.device)[:, None])
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from torch import Tensor
 from excise.concepts.concept import PROGRAM_PROMPTS
 from excise.edits.apply import original_weights
 from excise.errors import ExciseWarning
-from excise.families.capabilities import POOLED, TEXT_KV, TEXT_MLP
+from excise.families.capabilities import POOLED, STATIC_TEXT, TEXT_MLP
 from excise.families.progress import encoding
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
@@ -43,7 +43,7 @@ class ClosedForm(Method[ConfigT]):
     """
 
     shape: ClassVar[str] = "closed-form"
-    needs: ClassVar[frozenset[str]] = frozenset({TEXT_KV})
+    needs: ClassVar[frozenset[str]] = frozenset({STATIC_TEXT})
     config_base: ClassVar[type[Settings]] = MethodConfig
     target_becomes: ClassVar[Literal["anchor", "nothing"]] = "anchor"
 

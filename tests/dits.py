@@ -1,0 +1,49 @@
+"""Every diffusion transformer that has an adapter: how to build a tiny one, and how its own pipeline is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tiny_flux
+import tiny_zimage
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family in tests.
+
+    Attributes:
+        family: its name in the registry.
+        build: makes a tiny random pipeline, always the same.
+        call: arguments of the pipeline's own call, besides prompt, size, steps and generator, by guidance's scale.
+        guided: whether the pipeline has two halves of guidance at all.
+        natural: from latents as the pipeline hands them to its scheduler to the (B, c, h, w) that `predict` takes,
+            given (c, h, w).
+    """
+
+    family: str
+    build: Callable[[], Any]
+    call: Callable[[float], dict[str, Any]]
+    guided: bool = True
+    natural: Callable[[Tensor, tuple[int, int, int]], Tensor] = lambda x, shape: x
+
+
+def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Rows (B, h/2 w/2, 4c) of 2 x 2 patches, channels first in each row, one by one."""
+    c, h, w = shape
+    whole = x.new_zeros(len(x), c, h, w)
+    for row in range(h // 2):
+        for column in range(w // 2):
+            patch = x[:, row * (w // 2) + column].reshape(len(x), c, 2, 2)
+            whole[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = patch
+    return whole
+
+
+CASES: dict[str, Case] = {
+    "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call, natural=patches),
+    "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call, natural=patches),
+    "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
+}
