@@ -17,6 +17,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from dits import CASES
 from entry_points import Entry
 from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -69,12 +70,10 @@ def gemma_tokenizer():
     return gemma.build_tokenizer()
 
 
-@pytest.fixture(params=["sd", "sdxl", "sana"])
-def any_pipe(request, tokenizer, gemma_tokenizer):
+@pytest.fixture(params=["sd", "sdxl", "sana", *CASES])
+def any_pipe(request, make):
     """A tiny random model of every family."""
-    if request.param == "sana":
-        return tiny_sana(gemma_tokenizer)
-    return {"sd": tiny_pipe, "sdxl": tiny_sdxl}[request.param](tokenizer)
+    return make(request.param)
 
 
 @pytest.fixture
@@ -82,6 +81,8 @@ def make(tokenizer, gemma_tokenizer):
     """A maker of equal pipelines of one family."""
 
     def make(family: str = "sd"):
+        if family in CASES:
+            return CASES[family].build()
         if family == "sana":
             return tiny_sana(gemma_tokenizer)
         return {"sd": tiny_pipe, "sdxl": tiny_sdxl}[family](tokenizer)

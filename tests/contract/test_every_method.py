@@ -17,7 +17,7 @@ from excise.edits.apply import original_weights
 from excise.errors import ConceptError, ModelError, SettingError
 from excise.families import family_of
 from excise.families.attached import attached
-from excise.families.capabilities import TEXT_KV
+from excise.families.capabilities import STATIC_TEXT, TEXT_KV
 from excise.families.drawing import model_key
 from excise.families.networks import hooked
 from excise.methods import METHODS, load_method
@@ -41,7 +41,7 @@ every_method_that_acts_while_drawing = pytest.mark.parametrize(
     "method", sorted(name for name, record in RECORDS.items() if record.shape == "inference-time")
 )
 every_closed_form_of_projections = pytest.mark.parametrize(
-    "method", sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and TEXT_KV in r.needs)
+    "method", sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and STATIC_TEXT in r.needs)
 )
 
 
@@ -66,7 +66,7 @@ def make(pipe, method: str, concepts=("cat",), **more) -> Edit:
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
-    return {p.path: p.module.weight for p in family_of(pipe).projections("kvp")}
+    return {p.path: p.module.weight for p in family_of(pipe).projections("kvep")}
 
 
 @every_method
@@ -102,8 +102,11 @@ def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
 @pytest.mark.parametrize("params", ["v", "k", "kv"])
 def test_only_the_asked_projections_change(pipe, method, params):
     edit = make(pipe, method, params=params)
-    assert {path[-1] for path in edit.paths if ".to_" in path} == set(params)
-    assert [path for path in edit.paths if ".to_" not in path] == [p.path for p in family_of(pipe).projections("p")]
+    family = family_of(pipe)
+    asked = [p.path for p in family.projections(params)]
+    if TEXT_KV in family.provides:
+        assert {path[-1] for path in asked} == set(params)
+    assert sorted(edit.paths) == sorted([*asked, *(p.path for p in family.projections("p"))])
     before = weights(pipe)
     with edit.apply(pipe):
         moved = {p for p, w in weights(pipe).items() if not torch.equal(w, before[p])}
@@ -118,11 +121,17 @@ def test_the_target_moves_and_moves_towards_its_anchor(pipe, method):
     states = family_of(pipe).encode(["cat", "car"], ["cat", "car"])
     cat, car = states.span(0, "last")[0], states.span(1, "last")[0]
     before = weights(pipe)
-    goal = torch.zeros_like(car) if load_method(method).target_becomes == "nothing" else car
-    was = {p: (before[p] @ (cat - goal)).norm() for p in edit.paths}
     with edit.apply(pipe):
-        now = {p: (weights(pipe)[p] @ cat - before[p] @ goal).norm() for p in edit.paths}
-    assert sum(now[p] / was[p] for p in was) / len(was) < 0.95
+        after = {p: weights(pipe)[p] for p in edit.paths}
+
+    def moved(goal: torch.Tensor) -> float:
+        """What is left of the way to the reading of `goal`."""
+        left = [(after[p] @ cat - before[p] @ goal).norm() / (before[p] @ (cat - goal)).norm() for p in edit.paths]
+        return float(sum(left) / len(left))
+
+    # In a model of one map alone, an anchor read more strongly than the target hides that both pull the target away.
+    goals = [torch.zeros_like(car), car] if load_method(method).target_becomes == "nothing" else [car]
+    assert min(map(moved, goals)) < 0.95
 
 
 @every_method_that_changes_weights
@@ -207,8 +216,8 @@ def test_bad_requests_are_refused(pipe, method):
     first = next(name for name, f in load_method(method).Config.model_fields.items() if name != "anchor")
     with pytest.raises(SettingError, match=f"setting '{first}' was 'x y'"):
         make(pipe, method, **{first: "x y"})
-    with pytest.raises(ConceptError, match="tokens; 32 fit"):
-        make(pipe, method, ["cat " * 40])
+    with pytest.raises(ConceptError, match="tokens.* fit"):
+        make(pipe, method, ["q z " * 45])
     with pytest.raises(ConceptError, match="is empty"):
         make(pipe, method, [""])
 

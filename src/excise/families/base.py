@@ -80,9 +80,10 @@ class WeightMap:
         path: of the module in the denoiser; in a text encoder it begins with the encoder's name in the pipeline.
         block: path of the block around it, the unit in which training is confined.
         source: what the layer reads: "cross" (attention from the picture to the text), "self" (the picture alone),
-            "joint" (text and picture together) or "text" (a layer of a text encoder).
+            "joint" (text and picture together, each by its own maps), "shared" (the same by the same maps), "refiner" (the
+            text alone, in the denoiser), "door" (text enters the denoiser) or "text" (a layer of a text encoder).
         part: in attention "q", "k", "v" or "out", on the text's side of a joint layer "add_q", "add_k", "add_v" or
-            "add_out"; in a text encoder "attention", "mlp", "embedding" or "other".
+            "add_out"; of a door the role of its projection; in a text encoder "attention", "mlp", "embedding" or "other".
     """
 
     path: str
@@ -307,6 +308,10 @@ class Family(ABC):
     @abstractmethod
     def attention_maps(self) -> list[WeightMap]:
         """Every linear map of every attention layer, in the order of the denoiser."""
+
+    def door_maps(self) -> list[WeightMap]:
+        """The maps through which text enters a transformer; none where cross-attention reads it in every block."""
+        return []
 
     @abstractmethod
     def maps(self, role: str) -> list[WeightMap]:

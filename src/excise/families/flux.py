@@ -48,8 +48,8 @@ class Flux(TransformerFamily):
     def _channels(self) -> int:
         return int(self.denoiser.config.in_channels) // 4
 
-    def _reads(self, layer: Any) -> str:
-        return "joint"  # single blocks too, whose sequence begins with the text
+    def _reads(self, path: str, layer: Any) -> str:
+        return "shared" if path.startswith("single") else "joint"
 
     @torch.no_grad()
     def encode(

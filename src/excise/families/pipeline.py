@@ -32,7 +32,7 @@ from excise.families.networks import bare, check_trainable, computes_in, module_
 from excise.families.noising import Noising, noising
 from excise.families.partial import complete, device_of, place
 from excise.families.progress import encoded, part_of, step_callback
-from excise.families.roles import ROLES, attention_layers, encoder_maps, layer_maps
+from excise.families.roles import ROLES, STANDS_FOR, attention_layers, encoder_maps, layer_maps
 from excise.families.streaming import read_whole, stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
@@ -267,10 +267,12 @@ class PipelineFamily(Family):
 
     def attention_maps(self) -> list[WeightMap]:
         return [
-            m for path, layer in attention_layers(self.denoiser) for m in layer_maps(path, layer, self._reads(layer))
+            m
+            for path, layer in attention_layers(self.denoiser)
+            for m in layer_maps(path, layer, self._reads(path, layer))
         ]
 
-    def _reads(self, layer: Any) -> str:
+    def _reads(self, path: str, layer: Any) -> str:
         """What an attention layer reads: `source` of its maps (`WeightMap`)."""
         if layer._modules.get("add_k_proj") is not None:
             return "joint"
@@ -283,9 +285,10 @@ class PipelineFamily(Family):
             raise unknown("role", role, ROLES)
         if role in ("text_mlp", "text_all", "embedding"):
             self.check_encoders()
-        maps = [*self.attention_maps(), *encoder_maps(self.text_encoders)]
-        if matches := [m for m in maps if ROLES[role](m)]:
-            return matches
+        maps = [*self.door_maps(), *self.attention_maps(), *encoder_maps(self.text_encoders)]
+        for meant in (role, STANDS_FOR.get(role, role)):
+            if matches := [m for m in maps if ROLES[meant](m)]:
+                return matches
         present = [name for name, fits in ROLES.items() if any(map(fits, maps))]
         raise ModelError(f"the family '{self.name}' has no weights of the role '{role}'; it has: {', '.join(present)}.")
 

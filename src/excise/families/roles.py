@@ -15,14 +15,18 @@ ROLES: dict[str, Callable[[WeightMap], bool]] = {
     "cross_kv": lambda m: m.source == "cross" and m.part in ("k", "v"),
     "cross": lambda m: m.source == "cross",
     "self": lambda m: m.source == "self",
-    "joint": lambda m: m.source == "joint",
-    "attention": lambda m: m.source in ("cross", "self", "joint"),
+    "joint": lambda m: m.source in ("joint", "shared"),
+    "attention": lambda m: m.source in ("cross", "self", "joint", "shared", "refiner"),
+    "door": lambda m: m.source == "door",
     "text_mlp": lambda m: m.source == "text" and m.part == "mlp",
     "text_all": lambda m: m.source == "text" and m.part != "embedding",
     "embedding": lambda m: m.source == "text" and m.part == "embedding",
 }
 """Keys and values that read text; all of cross-attention; all of self-attention; all attention over text and picture
-together; all attention of the denoiser; the MLPs of the text encoders; all their linear maps; their token tables."""
+together; all attention of the denoiser; the maps through which text enters a transformer; the MLPs of the text encoders;
+all their linear maps; their token tables."""
+STANDS_FOR = {"cross_kv": "door", "cross": "joint"}
+"""What a role means in a transformer without cross-attention: its keys and values read what the doors give."""
 
 _PARTS = {
     "to_q": "q",

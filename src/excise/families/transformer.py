@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from excise.families.base import Projection
+from excise.families.base import Projection, WeightMap
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily
 
@@ -56,6 +56,9 @@ class TransformerFamily(PipelineFamily):
         if "p" in roles and self.pooled_door:
             matches.append(Projection(self.pooled_door, "p", module_in(self.denoiser, self.pooled_door)))
         return matches
+
+    def door_maps(self) -> list[WeightMap]:
+        return [WeightMap(p.path, p.path, "door", p.role) for p in self.projections("ep")]
 
 
 def packed(latents: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ class ZImage(TransformerFamily):
     def _template(self) -> Template:
         return Template.of(chat_render(self.pipe.tokenizer, add_generation_prompt=True, enable_thinking=True))
 
-    def _reads(self, layer: Any) -> str:
-        return "joint"
+    def _reads(self, path: str, layer: Any) -> str:
+        return {"noise_refiner": "self", "context_refiner": "refiner"}.get(path.split(".")[0], "shared")
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         return template_tokens(self.pipe.tokenizer, texts, subjects, self._template, self.max_tokens)

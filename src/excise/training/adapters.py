@@ -26,12 +26,13 @@ from excise.families.base import Family, WeightMap
 from excise.families.networks import check_trainable
 
 NAME = "excise"
+READING = ("cross", "joint", "shared", "door")  # sources of maps that read text (families/base.py, `WeightMap`)
 WeightsT = TypeVar("WeightsT", bound="Weights")
 
 
 def blocks(family: Family) -> list[str]:
-    """The attention blocks of a denoiser, in its order."""
-    return list(dict.fromkeys(m.block for m in family.attention_maps()))
+    """The blocks of a denoiser that may be trained alone, in its order: the doors of the text, and attention blocks."""
+    return list(dict.fromkeys(m.block for m in (*family.door_maps(), *family.attention_maps())))
 
 
 def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = None) -> list[WeightMap]:
@@ -53,8 +54,8 @@ def choose_maps(family: Family, modules: str, chosen: Sequence[str] | None = Non
 
 def other_linears(family: Family) -> list[str]:
     """Every linear map of the denoiser outside the attention that reads text."""
-    cross = {m.path for m in family.attention_maps() if m.source == "cross"}
-    return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in cross]
+    reading = {m.path for m in (*family.door_maps(), *family.attention_maps()) if m.source in READING}
+    return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in reading]
 
 
 @dataclass(frozen=True)

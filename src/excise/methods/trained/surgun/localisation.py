@@ -111,7 +111,7 @@ def probe(
 ) -> Table:
     """Train every block alone for a short run and rate its pictures."""
     rows, pictures = [], {}
-    probed = blocks(problem.family)
+    probed = list(dict.fromkeys(m.block for m in problem.family.maps(config.modules)))
     if config.inject:
         probed = strongest(problem, preview, probed)
     for i, block in enumerate(probed):
@@ -131,7 +131,7 @@ def apart(problem: TrainingProblem, preview: Preview, adapter: Adapter) -> Table
     """Rate the trained change in each block alone, for the report; no block is chosen by it."""
     rows, pictures = [], {}
     by_block: dict[str, list[str]] = {}
-    for m in problem.family.attention_maps():
+    for m in (*problem.family.door_maps(), *problem.family.attention_maps()):
         if m.path in adapter.paths:
             by_block.setdefault(m.block, []).append(m.path)
     for i, (block, paths) in enumerate(by_block.items()):
