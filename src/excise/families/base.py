@@ -36,12 +36,14 @@ class Projection:
             text).
         module: the map.
         rows: the rows of its weight that have this role, where a fused map has others too; None for all.
+        normed: whether a norm follows in which the length of what it gives is lost, as behind most keys.
     """
 
     path: str
     role: str
     module: nn.Linear
     rows: slice | None = None
+    normed: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,12 @@ class MapInput:
     Attributes:
         rows: (B, L, d) one row a token, or (B, d) one row a prompt.
         read: (B, L) True where the denoiser reads the row; None for one row a prompt.
+        picture: (B, N, d) the rows of the picture, where the map reads those too.
     """
 
     rows: Tensor
     read: Tensor | None
+    picture: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,11 @@ class WeightMap:
         path: of the module in the denoiser; in a text encoder it begins with the encoder's name in the pipeline.
         block: path of the block around it, the unit in which training is confined.
         source: what the layer reads: "cross" (attention from the picture to the text), "self" (the picture alone),
-            "joint" (text and picture together, each by its own maps), "shared" (the same by the same maps), "refiner" (the
-            text alone, in the denoiser), "door" (text enters the denoiser) or "text" (a layer of a text encoder).
+            "joint" (text and picture together, each by its own maps), "shared" (the same by the same maps), "refiner"
+            (the text alone, in the denoiser), "door" (text enters the denoiser) or "text" (a layer of a text encoder).
         part: in attention "q", "k", "v" or "out", on the text's side of a joint layer "add_q", "add_k", "add_v" or
-            "add_out"; of a door the role of its projection; in a text encoder "attention", "mlp", "embedding" or "other".
+            "add_out"; of a door the role of its projection; in a text encoder "attention", "mlp", "embedding" or
+            "other".
     """
 
     path: str
@@ -303,6 +308,29 @@ class Family(ABC):
 
         Raises:
             ModelError: a map is not called in a prediction.
+        """
+
+    @abstractmethod
+    def captured(
+        self, paths: Sequence[str], texts: Sequence[str], moments: int, seed: int
+    ) -> list[dict[str, MapInput]]:
+        """What chosen maps read for B prompts at some moments of drawing them, evenly spread from the noisiest on.
+
+        Every prompt is drawn from the same noise, without guidance. For maps that read the picture too; raises as
+        `inputs`.
+        """
+
+    @abstractmethod
+    def text_maps(self, order: str, params: str = "kv") -> list[Projection]:
+        """The keys and values that read text, by what else they depend on, in the order of the denoiser.
+
+        Args:
+            order: "static" (`projections`), "refined" (text alone, but mixed with the rest of the prompt), "joint"
+                (text mixed with the picture) or "shared" (maps that read the picture too).
+            params: "k", "v" or both.
+
+        Raises:
+            ModelError: the family has none of this order; the message names those that it has.
         """
 
     @abstractmethod

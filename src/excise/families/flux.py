@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.base import Condition, MapInput
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
@@ -50,6 +50,14 @@ class Flux(TransformerFamily):
 
     def _reads(self, path: str, layer: Any) -> str:
         return "shared" if path.startswith("single") else "joint"
+
+    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
+        """As in the base class; in single blocks the rows of the text stand before those of the picture."""
+        length = condition.inputs["encoder_hidden_states"].shape[1]
+        if not path.startswith("single"):
+            return super()._map_input(path, rows, condition)
+        text = rows[:, :length]
+        return MapInput(text, self._read(condition, text), rows[:, length:])
 
     @torch.no_grad()
     def encode(

@@ -37,7 +37,10 @@ from excise.families.streaming import read_whole, stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
+from excise.families.trajectories import plain_scheduler
 
+# By the order of maps that read text, the source of their layers and their parts (`WeightMap`).
+_ORDERS = {"refined": ("refiner", ("k", "v")), "joint": ("joint", ("add_k", "add_v")), "shared": ("shared", ("k", "v"))}
 ENCODE_BATCH = 256  # prompts encoded at once
 PREDICT_BATCH = 16  # prompts in one prediction of `inputs`
 IMAGE_PIXELS = 32 * 256**2  # pixels that pass through an autoencoder at once
@@ -252,6 +255,62 @@ class PipelineFamily(Family):
                 parts[path].append(self._map_input(path, inputs[path], part))
         return {path: joined_inputs(inputs) for path, inputs in parts.items()}
 
+    @torch.no_grad()
+    def captured(
+        self, paths: Sequence[str], texts: Sequence[str], moments: int, seed: int
+    ) -> list[dict[str, MapInput]]:
+        modules, condition = {path: self.module(path) for path in paths}, self.condition(texts)
+        parts: list[dict[str, list[MapInput]]] = [{path: [] for path in paths} for _ in range(moments)]
+        noise = torch.randn(1, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
+        for rows in split(range(len(texts)), PREDICT_BATCH):
+            part = condition[list(rows)]
+            for i, inputs in enumerate(self._moments(modules, part, noise.repeat(len(rows), 1, 1, 1), moments)):
+                for path in paths:
+                    if path not in inputs:
+                        raise ModelError(
+                            f"the denoiser does not call '{path}' in a prediction, so its input is unknown."
+                        )
+                    parts[i][path].append(self._map_input(path, inputs[path], part))
+        return [{path: joined_inputs(inputs) for path, inputs in at.items()} for at in parts]
+
+    def _moments(
+        self, modules: Mapping[str, nn.Module], condition: Condition, x: Tensor, moments: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """The inputs of modules at every second of 2 `moments` steps from noise `x` to a picture."""
+        scheduler = plain_scheduler(self)
+        scheduler.set_timesteps(2 * moments)
+        x = x.to(self.device) * getattr(scheduler, "init_noise_sigma", 1.0)
+        for i, t in enumerate(scheduler.timesteps[:-1]):
+            with first_inputs(modules if i % 2 == 0 else {}) as inputs:
+                output = self.predict(x, t.to(self.device).expand(len(x)), condition)
+            if i % 2 == 0:
+                yield inputs
+            x = scheduler.step(output, t, x).prev_sample
+
+    def text_maps(self, order: str, params: str = "kv") -> list[Projection]:
+        if order == "static":
+            return self.projections(params)
+        source, parts = _ORDERS[order]
+        kinds = {part: part[-1] if part.endswith(("_k", "_v")) else part for part in parts}
+        every = [m for m in self.attention_maps() if m.source == source and m.part in parts]
+        if not every:
+            present = ", ".join(["static", *(o for o, (s, _) in _ORDERS.items() if s in self._sources())])
+            raise ModelError(f"the family '{self.name}' has no maps of the order '{order}'; it has: {present}.")
+        return [
+            Projection(m.path, kinds[m.part], self.module(m.path), normed=kinds[m.part] == "k" and self._norms(m.path))
+            for m in every
+            if kinds[m.part] in params
+        ]
+
+    def _sources(self) -> set[str]:
+        return {m.source for m in self.attention_maps()}
+
+    def _norms(self, path: str) -> bool:
+        """Whether keys of a map are normed."""
+        layer, _, name = path.rpartition(".")
+        norm = "norm_added_k" if name.startswith("add_") else "norm_k"
+        return self.module(layer)._modules.get(norm) is not None
+
     def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
         """The input of one map in a prediction, prompt by prompt."""
         return MapInput(rows, self._read(condition, rows))
@@ -453,9 +512,10 @@ def joined_inputs(parts: Sequence[MapInput]) -> MapInput:
         return MapInput(torch.cat([part.rows for part in parts]), None)
     length = max(part.rows.shape[1] for part in parts)
     rows = [nn.functional.pad(part.rows, (0, 0, 0, length - part.rows.shape[1])) for part in parts]
+    pictures = [part.picture for part in parts if part.picture is not None]
     reads = [part.read for part in parts if part.read is not None]
     read = [nn.functional.pad(read, (0, length - read.shape[1])) for read in reads]
-    return MapInput(torch.cat(rows), torch.cat(read))
+    return MapInput(torch.cat(rows), torch.cat(read), torch.cat(pictures) if pictures else None)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ ROLES: dict[str, Callable[[WeightMap], bool]] = {
     "embedding": lambda m: m.source == "text" and m.part == "embedding",
 }
 """Keys and values that read text; all of cross-attention; all of self-attention; all attention over text and picture
-together; all attention of the denoiser; the maps through which text enters a transformer; the MLPs of the text encoders;
-all their linear maps; their token tables."""
+together; all attention of the denoiser; the maps through which text enters a transformer; the MLPs of the text
+encoders; all their linear maps; their token tables."""
 STANDS_FOR = {"cross_kv": "door", "cross": "joint"}
 """What a role means in a transformer without cross-attention: its keys and values read what the doors give."""
 

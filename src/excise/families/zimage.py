@@ -86,12 +86,20 @@ class ZImage(TransformerFamily):
         return -torch.stack(list(output))[:, :, 0]
 
     def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
-        """As in the base class; `cap_embedder` reads the rows of all prompts in one, each padded by its last row."""
-        own = condition.inputs["cap_mask"].sum(dim=1)
-        lengths = (own + STEP - 1) // STEP * STEP
+        """As in the base class; of learned pads nothing is returned.
+
+        `cap_embedder` reads the rows of all prompts in one, each padded by its last row. In the shared layers those of
+        the picture stand before the text.
+        """
+        mask = condition.inputs["cap_mask"].bool().to(rows.device)
+        picture = None
         if path.startswith("cap_embedder"):
-            rows, lengths = pad_sequence(rows.split(lengths.tolist()), batch_first=True), own
-        return MapInput(rows, torch.arange(rows.shape[1], device=rows.device) < lengths.to(rows.device)[:, None])
+            lengths = (mask.sum(dim=1) + STEP - 1) // STEP * STEP
+            rows = pad_sequence(rows.split(lengths.tolist()), batch_first=True)
+        elif path.startswith("layers"):
+            tokens = self._picture_tokens
+            picture, rows = rows[:, :tokens], rows[:, (tokens + STEP - 1) // STEP * STEP :]
+        return MapInput(rows[:, : mask.shape[1]], mask, picture)
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         return {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
+from excise.families.base import Projection
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,35 @@ class Solution:
 def joined(one: Solution, two: Solution) -> Solution:
     """Combine two solutions for different projections."""
     return Solution((*one.text_maps, *two.text_maps), {**(one.modules or {}), **(two.modules or {})})
+
+
+def in_rows(solution: Solution, group: Sequence[Projection], weights: Mapping[str, Tensor]) -> Solution:
+    """A solution for some rows of fused maps as one for their whole weights, whose other rows stay.
+
+    Args:
+        solution: for the rows of each projection.
+        group: the projections.
+        weights: the whole weights by path.
+    """
+    fused = {p.path: p.rows for p in group if p.rows is not None}
+    if not fused:
+        return solution
+    modules = dict(solution.modules or {})
+    for shared in solution.text_maps:
+        modules.update((p, shared.low_rank(weights[p][fused[p]])) for p in shared.modules if p in fused)
+    kept = [TextMap(m.u, m.v, tuple(p for p in m.modules if p not in fused)) for m in solution.text_maps]
+
+    def tall(x: Tensor, path: str) -> Tensor:
+        whole = x.new_zeros(len(weights[path]), x.shape[1])
+        whole[fused[path]] = x
+        return whole
+
+    for path in fused:
+        change = modules[path]
+        modules[path] = (
+            LowRank(tall(change.b, path), change.a) if isinstance(change, LowRank) else Dense(tall(change.dw, path))
+        )
+    return Solution(tuple(m for m in kept if m.modules), modules)
 
 
 def widened(solution: Solution, widths: Mapping[str, int]) -> Solution:

@@ -20,15 +20,15 @@ from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.encoder_problem import EncoderProblem
 from excise.methods.closed_form.hardening import hardened
+from excise.methods.closed_form.text_maps import edited_maps, map_problems
 from excise.methods.closed_form.text_problem import (
     Encoded,
     TextProblem,
     encode,
     pooled_problem,
     reach_of,
-    token_problem,
 )
-from excise.methods.solution import Solution, joined, widened
+from excise.methods.solution import Solution, in_rows, joined, widened
 from excise.support.settings import Settings
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
@@ -64,23 +64,32 @@ class ClosedForm(Method[ConfigT]):
         began = time.perf_counter()
         family = request.family
         _warn_of_width(len(request.concepts), family.text_width)
+        maps = edited_maps(family, config, nothing=self._reads_nothing(request))
         encoded = _encoded(request, config, context)
         encoded_at = time.perf_counter()
         generator = torch.Generator().manual_seed(request.seed)
-        weights = original_weights(family, [p.path for p in family.projections(config.params)])
+        solution, shares = Solution(), list[float]()
+        for problem, group in map_problems(family, encoded, config, maps, request.seed):
+            weights = original_weights(family, [p.path for p in group])
+            rows = {p.path: weights[p.path] if p.rows is None else weights[p.path][p.rows] for p in group}
 
-        def solve(problem: TextProblem) -> Solution:
-            return self.solve(problem, weights, config, generator.manual_seed(request.seed))
+            def solve(problem: TextProblem, rows: Mapping[str, Tensor] = rows) -> Solution:
+                return self.solve(problem, rows, config, generator.manual_seed(request.seed))
 
-        solution, restored = hardened(solve, token_problem(encoded, config), weights, config.robust, context.say)
+            part, restored = hardened(solve, problem, rows, config.robust, context.say)
+            solution, shares = joined(solution, in_rows(part, group, weights)), [*shares, *restored]
         pooled = pooled_problem(encoded) if config.pooled else None
         if pooled is not None:
             solution = joined(solution, self._solve_pooled(pooled, request, config, generator))
         return Made(
             solution,
-            evidence={"restored": restored} if restored else {},
+            evidence={"restored": shares} if shares else {},
             seconds={"encode": encoded_at - began, "solve": time.perf_counter() - encoded_at},
         )
+
+    def _reads_nothing(self, request: Request) -> bool:
+        """Whether some target reads as nothing afterwards."""
+        return self.target_becomes == "nothing" or not all(c.anchor for c in request.concepts)
 
     def _solve_pooled(
         self, pooled: TextProblem, request: Request, config: ConfigT, generator: torch.Generator

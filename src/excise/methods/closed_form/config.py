@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from excise.support.settings import Settings
+from excise.support.settings import OMIT_DEFAULT, Settings
 
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
 TargetTokens = Tokens | Literal["context"]
@@ -20,6 +20,13 @@ BALANCED = Field(
 class MethodConfig(Settings):
     """Settings that every closed-form method has."""
 
+    maps: Literal["static", "refined", "joint", "shared"] = Field(
+        "static",
+        description="The maps to edit, by what they read: the prompt alone (exact), the prompt mixed with itself, with "
+        "the picture, or the picture too. All but the first are fitted to states of a few moments of drawing, in the "
+        "transformers that have them.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
     tokens: TargetTokens = Field(
         "from_last",
