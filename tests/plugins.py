@@ -14,7 +14,7 @@ NUDGE = Path(__file__).parents[1] / "examples" / "plugin"
 def nudge_record() -> Record:
     """The record of "nudge"; its class can be imported where the folder `NUDGE` is on the import path."""
     title = "Targets read as their anchors by the smallest change"
-    return Record("nudge:Nudge", title, shape="closed-form", needs=frozenset({"text_kv"}))
+    return Record("nudge:Nudge", title, shape="closed-form", needs=frozenset({"static_text"}))
 
 
 def install(

@@ -52,8 +52,8 @@ def nudge(monkeypatch, registered):
 
 
 @pytest.fixture
-def pipe(any_pipe):
-    return any_pipe
+def pipe(every_pipe):
+    return every_pipe
 
 
 def make(pipe, method: str, concepts=("cat",), **more) -> Edit:

@@ -449,7 +449,7 @@ class StrongUCE(UCE):
 
 
 def test_an_edit_of_a_method_with_a_setting_called_strength_is_scaled_and_updated(pipe, tmp_path, registered):
-    record = Record(f"{__name__}:StrongUCE", "a test", shape="closed-form", needs=frozenset({"text_kv"}))
+    record = Record(f"{__name__}:StrongUCE", "a test", shape="closed-form", needs=frozenset({"static_text"}))
     registered(Entry("strong", record))
     edit = erase(pipe, ["cat"], method="strong", strength=3.0, vocabulary=None)
     assert (edit.strength, edit.record.settings["strength"], edit.record.is_scaled) == (1.0, 3.0, False)

@@ -53,8 +53,8 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("pipeline", "title"),
-    [("FluxPipeline", "FLUX"), ("ZImagePipeline", "Z-Image"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
-     ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint")],
+    [("HunyuanDiTPipeline", "HunyuanDiT"), ("AuraFlowPipeline", "AuraFlow"), ("WanPipeline", "Wan"),
+     ("HiDreamImagePipeline", "HiDream"), ("CogView4Pipeline", "CogView")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))

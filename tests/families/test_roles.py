@@ -68,7 +68,7 @@ def test_a_role_that_a_family_lacks_is_refused_by_name(family):
 
 
 def test_every_map_is_found_again_at_its_path(family):
-    for role in set(ROLES) - {"joint"}:
+    for role in set(ROLES) - {"joint", "door"}:
         for one in family.maps(role):
             module = family.module(one.path)
             assert isinstance(module, (nn.Linear, nn.Embedding))

@@ -26,6 +26,7 @@ from excise.errors import ModelError, PluginError
 from excise.families import FAMILIES, family_of, load
 from excise.judges import FEATURES, JUDGES
 from excise.methods import METHODS, load_method
+from excise.methods.fitting import families_for
 from excise.protocols import PROTOCOLS
 from excise.registry import Record
 
@@ -85,7 +86,7 @@ def test_it_is_documented(excise):
     assert status == 0
     shown = json.loads(out)
     assert shown["title"] == "Targets read as their anchors by the smallest change"
-    assert (shown["needs"], shown["families"]) == ("text_kv", "sd, sdxl, sana")
+    assert (shown["needs"], shown["families"]) == ("static_text", ", ".join(families_for(METHODS.record("uce"))))
     ridge = next(s for s in shown["settings"] if s["name"] == "ridge")
     assert ridge == {
         "name": "ridge",
@@ -223,8 +224,8 @@ def test_every_kind_of_plug_in_may_be_broken(group, model, tmp_path, monkeypatch
 
 
 def test_a_record_with_a_field_of_another_type_is_refused(registered):
-    registered(Entry("mine", Record("nudge:Nudge", "mine", needs="text_kv")))
-    with pytest.raises(PluginError, match="has the needs 'text_kv' in its record; expected a set of words"):
+    registered(Entry("mine", Record("nudge:Nudge", "mine", needs="static_text")))
+    with pytest.raises(PluginError, match="has the needs 'static_text' in its record; expected a set of words"):
         METHODS.record("mine")
 
 
@@ -261,6 +262,8 @@ def test_a_function_is_a_judge_factory_without_a_record(monkeypatch):
 def test_it_is_refused_where_its_needs_are_not_met(pipe, monkeypatch):
     family = family_of(pipe)
     monkeypatch.setattr(type(family), "provides", frozenset({"attention"}))
-    with pytest.raises(ModelError, match=r"nudge needs .*\(text_kv\), which the model family 'sd' does not provide"):
+    with pytest.raises(
+        ModelError, match=r"nudge needs .*\(static_text\), which the model family 'sd' does not provide"
+    ):
         erase(family, ["cat"], "nudge")
     assert load_method("nudge").shape == METHODS.record("nudge").shape == "closed-form"

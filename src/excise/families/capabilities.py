@@ -14,8 +14,8 @@ CROSS_ATTENTION = "cross_attention"
 CLIP_TEXT = "clip_text"
 
 CAPABILITIES = {
-    STATIC_TEXT: "linear maps that read the prompt alone and not the picture, so that closed forms are exact",
     TEXT_KV: "keys and values of every block that read the prompt alone",
+    STATIC_TEXT: "linear maps that read the prompt alone and not the picture, so that closed forms are exact",
     POOLED: "a linear map that reads the pooled prompt",
     TEXT_MLP: "text encoders that add the output of their MLPs without normalising it",
     ATTENTION: "attention maps that can be trained",

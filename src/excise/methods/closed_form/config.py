@@ -20,13 +20,6 @@ BALANCED = Field(
 class MethodConfig(Settings):
     """Settings that every closed-form method has."""
 
-    maps: Literal["static", "refined", "joint", "shared"] = Field(
-        "static",
-        description="The maps to edit, by what they read: the prompt alone (exact), the prompt mixed with itself, with "
-        "the picture, or the picture too. All but the first are fitted to states of a few moments of drawing, in the "
-        "transformers that have them.",
-        json_schema_extra=OMIT_DEFAULT,
-    )
     params: Literal["v", "k", "kv"] = Field("kv", description="Which projections to edit: values, keys or both.")
     tokens: TargetTokens = Field(
         "from_last",
@@ -44,6 +37,13 @@ class MethodConfig(Settings):
         "or the thirty of MACE's program. Preserved names stand in the templates as well, otherwise alone.",
     )
     retain_empty: bool = Field(False, description="Retain the empty prompt as well.")
+    maps: Literal["static", "refined", "joint", "shared"] = Field(
+        "static",
+        description="The maps to edit, by what they read: the prompt alone (exact), the prompt mixed with itself, with "
+        "the picture, or the picture too. All but the first are fitted to states of a few moments of drawing, in the "
+        "transformers that have them.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
 
     @property
     def later(self) -> TargetTokens | None:
