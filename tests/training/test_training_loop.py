@@ -190,3 +190,33 @@ def test_canvas_sdxl_starts_as_the_denoiser_of_canvas_sd():
         there = source(noisy, 400, text[..., :256]).sample
         here = own(noisy, 400, text, added_cond_kwargs=pooled).sample
     assert (here - there).square().mean() < 0.02 * there.square().mean()
+
+
+@pytest.mark.parametrize("model", ["canvas-flux", "canvas-zimage"])
+def test_canvas_transformers_train_beside_the_parts_that_ship(tmp_path, small_pools, model):
+    from excise import load
+    from excise.canvas import build
+
+    lines: list[str] = []
+    steps = build.Steps(clip=1, denoiser_flux=2, denoiser_zimage=2)
+    build.train_model(model, Session(tmp_path / "work", 0, "cpu", lines.append), tmp_path / "out", steps)
+    assert [line.split(":")[0] for line in lines] == ["clip", "denoiser"]
+    family, sd = load(tmp_path / "out" / model, device="cpu"), load("canvas-sd", device="cpu")
+    assert (family.name, family.prediction, family.image_size) == (model.removeprefix("canvas-"), "flow", 64)
+    assert family.latent_shape == sd.latent_shape
+    assert sum(p.numel() for p in family.denoiser.parameters()) <= 10_000_000
+    assert sum(f.stat().st_size for f in (tmp_path / "out").rglob("*") if f.is_file()) <= 30e6
+    own = family.pipe.vae.state_dict()
+    assert all(torch.equal(own[key], weight) for key, weight in sd.pipe.vae.state_dict().items())
+    assert len(family.sample(["a cat"], [0], steps=2, guidance=4.0, batch=1)) == 1
+
+
+def test_a_transformer_begins_as_the_identity():
+    """Every block adds nothing and the output is zero, whatever comes in."""
+    from excise.canvas import build, flux, zimage
+
+    for denoiser in (flux.denoiser(), zimage.denoiser()):
+        build.gate_shut(denoiser)
+        shut = [n for n, m in denoiser.named_modules() if isinstance(m, torch.nn.Linear) and not m.weight.any()]
+        blocks = [m for m in denoiser.modules() if type(m).__name__.endswith("Block")]
+        assert len(shut) >= len([b for b in blocks if getattr(b, "modulation", True)])

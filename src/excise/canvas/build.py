@@ -48,6 +48,10 @@ class Steps:
     denoiser_flux: int = 15_000
     denoiser_zimage: int = 13_000
 
+    def of(self, model: str) -> int:
+        """Steps of the denoiser of a built-in model."""
+        return int(getattr(self, DENOISERS[model]))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,8 +67,21 @@ _GATES = re.compile(
 )
 
 TEXT: dict[str, Any] = {"gemma": gemma, "t5": t5, "qwen": qwen}
-SD, SDXL, SANA = Plan(), Plan(lr=5e-4), Plan(lr=1.4e-3, batch=32)
-FLUX = ZIMAGE = Plan(batch=32)
+DENOISERS = {
+    "canvas-sd": "denoiser",
+    "canvas-sdxl": "denoiser_sdxl",
+    "canvas-sana": "denoiser_sana",
+    "canvas-flux": "denoiser_flux",
+    "canvas-zimage": "denoiser_zimage",
+}
+"""By built-in model, the field of `Steps` for its denoiser."""
+PLANS = {
+    "canvas-sd": Plan(),
+    "canvas-sdxl": Plan(lr=5e-4),
+    "canvas-sana": Plan(lr=1.4e-3, batch=32),
+    "canvas-flux": Plan(batch=32),
+    "canvas-zimage": Plan(batch=32),
+}
 
 
 def train_world(session: Session, out: Path, steps: Steps) -> None:
@@ -82,11 +99,28 @@ def train_world(session: Session, out: Path, steps: Steps) -> None:
         train_judge(which, session, steps.judge)
     torch.manual_seed(session.seed)
     family = StableDiffusion(sd.pipeline(vae, text, tokenizer))
-    train_denoiser(family, session, steps.denoiser, (), SD)
+    train_denoiser(family, session, steps.of("canvas-sd"), (), PLANS["canvas-sd"])
     assemble(family, out / "canvas-sd")
     for name in [*(f"judge-{w}" for w in judging.SEEDS), "image-tower"]:
         save_file(load_file(work / f"{name}.safetensors"), out / f"{name}.safetensors")
     (out / "training.json").write_text((work / "training.json").read_text())
+
+
+def train_model(model: str, session: Session, out: Path, steps: Steps) -> None:
+    """Train whatever is not finished yet of a built-in model, and write its folder to `out`.
+
+    Args:
+        model: a name of `DENOISERS`; "canvas-sd" brings the judges, and the others begin with its parts.
+        session, out, steps: as `train_world` takes them.
+    """
+    parts = {
+        "canvas-sd": train_world,
+        "canvas-sdxl": train_sdxl,
+        "canvas-sana": train_sana,
+        "canvas-flux": train_flux,
+        "canvas-zimage": train_zimage,
+    }
+    parts[model](session, out, steps)
 
 
 def train_oracle(
@@ -97,7 +131,7 @@ def train_oracle(
     Budget and data are those of `model`, without these concepts; a good erasure comes close to the oracle.
 
     Args:
-        model: "canvas-sd", "canvas-sdxl" or "canvas-sana".
+        model: a name of `DENOISERS`.
         session: where and how to train.
         out: receives the pipeline's folder.
         steps: optimiser steps of each stage.
@@ -107,22 +141,29 @@ def train_oracle(
     """
     shipped = load(model, device=session.device, dtype="float32").pipe
     torch.manual_seed(session.seed)
-    family: PipelineFamily
-    if model == "canvas-sana":
-        family = Sana(sana.pipeline(shipped.vae, shipped.text_encoder, shipped.tokenizer))
-        count, plan = steps.denoiser_sana, SANA
-    elif model == "canvas-sdxl":
-        family = StableDiffusionXL(
-            sdxl.pipeline(shipped.vae, shipped.text_encoder, shipped.text_encoder_2, shipped.tokenizer)
-        )
-        count, plan = steps.denoiser_sdxl, SDXL
-        if start is not None:
-            sdxl.start_from(family.denoiser, load(start, device=session.device, dtype="float32").pipe.unet)
-    else:
-        family = StableDiffusion(sd.pipeline(shipped.vae, shipped.text_encoder, shipped.tokenizer))
-        count, plan = steps.denoiser, SD
-    train_denoiser(family, session, count, without, plan, started=start is not None)
+    family = _untrained(model, shipped)
+    if start is not None:
+        sdxl.start_from(family.denoiser, load(start, device=session.device, dtype="float32").pipe.unet)
+    train_denoiser(family, session, steps.of(model), without, PLANS[model], started=start is not None)
     assemble(family, out / model)
+
+
+def _untrained(model: str, shipped: Any) -> PipelineFamily:
+    """A built-in model with its trained autoencoder and text encoders, and an untrained denoiser."""
+    parts = (shipped.vae, shipped.text_encoder, shipped.tokenizer)
+    if model == "canvas-sd":
+        return StableDiffusion(sd.pipeline(*parts))
+    if model == "canvas-sdxl":
+        return StableDiffusionXL(sdxl.pipeline(*parts[:2], shipped.text_encoder_2, shipped.tokenizer))
+    if model == "canvas-sana":
+        return Sana(sana.pipeline(*parts))
+    family: PipelineFamily
+    if model == "canvas-flux":
+        family = Flux(flux.pipeline(*parts, shipped.text_encoder_2, shipped.tokenizer_2))
+    else:
+        family = ZImage(zimage.pipeline(*parts))
+    gate_shut(family.denoiser)
+    return family
 
 
 def train_sdxl(session: Session, out: Path, steps: Steps) -> None:
@@ -135,7 +176,7 @@ def train_sdxl(session: Session, out: Path, steps: Steps) -> None:
     torch.manual_seed(session.seed)
     family = StableDiffusionXL(sdxl.pipeline(first.vae, first.text_encoder, second, first.tokenizer))
     sdxl.start_from(family.denoiser, first.unet)
-    train_denoiser(family, session, steps.denoiser_sdxl, (), SDXL)
+    train_denoiser(family, session, steps.of("canvas-sdxl"), (), PLANS["canvas-sdxl"])
     assemble(family, out / "canvas-sdxl")
 
 
@@ -146,22 +187,23 @@ def train_sana(session: Session, out: Path, steps: Steps) -> None:
     text, tokenizer = train_states("gemma", pool, session, steps.clip)
     torch.manual_seed(session.seed)
     family = Sana(sana.pipeline(vae, text, tokenizer))
-    train_denoiser(family, session, steps.denoiser_sana, (), SANA)
+    train_denoiser(family, session, steps.of("canvas-sana"), (), PLANS["canvas-sana"])
     assemble(family, out / "canvas-sana")
 
 
 def train_flux(session: Session, out: Path, steps: Steps) -> None:
     """Train the second text encoder and the denoiser of `canvas-flux`, and write `canvas-flux/` to `out`.
 
-    Its autoencoder and first text encoder are those of `canvas-sd`.
+    Its autoencoder and first text encoder are those of `canvas-sdxl`, whose second text encoder that is.
     """
     pool = data.training_pool(session.work)
-    first = load("canvas-sd", device=session.device, dtype="float32").pipe
+    sdxl_pipe = load("canvas-sdxl", device=session.device, dtype="float32").pipe
     text, pieces = train_states("t5", pool, session, steps.clip)
     torch.manual_seed(session.seed)
-    family = Flux(flux.pipeline(first.vae, first.text_encoder, first.tokenizer, text, pieces))
+    first = flux.tower(sdxl_pipe.text_encoder_2)
+    family = Flux(flux.pipeline(sdxl_pipe.vae, first, sdxl_pipe.tokenizer, text, pieces))
     gate_shut(family.denoiser)
-    train_denoiser(family, session, steps.denoiser_flux, (), FLUX)
+    train_denoiser(family, session, steps.of("canvas-flux"), (), PLANS["canvas-flux"])
     assemble(family, out / "canvas-flux")
 
 
@@ -176,7 +218,7 @@ def train_zimage(session: Session, out: Path, steps: Steps) -> None:
     torch.manual_seed(session.seed)
     family = ZImage(zimage.pipeline(vae, text, tokenizer))
     gate_shut(family.denoiser)
-    train_denoiser(family, session, steps.denoiser_zimage, (), ZIMAGE)
+    train_denoiser(family, session, steps.of("canvas-zimage"), (), PLANS["canvas-zimage"])
     assemble(family, out / "canvas-zimage")
 
 

@@ -1,18 +1,27 @@
 """Components of `canvas-flux`: dual-stream and single-stream blocks over T5 states and packed latents; flow matching.
 
-The autoencoder and the CLIP text encoder, whose pooled prompt enters the modulation of every block, are those of
-`canvas-sd`.
+The autoencoder is that of `canvas-sd`. The CLIP text encoder, whose pooled prompt enters the modulation of every block,
+is the second one of `canvas-sdxl` without its projection.
 """
 
 from __future__ import annotations
 
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from excise.canvas import clip, t5
+from excise.canvas import t5
+from excise.canvas.sdxl import SECOND_WIDTH
 
 HEADS, HEAD_WIDTH = 4, 64
 DUAL, SINGLE = 2, 4
+
+
+def tower(projected: CLIPTextModelWithProjection) -> CLIPTextModel:
+    """Return a CLIP text encoder as the class without a projection."""
+    text = CLIPTextModel(projected.config)
+    weights = {k.removeprefix("text_model."): v for k, v in projected.state_dict().items()}
+    text.load_state_dict({k: v for k, v in weights.items() if not k.startswith("text_projection")})
+    return text.eval().requires_grad_(False)
 
 
 def denoiser() -> FluxTransformer2DModel:
@@ -24,7 +33,7 @@ def denoiser() -> FluxTransformer2DModel:
         attention_head_dim=HEAD_WIDTH,
         num_attention_heads=HEADS,
         joint_attention_dim=t5.WIDTH,
-        pooled_projection_dim=clip.WIDTH,
+        pooled_projection_dim=SECOND_WIDTH,
         guidance_embeds=False,
         axes_dims_rope=(16, 24, 24),
     )

@@ -34,7 +34,7 @@ def train(
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="The model: canvas-sd, which includes the judges, or canvas-sdxl or canvas-sana after it."),
+        typer.Option(help="The model: canvas-sd, with the judges, or after it canvas-sdxl, -sana, -flux or -zimage."),
     ] = "canvas-sd",
     start: Annotated[
         Optional[str],
@@ -74,16 +74,15 @@ def train(
     make_folder(work)
     with run_folder(out), _whole(out, model) as partial:
         with quiet():  # importing pipelines makes libraries print notices
-            from excise.canvas.build import Steps, train_oracle, train_sana, train_sdxl, train_world
+            from excise.canvas.build import DENOISERS, Steps, train_model, train_oracle
             from excise.canvas.loop import Session
 
-        plan = Steps() if steps is None else replace(Steps(), denoiser=steps, denoiser_sdxl=steps, denoiser_sana=steps)
+        plan = Steps() if steps is None else replace(Steps(), **{DENOISERS[model]: steps})
         session = Session(work, seed, pick_device(device), show.say)
         if without:
             train_oracle(model, session, partial, plan, without=without, start=start)
         else:
-            train_model = {"canvas-sdxl": train_sdxl, "canvas-sana": train_sana}.get(model, train_world)
-            train_model(session, partial, plan)
+            train_model(model, session, partial, plan)
         write_run(partial / model, TRAIN, {"model": model, **request.entries()})
     show.say(f"weights in {out}; check the gates: excise evaluate --model {out / model}")
 
@@ -116,9 +115,7 @@ def _steps(model: str, steps: int | None) -> int:
     """The steps of the denoiser, those of the program unless they are given."""
     from excise.canvas.build import Steps
 
-    defaults = Steps()
-    own = {"canvas-sdxl": defaults.denoiser_sdxl, "canvas-sana": defaults.denoiser_sana}
-    return steps or own.get(model, defaults.denoiser)
+    return steps or Steps().of(model)
 
 
 @contextmanager
@@ -145,14 +142,14 @@ def _check(model: str, without: list[str], start: str | None) -> None:
     """Refuse unknown concepts and models, and a start model where none is used."""
     from excise.canvas import world
     from excise.errors import ConceptError, unknown
-    from excise.families.built_in import BUILT_IN
+    from excise.families.built_in import CANVAS
 
     names = [*world.drawables(), *world.STYLES]
     for concept in without:
         if concept not in names:
             raise unknown("Canvas concept", concept, names)
-    if model not in BUILT_IN:
-        raise unknown("built-in model", model, BUILT_IN)
+    if model not in CANVAS:
+        raise unknown("built-in model", model, CANVAS)
     if start is not None and not (without and model == "canvas-sdxl"):
         raise ConceptError(
             "--start works only for an oracle of canvas-sdxl, which may start from an oracle of canvas-sd."

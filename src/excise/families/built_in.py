@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parents[1] / "canvas" / "weights"
 BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")
+CANVAS = (*BUILT_IN, "canvas-flux", "canvas-zimage")
+"""The models of Canvas that `excise canvas train` makes; those of `BUILT_IN` ship with the package."""
 
 
 def is_built_in(family: Family) -> bool:
@@ -26,7 +28,7 @@ def names_built_in(model: str | None) -> bool:
 
 def names_canvas(model: str | None) -> bool:
     """Whether a name or folder is that of a model of Canvas: a built-in one, or one of `excise canvas train`."""
-    return names_built_in(model) or (model is not None and Path(model).name in BUILT_IN)
+    return names_built_in(model) or (model is not None and Path(model).name in CANVAS)
 
 
 def _folders() -> list[Path]:
