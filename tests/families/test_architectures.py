@@ -41,6 +41,20 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
+@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3"])
+def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path, title):
+    path = write(tmp_path / "m.safetensors", FILES[title])
+    with pytest.raises(ModelError, match=f"{title}, which is read as a diffusers folder only: give that; exc"):
+        check_model(path)
+
+
+@pytest.mark.parametrize("pipeline", ["FluxPipeline", "ZImagePipeline", "StableDiffusion3Pipeline"])
+def test_a_folder_of_a_supported_architecture_is_not_refused_for_its_class(tmp_path, pipeline):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    with pytest.raises(ModelError, match=r"holds no \.safetensors weights"):
+        check_model(tmp_path)
+
+
 def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
     path = write(tmp_path / "edit.safetensors", ["x"], {"excise": "{}"})
     with pytest.raises(ModelError, match="is an edit, not a model; give it to --edit"):
@@ -53,8 +67,7 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("pipeline", "title"),
-    [("FluxPipeline", "FLUX"), ("ZImagePipeline", "Z-Image"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
-     ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint")],
+    [("HiDreamImagePipeline", "HiDream"), ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
@@ -155,7 +168,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_refusal_imports_nothing_large(tmp_path, verb):
-    write(tmp_path / "m.safetensors", FILES["FLUX"])
+    write(tmp_path / "m.safetensors", FILES["Qwen-Image"])
     code = (
         f"import sys; sys.argv = ['excise', {verb!r}, *{VERBS[verb]!r}, '--model', 'm.safetensors']\n"
         "from excise.cli.main import run\n"
@@ -164,5 +177,5 @@ def test_a_refusal_imports_nothing_large(tmp_path, verb):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "FLUX, which is not supported yet" in done.stderr
+    assert "Qwen-Image, which is not supported yet" in done.stderr
     assert not (tmp_path / "out").exists()

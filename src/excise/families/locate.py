@@ -48,6 +48,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("ZImage",),
         ),
+        "sd3": Record(
+            "excise.families.sd3:StableDiffusion3",
+            "Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("StableDiffusion3",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",
