@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import tiny_chroma
 import tiny_flux
 import tiny_sd3
 import tiny_zimage
@@ -44,6 +45,7 @@ def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 CASES: dict[str, Case] = {
+    "chroma": Case("chroma", tiny_chroma.build, tiny_chroma.call, natural=patches),
     "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call, natural=patches),
     "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call, natural=patches),
     "sd3": Case("sd3", tiny_sd3.build, tiny_sd3.call),

@@ -18,6 +18,7 @@ from excise.families import check_model
 FILES = {
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "model.diffusion_model.img_in.weight"],
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "Chroma": ["distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.lora_up.weight"],
@@ -41,14 +42,14 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
-@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3"])
+@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3", "Chroma"])
 def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
     with pytest.raises(ModelError, match=f"{title}, which is read as a diffusers folder only: give that; exc"):
         check_model(path)
 
 
-@pytest.mark.parametrize("pipeline", ["FluxPipeline", "ZImagePipeline", "StableDiffusion3Pipeline"])
+@pytest.mark.parametrize("pipeline", ["FluxPipeline", "ZImagePipeline", "StableDiffusion3Pipeline", "ChromaPipeline"])
 def test_a_folder_of_a_supported_architecture_is_not_refused_for_its_class(tmp_path, pipeline):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
     with pytest.raises(ModelError, match=r"holds no \.safetensors weights"):

@@ -64,6 +64,7 @@ _FOLDERS = {
     "FLUX",
     "Z-Image",
     "Stable Diffusion 3",
+    "Chroma",
 }
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"

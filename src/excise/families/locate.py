@@ -54,6 +54,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("StableDiffusion3",),
         ),
+        "chroma": Record(
+            "excise.families.chroma:Chroma",
+            "Chroma (ChromaPipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("Chroma",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",
