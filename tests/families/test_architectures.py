@@ -19,6 +19,8 @@ FILES = {
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "model.diffusion_model.img_in.weight"],
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
     "Chroma": ["distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight"],
+    "PixArt": ["t_block.1.weight", "blocks.0.cross_attn.kv_linear.weight"],
+    "PixArt-Alpha": ["t_block.1.weight", "blocks.0.cross_attn.kv_linear.weight", "csize_embedder.mlp.0.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.lora_up.weight"],
@@ -42,14 +44,16 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
-@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3", "Chroma"])
+@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3", "Chroma", "PixArt"])
 def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
     with pytest.raises(ModelError, match=f"{title}, which is read as a diffusers folder only: give that; exc"):
         check_model(path)
 
 
-@pytest.mark.parametrize("pipeline", ["FluxPipeline", "ZImagePipeline", "StableDiffusion3Pipeline", "ChromaPipeline"])
+@pytest.mark.parametrize(
+    "pipeline", ["FluxPipeline", "ZImagePipeline", "StableDiffusion3Pipeline", "ChromaPipeline", "PixArtSigmaPipeline"]
+)
 def test_a_folder_of_a_supported_architecture_is_not_refused_for_its_class(tmp_path, pipeline):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
     with pytest.raises(ModelError, match=r"holds no \.safetensors weights"):
@@ -68,7 +72,8 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("pipeline", "title"),
-    [("HiDreamImagePipeline", "HiDream"), ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint")],
+    [("HiDreamImagePipeline", "HiDream"), ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint"),
+     ("PixArtAlphaPipeline", "PixArt-Alpha")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))

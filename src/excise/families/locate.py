@@ -60,6 +60,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("Chroma",),
         ),
+        "pixart": Record(
+            "excise.families.pixart:PixArt",
+            "PixArt-Sigma (PixArtSigmaPipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
+            pipelines=("PixArtSigma",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",
