@@ -18,6 +18,9 @@ from excise.families import check_model
 FILES = {
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "model.diffusion_model.img_in.weight"],
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "Chroma": ["distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight"],
+    "PixArt": ["t_block.1.weight", "blocks.0.cross_attn.kv_linear.weight"],
+    "PixArt-Alpha": ["t_block.1.weight", "blocks.0.cross_attn.kv_linear.weight", "csize_embedder.mlp.0.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.lora_up.weight"],
@@ -41,6 +44,22 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
+@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3", "Chroma", "PixArt"])
+def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path, title):
+    path = write(tmp_path / "m.safetensors", FILES[title])
+    with pytest.raises(ModelError, match=f"{title}, which is read as a diffusers folder only: give that; exc"):
+        check_model(path)
+
+
+@pytest.mark.parametrize(
+    "pipeline", ["FluxPipeline", "ZImagePipeline", "StableDiffusion3Pipeline", "ChromaPipeline", "PixArtSigmaPipeline"]
+)
+def test_a_folder_of_a_supported_architecture_is_not_refused_for_its_class(tmp_path, pipeline):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    with pytest.raises(ModelError, match=r"holds no \.safetensors weights"):
+        check_model(tmp_path)
+
+
 def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
     path = write(tmp_path / "edit.safetensors", ["x"], {"excise": "{}"})
     with pytest.raises(ModelError, match="is an edit, not a model; give it to --edit"):
@@ -54,7 +73,7 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 @pytest.mark.parametrize(
     ("pipeline", "title"),
     [("HunyuanDiTPipeline", "HunyuanDiT"), ("AuraFlowPipeline", "AuraFlow"), ("WanPipeline", "Wan"),
-     ("HiDreamImagePipeline", "HiDream"), ("CogView4Pipeline", "CogView")],
+     ("HiDreamImagePipeline", "HiDream"), ("PixArtAlphaPipeline", "PixArt-Alpha")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
@@ -155,7 +174,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_refusal_imports_nothing_large(tmp_path, verb):
-    write(tmp_path / "m.safetensors", FILES["FLUX"])
+    write(tmp_path / "m.safetensors", FILES["Qwen-Image"])
     code = (
         f"import sys; sys.argv = ['excise', {verb!r}, *{VERBS[verb]!r}, '--model', 'm.safetensors']\n"
         "from excise.cli.main import run\n"
@@ -164,5 +183,5 @@ def test_a_refusal_imports_nothing_large(tmp_path, verb):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "FLUX, which is not supported yet" in done.stderr
+    assert "Qwen-Image, which is not supported yet" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from excise.errors import ModelError
 from excise.families.base import Condition, grouped, join
-from excise.families.text_states import TextStates
+from excise.families.text_states import Further, TextStates
 
 
 def rows(states: TextStates, tokens: str) -> list[int]:
@@ -31,11 +33,24 @@ def test_only_rows_that_are_read_are_selected(read, start, wanted):
     assert (rows(states, "last"), rows(states, "subject")) == ([4], [3, 4])
     assert rows(states, "all") == mask[0].nonzero()[:, 0].tolist()
     assert {tokens: rows(states, tokens) for tokens in wanted} == wanted
-    first = mask[0].nonzero()[0, 0]
-    assert states.gather([0], states.around([0], torch.tensor([1])))[:, 0].int().tolist() == [
-        int(first),
-        *wanted["from_last"][1:],
-    ]
+    before = [i for i in range(3) if mask[0, i]]
+    around = states.gather([0], states.around([0], [0]))[:, 0].int().tolist()
+    assert around == [*before, *wanted["from_last"][1:]]
+
+
+def test_tokens_of_two_text_encoders_are_selected_in_both():
+    """Columns 0 to 3 are of one encoder, 4 to 7 of another; the subject is at 2 and at 5."""
+    states = TextStates.dense(
+        torch.arange(8.0).view(1, 8, 1),
+        *(torch.tensor([place]) for place in (2, 2, 3)),
+        read=torch.ones(1, 8, dtype=torch.bool),
+        further=(Further(4, torch.tensor([5]), torch.tensor([5])),),
+    )
+    wanted = {"last": [2, 5], "subject": [2, 5], "from_last": [2, 3, 5, 6, 7], "all_but_start": list(range(1, 8))}
+    assert {tokens: rows(states, tokens) for tokens in wanted} == wanted
+    assert states.gather([0], states.around([0], [0]))[:, 0].int().tolist() == [0, 1, 3, 4, 6, 7]
+    nowhere = replace(states, further=(Further(4, torch.tensor([8]), torch.tensor([8])),))
+    assert {tokens: rows(nowhere, tokens) for tokens in ("last", "from_last")} == {"last": [2], "from_last": [2, 3]}
 
 
 def condition(length: int, masked: bool) -> Condition:

@@ -29,6 +29,7 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Stable Cascade", (r"clip_txt_mapper\..*", r"clip_txt_pooled_mapper\..*")),
     ("Wan", (r"blocks\.\d+\.self_attn\.norm_q\..*", r"blocks\.\d+\.ffn\.0\..*")),
     ("a single file of SANA", (r"blocks\.\d+\.mlp\.depth_conv\..*", r"transformer_blocks\.\d+\.ff\.conv_depth\..*")),
+    ("PixArt-Alpha", (r"csize_embedder\..*", r"ar_embedder\..*")),
     ("PixArt", (r"blocks\.\d+\.cross_attn\.kv_linear\..*", r"t_block\.\d+\..*")),
 )  # fmt: skip
 _PREFIX = re.compile(r"^(model\.diffusion_model|diffusion_model|net|transformer|model)\.")
@@ -49,6 +50,7 @@ _CLASSES = {
     "SanaSprint": "SANA-Sprint",
     "SanaVideo": "SANA-Video",
     "PixArt": "PixArt",
+    "PixArtAlpha": "PixArt-Alpha",
     "HunyuanDiT": "HunyuanDiT",
     "AuraFlow": "AuraFlow",
     "StableCascade": "Stable Cascade",
@@ -59,11 +61,21 @@ _CLASSES = {
     "CogView": "CogView",
     "Wan": "Wan",
 }
+# Architectures that are read as diffusers folders, but not in one file, and which models of them are.
+_FOLDERS = {
+    "FLUX": "FLUX.1",
+    "Z-Image": "Z-Image",
+    "Stable Diffusion 3": "Stable Diffusion 3",
+    "Chroma": "Chroma",
+    "PixArt": "PixArt-Sigma",
+}
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"
 )
+_READ = list(_FOLDERS.values())
 _WORKS = (
-    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these and SANA"
+    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these, SANA, "
+    f"{', '.join(_READ[:-1])} and {_READ[-1]}"
 )
 
 
@@ -116,6 +128,8 @@ def _content(names: Collection[str]) -> str:
         if any(re.fullmatch(pattern, name) for pattern in patterns for name in bare):
             if title == "a LoRA":
                 return "a LoRA, not a model (excise import reads one as an edit)"
+            if title in _FOLDERS:
+                return f"a model of the architecture {title}, which is read as a diffusers folder only: give that"
             return (
                 title if title.startswith("a ") else f"a model of the architecture {title}, which is not supported yet"
             )

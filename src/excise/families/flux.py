@@ -19,7 +19,7 @@ from excise.families.base import Condition, MapInput
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
-from excise.families.transformer import TransformerFamily, packed, unpacked
+from excise.families.transformer import TransformerFamily, packed, places, unpacked
 
 EMBEDDED_GUIDANCE = 3.5  # the pipeline's default, an input of the distilled denoiser
 LONGEST = 512  # tokens of a prompt, the pipeline's default
@@ -84,15 +84,13 @@ class Flux(TransformerFamily):
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         b, _, height, width = latents.shape
-        rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
-        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
         guided = self.denoiser.config.guidance_embeds
         output: Tensor = self.denoiser(
             packed(latents),
             timestep=timestep.to(latents.dtype) / 1000,
             guidance=torch.full((b,), EMBEDDED_GUIDANCE, device=latents.device) if guided else None,
             txt_ids=latents.new_zeros(condition.inputs["encoder_hidden_states"].shape[1], 3),
-            img_ids=places.to(latents),
+            img_ids=places(height, width).to(latents),
             **condition.inputs,
         ).sample
         return unpacked(output, height, width)

@@ -22,6 +22,7 @@ from excise.families.original_names import unet_name
 from excise.families.partial import Source, leave_unread, place_modules, source_of
 from excise.families.streaming import check_fits
 from excise.families.tensors import TensorFiles
+from excise.families.whole import absent_parts
 
 _ORIGINAL = "model.diffusion_model."  # before the names of the UNet in a single file
 
@@ -62,7 +63,7 @@ def open_folder(path: Path, opening: Opening, name: str | None = None) -> Any:
     """
     from diffusers import DiffusionPipeline
 
-    parts = {}
+    parts: dict[str, Any] = dict(absent_parts(path))
     for part, classes in _components(path).items():
         kind = _class_of(*classes)
         if kind is None:

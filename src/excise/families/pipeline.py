@@ -56,6 +56,7 @@ class PipelineFamily(Family):
     (`_guidance`), the autoencoder's scale (`latents`, `decode`).
 
     Attributes:
+        optional_encoders: those of `encoder_names` without which the pipeline encodes text all the same.
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
         text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
             encoders, all that is loaded for work that reads text alone.
@@ -65,6 +66,7 @@ class PipelineFamily(Family):
 
     denoiser_name = "unet"
     encoder_names: tuple[str, ...] = ("text_encoder",)
+    optional_encoders: tuple[str, ...] = ()
     draws_with: str
     text_modules: tuple[str, ...] = ()
     outlines: bool = False
@@ -132,11 +134,16 @@ class PipelineFamily(Family):
 
     def check_encoders(self) -> None:
         for name in self.encoder_names:
-            if name not in self.text_encoders:
-                raise ModelError(
-                    f"the pipeline was loaded without its '{name}' ({name}=None), which this needs; load it with it. "
-                    "Applying and removing an edit of the denoiser alone needs none."
-                )
+            if name not in self.optional_encoders:
+                self._check_encoder(name)
+
+    def _check_encoder(self, name: str) -> None:
+        """Refuse a pipeline without one of its text encoders, as `check_encoders`."""
+        if name not in self.text_encoders:
+            raise ModelError(
+                f"the pipeline was loaded without its '{name}' ({name}=None), which this needs; load it with it. "
+                "Applying and removing an edit of the denoiser alone needs none."
+            )
 
     @property
     def tokenizers(self) -> dict[str, Any]:
@@ -365,7 +372,7 @@ class PipelineFamily(Family):
         name, _, rest = path.partition(".")
         if name not in self.encoder_names:
             return self.denoiser, path
-        self.check_encoders()
+        self._check_encoder(name)
         return self.text_encoders[name], rest
 
     @torch.no_grad()

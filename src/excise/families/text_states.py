@@ -16,6 +16,20 @@ Until = Literal["last", "end", "all"]
 
 
 @dataclass(frozen=True)
+class Further:
+    """Columns in which the prompts stand once more, as the tokens of a further text encoder (T5 behind CLIP).
+
+    Attributes:
+        begin: the first of these columns; they reach to the next further ones, or to the end.
+        first, last: (B,) first and last token of the subject among them; behind all columns where it is not there.
+    """
+
+    begin: int
+    first: Tensor
+    last: Tensor
+
+
+@dataclass(frozen=True)
 class TextStates:
     """Encoded prompts, and the positions of their subjects.
 
@@ -31,6 +45,7 @@ class TextStates:
         pooled: (B, p) what the projections of the whole prompt read, in families that have such; None too where the
             prompts were not encoded so far.
         start: whether the first token that is read is a start token, the same in every prompt.
+        further: columns of further text encoders, in their order; `first`, `last` and `end` are of the first one's.
     """
 
     rows: Tensor
@@ -41,6 +56,7 @@ class TextStates:
     read: Tensor
     pooled: Tensor | None = None
     start: bool = True
+    further: tuple[Further, ...] = ()
 
     @classmethod
     def dense(
@@ -53,10 +69,11 @@ class TextStates:
         read: Tensor,
         pooled: Tensor | None = None,
         start: bool = True,
+        further: tuple[Further, ...] = (),
     ) -> TextStates:
         """Of states (B, L, d), each token's own."""
         at = torch.arange(states.shape[0] * states.shape[1]).view(states.shape[:2])
-        return cls(states.flatten(0, 1), at, first, last, end, read.cpu(), pooled, start)
+        return cls(states.flatten(0, 1), at, first, last, end, read.cpu(), pooled, start, further)
 
     @property
     def states(self) -> Tensor:
@@ -72,22 +89,42 @@ class TextStates:
         Args:
             tokens: "last" (the subject's last token), "subject" (all of its tokens), "from_last" (its last token and
                 all that follows, end token and padding included), "all_but_start" (all but the start token) or "all".
+                The first three are of each text encoder's columns.
         """
-        read, first, last = self.read[indices], self.first[indices, None], self.last[indices, None]
+        read, subject = self.read[indices], torch.zeros_like(self.read[indices])
+        if tokens in ("all_but_start", "all"):
+            return read & (read.cumsum(1) > {"all_but_start": int(self.start), "all": 0}[tokens])
         place = torch.arange(read.shape[1])
-        if tokens == "last":
-            return read & (place == last)
-        if tokens == "subject":
-            return read & (place >= first) & (place <= last)
-        if tokens == "from_last":
-            return read & (place >= last)
-        return read & (read.cumsum(1) > {"all_but_start": int(self.start), "all": 0}[tokens])
+        for columns, part in zip(self.columns, self._parts, strict=True):
+            first, last = part.first[indices, None], part.last[indices, None]
+            inside = place >= (first if tokens == "subject" else last)
+            subject |= columns & (inside if tokens == "from_last" else inside & (place <= last))
+        return read & subject
 
-    def around(self, indices: Sequence[int] | Tensor, before: Tensor) -> Tensor:
-        """(b, L) of some prompts, the first `before` (b,) tokens that are read and all that follow the subject."""
-        read = self.read[indices]
-        after = torch.arange(read.shape[1]) > self.last[indices, None]
-        return read & ((read.cumsum(1) <= before[:, None]) | after)
+    def around(self, indices: Sequence[int] | Tensor, targets: Sequence[int] | Tensor) -> Tensor:
+        """(b, L) tokens around a subject: as many first ones as stand before that of `targets`, and all behind its own.
+
+        Only tokens that are read.
+        """
+        read, outside = self.read[indices], torch.zeros_like(self.read[indices])
+        place = torch.arange(read.shape[1])
+        for columns, part in zip(self.columns, self._parts, strict=True):
+            before = (self.read[targets] & columns & (place < part.first[targets, None])).sum(1, keepdim=True)
+            own = read & columns
+            outside |= own & ((own.cumsum(1) <= before) | (place > part.last[indices, None]))
+        return outside
+
+    @property
+    def columns(self) -> list[Tensor]:
+        """(L,) for each text encoder whose tokens stand one behind the other, which columns are its own."""
+        place = torch.arange(self.at.shape[1])
+        begins = [part.begin for part in self._parts]
+        ends = [*begins[1:], len(place)]
+        return [(place >= begin) & (place < end) for begin, end in zip(begins, ends, strict=True)]
+
+    @property
+    def _parts(self) -> tuple[Further, ...]:
+        return (Further(0, self.first, self.last), *self.further)
 
     def gather(self, indices: Sequence[int] | Tensor, mask: Tensor) -> Tensor:
         """(n, d): the states of the tokens of some prompts that a mask (b, L) selects, prompt after prompt.

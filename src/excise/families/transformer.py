@@ -6,6 +6,7 @@ latents and timestep. Closed forms edit the maps that read a prompt before that:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from excise.families.base import Projection, WeightMap
@@ -59,6 +60,12 @@ class TransformerFamily(PipelineFamily):
 
     def door_maps(self) -> list[WeightMap]:
         return [WeightMap(p.path, p.path, "door", p.role) for p in self.projections("ep")]
+
+
+def places(height: int, width: int) -> Tensor:
+    """(h/2 w/2, 3): where each row of packed latents stands in the picture: nothing, its row and its column."""
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
 
 
 def packed(latents: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ def from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> Any
 
     try:
         return DiffusionPipeline.from_pretrained(
-            path, variant=variant, local_files_only=True, use_safetensors=True, **options
+            path, variant=variant, local_files_only=True, use_safetensors=True, **options, **absent_parts(path)
         )
     except Exception as error:
         raise ModelError(f"cannot read the model in {path}: {first_line(error)}") from error
+
+
+def absent_parts(path: Path) -> dict[str, None]:
+    """The components that a diffusers folder was saved without, as diffusers has to be told when it reads it."""
+    index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+    return {name: None for name, classes in index.items() if classes == [None, None]}
 
 
 def from_single_file(path: Path, config: str | Path | None, local_files_only: bool, options: dict[str, Any]) -> Any:

@@ -155,7 +155,7 @@ def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
         start=null[0],
         null=null[1:],
         owner=encoded.owner.repeat_interleave(lengths).to(null.device),
-        subjects=_means(states.gather(rows[:n], states.chosen(rows[:n], "last")).double(), encoded.owner),
+        subjects=_means(states.gather(rows[:n], _last(states, rows[:n])).double(), encoded.owner),
         prompts=n,
     )
 
@@ -163,18 +163,32 @@ def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
 def _matched(
     states: TextStates, targets: Sequence[int], anchors: Sequence[int], tokens: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The token blocks of targets' prompts and of their anchors', cut to equal lengths, and those lengths."""
-    if tokens == "context":
-        before = states.first[targets]  # both prompts begin with the same words
-        one, two = states.around(targets, before), states.around(anchors, before)
+    """The token blocks of targets' prompts and of their anchors', cut to equal lengths, and those lengths.
+
+    Where several text encoders' tokens stand one behind the other, the blocks of each are cut and matched.
+    """
+    if tokens == "context":  # both prompts begin with the same words
+        one, two = states.around(targets, targets), states.around(anchors, targets)
     else:
         one, two = states.chosen(targets, tokens), states.chosen(anchors, tokens)
-    lengths = torch.minimum(one.sum(1), two.sum(1))
+    whole = torch.zeros(len(targets), dtype=torch.long)
+    matched_one, matched_two = torch.zeros_like(one), torch.zeros_like(two)
+    for columns in states.columns:
+        lengths = torch.minimum((one & columns).sum(1), (two & columns).sum(1))
+        matched_one |= _begin(one & columns, lengths)
+        matched_two |= _begin(two & columns, lengths)
+        whole += lengths
+    return states.gather(targets, matched_one), states.gather(anchors, matched_two), whole
 
-    def block(rows: Sequence[int], mask: Tensor) -> Tensor:
-        return states.gather(rows, mask & (mask.cumsum(1) <= lengths[:, None]))
 
-    return block(targets, one), block(anchors, two), lengths
+def _begin(mask: Tensor, lengths: Tensor) -> Tensor:
+    """The first `lengths` (b,) of the tokens that a mask (b, L) selects."""
+    return mask & (mask.cumsum(1) <= lengths[:, None])
+
+
+def _last(states: TextStates, rows: Sequence[int]) -> Tensor:
+    """(b, L): the subject's last token of some prompts, as the first text encoder has it."""
+    return torch.arange(states.at.shape[1]) == states.last[rows, None]
 
 
 def _means(rows: Tensor, owner: Tensor) -> Tensor:

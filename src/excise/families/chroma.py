@@ -1,0 +1,120 @@
+"""Chroma: T5 states in joint attention over text and picture, with FLUX's blocks and no pooled prompt; flow.
+
+Text reaches the transformer through one door, `context_embedder`, which takes T5's state of every token. The pipeline
+means its attention to see a prompt and one pad behind it, but hands over a mask of numbers, and numbers are added to
+the logits: the pairs that the mask keeps gain one, and all pads are read. The adapter does the same. Latents are packed
+into patches of 2 x 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from excise.families import capabilities as c
+from excise.families.base import Condition
+from excise.families.subjects import subject_spans
+from excise.families.text_known import KnownStates
+from excise.families.text_states import TextStates, Until
+from excise.families.transformer import TransformerFamily, packed, places, unpacked
+
+LONGEST = 512  # tokens of a prompt, the pipeline's default
+
+
+class Chroma(TransformerFamily):
+    """Adapter of a `ChromaPipeline` and its siblings."""
+
+    name = "chroma"
+    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
+    draws_with = "ChromaPipeline"
+    doors = ("context_embedder",)
+
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.joint_attention_dim)
+
+    @property
+    def max_tokens(self) -> int:
+        self.check_encoders()
+        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
+
+    @property
+    def _channels(self) -> int:
+        return int(self.denoiser.config.in_channels) // 4
+
+    def _reads(self, layer: Any) -> str:
+        return "joint"  # single blocks too, whose sequence begins with the text
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        subjects: Sequence[str | int | None] | None = None,
+        until: Sequence[Until] | None = None,
+        known: KnownStates | None = None,
+    ) -> TextStates:
+        spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, start=0)
+        states = self.condition(texts).inputs["encoder_hidden_states"]
+        read = torch.ones(states.shape[:2], dtype=torch.bool)
+        return TextStates.dense(states, *spans, read=read, start=False)
+
+    def unconditional(self) -> Condition:
+        return self.condition([""])
+
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        states, _, added, *_ = self.pipe.encode_prompt(
+            prompt=list(texts),
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_tokens,
+        )
+        return Condition({"encoder_hidden_states": states, "attention_mask": added})  # which masks nothing
+
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        _, _, height, width = latents.shape
+        states, added = condition.inputs["encoder_hidden_states"], condition.inputs["attention_mask"]
+        rows = packed(latents)
+        added = torch.cat([added, added.new_ones(rows.shape[:2])], dim=1)
+        with _recomputed_with(self.denoiser, added):
+            output: Tensor = self.denoiser(
+                rows,
+                encoder_hidden_states=states,
+                timestep=timestep.to(latents.dtype) / 1000,
+                txt_ids=latents.new_zeros(states.shape[1], 3),
+                img_ids=places(height, width).to(latents),
+                attention_mask=added,
+            ).sample
+        return unpacked(output, height, width)
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        return {
+            "prompt_embeds": condition.inputs["encoder_hidden_states"],
+            "prompt_attention_mask": condition.inputs["attention_mask"],
+            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
+            "negative_prompt_attention_mask": unconditional.inputs["attention_mask"],
+            "height": self.image_size,
+            "width": self.image_size,
+        }
+
+
+@contextmanager
+def _recomputed_with(denoiser: Any, added: Tensor) -> Iterator[None]:
+    """Give single blocks their mask under gradient checkpointing, where diffusers leaves it out."""
+    if not denoiser.gradient_checkpointing:
+        yield
+        return
+    recompute = denoiser._gradient_checkpointing_func
+    single = set(denoiser.single_transformer_blocks)
+
+    def with_mask(block: nn.Module, *args: Any) -> Any:
+        return recompute(block, *args, *([added] if block in single else []))
+
+    denoiser._gradient_checkpointing_func = with_mask
+    try:
+        yield
+    finally:
+        denoiser._gradient_checkpointing_func = recompute
