@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tiny_flux
+import tiny_lumina2
 import tiny_zimage
 from torch import Tensor
 
@@ -46,4 +47,5 @@ CASES: dict[str, Case] = {
     "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call, natural=patches),
     "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call, natural=patches),
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
+    "lumina2": Case("lumina2", tiny_lumina2.build, tiny_lumina2.call),
 }

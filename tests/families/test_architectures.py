@@ -18,6 +18,8 @@ from excise.families import check_model
 FILES = {
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "model.diffusion_model.img_in.weight"],
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "a single file of Lumina-Image 2.0": ["cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "Lumina-Next": ["cap_embedder.0.weight", "layers.0.attention.wq.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.lora_up.weight"],
@@ -41,6 +43,13 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
+@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "a single file of Lumina-Image 2.0"])
+def test_a_single_file_of_a_family_in_folders_is_not_called_unsupported(tmp_path, title):
+    with pytest.raises(ModelError, match="give a diffusers folder of it") as error:
+        check_model(write(tmp_path / "m.safetensors", FILES[title]))
+    assert "not supported" not in str(error.value)
+
+
 def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
     path = write(tmp_path / "edit.safetensors", ["x"], {"excise": "{}"})
     with pytest.raises(ModelError, match="is an edit, not a model; give it to --edit"):
@@ -53,8 +62,8 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("pipeline", "title"),
-    [("FluxPipeline", "FLUX"), ("ZImagePipeline", "Z-Image"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
-     ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint")],
+    [("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("QwenImagePipeline", "Qwen-Image"),
+     ("SanaSprintPipeline", "SANA-Sprint"), ("LuminaPipeline", "Lumina-Next")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
@@ -164,5 +173,5 @@ def test_a_refusal_imports_nothing_large(tmp_path, verb):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "FLUX, which is not supported yet" in done.stderr
+    assert "a single file of FLUX; give a diffusers folder of it" in done.stderr
     assert not (tmp_path / "out").exists()

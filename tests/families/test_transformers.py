@@ -145,7 +145,7 @@ def test_subjects_are_found_among_the_tokens(family):
     assert states.first[0] == states.first[1]
     assert states.last[0] == states.last[1] == states.first[0]
     assert states.last[2] > states.first[2]
-    assert bool((states.end > states.last).all())
+    assert bool((states.end >= states.last).all())  # equal where a prompt has no end token and ends with its subject
     for i in range(3):
         assert bool(states.read[i, states.first[i] : states.last[i] + 1].all())
 

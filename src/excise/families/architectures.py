@@ -19,11 +19,12 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HunyuanVideo", (r"txt_in\.individual_token_refiner\..*",)),
     ("AuraFlow", (r"double_layers\.\d+\..*", r"register_tokens", r"joint_transformer_blocks\..*")),
     ("FLUX.2", (r"double_stream_modulation_img\..*",)),
-    ("FLUX", (r"double_blocks\.\d+\.img_attn\..*", r"single_transformer_blocks\..*")),
+    ("a single file of FLUX", (r"double_blocks\.\d+\.img_attn\..*", r"single_transformer_blocks\..*")),
     ("Stable Diffusion 3", (r"joint_blocks\.\d+\..*", r"transformer_blocks\.\d+\.ff_context\..*")),
     ("Qwen-Image", (r"transformer_blocks\.\d+\.(img|txt)_mlp\..*", r"transformer_blocks\.\d+\.(img|txt)_mod\..*")),
-    ("Z-Image", (r"cap_pad_token", r"x_pad_token", r"all_x_embedder\..*")),
-    ("Lumina", (r"(noise|context)_refiner\.\d+\..*", r"cap_embedder\..*")),
+    ("a single file of Z-Image", (r"cap_pad_token", r"x_pad_token", r"all_x_embedder\..*")),
+    ("a single file of Lumina-Image 2.0", (r"(noise|context)_refiner\.\d+\..*",)),
+    ("Lumina-Next", (r"cap_embedder\..*",)),
     ("HiDream", (r"double_stream_blocks\.\d+\.block\..*",)),
     ("HunyuanDiT", (r"mlp_t5\..*", r"text_embedding_padding")),
     ("Stable Cascade", (r"clip_txt_mapper\..*", r"clip_txt_pooled_mapper\..*")),
@@ -55,7 +56,7 @@ _CLASSES = {
     "Kandinsky": "Kandinsky",
     "Chroma": "Chroma",
     "HiDream": "HiDream",
-    "Lumina": "Lumina",
+    "Lumina": "Lumina-Next",
     "CogView": "CogView",
     "Wan": "Wan",
 }
@@ -63,7 +64,7 @@ _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"
 )
 _WORKS = (
-    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these and SANA"
+    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and every family as a diffusers folder"
 )
 
 
@@ -106,7 +107,9 @@ def family_of_file(path: Path) -> str:
             f"{path} holds the UNet of Stable Diffusion alone, without a text encoder; give the whole model: a "
             "checkpoint with all parts, or a diffusers folder."
         )
-    raise ModelError(f"{path} holds {_content(names)}; {_WORKS}.")
+    content = _content(names)
+    next_step = "; give a diffusers folder of it" if content.startswith("a single file of") else ""
+    raise ModelError(f"{path} holds {content}{next_step}; {_WORKS}.")
 
 
 def _content(names: Collection[str]) -> str:

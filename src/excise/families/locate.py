@@ -48,6 +48,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("ZImage",),
         ),
+        "lumina2": Record(
+            "excise.families.lumina2:Lumina2",
+            "Lumina-Image 2.0 (Lumina2Pipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("Lumina2",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",
