@@ -8,6 +8,7 @@ from typing import Any
 
 import tiny_flux
 import tiny_lumina2
+import tiny_sana_sprint
 import tiny_zimage
 from torch import Tensor
 
@@ -23,6 +24,8 @@ class Case:
         guided: whether the pipeline has two halves of guidance at all.
         natural: from latents as the pipeline hands them to its scheduler to the (B, c, h, w) that `predict` takes,
             given (c, h, w).
+        flow: from output, times and latents as the scheduler is given them to those of `predict`, where the two speak
+            of noise in other ways.
     """
 
     family: str
@@ -30,6 +33,11 @@ class Case:
     call: Callable[[float], dict[str, Any]]
     guided: bool = True
     natural: Callable[[Tensor, tuple[int, int, int]], Tensor] = lambda x, shape: x
+    flow: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = lambda output, t, latents: (
+        output,
+        t,
+        latents,
+    )
 
 
 def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -48,4 +56,7 @@ CASES: dict[str, Case] = {
     "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call, natural=patches),
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
     "lumina2": Case("lumina2", tiny_lumina2.build, tiny_lumina2.call),
+    "sana-sprint": Case(
+        "sana-sprint", tiny_sana_sprint.build, tiny_sana_sprint.call, guided=False, flow=tiny_sana_sprint.flow
+    ),
 }

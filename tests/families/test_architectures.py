@@ -63,7 +63,7 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 @pytest.mark.parametrize(
     ("pipeline", "title"),
     [("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("QwenImagePipeline", "Qwen-Image"),
-     ("SanaSprintPipeline", "SANA-Sprint"), ("LuminaPipeline", "Lumina-Next")],
+     ("SanaVideoPipeline", "SANA-Video"), ("LuminaPipeline", "Lumina-Next")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))

@@ -84,7 +84,7 @@ def test_a_prediction_is_what_the_scheduler_is_given(case, family, monkeypatch):
     stock(case, family, PROMPTS[0], [1], 1.0, output_type="latent")
     condition = family.condition(PROMPTS[:1])
     assert len(steps) == 2
-    for output, t, latents in steps:
+    for output, t, latents in (case.flow(*given) for given in steps):
         shaped = [case.natural(x, family.latent_shape) for x in (latents, output)]
         assert_close(family.predict(shaped[0], t.reshape(1), condition), shaped[1].float(), rtol=0, atol=1e-6)
 

@@ -47,7 +47,6 @@ _CLASSES = {
     "Flux2": "FLUX.2",
     "QwenImage": "Qwen-Image",
     "ZImage": "Z-Image",
-    "SanaSprint": "SANA-Sprint",
     "SanaVideo": "SANA-Video",
     "PixArt": "PixArt",
     "HunyuanDiT": "HunyuanDiT",
