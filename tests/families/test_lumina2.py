@@ -9,6 +9,8 @@ import torch
 from tiny_lumina2 import build
 from torch.testing import assert_close
 
+from excise import erase
+from excise.errors import ModelError
 from excise.families import family_of
 from excise.families.base import Condition
 
@@ -73,6 +75,12 @@ def test_a_new_system_prompt_is_followed(pipe, family):
     assert int(states.last[0]) == family.last_token("a cat", "cat")
     got = family.inputs([DOOR], ["a cat"])[DOOR]
     assert_close(got.rows[0][got.read[0]], states.span(0, "all"), rtol=1e-4, atol=1e-5)
+
+
+def test_methods_that_enter_a_guided_call_are_refused(family):
+    """The pipeline makes one call for each half, which nothing tells from two pictures in one call."""
+    with pytest.raises(ModelError, match=r"sld needs .*\(guided_call\), which the model family 'lumina2' does not"):
+        erase(family, ["cat"], "sld", vocabulary=None)
 
 
 def test_the_picture_is_refined_alone(family):
