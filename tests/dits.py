@@ -10,6 +10,8 @@ import tiny_chroma
 import tiny_flux
 import tiny_pixart
 import tiny_sd3
+import tiny_lumina2
+import tiny_sana_sprint
 import tiny_zimage
 from torch import Tensor
 
@@ -25,6 +27,8 @@ class Case:
         guided: whether the pipeline has two halves of guidance at all.
         natural: from latents as the pipeline hands them to its scheduler to the (B, c, h, w) that `predict` takes,
             given (c, h, w).
+        flow: from output, times and latents as the scheduler is given them to those of `predict`, where the two speak
+            of noise in other ways.
     """
 
     family: str
@@ -32,6 +36,11 @@ class Case:
     call: Callable[[float], dict[str, Any]]
     guided: bool = True
     natural: Callable[[Tensor, tuple[int, int, int]], Tensor] = lambda x, shape: x
+    flow: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = lambda output, t, latents: (
+        output,
+        t,
+        latents,
+    )
 
 
 def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -53,4 +62,8 @@ CASES: dict[str, Case] = {
     "sd3": Case("sd3", tiny_sd3.build, tiny_sd3.call),
     "sd3-without-t5": Case("sd3", tiny_sd3.without_t5, tiny_sd3.call_without_t5),
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
+    "lumina2": Case("lumina2", tiny_lumina2.build, tiny_lumina2.call),
+    "sana-sprint": Case(
+        "sana-sprint", tiny_sana_sprint.build, tiny_sana_sprint.call, guided=False, flow=tiny_sana_sprint.flow
+    ),
 }

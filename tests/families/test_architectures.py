@@ -18,11 +18,17 @@ from excise.families import check_model
 FILES = {
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "model.diffusion_model.img_in.weight"],
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "FLUX.2": ["double_stream_modulation_img.lin.weight", "double_blocks.0.img_attn.qkv.weight"],
+    "Krea 2": ["txtfusion.projector.weight", "blocks.0.attn.wq.weight"],
+    "Lumina-Image 2.0": ["cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
+    "Lumina-Next": ["cap_embedder.0.weight", "layers.0.attention.wq.weight"],
+    "SANA": ["blocks.0.mlp.depth_conv.conv.weight"],
     "Chroma": ["distilled_guidance_layer.in_proj.weight", "double_blocks.0.img_attn.qkv.weight"],
     "PixArt": ["t_block.1.weight", "blocks.0.cross_attn.kv_linear.weight"],
     "PixArt-Alpha": ["t_block.1.weight", "blocks.0.cross_attn.kv_linear.weight", "csize_embedder.mlp.0.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
+    "HiDream": ["double_stream_blocks.0.block.attn1.to_q.weight"],
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.lora_up.weight"],
     "the UNet of Stable Diffusion alone": ["model.diffusion_model.input_blocks.0.0.weight"],
     "the UNet alone, in the layout of diffusers": ["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"],
@@ -44,7 +50,8 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
-@pytest.mark.parametrize("title", ["FLUX", "Z-Image", "Stable Diffusion 3", "Chroma", "PixArt"])
+@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image", "Stable Diffusion 3", "Chroma", "PixArt",
+                                   "Qwen-Image", "Krea 2", "Lumina-Image 2.0", "SANA"])  # fmt: skip
 def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
     with pytest.raises(ModelError, match=f"{title}, which is read as a diffusers folder only: give that; exc"):
@@ -73,7 +80,10 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 @pytest.mark.parametrize(
     ("pipeline", "title"),
     [("HunyuanDiTPipeline", "HunyuanDiT"), ("AuraFlowPipeline", "AuraFlow"), ("WanPipeline", "Wan"),
-     ("HiDreamImagePipeline", "HiDream"), ("PixArtAlphaPipeline", "PixArt-Alpha")],
+     ("HiDreamImagePipeline", "HiDream"), ("PixArtAlphaPipeline", "PixArt-Alpha"), ("FluxFillPipeline", "FLUX"),
+     ("Flux2KleinKVPipeline", "FLUX.2"), ("ZImageOmniPipeline", "Z-Image"), ("LuminaPipeline", "Lumina-Next"),
+     ("QwenImage21Pipeline", "Qwen-Image 2.1"), ("QwenImageEditPlusPipeline", "Qwen-Image-Edit"),
+     ("SanaVideoPipeline", "SANA-Video")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
@@ -174,7 +184,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_refusal_imports_nothing_large(tmp_path, verb):
-    write(tmp_path / "m.safetensors", FILES["Qwen-Image"])
+    write(tmp_path / "m.safetensors", FILES["HiDream"])
     code = (
         f"import sys; sys.argv = ['excise', {verb!r}, *{VERBS[verb]!r}, '--model', 'm.safetensors']\n"
         "from excise.cli.main import run\n"
@@ -183,5 +193,5 @@ def test_a_refusal_imports_nothing_large(tmp_path, verb):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Qwen-Image, which is not supported yet" in done.stderr
+    assert "HiDream, which is not supported yet" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -21,14 +21,16 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("FLUX.2", (r"double_stream_modulation_img\..*",)),
     ("FLUX", (r"double_blocks\.\d+\.img_attn\..*", r"single_transformer_blocks\..*")),
     ("Stable Diffusion 3", (r"joint_blocks\.\d+\..*", r"transformer_blocks\.\d+\.ff_context\..*")),
+    ("Krea 2", (r"text_fusion\..*", r"txtfusion\..*")),
     ("Qwen-Image", (r"transformer_blocks\.\d+\.(img|txt)_mlp\..*", r"transformer_blocks\.\d+\.(img|txt)_mod\..*")),
     ("Z-Image", (r"cap_pad_token", r"x_pad_token", r"all_x_embedder\..*")),
-    ("Lumina", (r"(noise|context)_refiner\.\d+\..*", r"cap_embedder\..*")),
+    ("Lumina-Image 2.0", (r"(noise|context)_refiner\.\d+\..*",)),
+    ("Lumina-Next", (r"cap_embedder\..*",)),
     ("HiDream", (r"double_stream_blocks\.\d+\.block\..*",)),
     ("HunyuanDiT", (r"mlp_t5\..*", r"text_embedding_padding")),
     ("Stable Cascade", (r"clip_txt_mapper\..*", r"clip_txt_pooled_mapper\..*")),
     ("Wan", (r"blocks\.\d+\.self_attn\.norm_q\..*", r"blocks\.\d+\.ffn\.0\..*")),
-    ("a single file of SANA", (r"blocks\.\d+\.mlp\.depth_conv\..*", r"transformer_blocks\.\d+\.ff\.conv_depth\..*")),
+    ("SANA", (r"blocks\.\d+\.mlp\.depth_conv\..*", r"transformer_blocks\.\d+\.ff\.conv_depth\..*")),
     ("PixArt-Alpha", (r"csize_embedder\..*", r"ar_embedder\..*")),
     ("PixArt", (r"blocks\.\d+\.cross_attn\.kv_linear\..*", r"t_block\.\d+\..*")),
 )  # fmt: skip
@@ -45,9 +47,12 @@ _CLASSES = {
     "StableDiffusion3": "Stable Diffusion 3",
     "Flux": "FLUX",
     "Flux2": "FLUX.2",
+    "Krea2": "Krea 2",
     "QwenImage": "Qwen-Image",
+    "QwenImage21": "Qwen-Image 2.1",
+    "QwenImageEdit": "Qwen-Image-Edit",
+    "QwenImageLayered": "Qwen-Image-Layered",
     "ZImage": "Z-Image",
-    "SanaSprint": "SANA-Sprint",
     "SanaVideo": "SANA-Video",
     "PixArt": "PixArt",
     "PixArtAlpha": "PixArt-Alpha",
@@ -57,25 +62,20 @@ _CLASSES = {
     "Kandinsky": "Kandinsky",
     "Chroma": "Chroma",
     "HiDream": "HiDream",
-    "Lumina": "Lumina",
+    "Lumina": "Lumina-Next",
     "CogView": "CogView",
     "Wan": "Wan",
 }
-# Architectures that are read as diffusers folders, but not in one file, and which models of them are.
-_FOLDERS = {
-    "FLUX": "FLUX.1",
-    "Z-Image": "Z-Image",
-    "Stable Diffusion 3": "Stable Diffusion 3",
-    "Chroma": "Chroma",
-    "PixArt": "PixArt-Sigma",
-}
+# Architectures that are read as diffusers folders, though not in one file.
+_FOLDERS = (
+    *("FLUX", "FLUX.2", "Chroma", "Stable Diffusion 3", "Qwen-Image", "Krea 2", "Z-Image", "Lumina-Image 2.0"),
+    *("PixArt", "SANA"),
+)
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"
 )
-_READ = list(_FOLDERS.values())
 _WORKS = (
-    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these, SANA, "
-    f"{', '.join(_READ[:-1])} and {_READ[-1]}"
+    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and every family as a diffusers folder"
 )
 
 
@@ -130,9 +130,7 @@ def _content(names: Collection[str]) -> str:
                 return "a LoRA, not a model (excise import reads one as an edit)"
             if title in _FOLDERS:
                 return f"a model of the architecture {title}, which is read as a diffusers folder only: give that"
-            return (
-                title if title.startswith("a ") else f"a model of the architecture {title}, which is not supported yet"
-            )
+            return f"a model of the architecture {title}, which is not supported yet"
     for title, pattern in _PARTS.items():
         if any(pattern.fullmatch(name) for name in names):
             return title

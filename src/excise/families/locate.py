@@ -68,6 +68,18 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
             pipelines=("PixArtSigma",),
         ),
+        "sana-sprint": Record(
+            "excise.families.sana_sprint:SanaSprint",
+            "SANA-Sprint 0.6B and 1.6B (SanaSprintPipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.CROSS_ATTENTION}),
+            pipelines=("SanaSprint",),
+        ),
+        "lumina2": Record(
+            "excise.families.lumina2:Lumina2",
+            "Lumina-Image 2.0 (Lumina2Pipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("Lumina2",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",

@@ -52,8 +52,8 @@ class PipelineFamily(Family):
     A family must define `name`, `provides`, `draws_with`, `max_tokens`, `text_width`, `text_encoder_weights`,
     `unconditional`, `_condition`, `_predict` and `_call`, and `_tokens` and `_token_states` (or, where
     its text encoder is not causal, `encode`). It overrides what its pipeline does otherwise: the sizes
-    (`image_size`, `latent_shape`, `_picture_tokens`), what attention reads (`_reads`), how guidance is passed
-    (`_guidance`), the autoencoder's scale (`latents`, `decode`).
+    (`image_size`, `latent_shape`, `_picture_tokens`), what attention reads (`_reads`), how guidance and steps are
+    passed (`_guidance`, `_steps`), the autoencoder's scale (`latents`, `decode`).
 
     Attributes:
         optional_encoders: those of `encoder_names` without which the pipeline encodes text all the same.
@@ -184,6 +184,10 @@ class PipelineFamily(Family):
     def _guidance(self, scale: float) -> dict[str, Any]:
         """Arguments with which the pipeline applies classifier-free guidance of a scale."""
         return {"guidance_scale": scale}
+
+    def _steps(self, steps: int) -> dict[str, Any]:
+        """Arguments with which the pipeline takes a number of steps."""
+        return {"num_inference_steps": steps}
 
     def live_condition(self, texts: Sequence[str]) -> Condition:
         self.check_encoders()
@@ -426,7 +430,7 @@ class PipelineFamily(Family):
             **self._call(condition, unconditional[[0] * len(condition)]),
             **self._guidance(guidance),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            num_inference_steps=steps,
+            **self._steps(steps),
             **({"callback_on_step_end": step_callback(watch, steps)} if watch is not None and tells else {}),
         ).images
         return images

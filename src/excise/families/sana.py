@@ -106,8 +106,7 @@ class Sana(PipelineFamily):
             max_sequence_length=self.max_tokens,
             complex_human_instruction=instruction,
         )
-        inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
+        return masked(states, mask)
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         side = self.image_size
@@ -138,6 +137,12 @@ class Sana(PipelineFamily):
             earlier = [i - cut for i, (a, b) in enumerate(encoded.offset_mapping) if b > a and b <= stop + len(before)]
             at = [max([0, *(i for i in earlier if i > 0)])]
         return (min(at), max(at), end), encoded.input_ids
+
+
+def masked(states: Tensor, mask: Tensor) -> Condition:
+    """Token states and the mask of those that count, by the names of the denoiser's arguments."""
+    inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+    return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
 
 
 def _place(prompt: str, subject: str | int | None) -> tuple[int, int]:

@@ -1,0 +1,110 @@
+"""Lumina-Image 2.0: a Gemma 2 that reads a system prompt first, then one stream of text and picture; flow.
+
+The transformer reads the layer before the last of every token: those of the system prompt, and those of the prompt
+behind it, which in a causal encoder hold the concept from its word on. `time_caption_embed.caption_embedder` (a norm,
+then a linear map) is the only door of the text; `context_refiner` mixes its rows before they meet the picture, and
+padding is cut out there. The unconditional half is the empty prompt without the system prompt. The network's time runs
+backwards, and so does the sign of its output. The pipeline gives a guided prediction the length that the prediction of
+the prompt has, row by row of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.families import capabilities as c
+from excise.families.base import Condition
+from excise.families.chat import Template, template_tokens
+from excise.families.networks import computes_in, module_in
+from excise.families.pipeline import first_inputs
+from excise.families.text_tree import Tokens, run_on
+from excise.families.transformer import TransformerFamily
+
+LONGEST = 256  # tokens of a prompt with the system prompt, the pipeline's default
+NORM = "time_caption_embed.caption_embedder.0"
+
+
+class Lumina2(TransformerFamily):
+    """Adapter of a `Lumina2Pipeline`."""
+
+    name = "lumina2"
+    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
+    draws_with = "Lumina2Pipeline"
+    text_modules = (NORM,)
+    doors = ("time_caption_embed.caption_embedder.1",)
+
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.cap_feat_dim)
+
+    @property
+    def max_tokens(self) -> int:
+        self.check_encoders()
+        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
+
+    @property
+    def image_size(self) -> int:
+        # The pipeline takes its factor to be 8 with every autoencoder.
+        return int(self.denoiser.config.sample_size * self.pipe.vae_scale_factor)
+
+    @property
+    def _picture_tokens(self) -> int:
+        return self._channels  # what the pipeline shifts its schedule by, the same for pictures of all sizes
+
+    def _reads(self, layer: Any) -> str:
+        return "self" if any(layer is block.attn for block in self.denoiser.noise_refiner) else "joint"
+
+    def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
+        before = f"{self.pipe.system_prompt} <Prompt Start> "
+        template = Template(lambda prompt: before + prompt, len(before))
+        return template_tokens(self.pipe.tokenizer, texts, subjects, template, self.max_tokens)
+
+    def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        encoder = self.pipe.text_encoder
+        last = f"layers.{encoder.config.num_hidden_layers - 1}"
+        with first_inputs({last: module_in(encoder, last)}) as read:
+            run_on(encoder, ids[..., 0], positions, mask)
+        states = read[last].to(self.device, computes_in(self.denoiser))
+        return module_in(self.denoiser, NORM)(states), None
+
+    @torch.no_grad()
+    def unconditional(self) -> Condition:
+        """The empty prompt without the system prompt, as in the pipeline."""
+        self._check_encodes()
+        _, _, states, mask = self.pipe.encode_prompt(
+            "", negative_prompt="", device=self.device, max_sequence_length=self.max_tokens
+        )
+        return _masked(states, mask)
+
+    def _condition(self, texts: Sequence[str]) -> Condition:
+        states, mask, _, _ = self.pipe.encode_prompt(
+            list(texts),
+            do_classifier_free_guidance=False,
+            device=self.device,
+            max_sequence_length=self.max_tokens,
+        )
+        return _masked(states, mask)
+
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        levels = self.pipe.scheduler.config.num_train_timesteps
+        output: Tensor = self.denoiser(latents, timestep=1 - timestep / levels, **condition.inputs).sample
+        return -output
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        return {
+            "prompt_embeds": condition.inputs["encoder_hidden_states"],
+            "prompt_attention_mask": condition.inputs["encoder_attention_mask"],
+            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
+            "negative_prompt_attention_mask": unconditional.inputs["encoder_attention_mask"],
+            "height": self.image_size,
+            "width": self.image_size,
+        }
+
+
+def _masked(states: Tensor, mask: Tensor) -> Condition:
+    inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+    return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
