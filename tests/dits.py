@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tiny_flux
+import tiny_flux2
 import tiny_zimage
 from torch import Tensor
 
@@ -42,8 +43,21 @@ def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return whole
 
 
+def grid(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Rows (B, h w, c) of a picture, one by one."""
+    c, h, w = shape
+    whole = x.new_zeros(len(x), c, h, w)
+    for row in range(h):
+        for column in range(w):
+            whole[:, :, row, column] = x[:, row * w + column]
+    return whole
+
+
 CASES: dict[str, Case] = {
     "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call, natural=patches),
     "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call, natural=patches),
+    "flux2-dev": Case("flux2", tiny_flux2.dev, tiny_flux2.call_of_dev, guided=False, natural=grid),
+    "flux2-klein": Case("flux2", tiny_flux2.klein, tiny_flux2.call, natural=grid),
+    "flux2-klein-distilled": Case("flux2", tiny_flux2.distilled, tiny_flux2.call, guided=False, natural=grid),
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
 }

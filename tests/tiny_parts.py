@@ -68,13 +68,14 @@ def t5_tokenizer(length: int = 32) -> Any:
     return transformers.T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=length)
 
 
-def byte_level(special: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a GPT-like tokenizer in which every word of the corpus is one token."""
+def byte_level(special: Iterable[str], more: Iterable[str] = ()) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a GPT-like tokenizer in which every word of the corpus, and of more, is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(vocab_size=9999, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator([v for line in CORPUS for v in (line, f" {line}", *line.split())], trainer)
+    lines = (*CORPUS, *more)
+    bpe.train_from_iterator([v for line in lines for v in (line, f" {line}", *line.split())], trainer)
     merges = merges_of(bpe)
     return numbered([*alphabet, *(a + b for a, b in merges), *special]), merges
 

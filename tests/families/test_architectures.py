@@ -17,6 +17,7 @@ from excise.families import check_model
 
 FILES = {
     "FLUX": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "model.diffusion_model.img_in.weight"],
+    "FLUX.2": ["double_stream_modulation_img.lin.weight", "double_blocks.0.img_attn.qkv.weight"],
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
@@ -41,6 +42,14 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
+@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image"])
+def test_a_file_of_an_architecture_that_is_read_as_a_folder_is_not_called_unsupported(tmp_path, title):
+    path = write(tmp_path / "m.safetensors", FILES[title])
+    with pytest.raises(ModelError, match=f"of the architecture {title}, which is read as a diffusers folder") as error:
+        check_model(path)
+    assert "not supported" not in str(error.value)
+
+
 def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
     path = write(tmp_path / "edit.safetensors", ["x"], {"excise": "{}"})
     with pytest.raises(ModelError, match="is an edit, not a model; give it to --edit"):
@@ -53,8 +62,9 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("pipeline", "title"),
-    [("FluxPipeline", "FLUX"), ("ZImagePipeline", "Z-Image"), ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
-     ("QwenImagePipeline", "Qwen-Image"), ("SanaSprintPipeline", "SANA-Sprint")],
+    [("FluxFillPipeline", "FLUX"), ("Flux2KleinKVPipeline", "FLUX.2"), ("ZImageOmniPipeline", "Z-Image"),
+     ("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("QwenImagePipeline", "Qwen-Image"),
+     ("SanaSprintPipeline", "SANA-Sprint")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
@@ -164,5 +174,5 @@ def test_a_refusal_imports_nothing_large(tmp_path, verb):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "FLUX, which is not supported yet" in done.stderr
+    assert "FLUX, which is read as a diffusers folder" in done.stderr
     assert not (tmp_path / "out").exists()

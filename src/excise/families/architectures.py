@@ -62,8 +62,15 @@ _CLASSES = {
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"
 )
+# Architectures that are read as diffusers folders, though not in one file.
+_FOLDERS = (
+    "FLUX",
+    "FLUX.2",
+    "Z-Image",
+)
 _WORKS = (
-    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these and SANA"
+    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these, SANA, "
+    f"{', '.join(_FOLDERS[:-1])} and {_FOLDERS[-1]}"
 )
 
 
@@ -116,6 +123,8 @@ def _content(names: Collection[str]) -> str:
         if any(re.fullmatch(pattern, name) for pattern in patterns for name in bare):
             if title == "a LoRA":
                 return "a LoRA, not a model (excise import reads one as an edit)"
+            if title in _FOLDERS:
+                return f"a model of the architecture {title}, which is read as a diffusers folder and not in one file"
             return (
                 title if title.startswith("a ") else f"a model of the architecture {title}, which is not supported yet"
             )

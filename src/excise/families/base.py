@@ -81,8 +81,9 @@ class WeightMap:
         block: path of the block around it, the unit in which training is confined.
         source: what the layer reads: "cross" (attention from the picture to the text), "self" (the picture alone),
             "joint" (text and picture together) or "text" (a layer of a text encoder).
-        part: in attention "q", "k", "v" or "out", on the text's side of a joint layer "add_q", "add_k", "add_v" or
-            "add_out"; in a text encoder "attention", "mlp", "embedding" or "other".
+        part: in attention "q", "k", "v" or "out" ("qkv" of a map that holds the first three), on the text's side of a
+            joint layer "add_q", "add_k", "add_v" or "add_out"; in a text encoder "attention", "mlp", "embedding" or
+            "other".
     """
 
     path: str

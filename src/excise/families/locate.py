@@ -48,6 +48,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("ZImage",),
         ),
+        "flux2": Record(
+            "excise.families.flux2:Flux2",
+            "FLUX.2 dev and klein (Flux2Pipeline, Flux2KleinPipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("Flux2", "Flux2Klein"),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",

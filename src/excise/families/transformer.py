@@ -6,6 +6,7 @@ latents and timestep. Closed forms edit the maps that read a prompt before that:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from excise.families.base import Projection
@@ -27,7 +28,9 @@ class TransformerFamily(PipelineFamily):
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        return {n: w for name, e in self.text_encoders.items() for n, w in parameters(e, f"{name}.").items()}
+        parts = [(name, encoder) for name, encoder in self.text_encoders.items()]
+        parts += [(path, module_in(self.denoiser, path)) for path in self.text_modules]
+        return {name: weight for path, part in parts for name, weight in parameters(part, f"{path}.").items()}
 
     @property
     def image_size(self) -> int:
@@ -56,6 +59,16 @@ class TransformerFamily(PipelineFamily):
         if "p" in roles and self.pooled_door:
             matches.append(Projection(self.pooled_door, "p", module_in(self.denoiser, self.pooled_door)))
         return matches
+
+
+def patched(latents: Tensor) -> Tensor:
+    """(B, 4c, h/2, w/2): latents (B, c, h, w) with patches of 2 x 2 as channels, those of one channel side by side."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2)
+
+
+def unpatched(latents: Tensor) -> Tensor:
+    """(B, c, h, w): the inverse of `patched`."""
+    return torch.nn.functional.pixel_shuffle(latents, 2)
 
 
 def packed(latents: Tensor) -> Tensor:
