@@ -42,7 +42,7 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
-@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image"])
+@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image", "Qwen-Image"])
 def test_a_file_of_an_architecture_that_is_read_as_a_folder_is_not_called_unsupported(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
     with pytest.raises(ModelError, match=f"of the architecture {title}, which is read as a diffusers folder") as error:
@@ -63,7 +63,8 @@ def test_an_edit_and_a_cut_file_are_no_models(tmp_path):
 @pytest.mark.parametrize(
     ("pipeline", "title"),
     [("FluxFillPipeline", "FLUX"), ("Flux2KleinKVPipeline", "FLUX.2"), ("ZImageOmniPipeline", "Z-Image"),
-     ("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("QwenImagePipeline", "Qwen-Image"),
+     ("StableDiffusion3Pipeline", "Stable Diffusion 3"), ("QwenImage21Pipeline", "Qwen-Image 2.1"),
+     ("QwenImageEditPlusPipeline", "Qwen-Image-Edit"),
      ("SanaSprintPipeline", "SANA-Sprint")],
 )  # fmt: skip
 def test_a_folder_of_another_architecture_is_named(tmp_path, pipeline, title):

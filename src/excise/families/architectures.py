@@ -45,6 +45,9 @@ _CLASSES = {
     "Flux": "FLUX",
     "Flux2": "FLUX.2",
     "QwenImage": "Qwen-Image",
+    "QwenImage21": "Qwen-Image 2.1",
+    "QwenImageEdit": "Qwen-Image-Edit",
+    "QwenImageLayered": "Qwen-Image-Layered",
     "ZImage": "Z-Image",
     "SanaSprint": "SANA-Sprint",
     "SanaVideo": "SANA-Video",
@@ -67,6 +70,7 @@ _FOLDERS = (
     "FLUX",
     "FLUX.2",
     "Z-Image",
+    "Qwen-Image",
 )
 _WORKS = (
     "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these, SANA, "

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from excise.errors import ConceptError, ModelError
 from excise.families.subjects import find_words, holding
 from excise.families.text_tree import Tokens
+from excise.support.counts import counted
 
 _PROMPT = "\N{REPLACEMENT CHARACTER}"  # stands for a prompt in an empty template
 
@@ -74,6 +75,23 @@ def check_chat(tokenizer: Any) -> None:
         raise ModelError(
             f"the model's {type(tokenizer).__name__} has no chat template, in which this model's prompts stand; load "
             "the model with the tokenizer folder that came with it (chat_template.jinja or tokenizer_config.json)."
+        )
+
+
+def check_cut(tokenizer: Any, instruction: str, cut: int) -> None:
+    """Refuse a tokenizer with which a pipeline would cut something else than its instruction before a prompt.
+
+    Args:
+        cut: number of tokens that the pipeline cuts at the front.
+
+    Raises:
+        ModelError: the instruction has another number of tokens.
+    """
+    count = len(tokenizer(instruction).input_ids)
+    if count != cut:
+        raise ModelError(
+            f"the tokenizer makes {counted(count, 'token')} of the instruction before every prompt; expected {cut}, "
+            "which the pipeline cuts off. Load the tokenizer that came with the model."
         )
 
 

@@ -54,6 +54,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("Flux2", "Flux2Klein"),
         ),
+        "qwenimage": Record(
+            "excise.families.qwenimage:QwenImage",
+            "Qwen-Image (QwenImagePipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("QwenImage",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",
