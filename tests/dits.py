@@ -8,6 +8,7 @@ from typing import Any
 
 import tiny_flux
 import tiny_flux2
+import tiny_krea2
 import tiny_qwenimage
 import tiny_zimage
 from torch import Tensor
@@ -60,6 +61,7 @@ CASES: dict[str, Case] = {
     "flux2-dev": Case("flux2", tiny_flux2.dev, tiny_flux2.call_of_dev, guided=False, natural=grid),
     "flux2-klein": Case("flux2", tiny_flux2.klein, tiny_flux2.call, natural=grid),
     "flux2-klein-distilled": Case("flux2", tiny_flux2.distilled, tiny_flux2.call, guided=False, natural=grid),
+    "krea2": Case("krea2", tiny_krea2.build, tiny_krea2.call, natural=patches),
     "qwenimage": Case("qwenimage", tiny_qwenimage.build, tiny_qwenimage.call, natural=patches),
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
 }

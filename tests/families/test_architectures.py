@@ -21,6 +21,7 @@ FILES = {
     "Z-Image": ["cap_pad_token", "x_pad_token", "cap_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"],
     "Stable Diffusion 3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "first_stage_model.x"],
     "Qwen-Image": ["transformer_blocks.0.img_mlp.net.0.proj.weight", "transformer_blocks.0.txt_mlp.net.0.proj.weight"],
+    "Krea 2": ["txtfusion.projector.weight", "blocks.0.attn.wq.weight"],
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.lora_up.weight"],
     "the UNet of Stable Diffusion alone": ["model.diffusion_model.input_blocks.0.0.weight"],
     "the UNet alone, in the layout of diffusers": ["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"],
@@ -42,7 +43,7 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
-@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image", "Qwen-Image"])
+@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image", "Qwen-Image", "Krea 2"])
 def test_a_file_of_an_architecture_that_is_read_as_a_folder_is_not_called_unsupported(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
     with pytest.raises(ModelError, match=f"of the architecture {title}, which is read as a diffusers folder") as error:

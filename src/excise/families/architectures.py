@@ -21,6 +21,7 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("FLUX.2", (r"double_stream_modulation_img\..*",)),
     ("FLUX", (r"double_blocks\.\d+\.img_attn\..*", r"single_transformer_blocks\..*")),
     ("Stable Diffusion 3", (r"joint_blocks\.\d+\..*", r"transformer_blocks\.\d+\.ff_context\..*")),
+    ("Krea 2", (r"text_fusion\..*", r"txtfusion\..*")),
     ("Qwen-Image", (r"transformer_blocks\.\d+\.(img|txt)_mlp\..*", r"transformer_blocks\.\d+\.(img|txt)_mod\..*")),
     ("Z-Image", (r"cap_pad_token", r"x_pad_token", r"all_x_embedder\..*")),
     ("Lumina", (r"(noise|context)_refiner\.\d+\..*", r"cap_embedder\..*")),
@@ -44,6 +45,7 @@ _CLASSES = {
     "StableDiffusion3": "Stable Diffusion 3",
     "Flux": "FLUX",
     "Flux2": "FLUX.2",
+    "Krea2": "Krea 2",
     "QwenImage": "Qwen-Image",
     "QwenImage21": "Qwen-Image 2.1",
     "QwenImageEdit": "Qwen-Image-Edit",
@@ -71,6 +73,7 @@ _FOLDERS = (
     "FLUX.2",
     "Z-Image",
     "Qwen-Image",
+    "Krea 2",
 )
 _WORKS = (
     "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and diffusers folders of these, SANA, "

@@ -60,6 +60,12 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
             pipelines=("QwenImage",),
         ),
+        "krea2": Record(
+            "excise.families.krea2:Krea2",
+            "Krea 2 (Krea2Pipeline)",
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            pipelines=("Krea2",),
+        ),
     },
     contract="excise.families.contract:contract",
     facts="excise.families.contract:facts",

@@ -20,15 +20,14 @@ from excise.families import capabilities as c
 from excise.families.base import Condition
 from excise.families.chat import Template, check_cut, template_tokens
 from excise.families.networks import computes_in, module_in
-from excise.families.qwen_vae import QwenVaeFamily
+from excise.families.qwen import QwenFamily
 from excise.families.text_tree import Tokens, run_on
 from excise.families.transformer import packed, unpacked
 
-LONGEST = 512  # tokens of a prompt with what follows it, the pipeline's default
 NEGATIVE = " "  # the prompt of the second half of guidance, as the pipeline's documentation has it
 
 
-class QwenImage(QwenVaeFamily):
+class QwenImage(QwenFamily):
     """Adapter of a `QwenImagePipeline`."""
 
     name = "qwenimage"
@@ -49,18 +48,8 @@ class QwenImage(QwenVaeFamily):
             )
 
     @property
-    def _cut(self) -> int:
-        """Number of tokens of the instruction."""
-        return int(self.pipe.prompt_template_encode_start_idx)
-
-    @property
     def text_width(self) -> int:
         return int(self.denoiser.config.joint_attention_dim)
-
-    @property
-    def max_tokens(self) -> int:
-        self.check_encoders()
-        return int(min(LONGEST, self.pipe.tokenizer.model_max_length - self._cut))
 
     @property
     def _row(self) -> int:

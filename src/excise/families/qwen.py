@@ -1,4 +1,8 @@
-"""What families with the autoencoder of Qwen-Image share: it takes pictures as films of one frame, and whitens them."""
+"""What Qwen-Image and Krea 2 share: an instruction before every prompt, and an autoencoder of films.
+
+The tokens of the instruction are encoded and then cut off. The autoencoder takes a picture as a film of one frame; its
+latents are whitened channel by channel, and packed into patches of 2 x 2.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,22 @@ from torch import Tensor
 
 from excise.families.transformer import TransformerFamily
 
+LONGEST = 512  # tokens of a prompt with what follows it, the default of both pipelines
 SIDE = 1024  # of a picture in pixels, where the autoencoder's configuration names no size
 
 
-class QwenVaeFamily(TransformerFamily):
-    """Adapter of a pipeline with an `AutoencoderKLQwenImage`, and latents packed into patches of 2 x 2."""
+class QwenFamily(TransformerFamily):
+    """Adapter of a pipeline with the instruction of Qwen-Image and an `AutoencoderKLQwenImage`."""
+
+    @property
+    def _cut(self) -> int:
+        """Number of tokens of the instruction."""
+        return int(self.pipe.prompt_template_encode_start_idx)
+
+    @property
+    def max_tokens(self) -> int:
+        self.check_encoders()
+        return int(min(LONGEST, self.pipe.tokenizer.model_max_length - self._cut))
 
     @property
     def image_size(self) -> int:
