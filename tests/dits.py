@@ -8,10 +8,13 @@ from typing import Any
 
 import tiny_chroma
 import tiny_flux
-import tiny_pixart
-import tiny_sd3
+import tiny_flux2
+import tiny_krea2
 import tiny_lumina2
+import tiny_pixart
+import tiny_qwenimage
 import tiny_sana_sprint
+import tiny_sd3
 import tiny_zimage
 from torch import Tensor
 
@@ -54,6 +57,16 @@ def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return whole
 
 
+def grid(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Rows (B, h w, c) of a picture, one by one."""
+    c, h, w = shape
+    whole = x.new_zeros(len(x), c, h, w)
+    for row in range(h):
+        for column in range(w):
+            whole[:, :, row, column] = x[:, row * w + column]
+    return whole
+
+
 CASES: dict[str, Case] = {
     "chroma": Case("chroma", tiny_chroma.build, tiny_chroma.call, natural=patches),
     "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call, natural=patches),
@@ -61,6 +74,11 @@ CASES: dict[str, Case] = {
     "pixart": Case("pixart", tiny_pixart.build, tiny_pixart.call),
     "sd3": Case("sd3", tiny_sd3.build, tiny_sd3.call),
     "sd3-without-t5": Case("sd3", tiny_sd3.without_t5, tiny_sd3.call_without_t5),
+    "flux2-dev": Case("flux2", tiny_flux2.dev, tiny_flux2.call_of_dev, guided=False, natural=grid),
+    "flux2-klein": Case("flux2", tiny_flux2.klein, tiny_flux2.call, natural=grid),
+    "flux2-klein-distilled": Case("flux2", tiny_flux2.distilled, tiny_flux2.call, guided=False, natural=grid),
+    "krea2": Case("krea2", tiny_krea2.build, tiny_krea2.call, natural=patches),
+    "qwenimage": Case("qwenimage", tiny_qwenimage.build, tiny_qwenimage.call, natural=patches),
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
     "lumina2": Case("lumina2", tiny_lumina2.build, tiny_lumina2.call),
     "sana-sprint": Case(

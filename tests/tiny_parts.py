@@ -68,13 +68,14 @@ def t5_tokenizer(length: int = 32) -> Any:
     return transformers.T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=length)
 
 
-def byte_level(special: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a GPT-like tokenizer in which every word of the corpus is one token."""
+def byte_level(special: Iterable[str], more: Iterable[str] = ()) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a GPT-like tokenizer in which every word of the corpus, and of more, is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(vocab_size=9999, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator([v for line in CORPUS for v in (line, f" {line}", *line.split())], trainer)
+    lines = (*CORPUS, *more)
+    bpe.train_from_iterator([v for line in lines for v in (line, f" {line}", *line.split())], trainer)
     merges = merges_of(bpe)
     return numbered([*alphabet, *(a + b for a, b in merges), *special]), merges
 
@@ -222,6 +223,51 @@ def kl_vae(channels: int = 4, factor: int = 2, shift: float | None = 0.1) -> Any
         force_upcast=False,
     )
     return lively(vae, 7)
+
+
+def qwen_vision(width: int) -> dict[str, Any]:
+    """The configuration of a vision tower that is there only because the class of the encoder has one."""
+    return {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": width,
+        "patch_size": 4,
+        "spatial_patch_size": 4,
+        "spatial_merge_size": 1,
+        "temporal_patch_size": 2,
+        "window_size": 8,
+        "fullatt_block_indexes": [0],
+        "deepstack_visual_indexes": [0],
+        "num_position_embeddings": 16,
+    }
+
+
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
+    """The numbers of the tokens that stand for pictures."""
+    names = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
+
+
+def qwen_vae() -> Any:
+    """Four channels, each with its own mean and deviation; shrinks by 2; it says the size of its pictures."""
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.1, 0.2, 0.0],
+        latents_std=[1.0, 2.0, 0.5, 1.5],
+    )
+    vae.register_to_config(sample_size=16)
+    return lively(vae, 8)
 
 
 def quiet(pipe: Any) -> Any:

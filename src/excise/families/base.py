@@ -86,9 +86,9 @@ class WeightMap:
         source: what the layer reads: "cross" (attention from the picture to the text), "self" (the picture alone),
             "joint" (text and picture together, each by its own maps), "shared" (the same by the same maps), "refiner"
             (the text alone, in the denoiser), "door" (text enters the denoiser) or "text" (a layer of a text encoder).
-        part: in attention "q", "k", "v" or "out", on the text's side of a joint layer "add_q", "add_k", "add_v" or
-            "add_out"; of a door the role of its projection; in a text encoder "attention", "mlp", "embedding" or
-            "other".
+        part: in attention "q", "k", "v" or "out" ("qkv" of a map that holds the first three), on the text's side of a
+            joint layer "add_q", "add_k", "add_v" or "add_out"; of a door the role of its projection; in a text
+            encoder "attention", "mlp", "embedding" or "other".
     """
 
     path: str

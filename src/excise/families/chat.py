@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from excise.errors import ConceptError, ModelError
 from excise.families.subjects import find_words, holding
 from excise.families.text_tree import Tokens
+from excise.support.counts import counted
 
 _PROMPT = "\N{REPLACEMENT CHARACTER}"  # stands for a prompt in an empty template
 
@@ -53,11 +54,7 @@ def chat_render(tokenizer: Any, system: str | None = None, **options: Any) -> Ca
     Raises:
         ModelError: the tokenizer has no chat template.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            f"the model's {type(tokenizer).__name__} has no chat template, in which this model's prompts stand; load "
-            "the model with the tokenizer folder that came with it (chat_template.jinja or tokenizer_config.json)."
-        )
+    check_chat(tokenizer)
     before = [] if system is None else [{"role": "system", "content": system}]
 
     def render(prompt: str) -> str:
@@ -66,6 +63,36 @@ def chat_render(tokenizer: Any, system: str | None = None, **options: Any) -> Ca
         return text
 
     return render
+
+
+def check_chat(tokenizer: Any) -> None:
+    """Refuse a tokenizer without a chat template.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"the model's {type(tokenizer).__name__} has no chat template, in which this model's prompts stand; load "
+            "the model with the tokenizer folder that came with it (chat_template.jinja or tokenizer_config.json)."
+        )
+
+
+def check_cut(tokenizer: Any, instruction: str, cut: int) -> None:
+    """Refuse a tokenizer with which a pipeline would cut something else than its instruction before a prompt.
+
+    Args:
+        cut: number of tokens that the pipeline cuts at the front.
+
+    Raises:
+        ModelError: the instruction has another number of tokens.
+    """
+    count = len(tokenizer(instruction).input_ids)
+    if count != cut:
+        raise ModelError(
+            f"the tokenizer makes {counted(count, 'token')} of the instruction before every prompt; expected {cut}, "
+            "which the pipeline cuts off. Load the tokenizer that came with the model."
+        )
 
 
 def template_tokens(
@@ -79,7 +106,7 @@ def template_tokens(
     """The tokens of prompts in a template, and where their subjects stand among them; nothing is padded.
 
     Args:
-        limit: number of tokens that fit, template included.
+        limit: number of tokens that fit, template included, but for those at its front that are cut.
         options: of the tokenizer's call.
 
     Raises:
@@ -89,10 +116,11 @@ def template_tokens(
     for text, subject in zip(texts, subjects or [None] * len(texts), strict=True):
         rendered = template.render(text)
         encoded = tokenizer(rendered, return_offsets_mapping=True, verbose=False, **options)
-        if len(encoded.input_ids) > limit:
+        length = len(encoded.input_ids) - template.cut
+        if length > limit:
             raise ConceptError(
-                f"'{text[:60]}' has {len(encoded.input_ids)} tokens with its template; {limit} fit; the end would be "
-                "ignored. Shorten it."
+                f"'{text[:60]}' has {length} tokens with its template; {limit} fit; the end would be ignored. Shorten "
+                "it."
             )
         rows.append(torch.tensor(encoded.input_ids))
         places.append(_place(encoded.offset_mapping, text, subject, template))
@@ -100,7 +128,7 @@ def template_tokens(
     lengths = torch.tensor([len(row) for row in rows])
     padded = pad_sequence(rows, batch_first=True)[..., None]
     read = torch.arange(padded.shape[1]) < lengths[:, None]
-    return Tokens(padded, first, last, end, read)
+    return Tokens(padded, first, last, end, read, hidden=template.cut, kept=0 if template.cut else 1)
 
 
 def _place(

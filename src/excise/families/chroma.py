@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Chroma(TransformerFamily):
     provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
     draws_with = "ChromaPipeline"
     doors = ("context_embedder",)
+    streams = MappingProxyType({"single_transformer_blocks": "shared"})
 
     @property
     def text_width(self) -> int:
@@ -45,9 +47,6 @@ class Chroma(TransformerFamily):
     @property
     def _channels(self) -> int:
         return int(self.denoiser.config.in_channels) // 4
-
-    def _reads(self, layer: Any) -> str:
-        return "joint"  # single blocks too, whose sequence begins with the text
 
     @torch.no_grad()
     def encode(

@@ -9,13 +9,14 @@ the denoiser; schnell has none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, MapInput
+from excise.families.base import Condition
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
@@ -34,6 +35,7 @@ class Flux(TransformerFamily):
     draws_with = "FluxPipeline"
     doors = ("context_embedder",)
     pooled_door = "time_text_embed.text_embedder.linear_1"
+    streams = MappingProxyType({"single_transformer_blocks": "shared"})
 
     @property
     def text_width(self) -> int:
@@ -47,17 +49,6 @@ class Flux(TransformerFamily):
     @property
     def _channels(self) -> int:
         return int(self.denoiser.config.in_channels) // 4
-
-    def _reads(self, path: str, layer: Any) -> str:
-        return "shared" if path.startswith("single") else "joint"
-
-    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
-        """As in the base class; in single blocks the rows of the text stand before those of the picture."""
-        length = condition.inputs["encoder_hidden_states"].shape[1]
-        if not path.startswith("single"):
-            return super()._map_input(path, rows, condition)
-        text = rows[:, :length]
-        return MapInput(text, self._read(condition, text), rows[:, length:])
 
     @torch.no_grad()
     def encode(

@@ -11,13 +11,14 @@ the prompt has, row by row of the latents.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.base import Condition, MapInput
 from excise.families.chat import Template, template_tokens
 from excise.families.networks import computes_in, module_in
 from excise.families.pipeline import first_inputs
@@ -36,6 +37,7 @@ class Lumina2(TransformerFamily):
     draws_with = "Lumina2Pipeline"
     text_modules = (NORM,)
     doors = ("time_caption_embed.caption_embedder.1",)
+    streams = MappingProxyType({"noise_refiner": "self", "context_refiner": "refiner", "layers": "shared"})
 
     @property
     def text_width(self) -> int:
@@ -54,9 +56,6 @@ class Lumina2(TransformerFamily):
     @property
     def _picture_tokens(self) -> int:
         return self._channels  # what the pipeline shifts its schedule by, the same for pictures of all sizes
-
-    def _reads(self, layer: Any) -> str:
-        return "self" if any(layer is block.attn for block in self.denoiser.noise_refiner) else "joint"
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         before = f"{self.pipe.system_prompt} <Prompt Start> "
@@ -93,6 +92,18 @@ class Lumina2(TransformerFamily):
         levels = self.pipe.scheduler.config.num_train_timesteps
         output: Tensor = self.denoiser(latents, timestep=1 - timestep / levels, **condition.inputs).sample
         return -output
+
+    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
+        """As in the base class; in the shared stream the picture follows on the last row of each prompt."""
+        if not path.startswith("layers."):
+            return super()._map_input(path, rows, condition)
+        mask = condition.inputs["encoder_attention_mask"].bool().to(rows.device)
+        own = mask.sum(dim=1, keepdim=True)
+        _, height, width = self.latent_shape
+        place = own + torch.arange(height * width // 4, device=rows.device)
+        picture = rows.gather(1, place[..., None].expand(-1, -1, rows.shape[-1]))
+        longest = min(mask.shape[1], rows.shape[1])
+        return MapInput(rows[:, :longest], mask[:, :longest], picture)
 
     def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
         return {

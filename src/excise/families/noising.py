@@ -84,12 +84,13 @@ class Noising:
         return a * output + s * noised
 
 
-def noising(scheduler: Any, tokens: int | None = None) -> Noising:
+def noising(scheduler: Any, tokens: int | None = None, mu: float | None = None) -> Noising:
     """How the scheduler of a pipeline noises.
 
     Args:
         scheduler: of a diffusers pipeline.
         tokens: number of picture tokens that the transformer attends over. A dynamic shift (FLUX) depends on it.
+        mu: the logarithm of a dynamic shift, where the pipeline does not leave it to the scheduler's configuration.
 
     Raises:
         ModelError: it predicts something else, noises in another way (EDM), or its shift needs `tokens`.
@@ -99,7 +100,7 @@ def noising(scheduler: Any, tokens: int | None = None) -> Noising:
     if config.get("use_flow_sigmas"):
         kind = "flow"
     if kind == "flow":
-        return Noising(kind, config.num_train_timesteps, torch.empty(0), _shift(config, tokens))
+        return Noising(kind, config.num_train_timesteps, torch.empty(0), _shift(config, tokens, mu))
     if kind not in ("epsilon", "v_prediction"):
         raise ModelError(f"the scheduler predicts '{kind}'; expected epsilon, v_prediction or a flow.")
     if not hasattr(scheduler, "alphas_cumprod"):
@@ -110,7 +111,7 @@ def noising(scheduler: Any, tokens: int | None = None) -> Noising:
     return Noising(kind, config.num_train_timesteps, scheduler.alphas_cumprod.float().cpu())
 
 
-def _shift(config: Any, tokens: int | None) -> float:
+def _shift(config: Any, tokens: int | None, mu: float | None) -> float:
     """The shift k of a flow schedule, s' = k s / (1 + (k - 1) s).
 
     A dynamic shift is k = e^mu (or mu, where the scheduler shifts linearly), with mu linear in the number of picture
@@ -119,12 +120,13 @@ def _shift(config: Any, tokens: int | None) -> float:
     """
     if not config.get("use_dynamic_shifting"):
         return float(config.get("shift") or config.get("flow_shift") or 1.0)
-    if tokens is None:
+    if mu is None and tokens is None:
         raise ModelError(
             "the noise schedule of this model shifts with the picture's size, which is not known here; use the "
             "`noising` of its family."
         )
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    mu = float(base + (most - base) * (tokens - low) / (high - low))
+    if mu is None:
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        mu = float(base + (most - base) * (tokens - low) / (high - low))
     return mu if config.get("time_shift_type") == "linear" else math.exp(mu)

@@ -176,11 +176,15 @@ def _built(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         else:
             network = kind._from_config(kind.config_class.from_pretrained(str(folder)), dtype=dtype)
             network.tie_weights()
+    # diffusers keeps some parts of a few denoisers in single precision; encoders that have such are not built here.
+    single = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
     cast: dict[nn.Parameter, nn.Parameter] = {}
-    for module in network.modules():
+    for path, module in network.named_modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                module._parameters[name] = cast.setdefault(weight, nn.Parameter(weight.to(dtype), weight.requires_grad))
+                wanted = torch.float32 if single & {*path.split("."), name} else dtype
+                cast.setdefault(weight, nn.Parameter(weight.to(wanted), weight.requires_grad))
+                module._parameters[name] = cast[weight]
     return network.eval()
 
 

@@ -53,13 +53,15 @@ class PipelineFamily(Family):
     `unconditional`, `_condition`, `_predict` and `_call`, and `_tokens` and `_token_states` (or, where
     its text encoder is not causal, `encode`). It overrides what its pipeline does otherwise: the sizes
     (`image_size`, `latent_shape`, `_picture_tokens`), what attention reads (`_reads`), how guidance and steps are
-    passed (`_guidance`, `_steps`), the autoencoder's scale (`latents`, `decode`).
+    passed (`_guidance`, `_steps`), what the autoencoder takes and gives (`_vae_channels`, `_to_raw`, `_from_raw`,
+    `_scaled`, `_unscaled`), a shift of the noise schedule that the pipeline sets itself (`_mu`).
 
     Attributes:
         optional_encoders: those of `encoder_names` without which the pipeline encodes text all the same.
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
         text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
             encoders, all that is loaded for work that reads text alone.
+        encode_batch: number of prompts that the pipeline encodes at once.
         outlines: whether the adapter works on an outline too (outline.py), as far as nothing is drawn: it asks for
             configurations, names and shapes, and text passes no module before the projections.
     """
@@ -69,6 +71,7 @@ class PipelineFamily(Family):
     optional_encoders: tuple[str, ...] = ()
     draws_with: str
     text_modules: tuple[str, ...] = ()
+    encode_batch: int = ENCODE_BATCH
     outlines: bool = False
 
     def __init__(self, pipe: Any) -> None:
@@ -160,7 +163,12 @@ class PipelineFamily(Family):
 
     @property
     def noising(self) -> Noising:
-        return noising(self.pipe.scheduler, self._picture_tokens)
+        return noising(self.pipe.scheduler, self._picture_tokens, self._mu)
+
+    @property
+    def _mu(self) -> float | None:
+        """The logarithm of a dynamic shift of the noise schedule; None where the scheduler's configuration tells it."""
+        return None
 
     def predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         self._check_draws()
@@ -198,9 +206,9 @@ class PipelineFamily(Family):
     def condition(self, texts: Sequence[str]) -> Condition:
         self._check_encodes()
         parts = []
-        for part in split(list(texts), ENCODE_BATCH):
+        for part in split(list(texts), self.encode_batch):
             parts.append(self._condition(part))
-            encoded(min(len(parts) * ENCODE_BATCH, len(texts)), len(texts))
+            encoded(min(len(parts) * self.encode_batch, len(texts)), len(texts))
         return join(parts)
 
     @torch.no_grad()
@@ -221,8 +229,7 @@ class PipelineFamily(Family):
         if type(self)._tokens is PipelineFamily._tokens:
             return super().last_token(text, subject)
         tokens = self._tokens([text], [subject])
-        last = int(tokens.last[0])
-        return last - tokens.hidden if last else last
+        return int(tokens.shown(tokens.last)[0])
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         """The tokens of prompts, as the pipeline cuts them, and where their subjects stand; raises as `encode`."""
@@ -427,8 +434,7 @@ class PipelineFamily(Family):
         tells = watch is not None and "callback_on_step_end" in inspect.signature(drawer.__call__).parameters
         drawer.set_progress_bar_config(disable=True)
         images: list[Image.Image] = drawer(
-            **self._call(condition, unconditional[[0] * len(condition)]),
-            **self._guidance(guidance),
+            **{**self._call(condition, unconditional[[0] * len(condition)]), **self._guidance(guidance)},
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             **self._steps(steps),
             **({"callback_on_step_end": step_callback(watch, steps)} if watch is not None and tells else {}),
@@ -451,10 +457,10 @@ class PipelineFamily(Family):
         Raises:
             ModelError: its channels are not those of a picture's latents, as in a model for inpainting.
         """
-        channels, vae = self.latent_shape[0], self.pipe.vae.config
-        if channels != vae.latent_channels:
+        channels, expected = self.latent_shape[0], self._vae_channels
+        if channels != expected:
             raise ModelError(
-                f"the denoiser takes {channels} channels, not the {vae.latent_channels} of a picture's latents (a "
+                f"the denoiser takes {channels} channels, not the {expected} of a picture's latents (a "
                 "model for inpainting?), so nothing can be drawn with it from words alone; erase with a closed form, "
                 "apply the edit, and draw with the pipeline itself."
             )
@@ -493,13 +499,8 @@ class PipelineFamily(Family):
             for chunk in split(images, max(1, IMAGE_PIXELS // size)):
                 pixels = np.stack([np.asarray(i.convert("RGB")) for i in chunk])
                 x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-                encoded = vae.encode(x.to(device, dtype))
-                latent = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
-                parts.append(latent.float().cpu())
-        raw = torch.cat(parts)
-        if shift := vae.config.get("shift_factor"):
-            raw = raw - shift
-        return raw * vae.config.scaling_factor
+                parts.append(self._to_raw(x.to(device, dtype)).float().cpu())
+        return self._scaled(torch.cat(parts))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -507,14 +508,38 @@ class PipelineFamily(Family):
         vae, images = self.pipe.vae, list[Image.Image]()
         with _upcast_vae(vae):
             device, dtype = self._device_of(vae), computes_in(vae)
-            size = latents.shape[-2] * latents.shape[-1] * self.pipe.vae_scale_factor**2
-            for part in latents.split(max(1, IMAGE_PIXELS // size)):
-                raw = part / vae.config.scaling_factor
-                if shift := vae.config.get("shift_factor"):
-                    raw = raw + shift
-                pixels = vae.decode(raw.to(device, dtype)).sample
+            raw = self._unscaled(latents)
+            size = raw.shape[-2] * raw.shape[-1] * self.pipe.vae_scale_factor**2
+            for part in raw.split(max(1, IMAGE_PIXELS // size)):
+                pixels = self._from_raw(part.to(device, dtype))
                 images += self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
         return images
+
+    @property
+    def _vae_channels(self) -> int:
+        """Channels that `latents` has according to the autoencoder."""
+        return int(self.pipe.vae.config.latent_channels)
+
+    def _to_raw(self, pixels: Tensor) -> Tensor:
+        """What the autoencoder makes of pictures (n, 3, H, W) from -1 to 1, before it is scaled."""
+        encoded = self.pipe.vae.encode(pixels)
+        raw: Tensor = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
+        return raw
+
+    def _from_raw(self, raw: Tensor) -> Tensor:
+        """The inverse of `_to_raw`."""
+        pixels: Tensor = self.pipe.vae.decode(raw).sample
+        return pixels
+
+    def _scaled(self, raw: Tensor) -> Tensor:
+        """Latents, as the denoiser takes them, of what the autoencoder gives."""
+        config = self.pipe.vae.config
+        return (raw - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        """The inverse of `_scaled`."""
+        config = self.pipe.vae.config
+        return latents / config.scaling_factor + (config.get("shift_factor") or 0)
 
 
 def joined_inputs(parts: Sequence[MapInput]) -> MapInput:

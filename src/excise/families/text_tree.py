@@ -40,7 +40,8 @@ class Tokens:
         first, last, end: (B,) columns, see `TextStates`.
         read: (B, L) see `TextStates`.
         pooled: (B,) column of the token whose state makes the pooled prompt, in families that have such.
-        hidden: columns 1 to `hidden` are encoded and not handed on (an instruction before the prompt).
+        hidden: number of columns that are encoded and not handed on (an instruction before the prompt).
+        kept: number of columns before the hidden ones (a start token).
     """
 
     ids: Tensor
@@ -50,6 +51,11 @@ class Tokens:
     read: Tensor
     pooled: Tensor | None = None
     hidden: int = 0
+    kept: int = 1
+
+    def shown(self, columns: Tensor) -> Tensor:
+        """Columns among those that are handed on; of one that is hidden, the place behind which it would stand."""
+        return torch.where(columns >= self.kept, (columns - self.hidden).clamp(min=max(0, self.kept - 1)), columns)
 
     def lengths(self, until: Sequence[Until]) -> Tensor:
         """(B,) number of tokens to encode."""
@@ -184,9 +190,10 @@ def encode_tokens(
     rows, pooled = rows.to(device), None
     if further is not None and tokens.pooled is not None and bool((lengths > tokens.pooled).all()):
         pooled = further.to(device)[at.gather(1, tokens.pooled[:, None])[:, 0].to(device)]
-    shown = torch.tensor([0, *range(tokens.hidden + 1, tokens.ids.shape[1])])
-    first, last, end = (torch.where(p > 0, p - tokens.hidden, p) for p in (tokens.first, tokens.last, tokens.end))
-    return TextStates(rows, at[:, shown], first, last, end, tokens.read[:, shown], pooled)
+    shown = torch.tensor([*range(tokens.kept), *range(tokens.kept + tokens.hidden, tokens.ids.shape[1])])
+    first, last, end = map(tokens.shown, (tokens.first, tokens.last, tokens.end))
+    start = tokens.kept > 0 or tokens.hidden == 0
+    return TextStates(rows, at[:, shown], first, last, end, tokens.read[:, shown], pooled, start)
 
 
 def _run(forest: Forest, encoder: Encoder, share: bool, prompts: int) -> tuple[Tensor, Tensor | None]:

@@ -6,10 +6,14 @@ latents and timestep. Closed forms edit the maps that read a prompt before that:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from excise.families.base import Projection, WeightMap
+from excise.families.base import Condition, MapInput, Projection, WeightMap
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily
 
@@ -20,15 +24,20 @@ class TransformerFamily(PipelineFamily):
     Attributes:
         doors: paths of the maps that read the states of tokens before the first block, in the order of the network.
         pooled_door: path of the map that reads the pooled prompt, "" where there is none.
+        streams: what the blocks of a part of the network read (`WeightMap.source`), by the first word of their paths,
+            where their layers do not tell.
     """
 
     denoiser_name = "transformer"
     doors: tuple[str, ...]
     pooled_door: str = ""
+    streams: Mapping[str, str] = MappingProxyType({})
 
     @property
     def text_encoder_weights(self) -> dict[str, Tensor]:
-        return {n: w for name, e in self.text_encoders.items() for n, w in parameters(e, f"{name}.").items()}
+        parts = [(name, encoder) for name, encoder in self.text_encoders.items()]
+        parts += [(path, module_in(self.denoiser, path)) for path in self.text_modules]
+        return {name: weight for path, part in parts for name, weight in parameters(part, f"{path}.").items()}
 
     @property
     def image_size(self) -> int:
@@ -58,6 +67,17 @@ class TransformerFamily(PipelineFamily):
             matches.append(Projection(self.pooled_door, "p", module_in(self.denoiser, self.pooled_door)))
         return matches
 
+    def _reads(self, path: str, layer: Any) -> str:
+        return self.streams.get(path.partition(".")[0]) or super()._reads(path, layer)
+
+    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
+        """As in the base class; in a shared stream the rows of the text stand before those of the picture."""
+        if self.streams.get(path.partition(".")[0]) != "shared" or rows.dim() < 3:
+            return super()._map_input(path, rows, condition)
+        length = condition.inputs["encoder_hidden_states"].shape[1]
+        text = rows[:, :length]
+        return MapInput(text, self._read(condition, text), rows[:, length:])
+
     def door_maps(self) -> list[WeightMap]:
         return [WeightMap(p.path, p.path, "door", p.role) for p in self.projections("ep")]
 
@@ -66,6 +86,16 @@ def places(height: int, width: int) -> Tensor:
     """(h/2 w/2, 3): where each row of packed latents stands in the picture: nothing, its row and its column."""
     rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
+
+
+def patched(latents: Tensor) -> Tensor:
+    """(B, 4c, h/2, w/2): latents (B, c, h, w) with patches of 2 x 2 as channels, those of one channel side by side."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2)
+
+
+def unpatched(latents: Tensor) -> Tensor:
+    """(B, c, h, w): the inverse of `patched`."""
+    return torch.nn.functional.pixel_shuffle(latents, 2)
 
 
 def packed(latents: Tensor) -> Tensor:

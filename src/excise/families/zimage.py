@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class ZImage(TransformerFamily):
     draws_with = "ZImagePipeline"
     text_modules = ("cap_embedder.0",)
     doors = ("cap_embedder.1",)
+    streams = MappingProxyType({"noise_refiner": "self", "context_refiner": "refiner", "layers": "shared"})
 
     @property
     def text_width(self) -> int:
@@ -49,9 +51,6 @@ class ZImage(TransformerFamily):
     @cached_property
     def _template(self) -> Template:
         return Template.of(chat_render(self.pipe.tokenizer, add_generation_prompt=True, enable_thinking=True))
-
-    def _reads(self, path: str, layer: Any) -> str:
-        return {"noise_refiner": "self", "context_refiner": "refiner"}.get(path.split(".")[0], "shared")
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         return template_tokens(self.pipe.tokenizer, texts, subjects, self._template, self.max_tokens)

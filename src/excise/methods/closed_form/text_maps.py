@@ -35,16 +35,15 @@ def edited_maps(family: Family, config: MethodConfig, *, nothing: bool) -> list[
         SettingError: keys alone are to read a target as nothing, and they are normed.
         ModelError: the family has no such maps.
     """
-    maps = family.text_maps(config.maps, config.params)
-    if not nothing or config.maps == "static":
-        return maps
-    kept = [p for p in maps if not p.normed]
-    if not kept:
+    params: str = config.params
+    if nothing and config.maps != "static" and any(p.normed for p in family.text_maps(config.maps, "k")):
+        params = params.replace("k", "")
+    if not params:
         raise SettingError(
             "params=k changes keys alone, which this model norms, so that they cannot read a target as nothing; name "
             "what it should read as (--anchor), or change values too (--set params=kv)."
         )
-    return kept
+    return family.text_maps(config.maps, params)
 
 
 def map_problems(
