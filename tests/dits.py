@@ -10,6 +10,7 @@ import tiny_chroma
 import tiny_flux
 import tiny_flux2
 import tiny_krea2
+import tiny_kolors
 import tiny_lumina2
 import tiny_pixart
 import tiny_qwenimage
@@ -30,8 +31,9 @@ class Case:
         guided: whether the pipeline has two halves of guidance at all.
         natural: from latents as the pipeline hands them to its scheduler to the (B, c, h, w) that `predict` takes,
             given (c, h, w).
-        flow: from output, times and latents as the scheduler is given them to those of `predict`, where the two speak
+        told: from output, times and latents as the scheduler is given them to those of `predict`, where the two speak
             of noise in other ways.
+        rounding: how far a prediction may be from the pipeline's, where the adapter sums in another order.
     """
 
     family: str
@@ -39,11 +41,12 @@ class Case:
     call: Callable[[float], dict[str, Any]]
     guided: bool = True
     natural: Callable[[Tensor, tuple[int, int, int]], Tensor] = lambda x, shape: x
-    flow: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = lambda output, t, latents: (
+    told: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = lambda output, t, latents: (
         output,
         t,
         latents,
     )
+    rounding: float = 1e-6
 
 
 def patches(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -82,6 +85,7 @@ CASES: dict[str, Case] = {
     "zimage": Case("zimage", tiny_zimage.build, tiny_zimage.call),
     "lumina2": Case("lumina2", tiny_lumina2.build, tiny_lumina2.call),
     "sana-sprint": Case(
-        "sana-sprint", tiny_sana_sprint.build, tiny_sana_sprint.call, guided=False, flow=tiny_sana_sprint.flow
+        "sana-sprint", tiny_sana_sprint.build, tiny_sana_sprint.call, guided=False, told=tiny_sana_sprint.flow
     ),
+    "kolors": Case("kolors", tiny_kolors.build, tiny_kolors.call, told=tiny_kolors.scaled, rounding=2e-5),
 }

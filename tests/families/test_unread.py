@@ -254,3 +254,23 @@ def test_built_in_models_are_opened_in_the_same_way(model):
     assert all(torch.equal(one[name], two[name]) and one[name].dtype == two[name].dtype for name in one)
     with torch.no_grad():
         assert torch.equal(whole.encode(["a cat"]).states, text.encode(["a cat"]).states)
+
+
+def test_a_safety_checker_is_left_to_diffusers(make, tmp_path):
+    """A network of transformers that a pipeline of diffusers brings along is built by neither library's own way."""
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    pictures = {**small, "image_size": 8, "patch_size": 4}
+    pipe = make("sd")
+    pipe.register_modules(
+        safety_checker=StableDiffusionSafetyChecker(
+            CLIPConfig(text_config=small, vision_config=pictures, projection_dim=16)
+        ),
+        feature_extractor=CLIPImageProcessor(size=8),
+    )
+    pipe.save_pretrained(tmp_path)
+    family = opened(tmp_path, whole=False)
+    assert isinstance(family.pipe.safety_checker, StableDiffusionSafetyChecker)
+    assert torch.equal(family.encode(["a cat"]).states, opened(tmp_path).encode(["a cat"]).states)

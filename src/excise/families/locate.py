@@ -74,6 +74,15 @@ FAMILIES = Registry(
             provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.CROSS_ATTENTION}),
             pipelines=("SanaSprint",),
         ),
+        "kolors": Record(
+            "excise.families.kolors:Kolors",
+            "Kolors (KolorsPipeline), with sentencepiece",
+            provides=frozenset(
+                {c.STATIC_TEXT, c.TEXT_KV, c.POOLED, c.ATTENTION, c.TEXT_ENCODER}
+                | {c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
+            ),
+            pipelines=("Kolors",),
+        ),
         "lumina2": Record(
             "excise.families.lumina2:Lumina2",
             "Lumina-Image 2.0 (Lumina2Pipeline)",

@@ -144,8 +144,12 @@ def _components(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _class_of(library: str, name: str) -> Any:
-    """The class of a component that is a network; None for others, and for those that this process does not know."""
+    """The class of a component that is a network of its library; None for others, and for those not known here.
+
+    Networks of transformers that a pipeline of diffusers brings along (Kolors' ChatGLM, safety checkers) are others.
+    """
     kind: Any = None
+    base: type[nn.Module] = nn.Module
     if library == "transformers":
         import transformers
 
@@ -154,8 +158,8 @@ def _class_of(library: str, name: str) -> Any:
         import diffusers
 
         place = diffusers if library == "diffusers" else getattr(diffusers.pipelines, library, None)
-        kind = getattr(place, name, None)
-    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
+        kind, base = getattr(place, name, None), diffusers.ModelMixin
+    return kind if isinstance(kind, type) and issubclass(kind, base) else None
 
 
 def _device(opening: Opening) -> torch.device:

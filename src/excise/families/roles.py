@@ -42,7 +42,7 @@ _PARTS = {
 _BLOCK = re.compile(r".*?attentions\.\d+|\w*transformer_blocks\.\d+")
 _ENCODER_BLOCK = re.compile(r".*?(layers|blocks?|h)\.\d+")
 _ENCODER_PARTS = {
-    "attention": re.compile(r"\.(self_attn|attention|attn|SelfAttention)\."),
+    "attention": re.compile(r"\.(self_attn|self_attention|attention|attn|SelfAttention)\."),
     "mlp": re.compile(r"\.(mlp|DenseReluDense|feed_forward)\."),
 }
 

@@ -21,11 +21,44 @@ from excise.families.subjects import padded_ids, subject_spans
 from excise.families.text_tree import Tokens, run_on
 
 
-class StableDiffusionXL(PipelineFamily):
-    """Adapter of a `StableDiffusionXLPipeline` and its siblings.
+class PooledUNet(PipelineFamily):
+    """Adapter of a pipeline whose UNet reads token states, and a pooled prompt beside the picture's size and crop.
 
     Pictures are square, as large as the model draws them, not cropped.
     """
+
+    def projections(self, roles: str = "kv") -> list[Projection]:
+        """As in the base class; with role "p" also the map that reads the pooled prompt."""
+        matches = super().projections(roles)
+        if "p" in roles:
+            matches.append(
+                Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1"))
+            )
+        return matches
+
+    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        side = self.image_size
+        sizes = torch.tensor([side, side, 0, 0, side, side], device=latents.device).expand(len(latents), 6)
+        added = {"text_embeds": condition.inputs["text_embeds"], "time_ids": sizes.to(latents.dtype)}
+        output: Tensor = self.denoiser(
+            latents,
+            timestep,
+            encoder_hidden_states=condition.inputs["encoder_hidden_states"],
+            added_cond_kwargs=added,
+        ).sample
+        return output
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        return {
+            "prompt_embeds": condition.inputs["encoder_hidden_states"],
+            "pooled_prompt_embeds": condition.inputs["text_embeds"],
+            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
+            "negative_pooled_prompt_embeds": unconditional.inputs["text_embeds"],
+        }
+
+
+class StableDiffusionXL(PooledUNet):
+    """Adapter of a `StableDiffusionXLPipeline` and its siblings."""
 
     name = "sdxl"
     provides = frozenset(c.CAPABILITIES)
@@ -56,15 +89,6 @@ class StableDiffusionXL(PipelineFamily):
         encoders = self.text_encoders.values()
         return min(*(t.model_max_length for t in tokenizers), *(e.config.max_position_embeddings for e in encoders))
 
-    def projections(self, roles: str = "kv") -> list[Projection]:
-        """As in the base class; with role "p" also the map that reads the pooled prompt."""
-        matches = super().projections(roles)
-        if "p" in roles:
-            matches.append(
-                Projection("add_embedding.linear_1", "p", module_in(self.denoiser, "add_embedding.linear_1"))
-            )
-        return matches
-
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
         # Both tokenizers cut words alike; they differ in what they pad with.
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
@@ -86,18 +110,6 @@ class StableDiffusionXL(PipelineFamily):
         pooled = module_in(second, "text_projection")(outputs[1].last_hidden_state)
         return states.to(computes_in(second)), pooled
 
-    def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        side = self.image_size
-        sizes = torch.tensor([side, side, 0, 0, side, side], device=latents.device).expand(len(latents), 6)
-        added = {"text_embeds": condition.inputs["text_embeds"], "time_ids": sizes.to(latents.dtype)}
-        output: Tensor = self.denoiser(
-            latents,
-            timestep,
-            encoder_hidden_states=condition.inputs["encoder_hidden_states"],
-            added_cond_kwargs=added,
-        ).sample
-        return output
-
     @torch.no_grad()
     def unconditional(self) -> Condition:
         """The empty prompt, or zeros where the model was trained with zeros."""
@@ -111,14 +123,6 @@ class StableDiffusionXL(PipelineFamily):
             list(texts), device=self.device, do_classifier_free_guidance=False
         )
         return Condition({"encoder_hidden_states": states, "text_embeds": pooled})
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "pooled_prompt_embeds": condition.inputs["text_embeds"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_pooled_prompt_embeds": unconditional.inputs["text_embeds"],
-        }
 
 
 def _pooling(encoder: Any, ids: Tensor) -> Tensor:

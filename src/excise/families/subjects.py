@@ -17,14 +17,20 @@ from excise.errors import ConceptError
 
 
 def subject_spans(
-    tokenizer: Any, texts: Sequence[str], subjects: Sequence[str | int | None] | None, limit: int, start: int = 1
+    tokenizer: Any,
+    texts: Sequence[str],
+    subjects: Sequence[str | int | None] | None,
+    limit: int,
+    start: int = 1,
+    ends: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) first, last and end positions of each prompt's subject, for tokenizers with an end token.
+    """(B,) first, last and end positions of each prompt's subject.
 
     Args:
         texts, subjects: as `Family.encode` takes them.
-        limit: number of tokens that fit; the last token of a prompt is its end token.
+        limit: number of tokens that fit, special tokens included.
         start: number of special tokens before a prompt.
+        ends: whether the last token of a prompt is an end token; else it is the prompt's own.
 
     Raises:
         ConceptError: a prompt does not fit, or does not contain its subject.
@@ -43,7 +49,7 @@ def subject_spans(
             tokens = _subject_tokens(tokenizer, text, subject, offsets[i], start)
             spans.append((tokens[0], tokens[-1], end))
         else:  # the whole prompt, or the token before an empty subject
-            last = end - 1 if subject is None else max(0, start + _count(tokenizer, text[:subject]) - 1)
+            last = end - int(ends) if subject is None else max(0, start + _count(tokenizer, text[:subject]) - 1)
             spans.append((min(start, last), last, end))
     first, last_tokens, end_tokens = (torch.tensor(column, dtype=torch.long) for column in zip(*spans, strict=True))
     return first, last_tokens, end_tokens
