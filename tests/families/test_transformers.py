@@ -12,6 +12,8 @@ from torch.testing import assert_close
 from excise import load
 from excise.errors import ConceptError
 from excise.families import FAMILIES, family_name_of, family_of
+from excise.families.capabilities import GUIDED_CALL
+from excise.methods.fitting import methods_for
 
 PROMPTS = ["a photo of a cat", "a fire engine in neon style", ""]
 
@@ -65,6 +67,24 @@ def test_pictures_are_those_of_the_stock_pipeline(case, family, guidance):
         assert differences(image, stock(case, family, prompt, [seed], guidance)[0]) <= 1
     if guidance > 1 and case.guided:
         assert differences(ours[0], family.sample(PROMPTS[:1], [3], steps=2, guidance=1.0, batch=1)[0]) > 1
+
+
+def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(case, family, monkeypatch):
+    calls, forward = [], family.denoiser.forward
+
+    def watched(*args, **kwargs):
+        calls.append(kwargs.get("encoder_hidden_states"))
+        return forward(*args, **kwargs)
+
+    if GUIDED_CALL not in family.provides:
+        assert "sld" not in methods_for(family.provides)
+        return
+    monkeypatch.setattr(family.denoiser, "forward", watched)
+    stock(case, family, PROMPTS[0], [1], 3.0, output_type="latent")
+    halves = [family.unconditional(), family.condition(PROMPTS[:1])]
+    wanted = torch.cat([half.inputs["encoder_hidden_states"] for half in halves])
+    for states in calls:
+        assert_close(states, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_picture_does_not_depend_on_its_batch(family):

@@ -9,6 +9,7 @@ TEXT_MLP = "text_mlp"
 ATTENTION = "attention"
 TEXT_ENCODER = "text_encoder"
 GUIDANCE = "guidance"
+GUIDED_CALL = "guided_call"
 CROSS_ATTENTION = "cross_attention"
 CLIP_TEXT = "clip_text"
 
@@ -20,6 +21,7 @@ CAPABILITIES = {
     ATTENTION: "attention maps that can be trained",
     TEXT_ENCODER: "a text encoder through which gradients flow",
     GUIDANCE: "classifier-free guidance with a conditional and an unconditional half",
+    GUIDED_CALL: "both halves of guidance in one call of the denoiser, the unconditional one first",
     CROSS_ATTENTION: "cross-attention layers whose to_v reads text",
     CLIP_TEXT: "CLIP text encoders",
 }

@@ -1,8 +1,9 @@
 """Guided calls of a denoiser: which calls a pipeline makes in classifier-free guidance, and what each row stands for.
 
-Every pipeline of the families that excise adapts puts both halves of guidance into one call, the unconditional rows
-first. Only the pipeline knows whether it does so at a step, so it is asked while it runs: a call of the denoiser by
-anything else (`Family.predict` in training and in attacks, a user's own loop) is never taken for a guided one.
+The pipelines of families with the capability `guided_call` put both halves of guidance into one call, the unconditional
+rows first; others make two calls, or have one half. Only the pipeline knows whether it does so at a step, so it is
+asked while it runs: a call of the denoiser by anything else (`Family.predict` in training and in attacks, a user's own
+loop) is never taken for a guided one.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _guides(pipe: Any, rows: int) -> bool:
             "the pipeline draws with perturbed-attention guidance, which an edit that acts on guidance does not know; "
             "draw with pag_scale=0."
         )
-    return bool(pipe.do_classifier_free_guidance) and rows % 2 == 0
+    return bool(getattr(pipe, "do_classifier_free_guidance", False)) and rows % 2 == 0
 
 
 def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

@@ -33,7 +33,9 @@ FAMILIES = Registry(
         "sana": Record(
             "excise.families.sana:Sana",
             "SANA 0.6B to 4.8B (SanaPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
+            provides=frozenset(
+                {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
+            ),
             pipelines=("Sana",),
         ),
         "flux": Record(

@@ -101,7 +101,7 @@ METHODS = Registry(
             paper="Schramowski et al., CVPR 2023, arXiv 2211.05105",
             shape="inference-time",
             config="excise.methods.inference.sld_config:SLDConfig",
-            needs=frozenset({c.GUIDANCE}),
+            needs=frozenset({c.GUIDED_CALL}),
             cost="nothing to make; half a pass of the denoiser in every step",
             licence="written from the paper; official code is MIT",
         ),
