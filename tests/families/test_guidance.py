@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPAGPipeline
+from tiny_pixart import build
 
 from excise.errors import ModelError
 from excise.families import family_of
@@ -63,6 +64,14 @@ def test_what_is_not_guided_is_never_taken_for_it(family):
         family.sample(["a cat", "a dog"], [0, 1], steps=1, guidance=1.0, batch=2)
     assert watch.seen == [(0, 1), None, None]
     assert running_pipeline() is None
+
+
+def test_a_pipeline_that_keeps_its_guidance_to_its_call_is_asked_too():
+    family = family_of(build())
+    with Watch(family) as watch:
+        family.sample(["a cat", "a dog"], [0, 1], steps=1, guidance=3.0, batch=2)
+        family.sample(["a cat", "a dog"], [0, 1], steps=1, guidance=1.0, batch=2)
+    assert watch.seen == [(0, 2), None]
 
 
 def test_another_pipeline_of_the_same_parts_is_asked_itself(pipe):

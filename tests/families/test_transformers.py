@@ -9,7 +9,7 @@ from dits import CASES, Case
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from excise import load
+from excise import Edit, erase, load
 from excise.errors import ConceptError
 from excise.families import FAMILIES, family_name_of, family_of
 from excise.families.capabilities import GUIDED_CALL
@@ -69,7 +69,7 @@ def test_pictures_are_those_of_the_stock_pipeline(case, family, guidance):
         assert differences(ours[0], family.sample(PROMPTS[:1], [3], steps=2, guidance=1.0, batch=1)[0]) > 1
 
 
-def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(family, monkeypatch):
+def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(case, family, monkeypatch):
     calls, forward = [], family.denoiser.forward
 
     def watched(*args, **kwargs):
@@ -80,11 +80,27 @@ def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(fam
         assert "sld" not in methods_for(family.provides)
         return
     monkeypatch.setattr(family.denoiser, "forward", watched)
-    family.sample(PROMPTS[:1], [1], steps=2, guidance=3.0, batch=1)
+    stock(case, family, PROMPTS[0], [1], 3.0, output_type="latent")
     halves = [family.unconditional(), family.condition(PROMPTS[:1])]
     wanted = torch.cat([half.inputs["encoder_hidden_states"] for half in halves])
     for states in calls:
         assert_close(states, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_edit_that_guides_acts_and_is_the_same_when_it_is_read_again(family, tmp_path):
+    if GUIDED_CALL not in family.provides:
+        return
+
+    def drawn():
+        return family.sample(PROMPTS[:2], [1, 2], steps=2, guidance=3.0, batch=2)
+
+    before, edit = drawn(), erase(family, ["cat"], "sld", warmup=0)
+    with edit.apply(family.pipe):
+        one = drawn()
+    assert differences(one[0], before[0]) > 1
+    with Edit.load(edit.save(tmp_path / "edit.safetensors")).apply(family.pipe):
+        two = drawn()
+    assert [differences(*pair) for pair in zip(one, two, strict=True)] == [0, 0]
 
 
 def test_a_picture_does_not_depend_on_its_batch(family):

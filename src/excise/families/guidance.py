@@ -76,14 +76,19 @@ def conditional_rows(rows: int) -> slice:
 
 def running_pipeline() -> Any:
     """The pipeline whose call this runs in, or None. It need not be the one that an adapter holds."""
+    return _call_frame()[0]
+
+
+def _call_frame() -> tuple[Any, Mapping[str, Any]]:
+    """The pipeline whose call this runs in, or None, and the variables of that call."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             owner = frame.f_locals.get("self")
             if isinstance(owner, DiffusionPipeline):
-                return owner
+                return owner, frame.f_locals
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return None, {}
 
 
 def _guides(pipe: Any, rows: int) -> bool:
@@ -97,7 +102,8 @@ def _guides(pipe: Any, rows: int) -> bool:
             "the pipeline draws with perturbed-attention guidance, which an edit that acts on guidance does not know; "
             "draw with pag_scale=0."
         )
-    return bool(getattr(pipe, "do_classifier_free_guidance", False)) and rows % 2 == 0
+    told = _call_frame()[1].get("do_classifier_free_guidance")  # PixArt's pipelines keep it to their call
+    return bool(getattr(pipe, "do_classifier_free_guidance", told)) and rows % 2 == 0
 
 
 def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

@@ -53,7 +53,7 @@ FAMILIES = Registry(
         "sd3": Record(
             "excise.families.sd3:StableDiffusion3",
             "Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL}),
             pipelines=("StableDiffusion3",),
         ),
         "chroma": Record(
@@ -65,7 +65,9 @@ FAMILIES = Registry(
         "pixart": Record(
             "excise.families.pixart:PixArt",
             "PixArt-Sigma (PixArtSigmaPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION}),
+            provides=frozenset(
+                {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
+            ),
             pipelines=("PixArtSigma",),
         ),
         "sana-sprint": Record(

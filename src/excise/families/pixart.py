@@ -31,7 +31,9 @@ class PixArt(PipelineFamily):
     """Adapter of a `PixArtSigmaPipeline`, and of its sibling with perturbed attention."""
 
     name = "pixart"
-    provides = frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.CROSS_ATTENTION})
+    provides = frozenset(
+        {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
+    )
     denoiser_name = "transformer"
     draws_with = "PixArtSigmaPipeline"
     text_modules = ("caption_projection",)

@@ -72,11 +72,11 @@ class SafetyGuidance(Hook):
         numbers = dict(settings)
         prompt = str(numbers.pop("prompt"))
         tensor_of(tensors, "encoder_hidden_states", (1, None, None))
-        for name in ("text_embeds", "encoder_attention_mask"):
+        further = ("text_embeds", "pooled_projections", "encoder_attention_mask")
+        for name in further:
             if name in tensors:
                 tensor_of(tensors, name, (1, None))
-        known = ("encoder_hidden_states", "text_embeds", "encoder_attention_mask")
-        inputs = {name: tensors[name] for name in known if name in tensors}
+        inputs = {name: tensors[name] for name in ("encoder_hidden_states", *further) if name in tensors}
         return cls(prompt=prompt, condition=Condition(inputs), term=settings_of(SafetyTerm, numbers))
 
     def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
