@@ -9,8 +9,8 @@ from typing import Any
 import tiny_chroma
 import tiny_flux
 import tiny_flux2
-import tiny_krea2
 import tiny_kolors
+import tiny_krea2
 import tiny_lumina2
 import tiny_pixart
 import tiny_qwenimage

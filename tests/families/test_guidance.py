@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPAGPipeline
+from dits import CASES
 from tiny_pixart import build
 
 from excise.errors import ModelError
@@ -82,6 +83,17 @@ def test_another_pipeline_of_the_same_parts_is_asked_itself(pipe):
     with Watch(family) as watch:
         other("a cat", image=image, num_inference_steps=2, strength=1.0, guidance_scale=2.0)
     assert watch.seen == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "flux2-klein", "qwenimage", "krea2"])
+def test_halves_in_two_calls_are_refused_and_never_taken_for_pictures(name):
+    family = family_of(CASES[name].build())
+    with Watch(family) as watch:
+        family.sample(["a cat", "a dog"], [0, 1], steps=1, guidance=1.0, batch=2)
+        assert watch.seen == [None]
+        with pytest.raises(ModelError, match="both halves of guidance one after the other"):
+            family.sample(["a cat", "a dog"], [0, 1], steps=1, guidance=3.0, batch=2)
+    assert watch.seen == [None]
 
 
 def test_a_third_part_of_guidance_is_refused(pipe):

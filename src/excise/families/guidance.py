@@ -58,29 +58,31 @@ class GuidedCalls:
         Args:
             rows: of the call, both halves together.
         """
-        pipe = running_pipeline()
-        if pipe is None:
+        running = _running()
+        if running is None:
             return None
+        pipe = running[0]
         # A scheduler makes its timesteps anew for every generation.
         timesteps = pipe.scheduler.timesteps
         self._step = self._step + 1 if timesteps is self._timesteps else 0
         self._timesteps = timesteps
-        return GuidedCall(self._step, rows // 2) if _guides(pipe, rows) else None
+        return GuidedCall(self._step, rows // 2) if _guides(*running, rows) else None
 
 
 def conditional_rows(rows: int) -> slice:
     """The rows of the prompts in the call of the denoiser that is being made: the second half of a guided one."""
-    pipe = running_pipeline()
-    return slice(rows // 2, rows) if pipe is not None and _guides(pipe, rows) else slice(0, rows)
+    running = _running()
+    return slice(rows // 2, rows) if running is not None and _guides(*running, rows) else slice(0, rows)
 
 
 def running_pipeline() -> Any:
     """The pipeline whose call this runs in, or None. It need not be the one that an adapter holds."""
-    return _call_frame()[0]
+    running = _running()
+    return None if running is None else running[0]
 
 
-def _call_frame() -> tuple[Any, Mapping[str, Any]]:
-    """The pipeline whose call this runs in, or None, and the variables of that call."""
+def _running() -> tuple[Any, Mapping[str, Any]] | None:
+    """The pipeline whose call this runs in, and the variables of that call."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__":
@@ -88,22 +90,30 @@ def _call_frame() -> tuple[Any, Mapping[str, Any]]:
             if isinstance(owner, DiffusionPipeline):
                 return owner, frame.f_locals
         frame = frame.f_back  # type: ignore[assignment]
-    return None, {}
+    return None
 
 
-def _guides(pipe: Any, rows: int) -> bool:
+def _guides(pipe: Any, variables: Mapping[str, Any], rows: int) -> bool:
     """Return whether a call of a pipeline holds both halves of guidance.
 
     Raises:
-        ModelError: it holds a third part.
+        ModelError: it holds a third part, or one half alone.
     """
     if isinstance(pipe, PAGMixin) and pipe.do_perturbed_attention_guidance:
         raise ModelError(
             "the pipeline draws with perturbed-attention guidance, which an edit that acts on guidance does not know; "
             "draw with pag_scale=0."
         )
-    told = _call_frame()[1].get("do_classifier_free_guidance")  # PixArt's pipelines keep it to their call
-    return bool(getattr(pipe, "do_classifier_free_guidance", told)) and rows % 2 == 0
+    # PixArt's pipelines keep it to their call, those of FLUX.1 and Qwen-Image have another name for it.
+    told = variables.get("do_classifier_free_guidance", variables.get("do_true_cfg", False))
+    guided = getattr(pipe, "do_classifier_free_guidance", told)
+    latents = variables.get("latents")
+    if guided and isinstance(latents, Tensor) and len(latents) == rows:
+        raise ModelError(
+            f"{type(pipe).__name__} asks its denoiser for both halves of guidance one after the other, which an edit "
+            "that acts on guidance does not know; draw without guidance, or erase with a method that changes weights."
+        )
+    return bool(guided) and rows % 2 == 0
 
 
 def rows_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
