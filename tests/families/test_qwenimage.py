@@ -51,6 +51,13 @@ def test_rows_are_normed_before_the_door(family):
     assert "txt_norm.weight" in family.text_encoder_weights
 
 
+def test_an_empty_subject_at_the_front_stands_at_the_first_row(family):
+    whole = family.encode(["on grass", ""], [0, 0])
+    tree = family.encode(["on grass", ""], [0, 0], until=["last", "end"])
+    assert tree.last.tolist() == [0, 0]
+    assert_close(tree.one_each(tree.last), whole.one_each(whole.last), rtol=1e-4, atol=1e-5)
+
+
 def test_the_instruction_must_have_the_tokens_that_are_cut(pipe):
     pipe.prompt_template_encode = pipe.prompt_template_encode.replace("shape, ", "")
     with pytest.raises(ModelError, match=r"makes 32 tokens of the instruction .* expected 34, which the pipeline cuts"):

@@ -124,7 +124,8 @@ def template_tokens(
             )
         rows.append(torch.tensor(encoded.input_ids))
         places.append(_place(encoded.offset_mapping, text, subject, template))
-    first, last, end = torch.tensor(places, dtype=torch.long).unbind(dim=1)
+    # Before a prompt whose template is cut off nothing stands, so that an empty subject there is the first token.
+    first, last, end = torch.tensor(places, dtype=torch.long).clamp(min=template.cut).unbind(dim=1)
     lengths = torch.tensor([len(row) for row in rows])
     padded = pad_sequence(rows, batch_first=True)[..., None]
     read = torch.arange(padded.shape[1]) < lengths[:, None]

@@ -54,8 +54,8 @@ class Tokens:
     kept: int = 1
 
     def shown(self, columns: Tensor) -> Tensor:
-        """Columns among those that are handed on; of one that is hidden, the place behind which it would stand."""
-        return torch.where(columns >= self.kept, (columns - self.hidden).clamp(min=max(0, self.kept - 1)), columns)
+        """Columns, none of them hidden, among those that are handed on."""
+        return torch.where(columns >= self.kept, columns - self.hidden, columns)
 
     def lengths(self, until: Sequence[Until]) -> Tensor:
         """(B,) number of tokens to encode."""
