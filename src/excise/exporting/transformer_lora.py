@@ -1,7 +1,8 @@
 """Write LoRA files of diffusion transformers in the layouts of `excise.exporting.layouts`, and account for every key.
 
 The scale is folded into the up factor, so that no reader needs metadata; where a layout has alphas, each is the rank of
-its layer. Where the original checkpoint stacks several maps, a layout with its names stacks their factors too.
+its layer. Without alphas all factors have one rank, since older versions of diffusers take that of the first for all.
+Where the original checkpoint stacks several maps, a layout with its names stacks their factors too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from excise.edits.edit import Edit
 from excise.edits.exports import export_name
 from excise.edits.provenance import FORMAT, Evidence
 from excise.errors import OutputError, WrongBaseError
-from excise.exporting.factors import check_maps, lora_factors
+from excise.exporting.factors import check_maps, lora_factors, padded
 from excise.exporting.layouts import ORIGINAL, TRANSFORMERS, Layout, layout_of
 from excise.exporting.record import our_record
 from excise.families.base import Family
@@ -89,7 +90,7 @@ def write(
         lengths = _lengths(family, [piece.name for pieces in changed.values() for piece in pieces])
         factors = {name: _stacked(pieces, factors, lengths) for name, pieces in changed.items()}
     elif layout.completed:
-        factors |= _zeros(family, factors, _groups(stacks))
+        factors = padded(factors | _zeros(family, factors, _groups(stacks)))
     rank = max(len(f.a) for f in factors.values())
     state: dict[str, Tensor] = {}
     for name, f in factors.items():
