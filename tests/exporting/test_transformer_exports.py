@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from copy import deepcopy
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -20,7 +21,7 @@ from excise.edits.exports import read_export
 from excise.errors import ExciseWarning, OutputError, WrongBaseError
 from excise.exporting.layouts import KOHYA_ORIGINAL, NONE, PROGRAMS, TRANSFORMERS, Row
 from excise.exporting.transformer_lora import Layers, account
-from excise.families import family_of
+from excise.families import FAMILIES, family_of
 from excise.importing.import_edit import import_edit
 
 NAMES = ["flux-dev", "zimage"]
@@ -279,3 +280,34 @@ def test_the_command_says_what_is_lost_and_how_to_load(excise, tmp_path):
     assert json.loads(out)["readers"]["comfyui"]["taken"] == 2
     status, out, _ = excise("inspect", tmp_path / "shipped", "--json")
     assert json.loads(out)["format"] == "comfyui-lora"
+
+
+FORM = {"diffusers": "names of diffusers", "original": "original names"}
+
+
+def documented_layouts(row: Row) -> str:
+    """The line of a family in the table of layouts."""
+    cells = []
+    for format in LORAS:
+        layout = row.layouts.get(format)
+        cells.append(f"`{layout.prefix}`, {FORM[layout.names]}" if layout else "-")
+    return f"| {row.title} | {' | '.join(cells)} | {'the transformer' if row.single else '-'} |"
+
+
+def documented_readers(row: Row) -> list[str]:
+    """The lines of a family in the table of readers; equal formats share one."""
+    shared: dict[str, list[str]] = {}
+    for format, rules in row.rules.items():
+        whole = [PROGRAMS[p].program for p, rule in rules.items() if rule.layers == ".+"]
+        no = [PROGRAMS[p].program for p, rule in rules.items() if rule == NONE]
+        part = [PROGRAMS[p].program for p in rules if PROGRAMS[p].program not in (*whole, *no)]
+        shared.setdefault(" | ".join(", ".join(names) or "-" for names in (whole, part, no)), []).append(format)
+    return [f"| {row.title} | {', '.join(f'`{f}`' for f in formats)} | {cells} |" for cells, formats in shared.items()]
+
+
+def test_the_page_of_exports_has_a_line_for_every_layout_and_reader():
+    page = (Path(__file__).parents[2] / "docs" / "exports.md").read_text().splitlines()
+    rows = [row for family, row in TRANSFORMERS.items() if FAMILIES.is_built_in(family)]
+    assert len(rows) >= 2
+    lines = [line for row in rows for line in (documented_layouts(row), *documented_readers(row))]
+    assert [line for line in lines if line not in page] == []  # put these lines into the tables of docs/exports.md

@@ -94,6 +94,7 @@ PROGRAMS = {
 ALL, NONE, GROUPS = Rule(), Rule(r"(?!)"), Rule(groups=True)
 MIXIN = Layout("transformer.", OURS, completed=True)
 COMFY = Layout("diffusion_model.", OURS, completed=True)
+COMFY_ORIGINAL = Layout("diffusion_model.", ORIGINAL)
 KOHYA_ORIGINAL = Layout("lora_unet_", ORIGINAL, KOHYA, flat=True)
 KOHYA_OURS = Layout("lora_unet_", OURS, KOHYA, flat=True)
 
@@ -150,6 +151,11 @@ _ZIMAGE_OURS = {
     "musubi": NONE,
     "ai-toolkit": Rule(r"layers\.\d+\..+"),
 }
+_SD3_MIXIN = {"comfyui": ALL, "diffusers": ALL, "sd-cpp": GROUPS, "onetrainer": ALL, "sd-scripts": NONE}
+_ORIGINAL_READ = {"comfyui": ALL, "diffusers": ALL, "sd-cpp": ALL, "onetrainer": ALL}
+_QWEN_OURS = {**_ORIGINAL_READ, "musubi": NONE, "ai-toolkit": Rule(r"transformer_blocks\.\d+\..+")}
+# Families with a loader in diffusers of which no other program was tried.
+_BY_DIFFUSERS = {"diffusers-lora": MIXIN}, {"diffusers-lora": {"diffusers": ALL}}
 
 TRANSFORMERS: dict[str, Row] = {
     "flux": Row(
@@ -189,6 +195,74 @@ TRANSFORMERS: dict[str, Row] = {
         single=("comfyui", "diffusers"),
         transformer="ZImageTransformer2DModel",
     ),
+    "flux2": Row(
+        "FLUX.2",
+        {"comfyui-lora": COMFY_ORIGINAL, "diffusers-lora": MIXIN, "kohya-lora": KOHYA_ORIGINAL},
+        {
+            "comfyui-lora": {
+                **_ORIGINAL_READ,
+                "musubi": NONE,
+                "ai-toolkit": Rule(r"(double|single)_blocks\.\d+\..+"),
+            },
+            "diffusers-lora": {
+                "comfyui": ALL,
+                "diffusers": ALL,
+                "sd-cpp": Rule(r"(?!.*to_qkv_mlp_proj).+", groups=True),
+                "onetrainer": ALL,
+                "musubi": NONE,
+                "ai-toolkit": NONE,
+            },
+            "kohya-lora": {
+                "comfyui": ALL,
+                "diffusers": ALL,
+                "sd-cpp": Rule(r"(double|single)_blocks_\d+_.+"),
+                "onetrainer": ALL,
+                "musubi": Rule(r"(double|single)_blocks_\d+_.+"),
+            },
+        },
+        single=("comfyui", "diffusers"),
+        transformer="Flux2Transformer2DModel",
+    ),
+    "sd3": Row(
+        "Stable Diffusion 3",
+        {"comfyui-lora": MIXIN, "diffusers-lora": MIXIN, "kohya-lora": KOHYA_ORIGINAL},
+        {
+            "comfyui-lora": _SD3_MIXIN,
+            "diffusers-lora": _SD3_MIXIN,
+            "kohya-lora": {"comfyui": ALL, "diffusers": NONE, "sd-cpp": NONE, "onetrainer": ALL, "sd-scripts": ALL},
+        },
+        kohya={"ss_network_module": "networks.lora_sd3"},
+    ),
+    "qwenimage": Row(
+        "Qwen-Image",
+        {"comfyui-lora": COMFY, "diffusers-lora": MIXIN, "kohya-lora": KOHYA_OURS},
+        {
+            "comfyui-lora": _QWEN_OURS,
+            "diffusers-lora": _QWEN_OURS,
+            "kohya-lora": {
+                "comfyui": ALL,
+                "diffusers": ALL,
+                "sd-cpp": Rule(r"transformer_blocks_\d+_.+"),
+                "onetrainer": ALL,
+                "musubi": Rule(r"transformer_blocks_\d+_.+"),
+            },
+        },
+    ),
+    "krea2": Row(
+        "Krea-2",
+        {"comfyui-lora": COMFY_ORIGINAL, "diffusers-lora": MIXIN, "kohya-lora": KOHYA_ORIGINAL},
+        {
+            "comfyui-lora": {**_ORIGINAL_READ, "musubi": NONE, "ai-toolkit": Rule(r"blocks\.\d+\..+")},
+            "diffusers-lora": {**_ORIGINAL_READ, "musubi": NONE, "ai-toolkit": NONE},
+            # Of the kohya form stable-diffusion.cpp knows a few maps, and none that reads text.
+            "kohya-lora": {"comfyui": ALL, "diffusers": NONE, "sd-cpp": NONE, "onetrainer": ALL, "musubi": ALL},
+        },
+    ),
+    "chroma": Row("Chroma", *_BY_DIFFUSERS),
+    "lumina2": Row("Lumina 2", *_BY_DIFFUSERS),
+    "sana-sprint": Row("SANA-Sprint", *_BY_DIFFUSERS),
+    "kolors": Row("Kolors", {"diffusers-lora": Layout("unet.", OURS)}, _BY_DIFFUSERS[1]),
+    "pixart": Row("PixArt"),
 }
 
 

@@ -56,7 +56,12 @@ def check(edit: Edit, family: Family, format: str) -> None:
             f"edit changes '{encoders[0]}'; use --format merged."
         )
     if layout.names == ORIGINAL:
-        _stacks(family)
+        placed = {piece.name for pieces in _stacks(family).values() for piece in pieces}
+        if lost := [path for path in edit.paths if path not in placed]:
+            raise WrongBaseError(
+                f"no name of '{lost[0]}' in the original checkpoint is known, which a {format} of "
+                f"{TRANSFORMERS[family.name].title} takes; use --format diffusers-lora or merged."
+            )
 
 
 def layers_of(edit: Edit, family: Family, format: str) -> Layers:
@@ -143,7 +148,7 @@ def _name(layout: Layout, layer: str) -> str:
 
 def _stacks(family: Family) -> dict[str, tuple[Piece, ...]]:
     """By name of a layer in the original checkpoint, the pieces of diffusers' layers of which it consists."""
-    pieces = original_pieces(family.name, parameters(family.denoiser))
+    pieces = original_pieces(family.name, parameters(family.denoiser), whole=False)
     return {
         _layer(name): tuple(Piece(_layer(p.name), p.part, p.parts) for p in row)
         for name, row in pieces.items()

@@ -57,6 +57,13 @@ _QKV, _ADDED = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_pro
 _DOUBLE, _SINGLE = "transformer_blocks.*", "single_transformer_blocks.*"
 _REFINED = ("layers", "noise_refiner", "context_refiner")
 
+_KREA_BLOCK = {
+    **{f"attn.w{part}": f"attn.to_{part}" for part in "qkv"},
+    "attn.gate": "attn.to_gate",
+    "attn.wo": "attn.to_out.0",
+    **{f"mlp.{part}": f"ff.{part}" for part in ("gate", "up", "down")},
+}
+
 ORIGINAL_NAMES: dict[str, OriginalNames] = {
     "flux": OriginalNames(
         {
@@ -109,22 +116,98 @@ ORIGINAL_NAMES: dict[str, OriginalNames] = {
         },
         rest=True,
     ),
+    "flux2": OriginalNames(
+        {
+            "txt_in": ["context_embedder"],
+            "img_in": ["x_embedder"],
+            **{
+                f"{theirs}_in.{end}_layer": [f"time_guidance_embed.{ours}_embedder.linear_{number}"]
+                for theirs, ours in (("time", "timestep"), ("guidance", "guidance"))
+                for end, number in (("in", 1), ("out", 2))
+            },
+            **{
+                f"{modulation}.lin": [f"{modulation}.linear"]
+                for modulation in (
+                    *("double_stream_modulation_img", "double_stream_modulation_txt"),
+                    "single_stream_modulation",
+                )
+            },
+            **_attention("double_blocks.*.img_attn.qkv", f"{_DOUBLE}.attn", _QKV),
+            **_attention("double_blocks.*.txt_attn.qkv", f"{_DOUBLE}.attn", _ADDED),
+            "double_blocks.*.img_attn.proj": [f"{_DOUBLE}.attn.to_out.0"],
+            "double_blocks.*.txt_attn.proj": [f"{_DOUBLE}.attn.to_add_out"],
+            **{
+                f"double_blocks.*.{theirs}_attn.norm.{name}_norm.scale": [f"{_DOUBLE}.attn.norm_{ours}{name[0]}.weight"]
+                for theirs, ours in (("img", ""), ("txt", "added_"))
+                for name in ("query", "key")
+            },
+            "double_blocks.*.img_mlp.0": [f"{_DOUBLE}.ff.linear_in"],
+            "double_blocks.*.img_mlp.2": [f"{_DOUBLE}.ff.linear_out"],
+            "double_blocks.*.txt_mlp.0": [f"{_DOUBLE}.ff_context.linear_in"],
+            "double_blocks.*.txt_mlp.2": [f"{_DOUBLE}.ff_context.linear_out"],
+            "single_blocks.*.linear1": [f"{_SINGLE}.attn.to_qkv_mlp_proj"],
+            "single_blocks.*.linear2": [f"{_SINGLE}.attn.to_out"],
+            "single_blocks.*.norm.query_norm.scale": [f"{_SINGLE}.attn.norm_q.weight"],
+            "single_blocks.*.norm.key_norm.scale": [f"{_SINGLE}.attn.norm_k.weight"],
+            "final_layer.linear": ["proj_out"],
+            "final_layer.adaLN_modulation.1": [Piece("norm_out.linear", 1, 2), Piece("norm_out.linear", 0, 2)],
+        }
+    ),
+    # Of the next two, the maps that edits change: modulation and the last layer are called otherwise by the block.
+    "sd3": OriginalNames(
+        {
+            "context_embedder": ["context_embedder"],
+            **{
+                f"{theirs}_embedder.mlp.{place}": [f"time_text_embed.{ours}_embedder.linear_{number}"]
+                for theirs, ours in (("y", "text"), ("t", "timestep"))
+                for place, number in ((0, 1), (2, 2))
+            },
+            **_attention("joint_blocks.*.x_block.attn.qkv", f"{_DOUBLE}.attn", _QKV),
+            **_attention("joint_blocks.*.x_block.attn2.qkv", f"{_DOUBLE}.attn2", _QKV),
+            **_attention("joint_blocks.*.context_block.attn.qkv", f"{_DOUBLE}.attn", _ADDED),
+            "joint_blocks.*.x_block.attn.proj": [f"{_DOUBLE}.attn.to_out.0"],
+            "joint_blocks.*.x_block.attn2.proj": [f"{_DOUBLE}.attn2.to_out.0"],
+            "joint_blocks.*.context_block.attn.proj": [f"{_DOUBLE}.attn.to_add_out"],
+            "joint_blocks.*.x_block.mlp.fc1": [f"{_DOUBLE}.ff.net.0.proj"],
+            "joint_blocks.*.x_block.mlp.fc2": [f"{_DOUBLE}.ff.net.2"],
+            "joint_blocks.*.context_block.mlp.fc1": [f"{_DOUBLE}.ff_context.net.0.proj"],
+            "joint_blocks.*.context_block.mlp.fc2": [f"{_DOUBLE}.ff_context.net.2"],
+        }
+    ),
+    "krea2": OriginalNames(
+        {
+            "txtmlp.1": ["txt_in.linear_1"],
+            "txtmlp.3": ["txt_in.linear_2"],
+            "txtfusion.projector": ["text_fusion.projector"],
+            **{
+                f"{theirs_blocks}.*.{theirs}": [f"{ours_blocks}.*.{ours}"]
+                for theirs_blocks, ours_blocks in (
+                    ("blocks", "transformer_blocks"),
+                    *((f"txtfusion.{b}_blocks", f"text_fusion.{b}_blocks") for b in ("layerwise", "refiner")),
+                )
+                for theirs, ours in _KREA_BLOCK.items()
+            },
+        }
+    ),
+    "qwenimage": OriginalNames(rest=True),
 }
 """By family. They are the inverse of the converters in diffusers 0.42.1, loaders/single_file_utils.py
-(`convert_flux_transformer_checkpoint_to_diffusers`, `convert_z_image_transformer_checkpoint_to_diffusers`)."""
+(`convert_flux_transformer_checkpoint_to_diffusers` and its like for each family)."""
 
 
-def original_pieces(family: str, names: Collection[str]) -> dict[str, tuple[Piece, ...]]:
+def original_pieces(family: str, names: Collection[str], whole: bool = True) -> dict[str, tuple[Piece, ...]]:
     """Return, by the name of each weight in the original checkpoint, the pieces of which it consists, first row first.
 
     Args:
-        family: one of `ORIGINAL_NAMES`.
+        family: of the transformer; of one that is not in `ORIGINAL_NAMES`, no original names are known.
         names: of all weights of the transformer in diffusers.
+        whole: whether a weight without a name there is an error; otherwise it is left out.
 
     Raises:
         WrongBaseError: a weight has no name there, or a part of an original weight is missing.
     """
-    table, pieces, left = ORIGINAL_NAMES[family], dict[str, tuple[Piece, ...]](), dict.fromkeys(names)
+    table = ORIGINAL_NAMES.get(family, OriginalNames())
+    pieces, left = dict[str, tuple[Piece, ...]](), dict.fromkeys(names)
     for name in names:
         for theirs, ours in table.rows.items():
             parts = [part if isinstance(part, Piece) else Piece(part) for part in ours]
@@ -138,6 +221,8 @@ def original_pieces(family: str, names: Collection[str]) -> dict[str, tuple[Piec
             pieces[theirs.replace("*", number) + end] = row
             for piece in row:
                 left.pop(piece.name, None)
+    if not table.rest and not whole:
+        return pieces
     if left and not table.rest:
         raise WrongBaseError(
             f"the original layout of this family has no place for '{next(iter(left))}'; use --format merged."

@@ -18,7 +18,7 @@ from excise.errors import WrongBaseError
 from excise.families.base import Family
 from excise.families.networks import in_encoder, parameters
 from excise.families.original_names import unet_name
-from excise.families.transformer_names import ORIGINAL_NAMES, Piece, original_pieces, spans
+from excise.families.transformer_names import Piece, original_pieces, spans
 
 DENOISER = ("model.diffusion_model.", "diffusion_model.", "lora_unet_", "lora_transformer_")
 # By family, prefixes of its text encoders in single files and in ComfyUI; those of kohya and diffusers have numbers.
@@ -68,9 +68,8 @@ class Names:
                     self._denoiser[_flat(unet_name(name, config))] = name
         self._stacks: dict[str, tuple[Piece, ...]] = {}
         originals: dict[str, tuple[Piece, ...]] = {}
-        if family.name in ORIGINAL_NAMES:
-            with suppress(WrongBaseError):  # a variant that the table does not cover has only diffusers' names
-                originals = original_pieces(family.name, self.parameters)
+        with suppress(WrongBaseError):  # a variant that the table does not cover has only diffusers' names
+            originals = original_pieces(family.name, self.parameters, whole=False)
         for theirs, pieces in originals.items():
             if len(pieces) == 1:
                 self._denoiser[_flat(theirs)] = pieces[0].name
