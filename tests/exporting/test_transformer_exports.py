@@ -19,7 +19,7 @@ from excise import export
 from excise.edits.edit import Edit
 from excise.edits.exports import read_export
 from excise.errors import ExciseWarning, OutputError, WrongBaseError
-from excise.exporting.layouts import KOHYA_ORIGINAL, NONE, PROGRAMS, TRANSFORMERS, Row
+from excise.exporting.layouts import KOHYA_ORIGINAL, NONE, PROGRAMS, TRANSFORMERS, Row, Rule, taken
 from excise.exporting.transformer_lora import Layers, account
 from excise.families import FAMILIES, family_of
 from excise.importing.import_edit import import_edit
@@ -183,6 +183,29 @@ def test_a_file_that_a_program_passes_over_in_silence_is_not_written_without_say
     assert torch.equal(prediction(pipe), before)
 
 
+def test_rules_tell_parts_refusals_and_groups():
+    groups = dict.fromkeys(("a.q", "a.k", "a.v"), ("a.q", "a.k", "a.v"))
+    layers = ["a.k", "a.v", "b"]
+    assert taken(Rule(groups=True), layers, groups, layers) == ["b"]  # keys and values alone do not arrive
+    assert taken(Rule(groups=True), layers, groups, [*layers, "a.q"]) == layers
+    assert taken(Rule(r"a\..+"), layers, groups, layers) == ["a.k", "a.v"]
+    assert taken(Rule(r"a\..+", refuses=True), layers, groups, layers) == []
+    assert taken(Rule(r"a\..+", refuses=True), layers[:2], groups, layers) == ["a.k", "a.v"]
+
+
+def test_the_card_tells_how_the_parts_of_a_transformer_are_loaded(name, pipe, tmp_path):
+    edit = uce(pipe)
+    kind, network = type(pipe).__name__, type(pipe.transformer).__name__
+    text = export(edit, pipe, tmp_path / "file", "single-file").card.read_text()
+    assert f'{network}.from_single_file("excise_cat_model.safetensors", config=' in text
+    assert f"from diffusers import {kind}, {network}" in text
+    assert "`models/diffusion_models` and choose it in *Load Diffusion Model*" in text
+    text = export(edit, pipe, tmp_path / "lora").card.read_text()
+    assert 'pipe.load_lora_weights(".", weight_name="excise_cat_comfyui_lora.safetensors")' in text
+    assert "*LoraLoaderModelOnly*" in text
+    assert "Not all of it arrives" not in text
+
+
 def test_a_kohya_file_of_zimage_loses_its_attention_in_comfyui(tmp_path):
     pipe = built("zimage")
     with pytest.warns(ExciseWarning, match="ComfyUI applies 2 of the 8 maps"):
@@ -206,7 +229,7 @@ def test_every_program_gets_the_format_that_it_reads_whole(tmp_path):
     }
     assert chosen == {
         "comfyui": "comfyui-lora",
-        "diffusers": "comfyui-lora",
+        "diffusers": "diffusers-lora",
         "sd-cpp": "comfyui-lora",
         "nunchaku": "comfyui-lora",
         "onetrainer": "comfyui-lora",

@@ -127,8 +127,10 @@ class Row:
         return (*self.layouts, "merged", *(("single-file",) if self.single else ()))
 
     def formats_for(self, program: str) -> list[str]:
-        """Return the formats that a program reads at all, the widest read first."""
+        """Return the formats that a program reads at all, the one to prefer first."""
         loras = [format for format in self.layouts if self.rules[format].get(program, NONE) != NONE]
+        if program == "diffusers":  # its own layout first
+            loras.sort(key=lambda format: format != "diffusers-lora")
         whole = {"single-file": self.single, "merged": ("diffusers",)}
         return loras + [format for format, programs in whole.items() if program in programs]
 

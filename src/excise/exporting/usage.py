@@ -22,9 +22,9 @@ def usage(format: str, programs: Sequence[str], file: str, base: str, pipeline: 
         pipeline: the class in diffusers that loads the base.
         family: of the base.
     """
+    table = TEXTS
     if family in TRANSFORMERS:
-        pipeline = f"{TRANSFORMERS[family].transformer} {pipeline}"
-    table = TRANSFORMER_TEXTS if family in TRANSFORMERS else TEXTS
+        table = {**TRANSFORMER_TEXTS, ("diffusers", SINGLE): _transformer_single(TRANSFORMERS[family].transformer)}
     texts = (table.get((program, format)) for program in programs)
     return [text(file, base, pipeline) for text in texts if text is not None]
 
@@ -54,19 +54,24 @@ def _diffusers_single(file: str, base: str, pipeline: str) -> str:
     )
 
 
-def _transformer_single(file: str, base: str, pipeline: str) -> str:
-    network, pipeline = pipeline.split(" ")
-    return "**diffusers:**\n\n" + _code(
-        f"from diffusers import {pipeline}, {network}",
-        "",
-        f'transformer = {network}.from_single_file("{file}", config="{base}", subfolder="transformer")',
-        f'pipe = {pipeline}.from_pretrained("{base}", transformer=transformer)',
+def _transformer_single(network: str) -> Text:
+    """The text for a file of a transformer of this class."""
+    return lambda file, base, pipeline: (
+        "**diffusers:**\n\n"
+        + _code(
+            f"from diffusers import {pipeline}, {network}",
+            "",
+            f'transformer = {network}.from_single_file("{file}", config="{base}", subfolder="transformer")',
+            f'pipe = {pipeline}.from_pretrained("{base}", transformer=transformer)',
+        )
     )
 
 
-def _own(text: Text) -> Text:
-    """The text for a pipeline alone, of one for the classes of transformer and pipeline."""
-    return lambda file, base, pipeline: text(file, base, pipeline.rpartition(" ")[2])
+def _sd_cpp_transformer_lora(file: str, base: str, _: str) -> str:
+    return (
+        f"**stable-diffusion.cpp:** add `--lora-model-dir .` to the command that draws with `{base}`, and "
+        f"`<lora:{_stem(file)}:1>` to the prompt."
+    )
 
 
 def _comfyui_transformer_lora(file: str, base: str, _: str) -> str:
@@ -120,15 +125,14 @@ TEXTS: dict[tuple[str, str], Text] = {
 }
 
 TRANSFORMER_TEXTS: dict[tuple[str, str], Text] = {
-    **{("diffusers", format): _own(_diffusers_lora) for format in (COMFY, DIFFUSERS, LORA)},
-    ("diffusers", MERGED): _own(_diffusers_merged),
-    ("diffusers", SINGLE): _transformer_single,
+    **{("diffusers", format): _diffusers_lora for format in (COMFY, DIFFUSERS, LORA)},
+    ("diffusers", MERGED): _diffusers_merged,
     **{("comfyui", format): _comfyui_transformer_lora for format in (COMFY, DIFFUSERS, LORA)},
     ("comfyui", SINGLE): lambda file, base, _: (
         f"**ComfyUI:** put `{file}` into `models/diffusion_models` and choose it in *Load Diffusion Model*; text "
         f"encoders and autoencoder stay those of `{base}`."
     ),
-    **{("sd-cpp", format): TEXTS["sd-cpp", LORA] for format in (COMFY, DIFFUSERS, LORA)},
+    **{("sd-cpp", format): _sd_cpp_transformer_lora for format in (COMFY, DIFFUSERS, LORA)},
 }
 
 
