@@ -238,7 +238,9 @@ def test_every_program_gets_the_format_that_it_reads_whole(tmp_path):
     with pytest.raises(WrongBaseError, match="ai-toolkit .* reads this edit whole in no format: .* 0 of 2 maps"):
         export(edit, pipe, tmp_path / "no", for_="ai-toolkit")
     for program in ("musubi", "webui"):
-        with pytest.raises(WrongBaseError, match="reads no edit of the family 'flux'; use --for comfyui, diffusers"):
+        with pytest.raises(
+            WrongBaseError, match="is not known to read an edit of the family 'flux'; use --for comfyui, diffusers"
+        ):
             export(edit, pipe, tmp_path / "no", for_=program)
     assert not (tmp_path / "no").exists()
 

@@ -188,7 +188,8 @@ def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
     others = ", ".join(readers_of(family.name))
     if lost:
         raise WrongBaseError(f"{program} {version} reads this edit whole in no format: {lost}; use --for {others}.")
-    raise WrongBaseError(f"{program} {version} reads no edit of the family '{family.name}'; use --for {others}.")
+    does = "is not known to read an edit" if family.name in TRANSFORMERS else "reads no edit"
+    raise WrongBaseError(f"{program} {version} {does} of the family '{family.name}'; use --for {others}.")
 
 
 def _check_format(edit: Edit, family: Family, format: str) -> None:
