@@ -10,11 +10,13 @@ from excise import Edit, erase
 from excise.edits.apply import original_weights
 from excise.edits.bases import base_of
 from excise.edits.deltas import LowRank
+from excise.edits.exports import FORMATS
 from excise.edits.record import EditRecord
 from excise.families import family_of
 from excise.families.networks import parameters
 
 FAMILIES = ["sd", "sdxl", "sana"]
+UNET_FORMATS = tuple(format for format in FORMATS if format != "comfyui-lora")  # which transformers alone have
 
 
 def uce(pipe) -> Edit:

@@ -11,6 +11,7 @@ import pytest
 import excise
 from excise import exporting
 from excise.edits import exports
+from excise.exporting import layouts
 from excise.exporting.readers import READERS
 from excise.methods import METHODS, load_method, settings_of
 from excise.policy import ledger
@@ -117,7 +118,8 @@ def test_settings_without_the_method_are_the_methods(name: str) -> None:
 
 def test_names_of_formats_and_programs_are_those_of_exports() -> None:
     assert sorted(exporting.FORMATS) == sorted(exports.FORMATS)
-    assert sorted(READERS) == sorted(exports.PROGRAMS)
+    assert sorted({*READERS, *layouts.PROGRAMS}) == sorted(exports.PROGRAMS)
+    assert all({*row.formats} <= {*exports.FORMATS} for row in layouts.TRANSFORMERS.values())
 
 
 def test_outline_tells_what_the_edit_tells(folder: Path) -> None:

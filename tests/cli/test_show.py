@@ -6,9 +6,9 @@ import io
 
 import pytest
 from rich.console import Console
+from situations import UNET_FORMATS
 
 from excise.cli import show
-from excise.edits.exports import FORMATS
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_no_bars_of_other_libraries_are_shown(excise, model, tmp_path):
         ("fuse", edit / "edit.safetensors", tmp_path / "dog" / "edit.safetensors", "--out", tmp_path / "fused"),
         ("generate", "--model", model, "-e", edit, "-p", "a cat", "--steps", 1, "--out", tmp_path / "drawn"),
         ("evaluate", "--model", model, "-e", edit, "--pictures", 1, "--out", tmp_path / "seen"),
-        *(("export", edit, "--format", format, "--out", tmp_path / format) for format in FORMATS),
+        *(("export", edit, "--format", format, "--out", tmp_path / format) for format in UNET_FORMATS),
         ("import", tmp_path / "merged", "--model", model, "-c", "cat", "--out", tmp_path / "read"),
     ]
     for words in commands:

@@ -8,18 +8,18 @@ import pytest
 import torch
 from checks import check
 from safetensors.torch import save_file
-from situations import encoder_edit, uce
+from situations import UNET_FORMATS, encoder_edit, uce
 
 from excise import erase, export
 from excise.edits import verified
 from excise.edits.edit import Edit
-from excise.edits.exports import FORMATS, located, read_export
+from excise.edits.exports import located, read_export
 from excise.edits.provenance import MARK, RECORD
 from excise.errors import ConceptError, EditFileError
 from excise.importing.import_edit import import_edit
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", UNET_FORMATS)
 def test_every_format_is_inspected_like_its_edit(excise, pipe, tmp_path, format):
     edit = uce(pipe)
     file = edit.save(tmp_path / "run" / "edit.safetensors")

@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 import yaml
 from checks import check
-from situations import encoder_edit, uce
+from situations import UNET_FORMATS, encoder_edit, uce
 
 from excise import erase, export
 from excise.concepts.concept import Concept
 from excise.edits import verified
-from excise.edits.exports import FORMATS
 from excise.exporting.card import OURS, licence_of
 from excise.families import family_of
 
@@ -22,7 +21,7 @@ def front_matter(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", UNET_FORMATS)
 def test_every_format_has_a_card(pipe, tmp_path, format):
     edit = uce(pipe)
     hub = edit.record.base.model_copy(update={"model": "org/name"})

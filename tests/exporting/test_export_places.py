@@ -6,11 +6,11 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
-from situations import encoder_edit, same, state, uce
+from situations import UNET_FORMATS, encoder_edit, same, state, uce
 
 from excise import Edit, erase, load
 from excise.edits.edit import applied_edits
-from excise.edits.exports import FORMATS, export_name, located
+from excise.edits.exports import export_name, located
 from excise.errors import ModelError, OutputError, WrongBaseError
 from excise.exporting import export
 from excise.families import family_of
@@ -46,7 +46,7 @@ def test_a_merged_export_over_what_no_export_wrote_is_refused(make, tmp_path):
 def test_an_earlier_export_may_be_replaced_unless_it_is_the_model(make, tmp_path):
     pipe = make()
     edit = uce(pipe)
-    for format in FORMATS:
+    for format in UNET_FORMATS:
         first = export(edit, pipe, tmp_path / format, format)
         names = contents(tmp_path / format).keys()
         assert export(edit, pipe, tmp_path / format, format).path == first.path
@@ -61,7 +61,7 @@ def test_an_earlier_export_may_be_replaced_unless_it_is_the_model(make, tmp_path
 def test_an_export_of_another_edit_is_replaced_only_where_that_is_asked(make, tmp_path):
     pipe = make()
     one, other = uce(pipe), erase(pipe, ["cat"], method="uce", vocabulary=None, ridge=5.0)
-    for format in FORMATS:
+    for format in UNET_FORMATS:
         export(one, pipe, tmp_path / format, format)
         before = contents(tmp_path / format)
         with pytest.raises(OutputError, match=r"holds an export of another edit \(uce: cat\); choose another --out"):

@@ -8,11 +8,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from situations import UNET_FORMATS
 
 from excise import erase, load
 from excise.edits.apply import original_weights
 from excise.edits.edit import applied
-from excise.exporting import FORMATS, export
+from excise.exporting import export
 from excise.families import outlined, streaming, tensors
 from excise.families.capabilities import TEXT_MLP
 from excise.families.networks import parameters
@@ -65,7 +66,7 @@ def test_every_closed_form_makes_the_same_edit_to_the_byte(folder, tmp_path, met
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("method", ["uce", "emcid"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", UNET_FORMATS)
 def test_exports_are_the_same_to_the_byte(folder, tmp_path, format, method, dtype):
     if folder.name == "sana" and (format in ("kohya-lora", "single-file") or method == "emcid"):
         pytest.skip("not for this family")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from excise.families.base import Family
 
 FORMAT = (
-    "The format: kohya-lora (most programs), diffusers-lora (diffusers only), merged (a pipeline folder) or "
-    "single-file (a model in the original layout); repeatable. By default the one that the program of --for reads; "
-    "without --for, kohya-lora for sd and sdxl and diffusers-lora for other families."
+    "The format: kohya-lora (most programs of sd and sdxl), comfyui-lora (most programs of diffusion transformers), "
+    "diffusers-lora, merged (a pipeline folder) or single-file (a model in the original layout); repeatable. By "
+    "default the one that the program of --for reads; without --for, the LoRA that most programs read."
 )
 
 
@@ -32,8 +32,8 @@ class ExportOptions:
         Optional[list[str]],
         typer.Option(
             "--for",
-            help="The program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers; "
-            "repeatable.",
+            help="The program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts, diffusers, nunchaku, "
+            "onetrainer, musubi or ai-toolkit; repeatable.",
         ),
     ] = None
     format: Annotated[Optional[list[str]], typer.Option(help=FORMAT)] = None
@@ -108,7 +108,7 @@ def export(options: ExportOptions) -> None:
         show.print_json(documents[0] if len(wanted) == 1 else {"exports": documents})
         return
     for exported, program in exports.values():
-        _print(exported, program, Path(edit.record.base.model).name)
+        _print(exported, program, edit)
 
 
 def _family(options: ExportOptions, source: o.Source, edit: Edit) -> Family:
@@ -128,7 +128,7 @@ def _family(options: ExportOptions, source: o.Source, edit: Edit) -> Family:
 
 def _document(exported: Exported) -> dict[str, Any]:
     readers = {
-        n: {"version": r.version, "taken": r.taken, "maps": r.maps, "missed": r.missed}
+        n: {"version": r.version, "taken": r.taken, "maps": r.maps, "missed": r.missed, "silent": r.silent}
         for n, r in exported.readers.items()
     }
     return {
@@ -141,7 +141,7 @@ def _document(exported: Exported) -> dict[str, Any]:
     }
 
 
-def _print(exported: Exported, program: str | None, base: str) -> None:
+def _print(exported: Exported, program: str | None, edit: Edit) -> None:
     from excise.cli import show
     from excise.exporting.readers import describe
     from excise.exporting.usage import usage
@@ -152,10 +152,12 @@ def _print(exported: Exported, program: str | None, base: str) -> None:
     show.say(f"{path}: {exported.format}, {rank}{exactness}")
     for line in describe(exported.readers):
         show.say(line)
-    if program is not None and not exported.readers[program].whole:
-        name = exported.readers[program].program
+    reading = exported.readers.get(program or "")
+    if reading is not None and not reading.whole:
+        name = reading.program
         show.say(f"Without --format {exported.format}, a format is chosen that {name} reads completely.")
-    for text in usage(exported.format, [program] if program else [], path.name, base, ""):
+    base = edit.record.base
+    for text in usage(exported.format, [program] if program else [], path.name, Path(base.model).name, "", base.family):
         if "```" not in text:
             show.say(f"load it:    {text.replace('**', '').replace('`', '')}")
     if exported.format == "diffusers-lora":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.edits.provenance import EXPORT, MARK, MARK_EXPORT, RECORD, Evidence, parse
+from excise.edits.provenance import EXPORT, FORMAT, MARK, MARK_EXPORT, RECORD, Evidence, parse
 from excise.edits.record import EditRecord
 from excise.errors import EditFileError
 from excise.support.digests import short_digest
@@ -15,10 +15,18 @@ from excise.support.runs import EDIT_NAME
 from excise.support.slugs import slug
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-KOHYA_END, SINGLE_END = "_kohya_lora.safetensors", "_model.safetensors"
-FILES = (f"excise*{KOHYA_END}", DIFFUSERS_NAME, f"excise*{SINGLE_END}")  # patterns of the files of exports
-FORMATS = ("diffusers-lora", "kohya-lora", "merged", "single-file")
-PROGRAMS = ("comfyui", "diffusers", "invokeai", "sd-cpp", "sd-scripts", "webui")
+ENDS = {
+    "kohya-lora": "_kohya_lora.safetensors",
+    "single-file": "_model.safetensors",
+    "comfyui-lora": "_comfyui_lora.safetensors",
+}
+_KOHYA, *_OTHERS = (f"excise*{end}" for end in ENDS.values())
+FILES = (_KOHYA, DIFFUSERS_NAME, *_OTHERS)  # patterns of the files of exports
+FORMATS = ("diffusers-lora", "comfyui-lora", "kohya-lora", "merged", "single-file")
+PROGRAMS = (
+    *("ai-toolkit", "comfyui", "diffusers", "invokeai", "musubi", "nunchaku", "onetrainer"),
+    *("sd-cpp", "sd-scripts", "webui"),
+)
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_linear_layer.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_linear_layer.up.weight")
 
@@ -55,9 +63,7 @@ def export_name(format: str, concepts: Sequence[str]) -> str:
         return DIFFUSERS_NAME if format == "diffusers-lora" else ""
     first = slug(concepts[0]) if concepts else ""
     more = f"_and_{len(concepts) - 1}_more" if len(concepts) > 1 else ""
-    return (
-        f"excise_{first or short_digest(list(concepts))[:8]}{more}{KOHYA_END if format == 'kohya-lora' else SINGLE_END}"
-    )
+    return f"excise_{first or short_digest(list(concepts))[:8]}{more}{ENDS[format]}"
 
 
 def located(path: Path) -> list[Path]:
@@ -110,7 +116,8 @@ def read_export(path: Path) -> Shipped | None:
         return None
     record, evidence = parse(path, metadata[RECORD], metadata.get(EXPORT))
     modules = tuple(sorted(_stem(name) for name in changed))
-    format = "single-file" if not downs else "kohya-lora" if _is_kohya(downs) else "diffusers-lora"
+    by_keys = "single-file" if not downs else "kohya-lora" if _is_kohya(downs) else "diffusers-lora"
+    format = metadata[FORMAT] if metadata.get(FORMAT) in FORMATS else by_keys
     return Shipped(record, evidence, format, modules, max(downs.values(), default=0), path.stat().st_size)
 
 

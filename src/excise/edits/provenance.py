@@ -15,6 +15,7 @@ from excise.support.digests import file_digest
 from excise.support.runs import edit_path
 
 RECORD = "excise_record"  # metadata field of the edit's record
+FORMAT = "excise_format"  # metadata field of the format, where the keys of a file do not tell it
 EXPORT = "excise_export"  # metadata field of the edit file's digest and checks
 MARK = "excise_record.json"  # in a merged folder the record, which marks the folder as an export
 MARK_EXPORT = "excise_export.json"  # in a merged folder the edit file's digest and checks

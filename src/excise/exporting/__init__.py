@@ -1,4 +1,4 @@
-"""Export an edit for other programs: a diffusers LoRA, a kohya LoRA, a merged pipeline folder or single file.
+"""Export an edit for other programs: a LoRA in one of three layouts, a merged pipeline folder or a single file.
 
 Each export is read back and compared with the edit; the error is part of the result. `excise.exporting.readers` lists
 which program reads which format, and how much of it.
@@ -6,6 +6,7 @@ which program reads which format, and how much of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,16 +20,28 @@ from excise.edits.edit import Edit
 from excise.edits.exports import FORMATS, export_name, others_beside
 from excise.edits.hooks import refuse_hooks
 from excise.edits.provenance import Evidence
-from excise.errors import ModelError, WrongBaseError, unknown
-from excise.exporting import lora, merged, single_file
+from excise.errors import ExciseWarning, ModelError, WrongBaseError, unknown
+from excise.exporting import lora, merged, single_file, transformer_file, transformer_lora
 from excise.exporting.card import Card, licence_of, write_card
+from excise.exporting.factors import check_paths
+from excise.exporting.layouts import TRANSFORMERS
 from excise.exporting.piecewise import in_folders, unread
 from excise.exporting.place import check_place
-from excise.exporting.readers import LORA, READERS, Reading, reader, readings
+from excise.exporting.readers import (
+    LORA,
+    Reading,
+    check_reader,
+    formats_for,
+    losses,
+    program_of,
+    readers_of,
+    readings,
+)
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
 from excise.families.outline import is_outline
+from excise.support.counts import counted
 from excise.support.files import make_folder
 
 
@@ -70,14 +83,17 @@ def export(
         edit: the edit to export.
         model: the pipeline (or family) that the edit was made for. Edits that are applied to it do not count.
         out: a folder.
-        format: diffusers-lora, kohya-lora, merged or single-file. By default the first that `for_` reads completely;
-            without `for_`, a kohya LoRA for Stable Diffusion and SDXL, which most programs read, and a diffusers LoRA
-            for other families.
-        for_: the program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts or diffusers.
+        format: diffusers-lora, comfyui-lora, kohya-lora, merged or single-file. By default the first that `for_` reads
+            completely; without `for_`, the LoRA that most programs read: a kohya LoRA for Stable Diffusion and SDXL, a
+            comfyui LoRA for diffusion transformers that have one, and a diffusers LoRA for other families.
+        for_: the program that will load it: comfyui, webui, invokeai, sd-cpp, sd-scripts, diffusers, nunchaku,
+            onetrainer, musubi or ai-toolkit.
         allow_other_base: export even if the model's weights differ from those the edit was made for.
         source: the file of the edit, or its run folder; the digest of the file, and what was verified of it, go into
             the export and the card.
         force: replace an earlier export of another edit.
+
+    Warns where a program of this format passes over a part of the file without an error.
 
     Raises:
         UnknownNameError: no such format or program.
@@ -89,7 +105,7 @@ def export(
     if format is not None and format not in FORMATS:
         raise unknown("export format", format, FORMATS)
     if for_ is not None:
-        reader(for_)
+        check_reader(for_)
     refuse_hooks(edit.hooks, edit.record, "an export holds weights alone")
     family = as_family(model)
     check_base(edit, family, allow_other_base)
@@ -99,6 +115,8 @@ def export(
     check_place(family, Path(out) / export_name(format, [c.name for c in edit.record.concepts]), edit.record, force)
     evidence = Evidence.of(source)
     exported = _written(edit, family, make_folder(Path(out)), format, evidence)
+    for sentence in losses(exported.readers):
+        warnings.warn(f"of {exported.path.name}, {sentence}.", ExciseWarning, stacklevel=2)
     programs = [name for name, reading in exported.readers.items() if reading.whole]
     card = Card(
         edit.record,
@@ -110,6 +128,7 @@ def export(
         licence_of(family),
         evidence.edit,
         others_beside(exported.path) if format != "merged" else {},
+        losses(exported.readers),
     )
     return replace(exported, card=write_card(Path(out), card))
 
@@ -118,16 +137,25 @@ def _written(edit: Edit, family: Family, folder: Path, format: str, evidence: Ev
     """Write an edit in a format that can hold it, and read it back."""
     weights = original_weights(family, edit.paths)
     if format in LORA:
-        path, rank, change = lora.write(edit, family, weights, folder, format, evidence)
-        read = readings(
-            format, family.name, lora.map_names(edit, family, format), lora.marker_names(edit, family, format)
-        )
+        writer = transformer_lora if family.name in TRANSFORMERS else lora
+        path, rank, change = writer.write(edit, family, weights, folder, format, evidence)
+        read = _readings(edit, family, format)
         return Exported(path, format, rank, _largest_error(edit, weights, change), read)
     if format == "merged":
         path, change = folder, merged.write(edit, family, weights, folder, evidence)
+    elif family.name in TRANSFORMERS:
+        path, change = transformer_file.write(edit, family, weights, folder, evidence)
     else:
         path, change = single_file.write(edit, family, weights, folder, evidence)
     return Exported(path, format, 0, _largest_error(edit, weights, change), readings(format, family.name, edit.paths))
+
+
+def _readings(edit: Edit, family: Family, format: str) -> dict[str, Reading]:
+    """Return, by program, how much it reads of a LoRA of an edit that the format can hold."""
+    if family.name in TRANSFORMERS:
+        return readings(format, family.name, *transformer_lora.layers_of(edit, family, format))
+    names, markers = lora.map_names(edit, family, format), lora.marker_names(edit, family, format)
+    return readings(format, family.name, names, markers)
 
 
 def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
@@ -137,9 +165,11 @@ def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
         WrongBaseError: there is none.
     """
     if for_ is None:
+        if family.name in TRANSFORMERS:
+            return TRANSFORMERS[family.name].formats[0]
         return "kohya-lora" if family.name in lora.KOHYA else "diffusers-lora"
-    program, reason = reader(for_), ""
-    for format in program.formats.get(family.name, ()):
+    (program, version), reason, lost = program_of(for_, family.name), "", ""
+    for format in formats_for(for_, family.name):
         if is_outline(family) and format not in LORA:
             return format  # which a loaded model may still have to refuse
         try:
@@ -149,21 +179,24 @@ def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
             continue
         if format not in LORA:
             return format
-        names, markers = lora.map_names(edit, family, format), lora.marker_names(edit, family, format)
-        if len(program.accepted(format, family.name, names, markers)) == len(names):
+        reading = _readings(edit, family, format)[for_]
+        if reading.whole:
             return format
+        lost = f"of a {format} it applies {reading.taken} of {counted(reading.maps, 'map')}, not '{reading.missed[0]}'"
     if reason:
-        raise WrongBaseError(f"no format that {program.program} reads holds this edit: {reason}")
-    others = ", ".join(r.name for r in READERS.values() if family.name in r.formats)
-    raise WrongBaseError(
-        f"{program.program} {program.version} reads no edit of the family '{family.name}'; use --for {others}."
-    )
+        raise WrongBaseError(f"no format that {program} reads holds this edit: {reason}")
+    others = ", ".join(readers_of(family.name))
+    if lost:
+        raise WrongBaseError(f"{program} {version} reads this edit whole in no format: {lost}; use --for {others}.")
+    does = "is not known to read an edit" if family.name in TRANSFORMERS else "reads no edit"
+    raise WrongBaseError(f"{program} {version} {does} of the family '{family.name}'; use --for {others}.")
 
 
 def _check_format(edit: Edit, family: Family, format: str) -> None:
     """Refuse an edit or a model that the format cannot represent, before anything is written."""
     if format in LORA:
-        lora.check(edit, family, format)
+        check_paths(edit)
+        (transformer_lora if family.name in TRANSFORMERS else lora).check(edit, family, format)
         return
     family.check_encoders()
     if format == "single-file" or not in_folders(family.pipe):
@@ -171,7 +204,10 @@ def _check_format(edit: Edit, family: Family, format: str) -> None:
     if family.pipe.vae is None:
         raise ModelError("the pipeline was loaded without its 'vae', which a whole model holds; load it with it.")
     if format == "single-file":
-        single_file.check(family)
+        if family.name in TRANSFORMERS:
+            transformer_file.check(edit, family)
+        else:
+            single_file.check(family)
     with alone(edit, family), as_saved(family.pipe, unread(family.pipe)):  # refuses a pipeline that cannot be saved
         pass
 

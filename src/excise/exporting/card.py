@@ -30,7 +30,7 @@ OURS = "# This model card was written by excise export, which replaces only file
 MOST_NAMES = 40
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LICENCE = ("license", "license_name", "license_link")  # as model hubs spell them
-FAMILY_TAGS = {"sd": "stable-diffusion", "sdxl": "stable-diffusion-xl", "sana": "sana"}
+FAMILY_TAGS = {"sd": "stable-diffusion", "sdxl": "stable-diffusion-xl", "sana": "sana", "zimage": "z-image"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Card:
         licence: the fields of the base's own card, if that is known.
         edit: the SHA-256 of the edit file.
         others: names of the concepts that other exports in the folder remove, by file.
+        losses: sentences about programs that read a part of it and raise no error.
     """
 
     record: EditRecord
@@ -57,6 +58,7 @@ class Card:
     licence: Mapping[str, str] = field(default_factory=dict)
     edit: str | None = None
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    losses: Sequence[str] = ()
 
     @property
     def is_lora(self) -> bool:
@@ -182,11 +184,12 @@ def _base(card: Card) -> str:
 
 def _usage(card: Card, base: str) -> str:
     base = re.sub(r"[\"'`\\\s]", "_", f"PATH/TO/{base}" if card.record.base.model in BUILT_IN else base)
-    paragraphs = usage(card.format, card.programs, card.file, base, card.pipeline)
+    paragraphs = usage(card.format, card.programs, card.file, base, card.pipeline, card.record.base.family)
+    lost = [f"**Not all of it arrives everywhere:** {_md(sentence)}." for sentence in card.losses]
     if not paragraphs:
-        return "No program is known here that reads all of it."
+        return "\n\n".join(["No program is known here that reads all of it.", *lost])
     scale = "Use it at strength 1: what was verified holds for that strength alone.\n\n" if card.is_lora else ""
-    return scale + "\n\n".join(paragraphs)
+    return scale + "\n\n".join([*paragraphs, *lost])
 
 
 def _verified(card: Card) -> str:

@@ -12,12 +12,21 @@ from excise.edits.apply import networks, split_path
 from excise.edits.deltas import Dense, LowRank
 from excise.edits.edit import Edit
 from excise.errors import WrongBaseError
+from excise.exporting.layouts import has_single_file
 from excise.families.base import Family
 from excise.families.networks import parameter_in
 from excise.linalg.low_rank import compress
 
 JOINED = 1e-8  # share of the largest singular value below which a direction is numerical noise of joining
 REST = 2e-5  # share of a dense change that may be dropped; rounding to half precision is far coarser
+
+
+def check_paths(edit: Edit) -> None:
+    """Refuse an edit that changes no weight; raises WrongBaseError."""
+    if not edit.paths:
+        raise WrongBaseError(
+            "this edit changes no weight, so there is nothing for a LoRA to hold; use --format merged."
+        )
 
 
 def check_maps(edit: Edit, family: Family) -> None:
@@ -35,7 +44,7 @@ def check_maps(edit: Edit, family: Family) -> None:
         if not linear or name != "weight" or outside:
             raise WrongBaseError(
                 f"a LoRA changes linear maps and convolutions alone, this edit also '{path}'; use --format merged"
-                f"{' or single-file' if family.name in ('sd', 'sdxl') else ''}."
+                f"{' or single-file' if has_single_file(family.name) else ''}."
             )
 
 

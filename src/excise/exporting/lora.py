@@ -39,9 +39,10 @@ def check(edit: Edit, family: Family, format: str) -> None:
     Raises:
         WrongBaseError: the edit changes no weight, one that a LoRA cannot change, or one without a name in the layout.
     """
-    if not edit.paths:
+    if format == "comfyui-lora":
         raise WrongBaseError(
-            "this edit changes no weight, so there is nothing for a LoRA to hold; use --format merged."
+            f"a comfyui LoRA exists for diffusion transformers, not for the family '{family.name}'; use --format "
+            f"{'kohya-lora, which ComfyUI reads' if family.name in KOHYA else 'diffusers-lora or merged'}."
         )
     if format == "kohya-lora" and family.name not in KOHYA:
         raise WrongBaseError(

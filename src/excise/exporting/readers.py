@@ -11,6 +11,8 @@ their log, so a file that "loads" may work only in part. Sources, by file:
 - stable-diffusion.cpp at 15f335d: src/name_conversion.cpp (`convert_sep_to_dot`, `convert_tensor_name`)
 - kohya's sd-scripts at 077f6a4: networks/lora.py, networks/sdxl_merge_lora.py
 - diffusers 0.42.1: loaders/lora_conversion_utils.py; 0.32 raises on `label_emb`, there the diffusers LoRA is right
+
+The rules for diffusion transformers stand in `excise.exporting.layouts`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from excise.errors import unknown
+from excise.exporting.layouts import PROGRAMS, TRANSFORMERS, taken
+from excise.support.counts import counted
 
-LORA = ("kohya-lora", "diffusers-lora")
+LORA = ("kohya-lora", "diffusers-lora", "comfyui-lora")
 # Blocks of a UNet under diffusers' names (Stable Diffusion 1 and 2) and under the original ones (SDXL).
 _BLOCK = r"(?:down_blocks_\d+|mid_block|up_blocks_\d+)_\w+"
 _ORIGINAL = r"(?:input_blocks_[1-9]\d*|middle_block|output_blocks_\d+)_\w+"
@@ -139,6 +144,7 @@ class Reading:
         taken: number of changed layers that it applies.
         maps: number of changed layers in the file.
         missed: names of the layers that it ignores.
+        silent: whether it draws with a file of this layout, passes over these layers, and raises no error.
     """
 
     program: str
@@ -146,6 +152,7 @@ class Reading:
     taken: int
     maps: int
     missed: tuple[str, ...]
+    silent: bool = False
 
     @property
     def whole(self) -> bool:
@@ -153,25 +160,79 @@ class Reading:
         return self.taken == self.maps
 
 
-def reader(name: str) -> Reader:
-    """Return the program that `--for` names.
+def check_reader(name: str) -> None:
+    """Refuse a name of `--for` that no program has; raises UnknownNameError."""
+    if name not in READERS and name not in PROGRAMS:
+        raise unknown("program", name, sorted({*READERS, *PROGRAMS}))
 
-    Raises:
-        UnknownNameError: no program has that name.
+
+def program_of(name: str, family: str) -> tuple[str, str]:
+    """Return the name in messages and the version of a program, as it was tried for a family."""
+    if name in PROGRAMS and (family in TRANSFORMERS or name not in READERS):
+        return PROGRAMS[name].program, PROGRAMS[name].version
+    return READERS[name].program, READERS[name].version
+
+
+def formats_for(name: str, family: str) -> Sequence[str]:
+    """Return the formats that a program reads of a family, the preferred one first."""
+    if family in TRANSFORMERS:
+        return TRANSFORMERS[family].formats_for(name)
+    return READERS[name].formats.get(family, ()) if name in READERS else ()
+
+
+def readers_of(family: str) -> list[str]:
+    """Return the names of the programs that read edits of a family."""
+    names = PROGRAMS if family in TRANSFORMERS else READERS
+    return [name for name in names if formats_for(name, family)]
+
+
+def readings(
+    format: str,
+    family: str,
+    names: Sequence[str],
+    markers: Sequence[str] = (),
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, Reading]:
+    """Return, by program, how much of a file it reads.
+
+    Args:
+        format, family, names, markers: as in `Reader.accepted`; in a LoRA of a transformer, names without the prefix.
+        groups: by name, the layers that stack with it in the original checkpoint.
     """
-    if name not in READERS:
-        raise unknown("program", name, READERS)
-    return READERS[name]
-
-
-def readings(format: str, family: str, names: Sequence[str], markers: Sequence[str] = ()) -> dict[str, Reading]:
-    """Return, by program, how much of a file it reads; arguments as in `Reader.accepted`."""
+    if family in TRANSFORMERS:
+        return _transformer_readings(format, family, names, markers, groups)
     by_program = {}
     for r in READERS.values():
         accepted = set(r.accepted(format, family, names, markers))
         missed = tuple(n for n in names if n not in accepted)
         by_program[r.name] = Reading(r.program, r.version, len(accepted), len(names), missed)
     return by_program
+
+
+def _transformer_readings(
+    format: str, family: str, names: Sequence[str], markers: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Reading]:
+    row, by_program = TRANSFORMERS[family], {}
+    if format not in row.layouts:
+        reads = row.single if format == "single-file" else ("diffusers",)
+        programs = {name: PROGRAMS[name] for name in reads}
+        return {n: Reading(p.program, p.version, len(names), len(names), ()) for n, p in programs.items()}
+    for name, rule in row.rules[format].items():
+        program, applied = PROGRAMS[name], taken(rule, names, groups, (*names, *markers))
+        missed = tuple(n for n in names if n not in applied)
+        silent = bool(missed) and program.draws and not rule.refuses
+        by_program[name] = Reading(program.program, program.version, len(applied), len(names), missed, silent)
+    return by_program
+
+
+def losses(readings: Mapping[str, Reading]) -> list[str]:
+    """Return one sentence for each program that draws with a file, passes over a part of it, and raises no error."""
+    return [
+        f"{r.program} applies {r.taken} of the {counted(r.maps, 'map')} and raises no error; it passes over "
+        f"{_some(r.missed)}"
+        for r in readings.values()
+        if r.silent
+    ]
 
 
 def describe(readings: Mapping[str, Reading]) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from excise.exporting.layouts import TRANSFORMERS
 from excise.families.built_in import BUILT_IN
 
 LORA = "kohya-lora"
-SINGLE, MERGED, DIFFUSERS = "single-file", "merged", "diffusers-lora"
+SINGLE, MERGED, DIFFUSERS, COMFY = "single-file", "merged", "diffusers-lora", "comfyui-lora"
 
 
-def usage(format: str, programs: Sequence[str], file: str, base: str, pipeline: str) -> list[str]:
+def usage(format: str, programs: Sequence[str], file: str, base: str, pipeline: str, family: str = "") -> list[str]:
     """Return one paragraph (or code block) for each program that reads an export completely.
 
     Args:
@@ -19,8 +20,12 @@ def usage(format: str, programs: Sequence[str], file: str, base: str, pipeline: 
         file: the name of the exported file; of a merged folder, a place holder for it.
         base: the name of the base model.
         pipeline: the class in diffusers that loads the base.
+        family: of the base.
     """
-    texts = (TEXTS.get((program, format)) for program in programs)
+    table = TEXTS
+    if family in TRANSFORMERS:
+        table = {**TRANSFORMER_TEXTS, ("diffusers", SINGLE): _transformer_single(TRANSFORMERS[family].transformer)}
+    texts = (table.get((program, format)) for program in programs)
     return [text(file, base, pipeline) for text in texts if text is not None]
 
 
@@ -46,6 +51,34 @@ def _diffusers_merged(file: str, base: str, pipeline: str) -> str:
 def _diffusers_single(file: str, base: str, pipeline: str) -> str:
     return "**diffusers:**\n\n" + _code(
         f"from diffusers import {pipeline}", "", f'pipe = {pipeline}.from_single_file("{file}")'
+    )
+
+
+def _transformer_single(network: str) -> Text:
+    """The text for a file of a transformer of this class."""
+    return lambda file, base, pipeline: (
+        "**diffusers:**\n\n"
+        + _code(
+            f"from diffusers import {pipeline}, {network}",
+            "",
+            f'transformer = {network}.from_single_file("{file}", config="{base}", subfolder="transformer")',
+            f'pipe = {pipeline}.from_pretrained("{base}", transformer=transformer)',
+        )
+    )
+
+
+def _sd_cpp_transformer_lora(file: str, base: str, _: str) -> str:
+    return (
+        f"**stable-diffusion.cpp:** add `--lora-model-dir .` to the command that draws with `{base}`, and "
+        f"`<lora:{_stem(file)}:1>` to the prompt."
+    )
+
+
+def _comfyui_transformer_lora(file: str, base: str, _: str) -> str:
+    return (
+        f"**ComfyUI:** put `{file}` into `models/loras`, load the transformer, the text encoders and the autoencoder "
+        f"of `{base}` as without it (*Load Diffusion Model*, one of the *CLIP* loaders, *Load VAE*), and set "
+        "*LoraLoaderModelOnly* behind the transformer with `strength_model` 1."
     )
 
 
@@ -89,6 +122,17 @@ TEXTS: dict[tuple[str, str], Text] = {
     ("sd-cpp", DIFFUSERS): lambda file, base, _: (
         f"**stable-diffusion.cpp:** `sd -m {base} --lora-model-dir . -p 'a photo <lora:{_stem(file)}:1>'`"
     ),
+}
+
+TRANSFORMER_TEXTS: dict[tuple[str, str], Text] = {
+    **{("diffusers", format): _diffusers_lora for format in (COMFY, DIFFUSERS, LORA)},
+    ("diffusers", MERGED): _diffusers_merged,
+    **{("comfyui", format): _comfyui_transformer_lora for format in (COMFY, DIFFUSERS, LORA)},
+    ("comfyui", SINGLE): lambda file, base, _: (
+        f"**ComfyUI:** put `{file}` into `models/diffusion_models` and choose it in *Load Diffusion Model*; text "
+        f"encoders and autoencoder stay those of `{base}`."
+    ),
+    **{("sd-cpp", format): _sd_cpp_transformer_lora for format in (COMFY, DIFFUSERS, LORA)},
 }
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import EditFileError, WrongBaseError
+from excise.families.transformer_names import Piece
 from excise.importing.files import PEFT
 from excise.importing.names import Names
 from excise.importing.products import Factors, difference, loha, lokr, lora, rank
@@ -64,6 +65,13 @@ REFUSED = [
 _ANY = re.compile(r"(?P<stem>.+?)(?:" + "|".join(f"(?P<{role}>{end})" for role, end in ROLES.items()) + ")")
 
 
+class Scale(NamedTuple):
+    """Alpha and rank of an adapter as a whole, where it has a configuration that says them."""
+
+    alpha: float | None
+    rank: float | None
+
+
 @dataclass(frozen=True)
 class AdapterContent:
     """The content of an adapter file.
@@ -100,10 +108,22 @@ def read_adapter(state: Mapping[str, Tensor], metadata: Mapping[str, str], names
         if refused := _refused_kind(name):
             raise EditFileError(f"this is {refused[0]} ('{name}'), {refused[1]}; merge it where it was made.")
     config, modules, forms = _configuration(metadata), dict[str, Delta](), list[str]()
-    for place, (stem, parts) in _group_by_parameter(_group_by_layer(state), names).items():
-        form, delta = _delta_of(stem, parts, place, names, config)
+    groups = _group_by_layer(state)
+    stacks = {stem: pieces for stem in groups if (pieces := names.stack(stem)) is not None}
+    single = {stem: parts for stem, parts in groups.items() if stem not in stacks}
+    for place, (stem, parts) in _group_by_parameter(single, names).items():
+        form, delta = _delta_of(stem, parts, names.parameters[place].shape, _general_scale(place, names, config))
         forms.append(form)
         if _is_nonzero(delta):
+            modules[place.removesuffix(".weight")] = delta
+    for stem, pieces in stacks.items():
+        form, deltas = _deltas_of_stack(stem, groups[stem], pieces, names, config)
+        forms.append(form)
+        for place, delta in deltas.items():
+            if place.removesuffix(".weight") in modules:
+                raise EditFileError(
+                    f"'{stem}' changes '{place}', which another name in the file changes too; keep one of them."
+                )
             modules[place.removesuffix(".weight")] = delta
     return AdapterContent(modules, tuple(dict.fromkeys(forms)), tuple(_notes(state, metadata, config)))
 
@@ -170,16 +190,45 @@ def _equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(tensor, two[role]) for role, tensor in one.items())
 
 
-def _delta_of(
-    stem: str, parts: dict[str, Tensor], place: str, names: Names, config: Mapping[str, Any]
-) -> tuple[str, Delta]:
+def _deltas_of_stack(
+    stem: str, parts: Mapping[str, Tensor], pieces: Sequence[Piece], names: Names, config: Mapping[str, Any]
+) -> tuple[str, dict[str, Delta]]:
+    """Return the kind of a change of parameters that are one in the file, and the change of each; raises `_delta_of`.
+
+    Args:
+        pieces: the rows of the base's parameters that are stacked in the file.
+    """
+    found = names.spans(pieces)
+    first = names.parameters[pieces[0].name].shape
+    shape = torch.Size((found[-1][1].stop, *first[1:]))
+    single = {role: tensor.float() for role, tensor in parts.items()}
+    form, whole = _delta_of(stem, single, shape, _general_scale(pieces[0].name, names, config))
+    deltas: dict[str, Delta] = {}
+    for name in dict.fromkeys(piece.name for piece in pieces):
+        rows = sorted((ours.start, theirs) for piece, theirs, ours in found if piece.name == name)
+        delta = _rows(whole, [theirs for _, theirs in rows])
+        if _is_nonzero(delta):
+            deltas[name] = delta
+    return form, deltas
+
+
+def _rows(delta: Delta, parts: Sequence[slice]) -> Delta:
+    """Return consecutive parts of a change's rows; of factors without the directions that do not reach them."""
+    if isinstance(delta, Dense):
+        return Dense(torch.cat([delta.dw[part] for part in parts]))
+    b = torch.cat([delta.b[part] for part in parts])
+    reached = b.any(dim=0)
+    return LowRank(b[:, reached].contiguous(), delta.a[reached].contiguous())
+
+
+def _delta_of(stem: str, parts: dict[str, Tensor], shape: torch.Size, general: Scale) -> tuple[str, Delta]:
     """Return the kind of a change and the change itself.
 
     Args:
         stem: the parameter's name in the file, for messages.
         parts: its tensors by role.
-        place: its name in the base.
-        config: the configuration of the adapter as a whole.
+        shape: of the parameter in the base.
+        general: what the configuration of the adapter as a whole says.
 
     Raises:
         EditFileError: factors are missing.
@@ -187,7 +236,7 @@ def _delta_of(
     """
     alpha = parts.pop("alpha", None)
     form = next(((name, product) for name, roles, product in FORMS if roles == parts.keys()), None)
-    layer, shape = stem.removesuffix(".weight"), names.parameters[place].shape
+    layer = stem.removesuffix(".weight")
     if form is None:
         raise EditFileError(
             f"'{layer}' has {', '.join(sorted(parts)) or 'a scale alone'} of its factors, which is no whole LoRA, LoHa "
@@ -195,7 +244,7 @@ def _delta_of(
         )
     name, product = form
     try:
-        delta = product(parts, shape, _scale(alpha, rank(parts), place, names, config))
+        delta = product(parts, shape, _scale(alpha, rank(parts), general))
         fits = isinstance(delta, Dense) or _fits(delta, shape)
     except (RuntimeError, IndexError, ValueError, TypeError):  # factors of sizes that cannot be multiplied
         fits = False
@@ -204,14 +253,19 @@ def _delta_of(
     return name, delta
 
 
-def _scale(alpha: Tensor | None, rank: int | None, place: str, names: Names, config: Mapping[str, Any]) -> float:
+def _general_scale(place: str, names: Names, config: Mapping[str, Any]) -> Scale:
+    """Return alpha and rank of the whole adapter in the component of a parameter, as far as it says them."""
+    part = next((e for e in names.encoders if place.startswith(f"{e}.")), names.denoiser_name)
+    alpha = config.get(f"{part}.lora_alpha", config.get("lora_alpha", config.get("alpha")))
+    return Scale(alpha, config.get(f"{part}.r", config.get("r")))
+
+
+def _scale(alpha: Tensor | None, rank: int | None, general: Scale) -> float:
     """Return alpha / rank: alpha of the layer, else of the whole adapter, else the rank itself (a scale of 1)."""
     if alpha is not None:
         return float(alpha) / rank if rank else 1.0
-    part = next((e for e in names.encoders if place.startswith(f"{e}.")), names.denoiser_name)
-    general = config.get(f"{part}.lora_alpha", config.get("lora_alpha", config.get("alpha")))
-    divisor = rank or config.get(f"{part}.r", config.get("r"))
-    return 1.0 if general is None or not divisor else float(general) / float(divisor)
+    divisor = rank or general.rank
+    return 1.0 if general.alpha is None or not divisor else float(general.alpha) / float(divisor)
 
 
 def _fits(delta: LowRank, shape: torch.Size) -> bool:

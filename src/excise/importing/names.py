@@ -8,6 +8,7 @@ layer's name with underscores, so that one table covers all spellings.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ from excise.errors import WrongBaseError
 from excise.families.base import Family
 from excise.families.networks import in_encoder, parameters
 from excise.families.original_names import unet_name
+from excise.families.transformer_names import Piece, original_pieces, spans
 
 DENOISER = ("model.diffusion_model.", "diffusion_model.", "lora_unet_", "lora_transformer_")
 # By family, prefixes of its text encoders in single files and in ComfyUI; those of kohya and diffusers have numbers.
@@ -32,6 +34,12 @@ ENCODERS = {
         "text_encoders.clip_l.transformer.": 0,
         "text_encoders.clip_g.transformer.": 1,
     },
+    "flux": {
+        "lora_te3_": 1,
+        "text_encoders.clip_l.transformer.": 0,
+        "text_encoders.t5xxl.transformer.": 1,
+    },
+    "zimage": {"text_encoders.qwen3_4b.transformer.model.": 0, "text_encoders.transformer.model.": 0},
 }
 WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "lycoris_")  # peft, torch.compile, parallel training, LyCORIS
 # Attention layers in text encoders under diffusers' former names, and output layers without their number.
@@ -58,6 +66,15 @@ class Names:
             for name in list(self.parameters):
                 with suppress(WrongBaseError):  # a parameter without an original name has only diffusers' name
                     self._denoiser[_flat(unet_name(name, config))] = name
+        self._stacks: dict[str, tuple[Piece, ...]] = {}
+        originals: dict[str, tuple[Piece, ...]] = {}
+        with suppress(WrongBaseError):  # a variant that the table does not cover has only diffusers' names
+            originals = original_pieces(family.name, self.parameters, whole=False)
+        for theirs, pieces in originals.items():
+            if len(pieces) == 1:
+                self._denoiser[_flat(theirs)] = pieces[0].name
+            else:
+                self._stacks[_flat(theirs)] = pieces
         self._inside: dict[str, dict[str, str]] = {}
         for encoder, module in family.text_encoders.items():
             rows = {f"{encoder}.{n.removeprefix('text_model.')}": p for n, p in parameters(module).items()}
@@ -91,6 +108,17 @@ class Names:
                 rest = _unwrapped(name.removeprefix(prefix))
                 return self._in_encoder(encoder, rest) if encoder else self._in_denoiser(rest)
         return self._in_denoiser(name) or self._in_some_encoder(name, tensor)
+
+    def stack(self, name: str) -> tuple[Piece, ...] | None:
+        """Return the pieces of the parameters that a name in a file means where it means several, or None."""
+        name = _unwrapped(name)
+        prefixes = (prefix for prefix, encoder in self._prefixes if not encoder)
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        return self._stacks.get(_flat(_unwrapped(name.removeprefix(prefix))))
+
+    def spans(self, pieces: Sequence[Piece]) -> list[tuple[Piece, slice, slice]]:
+        """Return where each piece of stacked parameters lies (see `transformer_names.spans`)."""
+        return spans(pieces, {piece.name: len(self.parameters[piece.name]) for piece in pieces})
 
     def _in_denoiser(self, name: str) -> str | None:
         flat = _flat(name.replace(".processor.", "."))

@@ -45,7 +45,7 @@ def match_names(state: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Te
         state = {n: t for n, t in state.items() if n.startswith(SINGLE_FILE)}
     weights: dict[str, Tensor] = {}
     unmatched = []
-    for name, tensor in from_open_clip(state, names).items():
+    for name, tensor in _unstacked(from_open_clip(state, names), names).items():
         if IGNORED.fullmatch(name):
             continue
         place = names.place(name, tensor)
@@ -63,6 +63,30 @@ def match_names(state: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Te
             "result was made from."
         )
     return weights, "CompVis" if single else "diffusers"
+
+
+def _unstacked(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Return tensors of which each means one parameter of the base; those that the file stacks are taken apart.
+
+    Raises:
+        WrongBaseError: a stack has another number of rows than the base.
+    """
+    apart: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        pieces = names.stack(name)
+        if pieces is None:
+            apart[name] = tensor
+            continue
+        found = names.spans(pieces)
+        if len(tensor) != found[-1][1].stop:
+            raise WrongBaseError(
+                f"'{name}' has {len(tensor)} rows, in the base {found[-1][1].stop}; give the model that the result was "
+                "made from."
+            )
+        for own in dict.fromkeys(piece.name for piece in pieces):
+            rows = sorted((ours.start, theirs) for piece, theirs, ours in found if piece.name == own)
+            apart[own] = torch.cat([tensor[theirs] for _, theirs in rows])
+    return apart
 
 
 def differences(weights: Mapping[str, Tensor], family: Family, names: Names) -> Iterable[tuple[str, Dense]]:
