@@ -74,8 +74,8 @@ def test_attention_is_joint(family):
     double = {("transformer_blocks", p) for p in ("q", "k", "v", "out", "add_q", "add_k", "add_v", "add_out")}
     assert parts == double | {("single_transformer_blocks", p) for p in "qkv"}
     assert len(joint) == 2 * 8 + 2 * 3
-    with pytest.raises(ModelError, match="no weights of the role 'cross_kv'; it has: joint, attention, text_mlp"):
-        family.maps("cross_kv")
+    with pytest.raises(ModelError, match="no weights of the role 'self'; it has: joint, attention, door, text_mlp"):
+        family.maps("self")
     assert [p.path for p in family.projections()] == [EMBEDDER]
     assert {m.path for m in family.maps("embedding")} == {
         "text_encoder.embeddings.token_embedding",

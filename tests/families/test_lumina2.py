@@ -84,7 +84,8 @@ def test_methods_that_enter_a_guided_call_are_refused(family):
 
 
 def test_the_picture_is_refined_alone(family):
-    assert {m.block.split(".")[0] for m in family.maps("joint")} == {"context_refiner", "layers"}
+    assert {m.block.split(".")[0] for m in family.maps("joint")} == {"layers"}
+    assert {m.block.split(".")[0] for m in family.attention_maps() if m.source == "refiner"} == {"context_refiner"}
     assert {m.block.split(".")[0] for m in family.attention_maps() if m.source == "self"} == {"noise_refiner"}
 
 
