@@ -72,8 +72,9 @@ def grid(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 CASES: dict[str, Case] = {
     "chroma": Case("chroma", tiny_chroma.build, tiny_chroma.call, natural=patches),
-    "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call, natural=patches),
-    "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call, natural=patches),
+    "flux-dev": Case("flux", tiny_flux.build, tiny_flux.call_distilled, guided=False, natural=patches),
+    "flux-schnell": Case("flux", tiny_flux.schnell, tiny_flux.call_distilled, guided=False, natural=patches),
+    "flux-undistilled": Case("flux", tiny_flux.undistilled, tiny_flux.call, natural=patches),
     "pixart": Case("pixart", tiny_pixart.build, tiny_pixart.call),
     "sd3": Case("sd3", tiny_sd3.build, tiny_sd3.call),
     "sd3-without-t5": Case("sd3", tiny_sd3.without_t5, tiny_sd3.call_without_t5),

@@ -3,7 +3,8 @@
 Text reaches the transformer through two doors: `context_embedder` takes the T5 state of every token, pads included,
 since neither T5 nor the transformer is given a mask; `time_text_embed.text_embedder.linear_1` takes CLIP's pooled
 prompt into the modulation of every block. Latents are packed into patches of 2 x 2. Of dev the guidance is an input of
-the denoiser; schnell has none.
+the denoiser, and schnell has none: both were distilled to draw without an unconditional half. Models that were not
+(neither an input for guidance nor a schedule without dynamic shift) have both halves.
 """
 
 from __future__ import annotations
@@ -96,5 +97,10 @@ class Flux(TransformerFamily):
             "width": self.image_size,
         }
 
+    @property
+    def _distilled(self) -> bool:
+        """Whether the model draws without an unconditional half: dev and schnell."""
+        return bool(self.denoiser.config.guidance_embeds or not self.pipe.scheduler.config.get("use_dynamic_shifting"))
+
     def _guidance(self, scale: float) -> dict[str, Any]:
-        return {"guidance_scale": EMBEDDED_GUIDANCE, "true_cfg_scale": scale}
+        return {"guidance_scale": EMBEDDED_GUIDANCE, "true_cfg_scale": 1.0 if self._distilled else scale}
