@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dits import CASES
 
-from excise.families.capabilities import CAPABILITIES
+from excise.errors import ModelError
+from excise.families import FAMILIES, family_of
+from excise.families.capabilities import CAPABILITIES, STATIC_TEXT
 from excise.methods import METHODS
-from excise.methods.fitting import families_for
+from excise.methods.fitting import families_for, methods_for
 
 DOCS = Path(__file__).parents[2] / "docs"
 README = (DOCS / "methods" / "README.md").read_text(encoding="utf-8")
@@ -47,3 +50,36 @@ def test_a_table_of_the_page_is_the_registry(table):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_has_a_page(name):
     assert page(name).exists()
+
+
+FAMILIES_PAGE = (DOCS / "families.md").read_text(encoding="utf-8")
+
+
+def cells(family: str) -> list[str]:
+    """The cells of a family's row."""
+    row = next(line for line in FAMILIES_PAGE.splitlines() if line.startswith(f"| `{family}` |"))
+    return [cell.strip() for cell in row.split("|")[1:-1]]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_has_a_row_that_tells_its_methods(family):
+    """The row of a family names every method that fits it besides the closed forms, and no other."""
+    besides = cells(family)[4].split(", ")
+    fitting = methods_for(FAMILIES.record(family).provides)
+    closed = [m for m in METHODS if STATIC_TEXT in METHODS.record(m).needs]
+    assert set(closed) <= set(fitting)
+    assert sorted(besides) == sorted(set(fitting) - set(closed))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_tells_the_maps_that_may_be_edited_on_request(case):
+    family = family_of(CASES[case].build())
+    told = {name for name in cells(family.name)[3].split(", ") if name}
+
+    def has(order: str) -> bool:
+        try:
+            return bool(family.text_maps(order))
+        except ModelError:
+            return False
+
+    assert {order for order in ("refined", "joint", "shared") if has(order)} == told
