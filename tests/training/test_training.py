@@ -480,6 +480,19 @@ def test_distractors_are_fixed_diverse_and_never_what_is_kept(family):
         choose_distractors(family, ["cat"], ["dog", "cat"], 3)
 
 
+def test_names_are_told_apart_where_all_prompts_share_most_of_their_state(monkeypatch):
+    """Under a large common mean every cosine is near one; what is beyond it decides, a near-synonym included."""
+    common = torch.tensor([100.0, 0.0, 0.0, 0.0])
+    beyond = {"cat": [0, 1, 0, 0], "kitten": [0, 1, 0.1, 0], "dog": [0, 0, 1, 0], "car": [0, 0, 0, 1]}
+    states = {name: common + torch.tensor(own, dtype=torch.float32) for name, own in beyond.items()}
+    module = "excise.methods.trained.surgun.distractors"
+    monkeypatch.setattr(f"{module}.pooled", lambda family, texts: torch.stack([states[t] for t in texts]).double())
+    chosen = choose_distractors(None, ["cat"], ["kitten", "dog", "car"], 2)
+    assert sorted(chosen) == ["car", "dog"]
+    with pytest.raises(ConceptError, match="2 distractors for 'cat' are left of 3 candidates"):
+        choose_distractors(None, ["cat"], ["kitten", "dog", "car"], 3)
+
+
 def test_what_an_adapter_learnt_is_an_edit_of_any_module(family, tmp_path):
     """Self-attention too: applied, removed and read back, bit for bit."""
     from excise.edits.bases import base_of

@@ -26,6 +26,9 @@ def choose(
 ) -> list[str]:
     """Distractors for a target, from candidates.
 
+    In the text space of a language model all prompts share most of their state (a chat template, a common mean), and
+    every candidate seems too close; names are then told apart by what their states have beyond the mean of all.
+
     Args:
         words: the target's name and synonyms. excluded: names to keep and other targets; never chosen.
         near: take the nearest ones instead of the most diverse (for comparison).
@@ -37,7 +40,11 @@ def choose(
     names = [c for c in dict.fromkeys(candidates) if normalise_name(c) not in excluded_names]
     states = pooled(family, [words[0], *names])
     cosine = torch.cosine_similarity(states[:1], states[1:])
-    rows = [i for i, c in enumerate(cosine.tolist()) if c <= TOO_CLOSE]
+    rows = _apart(cosine)
+    if len(rows) < count <= len(names):
+        states = states - states.mean(dim=0)
+        cosine = torch.cosine_similarity(states[:1], states[1:])
+        rows = _apart(cosine)
     if len(rows) < count:
         raise ConceptError(
             f"{len(rows)} distractors for '{words[0]}' are left of {len(candidates)} candidates (targets, names to "
@@ -49,3 +56,8 @@ def choose(
     points = torch.nn.functional.normalize(states[1:][rows], dim=-1)
     first = min(range(len(rows)), key=lambda i: float(cosine[rows[i]]))
     return [names[rows[i]] for i in farthest(points, count, first)]
+
+
+def _apart(cosine: torch.Tensor) -> list[int]:
+    """The candidates that are no near-synonyms of the target, by the cosine of each to it."""
+    return [i for i, c in enumerate(cosine.tolist()) if c <= TOO_CLOSE]
