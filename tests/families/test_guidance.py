@@ -85,7 +85,7 @@ def test_another_pipeline_of_the_same_parts_is_asked_itself(pipe):
     assert watch.seen == [(0, 1), (1, 1)]
 
 
-@pytest.mark.parametrize("name", ["flux-dev", "flux2-klein", "qwenimage", "krea2"])
+@pytest.mark.parametrize("name", ["flux-undistilled", "flux2-klein", "qwenimage", "krea2"])
 def test_halves_in_two_calls_are_refused_and_never_taken_for_pictures(name):
     family = family_of(CASES[name].build())
     with Watch(family) as watch:

@@ -46,7 +46,7 @@ def test_pictures_on_disk_tell_of_every_step(family, tmp_path):
 
 
 def test_encoding_tells_of_every_batch(family, monkeypatch):
-    monkeypatch.setattr("excise.families.pipeline.ENCODE_BATCH", 2)
+    monkeypatch.setattr(type(family), "encode_batch", 2)
     told: list[tuple[int, int]] = []
     with encoding(lambda done, total: told.append((done, total))):
         family.condition([f"a cat {i}" for i in range(5)])

@@ -69,7 +69,7 @@ def test_pictures_are_those_of_the_stock_pipeline(case, family, guidance):
         assert differences(ours[0], family.sample(PROMPTS[:1], [3], steps=2, guidance=1.0, batch=1)[0]) > 1
 
 
-def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(case, family, monkeypatch):
+def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(family, monkeypatch):
     calls, forward = [], family.denoiser.forward
 
     def watched(*args, **kwargs):
@@ -80,7 +80,7 @@ def test_calls_with_both_halves_of_guidance_are_made_where_they_are_promised(cas
         assert "sld" not in methods_for(family.provides)
         return
     monkeypatch.setattr(family.denoiser, "forward", watched)
-    stock(case, family, PROMPTS[0], [1], 3.0, output_type="latent")
+    family.sample(PROMPTS[:1], [1], steps=2, guidance=3.0, batch=1)
     halves = [family.unconditional(), family.condition(PROMPTS[:1])]
     wanted = torch.cat([half.inputs["encoder_hidden_states"] for half in halves])
     for states in calls:

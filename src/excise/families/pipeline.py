@@ -37,7 +37,6 @@ from excise.families.streaming import read_whole, stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
-from excise.families.trajectories import plain_scheduler
 
 # By the order of maps that read text, the source of their layers and their parts (`WeightMap`).
 _ORDERS = {"refined": ("refiner", ("k", "v")), "joint": ("joint", ("add_k", "add_v")), "shared": ("shared", ("k", "v"))}
@@ -295,6 +294,8 @@ class PipelineFamily(Family):
         self, modules: Mapping[str, nn.Module], condition: Condition, x: Tensor, moments: int
     ) -> Iterator[dict[str, Tensor]]:
         """The inputs of modules at every second of 2 `moments` steps from noise `x` to a picture."""
+        from excise.families.trajectories import plain_scheduler  # imports diffusers
+
         scheduler = plain_scheduler(self)
         scheduler.set_timesteps(2 * moments)
         x = x.to(self.device) * getattr(scheduler, "init_noise_sigma", 1.0)
