@@ -28,7 +28,7 @@ class StableDiffusionXL(PipelineFamily):
     """
 
     name = "sdxl"
-    provides = frozenset(c.CAPABILITIES)
+    provides = frozenset(c.CAPABILITIES) - c.STREAMS
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
     outlines = True
