@@ -60,6 +60,11 @@ def test_the_registry_tells_the_family(case, family, tmp_path):
     assert differences(ours, theirs) <= 1  # `load` lays out convolutions (of patches) in another way
 
 
+def test_a_tiny_model_is_always_the_same(case, family):
+    for name, tokenizer in family_of(case.build()).tokenizers.items():
+        assert tokenizer.get_vocab() == family.tokenizers[name].get_vocab()
+
+
 def test_streams_are_those_of_its_attention(family):
     sources = {m.source for m in family.attention_maps()}
     assert (SINGLE_STREAM in family.provides) == ("shared" in sources and "joint" not in sources)

@@ -142,7 +142,7 @@ def _text_columns(layer: Any, seen: Mapping[str, Any]) -> Tensor:
     if mask is not None:
         rows = mask[..., -q.shape[1] :, :] if mask.shape[-2] > 1 else mask
         scores = scores.masked_fill(~rows, -torch.inf) if rows.dtype == torch.bool else scores + rows
-    return scores.softmax(dim=-1)[..., :text]
+    return scores.softmax(dim=-1, dtype=torch.float32)[..., :text]
 
 
 def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
