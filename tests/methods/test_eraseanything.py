@@ -217,7 +217,7 @@ def test_turns_are_of_steps_not_of_passes():
     assert [again.erases() for _ in range(3)] == [turns.erases() for _ in range(3)] == [False, True, True]
 
 
-def test_every_setting_changes_what_is_trained(make):
+def test_what_no_formula_shows_changes_what_is_trained(make):
     def trained(**more):
         return erase(make("flux-dev"), ["cat"], "eraseanything", **{**SMALL, **KEEP, **more})
 
@@ -227,11 +227,6 @@ def test_every_setting_changes_what_is_trained(make):
         "teacher_lora": True,
         "matched_time": False,
         "one_sided": True,
-        "eta": 2.0,
-        "attention_weight": 1.0,
-        "flow_weight": 2.0,
-        "contrast_weight": 2.0,
-        "temperature": 0.5,
         "retain_weight": 10.0,
     }
     for name, value in settings.items():
@@ -300,7 +295,15 @@ def test_the_concepts_tokens_lose_attention(make):
         return float(sum(m[..., at].sum() for m in maps))
 
     before = attended()
-    settings = {**SMALL, **KEEP, "steps": 16, "erase_weight": 0.0, "attention_weight": 1.0, "balance": "implicit"}
+    settings = {
+        **SMALL,
+        **KEEP,
+        "steps": 8,
+        "lr": 3e-2,
+        "erase_weight": 0.0,
+        "attention_weight": 1.0,
+        "balance": "implicit",
+    }
     with erase(pipe, ["cat"], "eraseanything", **settings, flow_weight=0.0).apply(pipe):
         assert attended() < 0.9 * before
 

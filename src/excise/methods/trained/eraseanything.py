@@ -46,7 +46,7 @@ from excise.training.pictures import picture_seed
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
 
-MOST_NAMES = 12  # unrelated names that a concept is contrasted with
+MOST_NAMES = 8  # unrelated names that a concept is contrasted with
 
 
 class EraseAnything(Distilled[EraseAnythingConfig]):
