@@ -262,6 +262,23 @@ def test_official_and_mended_draw_the_same(pipe):
     assert last.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("defect", [{"matched_time": False}, {"teacher_lora": True}, {"one_sided": True}])
+def test_a_defect_leaves_the_draws_of_the_preserve_level_alone(make, monkeypatch, defect):
+    draws: list[torch.Tensor] = []
+
+    def recorded(family, plan, clean, noise, t, condition):
+        draws.append(torch.cat([noise.flatten(), clean.flatten(), t]))
+        return torch.zeros(len(noise), requires_grad=True)
+
+    monkeypatch.setattr("excise.methods.trained.eraseanything.errors", recorded)
+    for settings in ({}, defect):
+        config = EraseAnythingConfig(batch=2, sampler_steps=3, balance="implicit", **settings)
+        with Bench(make("flux-dev"), config, Concept("cat")) as bench:
+            step = EraseAnything().steps([bench.level], Turns(1), config)
+            step(torch.Generator().manual_seed(7))
+    assert torch.equal(*draws)
+
+
 def test_a_published_defect_makes_the_teacher_follow_the_student(pipe):
     config = EraseAnythingConfig(batch=2, sampler_steps=3, eta=0.0, attention_weight=0.0, teacher_lora=True)
     with Bench(pipe, config, Concept("cat", anchor="cat")) as bench:
@@ -295,16 +312,9 @@ def test_the_concepts_tokens_lose_attention(make):
         return float(sum(m[..., at].sum() for m in maps))
 
     before = attended()
-    settings = {
-        **SMALL,
-        **KEEP,
-        "steps": 8,
-        "lr": 3e-2,
-        "erase_weight": 0.0,
-        "attention_weight": 1.0,
-        "balance": "implicit",
-    }
-    with erase(pipe, ["cat"], "eraseanything", **settings, flow_weight=0.0).apply(pipe):
+    settings = {**SMALL, **KEEP, "steps": 8, "lr": 3e-2, "balance": "implicit"}
+    weights = {"erase_weight": 0.0, "attention_weight": 1.0, "flow_weight": 0.0}
+    with erase(pipe, ["cat"], "eraseanything", **settings, **weights).apply(pipe):
         assert attended() < 0.9 * before
 
 

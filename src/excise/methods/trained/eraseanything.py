@@ -90,14 +90,16 @@ class EraseAnything(Distilled[EraseAnythingConfig]):
 
         def step(generator: torch.Generator) -> Losses:
             one = targets[int(torch.randint(len(targets), (1,), generator=generator))]
+            # Its own, so that a defect that draws more in the erase level changes nothing else.
+            further = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
             batch = one.source.batch(generator)
             if config.balance == "implicit":
-                erase, preserve = self.losses(batch, config)["loss"], preserve_loss(one, batch, generator, config)
+                erase, preserve = self.losses(batch, config)["loss"], preserve_loss(one, batch, further, config)
                 loss = relieved(erase, preserve, batch.weights.parameters.values())
                 return {"loss": loss, "erase": erase, "preserve": preserve}
             if turns.erases():
                 return self.losses(batch, config)
-            return {"loss": preserve_loss(one, batch, generator, config)}
+            return {"loss": preserve_loss(one, batch, further, config)}
 
         return step
 
