@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -43,8 +44,18 @@ def numbered(pieces: Iterable[str]) -> dict[str, int]:
     return {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
 
 
+Words = tuple[dict[str, int], list[tuple[str, str]]]
+"""A vocabulary and merges, learnt once in a process: of pairs that are equally frequent, training merges any."""
+
+
 def clip_tokenizer(length: int = 32) -> Any:
     """Lower case, `</w>` at word ends, start and end token; pads are the end token."""
+    vocab, merges = _clip_words()
+    return transformers.CLIPTokenizer(vocab=dict(vocab), merges=list(merges), model_max_length=length)
+
+
+@cache
+def _clip_words() -> Words:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -54,8 +65,7 @@ def clip_tokenizer(length: int = 32) -> Any:
     bpe.train_from_iterator([line.lower() for line in CORPUS], trainer)
     merges = merges_of(bpe)
     pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges)]
-    vocab = numbered([*pieces, "<|startoftext|>", "<|endoftext|>"])
-    return transformers.CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+    return numbered([*pieces, "<|startoftext|>", "<|endoftext|>"]), merges
 
 
 def t5_tokenizer(length: int = 32) -> Any:
@@ -68,8 +78,14 @@ def t5_tokenizer(length: int = 32) -> Any:
     return transformers.T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=length)
 
 
-def byte_level(special: Iterable[str], more: Iterable[str] = ()) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def byte_level(special: Iterable[str], more: Iterable[str] = ()) -> Words:
     """Vocabulary and merges of a GPT-like tokenizer in which every word of the corpus, and of more, is one token."""
+    vocab, merges = _byte_words(tuple(special), tuple(more))
+    return dict(vocab), list(merges)
+
+
+@cache
+def _byte_words(special: tuple[str, ...], more: tuple[str, ...]) -> Words:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -113,6 +129,14 @@ def qwen_tokenizer(length: int = 64) -> Any:
 
 def gemma_tokenizer(length: int = 64) -> Any:
     """Words with the space before them, bytes for the rest, a start token and no end token."""
+    vocab, merges = _gemma_words()
+    return transformers.GemmaTokenizer(
+        vocab=dict(vocab), merges=list(merges), model_max_length=length, padding_side="right", add_bos_token=True
+    )
+
+
+@cache
+def _gemma_words() -> Words:
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -122,9 +146,7 @@ def gemma_tokenizer(length: int = 64) -> Any:
     merges = merges_of(bpe)
     special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
     pieces = [*special, *(f"<0x{i:02X}>" for i in range(256)), *letters, *(a + b for a, b in merges)]
-    return transformers.GemmaTokenizer(
-        vocab=numbered(pieces), merges=merges, model_max_length=length, padding_side="right", add_bos_token=True
-    )
+    return numbered(pieces), merges
 
 
 def lively(module: nn.Module, seed: int) -> Any:

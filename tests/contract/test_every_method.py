@@ -30,6 +30,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "rece": {"regularisation": 1e-3, "fixed": "start"},  # the states of the empty prompt fill a narrow space
     "surgun": {"confine": False, "blocks": "all", "pictures": 4, "count": 2},
     "esd": {"sampler_steps": 4},
+    "eraseanything": {"sampler_steps": 3, "pictures": 2, "unrelated": 1},
+    "zerase": {"sampler_steps": 3},
 }
 # The methods of excise, and one of another package.
 RECORDS = {**METHODS.records(), "nudge": nudge_record()}

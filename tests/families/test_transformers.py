@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from excise import Edit, erase, load
 from excise.errors import ConceptError
 from excise.families import FAMILIES, family_name_of, family_of
-from excise.families.capabilities import GUIDED_CALL
+from excise.families.capabilities import DUAL_STREAM, GUIDED_CALL, SINGLE_STREAM
 from excise.methods.fitting import methods_for
 
 PROMPTS = ["a photo of a cat", "a fire engine in neon style", ""]
@@ -58,6 +58,17 @@ def test_the_registry_tells_the_family(case, family, tmp_path):
     again = load(tmp_path, device="cpu")
     ours, theirs = (f.sample(["a cat"], [0], steps=2, guidance=1.0, batch=1)[0] for f in (again, family))
     assert differences(ours, theirs) <= 1  # `load` lays out convolutions (of patches) in another way
+
+
+def test_a_tiny_model_is_always_the_same(case, family):
+    for name, tokenizer in family_of(case.build()).tokenizers.items():
+        assert tokenizer.get_vocab() == family.tokenizers[name].get_vocab()
+
+
+def test_streams_are_those_of_its_attention(family):
+    sources = {m.source for m in family.attention_maps()}
+    assert (SINGLE_STREAM in family.provides) == ("shared" in sources and "joint" not in sources)
+    assert "joint" in sources or DUAL_STREAM not in family.provides
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -20,7 +20,7 @@ from excise.registry import Record
 REFUSED = (
     "emcid needs text encoders that add the output of their MLPs without normalising it (text_mlp), which the model "
     "family 'sana' does not provide. Families that fit emcid: sd, sdxl. Methods that fit sana: "
-    + ", ".join(name for name in METHODS if name not in ("emcid", "safree"))
+    + ", ".join(name for name in METHODS if name not in ("emcid", "eraseanything", "safree", "zerase"))
     + "."
 )
 

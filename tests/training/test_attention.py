@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.training.attention import captured
+from excise.training.attention import captured, captured_joint
 from excise.training.masks import concept_mask
 
 
@@ -19,9 +19,12 @@ def cross_layers(family) -> list[str]:
     return [path.removesuffix(".to_k") for path in paths]
 
 
-def run(family):
+PROMPTS = ["a cat", "a dog in neon style"]
+
+
+def run(family, condition=None):
     latents = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(0))
-    return family.predict(latents, torch.tensor([300, 700]), family.condition(["a cat", "a dog in neon style"]))
+    return family.predict(latents, torch.tensor([300, 700]), condition or family.condition(PROMPTS))
 
 
 def test_maps_are_those_of_the_definition_and_change_nothing(any_pipe):
@@ -80,3 +83,64 @@ def test_a_mask_beside_loops():
         assert mask[b].flatten().tolist() == wanted
     assert concept_mask(maps, tokens, (8, 8), 0.0).shape == (2, 1, 8, 8)
     assert bool(concept_mask(maps, tokens, (8, 8), 0.0).all())
+
+
+def joint_layers(family) -> list[str]:
+    return [m.path.removesuffix(".add_k_proj") for m in family.maps("joint") if m.part == "add_k"]
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "flux-schnell", "chroma", "sd3", "sd3-without-t5"])
+def test_joint_maps_are_those_that_the_kernel_applies(make, monkeypatch, name):
+    """Beside the model's own fused attention, given values that pick out one key each."""
+    family = family_of(make(name))
+    layers = joint_layers(family)
+    condition = family.condition(PROMPTS)  # before the text encoders' own attention would be seen
+    before = run(family, condition)
+    seen: list[torch.Tensor] = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, attn_mask=None, **more):
+        picks = torch.eye(key.shape[-2]).expand(*key.shape[:-2], -1, -1)
+        seen.append(fused(query, key, picks, attn_mask=attn_mask))
+        return fused(query, key, value, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    with captured_joint(family, layers) as capture:
+        assert torch.equal(run(family, condition), before)
+    maps = capture.maps
+    assert list(maps) == layers
+    text = condition.inputs["encoder_hidden_states"].shape[1]
+    picture = seen[0].shape[-1] - text
+    joint = [m for m in seen if m.shape[-1] == text + picture]  # without SD 3.5's own attention of the picture
+    for attention, whole in zip(maps.values(), joint[: len(layers)], strict=True):
+        first = name.startswith("sd3")  # where the picture's rows stand before those of the text
+        rows = whole[..., :picture, picture:] if first else whole[..., text:, :text]
+        assert attention.shape == rows.shape
+        assert_close(attention, rows, rtol=1e-4, atol=1e-6)
+    assert not any(family.module(path)._forward_hooks for path in layers)
+
+
+def test_joint_maps_have_gradients_and_outlive_recomputing(make):
+    def gradient(checkpointing: bool) -> torch.Tensor:
+        family = family_of(make("flux-dev"))
+        if checkpointing:
+            family.denoiser.enable_gradient_checkpointing()
+        (first, *_) = layers = joint_layers(family)
+        weight = family.parameter(f"{first}.add_k_proj").requires_grad_(True)
+        with captured_joint(family, layers) as capture:
+            run(family)
+        sum(m.square().sum() for m in capture.maps.values()).backward()
+        return weight.grad
+
+    plain = gradient(False)
+    assert float(plain.abs().max()) > 0
+    assert_close(gradient(True), plain)
+
+
+def test_a_layer_without_joint_attention_is_refused(make):
+    family = family_of(make("sd"))
+    with pytest.raises(ModelError, match="no joint softmax attention"), captured_joint(family, cross_layers(family)):
+        pass
+    family = family_of(make("flux-dev"))
+    with captured_joint(family, joint_layers(family)) as capture, pytest.raises(ModelError, match="no attention map"):
+        _ = capture.maps

@@ -12,6 +12,8 @@ GUIDANCE = "guidance"
 GUIDED_CALL = "guided_call"
 CROSS_ATTENTION = "cross_attention"
 CLIP_TEXT = "clip_text"
+DUAL_STREAM = "dual_stream"
+SINGLE_STREAM = "single_stream"
 
 CAPABILITIES = {
     TEXT_KV: "keys and values of every block that read the prompt alone",
@@ -24,5 +26,9 @@ CAPABILITIES = {
     GUIDED_CALL: "both halves of guidance in one call of the denoiser, the unconditional one first",
     CROSS_ATTENTION: "cross-attention layers whose to_v reads text",
     CLIP_TEXT: "CLIP text encoders",
+    DUAL_STREAM: "attention over text and picture together, each by its own maps, whose weights can be computed",
+    SINGLE_STREAM: "the same maps for text and picture in every block, behind maps that read the text alone",
 }
 """Every capability and its meaning. `Record.provides` and `Record.needs` are sets of these words."""
+STREAMS = frozenset({DUAL_STREAM, SINGLE_STREAM})
+"""Of transformers that mix text and picture in attention; what has cross-attention has neither."""

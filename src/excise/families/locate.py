@@ -21,13 +21,13 @@ FAMILIES = Registry(
         "sd": Record(
             "excise.families.sd:StableDiffusion",
             "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)",
-            provides=frozenset(c.CAPABILITIES) - {c.POOLED},
+            provides=frozenset(c.CAPABILITIES) - c.STREAMS - {c.POOLED},
             pipelines=("StableDiffusion",),
         ),
         "sdxl": Record(
             "excise.families.sdxl:StableDiffusionXL",
             "Stable Diffusion XL (StableDiffusionXLPipeline)",
-            provides=frozenset(c.CAPABILITIES),
+            provides=frozenset(c.CAPABILITIES) - c.STREAMS,
             pipelines=("StableDiffusionXL",),
         ),
         "sana": Record(
@@ -41,25 +41,27 @@ FAMILIES = Registry(
         "flux": Record(
             "excise.families.flux:Flux",
             "FLUX.1 dev and schnell (FluxPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM}),
             pipelines=("Flux",),
         ),
         "zimage": Record(
             "excise.families.zimage:ZImage",
             "Z-Image and Z-Image-Turbo (ZImagePipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
             pipelines=("ZImage",),
         ),
         "sd3": Record(
             "excise.families.sd3:StableDiffusion3",
             "Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL}),
+            provides=frozenset(
+                {c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.DUAL_STREAM}
+            ),
             pipelines=("StableDiffusion3",),
         ),
         "chroma": Record(
             "excise.families.chroma:Chroma",
             "Chroma (ChromaPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM}),
             pipelines=("Chroma",),
         ),
         "pixart": Record(
@@ -88,7 +90,7 @@ FAMILIES = Registry(
         "lumina2": Record(
             "excise.families.lumina2:Lumina2",
             "Lumina-Image 2.0 (Lumina2Pipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
             pipelines=("Lumina2",),
         ),
         "flux2": Record(
@@ -106,7 +108,7 @@ FAMILIES = Registry(
         "krea2": Record(
             "excise.families.krea2:Krea2",
             "Krea 2 (Krea2Pipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
             pipelines=("Krea2",),
         ),
     },

@@ -33,7 +33,7 @@ class Lumina2(TransformerFamily):
     """Adapter of a `Lumina2Pipeline`."""
 
     name = "lumina2"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
+    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
     draws_with = "Lumina2Pipeline"
     text_modules = (NORM,)
     doors = ("time_caption_embed.caption_embedder.1",)

@@ -20,7 +20,7 @@ class StableDiffusion(PipelineFamily):
     """Adapter of a `StableDiffusionPipeline`, and of its siblings for other uses."""
 
     name = "sd"
-    provides = frozenset(c.CAPABILITIES) - {c.POOLED}
+    provides = frozenset(c.CAPABILITIES) - c.STREAMS - {c.POOLED}
     draws_with = "StableDiffusionPipeline"
     outlines = True
 

@@ -61,7 +61,7 @@ class StableDiffusionXL(PooledUNet):
     """Adapter of a `StableDiffusionXLPipeline` and its siblings."""
 
     name = "sdxl"
-    provides = frozenset(c.CAPABILITIES)
+    provides = frozenset(c.CAPABILITIES) - c.STREAMS
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
     outlines = True

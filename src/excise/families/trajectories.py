@@ -30,7 +30,7 @@ def partial_denoise(
 
     Returns:
         The latents (n, c, h, w), and the timestep (n,) of step `done`, which comes next. With `done` = 0 they are the
-        noise itself and the noisiest timestep.
+        noise itself and the noisiest timestep, with `done` = `steps` those of a picture and 0.
     """
     scheduler: Any = plain_scheduler(family)
     scheduler.set_timesteps(steps)
@@ -39,7 +39,8 @@ def partial_denoise(
     for t in scheduler.timesteps[:done]:
         output = guided_prediction(family, x, t.to(where).expand(len(x)), unconditional, condition, guidance)
         x = scheduler.step(output, t, x).prev_sample
-    return x, scheduler.timesteps[done].to(where).expand(len(x))
+    t = scheduler.timesteps[done] if done < steps else torch.zeros(())
+    return x, t.to(where).expand(len(x))
 
 
 def guided_prediction(

@@ -33,7 +33,7 @@ class ZImage(TransformerFamily):
     """Adapter of a `ZImagePipeline`."""
 
     name = "zimage"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
+    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
     draws_with = "ZImagePipeline"
     text_modules = ("cap_embedder.0",)
     doors = ("cap_embedder.1",)

@@ -24,10 +24,12 @@ class Prompts:
         frozen: (n) conditions by the untouched text encoders.
         encode: conditions of some of the prompts by the text encoders as they are now, with gradients; None where no
             text encoder is trained.
+        words: (n, L) the tokens of the words that each prompt is about; None where the method does not ask for them.
     """
 
     frozen: Condition
     encode: Callable[[Sequence[int]], Condition] | None = None
+    words: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Rows:
         return Rows(self, rows)
@@ -50,15 +52,32 @@ class Rows:
         """(B) conditions by the text encoders as they are now, with gradients where they are trained."""
         return self.teacher if self.prompts.encode is None else self.prompts.encode(self.rows.tolist())
 
+    @property
+    def words(self) -> Tensor:
+        """(B, L) the tokens of the words that each prompt is about.
 
-def prompts_of(weights: Weights, texts: Sequence[str]) -> Prompts:
-    """Prompts for a training of `weights`."""
-    family, texts = weights.family, list(texts)
+        Raises:
+            ValueError: the method did not ask for them.
+        """
+        if self.prompts.words is None:
+            raise ValueError("the words of these prompts were not looked up")
+        return self.prompts.words[self.rows]
+
+
+def prompts_of(weights: Weights, texts: Sequence[str], subjects: Sequence[str] | None = None) -> Prompts:
+    """Prompts for a training of `weights`.
+
+    Args:
+        subjects: the words that each is about, where the method asks for their tokens.
+    """
+    family, texts, words = weights.family, list(texts), None
     with weights.teacher():
         frozen = family.condition(texts)
+        if subjects is not None:
+            words = family.encode(texts, list(subjects)).chosen(range(len(texts)), "subject")
     if not weights.text_encoders:
-        return Prompts(frozen)
-    return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]))
+        return Prompts(frozen, words=words)
+    return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]), words)
 
 
 def empty_prompt(weights: Weights) -> Prompts:
@@ -120,6 +139,8 @@ class Trajectories:
         size: latents in a batch.
         by: whether the model in training or the untouched one denoises the latents.
         steps, guidance: of the sampler.
+        matched: whether a batch stands at the timestep of its latents; False denoises them to the end and draws a
+            timestep beside, the defect of a published program (EraseAnything).
     """
 
     weights: Weights
@@ -131,6 +152,7 @@ class Trajectories:
     by: Literal["student", "teacher"]
     steps: int
     guidance: float
+    matched: bool = True
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw a batch."""
@@ -146,7 +168,9 @@ class Trajectories:
         frozen = self.by == "teacher"
         with torch.no_grad(), self.weights.teacher() if frozen else nullcontext():
             c, free = (r.teacher if frozen else r.student for r in (concept, empty))
-            x, t = self._denoised(family, c, free, noise, done)
+            x, t = self._denoised(family, c, free, noise, done if self.matched else self.steps)
+        if not self.matched:
+            t = family.noising.times(n, generator=generator)
         return Batch(self.weights, x, t, concept, self.anchors[i][rows], empty, retain)
 
     def _denoised(

@@ -20,7 +20,7 @@ from excise.methods.solution import Solution
 from excise.methods.trained.request import training_problem
 from excise.support.settings import Settings
 from excise.training.adapters import Adapter, FullWeights, Weights
-from excise.training.blocks import Batch, Trajectories, empty_prompt, prompts_of
+from excise.training.blocks import Batch, Prompts, Trajectories, empty_prompt, prompts_of
 from excise.training.config import DistilledConfig, TrainedConfig
 from excise.training.loop import Losses, Step, check_available
 from excise.training.problem import TrainingProblem, TrainingResult
@@ -118,7 +118,7 @@ class Distilled(Trained[DistilledT]):
             weights = Adapter(problem.family, paths, config.rank, problem.seed)
 
         def step_of(attached: Weights) -> Step:
-            source = _trajectories(problem, config, attached)
+            source = trajectories(problem, config, attached)
             return lambda generator: self.losses(source.batch(generator), config)
 
         return TrainingResult(*train(problem, config, weights, step_of, preview_of(problem)))
@@ -132,13 +132,28 @@ class Distilled(Trained[DistilledT]):
         return {"loss": loss + config.retain_weight * retain, "retain": retain}
 
 
-def _trajectories(problem: TrainingProblem, config: DistilledConfig, weights: Weights) -> Trajectories:
-    """Batches of a problem: the targets' words in their templates, and their anchors in the same ones."""
+def prompts_about(problem: TrainingProblem, weights: Weights, kind: str, names: Sequence[str]) -> Prompts:
+    """Names in every template of a kind, one name after the other, and where they stand in their prompts."""
+    texts = [p for name in names for p in fill(problem.templates[kind], name)]
+    return prompts_of(weights, texts, [name for name in names for _ in problem.templates[kind]])
+
+
+def trajectories(
+    problem: TrainingProblem, config: DistilledConfig, weights: Weights, located: bool = False
+) -> Trajectories:
+    """Batches of a problem: the targets' words in their templates, and their anchors in the same ones.
+
+    Args:
+        located: look up where the targets' words stand in their prompts.
+    """
 
     def filled(concept: Concept, words: Sequence[str]) -> list[str]:
         return [p for word in words for p in fill(problem.templates[concept.kind], word)]
 
-    concepts = [prompts_of(weights, filled(c, c.words)) for c in problem.concepts]
+    if located:
+        concepts = [prompts_about(problem, weights, c.kind, c.words) for c in problem.concepts]
+    else:
+        concepts = [prompts_of(weights, filled(c, c.words)) for c in problem.concepts]
     anchors = [prompts_of(weights, filled(c, [c.anchor or ""] * len(c.words))) for c in problem.concepts]
     retain = prompts_of(weights, [*problem.retain, ""]) if config.retain_weight else None
     return Trajectories(

@@ -1,0 +1,63 @@
+"""The settings of EraseAnything; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from excise.training.config import DistilledConfig
+
+
+class EraseAnythingConfig(DistilledConfig):
+    """Settings of EraseAnything."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "official": {
+            "rank": 8,
+            "lr": 1e-3,
+            "steps": 200,
+            "batch": 1,
+            "sampler_steps": 28,
+            "calibrate": "last",
+            "teacher_lora": True,
+            "matched_time": False,
+            "one_sided": True,
+        },
+    }
+
+    lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
+    sampler_steps: int = Field(28, ge=2, description="Steps of the sampler that denoises the latents.")
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        description="Guidance of latents and pictures that the model draws; 1 where it is built in (FLUX.1-dev), about "
+        "4 where it is not (Stable Diffusion 3).",
+    )
+    balance: Literal["alternate", "implicit"] = Field(
+        "alternate",
+        description="The levels take turns, step by step, or both are in every step, the erase gradient freed of what "
+        "is against the preserve gradient (EraseAnything++).",
+    )
+    eta: float = Field(1.0, ge=0, description="Strength of negation in the erase level.")
+    erase_weight: float = Field(1.0, ge=0, description="Weight of negation.")
+    attention_weight: float = Field(1e-3, ge=0, description="Weight of the attention that the concept's tokens get.")
+    flow_weight: float = Field(0.1, ge=0, description="Weight of the model's own loss on pictures of what is kept.")
+    contrast_weight: float = Field(0.1, ge=0, description="Weight of the contrast of attention.")
+    temperature: float = Field(0.07, gt=0, description="Temperature of that contrast.")
+    unrelated: int = Field(3, ge=1, description="Unrelated names in the contrast of a step.")
+    pictures: int = Field(16, ge=1, description="Pictures of what is kept that the untouched model draws beforehand.")
+    teacher_lora: bool = Field(
+        False, description="Let the model in training be its own teacher, as the published program does."
+    )
+    matched_time: bool = Field(
+        True,
+        description="Take latents at the timestep that they are denoised to; the published program denoises them to "
+        "the end and draws another.",
+    )
+    one_sided: bool = Field(
+        False,
+        description="Contrast with the synonym in the middle and without gradients to unrelated names, as the "
+        "published program does.",
+    )
