@@ -37,6 +37,10 @@ def choose(
     names = [c for c in dict.fromkeys(candidates) if normalise_name(c) not in excluded_names]
     states = pooled(family, [words[0], *names])
     cosine = torch.cosine_similarity(states[:1], states[1:])
+    if len(names) > 1 and float(cosine.median()) > TOO_CLOSE:
+        # Behind an instruction, or in a turn of a chat, prompts have most of their state in common: all but the words.
+        states = states - pooled(family, [""])
+        cosine = torch.cosine_similarity(states[:1], states[1:])
     rows = [i for i, c in enumerate(cosine.tolist()) if c <= TOO_CLOSE]
     if len(rows) < count:
         raise ConceptError(
