@@ -135,8 +135,8 @@ class Names:
 
     def _in_encoder(self, encoder: str, name: str) -> str | None:
         flat, table = _flat(name).removeprefix("text_model_"), self._inside[encoder]
-        # AdvUnlearn names the embeddings "embedding".
-        flat = re.sub(r"^embedding_", "embeddings_", flat)
+        if flat not in table:  # AdvUnlearn names the embeddings "embedding", as ChatGLM does
+            flat = re.sub(r"^embedding_", "embeddings_", flat)
         return table.get(flat) or table.get(_OLDER.sub(r"_\1_proj_\2", flat)) or self._moved[encoder].get(_bare(flat))
 
     def _in_some_encoder(self, name: str, tensor: Tensor | None) -> str | None:
