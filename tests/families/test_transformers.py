@@ -76,6 +76,7 @@ def test_pictures_are_those_of_the_stock_pipeline(case, family, guidance):
     ours = family.sample(PROMPTS[:2], [3, 4], steps=2, guidance=guidance, batch=2)
     for image, prompt, seed in zip(ours, PROMPTS[:2], [3, 4], strict=True):
         assert differences(image, stock(case, family, prompt, [seed], guidance)[0]) <= 1
+    assert family.guides == case.guided
     if guidance > 1 and case.guided:
         assert differences(ours[0], family.sample(PROMPTS[:1], [3], steps=2, guidance=1.0, batch=1)[0]) > 1
 

@@ -117,6 +117,7 @@ def _look_inside(family: Family, model: str) -> dict[str, Any]:
         "scheduler": type(family.pipe.scheduler).__name__,
         "prediction": prediction,
         "dtype": str(projections[0].module.weight.dtype).removeprefix("torch."),
+        "guidance": "any scale" if family.guides else "changes nothing (distilled)",
         "device": str(family.device),
         "methods": ", ".join(usable),
         **unusable,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 IMAGES = "images"  # the folder inside the run folder
 BATCH = 8
+GUIDANCE = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class GenerateOptions:
     seed: Annotated[int, typer.Option(help="Seed of the first image; each further image of a prompt adds 1.")] = 0
     count: Annotated[int, typer.Option(min=1, help="Number of images for each prompt.")] = 1
     steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps.")] = 20
-    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 turns it off.")] = 4.0
+    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale; 1 turns it off.")] = GUIDANCE
     strength: Annotated[float, typer.Option(help="Strength of the edits: 0 for none, 1 for the whole edit.")] = 1.0
     allow_other_base: o.OtherBaseOption = False
     force: ForceOption = False
@@ -94,12 +95,15 @@ def _draw(options: GenerateOptions, request: Asked, there: Sequence[_Picture], m
     from excise.cli import show
     from excise.edits.edit import applied, check_strength
     from excise.families.base import split
+    from excise.families.distilled import warn_of_guidance
     from excise.support.runs import run_folder, write_run
 
     check_strength(options.strength)
     edits = o.load_edits(options.edit)
     with run_folder(options.out):
         family = options.source.load(options.model)
+        if options.guidance != GUIDANCE:  # the user's own
+            warn_of_guidance(family, options.guidance)
         parts, done = split(missing, BATCH), 0
         with (
             applied(family, edits, options.strength, allow_other_base=options.allow_other_base),

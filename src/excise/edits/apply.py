@@ -24,6 +24,7 @@ from excise.errors import ModelError, WrongBaseError
 from excise.families.attached import attached
 from excise.families.base import Family
 from excise.families.networks import (
+    BESIDE,
     EIGHT_BITS,
     PLAIN,
     bare,
@@ -260,7 +261,7 @@ def original_weights(family: Family, paths: Iterable[str] | None = None) -> Weig
         if missing := [path for path in paths if path not in whole]:
             raise ModelError(
                 f"'{missing[0]}' has no weight that can be read or replaced, as a quantised layer has none; do this on "
-                "the model as it is loaded without that, and quantise it afterwards."
+                f"the model as it is loaded without that, and quantise it afterwards; {BESIDE}"
             )
         return whole
     found, weights = networks(family), dict[str, Weight]()

@@ -25,6 +25,7 @@ from excise.evaluation.scoring import Metrics, Shown, as_document, became, compa
 from excise.evaluation.showing import evaluation_card, picture_rows
 from excise.evaluation.verdict import ConceptVerdict
 from excise.families.base import Family, Progress
+from excise.families.distilled import warn_of_guidance
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.half_drawing import gains, in_bfloat16
 from excise.families.load import as_family
@@ -208,6 +209,7 @@ def evaluate(
     names = [c.name for c in as_concepts(concepts)] if concepts else list(plan.fixed_targets if edits else ())
     targets = tuple(plan.target_of(name) for name in names)
     _check_size(plan, family)
+    warn_of_guidance(family, plan.guidance)
     drawing: dict[str, Any] = {"batch": batch, "cache": cache, "workers": workers}
     if progress is not None:
         drawing["progress"] = progress

@@ -41,6 +41,7 @@ from excise.families.base import Family
 from excise.families.load import as_family
 from excise.families.networks import as_saved
 from excise.families.outline import is_outline
+from excise.families.whole import absent_parts
 from excise.support.counts import counted
 from excise.support.files import make_folder
 
@@ -129,8 +130,14 @@ def export(
         evidence.edit,
         others_beside(exported.path) if format != "merged" else {},
         losses(exported.readers),
+        _absent(family, exported.path) if format == "merged" else (),
     )
     return replace(exported, card=write_card(Path(out), card))
+
+
+def _absent(family: Family, folder: Path) -> list[str]:
+    """The parts that a merged folder lacks and that its pipeline's class asks for."""
+    return [name for name in absent_parts(folder) if name not in type(family.pipe)._optional_components]
 
 
 def _written(edit: Edit, family: Family, folder: Path, format: str, evidence: Evidence) -> Exported:

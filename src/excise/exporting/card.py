@@ -47,6 +47,7 @@ class Card:
         edit: the SHA-256 of the edit file.
         others: names of the concepts that other exports in the folder remove, by file.
         losses: sentences about programs that read a part of it and raise no error.
+        absent: of a merged folder, the parts that diffusers has to be told it lacks.
     """
 
     record: EditRecord
@@ -59,6 +60,7 @@ class Card:
     edit: str | None = None
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
     losses: Sequence[str] = ()
+    absent: Sequence[str] = ()
 
     @property
     def is_lora(self) -> bool:
@@ -188,6 +190,9 @@ def _usage(card: Card, base: str) -> str:
     lost = [f"**Not all of it arrives everywhere:** {_md(sentence)}." for sentence in card.losses]
     if not paragraphs:
         return "\n\n".join(["No program is known here that reads all of it.", *lost])
+    if card.absent:
+        given = ", ".join(f"{name}=None" for name in card.absent)
+        lost.append(f"This model was saved without {' and '.join(card.absent)}; add `{given}` to `from_pretrained`.")
     scale = "Use it at strength 1: what was verified holds for that strength alone.\n\n" if card.is_lora else ""
     return scale + "\n\n".join([*paragraphs, *lost])
 

@@ -287,6 +287,11 @@ class Family(ABC):
                 wrapped or fused.
         """
 
+    @property
+    def guides(self) -> bool:
+        """Whether the scale of classifier-free guidance changes pictures; not in some distilled models."""
+        return True
+
     # Maps of the model
 
     @abstractmethod

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from excise.errors import ModelError, unknown
+from excise.errors import ModelError, closest, unknown
 from excise.families import architectures
 from excise.families import capabilities as c
 from excise.families.built_in import BUILT_IN, WEIGHTS
@@ -126,10 +126,13 @@ def located(model: str | Path) -> Path:
 
 def unsupported(pipeline: str, where: str = "") -> ModelError:
     """The error for a pipeline class that no family adapts; `where` begins its sentence."""
-    supported = ", ".join(f"{name}Pipeline" for name in _pipelines())
+    names = list(_pipelines())
+    near = closest(pipeline.removesuffix("Pipeline"), names)
+    nearest = f"; the nearest of them is {near}Pipeline" if near else ""
+    supported = ", ".join(f"{name}Pipeline" for name in names)
     return ModelError(
         f"{where}{pipeline} is not supported yet; supported are {supported}, and their img2img, inpainting and "
-        "ControlNet siblings."
+        f"ControlNet siblings{nearest}."
     )
 
 

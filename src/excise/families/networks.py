@@ -17,6 +17,7 @@ from excise.errors import ModelError
 from excise.families.attached import Attached
 
 PLAIN: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+BESIDE = "or export an edit that was made there as a LoRA (excise export) and load that beside the quantised weights."
 EIGHT_BITS: tuple[torch.dtype, ...] = (torch.float8_e4m3fn, torch.float8_e5m2)
 FUSED = {
     "to_qkv": ("to_q", "to_k", "to_v"),
@@ -133,7 +134,7 @@ def check_plain(weight: Any, path: str, kept_in: Sequence[torch.dtype] = PLAIN) 
         raise ModelError(
             f"'{path}' is quantised or kept in eight bits ({kind}), so an edit would be lost in it; expected float32, "
             "float16 or bfloat16. Do this on the model as it is loaded without that, and quantise or cast it "
-            "afterwards."
+            f"afterwards; {BESIDE}"
         )
 
 

@@ -192,6 +192,10 @@ class PipelineFamily(Family):
         """Arguments with which the pipeline applies classifier-free guidance of a scale."""
         return {"guidance_scale": scale}
 
+    @property
+    def guides(self) -> bool:
+        return self._guidance(2.0) != self._guidance(3.0)
+
     def _steps(self, steps: int) -> dict[str, Any]:
         """Arguments with which the pipeline takes a number of steps."""
         return {"num_inference_steps": steps}

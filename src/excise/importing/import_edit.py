@@ -69,6 +69,11 @@ def import_edit(
     path, family = Path(path), as_family(model)
     state, metadata = read(path)
     ours = None if concepts else _own_record(path, metadata)
+    if ours is not None and ours.base.family != family.name:
+        raise WrongBaseError(
+            f"{path} was made for a model of the family '{ours.base.family}', and this one is of '{family.name}'; give "
+            f"the model that it was made for ({ours.base.model})."
+        )
     given = [c.concept() for c in ours.concepts] if ours else as_concepts(concepts, kind)
     targets = [guess_kind(c, kind, naming_vocabulary(None, family)) for c in given]
     change = _change(path, state, metadata, family)

@@ -44,6 +44,7 @@ ENCODERS = {
 WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "lycoris_")  # peft, torch.compile, parallel training, LyCORIS
 # Attention layers in text encoders under diffusers' former names, and output layers without their number.
 _OLDER = re.compile(r"_to_(q|k|v|out)_(weight|bias)$")
+_LEVELS = re.compile(r"^((language_|text_)?model_)+")  # before the layers of a text encoder
 _NUMBERLESS = re.compile(r"(_to_out)_(weight|bias)$")
 
 
@@ -75,11 +76,15 @@ class Names:
                 self._denoiser[_flat(theirs)] = pieces[0].name
             else:
                 self._stacks[_flat(theirs)] = pieces
+        self._buffers = {f"{self.denoiser_name}.{name}" for name, _ in family.denoiser.named_buffers()}
         self._inside: dict[str, dict[str, str]] = {}
+        self._moved: dict[str, dict[str, str]] = {}
         for encoder, module in family.text_encoders.items():
             rows = {f"{encoder}.{n.removeprefix('text_model.')}": p for n, p in parameters(module).items()}
             self._inside[encoder] = {_flat(name.removeprefix(f"{encoder}.")): name for name in rows}
             self.parameters |= rows
+            self._moved[encoder] = _by_bare_name(self._inside[encoder])
+            self._buffers |= {f"{encoder}.{name}" for name, _ in module.named_buffers()}
         prefixes = dict.fromkeys((f"{family.denoiser_name}.", *DENOISER), "")
         for i, encoder in enumerate(self.encoders):
             prefixes |= {f"{encoder}.": encoder, f"lora_te{i + 1}_": encoder}
@@ -109,6 +114,10 @@ class Names:
                 return self._in_encoder(encoder, rest) if encoder else self._in_denoiser(rest)
         return self._in_denoiser(name) or self._in_some_encoder(name, tensor)
 
+    def is_buffer(self, name: str) -> bool:
+        """Return whether a name in a file means a table that the base computes or holds, and no edit changes."""
+        return bool({name, f"{self.denoiser_name}.{name}"} & self._buffers)
+
     def stack(self, name: str) -> tuple[Piece, ...] | None:
         """Return the pieces of the parameters that a name in a file means where it means several, or None."""
         name = _unwrapped(name)
@@ -126,9 +135,9 @@ class Names:
 
     def _in_encoder(self, encoder: str, name: str) -> str | None:
         flat, table = _flat(name).removeprefix("text_model_"), self._inside[encoder]
-        # AdvUnlearn names the embeddings "embedding".
-        flat = re.sub(r"^embedding_", "embeddings_", flat)
-        return table.get(flat) or table.get(_OLDER.sub(r"_\1_proj_\2", flat))
+        if flat not in table:  # AdvUnlearn names the embeddings "embedding", as ChatGLM does
+            flat = re.sub(r"^embedding_", "embeddings_", flat)
+        return table.get(flat) or table.get(_OLDER.sub(r"_\1_proj_\2", flat)) or self._moved[encoder].get(_bare(flat))
 
     def _in_some_encoder(self, name: str, tensor: Tensor | None) -> str | None:
         places = [place for encoder in self.encoders if (place := self._in_encoder(encoder, name)) is not None]
@@ -140,6 +149,19 @@ class Names:
                 "folder of that name and import the folder around it."
             )
         return places[0] if places else None
+
+
+def _bare(flat: str) -> str:
+    """A name in a text encoder without the levels that versions of transformers nest in one order or another."""
+    return _LEVELS.sub("", flat)
+
+
+def _by_bare_name(names: dict[str, str]) -> dict[str, str]:
+    """Names in edits by their names without those levels, where that tells them apart."""
+    bare: dict[str, list[str]] = {}
+    for flat, name in names.items():
+        bare.setdefault(_bare(flat), []).append(name)
+    return {name: found[0] for name, found in bare.items() if len(found) == 1}
 
 
 def _flat(name: str) -> str:

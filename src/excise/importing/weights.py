@@ -46,7 +46,7 @@ def match_names(state: Mapping[str, Tensor], names: Names) -> tuple[dict[str, Te
     weights: dict[str, Tensor] = {}
     unmatched = []
     for name, tensor in _unstacked(from_open_clip(state, names), names).items():
-        if IGNORED.fullmatch(name):
+        if IGNORED.fullmatch(name) or names.is_buffer(name):
             continue
         place = names.place(name, tensor)
         if place is None:

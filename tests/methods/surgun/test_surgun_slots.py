@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipe
+from dits import CASES
 from surgun_help import SMALL, Half, slots
 from torch.testing import assert_close
 
@@ -20,6 +21,7 @@ from excise.families import family_of
 from excise.families.noising import noising
 from excise.methods.base import Context
 from excise.methods.trained.surgun.competition import Competition, Retained
+from excise.methods.trained.surgun.distractors import choose
 from excise.training.pictures import Sampling
 
 
@@ -126,6 +128,14 @@ def test_drawing_by_conditions_is_drawing_by_their_prompts_however_many_at_once(
     rendered = Sampling(2, 2.0, batch=2).render(family, family.condition(prompts), seeds)
     for one, two in zip(drawn, rendered, strict=True):
         assert_close(np.asarray(one).astype(int), np.asarray(two).astype(int), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_distractors_are_found_whatever_stands_around_a_prompt(name):
+    """Behind an instruction, and before the same end of a turn, the states of all prompts are much alike."""
+    family = family_of(CASES[name].build())
+    chosen = choose(family, ["cat"], ["dog", "tree", "car", "castle", "table", "grass"], 2)
+    assert len(set(chosen)) == 2
 
 
 def test_what_cannot_compete_is_refused(tokenizer):

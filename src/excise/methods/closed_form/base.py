@@ -18,6 +18,7 @@ from excise.families.capabilities import POOLED, STATIC_TEXT, TEXT_MLP
 from excise.families.progress import encoding
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.config import MethodConfig
+from excise.methods.closed_form.effect import Effect
 from excise.methods.closed_form.encoder_problem import EncoderProblem
 from excise.methods.closed_form.hardening import hardened
 from excise.methods.closed_form.text_maps import edited_maps, map_problems
@@ -69,6 +70,7 @@ class ClosedForm(Method[ConfigT]):
         encoded_at = time.perf_counter()
         generator = torch.Generator().manual_seed(request.seed)
         solution, shares = Solution(), list[float]()
+        effect = Effect(self.target_becomes == "nothing")
         for problem, group in map_problems(family, encoded, config, maps, request.seed):
             weights = original_weights(family, [p.path for p in group])
             rows = {p.path: weights[p.path] if p.rows is None else weights[p.path][p.rows] for p in group}
@@ -77,7 +79,9 @@ class ClosedForm(Method[ConfigT]):
                 return self.solve(problem, rows, config, generator.manual_seed(request.seed))
 
             part, restored = hardened(solve, problem, rows, config.robust, context.say)
+            effect.add(problem, rows, part)
             solution, shares = joined(solution, in_rows(part, group, weights)), [*shares, *restored]
+        effect.warn(type(self).__name__, lambda: self.advice(problem, config))
         pooled = pooled_problem(encoded) if config.pooled else None
         if pooled is not None:
             solution = joined(solution, self._solve_pooled(pooled, request, config, generator))
@@ -86,6 +90,16 @@ class ClosedForm(Method[ConfigT]):
             evidence={"restored": shares} if shares else {},
             seconds={"encode": encoded_at - began, "solve": time.perf_counter() - encoded_at},
         )
+
+    def advice(self, problem: TextProblem, config: ConfigT) -> str:
+        """What to do where retained states leave hardly any room to erase in: a clause without its full stop."""
+        settings = config.model_dump()
+        ways = ["preserve fewer names"]
+        if settings.get("retain_scale"):
+            ways.append(f"weigh them less (--set retain_scale=..., {settings['retain_scale']:g} here)")
+        if settings.get("fixed") == "start_and_null":
+            ways.append("hold the start token alone fixed (--set fixed=start)")
+        return " or ".join(ways)
 
     def _reads_nothing(self, request: Request) -> bool:
         """Whether some target reads as nothing afterwards."""

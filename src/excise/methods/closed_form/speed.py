@@ -73,9 +73,17 @@ class SPEED(ClosedForm[SPEEDConfig]):
             if not null.shape[1]:
                 full += 1
             modules[path] = _thin(W @ shared.left, through_bracket(shared.right, null, shared, config), weight)
-        if full:
+        if 0 < full < len(weights):  # of all layers the base class speaks
             _warn_of_no_room(full, len(weights), config.threshold)
         return Solution(modules=modules)
+
+    def advice(self, problem: TextProblem, config: SPEEDConfig) -> str:
+        """As in the base class; the threshold has to pass the weakest directions of what is retained."""
+        values = torch.linalg.eigvalsh(gram(problem.retain) / max(1, len(problem.retain)))
+        return (
+            f"preserve fewer names or raise --set threshold=..., which is {config.threshold:g} here, where a tenth of "
+            f"the directions of what is retained lies below {float(values[len(values) // 10]):.2g}"
+        )
 
 
 def _thin(b: Tensor, a: Tensor, weight: Tensor) -> Delta:
