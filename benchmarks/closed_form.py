@@ -459,7 +459,8 @@ def describe(row: Row) -> str:
         )
     return (
         f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s, "
-        f"{row.cpu_seconds or 0:.2f} of CPU; {literal_form}; extra memory {row.peak_extra_mb:.0f} MB, projections in float64 {row.projections_mb:.0f} MB"
+        f"{row.cpu_seconds or 0:.2f} s of CPU; {literal_form}; extra memory {row.peak_extra_mb:.0f} MB, "
+        f"projections in float64 {row.projections_mb:.0f} MB"
     )
 
 

@@ -246,7 +246,7 @@ def row_entropy(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: tor
 
 
 def by_rows(W: Tensor, work: Callable[[Tensor, slice], Tensor], width: int | None = None) -> Tensor:
-    """Return `work` of a few rows of W at a time, which keeps what lies between small; rows of W's width, or another."""
+    """Return `work` of a few rows of W at a time, which keeps what lies between small."""
     done = torch.empty_like(W) if width is None else W.new_empty(len(W), width)
     for first in range(0, len(W), _ROWS):
         some = slice(first, min(len(W), first + _ROWS))
