@@ -172,7 +172,7 @@ def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | 
     """Run UCE, or MACE's first step, on two matrices; in wide text on one, with few states."""
     if p.targets.shape[1] > LITERAL_WIDTH:
         return _literal_of_few(p, weights, config)
-    some = _spread(weights, 2)
+    some = _spread(weights, min(2, len(weights)))
     erase = getattr(config, "erase_scale", 1.0)
     new, seconds, _ = timed(
         lambda: {k: literal.uce(weights[k].double(), p, erase, config.retain_scale, config.ridge) for k in some}
