@@ -9,8 +9,8 @@ Models have random weights (`benchmarks/model_folders.py`). Each command is a pr
 folder: CPU seconds (user and system), wall seconds and peak memory are those of that process. Builds are commits; their
 trees are unpacked into a temporary folder. The rows, with the command lines, are in `benchmarks/whole_rows.py`; growth,
 against reading and multiplying alone, is in `benchmarks/whole_growth.py`. Diffusion transformers are measured beside
-the time in which their pipelines encode every padded prompt (`benchmarks/padded_prompts.py`). With --out, runs that the file holds are not
-measured again.
+the time in which their pipelines encode every padded prompt (`benchmarks/padded_prompts.py`). With --out, runs that the
+file holds are not measured again.
 """
 
 from __future__ import annotations
