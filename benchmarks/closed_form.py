@@ -165,7 +165,10 @@ def change(solution: Solution, path: str, W: Tensor) -> Tensor:
     parts = [m.delta(W) for m in solution.text_maps if path in m.modules]
     if solution.modules and path in solution.modules:
         parts.append(solution.modules[path].delta(W))
-    return torch.stack(parts).sum(dim=0)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | MACEConfig) -> Literal:
