@@ -225,8 +225,8 @@ def retained(retain: Tensor, W: Tensor, shared: _Shared, config: SPEEDConfig, ge
     slope, square = image @ (squares @ step), step @ squares @ step
     influence = (norms[:, None] + 2 * g * slope[:, None] + g**2 * square).clamp(min=0).sqrt()
     chosen = _above_chunk_mean(influence, config.chunk).to(R)
-    copies = Copies(1 + chosen.sum(dim=1, keepdim=True), (g * chosen).sum(dim=1), (g**2 * chosen).sum(), v)
-    return Retained(R, len(R) + chosen.sum(), copies)
+    directed = Copies(1 + chosen.sum(dim=1, keepdim=True), (g * chosen).sum(dim=1), (g**2 * chosen).sum(), v)
+    return Retained(R, len(R) + chosen.sum(), directed)
 
 
 def through_bracket(rows: Tensor, null: Null, shared: _Shared, config: SPEEDConfig) -> Tensor:
