@@ -76,7 +76,7 @@ def flux_at(side: int, blocks: int) -> tuple[PipelineFamily, Callable[[int], Con
     finally:
         torch.set_default_dtype(dtype)
     network.requires_grad_(False)
-    vae = SimpleNamespace(config=SimpleNamespace(sample_size=8 * side))
+    vae = SimpleNamespace(config=SimpleNamespace(sample_size=8 * side, latent_channels=16))
     schedule = FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe = SimpleNamespace(transformer=network, scheduler=schedule, vae=vae, vae_scale_factor=8, components={})
 
