@@ -1,10 +1,13 @@
 """Time the closed forms at the shapes of real models, and compare them with the same formulas written literally.
 
     python -m benchmarks.closed_form --shape sd15 --concepts 100 [--method uce --method speed] [--out lines.jsonl]
+    python -m benchmarks.closed_form --shape flux1 --shape zimage --concepts 100 --method uce
     python -m benchmarks.closed_form --table lines.jsonl
 
 Weights are random (Gaussian rows); text states are synthetic, with a common mean and a decaying spectrum as CLIP's
-have. The time is that of the edit after encoding, from the statistics of the text to the new weights. The literal form
+have. The time is that of the edit after encoding, from the statistics of the text to the new weights; the CPU time of
+the same run stands beside it, for machines that do other work too. Of diffusion transformers the doors of the text are
+edited: one map (two in FLUX.1, with that of the pooled prompt), five target tokens a concept. The literal form
 follows the published formulas, or the official program, matrix by matrix and row by row (`benchmarks/literal.py`). It
 is timed on a stated part of the work and scaled up; above 100 concepts (or `--literal`) it is left out. Each line is
 measured in a separate process, so that its memory is its own.
@@ -46,18 +49,28 @@ from excise.methods.closed_form.uce import UCE
 from excise.methods.closed_form.uce_config import UCEConfig
 from excise.methods.solution import Solution
 
-# Rows of each cross-attention's keys (and values), and the text width.
+# Rows of each cross-attention's keys (and values), or of the one door of a transformer's text, and the text width.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "sd15": ((320,) * 5 + (640,) * 5 + (1280,) * 6, 768),
     "sdxl": ((640,) * 10 + (1280,) * 60, 2048),
     "sana": ((2240,) * 20, 2240),
+    "flux1": ((3072,), 4096),
+    "zimage": ((3840,), 2560),
+    "qwenimage": ((3072,), 3584),
+    "krea2": ((6144,), 2560),
+    "flux2": ((6144,), 15_360),
 }
+DOORS = {"flux1", "zimage", "qwenimage", "krea2", "flux2"}  # shapes whose text passes one map, keys and values in one
+POOLED = {"flux1": ((3072,), 768)}  # the map of the pooled prompt, solved as well; each prompt is one state of it
 RETAINED = 1000
 # Target tokens of a concept: its last subject token, its context, or all from the last subject token on.
 TOKENS = {
     "uce": 1, "speed": 1, "cure": 1, "mace": 75, "rece": 76, "scapre": 60, "scapre-small": 60, "scapre-paper": 60,
 }  # fmt: skip
+DOOR_TOKENS = 5  # the last subject token in each of five templates
 LITERAL_CONCEPTS = 100
+LITERAL_WIDTH = 2304  # above which outer products are timed on a few states
+LITERAL_STATES = 8  # targets and retained states each, there
 LITERAL_ROWS = 9  # for ScaPre
 
 
@@ -97,20 +110,28 @@ class Row:
     naive_part: str
     threads: int
     torch: str
+    cpu_seconds: float | None = None
 
 
 def text_states(n: int, d: int, generator: torch.Generator) -> Tensor:
     """Return states (n, d) with a common mean and a decaying spectrum, scaled to CLIP-L's norm of about 28."""
-    basis = torch.linalg.qr(torch.randn((d, d), generator=generator, dtype=torch.float64)).Q
     spectrum = (1 + torch.arange(d, dtype=torch.float64)) ** -0.5
-    rows = torch.randn((n, d), generator=generator, dtype=torch.float64) * spectrum @ basis.mT
-    rows = rows + 2 * basis[:, 0]
+    if d > 4096:  # the axes are as good a basis for Gaussian weights, and a matrix of d x d would not be small
+        rows = torch.randn((n, d), generator=generator, dtype=torch.float64) * spectrum
+        rows[:, 0] += 2
+    else:
+        basis = torch.linalg.qr(torch.randn((d, d), generator=generator, dtype=torch.float64)).Q
+        rows = torch.randn((n, d), generator=generator, dtype=torch.float64) * spectrum @ basis.mT
+        rows = rows + 2 * basis[:, 0]
     return 28 * rows / rows.norm(dim=1, keepdim=True).mean()
 
 
-def build(shape: str, concepts: int, tokens: int, roles: str, seed: int = 0) -> tuple[TextProblem, dict[str, Tensor]]:
-    """Return `problem_of` at the shape of a model."""
-    return problem_of(*SHAPES[shape], concepts, tokens, roles, seed)
+def build(shape: str, concepts: int, tokens: int, roles: str) -> list[tuple[TextProblem, dict[str, Tensor]]]:
+    """Return `problem_of` at the shape of a model, and of its map of the pooled prompt if it has one."""
+    made = [problem_of(*SHAPES[shape], concepts, tokens, "e" if shape in DOORS else roles)]
+    if shape in POOLED:
+        made.append(problem_of(*POOLED[shape], concepts, tokens, "p"))
+    return made
 
 
 def problem_of(
@@ -123,7 +144,7 @@ def problem_of(
         d: width of the text.
         concepts: number of concepts.
         tokens: target tokens of a concept; there are 1,000 retained tokens.
-        roles: projections of a layer, "kv" or "v".
+        roles: projections of a layer, a letter each.
     """
     generator = torch.Generator().manual_seed(seed)
     states = text_states(concepts * tokens + tokens + RETAINED + 1 + 76, d, generator)
@@ -144,17 +165,38 @@ def change(solution: Solution, path: str, W: Tensor) -> Tensor:
     parts = [m.delta(W) for m in solution.text_maps if path in m.modules]
     if solution.modules and path in solution.modules:
         parts.append(solution.modules[path].delta(W))
-    return torch.stack(parts).sum(dim=0)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def literal_uce(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | MACEConfig) -> Literal:
-    """Run UCE, or MACE's first step, on two matrices."""
-    some = _spread(weights, 2)
+    """Run UCE, or MACE's first step, on two matrices; in wide text on one, with few states."""
+    if p.targets.shape[1] > LITERAL_WIDTH:
+        return _literal_of_few(p, weights, config)
+    some = _spread(weights, min(2, len(weights)))
     erase = getattr(config, "erase_scale", 1.0)
     new, seconds, _ = timed(
         lambda: {k: literal.uce(weights[k].double(), p, erase, config.retain_scale, config.ridge) for k in some}
     )
     return Literal(new, seconds * len(weights) / len(some), f"{len(some)} of {len(weights)} matrices")
+
+
+def _literal_of_few(p: TextProblem, weights: dict[str, Tensor], config: UCEConfig | MACEConfig) -> Literal:
+    """Run UCE with no state and with few, whose difference is the time of a state."""
+    first, erase = next(iter(weights)), getattr(config, "erase_scale", 1.0)
+
+    def of(states: int) -> tuple[TextProblem, Tensor, float]:
+        part = replace(p, targets=p.targets[:states], anchors=p.anchors[:states], retain=p.retain[:states])
+        W = weights[first].double()
+        new, seconds, _ = timed(lambda: literal.uce(W, part, erase, config.retain_scale, config.ridge))
+        return part, new, seconds
+
+    (*_, without), (part, new, few) = of(0), of(LITERAL_STATES)
+    states, timed_states = len(p.targets) + len(p.retain), 2 * LITERAL_STATES
+    seconds = without + max(0.0, few - without) / timed_states * states
+    return Literal({first: new}, seconds * len(weights), f"{timed_states} of {states} states", problem=part)
 
 
 def literal_rece(p: TextProblem, weights: dict[str, Tensor], config: RECEConfig) -> Literal:
@@ -246,55 +288,72 @@ BENCHES = {
 def bench(shape: str, method: str, concepts: int, literal_concepts: int = LITERAL_CONCEPTS) -> Row:
     """Measure one method at one shape, with its literal form if there are at most `literal_concepts`."""
     b = BENCHES[method]
-    p, weights = build(shape, concepts, TOKENS[method], b.roles)
-
-    solution, seconds, peak = solve_and_apply(b, p, weights)
+    tokens = DOOR_TOKENS if shape in DOORS else TOKENS[method]
+    problems = build(shape, concepts, tokens, b.roles)
+    spent = solve_and_apply(b, problems)
     row = Row(
         shape,
         method,
         concepts,
-        TOKENS[method],
-        round(seconds, 3),
+        tokens,
+        round(spent.seconds, 3),
         None,
         None,
         None,
-        round(peak, 1),
-        round(sum(w.numel() for w in weights.values()) * 8 / 1e6, 1),
+        round(spent.peak, 1),
+        round(sum(w.numel() for _, weights in problems for w in weights.values()) * 8 / 1e6, 1),
         "none",
         torch.get_num_threads(),
         torch.__version__,
+        round(spent.cpu, 3),
     )
     if b.literal is None or concepts > literal_concepts:
         return row
-    printed = b.literal(p, weights, b.config)
-    if printed.problem is not None:
-        solution = b.solve(printed.problem, weights)
-    differences = [
-        relative_difference(solution, path, weights[path].double(), new, printed.rows.get(path))
-        for path, new in printed.new.items()
-    ]
+    seconds, differences, parts = 0.0, list[float](), list[str]()
+    for p, weights in problems:
+        printed = b.literal(p, weights, b.config)
+        solution = b.solve(printed.problem or p, weights)
+        seconds += printed.seconds
+        parts.append(printed.part)
+        differences += [
+            relative_difference(solution, path, weights[path].double(), new, printed.rows.get(path))
+            for path, new in printed.new.items()
+        ]
     return replace(
         row,
-        naive_seconds=round(printed.seconds, 2),
-        ratio=round(printed.seconds / seconds, 1),
+        naive_seconds=round(seconds, 2),
+        ratio=round(seconds / spent.seconds, 1),
         max_rel_diff=max(differences),
-        naive_part=printed.part,
+        naive_part="; ".join(dict.fromkeys(parts)),
     )
 
 
-def solve_and_apply(b: Bench, p: TextProblem, weights: dict[str, Tensor]) -> tuple[Solution, float, float]:
-    """Return the solution, seconds, and peak extra memory in MB, of solving and computing the new weights.
+@dataclass(frozen=True)
+class Spent:
+    """Seconds, CPU seconds, and peak extra memory in MB."""
 
-    The new weights are computed one at a time, as when they replace those of a model.
+    seconds: float
+    cpu: float
+    peak: float
+
+
+def solve_and_apply(b: Bench, problems: Sequence[tuple[TextProblem, dict[str, Tensor]]]) -> Spent:
+    """Return what solving and computing the new weights takes; of the first run the memory, of the second the time.
+
+    The new weights are computed one at a time, as when they replace those of a model. In the first run the allocator
+    has no free blocks.
     """
 
-    def work() -> Solution:
-        solution = b.solve(p, weights)
-        for path, w in weights.items():
-            _ = w + change(solution, path, w)
-        return solution
+    def work() -> float:
+        began = time.process_time()
+        for p, weights in problems:
+            solution = b.solve(p, weights)
+            for path, w in weights.items():
+                _ = w + change(solution, path, w)
+        return time.process_time() - began
 
-    return cold_and_warm(work)
+    cpu, seconds, peak = cold_and_warm(work)
+    return Spent(seconds, cpu, peak)
 
 
 def relative_difference(solution: Solution, path: str, W: Tensor, new: Tensor, rows: range | None) -> float:
@@ -402,8 +461,9 @@ def describe(row: Row) -> str:
             f"difference {row.max_rel_diff:.1e}"
         )
     return (
-        f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s; "
-        f"{literal_form}; extra memory {row.peak_extra_mb:.0f} MB, projections in float64 {row.projections_mb:.0f} MB"
+        f"{row.method:12} {row.shape} {row.concepts} concepts of {row.tokens} tokens: {row.seconds:.2f} s, "
+        f"{row.cpu_seconds or 0:.2f} s of CPU; {literal_form}; extra memory {row.peak_extra_mb:.0f} MB, "
+        f"projections in float64 {row.projections_mb:.0f} MB"
     )
 
 

@@ -39,7 +39,7 @@ def time_of(method: str, concepts: int, width: int, rows: int) -> float:
     """Return the seconds of one edit after encoding."""
     b = BENCHES[method]
     problem, weights = problem_of((rows,) * LAYERS, width, concepts, TOKENS[method], b.roles)
-    return solve_and_apply(b, problem, weights)[1]
+    return solve_and_apply(b, [(problem, weights)]).seconds
 
 
 def lines(method: str) -> list[dict[str, Any]]:

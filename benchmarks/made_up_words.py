@@ -10,7 +10,13 @@ from string import ascii_lowercase
 from typing import Any
 
 KEPT_FROM = 1000
-CLIP_ENTRIES, GEMMA_ENTRIES = 49_408, 256_000
+CLIP_ENTRIES, GEMMA_ENTRIES, T5_ENTRIES, QWEN_ENTRIES = 49_408, 256_000, 32_128, 151_936
+QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+QWEN_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 ADJECTIVES = (
     "amber", "brass", "carved", "copper", "crimson", "crystal", "dented", "faded", "folded", "frosted", "gilded",
     "glazed", "hollow", "ivory", "knitted", "lacquered", "leather", "marble", "mossy", "muddy", "painted",
@@ -80,6 +86,41 @@ def gemma_tokenizer() -> Any:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{i:02X}>" for i in range(256))]
     vocab, merges = _vocabulary(bpe, [*special, *letters], GEMMA_ENTRIES)
     return GemmaTokenizer(vocab=vocab, merges=merges, model_max_length=300, padding_side="right", add_bos_token=True)
+
+
+def t5_tokenizer() -> Any:
+    """Return a T5 tokenizer in which every word of the requests is one token; letters make up the rest."""
+    from transformers import T5Tokenizer
+
+    words = sorted({word for text in _corpus(0) for word in text.split()})
+    pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": -20.0, "▁": -6.0, **{f"▁{word}": -3.0 for word in words}}
+    for code in range(33, 127):
+        pieces.setdefault(chr(code), -8.0)
+    return T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=512)
+
+
+def qwen_tokenizer() -> Any:
+    """Return a Qwen tokenizer with its chat, in which every word of the requests is one token; bytes make the rest."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(vocab_size=QWEN_ENTRIES, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator((form for text in (*_corpus(0), "user assistant") for form in (text, f" {text}")), trainer)
+    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    pieces = [*alphabet, *(a + b for a, b in merges), *QWEN_SPECIAL]
+    return Qwen2Tokenizer(
+        vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))},
+        merges=merges,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(QWEN_SPECIAL),
+        chat_template=QWEN_CHAT,
+        model_max_length=131_072,
+        padding_side="right",
+    )
 
 
 def _vocabulary(bpe: Any, first: list[str], entries: int) -> tuple[dict[str, int], list[tuple[str, str]]]:

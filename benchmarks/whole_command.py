@@ -2,13 +2,15 @@
 
     python -m benchmarks.whole_command [--rows uce-10] [--repeats 2] [--shapes FOLDER] [--out lines.jsonl]
     python -m benchmarks.whole_command --growth [--rows concepts-100]
+    python -m benchmarks.whole_command --transformers --shapes FOLDER [--rows zimage-10]
     python -m benchmarks.whole_command --table lines.jsonl
 
 Models have random weights (`benchmarks/model_folders.py`). Each command is a process of its own with an empty cache
 folder: CPU seconds (user and system), wall seconds and peak memory are those of that process. Builds are commits; their
 trees are unpacked into a temporary folder. The rows, with the command lines, are in `benchmarks/whole_rows.py`; growth,
-against reading and multiplying alone, is in `benchmarks/whole_growth.py`. With --out, runs that the file holds are not
-measured again.
+against reading and multiplying alone, is in `benchmarks/whole_growth.py`. Diffusion transformers are measured beside
+the time in which their pipelines encode every padded prompt (`benchmarks/padded_prompts.py`). With --out, runs that the
+file holds are not measured again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pathlib import Path
 
 from benchmarks import whole_growth
 from benchmarks.made_up_words import KEPT_FROM, names
-from benchmarks.whole_rows import GROWTH, ROWS, Row, Target, erasing
+from benchmarks.whole_rows import GROWTH, ROWS, TRANSFORMERS, Row, Target, erasing
 
 ROOT = Path(__file__).parents[1]
 BASE = "e03a948"
@@ -176,6 +178,30 @@ def measure(rows: Iterable[Row], builds: Sequence[Build], options: argparse.Name
     return runs
 
 
+def beside_padded(rows: Iterable[Row], build: Build, options: argparse.Namespace, work: Path) -> str:
+    """Measure commands of diffusion transformers, each beside the encoding of its padded prompts; return a table."""
+    lines = [
+        "| command | CPU, s | wall, s | peak, MB | prompts | CPU of all padded, s | timed | ratio of CPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        model = prepare(row, build, work, options.shapes)
+        found = run(row, build, work, model)
+        if found.error:
+            lines.append(f"| {row.title} | failed: {found.error} |")
+            continue
+        files = [f"--erased={work}/erased-{row.erased}.txt", f"--kept={work}/kept-{row.kept}.txt"]
+        *_, status, text = measured(["-m", "benchmarks.padded_prompts", str(model), *files], build)
+        if status:
+            sys.exit(f"the padded prompts of {row.name} cannot be encoded: {text[-500:]}")
+        padded = json.loads(text.strip().splitlines()[-1])
+        cells = [row.title, f"{found.cpu:.1f}", f"{found.wall:.1f}", f"{found.peak_mb:,.0f}", str(padded["prompts"])]
+        cells += [f"{padded['cpu']:,.1f}", str(padded["sample"]), f"{found.cpu / padded['cpu']:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
 def middle(runs: Iterable[Run], of: str) -> float | None:
     """Return the median of a field over runs; None where there is none."""
     values = [value for r in runs if not r.error and (value := getattr(r, of)) is not None]
@@ -224,8 +250,11 @@ def _met(value: float | None, bound: float | None, at_least: bool = False) -> st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", action="append", choices=[*ROWS, *GROWTH], help="measure only this row; repeatable")
+    parser.add_argument(
+        "--rows", action="append", choices=[*ROWS, *GROWTH, *TRANSFORMERS], help="measure only this row; repeatable"
+    )
     parser.add_argument("--growth", action="store_true", help="measure the rows of growth, with this build alone")
+    parser.add_argument("--transformers", action="store_true", help="measure diffusion transformers, with this build")
     parser.add_argument("--draw", type=Path, help="draw the rows of growth into this picture")
     parser.add_argument("--base", default=BASE, help="commit to compare with")
     parser.add_argument("--build", default="HEAD", help="commit to measure")
@@ -243,6 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         options.shapes = (options.shapes or work / "shapes").resolve()
+        if options.transformers:
+            chosen = [row for name, row in TRANSFORMERS.items() if not options.rows or name in options.rows]
+            print(beside_padded(chosen, unpacked(ours, work), options, work / "files"))
+            return
         if options.growth:
             rows = [row for name, row in GROWTH.items() if not options.rows or name in options.rows]
             runs = measure(rows, [unpacked(ours, work)], options, work)

@@ -154,6 +154,22 @@ ROWS: dict[str, Row] = {
 }
 
 
+def _transformer(shape: str, title: str, erased: int, kept: int) -> Row:
+    arguments = (*erasing("uce"), "--dtype", "bfloat16")
+    return Row(f"{shape}-{erased}", f"{title}, {erased} concepts, {kept} kept", arguments, (), shape, erased, kept)
+
+
+# Of diffusion transformers: with the time of encoding every padded prompt beside (benchmarks/padded_prompts.py).
+TRANSFORMERS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        _transformer("zimage", "Z-Image", 10, 100),
+        _transformer("flux1", "FLUX.1", 10, 100),
+        _transformer("flux1", "FLUX.1", 1, 2),
+    )
+}
+
+
 def _growing(name: str, title: str, shape: str, erased: int, kept: int = KEPT) -> Row:
     return Row(name, f"{title}, {erased} concepts, {kept} kept", erasing("uce"), (), shape, erased, kept, cold=True)
 

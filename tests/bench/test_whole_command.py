@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks import model_folders, whole_command, whole_growth
-from benchmarks.made_up_words import ADJECTIVES, KEPT_FROM, NOUNS, names
+from benchmarks import model_folders, padded_prompts, whole_command, whole_growth
+from benchmarks.made_up_words import ADJECTIVES, KEPT_FROM, NOUNS, names, qwen_tokenizer, t5_tokenizer
 from benchmarks.whole_command import Build, Run, table
-from benchmarks.whole_rows import GROWTH, ROWS, Row, Target, drawing, solve_alone, whole
+from benchmarks.whole_rows import GROWTH, ROWS, TRANSFORMERS, Row, Target, drawing, solve_alone, whole
 from excise.concepts.concept import read_names
 from excise.concepts.vocabulary import LISTS
 from excise.support.headers import read_header
@@ -51,6 +52,36 @@ def test_a_folder_has_published_names_and_loads_whole(toy, tmp_path):
     assert (path / "model_index.json").stat().st_mtime_ns == kept
 
 
+def test_a_transformer_gets_as_many_blocks_as_the_disk_holds():
+    parts = {"transformer": model_folders.Part(lambda: nn.Linear(100, 100, bias=False))}
+    parts["text_encoder"] = model_folders.Part(lambda: nn.Linear(10, 10, bias=False))
+    shape = model_folders.Shape("SomePipeline", "float16", parts, ("PNDMScheduler", {}), {}, {})
+    free = model_folders.RESERVE + 200 + 10_000
+    assert model_folders.share_that_fits(shape, free) == 0.5
+    assert model_folders.share_that_fits(shape, 2 * free) == 1
+    assert model_folders.share_that_fits(shape, 0) == 0
+    assert model_folders._fewer({"num_layers": 19, "n_refiner_layers": 2, "guidance_embeds": True}, 0.25) == {
+        "num_layers": 4,
+        "n_refiner_layers": 1,
+        "guidance_embeds": True,
+    }
+
+
+def test_words_of_requests_are_whole_tokens_of_t5_and_qwen():
+    t5, qwen = t5_tokenizer(), qwen_tokenizer()
+    assert len(t5("a picture of the amber anchor").input_ids) == 7
+    assert len(qwen("a picture of the amber anchor").input_ids) == 6
+    turn = [{"role": "user", "content": "cat"}]
+    text = qwen.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    assert text == "<|im_start|>user\ncat<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_padded_prompts_are_the_distinct_ones_of_a_request():
+    found = padded_prompts.prompts_of(["cat", "car"], ["dog", "cat"])
+    assert len(found) == 4 * 5
+    assert "" in found
+
+
 def test_names_to_erase_and_to_keep_are_different_words_from_those_of_the_ordinary_list():
     erased, kept = names(KEPT_FROM), names(1000, KEPT_FROM)
     assert len({*erased, *kept}) == 2000
@@ -61,7 +92,7 @@ def test_names_to_erase_and_to_keep_are_different_words_from_those_of_the_ordina
 
 def test_every_row_names_only_what_can_be_filled_in():
     values = dict.fromkeys(("model", "erased", "kept", "edit", "out"), "x")
-    for name, row in {**ROWS, **GROWTH}.items():
+    for name, row in {**ROWS, **GROWTH, **TRANSFORMERS}.items():
         assert name == row.name
         for argument in (*row.arguments, *row.of_base):
             argument.format(**values)

@@ -10,11 +10,14 @@ import torch
 from tiny_flux import build
 from torch.testing import assert_close
 
+from excise import erase, load
 from excise.errors import ModelError
 from excise.families import family_of
 from excise.families.base import Condition
 from excise.families.flux import Flux
+from excise.families.networks import parameters
 from excise.families.noising import noising
+from excise.families.streaming import streams
 from excise.training.adapters import Adapter
 
 EMBEDDER, POOLED = "context_embedder", "time_text_embed.text_embedder.linear_1"
@@ -52,6 +55,47 @@ def test_tokens_without_a_start_token(family):
     sizes = {t: len(states.span(0, t)) for t in ("last", "subject", "from_last", "all_but_start", "all")}
     assert sizes == {"last": 1, "subject": 1, "from_last": 28, "all_but_start": 32, "all": 32}
     assert states.pooled.shape == (3, 24)
+
+
+def test_a_prompt_is_encoded_once_and_no_state_is_kept_that_is_not_wanted(pipe, family):
+    texts = ["a cat", "a photo of a cat", "a cat", "", "a cat"]
+    subjects = ["cat", "cat", None, None, "a"]
+    given = []
+    encode = pipe.encode_prompt
+
+    def counted(prompt, **options):
+        given.extend(prompt)
+        return encode(prompt=prompt, **options)
+
+    pipe.encode_prompt = counted
+    whole = family.encode(texts, subjects)
+    assert given == ["a cat", "a photo of a cat", ""]
+    assert len(whole.rows) == 3 * 32
+    assert_close(whole.states[2], encode("a cat", max_sequence_length=32)[0][0])
+    assert torch.equal(whole.pooled[0], whole.pooled[4])
+    some = family.encode(texts, subjects, ["last", "last", "last", "all", "end"])
+    assert len(some.rows) == 3 + 5 + 32  # of "a cat" through its end token, for one request wants that
+    for index in range(2):
+        assert_close(some.span(index, "last"), whole.span(index, "last"))
+    assert_close(some.span(3, "all"), whole.span(3, "all"))
+    with pytest.raises(ModelError, match="until='all'"):
+        some.span(0, "from_last")
+
+
+def test_in_bfloat16_no_block_is_read_and_t5_is_read_layer_by_layer(tmp_path):
+    """As its library has it, T5 keeps no part in single precision in bfloat16, so that its files can be streamed."""
+    build().save_pretrained(tmp_path / "flux")
+    edits = []
+    for whole in (True, False):
+        family = load(tmp_path / "flux", device="cpu", dtype="bfloat16", whole=whole)
+        edits.append(erase(family, ["cat"], "uce", preserve=["dog"], vocabulary=None))
+        edits[-1].save(tmp_path / f"{whole}.safetensors")
+        kinds = {weight.dtype for weight in parameters(family.pipe.text_encoder_2).values()}
+        assert kinds == {torch.bfloat16}
+    assert streams(family.pipe.text_encoder)
+    assert streams(family.pipe.text_encoder_2)
+    assert all(weight.is_meta for weight in parameters(family.denoiser).values())
+    assert (tmp_path / "True.safetensors").read_bytes() == (tmp_path / "False.safetensors").read_bytes()
 
 
 def test_inputs_of_maps_are_what_reaches_them(family):

@@ -10,7 +10,7 @@ from problems import problem, text_problems, weights_for
 from torch.testing import assert_close
 
 from excise.linalg.solves import weakest_direction
-from excise.methods.closed_form.speed import SPEED, _prepare, invariant_states, retain_moment
+from excise.methods.closed_form.speed import SPEED, _prepare, invariant_states, retained
 from excise.methods.closed_form.speed_config import SPEEDConfig
 
 
@@ -57,7 +57,7 @@ def test_moment_equals_the_rows_written_out(p, filter_, augment, seed):
     config = SPEEDConfig(filter=filter_, augment=augment, draws=3, chunk=4)
     shared = _prepare(p, config, torch.Generator().manual_seed(0))
     for W in weights_for(p, seed).values():
-        fast = retain_moment(p.retain, W, shared, config, torch.Generator().manual_seed(seed))
+        fast = retained(p.retain, W, shared, config, torch.Generator().manual_seed(seed)).moment()
         rows = len(p.retain)
         if filter_:
             d = W.shape[1]
@@ -79,7 +79,7 @@ def test_delta_equals_the_printed_closed_form(p, ridge, slack, seed):
     solution = SPEED().solve(p, weights, config, torch.Generator().manual_seed(seed))
     shared = _prepare(p, config, torch.Generator().manual_seed(seed))
     for path, W in weights.items():
-        moment = retain_moment(p.retain, W, shared, config, torch.Generator())
+        moment = retained(p.retain, W, shared, config, torch.Generator()).moment()
         null = torch.linalg.eigh(moment)[1][:, torch.linalg.eigvalsh(moment) < config.threshold]
         if null.shape[1] <= K.shape[1] and slack == 0:
             continue  # as many constraints as freedom: the printed inverse does not exist

@@ -34,6 +34,7 @@ class Chroma(TransformerFamily):
     draws_with = "ChromaPipeline"
     doors = ("context_embedder",)
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
+    encode_batch = 8  # T5 reads every row of 512, padding included
 
     @property
     def text_width(self) -> int:
@@ -57,9 +58,7 @@ class Chroma(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, start=0)
-        states = self.condition(texts).inputs["encoder_hidden_states"]
-        read = torch.ones(states.shape[:2], dtype=torch.bool)
-        return TextStates.dense(states, *spans, read=read, start=False)
+        return self._encode_whole(texts, spans, until)
 
     def unconditional(self) -> Condition:
         return self.condition([""])

@@ -37,6 +37,7 @@ class Flux(TransformerFamily):
     doors = ("context_embedder",)
     pooled_door = "time_text_embed.text_embedder.linear_1"
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
+    encode_batch = 8  # T5 reads every row of 512, padding included
 
     @property
     def text_width(self) -> int:
@@ -60,10 +61,7 @@ class Flux(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self.pipe.tokenizer_2, texts, subjects, self.max_tokens, start=0)
-        inputs = self.condition(texts).inputs
-        states = inputs["encoder_hidden_states"]
-        read = torch.ones(states.shape[:2], dtype=torch.bool)
-        return TextStates.dense(states, *spans, read=read, pooled=inputs["pooled_projections"], start=False)
+        return self._encode_whole(texts, spans, until)
 
     def unconditional(self) -> Condition:
         return self.condition([""])

@@ -179,9 +179,9 @@ def _built(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
             _cast_buffers(network, dtype)
         else:
             network = kind._from_config(kind.config_class.from_pretrained(str(folder)), dtype=dtype)
-            network.tie_weights()
-    # diffusers keeps some parts of a few denoisers in single precision; encoders that have such are not built here.
-    single = set(getattr(kind, "_keep_in_fp32_modules", None) or ())
+    if not kind.__module__.startswith("diffusers."):
+        network.tie_weights()  # not above, where every place would get a parameter of its own
+    single = _single(kind, dtype)  # encoders that have such parts are not built here
     cast: dict[nn.Parameter, nn.Parameter] = {}
     for path, module in network.named_modules():
         for name, weight in module._parameters.items():
@@ -190,6 +190,17 @@ def _built(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
                 cast.setdefault(weight, nn.Parameter(weight.to(wanted), weight.requires_grad))
                 module._parameters[name] = cast[weight]
     return network.eval()
+
+
+def _single(kind: Any, dtype: torch.dtype) -> set[str]:
+    """The parts of a network that its library keeps in single precision when the rest is in `dtype`.
+
+    transformers does so for half precision, whose numbers end at 65,504; with bfloat16 (T5's) only where it must.
+    """
+    usual, always = (
+        set(getattr(kind, name, None) or ()) for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+    )
+    return always if kind.__module__.startswith("transformers.") and dtype == torch.bfloat16 else usual | always
 
 
 def _cast_buffers(network: nn.Module, dtype: torch.dtype) -> None:
@@ -231,7 +242,7 @@ def _encoder(kind: Any, folder: Path, opening: Opening) -> Any:
         return None
     files = TensorFiles.of_folder(folder, opening.variant)
     names = _names_in(files, parameters(network))
-    mixed = opening.dtype != torch.float32 and getattr(kind, "_keep_in_fp32_modules", None)
+    mixed = opening.dtype != torch.float32 and _single(kind, opening.dtype)
     if names is None or mixed or _saves_buffers(network):
         check_fits(network, f"the text encoder in {folder}", _device(opening))
         return None

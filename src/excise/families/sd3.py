@@ -40,6 +40,7 @@ class StableDiffusion3(TransformerFamily):
     draws_with = "StableDiffusion3Pipeline"
     doors = ("context_embedder",)
     pooled_door = "time_text_embed.text_embedder.linear_1"
+    encode_batch = 16  # T5 reads every row of 256, padding included
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)

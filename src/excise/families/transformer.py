@@ -6,16 +6,18 @@ latents and timestep. Closed forms edit the maps that read a prompt before that:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from excise.families.base import Condition, MapInput, Projection, WeightMap
+from excise.families.base import Condition, MapInput, Projection, WeightMap, split
 from excise.families.networks import module_in, parameters
 from excise.families.pipeline import PipelineFamily
+from excise.families.progress import encoded
+from excise.families.text_states import TextStates, Until
 
 
 class TransformerFamily(PipelineFamily):
@@ -77,6 +79,39 @@ class TransformerFamily(PipelineFamily):
         length = condition.inputs["encoder_hidden_states"].shape[1]
         text = rows[:, :length]
         return MapInput(text, self._read(condition, text), rows[:, length:])
+
+    def _encode_whole(
+        self, texts: Sequence[str], spans: tuple[Tensor, Tensor, Tensor], until: Sequence[Until] | None
+    ) -> TextStates:
+        """Encode for a text encoder in which every token reads every other, padding included (T5 without a mask).
+
+        A prompt is encoded whole, and once however often it is asked for; of its states those are kept that are wanted.
+
+        Args:
+            spans: first, last and end of each subject (`TextStates`).
+            until: as `encode` takes it.
+        """
+        self._check_encodes()
+        _, last, end = spans
+        place, kinds = torch.arange(self.max_tokens), until or ["all"] * len(texts)
+        through = torch.stack([last, end, torch.full_like(end, len(place))])
+        stops = through[[get_args(Until).index(kind) for kind in kinds], torch.arange(len(texts))]
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        which = torch.tensor([distinct[text] for text in texts])
+        stop = torch.zeros(len(distinct), dtype=torch.long).scatter_reduce_(0, which, stops, "amax")
+        wanted = place <= stop[:, None]
+        rows, pooled, done = list[Tensor](), list[Tensor](), 0
+        for part in split(list(distinct), self.encode_batch):
+            inputs = self._condition(part).inputs
+            states = inputs["encoder_hidden_states"]
+            rows.append(states[wanted[done : done + len(part)].to(states.device)])
+            pooled += [inputs["pooled_projections"]] if self.pooled_door else []
+            done += len(part)
+            encoded(done * len(texts) // len(distinct), len(texts))
+        number = torch.where(wanted, (wanted.flatten().cumsum(0) - 1).view(wanted.shape), -1)
+        read = torch.ones(len(texts), len(place), dtype=torch.bool)
+        whole = torch.cat(pooled)[which.to(pooled[0].device)] if pooled else None
+        return TextStates(torch.cat(rows), number[which], *spans, read, whole, start=False)
 
     def door_maps(self) -> list[WeightMap]:
         return [WeightMap(p.path, p.path, "door", p.role) for p in self.projections("ep")]

@@ -32,6 +32,7 @@ from torch.nn.functional import normalize
 
 from excise.edits.deltas import Delta, Dense
 from excise.linalg.moments import cross, distinct, gram
+from excise.linalg.row_space import few, span
 from excise.linalg.rows import Pencil, RowSystem, pencil
 from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.base import ClosedForm
@@ -47,17 +48,23 @@ _FEW = 0.1  # share of a mask's entries below which they are visited one by one
 
 @dataclass(frozen=True)
 class _Shared:
-    """Terms shared by all projections."""
+    """Terms shared by all projections.
+
+    Every matrix of a system does nothing but scale outside of the span of targets, subjects and retained states. Where
+    these are few and text is wide, systems are written in c coordinates of that span; otherwise c is d.
+    """
 
     problem: TextProblem
-    C: Tensor  # (d, m)
-    U: Tensor  # (d, r) left singular vectors of C
+    Q: Tensor | None  # (d, c) the span; None for all of text space
+    targets: Tensor  # (T, c)
+    C: Tensor  # (c, m)
+    U: Tensor  # (c, r) left singular vectors of C
     gate: Tensor  # (r,) sigmoid gate of its singular values
-    F: Tensor  # (d, m), Pi = F F^T
+    F: Tensor  # (c, m), Pi = F F^T
     empty: Tensor  # (d,) state of the empty prompt, for the relevance
-    anchors: Tensor  # distinct anchor rows
+    anchors: Tensor  # (a, d) distinct anchor rows
     anchor_of: Tensor  # (T,) index of the anchor of each target row
-    retain: Tensor  # (d, d), K = p (T / M) R^T R
+    retain: Tensor  # (c, c), K = p (T / M) R^T R
 
     @cached_property
     def ends(self) -> list[int]:
@@ -68,10 +75,32 @@ class _Shared:
         """The target tokens of consecutive concepts."""
         return slice(self.ends[concepts.start - 1] if concepts.start else 0, self.ends[concepts][-1])
 
+    def through_anchors(self, W: Tensor) -> Tensor:
+        """W sum_k N_k^T O_k, (n, c) for W (n, d)."""
+        if self.Q is None:
+            return W @ self._moment
+        sums = self.targets.new_zeros(len(self.anchors), self.targets.shape[1])
+        return (W @ self.anchors.mT) @ sums.index_add_(0, self.anchor_of, self.targets)
+
     @cached_property
-    def moment(self) -> Tensor:
-        """sum_k N_k^T O_k (d, d)."""
+    def _moment(self) -> Tensor:
         return cross(self.problem.anchors, self.problem.targets)
+
+    def inside(self, rows: Tensor) -> Tensor:
+        """Coordinates (n, c) of rows (n, d)."""
+        return rows if self.Q is None else rows @ self.Q
+
+    def whole(self, edited: Tensor, rows: Tensor, share: Tensor | None = None) -> Tensor:
+        """Rows (n, d) from their edited coordinates (n, c).
+
+        Args:
+            rows: (n, d) before the edit.
+            share: (n, 1) of them that is left outside of the span, all if missing.
+        """
+        if self.Q is None:
+            return edited
+        left = rows if share is None else share * rows
+        return torch.addmm(left, edited - left @ self.Q, self.Q.mT)
 
 
 class ScaPre(ClosedForm[ScaPreConfig]):
@@ -109,13 +138,19 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
         order = problem.owner.argsort(stable=True)
         targets, anchors, owner = (x[order] for x in (problem.targets, problem.anchors, problem.owner))
         problem = replace(problem, targets=targets, anchors=anchors, owner=owner)
-    C = problem.subjects.mT
+    Q = _span(problem, config)
+    targets, subjects, retain = (
+        rows if Q is None else rows @ Q for rows in (problem.targets, problem.subjects, problem.retain)
+    )
+    C = subjects.mT
     U, S, _ = torch.linalg.svd(C, full_matrices=False)
     anchors, anchor_of = distinct(problem.anchors)
     gate = torch.sigmoid((S - S.median()) / config.gate_temperature) ** config.gate_power
     squared = S.square()
     return _Shared(
         problem,
+        Q,
+        targets,
         C,
         U,
         gate,
@@ -123,8 +158,14 @@ def _prepare(problem: TextProblem, config: ScaPreConfig) -> _Shared:
         problem.null[0] if len(problem.null) else problem.start,
         anchors,
         anchor_of,
-        retain_weight(problem, config.retain_scale, True) * gram(problem.retain),
+        retain_weight(problem, config.retain_scale, True) * gram(retain),
     )
+
+
+def _span(problem: TextProblem, config: ScaPreConfig) -> Tensor | None:
+    """(d, c) the span of all that is in the systems; None where it is no smaller than text space, or that is narrow."""
+    parts = [problem.targets, problem.subjects, *([problem.retain] if config.retain_scale else [])]
+    return span(*parts) if few(sum(map(len, parts)), problem.targets.shape[1]) else None
 
 
 def relevance(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: torch.Generator) -> Tensor | None:
@@ -150,13 +191,13 @@ def largest_relevance(m: Tensor | None, W: Tensor) -> Tensor:
 
 
 def anchor_term(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConfig) -> Tensor:
-    """s sum_k m_ik w_i N_k^T O_k for each row of W (n, d): s ((W N^T) * m) O (n, d).
+    """s sum_k m_ik w_i N_k^T O_k for each row of W (n, d): s ((W N^T) * m) O, in coordinates (n, c).
 
     Args:
         m: relevance (n, m), or None for all ones.
     """
     if m is None:
-        return config.erase_scale * W @ shared.moment
+        return shared.through_anchors(config.erase_scale * W)
     if config.elsewhere == "zero":
         common = m.mode(dim=0).values
         if (m != common).count_nonzero() < _FEW * m.numel():
@@ -166,9 +207,9 @@ def anchor_term(W: Tensor, m: Tensor | None, shared: _Shared, config: ScaPreConf
     def weighed(rows: Tensor, some: slice) -> Tensor:
         read, mask = (rows @ shared.anchors.mT)[:, shared.anchor_of], m[some][:, p.owner]
         read = (rows @ p.targets.mT).lerp_(read, mask) if config.elsewhere == "own" else read.mul_(mask)
-        return read @ p.targets
+        return read @ shared.targets
 
-    return by_rows(W, weighed).mul_(config.erase_scale)
+    return by_rows(W, weighed, shared.targets.shape[1]).mul_(config.erase_scale)
 
 
 def _common_and_apart(W: Tensor, common: Tensor, apart: Tensor, shared: _Shared) -> Tensor:
@@ -177,12 +218,12 @@ def _common_and_apart(W: Tensor, common: Tensor, apart: Tensor, shared: _Shared)
     The program's masks saturate: nearly all rows have one and the same relevance to a concept. What they have in
     common is one product in the anchors; of a few concepts at a time, only the rows that are apart are visited.
     """
-    p, read = shared.problem, W @ shared.anchors.mT
-    sums, term = torch.zeros_like(shared.anchors), torch.zeros_like(W)
+    p, read, width = shared.problem, W @ shared.anchors.mT, shared.targets.shape[1]
+    sums, term = W.new_zeros(len(shared.anchors), width), W.new_zeros(len(W), width)
     for first in range(0, len(common), _CONCEPTS):
         concepts = slice(first, first + _CONCEPTS)
         tokens = shared.tokens_of(concepts)
-        anchors, owners, targets = shared.anchor_of[tokens], p.owner[tokens] - first, p.targets[tokens]
+        anchors, owners, targets = shared.anchor_of[tokens], p.owner[tokens] - first, shared.targets[tokens]
         distinct_here, place = anchors.unique(return_inverse=True)
         grouped = W.new_zeros(len(distinct_here), len(place))
         grouped[place, torch.arange(len(place), device=W.device)] = common[concepts][owners]
@@ -194,7 +235,7 @@ def _common_and_apart(W: Tensor, common: Tensor, apart: Tensor, shared: _Shared)
 
 
 def retain_term(W: Tensor, pull: float, shared: _Shared, config: ScaPreConfig) -> Tensor:
-    """W (pull I + K), for the moment K of retained states."""
+    """W (pull I + K), for the moment K of retained states and rows W in coordinates (n, c)."""
     return pull * W + W @ shared.retain if config.retain_scale else pull * W
 
 
@@ -204,9 +245,9 @@ def row_entropy(W: Tensor, shared: _Shared, config: ScaPreConfig, generator: tor
     return entropy(W, Noisy.draw(concepts, len(concepts), config.entropy_copies, config.noise, generator), config.bins)
 
 
-def by_rows(W: Tensor, work: Callable[[Tensor, slice], Tensor]) -> Tensor:
+def by_rows(W: Tensor, work: Callable[[Tensor, slice], Tensor], width: int | None = None) -> Tensor:
     """Return `work` of a few rows of W at a time, which keeps what lies between small."""
-    done = torch.empty_like(W)
+    done = torch.empty_like(W) if width is None else W.new_empty(len(W), width)
     for first in range(0, len(W), _ROWS):
         some = slice(first, min(len(W), first + _ROWS))
         done[some] = work(W[some], some)
@@ -218,7 +259,7 @@ class _Scale:
 
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
-        O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
+        O, C = shared.targets, shared.C  # noqa: E741 - the paper's letter
         G0 = C @ C.mT + config.erase_scale * gram(O) + shared.retain
         G0.diagonal().add_(config.ridge)
         J = None
@@ -237,8 +278,8 @@ class _Scale:
         system = RowSystem(self.pencil, mu, self.EF)
 
         def solved(rows: Tensor, some: slice) -> Tensor:
-            rhs = retain_term(rows, config.ridge + mu, shared, config) + anchors[some]
-            edited = system.solve(alpha[some], rhs @ self.pencil.E)
+            rhs = retain_term(shared.inside(rows), config.ridge + mu, shared, config) + anchors[some]
+            edited = shared.whole(system.solve(alpha[some], rhs @ self.pencil.E), rows)
             return aligned(edited, rows, config.ridge + mu, mu, config.geometry)
 
         edited = by_rows(W, solved)
@@ -250,7 +291,7 @@ class _Small:
 
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
-        O, C = shared.problem.targets, shared.C  # noqa: E741 - the paper's letter
+        O, C = shared.targets, shared.C  # noqa: E741 - the paper's letter
         A = C @ C.mT + config.erase_scale * gram(O) + shared.retain
         A.diagonal().add_(config.ridge)
         self.inverse = solve_spd(A, torch.eye(len(A), dtype=A.dtype, device=A.device))
@@ -269,7 +310,8 @@ class _Small:
         anchors = anchor_term(W, m, shared, config)
 
         def solved(rows: Tensor, some: slice) -> Tensor:
-            return rows.lerp((rows @ self.common + anchors[some]) @ self.inverse, keep[some])
+            edited = (shared.inside(rows) @ self.common + anchors[some]) @ self.inverse
+            return rows.lerp(shared.whole(edited, rows), keep[some])
 
         return by_rows(W, solved)
 
@@ -279,7 +321,7 @@ class _Paper:
 
     def __init__(self, shared: _Shared, config: ScaPreConfig) -> None:
         self.shared, self.config = shared, config
-        O = shared.problem.targets  # noqa: E741 - the paper's letter
+        O = shared.targets  # noqa: E741 - the paper's letter
         A = config.erase_scale * gram(O) + shared.retain
         if config.gate:
             S = torch.linalg.svdvals(shared.C)
@@ -291,8 +333,11 @@ class _Paper:
     def edited(self, W: Tensor, generator: torch.Generator) -> Tensor:
         shared, config = self.shared, self.config
         m = relevance(W, shared, config, generator)
-        rhs = retain_term(W, config.ridge, shared, config) + config.erase_scale * W @ shared.moment
-        edited = (rhs @ self.pencil.E / (self.pencil.values + largest_relevance(m, W)[:, None])) @ self.pencil.E.mT
+        rhs = retain_term(shared.inside(W), config.ridge, shared, config)
+        rhs = rhs + shared.through_anchors(config.erase_scale * W)
+        alpha = largest_relevance(m, W)[:, None]
+        edited = (rhs @ self.pencil.E / (self.pencil.values + alpha)) @ self.pencil.E.mT
+        edited = shared.whole(edited, W, config.ridge / (config.ridge + alpha))
         return bures_step(edited, W, config.geometry_weight) if config.geometry else edited
 
 

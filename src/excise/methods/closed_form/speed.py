@@ -30,6 +30,7 @@ from excise.errors import ExciseWarning
 from excise.linalg.kmeans import kmeans
 from excise.linalg.low_rank import compress
 from excise.linalg.moments import cross, gram
+from excise.linalg.row_space import Ridge, few, strong_directions
 from excise.linalg.solves import null_space, solve_spd, weakest_direction
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.speed_config import SPEEDConfig
@@ -49,6 +50,73 @@ class _Shared:
     K: Tensor  # (d, q)
 
 
+@dataclass(frozen=True)
+class Null:
+    """Directions without weight in a retain moment, as they are or by those that are left.
+
+    Attributes:
+        basis: (d, q) orthonormal.
+        left_out: whether `basis` spans the directions with weight instead, the null space being the rest.
+    """
+
+    basis: Tensor
+    left_out: bool = False
+
+    @property
+    def room(self) -> bool:
+        """Whether the null space has any direction."""
+        return self.left_out or self.basis.shape[1] > 0
+
+    def project(self, rows: Tensor) -> Tensor:
+        """What of some rows (n, d) lies in the null space."""
+        inside = (rows @ self.basis) @ self.basis.mT
+        return rows - inside if self.left_out else inside
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What directed copies c + g v add to the moment of rows c, their g ~ N(0, 1) and v the weakest direction of W."""
+
+    weights: Tensor  # (n, 1) of each row: itself and its copies
+    lean: Tensor  # (n,) the sum of the copies' g
+    square: Tensor  # the sum of all g^2
+    v: Tensor  # (d,)
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Retained states R of one projection, n rows, which stand for `count` with their copies.
+
+    moment = (R^T diag(weights) R + u v^T + v u^T + square v v^T) / count,   u = R^T lean
+    """
+
+    rows: Tensor
+    count: Tensor | int
+    copies: Copies | None = None
+
+    def moment(self) -> Tensor:
+        """The mean second moment (d, d)."""
+        R, copies = self.rows, self.copies
+        if copies is None:
+            return R.mT @ R / self.count
+        mixed = torch.outer(R.mT @ copies.lean, copies.v)
+        moment = (R * copies.weights).mT @ R + mixed + mixed.mT
+        moment += copies.square * torch.outer(copies.v, copies.v)
+        return moment / self.count
+
+    def null(self, threshold: float) -> Null:
+        """The directions in which the moment is below `threshold`."""
+        R, copies, n = self.rows, self.copies, len(self.rows)
+        if not few(n + 1, R.shape[1]):
+            return Null(null_space(self.moment(), threshold))
+        form = torch.eye(n, dtype=R.dtype, device=R.device)
+        if copies is not None:
+            R = torch.cat([R, copies.v[None]])
+            form = torch.diag(torch.cat([copies.weights[:, 0], copies.square[None]]))
+            form[:n, n] = form[n, :n] = copies.lean
+        return Null(strong_directions(R, form / self.count, threshold), left_out=True)
+
+
 class SPEED(ClosedForm[SPEEDConfig]):
     """SPEED: one delta for each projection, inside the null space of retained states."""
 
@@ -63,14 +131,14 @@ class SPEED(ClosedForm[SPEEDConfig]):
         """
         shared = _prepare(problem, config, generator)
         modules: dict[str, Delta] = {}
-        null: Tensor | None = None
+        null: Null | None = None
         full = 0  # layers without a null space
         for path, weight in weights.items():
             W = weight.double()
             per_layer = config.filter or config.augment == "directed"
             if null is None or per_layer:
-                null = null_space(retain_moment(problem.retain, W, shared, config, generator), config.threshold)
-            if not null.shape[1]:
+                null = retained(problem.retain, W, shared, config, generator).null(config.threshold)
+            if not null.room:
                 full += 1
             modules[path] = _thin(W @ shared.left, through_bracket(shared.right, null, shared, config), weight)
         if 0 < full < len(weights):  # of all layers the base class speaks
@@ -111,11 +179,13 @@ def _prepare(problem: TextProblem, config: SPEEDConfig, generator: torch.Generat
         left, right = compress(S, torch.eye(len(S), dtype=S.dtype, device=S.device))
     else:
         left, right = compress((problem.anchors - problem.targets).mT / k, problem.targets)
-    # (I + Z^T Z)^-1 applied to the rows of `right`, through the smaller of k and d
-    T1 = Z.mT @ Z
-    T1.diagonal().add_(1.0)
     K = invariant_states(problem, config.invariants, generator)
-    probe_right = solve_spd(T1, right.mT).mT
+    if few(*Z.shape):
+        probe_right = Ridge(Z, 1.0).through(right)
+    else:
+        T1 = Z.mT @ Z
+        T1.diagonal().add_(1.0)
+        probe_right = solve_spd(T1, right.mT).mT
     return _Shared(left, right, compress_rows(Z), probe_right, problem.retain @ probe_right.mT, K)
 
 
@@ -134,13 +204,10 @@ def invariant_states(problem: TextProblem, count: int, generator: torch.Generato
     return torch.cat(rows).mT
 
 
-def retain_moment(
-    retain: Tensor, W: Tensor, shared: _Shared, config: SPEEDConfig, generator: torch.Generator
-) -> Tensor:
-    """Mean second moment (d, d) of the retained states for one projection, after filtering and augmentation.
+def retained(retain: Tensor, W: Tensor, shared: _Shared, config: SPEEDConfig, generator: torch.Generator) -> Retained:
+    """The retained states of one projection, after filtering and augmentation.
 
-    Directed augmentation is c + g v with g ~ N(0, 1) and v the weakest direction of W, since v v^T z = (v^T z) v; so
-    with u = R^T (sum of the chosen g) the moment is R^T diag(1 + chosen) R + u v^T + v u^T + (sum g^2) v v^T.
+    Directed augmentation adds v v^T z to a row, which is g v with g = v^T z; so no copy is ever made.
     """
     probe = W @ shared.left  # influence of c is |probe (probe_right c)|, the change an unconstrained erasure makes
     squares = probe.mT @ probe
@@ -153,33 +220,33 @@ def retain_moment(
             influential = torch.ones_like(influential)
         R, image, norms = retain[influential], image[influential], norms[influential]
     if config.augment == "none" or not len(R):
-        return R.mT @ R / max(1, len(R))
+        return Retained(R, max(1, len(R)))
     if config.augment == "random":
         noise = torch.randn((len(R) * config.draws, R.shape[1]), generator=generator, dtype=R.dtype).to(R.device)
         copies = R.repeat_interleave(config.draws, dim=0) + noise
         influence = _quadratic(copies @ shared.probe_right.mT, squares).sqrt().view(len(R), config.draws)
         every = torch.cat([R, copies[_above_chunk_mean(influence, config.chunk).flatten()]])
-        return every.mT @ every / len(every)
+        return Retained(every, len(every))
     v = weakest_direction(W)
     g = torch.randn((len(R), config.draws), generator=generator, dtype=R.dtype).to(R.device)
     step = shared.probe_right @ v  # (r,)
     slope, square = image @ (squares @ step), step @ squares @ step
     influence = (norms[:, None] + 2 * g * slope[:, None] + g**2 * square).clamp(min=0).sqrt()
     chosen = _above_chunk_mean(influence, config.chunk).to(R)
-    u = R.mT @ (g * chosen).sum(dim=1)
-    mixed = torch.outer(u, v)
-    moment = (R * (1 + chosen.sum(dim=1, keepdim=True))).mT @ R + mixed + mixed.mT
-    moment += (g**2 * chosen).sum() * torch.outer(v, v)
-    return moment / (len(R) + chosen.sum())
+    directed = Copies(1 + chosen.sum(dim=1, keepdim=True), (g * chosen).sum(dim=1), (g**2 * chosen).sum(), v)
+    return Retained(R, len(R) + chosen.sum(), directed)
 
 
-def through_bracket(rows: Tensor, Q: Tensor, shared: _Shared, config: SPEEDConfig) -> Tensor:
-    """`rows` (r, d) times H - H K (K^T H K + lambda I)^-1 K^T H, for the null space Q (d, q)."""
-    Zq = shared.Z @ Q
-    inner = Zq.mT @ Zq
-    inner.diagonal().add_(config.ridge)
-    both = torch.cat([rows, shared.K.mT])
-    H = solve_spd(inner, (both @ Q).mT).mT @ Q.mT
+def through_bracket(rows: Tensor, null: Null, shared: _Shared, config: SPEEDConfig) -> Tensor:
+    """`rows` (r, d) times H - H K (K^T H K + lambda I)^-1 K^T H, for a null space."""
+    both, Q = torch.cat([rows, shared.K.mT]), null.basis
+    if null.left_out:
+        H = Ridge(null.project(shared.Z), config.ridge).through(null.project(both))
+    else:
+        Zq = shared.Z @ Q
+        inner = Zq.mT @ Zq
+        inner.diagonal().add_(config.ridge)
+        H = solve_spd(inner, (both @ Q).mT).mT @ Q.mT
     rows_H, K_H = H[: len(rows)], H[len(rows) :]
     core = K_H @ shared.K
     core.diagonal().add_(config.invariant_slack)

@@ -15,6 +15,7 @@ from torch import Tensor
 from excise.edits.deltas import TextMap
 from excise.linalg.low_rank import compress
 from excise.linalg.moments import cross, gram
+from excise.linalg.row_space import Ridge, few
 from excise.linalg.solves import solve_spd
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.closed_form.text_problem import TextProblem
@@ -52,6 +53,8 @@ def solve_map(problem: TextProblem, config: UCEConfig) -> tuple[Tensor, Tensor]:
     """Factors U (d, r) and V (r, d), r = min(T, d), of the D = U V of `solve_change`."""
     O, N = problem.targets, problem.anchors  # noqa: E741 - the paper's letters
     K = fixed_states(problem, config.fixed)
+    if few(len(O) + len(problem.retain), O.shape[1]):
+        return _among_rows(problem, K, config)
     if len(O) > O.shape[1]:  # more tokens than directions: their product is smaller than either
         return solve_change(moments(problem), K, config), torch.eye(O.shape[1], dtype=O.dtype, device=O.device)
     m = Moments(gram(O), O.new_zeros(0), gram(problem.retain))
@@ -63,10 +66,20 @@ def _through(rows: Tensor, m: Moments, K: Tensor, config: UCEConfig) -> Tensor:
     A = config.erase_scale * m.targets + config.retain_scale * m.retain
     A.diagonal().add_(config.ridge)
     V = solve_spd(A, rows.mT).mT  # A is symmetric, so O A^-1 = (A^-1 O^T)^T
-    if K.shape[1]:
-        HK = solve_spd(A, K)
-        V = V - (V @ K) @ torch.linalg.pinv(K.mT @ HK, hermitian=True) @ HK.mT
-    return V
+    return _holding(V, K, solve_spd(A, K)) if K.shape[1] else V
+
+
+def _among_rows(problem: TextProblem, K: Tensor, config: UCEConfig) -> tuple[Tensor, Tensor]:
+    """`solve_map` where text has more dimensions than the request has states: no system is larger than those."""
+    O, erase = problem.targets, config.erase_scale**0.5  # noqa: E741 - the paper's letter
+    system = Ridge(torch.cat([erase * O, config.retain_scale**0.5 * problem.retain]), config.ridge)
+    V = system.own(len(O))
+    return erase * (problem.anchors - O).mT, _holding(V, K, system.through(K.mT).mT) if K.shape[1] else V
+
+
+def _holding(V: Tensor, K: Tensor, HK: Tensor) -> Tensor:
+    """Rows V = O H (n, d) with what they do to fixed states K (d, q) taken out."""
+    return V - (V @ K) @ torch.linalg.pinv(K.mT @ HK, hermitian=True) @ HK.mT
 
 
 def fixed_states(problem: TextProblem, which: str) -> Tensor:
