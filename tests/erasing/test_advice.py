@@ -28,7 +28,8 @@ WHOSE = {
     "cli/erase.py": {m for m in ALL if "robust" in METHODS.load(m).Config.model_fields},  # the help of --robust
     "erasing/erase.py": ALL,
     "exporting/__init__.py": ALL - TRAINED - {"emcid"},
-    "methods/closed_form/base.py": {m for m in ALL if "params" in METHODS.load(m).Config.model_fields},
+    # Each way is named where its setting is there and set.
+    "methods/closed_form/base.py": {m for m in ALL if "fixed" in METHODS.load(m).Config.model_fields},
     "methods/closed_form/text_maps.py": {m for m in ALL if "params" in METHODS.load(m).Config.model_fields},
     "methods/trained/base.py": {m for m in TRAINED if issubclass(METHODS.load(m), Distilled)},
     "training/config.py": TRAINED,
