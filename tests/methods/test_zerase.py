@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from excise import erase, export
 from excise.families import family_of
-from excise.families.pipeline import first_inputs
+from excise.families.reading import first_inputs
 from excise.methods.trained.zerase import ZErase
 from excise.methods.trained.zerase_config import ZEraseConfig
 from excise.training.adapters import Adapter

@@ -22,9 +22,9 @@ from excise.families import capabilities as c
 from excise.families.base import Condition, MapInput, split
 from excise.families.chat import Template, check_cut, template_tokens
 from excise.families.networks import computes_in, module_in
-from excise.families.pipeline import PREDICT_BATCH
 from excise.families.progress import encoded
 from excise.families.qwen import QwenFamily
+from excise.families.reading import PREDICT_BATCH
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens

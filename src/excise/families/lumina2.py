@@ -21,7 +21,7 @@ from excise.families import capabilities as c
 from excise.families.base import Condition, MapInput
 from excise.families.chat import Template, template_tokens
 from excise.families.networks import computes_in, module_in
-from excise.families.pipeline import first_inputs
+from excise.families.reading import first_inputs
 from excise.families.text_tree import Tokens, run_on
 from excise.families.transformer import TransformerFamily
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,39 +13,32 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from excise.errors import ModelError, unknown
+from excise.errors import ModelError
 from excise.families.base import (
     Condition,
     EncoderLayer,
-    Family,
-    MapInput,
     Progress,
-    Projection,
     Request,
     Watch,
-    WeightMap,
     grouped,
     join,
     split,
 )
-from excise.families.networks import bare, check_trainable, computes_in, module_in, parameter_in
+from excise.families.networks import check_trainable, computes_in
 from excise.families.noising import Noising, noising
-from excise.families.partial import complete, device_of, place
+from excise.families.partial import complete
 from excise.families.progress import encoded, part_of, step_callback
-from excise.families.roles import ROLES, STANDS_FOR, attention_layers, encoder_maps, layer_maps
+from excise.families.reading import ReadingFamily
 from excise.families.streaming import read_whole, stream
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
 
-# By the order of maps that read text, the source of their layers and their parts (`WeightMap`).
-_ORDERS = {"refined": ("refiner", ("k", "v")), "joint": ("joint", ("add_k", "add_v")), "shared": ("shared", ("k", "v"))}
 ENCODE_BATCH = 256  # prompts encoded at once
-PREDICT_BATCH = 16  # prompts in one prediction of `inputs`
 IMAGE_PIXELS = 32 * 256**2  # pixels that pass through an autoencoder at once
 
 
-class PipelineFamily(Family):
+class PipelineFamily(ReadingFamily):
     """Adapter of a text-to-image pipeline of diffusers.
 
     A family must define `name`, `provides`, `draws_with`, `max_tokens`, `text_width`, `text_encoder_weights`,
@@ -56,7 +49,6 @@ class PipelineFamily(Family):
     `_scaled`, `_unscaled`), a shift of the noise schedule that the pipeline sets itself (`_mu`).
 
     Attributes:
-        optional_encoders: those of `encoder_names` without which the pipeline encodes text all the same.
         draws_with: the class in diffusers that draws from words alone with the parts of any pipeline of the family.
         text_modules: paths of the denoiser's modules that text passes on its way to the first projection; with the text
             encoders, all that is loaded for work that reads text alone.
@@ -65,29 +57,10 @@ class PipelineFamily(Family):
             configurations, names and shapes, and text passes no module before the projections.
     """
 
-    denoiser_name = "unet"
-    encoder_names: tuple[str, ...] = ("text_encoder",)
-    optional_encoders: tuple[str, ...] = ()
     draws_with: str
     text_modules: tuple[str, ...] = ()
     encode_batch: int = ENCODE_BATCH
     outlines: bool = False
-
-    def __init__(self, pipe: Any) -> None:
-        self.pipe: Any = pipe
-
-    @property
-    def denoiser(self) -> Any:
-        return bare(getattr(self.pipe, self.denoiser_name))
-
-    @property
-    def device(self) -> torch.device:
-        return self._device_of(self.denoiser)
-
-    def _device_of(self, part: Any) -> torch.device:
-        """The device on which a part computes; weights of an offloaded part are not there."""
-        device = device_of(part)
-        return self.pipe._execution_device if device.type == "meta" else device
 
     def complete_text(self) -> None:
         """Read the text encoders, where the model was loaded without them; what draws or trains does so itself.
@@ -128,28 +101,6 @@ class PipelineFamily(Family):
         _, height, width = self.latent_shape
         patch = int(self.denoiser.config.get("patch_size") or 1)
         return height * width // patch**2
-
-    @property
-    def text_encoders(self) -> dict[str, Any]:
-        encoders = {name: getattr(self.pipe, name, None) for name in self.encoder_names}
-        return {name: encoder for name, encoder in encoders.items() if encoder is not None}
-
-    def check_encoders(self) -> None:
-        for name in self.encoder_names:
-            if name not in self.optional_encoders:
-                self._check_encoder(name)
-
-    def _check_encoder(self, name: str) -> None:
-        """Refuse a pipeline without one of its text encoders, as `check_encoders`."""
-        if name not in self.text_encoders:
-            raise ModelError(
-                f"the pipeline was loaded without its '{name}' ({name}=None), which this needs; load it with it. "
-                "Applying and removing an edit of the denoiser alone needs none."
-            )
-
-    @property
-    def tokenizers(self) -> dict[str, Any]:
-        return {name: getattr(self.pipe, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
 
     def check_trainable(self) -> None:
         self.complete()
@@ -246,150 +197,6 @@ class PipelineFamily(Family):
     def _row(self) -> int:
         """Tokens that stand in one row of the text encoders' input."""
         return self.max_tokens
-
-    def projections(self, roles: str = "kv") -> list[Projection]:
-        matches = [
-            Projection(m.path, m.part, module_in(self.denoiser, m.path))
-            for m in self.attention_maps()
-            if m.source == "cross" and m.part in ("k", "v") and m.part in roles
-        ]
-        if not matches and set(roles) & set("kv"):
-            raise ModelError(
-                f"{type(self.denoiser).__name__} has no cross-attention that reads text of width {self.text_width}; "
-                "expected a model whose cross-attention reads its own text encoder. See: excise doctor --model M"
-            )
-        return matches
-
-    @torch.no_grad()
-    def inputs(self, paths: Sequence[str], texts: Sequence[str]) -> dict[str, MapInput]:
-        modules = {path: self.module(path) for path in paths}
-        condition, levels = self.condition(texts), self.noising.levels
-        parts: dict[str, list[MapInput]] = {path: [] for path in paths}
-        for rows in split(range(len(texts)), PREDICT_BATCH):
-            part = condition[list(rows)]
-            with first_inputs(modules) as inputs:
-                zeros = torch.zeros(len(rows), *self.latent_shape)
-                self.predict(zeros, torch.full((len(rows),), levels // 2), part)
-            for path in paths:
-                if path not in inputs:
-                    raise ModelError(f"the denoiser does not call '{path}' in a prediction, so its input is unknown.")
-                parts[path].append(self._map_input(path, inputs[path], part))
-        return {path: joined_inputs(inputs) for path, inputs in parts.items()}
-
-    @torch.no_grad()
-    def captured(
-        self, paths: Sequence[str], texts: Sequence[str], moments: int, seed: int
-    ) -> list[dict[str, MapInput]]:
-        modules, condition = {path: self.module(path) for path in paths}, self.condition(texts)
-        parts: list[dict[str, list[MapInput]]] = [{path: [] for path in paths} for _ in range(moments)]
-        noise = torch.randn(1, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
-        for rows in split(range(len(texts)), PREDICT_BATCH):
-            part = condition[list(rows)]
-            for i, inputs in enumerate(self._moments(modules, part, noise.repeat(len(rows), 1, 1, 1), moments)):
-                for path in paths:
-                    if path not in inputs:
-                        raise ModelError(
-                            f"the denoiser does not call '{path}' in a prediction, so its input is unknown."
-                        )
-                    parts[i][path].append(self._map_input(path, inputs[path], part))
-        return [{path: joined_inputs(inputs) for path, inputs in at.items()} for at in parts]
-
-    def _moments(
-        self, modules: Mapping[str, nn.Module], condition: Condition, x: Tensor, moments: int
-    ) -> Iterator[dict[str, Tensor]]:
-        """The inputs of modules at every second of 2 `moments` steps from noise `x` to a picture."""
-        from excise.families.trajectories import plain_scheduler  # imports diffusers
-
-        scheduler = plain_scheduler(self)
-        scheduler.set_timesteps(2 * moments)
-        x = x.to(self.device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        for i, t in enumerate(scheduler.timesteps[:-1]):
-            with first_inputs(modules if i % 2 == 0 else {}) as inputs:
-                output = self.predict(x, t.to(self.device).expand(len(x)), condition)
-            if i % 2 == 0:
-                yield inputs
-            x = scheduler.step(output, t, x).prev_sample
-
-    def text_maps(self, order: str, params: str = "kv") -> list[Projection]:
-        if order == "static":
-            return self.projections(params)
-        source, parts = _ORDERS[order]
-        kinds = {part: part[-1] if part.endswith(("_k", "_v")) else part for part in parts}
-        every = [m for m in self.attention_maps() if m.source == source and m.part in parts]
-        if not every:
-            present = ", ".join(["static", *(o for o, (s, _) in _ORDERS.items() if s in self._sources())])
-            raise ModelError(f"the family '{self.name}' has no maps of the order '{order}'; it has: {present}.")
-        return [
-            Projection(m.path, kinds[m.part], self.module(m.path), normed=kinds[m.part] == "k" and self._norms(m.path))
-            for m in every
-            if kinds[m.part] in params
-        ]
-
-    def _sources(self) -> set[str]:
-        return {m.source for m in self.attention_maps()}
-
-    def _norms(self, path: str) -> bool:
-        """Whether keys of a map are normed."""
-        layer, _, name = path.rpartition(".")
-        norm = "norm_added_k" if name.startswith("add_") else "norm_k"
-        return self.module(layer)._modules.get(norm) is not None
-
-    def _map_input(self, path: str, rows: Tensor, condition: Condition) -> MapInput:
-        """The input of one map in a prediction, prompt by prompt."""
-        return MapInput(rows, self._read(condition, rows))
-
-    def _read(self, condition: Condition, rows: Tensor) -> Tensor | None:
-        """(B, L) which of a map's input rows (B, L, d) the denoiser reads: those that no mask of as many rows hides."""
-        if rows.dim() < 3:
-            return None
-        for mask in condition.masks.values():
-            if condition.inputs[mask].shape[1] == rows.shape[1]:
-                return condition.inputs[mask].bool().to(rows.device)
-        return torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-
-    def attention_maps(self) -> list[WeightMap]:
-        return [
-            m
-            for path, layer in attention_layers(self.denoiser)
-            for m in layer_maps(path, layer, self._reads(path, layer))
-        ]
-
-    def _reads(self, path: str, layer: Any) -> str:
-        """What an attention layer reads: `source` of its maps (`WeightMap`)."""
-        if layer._modules.get("add_k_proj") is not None:
-            return "joint"
-        cross = getattr(layer, "is_cross_attention", False)  # not every attention class of diffusers has it
-        reads_text = cross and bare(layer.to_k).in_features == self.text_width
-        return "cross" if reads_text else "self"
-
-    def maps(self, role: str) -> list[WeightMap]:
-        if role not in ROLES:
-            raise unknown("role", role, ROLES)
-        if role in ("text_mlp", "text_all", "embedding"):
-            self.check_encoders()
-        maps = [*self.door_maps(), *self.attention_maps(), *encoder_maps(self.text_encoders)]
-        for meant in (role, STANDS_FOR.get(role, role)):
-            if matches := [m for m in maps if ROLES[meant](m)]:
-                return matches
-        present = [name for name, fits in ROLES.items() if any(map(fits, maps))]
-        raise ModelError(f"the family '{self.name}' has no weights of the role '{role}'; it has: {', '.join(present)}.")
-
-    def module(self, path: str) -> Any:
-        return module_in(*self._located(path))
-
-    def parameter(self, path: str) -> nn.Parameter:
-        network, rest = self._located(path)
-        place(network, [rest])
-        module, name = parameter_in(network, rest)
-        return module._parameters[name]
-
-    def _located(self, path: str) -> tuple[Any, str]:
-        """The network to which a path belongs, and the path inside it."""
-        name, _, rest = path.partition(".")
-        if name not in self.encoder_names:
-            return self.denoiser, path
-        self._check_encoder(name)
-        return self.text_encoders[name], rest
 
     @torch.no_grad()
     def batches(
@@ -545,32 +352,6 @@ class PipelineFamily(Family):
         """The inverse of `_scaled`."""
         config = self.pipe.vae.config
         return latents / config.scaling_factor + (config.get("shift_factor") or 0)
-
-
-def joined_inputs(parts: Sequence[MapInput]) -> MapInput:
-    """The inputs of one map for several batches of prompts; shorter ones are padded with rows that are not read."""
-    if parts[0].read is None:
-        return MapInput(torch.cat([part.rows for part in parts]), None)
-    length = max(part.rows.shape[1] for part in parts)
-    rows = [nn.functional.pad(part.rows, (0, 0, 0, length - part.rows.shape[1])) for part in parts]
-    pictures = [part.picture for part in parts if part.picture is not None]
-    reads = [part.read for part in parts if part.read is not None]
-    read = [nn.functional.pad(read, (0, length - read.shape[1])) for read in reads]
-    return MapInput(torch.cat(rows), torch.cat(read), torch.cat(pictures) if pictures else None)
-
-
-@contextmanager
-def first_inputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Record the first input of each module's first call inside the block."""
-    inputs: dict[str, Tensor] = {}
-    with ExitStack() as hooks:
-        for path, module in modules.items():
-
-            def record(_: nn.Module, args: tuple[Tensor, ...], path: str = path) -> None:
-                inputs.setdefault(path, args[0])
-
-            hooks.callback(module.register_forward_pre_hook(record).remove)
-        yield inputs
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from torch import Tensor
 from excise.families import capabilities as c
 from excise.families.base import Condition, EncoderLayer, Projection
 from excise.families.networks import computes_in, module_in, parameters
-from excise.families.pipeline import PipelineFamily, clip_layers, first_inputs
+from excise.families.pipeline import PipelineFamily, clip_layers
+from excise.families.reading import first_inputs
 from excise.families.subjects import padded_ids, subject_spans
 from excise.families.text_tree import Tokens, run_on
 
