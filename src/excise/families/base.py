@@ -128,6 +128,12 @@ class Condition:
         return tuple(tuple(t.shape[1:]) for t in self.inputs.values())
 
 
+def masked(states: Tensor, mask: Tensor) -> Condition:
+    """Token states and the mask of those that count, by the names that most denoisers have for them."""
+    inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+    return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
+
+
 def join(parts: Sequence[Condition]) -> Condition:
     """Put the rows of several conditions into one, padding masked inputs to the longest.
 

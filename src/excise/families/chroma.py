@@ -23,8 +23,6 @@ from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.transformer import TransformerFamily, packed, places, unpacked
 
-LONGEST = 512  # tokens of a prompt, the pipeline's default
-
 
 class Chroma(TransformerFamily):
     """Adapter of a `ChromaPipeline` and its siblings."""
@@ -34,20 +32,8 @@ class Chroma(TransformerFamily):
     draws_with = "ChromaPipeline"
     doors = ("context_embedder",)
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
+    packs = True
     encode_batch = 8  # T5 reads every row of 512, padding included
-
-    @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.joint_attention_dim)
-
-    @property
-    def max_tokens(self) -> int:
-        self.check_encoders()
-        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
-
-    @property
-    def _channels(self) -> int:
-        return int(self.denoiser.config.in_channels) // 4
 
     @torch.no_grad()
     def encode(

@@ -24,7 +24,6 @@ from excise.families.text_states import TextStates, Until
 from excise.families.transformer import TransformerFamily, packed, places, unpacked
 
 EMBEDDED_GUIDANCE = 3.5  # the pipeline's default, an input of the distilled denoiser
-LONGEST = 512  # tokens of a prompt, the pipeline's default
 
 
 class Flux(TransformerFamily):
@@ -37,20 +36,8 @@ class Flux(TransformerFamily):
     doors = ("context_embedder",)
     pooled_door = "time_text_embed.text_embedder.linear_1"
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
+    packs = True
     encode_batch = 8  # T5 reads every row of 512, padding included
-
-    @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.joint_attention_dim)
-
-    @property
-    def max_tokens(self) -> int:
-        self.check_encoders()
-        return int(min(LONGEST, self.pipe.tokenizer_2.model_max_length))
-
-    @property
-    def _channels(self) -> int:
-        return int(self.denoiser.config.in_channels) // 4
 
     @torch.no_grad()
     def encode(
@@ -60,11 +47,15 @@ class Flux(TransformerFamily):
         until: Sequence[Until] | None = None,
         known: KnownStates | None = None,
     ) -> TextStates:
-        spans = subject_spans(self.pipe.tokenizer_2, texts, subjects, self.max_tokens, start=0)
+        spans = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
         return self._encode_whole(texts, spans, until)
 
     def unconditional(self) -> Condition:
         return self.condition([""])
+
+    @property
+    def _prompt_tokenizer(self) -> Any:
+        return self.pipe.tokenizer_2
 
     def _condition(self, texts: Sequence[str]) -> Condition:
         states, pooled, _ = self.pipe.encode_prompt(

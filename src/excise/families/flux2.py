@@ -32,7 +32,6 @@ from excise.families.text_tree import Tokens, run_on
 from excise.families.transformer import TransformerFamily, patched, unpatched
 
 EMBEDDED_GUIDANCE = 4.0  # the pipeline's default, an input of the distilled denoiser of dev
-LONGEST = 512  # tokens of a turn, the pipeline's default
 STEPS = 50, 4  # of the sampler, for which the noise schedule is told: the pipeline's default, and of a distilled model
 FUSED = "to_qkv_mlp_proj"  # queries, keys, values and the first map of the MLP of a block with one stream
 
@@ -61,34 +60,25 @@ class Flux2(TransformerFamily):
         if self.pipe.text_encoder is None:
             return
         config = self.pipe.text_encoder.config.get_text_config()
-        given = config.hidden_size * len(self._layers)
-        if given != self.text_width or config.num_hidden_layers < max(self._layers):
+        given, expected = config.hidden_size * len(self._layers), self.denoiser.config.joint_attention_dim
+        if given != expected or config.num_hidden_layers < max(self._layers):
             raise ModelError(
-                f"the transformer reads rows of width {self.text_width}, but layers {self._layers} of the text "
+                f"the transformer reads rows of width {expected}, but layers {self._layers} of the text "
                 f"encoder, which has {config.num_hidden_layers}, make rows of {given}; load the text encoder that came "
                 "with the model."
             )
 
     @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.joint_attention_dim)
-
-    @property
     def tokenizers(self) -> dict[str, Any]:
-        return dict.fromkeys(self.text_encoders, self._tokenizer)
+        return dict.fromkeys(self.text_encoders, self._prompt_tokenizer)
 
     @property
-    def _tokenizer(self) -> Any:
+    def _prompt_tokenizer(self) -> Any:
         """The tokenizer alone, where the pipeline has a processor of text and pictures around it."""
         from transformers import ProcessorMixin
 
         whole = self.pipe.tokenizer
         return whole.tokenizer if isinstance(whole, ProcessorMixin) else whole
-
-    @property
-    def max_tokens(self) -> int:
-        self.check_encoders()
-        return int(min(LONGEST, self._tokenizer.model_max_length))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -153,12 +143,12 @@ class Flux2(TransformerFamily):
             subjects = [len(_unmarked(t[:s])) if isinstance(s, int) else s for t, s in _pairs(texts, subjects)]
             texts = [_unmarked(text) for text in texts]
         options = {} if self._klein else {"add_special_tokens": False}
-        return template_tokens(self._tokenizer, texts, subjects, self._template, self.max_tokens, **options)
+        return template_tokens(self._prompt_tokenizer, texts, subjects, self._template, self.max_tokens, **options)
 
     def _places(self, tokens: Tokens) -> Tensor:
         """(B,) the row among all that the transformer reads at which each turn begins."""
         lengths = tokens.read.sum(dim=1)
-        return self.max_tokens - lengths if self._tokenizer.padding_side == "left" else torch.zeros_like(lengths)
+        return self.max_tokens - lengths if self._prompt_tokenizer.padding_side == "left" else torch.zeros_like(lengths)
 
     def last_token(self, text: str, subject: str) -> int:
         tokens = self._tokens([text], [subject])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition, MapInput, split
+from excise.families.base import Condition, MapInput, masked, split
 from excise.families.chat import Template, check_cut, template_tokens
 from excise.families.networks import computes_in, module_in
 from excise.families.progress import encoded
@@ -56,10 +56,6 @@ class Krea2(QwenFamily):
             )
         if pipe.patch_size != 2:
             raise ModelError(f"the pipeline packs patches of {pipe.patch_size} x {pipe.patch_size}; expected 2 x 2.")
-
-    @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.text_hidden_dim)
 
     @property
     def _mu(self) -> float | None:
@@ -103,8 +99,7 @@ class Krea2(QwenFamily):
 
     def _condition(self, texts: Sequence[str]) -> Condition:
         states, mask = self.pipe.encode_prompt(list(texts), device=self.device, max_sequence_length=self.max_tokens)
-        inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
+        return masked(states, mask)
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         height, width = latents.shape[-2:]

@@ -18,14 +18,11 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, MapInput
+from excise.families.base import Condition, MapInput, masked
 from excise.families.chat import Template, template_tokens
-from excise.families.networks import computes_in, module_in
-from excise.families.reading import first_inputs
-from excise.families.text_tree import Tokens, run_on
+from excise.families.text_tree import Tokens
 from excise.families.transformer import TransformerFamily
 
-LONGEST = 256  # tokens of a prompt with the system prompt, the pipeline's default
 NORM = "time_caption_embed.caption_embedder.0"
 
 
@@ -35,18 +32,10 @@ class Lumina2(TransformerFamily):
     name = "lumina2"
     provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
     draws_with = "Lumina2Pipeline"
+    longest = 256
     text_modules = (NORM,)
     doors = ("time_caption_embed.caption_embedder.1",)
     streams = MappingProxyType({"noise_refiner": "self", "context_refiner": "refiner", "layers": "shared"})
-
-    @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.cap_feat_dim)
-
-    @property
-    def max_tokens(self) -> int:
-        self.check_encoders()
-        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
 
     @property
     def image_size(self) -> int:
@@ -63,12 +52,7 @@ class Lumina2(TransformerFamily):
         return template_tokens(self.pipe.tokenizer, texts, subjects, template, self.max_tokens)
 
     def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        encoder = self.pipe.text_encoder
-        last = f"layers.{encoder.config.num_hidden_layers - 1}"
-        with first_inputs({last: module_in(encoder, last)}) as read:
-            run_on(encoder, ids[..., 0], positions, mask)
-        states = read[last].to(self.device, computes_in(self.denoiser))
-        return module_in(self.denoiser, NORM)(states), None
+        return self._before_last(ids, positions, mask), None
 
     @torch.no_grad()
     def unconditional(self) -> Condition:
@@ -77,7 +61,7 @@ class Lumina2(TransformerFamily):
         _, _, states, mask = self.pipe.encode_prompt(
             "", negative_prompt="", device=self.device, max_sequence_length=self.max_tokens
         )
-        return _masked(states, mask)
+        return masked(states, mask)
 
     def _condition(self, texts: Sequence[str]) -> Condition:
         states, mask, _, _ = self.pipe.encode_prompt(
@@ -86,7 +70,7 @@ class Lumina2(TransformerFamily):
             device=self.device,
             max_sequence_length=self.max_tokens,
         )
-        return _masked(states, mask)
+        return masked(states, mask)
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         levels = self.pipe.scheduler.config.num_train_timesteps
@@ -114,8 +98,3 @@ class Lumina2(TransformerFamily):
             "height": self.image_size,
             "width": self.image_size,
         }
-
-
-def _masked(states: Tensor, mask: Tensor) -> Condition:
-    inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-    return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})

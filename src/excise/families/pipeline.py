@@ -24,7 +24,7 @@ from excise.families.base import (
     join,
     split,
 )
-from excise.families.networks import check_trainable, computes_in
+from excise.families.networks import check_trainable, computes_in, module_in, parameters
 from excise.families.noising import Noising, noising
 from excise.families.partial import complete
 from excise.families.progress import encoded, part_of, step_callback
@@ -41,8 +41,8 @@ IMAGE_PIXELS = 32 * 256**2  # pixels that pass through an autoencoder at once
 class PipelineFamily(ReadingFamily):
     """Adapter of a text-to-image pipeline of diffusers.
 
-    A family must define `name`, `provides`, `draws_with`, `max_tokens`, `text_width`, `text_encoder_weights`,
-    `unconditional`, `_condition`, `_predict` and `_call`, and `_tokens` and `_token_states` (or, where
+    A family must define `name`, `provides`, `draws_with`, `max_tokens`, `text_width`, `unconditional`,
+    `_condition`, `_predict` and `_call`, and `_tokens` and `_token_states` (or, where
     its text encoder is not causal, `encode`). It overrides what its pipeline does otherwise: the sizes
     (`image_size`, `latent_shape`, `_picture_tokens`), what attention reads (`_reads`), how guidance and steps are
     passed (`_guidance`, `_steps`), what the autoencoder takes and gives (`_vae_channels`, `_to_raw`, `_from_raw`,
@@ -101,6 +101,11 @@ class PipelineFamily(ReadingFamily):
         _, height, width = self.latent_shape
         patch = int(self.denoiser.config.get("patch_size") or 1)
         return height * width // patch**2
+
+    @property
+    def text_encoder_weights(self) -> dict[str, Tensor]:
+        parts = {**self.text_encoders, **{path: module_in(self.denoiser, path) for path in self.text_modules}}
+        return {name: weight for path, part in parts.items() for name, weight in parameters(part, f"{path}.").items()}
 
     def check_trainable(self) -> None:
         self.complete()

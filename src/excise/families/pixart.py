@@ -17,8 +17,8 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition
-from excise.families.networks import computes_in, module_in, parameters
+from excise.families.base import Condition, masked
+from excise.families.networks import computes_in
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
@@ -49,13 +49,6 @@ class PixArt(PipelineFamily):
     @property
     def text_width(self) -> int:
         return int(self.denoiser.config.cross_attention_dim)
-
-    @property
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        weights = {n: w for name, e in self.text_encoders.items() for n, w in parameters(e, f"{name}.").items()}
-        for part in self.text_modules:
-            weights |= parameters(module_in(self.denoiser, part), f"{part}.")
-        return dict(weights)
 
     @property
     def max_tokens(self) -> int:
@@ -90,8 +83,7 @@ class PixArt(PipelineFamily):
             clean_caption=False,
             max_sequence_length=self.max_tokens,
         )
-        inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
+        return masked(states, mask)
 
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         unused = {"resolution": None, "aspect_ratio": None}

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from excise.families.transformer import TransformerFamily
 
-LONGEST = 512  # tokens of a prompt with what follows it, the default of both pipelines
 SIDE = 1024  # of a picture in pixels, where the autoencoder's configuration names no size
 
 
 class QwenFamily(TransformerFamily):
     """Adapter of a pipeline with the instruction of Qwen-Image and an `AutoencoderKLQwenImage`."""
+
+    packs = True
 
     @property
     def _cut(self) -> int:
@@ -26,15 +27,11 @@ class QwenFamily(TransformerFamily):
     @property
     def max_tokens(self) -> int:
         self.check_encoders()
-        return int(min(LONGEST, self.pipe.tokenizer.model_max_length - self._cut))
+        return int(min(self.longest, self.pipe.tokenizer.model_max_length - self._cut))
 
     @property
     def image_size(self) -> int:
         return int(self.pipe.vae.config.get("sample_size") or SIDE)
-
-    @property
-    def _channels(self) -> int:
-        return int(self.denoiser.config.in_channels) // 4
 
     @property
     def _vae_channels(self) -> int:

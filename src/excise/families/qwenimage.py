@@ -48,10 +48,6 @@ class QwenImage(QwenFamily):
             )
 
     @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.joint_attention_dim)
-
-    @property
     def _row(self) -> int:
         return self.max_tokens + self._cut
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from excise.errors import ConceptError
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.base import Condition, masked
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import find_words, holding
@@ -137,12 +137,6 @@ class Sana(PipelineFamily):
             earlier = [i - cut for i, (a, b) in enumerate(encoded.offset_mapping) if b > a and b <= stop + len(before)]
             at = [max([0, *(i for i in earlier if i > 0)])]
         return (min(at), max(at), end), encoded.input_ids
-
-
-def masked(states: Tensor, mask: Tensor) -> Condition:
-    """Token states and the mask of those that count, by the names of the denoiser's arguments."""
-    inputs = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-    return Condition(inputs, masks={"encoder_hidden_states": "encoder_attention_mask"})
 
 
 def _place(prompt: str, subject: str | int | None) -> tuple[int, int]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.base import Condition, masked
 from excise.families.noising import Noising
-from excise.families.sana import Sana, masked
+from excise.families.sana import Sana
 
 EMBEDDED_GUIDANCE = 4.5  # the pipeline's default, an input of the distilled denoiser
 

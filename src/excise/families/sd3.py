@@ -52,10 +52,6 @@ class StableDiffusion3(TransformerFamily):
             )
 
     @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.joint_attention_dim)
-
-    @property
     def image_size(self) -> int:
         return int(self.denoiser.config.sample_size * self.pipe.vae_scale_factor)
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from excise.families.base import Condition, MapInput, Projection, WeightMap, split
-from excise.families.networks import module_in, parameters
+from excise.families.networks import computes_in, module_in
 from excise.families.pipeline import PipelineFamily
 from excise.families.progress import encoded
+from excise.families.reading import first_inputs
 from excise.families.text_states import TextStates, Until
+from excise.families.text_tree import run_on
 
 
 class TransformerFamily(PipelineFamily):
@@ -28,18 +30,30 @@ class TransformerFamily(PipelineFamily):
         pooled_door: path of the map that reads the pooled prompt, "" where there is none.
         streams: what the blocks of a part of the network read (`WeightMap.source`), by the first word of their paths,
             where their layers do not tell.
+        longest: number of tokens that the pipeline takes of a prompt by default, with what it puts around it.
+        packs: whether the transformer is given rows of 2 x 2 patches of latents.
     """
 
     denoiser_name = "transformer"
     doors: tuple[str, ...]
     pooled_door: str = ""
     streams: Mapping[str, str] = MappingProxyType({})
+    longest: int = 512
+    packs: bool = False
 
     @property
-    def text_encoder_weights(self) -> dict[str, Tensor]:
-        parts = [(name, encoder) for name, encoder in self.text_encoders.items()]
-        parts += [(path, module_in(self.denoiser, path)) for path in self.text_modules]
-        return {name: weight for path, part in parts for name, weight in parameters(part, f"{path}.").items()}
+    def text_width(self) -> int:
+        return int(module_in(self.denoiser, self.doors[0]).in_features)
+
+    @property
+    def max_tokens(self) -> int:
+        self.check_encoders()
+        return int(min(self.longest, self._prompt_tokenizer.model_max_length))
+
+    @property
+    def _prompt_tokenizer(self) -> Any:
+        """The tokenizer of the states that the doors read."""
+        return self.pipe.tokenizer
 
     @property
     def image_size(self) -> int:
@@ -54,7 +68,7 @@ class TransformerFamily(PipelineFamily):
     @property
     def _channels(self) -> int:
         """Channels of a picture's latents."""
-        return int(self.denoiser.config.in_channels)
+        return int(self.denoiser.config.in_channels) // (4 if self.packs else 1)
 
     @property
     def _picture_tokens(self) -> int:
@@ -112,6 +126,16 @@ class TransformerFamily(PipelineFamily):
         read = torch.ones(len(texts), len(place), dtype=torch.bool)
         whole = torch.cat(pooled)[which.to(pooled[0].device)] if pooled else None
         return TextStates(torch.cat(rows), number[which], *spans, read, whole, start=False)
+
+    def _before_last(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """A decoder's layer before the last, behind the norm in front of the door; arguments are an `Encoder`'s."""
+        encoder = self.pipe.text_encoder
+        last = f"layers.{encoder.config.num_hidden_layers - 1}"
+        with first_inputs({last: module_in(encoder, last)}) as read:
+            run_on(encoder, ids[..., 0], positions, mask)
+        states = read[last].to(self.device, computes_in(self.denoiser))
+        normed: Tensor = module_in(self.denoiser, self.text_modules[-1])(states)
+        return normed
 
     def door_maps(self) -> list[WeightMap]:
         return [WeightMap(p.path, p.path, "door", p.role) for p in self.projections("ep")]

@@ -20,12 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from excise.families import capabilities as c
 from excise.families.base import Condition, MapInput
 from excise.families.chat import Template, chat_render, template_tokens
-from excise.families.networks import computes_in, module_in
-from excise.families.reading import first_inputs
-from excise.families.text_tree import Tokens, run_on
+from excise.families.text_tree import Tokens
 from excise.families.transformer import TransformerFamily
 
-LONGEST = 512  # tokens of a turn, the pipeline's default
 STEP = 32  # the transformer pads a turn with a learned row up to a multiple of this
 
 
@@ -39,15 +36,6 @@ class ZImage(TransformerFamily):
     doors = ("cap_embedder.1",)
     streams = MappingProxyType({"noise_refiner": "self", "context_refiner": "refiner", "layers": "shared"})
 
-    @property
-    def text_width(self) -> int:
-        return int(self.denoiser.config.cap_feat_dim)
-
-    @property
-    def max_tokens(self) -> int:
-        self.check_encoders()
-        return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
-
     @cached_property
     def _template(self) -> Template:
         return Template.of(chat_render(self.pipe.tokenizer, add_generation_prompt=True, enable_thinking=True))
@@ -56,12 +44,7 @@ class ZImage(TransformerFamily):
         return template_tokens(self.pipe.tokenizer, texts, subjects, self._template, self.max_tokens)
 
     def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        encoder = self.pipe.text_encoder
-        last = f"layers.{encoder.config.num_hidden_layers - 1}"
-        with first_inputs({last: module_in(encoder, last)}) as read:
-            run_on(encoder, ids[..., 0], positions, mask)
-        states = read[last].to(self.device, computes_in(self.denoiser))
-        return module_in(self.denoiser, "cap_embedder.0")(states), None
+        return self._before_last(ids, positions, mask), None
 
     @torch.no_grad()
     def unconditional(self) -> Condition:
