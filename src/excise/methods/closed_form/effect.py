@@ -14,9 +14,11 @@ from excise.errors import ExciseWarning
 from excise.methods.closed_form.text_problem import TextProblem
 from excise.methods.solution import Solution
 from excise.support.counts import counted
+from excise.support.selection import evenly
 
 HARDLY = 0.01  # of the way from what a target reads as to what it is to read as
 ROWS = 32  # target rows that are measured, evenly spread
+MAPS = 8  # maps of one problem that are measured, evenly spread; each is read from its file for it
 
 
 @dataclass
@@ -49,8 +51,8 @@ class Effect:
         targets, anchors = (rows[some].float() for rows in (problem.targets, problem.anchors))
         goal = -targets if self.nothing else anchors - targets
         shared = {path: text_map for text_map in solution.text_maps for path in text_map.modules}
-        for path, weight in weights.items():
-            W = weight.float()
+        for path in evenly(list(weights), MAPS):
+            W = weights[path].float()
             self.way += float((goal @ W.mT).square().sum())
             if path in shared:
                 self.moved += float((_mapped(targets, shared[path]) @ W.mT).square().sum())
