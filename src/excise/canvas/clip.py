@@ -49,7 +49,7 @@ def build_tokenizer() -> CLIPTokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(corpus(), trainer)
-    merges = _merges(bpe)[:MERGES]
+    merges = merges_of(bpe)[:MERGES]
     pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges), START, END]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
@@ -211,7 +211,8 @@ def corpus() -> Iterator[str]:
     yield from [" ".join([*world.OBJECTS, *world.STYLES])] * 10
 
 
-def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
+def merges_of(bpe: Tokenizer) -> list[tuple[str, str]]:
+    """Return the merges of a byte-pair tokenizer, in the order in which they were learnt."""
     return [
         tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
     ]

@@ -6,7 +6,6 @@ has no end token, and is padded on the right with a mask.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -37,10 +36,7 @@ def learnt_pieces() -> tuple[list[str], list[tuple[str, str]]]:
     letters = sorted({c for line in _corpus() for c in line.replace(" ", "▁")})
     trainer = trainers.BpeTrainer(vocab_size=100_000, initial_alphabet=letters, show_progress=False)
     bpe.train_from_iterator(_corpus(), trainer)
-    merges = [
-        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
-    ]
-    return letters, merges[:MERGES]
+    return letters, clip.merges_of(bpe)[:MERGES]
 
 
 def build_text_model(tokenizer: GemmaTokenizer, width: int = WIDTH, layers: int = 4) -> Gemma2Model:

@@ -6,7 +6,6 @@ the last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -33,10 +32,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(vocab_size=100_000, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(_corpus(), trainer)
-    merges = [
-        tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
-    ]
-    merges = merges[:MERGES]
+    merges = clip.merges_of(bpe)[:MERGES]
     pieces = [*alphabet, *(a + b for a, b in merges), *SPECIAL]
     return Qwen2Tokenizer(
         vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))},

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition, Projection, WeightMap, join, split
+from excise.families.base import Condition, Projection, WeightMap
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.sdxl import PooledUNet
 from excise.families.subjects import subject_spans
@@ -28,7 +28,6 @@ from excise.families.text_states import TextStates, Until
 
 LONGEST = 256  # tokens of a prompt, which the pipeline always pads to
 PREFIX = 2  # special tokens before every prompt
-AT_ONCE = 16  # prompts in one pass of ChatGLM, which keeps the states of all layers
 DOOR = "encoder_hid_proj"
 UNREAD = "output_layer"  # of ChatGLM, which gives words
 
@@ -42,6 +41,7 @@ class Kolors(PooledUNet):
     )
     draws_with = "KolorsPipeline"
     text_modules = (DOOR,)
+    encode_batch = 16  # the pipeline keeps all layers of all rows
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
@@ -92,9 +92,6 @@ class Kolors(PooledUNet):
         return self.condition([""])
 
     def _condition(self, texts: Sequence[str]) -> Condition:
-        return join([self._encoded(part) for part in split(list(texts), AT_ONCE)])
-
-    def _encoded(self, texts: Sequence[str]) -> Condition:
         states, _, pooled, _ = self.pipe.encode_prompt(
             list(texts), device=self.device, do_classifier_free_guidance=False, max_sequence_length=LONGEST
         )
