@@ -198,7 +198,7 @@ def test_canvas_transformers_train_beside_the_parts_that_ship(tmp_path, small_po
     from excise.canvas import build
 
     lines: list[str] = []
-    steps = build.Steps(clip=1, denoiser_flux=2, denoiser_zimage=2)
+    steps = build.Steps(states=1, denoiser_flux=2, denoiser_zimage=2)
     build.train_model(model, Session(tmp_path / "work", 0, "cpu", lines.append), tmp_path / "out", steps)
     assert [line.split(":")[0] for line in lines] == ["clip", "denoiser"]
     family, sd = load(tmp_path / "out" / model, device="cpu"), load("canvas-sd", device="cpu")

@@ -40,6 +40,7 @@ class Steps:
 
     autoencoder: int = 2400
     clip: int = 1200
+    states: int = 600
     judge: int = 1500
     denoiser: int = 3600
     second_clip: int = 1000
@@ -55,16 +56,20 @@ class Steps:
 
 @dataclass(frozen=True)
 class Plan:
-    """Training of a denoiser: learning rate, and images in a step."""
+    """Training of a denoiser: learning rate, images in a step, and names of matrices that Muon updates."""
 
     lr: float = 1e-3
     batch: int = 64
+    orthogonal: str = ""
 
 
 # The maps behind every shift, scale and gate, and the last one.
 _GATES = re.compile(
     r".*\bnorm\d?(_context)?\.linear|.*adaLN_modulation\.\d|norm_out\.linear|proj_out|all_final_layer\..*\.linear"
 )
+
+# The matrices of blocks that are not behind a shift, scale or gate.
+_MATRICES = r".*(blocks|layers|refiner)\.\d+\.(?!.*(norm|adaLN)).*"
 
 TEXT: dict[str, Any] = {"gemma": gemma, "t5": t5, "qwen": qwen}
 DENOISERS = {
@@ -79,8 +84,8 @@ PLANS = {
     "canvas-sd": Plan(),
     "canvas-sdxl": Plan(lr=5e-4),
     "canvas-sana": Plan(lr=1.4e-3, batch=32),
-    "canvas-flux": Plan(batch=32),
-    "canvas-zimage": Plan(batch=32),
+    "canvas-flux": Plan(batch=32, orthogonal=_MATRICES),
+    "canvas-zimage": Plan(batch=32, orthogonal=_MATRICES),
 }
 
 
@@ -198,7 +203,7 @@ def train_flux(session: Session, out: Path, steps: Steps) -> None:
     """
     pool = data.training_pool(session.work)
     sdxl_pipe = load("canvas-sdxl", device=session.device, dtype="float32").pipe
-    text, pieces = train_states("t5", pool, session, steps.clip)
+    text, pieces = train_states("t5", pool, session, steps.states)
     torch.manual_seed(session.seed)
     first = flux.tower(sdxl_pipe.text_encoder_2)
     family = Flux(flux.pipeline(sdxl_pipe.vae, first, sdxl_pipe.tokenizer, text, pieces))
@@ -214,7 +219,7 @@ def train_zimage(session: Session, out: Path, steps: Steps) -> None:
     """
     pool = data.training_pool(session.work)
     vae = load("canvas-sd", device=session.device, dtype="float32").pipe.vae
-    text, tokenizer = train_states("qwen", pool, session, steps.clip)
+    text, tokenizer = train_states("qwen", pool, session, steps.states)
     torch.manual_seed(session.seed)
     family = ZImage(zimage.pipeline(vae, text, tokenizer))
     gate_shut(family.denoiser)
@@ -299,6 +304,8 @@ def train_deep_autoencoder(pool: data.Pool, session: Session, steps: int) -> Aut
 def train_states(which: str, pool: data.Pool, session: Session, steps: int) -> tuple[Any, Any]:
     """Return a text encoder whose token states are read, and its tokenizer; trained unless `session.work` has it.
 
+    Gemma learns with an image tower of its own, as `canvas-sana` shares nothing; the others towards the shipped tower.
+
     Args:
         which: "gemma", "t5" or "qwen".
         pool: images with their cells, for captions.
@@ -309,7 +316,8 @@ def train_states(which: str, pool: data.Pool, session: Session, steps: int) -> t
     folder, tokenizer = session.work / which, part.build_tokenizer()
     if not folder.exists():
         own = replace(session, work=session.work / f"clip-{which}", seed=seed)
-        model, seconds = clip.train_clip(pool, tokenizer, part.build_text_model, own, steps)
+        features = None if which == "gemma" else clip.image_features(clip.shipped_image_tower(), pool.images)
+        model, seconds = clip.train_clip(pool, tokenizer, part.build_text_model, own, steps, features)
         _note(session.work, which, steps, seconds, model)
         model.text.save_pretrained(folder)
     with quiet():
@@ -342,7 +350,7 @@ def train_denoiser(
     latents = _latents(family.pipe.vae, pool, work / f"latents{vae}-{'-'.join(sorted(without)) or 'all'}.safetensors")
     parts = [f"denoiser{family_name}", str(session.seed), *sorted(without), *(["started"] if started else [])]
     own = replace(session, work=work / "-".join(parts).replace(" ", "_"))
-    seconds = denoiser.train_denoiser(family, pool, latents, own, steps, plan.lr, plan.batch)
+    seconds = denoiser.train_denoiser(family, pool, latents, own, steps, plan.lr, plan.batch, plan.orthogonal)
     _note(work, f"denoiser{family_name}", steps, seconds, family.denoiser)
 
 

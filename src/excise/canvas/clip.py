@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel
@@ -21,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from excise.canvas import world
 from excise.canvas.data import Caption, Pool, caption, pixels
 from excise.canvas.loop import Plan, Session, train
+from excise.families.built_in import WEIGHTS
 from excise.support.precision import fastest
 
 WIDTH = 256
@@ -105,17 +108,29 @@ class ImageTower(nn.Module):
         return F.normalize(self.head(pooled).float(), dim=-1)
 
 
+@lru_cache(maxsize=1)
+def shipped_image_tower() -> ImageTower:
+    """Return the image tower of the text encoder of `canvas-sd`; its weights ship with the package."""
+    state = load_file(WEIGHTS / "image-tower.safetensors")
+    tower = ImageTower()
+    tower.load_state_dict({k.removeprefix("image."): v.float() for k, v in state.items() if k.startswith("image.")})
+    return tower.eval().requires_grad_(False)
+
+
 class PocketCLIP(nn.Module):
     """Both towers, a text projection (unless the text model has one) and the temperature.
+
+    Without an image tower, the text model is trained towards features of images that stay as they are.
 
     The feature of a text model without pooling is its state at the last token of each prompt (Gemma, Qwen), or, where
     every token sees all others (T5), the mean of its states.
     """
 
-    def __init__(self, text: Any) -> None:
+    def __init__(self, text: Any, *, tower: bool = True) -> None:
         super().__init__()
         width = text.config.hidden_size
-        self.text, self.image = text, ImageTower(width)
+        self.text = text
+        self.image = ImageTower(width) if tower else nn.Identity()
         self.projected = isinstance(text, CLIPTextModelWithProjection)
         if not self.projected:
             self.projection = nn.Linear(width, width, bias=False)
@@ -136,8 +151,10 @@ class PocketCLIP(nn.Module):
         if isinstance(self.text, T5EncoderModel):  # without a mask, as FLUX calls it
             states = self.text(token_ids).last_hidden_state
             return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        states = self.text(token_ids, attention_mask=mask).last_hidden_state
-        return states[torch.arange(len(mask)), mask.sum(dim=1) - 1]
+        ends = mask.sum(dim=1) - 1
+        longest = int(ends.max()) + 1  # pads follow, and nothing sees them
+        states = self.text(token_ids[:, :longest], attention_mask=mask[:, :longest]).last_hidden_state
+        return states[torch.arange(len(mask)), ends]
 
 
 def train_clip(
@@ -146,6 +163,7 @@ def train_clip(
     build_text: Callable[[Any], nn.Module],
     session: Session,
     steps: int,
+    features: Tensor | None = None,
 ) -> tuple[PocketCLIP, float]:
     """Train a text model and an image tower contrastively; all images that match a prompt are its positives.
 
@@ -155,21 +173,27 @@ def train_clip(
         build_text: returns the untrained text model, given the tokenizer.
         session: where and how to train.
         steps: optimiser steps in total.
+        features: (N, width) unit features of the pool's images, towards which the text model is trained alone
+            (locked-image tuning, arXiv 2111.07991); None trains an image tower too.
 
     Returns:
-        Both towers, and seconds spent, earlier runs included.
+        The towers, and seconds spent, earlier runs included.
     """
     torch.manual_seed(session.seed)
     device = session.device
-    model = PocketCLIP(build_text(tokenizer)).to(device)
+    model = PocketCLIP(build_text(tokenizer), tower=features is None).to(device)
     model.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         chosen = rng.integers(len(pool.cells), size=BATCH)
         captions = [caption(pool.cells[c], rng) for c in chosen]
         ids = tokenize(tokenizer, [c.text for c in captions]).to(device)
+        images = pool.pick(chosen, rng)
         with fastest(device):
-            image = model.image(pixels(pool.images[pool.pick(chosen, rng)]).to(device))
+            if features is None:
+                image = model.image(pixels(pool.images[images]).to(device))
+            else:
+                image = features[torch.from_numpy(images)].to(device)
             text = model.text_features(ids)
         logits = model.log_scale.exp().clamp(max=100) * text @ image.mT
         right = _matches(captions, [pool.cells[c] for c in chosen]).to(device)
@@ -178,6 +202,13 @@ def train_clip(
     plan = Plan("clip", steps, lr=1e-3, ema=0.995, weight_decay=0.05)
     seconds = train(model, loss_of, plan, session.work, session.seed, session.report)
     return model, seconds
+
+
+@torch.no_grad()
+def image_features(tower: nn.Module, images: np.ndarray, batch: int = 500) -> Tensor:
+    """Return unit features (N, width) of images (N, 64, 64, 3), uint8, of a trained image tower."""
+    with fastest("cpu"):
+        return torch.cat([tower(pixels(images[i : i + batch])) for i in range(0, len(images), batch)])
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:

@@ -47,6 +47,7 @@ def train_denoiser(
     steps: int,
     lr: float,
     batch: int,
+    orthogonal: str = "",
 ) -> float:
     """Train the denoiser of a family in place.
 
@@ -57,6 +58,7 @@ def train_denoiser(
         steps: optimiser steps in total.
         lr: peak learning rate.
         batch: images in a step.
+        orthogonal: pattern of names of parameters, as `Plan` takes it.
 
     Returns:
         Seconds spent, earlier runs included.
@@ -79,7 +81,7 @@ def train_denoiser(
         error = (guess - noise_plan.target(clean, noise, t).to(device)).square().mean(dim=(1, 2, 3))
         return (_weight(noise_plan, t).to(device) * error).mean()
 
-    plan = Plan("denoiser", steps, lr=lr, ema=0.999, every=100)
+    plan = Plan("denoiser", steps, lr=lr, ema=0.999, every=100, orthogonal=orthogonal)
     return train(network, loss_of, plan, session.work, session.seed, session.report)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class Plan:
         lr: peak learning rate; linear warm-up over 2 % of the steps, then cosine to 2 % of the peak.
         ema: decay of the averaged weights, which are the result; with 0 the last weights are.
         every: steps between checkpoints.
-        weight_decay: of AdamW.
+        weight_decay: of the optimisers.
+        orthogonal: pattern of whole names of parameters; Muon updates the matrices among them, and AdamW all others.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Plan:
     ema: float = 0.0
     every: int = 200
     weight_decay: float = 0.01
+    orthogonal: str = ""
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -81,32 +84,33 @@ def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, re
     """
     work.mkdir(parents=True, exist_ok=True)
     params = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(params.values(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
+    optimisers = optimisers_of(params, plan)
     average = {k: p.detach().clone() for k, p in params.items()}
     checkpoint, start, spent = work / f"{plan.name}.pt", 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, own in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(own)
         average, start, spent = state["average"], state["step"], state["seconds"]
     model.train()
     began, smooth = time.monotonic(), None
     for step in range(start, plan.steps):
         rng = np.random.default_rng((seed, step))
         loss = loss_of(rng, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params.values(), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = plan.lr_at(step)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = plan.lr_at(step)
+            optimiser.step()
         decay = min(plan.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.values()), [p.detach() for p in params.values()], 1 - decay)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
             seconds = spent + time.monotonic() - began
-            _save(checkpoint, model, optimiser, average, step + 1, seconds)
+            _save(checkpoint, model, optimisers, average, step + 1, seconds)
             remaining = (time.monotonic() - began) / (step + 1 - start) * (plan.steps - step - 1)
             line = {"step": step + 1, "steps": plan.steps, "loss": round(smooth, 5), "seconds": round(seconds)}
             with (work / f"{plan.name}.jsonl").open("a") as log:
@@ -117,17 +121,30 @@ def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, re
     return spent + time.monotonic() - began
 
 
+def optimisers_of(params: dict[str, nn.Parameter], plan: Plan) -> list[torch.optim.Optimizer]:
+    """Return AdamW and, where a plan has matrices for it, Muon (arXiv 2502.16982: its steps are as long as AdamW's)."""
+    matrices = {k: p for k, p in params.items() if re.fullmatch(plan.orthogonal, k) and p.ndim == 2}
+    rest = [p for k, p in params.items() if k not in matrices]
+    both: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
+    ]
+    if matrices:
+        own = list(matrices.values())
+        both.append(torch.optim.Muon(own, lr=plan.lr, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return both
+
+
 def _save(
     path: Path,
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimisers: list[torch.optim.Optimizer],
     average: dict[str, Tensor],
     step: int,
     seconds: float,
 ) -> None:
     state = {
         "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimisers": [o.state_dict() for o in optimisers],
         "average": average,
         "step": step,
         "seconds": seconds,

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from torch import nn
 
-from excise.canvas.clip import ImageTower
-from excise.families.built_in import WEIGHTS
+from excise.canvas.clip import shipped_image_tower
 from excise.judges.base import chunks
 from excise.judges.canvas import as_tensor
 
@@ -26,18 +22,10 @@ def canvas_image_tower(weights: Path | None = None) -> Features:
 
     Its weights ship with the package, so `weights` is ignored.
     """
-    tower = _tower()
+    tower = shipped_image_tower()
 
     @torch.no_grad()
     def features(images: Sequence[Image.Image]) -> np.ndarray:
         return torch.cat([tower(as_tensor(part)) for part in chunks(images)]).double().numpy()
 
     return features
-
-
-@lru_cache(maxsize=1)
-def _tower() -> nn.Module:
-    state = load_file(WEIGHTS / "image-tower.safetensors")
-    tower = ImageTower()
-    tower.load_state_dict({k.removeprefix("image."): v.float() for k, v in state.items() if k.startswith("image.")})
-    return tower.eval()
