@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from excise.canvas import clip, data
-from excise.canvas.loop import Plan, Session, train
+from excise.canvas.loop import Plan, Session, optimisers_of, train
 
 
-def fit(work, steps: int, plan_steps: int, stop_at: int | None = None) -> torch.Tensor:
+def fit(work, steps: int, plan_steps: int, stop_at: int | None = None, orthogonal: str = "") -> torch.Tensor:
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
 
@@ -25,7 +25,7 @@ def fit(work, steps: int, plan_steps: int, stop_at: int | None = None) -> torch.
         return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
 
     seen: list[int] = []
-    plan = Plan("toy", plan_steps, lr=0.05, ema=0.9, every=5)
+    plan = Plan("toy", plan_steps, lr=0.05, ema=0.9, every=5, orthogonal=orthogonal)
     if stop_at is None:
         train(model, loss_of, plan, work, 0, lambda _: None)
     else:
@@ -34,14 +34,22 @@ def fit(work, steps: int, plan_steps: int, stop_at: int | None = None) -> torch.
     return model.weight.detach()
 
 
-def test_resumed_equals_uninterrupted_and_learns(tmp_path):
-    whole = fit(tmp_path / "whole", 40, 40)
-    fit(tmp_path / "parts", 40, 40, stop_at=17)
-    resumed = fit(tmp_path / "parts", 40, 40)
+@pytest.mark.parametrize("orthogonal", ["", ".*weight"])
+def test_resumed_equals_uninterrupted_and_learns(tmp_path, orthogonal):
+    whole = fit(tmp_path / "whole", 40, 40, orthogonal=orthogonal)
+    fit(tmp_path / "parts", 40, 40, stop_at=17, orthogonal=orthogonal)
+    resumed = fit(tmp_path / "parts", 40, 40, orthogonal=orthogonal)
     assert torch.equal(whole, resumed)
     log = [json.loads(line) for line in (tmp_path / "whole" / "toy.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 40
     assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_muon_updates_the_matrices_that_a_plan_names_and_adamw_the_rest():
+    model = nn.ModuleDict({"block": nn.Linear(4, 4), "head": nn.Linear(4, 1)})
+    adamw, muon = optimisers_of(dict(model.named_parameters()), Plan("p", 1, lr=1.0, orthogonal="block.*"))
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model["block"].weight)]
+    assert len(adamw.param_groups[0]["params"]) == 3
 
 
 def test_schedule_warms_up_and_decays():

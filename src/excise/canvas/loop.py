@@ -22,6 +22,11 @@ Step = Callable[[np.random.Generator, torch.Generator], Tensor]
 Report = Callable[[str], None]
 
 
+MUON_RATE = 3.0
+"""Learning rate of Muon beside that of AdamW: on `canvas-flux`, 200 steps lower a loss of its own seeds to 0.42 with
+this rate, 0.44 with 1, and 0.45 with AdamW alone."""
+
+
 @dataclass(frozen=True)
 class Session:
     """Where and how the parts of a model are trained.
@@ -101,8 +106,8 @@ def train(model: nn.Module, loss_of: Step, plan: Plan, work: Path, seed: int, re
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params.values(), 1.0)
-        for optimiser in optimisers:
-            optimiser.param_groups[0]["lr"] = plan.lr_at(step)
+        for optimiser, scale in zip(optimisers, (1.0, MUON_RATE), strict=False):
+            optimiser.param_groups[0]["lr"] = scale * plan.lr_at(step)
             optimiser.step()
         decay = min(plan.ema, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -130,7 +135,11 @@ def optimisers_of(params: dict[str, nn.Parameter], plan: Plan) -> list[torch.opt
     ]
     if matrices:
         own = list(matrices.values())
-        both.append(torch.optim.Muon(own, lr=plan.lr, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        both.append(
+            torch.optim.Muon(
+                own, lr=MUON_RATE * plan.lr, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
     return both
 
 
