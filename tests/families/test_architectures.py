@@ -42,7 +42,20 @@ def write(path, names, metadata=None):
     return path
 
 
-@pytest.mark.parametrize("title", FILES)
+BESIDE = [
+    "FLUX",
+    "FLUX.2",
+    "Z-Image",
+    "Stable Diffusion 3",
+    "Chroma",
+    "Qwen-Image",
+    "Krea 2",
+    "Lumina-Image 2.0",
+    "SANA",
+]
+
+
+@pytest.mark.parametrize("title", [title for title in FILES if title not in BESIDE])
 def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
     with pytest.raises(ModelError, match=title) as error:
@@ -50,11 +63,17 @@ def test_a_single_file_of_another_architecture_is_named(tmp_path, title):
     assert "--config" not in str(error.value)
 
 
-@pytest.mark.parametrize("title", ["FLUX", "FLUX.2", "Z-Image", "Stable Diffusion 3", "Chroma", "PixArt",
-                                   "Qwen-Image", "Krea 2", "Lumina-Image 2.0", "SANA"])  # fmt: skip
-def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path, title):
+@pytest.mark.parametrize("title", BESIDE)
+def test_a_transformer_in_one_file_asks_for_the_folder_of_the_other_parts(tmp_path, title):
     path = write(tmp_path / "m.safetensors", FILES[title])
-    with pytest.raises(ModelError, match=f"{title}, which is read as a diffusers folder only: give that; exc"):
+    with pytest.raises(ModelError, match=f"the transformer of {title} alone; name a diffusers folder .* --config"):
+        check_model(path)
+    check_model(path, config="org/model-on-the-hub")
+
+
+def test_a_single_file_of_an_architecture_that_is_read_as_a_folder_says_so(tmp_path):
+    path = write(tmp_path / "m.safetensors", FILES["PixArt"])
+    with pytest.raises(ModelError, match="PixArt, which is read as a diffusers folder only: give that; exc"):
         check_model(path)
 
 

@@ -90,7 +90,10 @@ class Source:
     ] = None
     config: Annotated[
         Optional[str],
-        typer.Option(help="For a single-file model: a local diffusers folder of the same architecture."),
+        typer.Option(
+            help="For a model in one file: a diffusers folder of the same architecture. Where the file holds the "
+            "transformer of a newer model alone, the other parts are read from there."
+        ),
     ] = None
     local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Never use the network.")] = False
     prediction: Annotated[

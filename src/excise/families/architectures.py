@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,26 @@ _CLASSES = {
     "CogView": "CogView",
     "Wan": "Wan",
 }
-# Architectures that are read as diffusers folders, though not in one file.
-_FOLDERS = (
-    *("FLUX", "FLUX.2", "Chroma", "Stable Diffusion 3", "Qwen-Image", "Krea 2", "Z-Image", "Lumina-Image 2.0"),
-    *("PixArt", "SANA"),
-)
+# Architectures whose transformer is read from a file, the other parts from a diffusers folder; each with its family.
+_TRANSFORMERS = {
+    "FLUX": "flux",
+    "FLUX.2": "flux2",
+    "Chroma": "chroma",
+    "Stable Diffusion 3": "sd3",
+    "Qwen-Image": "qwenimage",
+    "Krea 2": "krea2",
+    "Z-Image": "zimage",
+    "Lumina-Image 2.0": "lumina2",
+    "SANA": "sana",
+}
+# Architectures that are read as diffusers folders alone.
+_FOLDERS = ("PixArt",)
 _WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(?P<before>\.\w+)?(-\d{5}-of-\d{5})?(?P<after>\.\w+)?\.safetensors"
 )
 _WORKS = (
-    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, and every family as a diffusers folder"
+    "excise reads whole models of Stable Diffusion 1.x, 2.x and XL in one file, the transformers of newer models in "
+    "one file beside a folder, and every family as a diffusers folder"
 )
 
 
@@ -98,10 +108,13 @@ def model_header(path: Path, purpose: str = "") -> Header:
 
 
 def family_of_file(path: Path) -> str:
-    """Return the family, "sd" or "sdxl", of a single file of Stable Diffusion, told by the names of its tensors.
+    """Return the family of a single file, told by the names of its tensors.
+
+    That is "sd" or "sdxl" for a whole model of Stable Diffusion; for a transformer, one of those `is_transformer_file`
+    is true of.
 
     Raises:
-        ModelError: the file holds another architecture or only a part of a model; the message names it.
+        ModelError: the file holds another architecture or another part of a model; the message names it.
     """
     header = model_header(path, " as a single-file model")
     names = list(header.tensors)
@@ -118,19 +131,49 @@ def family_of_file(path: Path) -> str:
             f"{path} holds the UNet of Stable Diffusion alone, without a text encoder; give the whole model: a "
             "checkpoint with all parts, or a diffusers folder."
         )
-    raise ModelError(f"{path} holds {_content(names)}; {_WORKS}.")
+    title = _title(names)
+    if title in _TRANSFORMERS:
+        return _TRANSFORMERS[title]
+    raise ModelError(f"{path} holds {_content(names, title)}; {_WORKS}.")
 
 
-def _content(names: Collection[str]) -> str:
-    """What a file holds that is no whole model of Stable Diffusion, in words."""
+def holds_transformer_alone(family: str) -> bool:
+    """Whether the single files of a family are read for their transformer alone."""
+    return family in _TRANSFORMERS.values()
+
+
+def title_of_family(family: str) -> str:
+    """The architecture's own name of a family whose single files hold a transformer."""
+    return next(title for title, own in _TRANSFORMERS.items() if own == family)
+
+
+def prefix_of(names: Iterable[str]) -> str:
+    """The prefix behind which a file keeps its transformer, by the names of its tensors; empty where they are bare."""
+    for name in names:
+        for _, patterns in _KEYS:
+            match = _PREFIX.match(name)
+            if match and any(re.fullmatch(pattern, name[match.end() :]) for pattern in patterns):
+                return match[0]
+    return ""
+
+
+def _title(names: Collection[str]) -> str | None:
+    """The architecture of a file by the names of its tensors, or "a LoRA"; None for one that is not listed."""
     bare = {_PREFIX.sub("", name) for name in names} | set(names)
     for title, patterns in _KEYS:
         if any(re.fullmatch(pattern, name) for pattern in patterns for name in bare):
-            if title == "a LoRA":
-                return "a LoRA, not a model (excise import reads one as an edit)"
-            if title in _FOLDERS:
-                return f"a model of the architecture {title}, which is read as a diffusers folder only: give that"
-            return f"a model of the architecture {title}, which is not supported yet"
+            return title
+    return None
+
+
+def _content(names: Collection[str], title: str | None) -> str:
+    """What a file holds that no family reads, in words."""
+    if title == "a LoRA":
+        return "a LoRA, not a model (excise import reads one as an edit)"
+    if title in _FOLDERS:
+        return f"a model of the architecture {title}, which is read as a diffusers folder only: give that"
+    if title is not None:
+        return f"a model of the architecture {title}, which is not supported yet"
     for title, pattern in _PARTS.items():
         if any(pattern.fullmatch(name) for name in names):
             return title

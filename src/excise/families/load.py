@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.errors import ModelError, unknown
-from excise.families.architectures import family_of_file
+from excise.families.architectures import family_of_file, holds_transformer_alone
 from excise.families.built_in import BUILT_IN
 from excise.families.locate import FAMILIES, check_model, family_of_class, located, pipeline_class, unsupported
 from excise.families.whole import cached, first_line, from_folder, from_hub, from_single_file
@@ -53,7 +53,8 @@ def load(
         revision, variant, local_files_only: passed to diffusers.
         dtype: float32, float16, bfloat16, or auto (float16 on a GPU, else float32).
         device: cpu, cuda, cuda:0, mps, or auto.
-        config: for a single file, a local diffusers folder of the same architecture, so that nothing is fetched.
+        config: for a single file of Stable Diffusion, a local diffusers folder of the same architecture, so that
+            nothing is fetched; for one of a newer model's transformer, the folder or hub id of its other parts.
         prediction: epsilon or v_prediction, for a model whose files omit it or have it wrong.
         whole: False for work that reads text alone: weights stay in the files and are read when something asks for
             them, those of text encoders when they run, all of them when something draws (`Family.complete`).
@@ -74,7 +75,11 @@ def load(
     hub = {"revision": revision, "variant": variant}
     pipe = None
     with quiet():
-        if not whole:
+        if path.is_file() and (beside := _folder_beside(path, config, hub, local_files_only)) is not None:
+            pipe = _with_weights_in_files(beside, name, variant, config, options["dtype"], where, path)
+            if whole and pipe is not None:
+                family_of(pipe).complete()
+        elif not whole:
             found = path if path.exists() else cached(name, hub, local_files_only)
             pipe = _with_weights_in_files(found, name, variant, config, options["dtype"], where)
         if pipe is None and path.is_dir():
@@ -100,6 +105,7 @@ def outlined(
     variant: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    config: str | Path | None = None,
     prediction: str | None = None,
     encodes: bool = False,
     **others: Any,
@@ -107,7 +113,7 @@ def outlined(
     """The adapter of a model's outline, for work that draws nothing; diffusers is not imported.
 
     Args:
-        model, variant, dtype, device, prediction: as `load` takes them.
+        model, variant, dtype, device, config, prediction: as `load` takes them.
         encodes: whether text is encoded; its encoders are then read as they run.
         others: its other arguments, which are of no use for a folder.
 
@@ -117,7 +123,7 @@ def outlined(
     Raises:
         UnknownNameError, ModelError: as `load`.
     """
-    check_model(model, variant=variant)
+    check_model(model, variant=variant, config=config)
     path = located(model)
     if not path.is_dir() or prediction is not None:
         return None
@@ -139,10 +145,27 @@ def outlined(
     return family
 
 
+def _folder_beside(path: Path, config: str | Path | None, hub: dict[str, Any], local_files_only: bool) -> Path | None:
+    """The folder of the other parts of a pipeline whose transformer is in a file; None for a file with all of them."""
+    if not holds_transformer_alone(family_of_file(path)):
+        return None
+    folder = Path(str(config))
+    return folder if folder.is_dir() else cached(str(config), hub, local_files_only)
+
+
 def _with_weights_in_files(
-    path: Path, name: str, variant: str | None, config: str | Path | None, dtype: Any, device: str
+    path: Path,
+    name: str,
+    variant: str | None,
+    config: str | Path | None,
+    dtype: Any,
+    device: str,
+    transformer: Path | None = None,
 ) -> Any:
     """A pipeline whose weights stay in their files; None where only diffusers can load it, which loads all.
+
+    Args:
+        transformer: a single file that holds the denoiser's weights, instead of the folder `path`.
 
     Raises:
         ModelError: its files cannot be read.
@@ -155,7 +178,7 @@ def _with_weights_in_files(
     opening = Opening(kind.encoder_names, kind.denoiser_name, kind.text_modules, dtype, device, variant)
     try:
         if path.is_dir():
-            return open_folder(path, opening, None if name in (*BUILT_IN, str(path)) else name)
+            return open_folder(path, opening, None if name in (*BUILT_IN, str(path)) else name, transformer)
         if config is not None and Path(config).is_dir():
             return open_single_file(path, Path(config), kind.draws_with, opening)
     except ModelError:

@@ -182,8 +182,10 @@ def check_model(
     elif path.is_file():
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
-        architectures.family_of_file(path)
+        family = architectures.family_of_file(path)
         _check_config(config)
+        if architectures.holds_transformer_alone(family):
+            _check_beside(path, family, config)
     elif _is_path(name) or _is_below_a_folder(path):
         raise ModelError(
             f"there is no file or folder {name}{_nearest_path(path)}; expected a diffusers folder, a .safetensors file "
@@ -216,6 +218,21 @@ def _check_config(config: str | Path | None) -> None:
         raise ModelError(
             f"--config {config} is no diffusers folder (it has no model_index.json); give a local folder of a model of "
             "the same architecture."
+        )
+
+
+def _check_beside(path: Path, family: str, config: str | Path | None) -> None:
+    """Refuse a transformer of a single file without a folder for the other parts, or with one of another family."""
+    title = architectures.title_of_family(family)
+    if config is None:
+        raise ModelError(
+            f"{path} holds the transformer of {title} alone; name a diffusers folder of the same variant with "
+            "--config, from which text encoders, autoencoder and configurations are read."
+        )
+    if Path(config).is_dir() and (own := family_of_class([pipeline_class(Path(config))])) != family:
+        raise ModelError(
+            f"{path} holds a transformer of {title}, and --config {config} is a model of "
+            f"{f'the family {own}' if own else 'no family that excise knows'}; give a diffusers folder of {title}."
         )
 
 

@@ -17,13 +17,16 @@ import torch
 from torch import nn
 
 from excise.errors import ModelError
+from excise.families.architectures import family_of_file
 from excise.families.networks import parameters
 from excise.families.original_names import unet_name
 from excise.families.partial import Source, leave_unread, place_modules, source_of
 from excise.families.streaming import check_fits
 from excise.families.tensors import TensorFiles
+from excise.families.transformer_files import weights_in
 from excise.families.whole import absent_parts
 
+_SAME_VARIANT = "give --config the folder of the same variant."
 _ORIGINAL = "model.diffusion_model."  # before the names of the UNet in a single file
 
 
@@ -55,11 +58,15 @@ class Opening:
         return network
 
 
-def open_folder(path: Path, opening: Opening, name: str | None = None) -> Any:
+def open_folder(path: Path, opening: Opening, name: str | None = None, transformer: Path | None = None) -> Any:
     """Open a diffusers folder.
 
     Args:
         name: of the model, where it is not the folder's.
+        transformer: a single file that holds the denoiser's weights, instead of the folder.
+
+    Raises:
+        ModelError: files cannot be read, or the transformer's are of another architecture than the folder.
     """
     from diffusers import DiffusionPipeline
 
@@ -67,6 +74,9 @@ def open_folder(path: Path, opening: Opening, name: str | None = None) -> Any:
     for part, classes in _components(path).items():
         kind = _class_of(*classes)
         if kind is None:
+            continue
+        if transformer is not None and part == opening.denoiser:
+            parts[part] = _beside(kind, path / part, opening, transformer)
             continue
         make = _encoder if part in opening.encoders else _unread
         if (network := make(kind, path / part, opening)) is not None:
@@ -228,6 +238,33 @@ def _unread(kind: Any, folder: Path, opening: Opening) -> Any:
             ) from error
 
     leave_unread(network, Source(TensorFiles.of_folder(folder, variant), lambda name: name, whole, _device(opening)))
+    return network
+
+
+def _beside(kind: Any, folder: Path, opening: Opening, file: Path) -> Any:
+    """A transformer of a single file, with its configuration in a folder; whole where diffusers alone can read it.
+
+    Raises:
+        ModelError: the file does not hold what the configuration asks for.
+    """
+
+    def whole() -> nn.Module:
+        options = {"config": str(folder.parent), "subfolder": folder.name, "dtype": opening.dtype}
+        network = kind.from_single_file(str(file), local_files_only=True, **options)
+        missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+        if missing:
+            raise ModelError(f"{file} lacks '{missing[0]}', which the transformer in {folder} has; {_SAME_VARIANT}")
+        return opening.settled(network, folder.name)
+
+    network = _built(kind, folder, opening.dtype)
+    files = None if network is None else weights_in(file, family_of_file(file), network)
+    if files is None:
+        return whole()
+    for name, weight in parameters(network).items():
+        files.check(name, tuple(weight.shape))
+    # The converter of diffusers takes FLUX.1's own widths for granted; the tables of names do not.
+    read_by = whole if _saves_buffers(network) else None
+    leave_unread(network, Source(files, lambda name: name, read_by, _device(opening)))
     return network
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,26 @@ KINDS = {  # in the order in which the format lays tensors out
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies: in which file, and where in it."""
+    """Where a tensor lies.
+
+    Attributes:
+        file: that holds it.
+        entry: its precision and shape, and where its bytes are, unless `places` says that.
+        places: entries of consecutive rows of it, where they do not lie one behind the other.
+    """
 
     file: Path
     entry: Entry
+    places: tuple[Entry, ...] = ()
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Where its bytes begin and end, for each run of them."""
+        return [(place.begin, place.end) for place in self.places or (self.entry,)]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return sum(end - begin for begin, end in self.runs())
 
 
 class TensorFiles:
@@ -135,7 +152,7 @@ class TensorFiles:
         """
         kind, at = self.check(name, shape), self._stored[name]
         scratch = self._scratch.view(kind)
-        size = at.entry.end - at.entry.begin
+        size = at.size
         for begin in range(0, size, PIECE):
             piece = scratch[: min(PIECE, size - begin) // kind.itemsize]
             _fill(at, begin, piece)
@@ -179,21 +196,30 @@ class TensorFiles:
 
 def _fill(at: Stored, begin: int, flat: Tensor) -> None:
     """Read bytes of a stored tensor, from `begin` on, into a tensor (n,)."""
-    buffer = flat.view(torch.uint8).numpy().data
+    left = flat.view(torch.uint8).numpy().data
     try:
         with at.file.open("rb", buffering=0) as file:
-            file.seek(at.entry.begin + begin)
-            done = 0
-            while done < len(buffer):
-                count = file.readinto(buffer[done:])
-                if not count:
-                    raise OSError(f"it ends after {at.entry.begin + begin + done} bytes")
-                done += count
+            for start, end in at.runs():
+                skipped = min(begin, end - start)
+                part = left[: end - start - skipped]
+                _read_at(file, start + skipped, part)
+                begin, left = begin - skipped, left[len(part) :]
     except OSError as error:
         raise ModelError(
             f"{at.file} cannot be read any more ({error.strerror or error}); see that its disk is there, and run it "
             "again."
         ) from error
+
+
+def _read_at(file: RawIOBase, start: int, buffer: memoryview) -> None:
+    """Fill a buffer with what is in a file from a place on; raises OSError where it ends before."""
+    file.seek(start)
+    done = 0
+    while done < len(buffer):
+        count = file.readinto(buffer[done:])
+        if not count:
+            raise OSError(f"it ends after {start + done} bytes")
+        done += count
 
 
 def _held(file: Path) -> dict[str, Stored]:
