@@ -4,6 +4,8 @@
 
     python -m benchmarks.canvas_presets --method scapre --names 100 --set relevance=none
 
+    python -m benchmarks.canvas_presets --model canvas-flux --method uce --set tokens=all --target cat --target neon
+
 Each `--set` is a candidate; without any, the preset is measured. Every object and style is erased alone, and ten images
 of the target and ten of other cells are drawn (template "a {o} in {s} style", seeds of this script). With `--names` N,
 N further names are erased at once instead; fifty of them and fifty retained ones are drawn ("a picture of a {o}").
@@ -22,6 +24,7 @@ import torch
 from excise import erase, load
 from excise.canvas import world
 from excise.cli.options import parse_settings
+from excise.families import BUILT_IN
 from excise.families.base import Family
 from excise.judges.canvas import CanvasJudge
 from excise.protocols.canvas import GUIDANCE, STEPS
@@ -105,12 +108,13 @@ def candidate(family: Family, method: str, settings: dict[str, Any], targets: Se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="canvas-sd", choices=BUILT_IN)
     parser.add_argument("--method", default="speed")
     parser.add_argument("--set", action="append", dest="candidates", help="settings of one candidate, key=value,...")
     parser.add_argument("--names", type=int, help="erase so many names at once instead of each target alone")
     parser.add_argument("--target", action="append", choices=(*world.OBJECTS, *world.STYLES))
     options = parser.parse_args()
-    family = load("canvas-sd")
+    family = load(options.model)
     targets = options.target or (*world.OBJECTS, *world.STYLES)
     for text in options.candidates or [""]:
         if options.names:
