@@ -42,7 +42,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from benchmarks.model_folders import SANA_DENOISER, SD15_DENOISER, SDXL_DENOISER
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.families.flux import Flux
 from excise.families.noising import Noising, noising
 from excise.families.pipeline import PipelineFamily

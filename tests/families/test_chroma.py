@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from excise import erase
 from excise.families import family_of
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 
 DOOR = "context_embedder"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from excise.errors import ModelError
-from excise.families.base import Condition, grouped, join
+from excise.families.conditions import Condition, grouped, join
 from excise.families.text_states import Further, TextStates
 
 

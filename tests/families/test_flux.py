@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from excise import erase, load
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.families.flux import Flux
 from excise.families.networks import parameters
 from excise.families.noising import noising

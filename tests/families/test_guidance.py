@@ -10,7 +10,7 @@ from tiny_pixart import build
 
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.families.guidance import (
     GuidedCall,
     GuidedCalls,

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from excise import load
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 
 DOOR, POOLED = "encoder_hid_proj", "add_embedding.linear_1"
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from excise import erase
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 
 DOOR = "time_caption_embed.caption_embedder.1"
 

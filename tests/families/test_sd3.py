@@ -13,7 +13,7 @@ from excise import erase, load
 from excise.concepts.concept import Concept
 from excise.errors import ModelError
 from excise.families import family_of
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.methods.closed_form.text_problem import encode, token_problem
 from excise.methods.closed_form.uce_config import UCEConfig
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from excise.concepts.concept import Concept
 from excise.errors import ExciseError
-from excise.families.base import Condition, Family, join, split
+from excise.families.base import Family, split
+from excise.families.conditions import Condition, join
 from excise.families.noising import Noising
 from excise.support.counts import counted
 from excise.support.digests import seed_of

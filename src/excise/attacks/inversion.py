@@ -19,7 +19,7 @@ from torch import Tensor
 from excise.attacks.base import BACKWARD_COST, Arena, Attack, AttackSettings, Round
 from excise.attacks.tokens import Lexicon, condition_on, lexicon
 from excise.concepts.concept import normalise_name
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 
 
 class InversionConfig(AttackSettings):

@@ -18,7 +18,8 @@ from torch import Tensor
 from excise.attacks.base import SEEDS, Arena, Attack, AttackError, AttackSettings, Control, Round
 from excise.attacks.inversion import with_target_replaced
 from excise.attacks.tokens import Lexicon, lexicon, put_to, words_first
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 
 ZERO = torch.zeros(())
 MOST_OTHERS = 8  # names that stand for the target's absence

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from excise.attacks.base import Arena
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.families.trajectories import guided_prediction, plain_scheduler
 
 After = Callable[[Tensor, Tensor], Tensor]

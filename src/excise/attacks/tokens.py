@@ -13,7 +13,8 @@ from torch import Tensor
 
 from excise.attacks.base import AttackError
 from excise.concepts.concept import normalise_name
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 
 MIN_WORDS = 50  # to search among
 NEUTRAL_WORD = "a"

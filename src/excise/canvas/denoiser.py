@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from excise.canvas.data import Pool, caption
 from excise.canvas.loop import Plan, Session, train
-from excise.families.base import Condition, join
+from excise.families.conditions import Condition, join
 from excise.families.noising import Noising
 from excise.families.pipeline import PipelineFamily
 from excise.support.precision import fastest

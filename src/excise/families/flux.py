@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until

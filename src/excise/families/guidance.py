@@ -19,7 +19,7 @@ from diffusers.pipelines.pag.pag_utils import PAGMixin
 from torch import Tensor
 
 from excise.errors import ModelError
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition, masked
+from excise.families.conditions import Condition, masked
 from excise.families.networks import computes_in
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import subject_spans

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition
 from excise.families.chat import Template, check_cut, template_tokens
+from excise.families.conditions import Condition
 from excise.families.networks import computes_in, module_in
 from excise.families.qwen import QwenFamily
 from excise.families.text_tree import Tokens, run_on

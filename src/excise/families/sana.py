@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from excise.errors import ConceptError
 from excise.families import capabilities as c
-from excise.families.base import Condition, masked
+from excise.families.conditions import Condition, masked
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import find_words, holding

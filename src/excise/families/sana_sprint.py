@@ -17,7 +17,7 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition, masked
+from excise.families.conditions import Condition, masked
 from excise.families.noising import Noising
 from excise.families.sana import Sana
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, EncoderLayer
+from excise.families.base import EncoderLayer
+from excise.families.conditions import Condition
 from excise.families.networks import parameters
 from excise.families.pipeline import PipelineFamily, clip_layers
 from excise.families.subjects import padded_ids, subject_spans

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import Further, TextStates, Until

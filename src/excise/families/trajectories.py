@@ -8,7 +8,8 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from excise.families.base import Condition, Family, join
+from excise.families.base import Family
+from excise.families.conditions import Condition, join
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from excise.families import capabilities as c
-from excise.families.base import Condition, MapInput
+from excise.families.base import MapInput
 from excise.families.chat import Template, chat_render, template_tokens
+from excise.families.conditions import Condition
 from excise.families.text_tree import Tokens
 from excise.families.transformer import TransformerFamily
 

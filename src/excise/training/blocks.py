@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 from excise.families.trajectories import partial_denoise
 from excise.training.adapters import Weights
 from excise.training.losses import mse

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 from excise.families.noising import Noising
 
 

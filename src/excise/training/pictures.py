@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from excise.families.base import Condition, Family, Progress, split
+from excise.families.base import Family, Progress, split
+from excise.families.conditions import Condition
 from excise.families.drawing import draw
 from excise.support.digests import seed_of
 from excise.support.precision import bfloat16

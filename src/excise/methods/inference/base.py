@@ -8,7 +8,8 @@ from typing import ClassVar, TypeVar
 
 from excise.edits.hooks import Hook
 from excise.errors import WrongBaseError
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 from excise.methods.base import Context, Made, Method, Request
 from excise.support.settings import Settings
 

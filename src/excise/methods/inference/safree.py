@@ -24,7 +24,8 @@ from torch import Tensor
 from excise.edits.hooks import Hook, settings_of, tensor_of
 from excise.errors import WrongBaseError
 from excise.families.attached import Attaching
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 from excise.methods.base import Context, Request
 from excise.methods.inference.base import Inference, check_condition, words_of
 from excise.methods.inference.safree_config import SAFREEConfig

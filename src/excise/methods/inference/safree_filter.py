@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excise.errors import ModelError
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 from excise.families.fingerprints import raw_bytes
 from excise.families.guidance import GuidedCalls, condition_of, rows_of, running_pipeline, with_condition
 

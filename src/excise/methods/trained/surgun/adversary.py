@@ -17,7 +17,7 @@ from torch import Tensor
 from excise.attacks.base import Arena
 from excise.attacks.inversion import InversionConfig, begun, read_as
 from excise.attacks.tokens import Lexicon
-from excise.families.base import Condition
+from excise.families.conditions import Condition
 
 WORDS, EACH = 8, 2  # new words at a time, and pictures that each sees in a step
 LIFE = 160  # steps of a word, until it begins anew

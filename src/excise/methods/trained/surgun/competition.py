@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from excise.families.base import Condition, Family, join
+from excise.families.base import Family
+from excise.families.conditions import Condition, join
 from excise.families.noising import Noising
 from excise.methods.trained.surgun.adversary import Adversary
 from excise.methods.trained.surgun.restoring import Restoring

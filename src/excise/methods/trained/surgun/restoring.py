@@ -17,7 +17,8 @@ from excise.attacks.inversion import InversionConfig, learnt, read_as
 from excise.attacks.tokens import Lexicon, lexicon, put_to, words_first
 from excise.attacks.unlearndiffatk import UnlearnDiffAtkConfig, found_words
 from excise.concepts.concept import Concept
-from excise.families.base import Condition, Family
+from excise.families.base import Family
+from excise.families.conditions import Condition
 from excise.methods.trained.surgun.adversary import Adversary
 from excise.methods.trained.surgun.slots import Slots
 from excise.support.progress import Report

@@ -15,7 +15,7 @@ from excise.concepts.concept import Concept
 from excise.edits.apply import temporarily_applied
 from excise.edits.deltas import add
 from excise.errors import ExciseWarning
-from excise.families.base import join
+from excise.families.conditions import join
 from excise.families.text_space import nearest_first
 from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.config import SurgUnConfig

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from excise.concepts.concept import fill
 from excise.errors import ConceptError
-from excise.families.base import Condition, Family, Progress
+from excise.families.base import Family, Progress
+from excise.families.conditions import Condition
 from excise.judges.base import OpenJudge
 from excise.training.pictures import Sampling, picture_seed
 
