@@ -76,7 +76,11 @@ def any_pipe(request, make):
     return make(request.param)
 
 
-@pytest.fixture(params=["sd", "sdxl", "sana", "flux-dev", "zimage"])
+WAYS = ("sd", "sdxl", "sana", "flux-dev", "zimage")
+"""A tiny model of every way in which text reaches a picture."""
+
+
+@pytest.fixture(params=WAYS)
 def every_pipe(request, make):
     """A tiny random model of every way in which text reaches a picture."""
     return make(request.param)

@@ -7,6 +7,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from conftest import WAYS
+from dits import CASES
 from entry_points import Entry
 from plugins import NUDGE, nudge_record
 from situations import image
@@ -42,9 +44,14 @@ every_method_that_changes_weights = pytest.mark.parametrize(
 every_method_that_acts_while_drawing = pytest.mark.parametrize(
     "method", sorted(name for name, record in RECORDS.items() if record.shape == "inference-time")
 )
-every_closed_form_of_projections = pytest.mark.parametrize(
-    "method", sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and STATIC_TEXT in r.needs)
-)
+CLOSED = sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and STATIC_TEXT in r.needs)
+FAMILIES = [*("sd", "sdxl", "sana"), *{case.family: name for name, case in reversed(CASES.items())}.values()]
+"""A tiny model of every family."""
+
+
+def every_closed_form_on_every_family(test):
+    """On the ways in which text reaches a picture, as every method, and on the other families too."""
+    return pytest.mark.parametrize("method", CLOSED)(pytest.mark.parametrize("pipe", FAMILIES, indirect=True)(test))
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +60,12 @@ def nudge(monkeypatch, registered):
     registered(Entry("nudge", RECORDS["nudge"]))
 
 
-@pytest.fixture
-def pipe(every_pipe):
-    return every_pipe
+@pytest.fixture(params=WAYS)
+def pipe(request, make):
+    return make(request.param)
 
 
-def make(pipe, method: str, concepts=("cat",), **more) -> Edit:
+def made(pipe, method: str, concepts=("cat",), **more) -> Edit:
     record = RECORDS[method]
     if not record.needs <= family_of(pipe).provides:
         pytest.skip(f"{method} does not fit this family")
@@ -73,7 +80,7 @@ def weights(pipe) -> dict[str, torch.Tensor]:
 
 @every_method
 def test_same_request_same_tensors(pipe, method):
-    one, two = make(pipe, method).tensors(), make(pipe, method).tensors()
+    one, two = made(pipe, method).tensors(), made(pipe, method).tensors()
     assert one.keys() == two.keys()
     assert all(torch.equal(one[k], two[k]) for k in one)
 
@@ -91,7 +98,7 @@ def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
     torch.manual_seed(5)
     state = (torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads())
     environment = dict(os.environ)
-    make(pipe, method)
+    made(pipe, method)
     assert torch.equal(torch.get_rng_state(), state[0])
     assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == state[1:]
     assert dict(os.environ) == environment
@@ -100,10 +107,10 @@ def test_the_model_is_not_touched_and_nothing_global_changes(pipe, method):
     assert hooks() == hooked
 
 
-@every_closed_form_of_projections
+@every_closed_form_on_every_family
 @pytest.mark.parametrize("params", ["v", "k", "kv"])
 def test_only_the_asked_projections_change(pipe, method, params):
-    edit = make(pipe, method, params=params)
+    edit = made(pipe, method, params=params)
     family = family_of(pipe)
     asked = [p.path for p in family.projections(params)]
     if TEXT_KV in family.provides:
@@ -116,10 +123,10 @@ def test_only_the_asked_projections_change(pipe, method, params):
     assert all(w is before[p] for p, w in weights(pipe).items())
 
 
-@every_closed_form_of_projections
+@every_closed_form_on_every_family
 def test_the_target_moves_and_moves_towards_its_anchor(pipe, method):
     """Mean over layers: the edited reading of "cat" is nearer to the anchor's (or to nothing) than it was."""
-    edit = make(pipe, method, anchor="car", tokens="last", pooled=False)
+    edit = made(pipe, method, anchor="car", tokens="last", pooled=False)
     states = family_of(pipe).encode(["cat", "car"], ["cat", "car"])
     cat, car = states.span(0, "last")[0], states.span(1, "last")[0]
     before = weights(pipe)
@@ -138,7 +145,7 @@ def test_the_target_moves_and_moves_towards_its_anchor(pipe, method):
 
 @every_method_that_changes_weights
 def test_synonyms_are_erased_with_their_concept(pipe, method):
-    alone, both = make(pipe, method), make(pipe, method, [Concept("cat", synonyms=("kitty",))])
+    alone, both = made(pipe, method), made(pipe, method, [Concept("cat", synonyms=("kitty",))])
     assert both.record.concepts[0].synonyms == ("kitty",)
     path = alone.paths[0]
     weight = original_weights(family_of(pipe), [path])[path]
@@ -147,14 +154,14 @@ def test_synonyms_are_erased_with_their_concept(pipe, method):
 
 @every_method_that_acts_while_drawing
 def test_synonyms_are_part_of_the_hooks(pipe, method):
-    one, both = make(pipe, method).tensors(), make(pipe, method, [Concept("cat", synonyms=("kitty",))]).tensors()
+    one, both = made(pipe, method).tensors(), made(pipe, method, [Concept("cat", synonyms=("kitty",))]).tensors()
     assert one.keys() == both.keys()
     assert any(not torch.equal(both[name], tensor) for name, tensor in one.items())
 
 
 @every_method_that_acts_while_drawing
 def test_what_acts_while_drawing_ends_with_the_edit(pipe, method, tmp_path):
-    edit = make(pipe, method)
+    edit = made(pipe, method)
     loaded = Edit.load(edit.save(tmp_path / "e.safetensors"))
     family = family_of(pipe)
 
@@ -179,7 +186,7 @@ def test_what_acts_while_drawing_ends_with_the_edit(pipe, method, tmp_path):
 @every_method
 def test_an_edit_has_what_its_shape_says(pipe, method):
     """An edit of weights has paths; one of an inference-time method changes no weight."""
-    assert bool(make(pipe, method).paths) == (RECORDS[method].shape != "inference-time")
+    assert bool(made(pipe, method).paths) == (RECORDS[method].shape != "inference-time")
 
 
 @every_method
@@ -194,7 +201,7 @@ def test_what_does_not_fit_is_refused_and_what_fits_is_not(pipe, method):
 
 @every_method
 def test_file_round_trip_keeps_every_delta(pipe, method, tmp_path):
-    edit = make(pipe, method)
+    edit = made(pipe, method)
     loaded = Edit.load(edit.save(tmp_path / "e.safetensors"))
     assert loaded.record == edit.record
     for path in edit.paths:
@@ -204,7 +211,7 @@ def test_file_round_trip_keeps_every_delta(pipe, method, tmp_path):
 
 @every_method
 def test_the_record_tells_what_was_done(pipe, method):
-    record = make(pipe, method, seed=7).record
+    record = made(pipe, method, seed=7).record
     assert (record.method, record.seed, record.preserve) == (method, 7, ("dog", "tree"))
     assert record.settings["anchor"] == ""
     assert {"torch", "diffusers", "transformers"} <= set(record.versions)
@@ -214,14 +221,14 @@ def test_the_record_tells_what_was_done(pipe, method):
 @every_method
 def test_bad_requests_are_refused(pipe, method):
     with pytest.raises(SettingError, match="has no setting 'nonsense'"):
-        make(pipe, method, nonsense=1)
+        made(pipe, method, nonsense=1)
     first = next(name for name, f in load_method(method).Config.model_fields.items() if name != "anchor")
     with pytest.raises(SettingError, match=f"setting '{first}' was 'x y'"):
-        make(pipe, method, **{first: "x y"})
+        made(pipe, method, **{first: "x y"})
     with pytest.raises(ConceptError, match="tokens.* fit"):
-        make(pipe, method, ["q z " * 45])
+        made(pipe, method, ["q z " * 45])
     with pytest.raises(ConceptError, match="is empty"):
-        make(pipe, method, [""])
+        made(pipe, method, [""])
 
 
 @every_method
@@ -233,7 +240,7 @@ def test_every_setting_is_described(method):
 @every_method
 def test_an_edit_is_as_exact_under_autocast(pipe, method):
     """Drawing in half precision around it must not reach the text states an edit is made from."""
-    expected = make(pipe, method).tensors()
+    expected = made(pipe, method).tensors()
     with torch.autocast("cpu", torch.bfloat16):
-        tensors = make(pipe, method).tensors()
+        tensors = made(pipe, method).tensors()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
