@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_pipe, tiny_sana, tiny_sdxl
+from dits import CASES
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase, export, update
@@ -182,3 +183,77 @@ def test_what_it_is_not_for(gemma_tokenizer, tokenizer, tmp_path):
         made(sana)
     with pytest.raises(ConceptError, match="is itself to be erased"):
         made(tiny_pipe(tokenizer), [Concept("cat"), Concept("car")])
+
+
+@pytest.fixture(params=["flux-dev", "zimage"])
+def transformer_pipe(request):
+    return CASES[request.param].build()
+
+
+def rows_of(pipe, prompt: str) -> dict[str, torch.Tensor]:
+    """What the transformer is given of a prompt."""
+    inputs = family_of(pipe).condition([prompt]).inputs
+    return {name: t.double() for name, t in inputs.items() if t.is_floating_point()}
+
+
+def test_t5_and_decoders_read_a_target_as_its_anchor(transformer_pipe):
+    before = {n: rows_of(transformer_pipe, f"a {n}") for n in ("cat", "car", "dog")}
+    edit = made(transformer_pipe, retain_scale=1.0)
+    assert {p.partition(".")[0] for p in edit.paths} == set(family_of(transformer_pipe).text_encoders)
+    with edit.apply(transformer_pipe):
+        after = {n: rows_of(transformer_pipe, f"a {n}") for n in before}
+    for name, cat in before["cat"].items():
+        assert (after["cat"][name] - before["car"][name]).norm() < 0.5 * (cat - before["car"][name]).norm()
+        moved = (after["cat"][name] - cat).norm()
+        assert (after["dog"][name] - before["dog"][name]).norm() < 0.5 * moved
+    assert all(torch.equal(t, before["cat"][k]) for k, t in rows_of(transformer_pipe, "a cat").items())
+
+
+def test_one_layer_of_t5_is_its_formula_token_by_token(monkeypatch):
+    """T5 reads padding, so every row from the subject's last token on is erased and every row is kept."""
+    import excise.concepts.vocabulary
+    import excise.erasing.erase
+
+    templates = ["{}", "a {}"]
+    few = {**excise.erasing.erase.TEMPLATES, "object": templates}
+    monkeypatch.setattr(excise.erasing.erase, "TEMPLATES", few)
+    monkeypatch.setattr(excise.concepts.vocabulary, "TEMPLATES", few)
+    pipe = CASES["flux-dev"].build()
+    edit = made(pipe, layers=1, retain_scale=3.0, ridge=0.01)
+    encoder, tokenizer, length, seen = pipe.text_encoder_2, pipe.tokenizer_2, family_of(pipe).max_tokens, {}
+    block = encoder.encoder.block[-1]
+    block.layer[1].DenseReluDense.wo.register_forward_pre_hook(lambda m, a: seen.update(x=a[0][0].detach().double()))
+    block.register_forward_hook(lambda m, a, out: seen.update(s=out[0][0].detach().double()))
+
+    def look(text: str) -> tuple[torch.Tensor, torch.Tensor, int]:
+        ids = tokenizer(text, padding="max_length", max_length=length).input_ids
+        encoder(torch.tensor([ids]))
+        return seen["x"], seen["s"], len(tokenizer(text).input_ids) - 2  # the last piece stands before the end token
+
+    X, R, K = [], [], []
+    for template in templates:
+        x, s, start = look(template.format("cat"))
+        _, wanted, theirs = look(template.format("car"))
+        for i in range(length - max(start, theirs)):
+            X.append(x[start + i])
+            R.append(wanted[theirs + i] - s[start + i])
+    for text in [t.format(n) for n in KEPT for t in templates] + [""]:
+        K += list(look(text)[0])
+    X, R, K = torch.stack(X, 1), torch.stack(R, 1), torch.stack(K, 1)
+    A = X @ X.T / X.shape[1] + 3.0 * K @ K.T / K.shape[1]
+    A += 0.01 * A.trace() / len(A) * torch.eye(len(A), dtype=A.dtype)
+    D = R @ X.T @ torch.linalg.inv(A) / X.shape[1]
+    path = next(p for p in edit.paths if p.startswith("text_encoder_2."))
+    assert_close(edit.modules[path].dw.double(), D, rtol=1e-4, atol=1e-6)
+
+
+def test_what_changes_t5_or_a_decoder_leaves_as_a_merged_folder(transformer_pipe, tmp_path):
+    edit = made(transformer_pipe)
+    with pytest.raises(WrongBaseError, match=r"this edit changes 'text_encoder.*use --format merged"):
+        export(edit, transformer_pipe, tmp_path, "diffusers-lora")
+    done = export(edit, transformer_pipe, tmp_path, "merged")
+    with edit.apply(transformer_pipe):
+        wanted = rows_of(transformer_pipe, "a cat")
+    merged = type(transformer_pipe).from_pretrained(done.path)
+    for name, rows in rows_of(merged, "a cat").items():
+        assert_close(rows, wanted[name], rtol=1e-4, atol=1e-5)

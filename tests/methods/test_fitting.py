@@ -19,7 +19,7 @@ from excise.registry import Record
 
 REFUSED = (
     "emcid needs text encoders that add the output of their MLPs without normalising it (text_mlp), which the model "
-    "family 'sana' does not provide. Families that fit emcid: sd, sdxl. Methods that fit sana: "
+    "family 'sana' does not provide. Families that fit emcid: sd, sdxl, flux, zimage. Methods that fit sana: "
     + ", ".join(name for name in METHODS if name not in ("emcid", "eraseanything", "safree", "zerase"))
     + "."
 )
@@ -43,7 +43,7 @@ def test_every_method_fits_some_family_and_every_family_some_method():
 
 
 def test_a_method_fits_the_families_that_provide_what_it_needs():
-    assert families_for(METHODS.record("emcid")) == ["sd", "sdxl"]
+    assert families_for(METHODS.record("emcid")) == ["sd", "sdxl", "flux", "zimage"]
     assert "emcid" not in methods_for(FAMILIES.record("sana").provides)
     check_fits("uce", "sana", FAMILIES.record("sana").provides)
 

@@ -49,12 +49,12 @@ class Layers(NamedTuple):
 def check(edit: Edit, family: Family, format: str) -> None:
     """Refuse an edit that the layout cannot represent; raises WrongBaseError."""
     layout = layout_of(family.name, format)
-    check_maps(edit, family)
     if encoders := sorted({p.partition(".")[0] for p in edit.paths if in_encoder(p, family.text_encoders)}):
         raise WrongBaseError(
             f"no LoRA that all readers of {TRANSFORMERS[family.name].title} take changes its text encoders, and this "
             f"edit changes '{encoders[0]}'; use --format merged."
         )
+    check_maps(edit, family)
     if layout.names == ORIGINAL:
         placed = {piece.name for pieces in _stacks(family).values() for piece in pieces}
         if lost := [path for path in edit.paths if path not in placed]:

@@ -297,6 +297,24 @@ class Family(ABC):
     # Text
 
     @abstractmethod
+    def encoder_spans(
+        self, encoder: str, texts: Sequence[str], subjects: Sequence[str | int | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Where subjects stand among the tokens of one text encoder.
+
+        Args:
+            encoder: its name in the pipeline.
+            texts, subjects: as `encode` takes them.
+
+        Returns:
+            (B,) the last token of each subject, and (B, L) True where the denoiser is given what the encoder makes of a
+            token.
+
+        Raises:
+            ConceptError: a prompt does not fit, or does not contain its subject.
+        """
+
+    @abstractmethod
     def encode(
         self,
         texts: Sequence[str],

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
+from excise.families.base import EncoderLayer
 from excise.families.conditions import Condition
+from excise.families.encoder_layers import clip_layers, t5_layers
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
@@ -30,7 +32,7 @@ class Flux(TransformerFamily):
     """Adapter of a `FluxPipeline`."""
 
     name = "flux"
-    provides = frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM})
+    provides = frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM})
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "FluxPipeline"
     doors = ("context_embedder",)
@@ -49,6 +51,21 @@ class Flux(TransformerFamily):
     ) -> TextStates:
         spans = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
         return self._encode_whole(texts, spans, until)
+
+    def encoder_layers(self) -> list[EncoderLayer]:
+        self.check_encoders()
+        first, second = self.pipe.text_encoder, self.pipe.text_encoder_2
+        return [*clip_layers("text_encoder", first), *t5_layers("text_encoder_2", second)]
+
+    def encoder_spans(
+        self, encoder: str, texts: Sequence[str], subjects: Sequence[str | int | None]
+    ) -> tuple[Tensor, Tensor]:
+        if encoder == "text_encoder_2":
+            _, last, _ = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
+            return last, torch.ones(len(texts), self.max_tokens, dtype=torch.bool)
+        limit = self.pipe.tokenizer.model_max_length
+        _, last, end = subject_spans(self.pipe.tokenizer, texts, subjects, limit)
+        return last, torch.arange(limit) == end[:, None]  # the pooled prompt is the state of its end token
 
     def unconditional(self) -> Condition:
         return self.condition([""])

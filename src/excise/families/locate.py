@@ -41,13 +41,15 @@ FAMILIES = Registry(
         "flux": Record(
             "excise.families.flux:Flux",
             "FLUX.1 dev and schnell (FluxPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM}),
+            provides=frozenset(
+                {c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM}
+            ),
             pipelines=("Flux",),
         ),
         "zimage": Record(
             "excise.families.zimage:ZImage",
             "Z-Image and Z-Image-Turbo (ZImagePipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
+            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
             pipelines=("ZImage",),
         ),
         "sd3": Record(

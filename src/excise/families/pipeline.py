@@ -108,6 +108,12 @@ class PipelineFamily(ReadingFamily):
     def encoder_layers(self) -> list[EncoderLayer]:
         return []
 
+    def encoder_spans(
+        self, encoder: str, texts: Sequence[str], subjects: Sequence[str | int | None]
+    ) -> tuple[Tensor, Tensor]:
+        tokens = self._tokens(texts, subjects)
+        return tokens.last, tokens.read
+
     @property
     def noising(self) -> Noising:
         return noising(self.pipe.scheduler, self._picture_tokens, self._mu)
@@ -363,14 +369,3 @@ def _upcast_vae(vae: Any) -> Iterator[None]:
     finally:
         if upcast:
             vae.to(dtype)
-
-
-def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:
-    """The layers of a CLIP text encoder.
-
-    Args:
-        name: of the encoder in the pipeline.
-        unread: number of layers at the end that the text states do not pass.
-    """
-    paths = [f"{name}.encoder.layers.{i}" for i in range(int(encoder.config.num_hidden_layers) - unread)]
-    return [EncoderLayer(name, path, f"{path}.mlp.fc2") for path in paths]

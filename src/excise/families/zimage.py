@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from excise.families import capabilities as c
-from excise.families.base import MapInput
+from excise.families.base import EncoderLayer, MapInput
 from excise.families.chat import Template, chat_render, template_tokens
 from excise.families.conditions import Condition
+from excise.families.encoder_layers import decoder_layers
 from excise.families.text_tree import Tokens
 from excise.families.transformer import TransformerFamily
 
@@ -31,7 +32,7 @@ class ZImage(TransformerFamily):
     """Adapter of a `ZImagePipeline`."""
 
     name = "zimage"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
+    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
     draws_with = "ZImagePipeline"
     text_modules = ("cap_embedder.0",)
     doors = ("cap_embedder.1",)
@@ -46,6 +47,10 @@ class ZImage(TransformerFamily):
 
     def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self._before_last(ids, positions, mask), None
+
+    def encoder_layers(self) -> list[EncoderLayer]:
+        self.check_encoders()
+        return decoder_layers("text_encoder", self.pipe.text_encoder, unread=1)
 
     @torch.no_grad()
     def unconditional(self) -> Condition:

@@ -1,8 +1,9 @@
 """The input of a method that edits text encoders: inputs of their MLP maps, and the last states they should produce.
 
-A CLIP layer adds the output of its second MLP map to the residual stream, and the text states are the stream after the
-last layer. A change of that map in one layer moves the stream by its product with the input there, and by the effect of
-that on later layers. The stream of a target's prompt should become that of its anchor's prompt, token by token.
+A layer of CLIP, T5 or Qwen adds the output of its second MLP map to the residual stream, and the text states are the
+stream after the last layer, but for a norm. A change of that map in one layer moves the stream by its product with the
+input there, and by the effect of that on later layers. The stream of a target's prompt should become that of its
+anchor's prompt, token by token.
 """
 
 from __future__ import annotations
@@ -49,8 +50,10 @@ class EncoderProblem:
     def __init__(self, family: Family, encoded: Encoded, say: Report = silent) -> None:
         self.family, self.say = family, say
         self.layers = family.encoder_layers()
-        n, rows, states = encoded.pairs, encoded.rows, encoded.states
-        self.texts, self.last, self.end = encoded.texts, states.last, states.end
+        n, rows = encoded.pairs, encoded.rows
+        self.texts = encoded.texts
+        named = (encoded.texts, encoded.subjects)
+        self._spans = {name: family.encoder_spans(name, *named) for name in family.text_encoders}
         self.pairs = list(zip(rows[:n], rows[n : 2 * n], strict=True))
         self.retained = list(dict.fromkeys(rows[2 * n :]))
         anchors = list(dict.fromkeys(anchor for _, anchor in self.pairs))
@@ -69,13 +72,14 @@ class EncoderProblem:
         with self._capture(layer, deltas) as run:
             for part in split(self.pairs, BATCH):
                 x, stream = run([t for t, _ in part])
-                erased, goal = self._matched(layer.encoder, part, x.shape[1])
+                erased, goal = self._matched(layer.encoder, part, x)
                 targets.add(x[erased], x[erased])
                 lacking.add(x[erased], (goal - stream)[erased])
                 self._advance(len(part))
             for rows in split(self.retained, BATCH):
-                x = run(rows)[0].flatten(0, 1)
-                retain.add(x, x)
+                x = run(rows)[0]
+                kept = x[self._read(layer.encoder, rows, x)]
+                retain.add(kept, kept)
                 self._advance(len(rows))
         return Moments(targets.mean, lacking.mean, retain.mean)
 
@@ -83,17 +87,23 @@ class EncoderProblem:
         self._prompts_read += prompts
         self.say("reading layers", min(self._prompts_read, self._expected), self._expected)
 
-    def _matched(self, encoder: str, pairs: Sequence[tuple[int, int]], length: int) -> tuple[Tensor, Tensor]:
+    def _read(self, encoder: str, rows: Sequence[int], like: Tensor) -> Tensor:
+        """(b, L) which tokens of prompts the denoiser is given, for inputs or a stream (b, L, f)."""
+        read, length = self._spans[encoder][1][list(rows)], like.shape[1]
+        return F.pad(read, (0, max(0, length - read.shape[1])))[:, :length].to(like.device)
+
+    def _matched(self, encoder: str, pairs: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
         """(b, L) which tokens to erase, from a target's last word on; (b, L, d) the stream of the anchor there."""
-        streams = self._anchor_streams[encoder]
-        device = streams.device
-        start = self.last[[t for t, _ in pairs]].to(device)[:, None]
-        anchor_start = self.last[[a for _, a in pairs]].to(device)[:, None]
+        streams, length = self._anchor_streams[encoder], like.shape[1]
+        device, last = streams.device, self._spans[encoder][0]
+        start = last[[t for t, _ in pairs]].to(device)[:, None]
+        anchor_start = last[[a for _, a in pairs]].to(device)[:, None]
         at = torch.arange(length, device=device)[None]
         source = at - start + anchor_start
         rows = streams[[self._place[a] for _, a in pairs]]
         index = source.clamp(0, length - 1)[..., None].expand(-1, -1, rows.shape[-1])
-        return (at >= start) & (source < length), rows.gather(1, index)
+        read = self._read(encoder, [t for t, _ in pairs], like)
+        return read & (at >= start) & (source < length), rows.gather(1, index)
 
     @torch.no_grad()
     def _streams(self, encoder: str, rows: Sequence[int]) -> Tensor:
@@ -110,18 +120,20 @@ class EncoderProblem:
     @contextmanager
     def _capture(self, layer: EncoderLayer, deltas: Mapping[str, Tensor]) -> Iterator[Any]:
         """A function from prompts, by row, to the input of the layer's map and the last stream of its encoder."""
-        captured: dict[str, Tensor] = {}
+        inputs_read, streams = list[Tensor](), list[Tensor]()  # the pipeline may encode prompts in several parts
         end = [other for other in self.layers if other.encoder == layer.encoder][-1]
 
         def run(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+            inputs_read.clear()
+            streams.clear()
             self.family.condition([self.texts[row] for row in rows])
-            return captured["read"].double(), captured["stream"].double()
+            return torch.cat(inputs_read).double(), torch.cat(streams).double()
 
         def read(module: Any, inputs: Any) -> None:
-            captured["read"] = inputs[0]
+            inputs_read.append(inputs[0])
 
         def stream(module: Any, inputs: Any, output: Any) -> None:
-            captured["stream"] = output[0] if isinstance(output, tuple) else output
+            streams.append(output[0] if isinstance(output, tuple) else output)
 
         with ExitStack() as hooks:
             for path, delta in deltas.items():

@@ -60,6 +60,7 @@ class Encoded:
 
     Attributes:
         texts: the distinct prompts.
+        subjects: of these prompts, as `Family.encode` takes them.
         states: their text states.
         rows: index into `texts` of every prompt of the request: targets, their anchors in the same order, retained
             prompts, and the empty prompt last.
@@ -67,6 +68,7 @@ class Encoded:
     """
 
     texts: Sequence[str]
+    subjects: Sequence[str | int | None]
     states: TextStates
     rows: Sequence[int]
     owner: Tensor
@@ -115,7 +117,7 @@ def encode(
     known = (family, prompts, subject_of)
     states = encode_known(*known, cache, until) if cache else family.encode(prompts, subject_of, until)
     rows = [row[request] for request in requests]
-    return Encoded(prompts, states, rows, torch.tensor([which for *_, which in pairs]))
+    return Encoded(prompts, subject_of, states, rows, torch.tensor([which for *_, which in pairs]))
 
 
 def reach_of(config: Settings, pooled: bool) -> tuple[Until, Until]:
