@@ -12,7 +12,7 @@ from excise import erase
 from excise.edits.deltas import Dense, LowRank, TextMap
 from excise.errors import ModelError, SettingError
 from excise.families import family_of
-from excise.families.base import Projection
+from excise.families.maps import Projection
 from excise.families.networks import module_in
 from excise.families.trajectories import plain_scheduler
 from excise.methods.solution import Solution, in_rows

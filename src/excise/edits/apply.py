@@ -135,9 +135,9 @@ def put(edit: EditLike, family: Family, strength: float) -> None:
     if hooks_copied(family):
         raise ModelError(HOOKS_COPIED)
     check_one_guided(hook for e in (*(layer.edit for layer in layers(family)), edit) for hook in e.hooks)
-    found = networks(family)
-    placed = _placed(edit, found, strength)
-    changes = [_planned(found[name], [*_account(found[name]).placed, new], name) for name, new in placed.items()]
+    parts = networks(family)
+    placed = _placed(edit, parts, strength)
+    changes = [_planned(parts[name], [*_account(parts[name]).placed, new], name) for name, new in placed.items()]
     layer = next(iter(placed.values())).layer
     layer.attach(family)
     try:
@@ -154,9 +154,9 @@ def alone(edit: EditLike, family: Family) -> Iterator[None]:
     Raises:
         ModelError: a weight cannot be replaced, or was written to since; nothing is changed.
     """
-    found = networks(family)
-    placed = _placed(edit, found, 1.0)
-    changes = [_planned(network, [placed[n]] if n in placed else [], n) for n, network in found.items()]
+    parts = networks(family)
+    placed = _placed(edit, parts, 1.0)
+    changes = [_planned(network, [placed[n]] if n in placed else [], n) for n, network in parts.items()]
     parameters = [(module, key, module._parameters[key]) for c in changes for module, key in c.parameters]
     accounts = [(c.account, c.account.placed, c.account.replaced) for c in changes]
     own, others = next(iter(placed.values())).layer, layers(family)
@@ -176,19 +176,19 @@ def alone(edit: EditLike, family: Family) -> Iterator[None]:
             account.placed, account.replaced = before, replaced
 
 
-def _placed(edit: EditLike, found: Mapping[str, Any], strength: float) -> dict[str, _Placed]:
+def _placed(edit: EditLike, parts: Mapping[str, Any], strength: float) -> dict[str, _Placed]:
     """A new layer, by the networks that it changes; one with hooks, or that changes nothing, is the denoiser's too."""
     paths: dict[str, dict[str, str]] = {}
     for path in edit.paths:
-        name, rest = split_path(path, found)
+        name, rest = split_path(path, parts)
         paths.setdefault(name, {})[rest] = path
     if edit.hooks or not paths:
         paths.setdefault("", {})
-    layer = Layer(edit, strength, next(_numbers), {name: ref(found[name]) for name in paths})
+    layer = Layer(edit, strength, next(_numbers), {name: ref(parts[name]) for name in paths})
     return {name: _Placed(layer, theirs) for name, theirs in paths.items()}
 
 
-def take(edit: EditLike, found: Mapping[str, Any]) -> None:
+def take(edit: EditLike, parts: Mapping[str, Any]) -> None:
     """Take the last application of an edit off the networks that it is in force on.
 
     Raises:
@@ -196,19 +196,19 @@ def take(edit: EditLike, found: Mapping[str, Any]) -> None:
         ModelError: a weight cannot be replaced, or was written to since, or the edit is in force on a network that is
             not among these; it stays in force.
     """
-    here = [p.layer for network in found.values() for p in _account(network).placed if p.layer.edit is edit]
+    here = [p.layer for network in parts.values() for p in _account(network).placed if p.layer.edit is edit]
     if not here:
-        hint = f" {COPIED}" if copied(found) else ""
+        hint = f" {COPIED}" if copied(parts) else ""
         raise WrongBaseError(f"this edit is not applied to this model, so there is nothing to remove.{hint}")
     last = max(here, key=lambda layer: layer.number)
     for name, network in last.networks.items():
-        if network() is not None and network() is not found.get(name):
+        if network() is not None and network() is not parts.get(name):
             raise ModelError(
                 f"this edit is in force on a '{name or 'denoiser'}' too that is not the pipeline's now, where it would "
                 "stay; put that back into the pipeline and remove the edit then."
             )
     changes = []
-    for name, network in found.items():
+    for name, network in parts.items():
         placed = _account(network).placed
         if any(p.layer is last for p in placed):
             changes.append(_planned(network, [p for p in placed if p.layer is not last], name))
@@ -222,11 +222,11 @@ def layers(family: Family) -> list[Layer]:
     return [placed[n] for n in sorted(placed)]
 
 
-def copied(found: Mapping[str, Any]) -> bool:
+def copied(parts: Mapping[str, Any]) -> bool:
     """Whether a network without edits holds what one was given in another network, as a deep copy of that does."""
     return any(
         _holds(network, *next(iter(account.replaced.items())))
-        for network in found.values()
+        for network in parts.values()
         if not _account(network).replaced
         for account in list(_accounts.values())
         if account.replaced
@@ -264,12 +264,12 @@ def original_weights(family: Family, paths: Iterable[str] | None = None) -> Weig
                 f"the model as it is loaded without that, and quantise it afterwards; {BESIDE}"
             )
         return whole
-    found, weights = networks(family), dict[str, Weight]()
+    parts, weights = networks(family), dict[str, Weight]()
     for path in paths:
-        name, rest = split_path(path, found)
+        name, rest = split_path(path, parts)
         with suppress(AttributeError):
-            module, key = parameter_in(found[name], rest)
-            weights[path] = _original(found[name], rest, module._parameters[key], path)
+            module, key = parameter_in(parts[name], rest)
+            weights[path] = _original(parts[name], rest, module._parameters[key], path)
     return Weights(weights)
 
 
@@ -293,24 +293,24 @@ def original_text_weights(family: Family) -> Weights:
         for rest, replaced in _account(network).replaced.items():
             module, key = parameter_in(network, rest)
             instead[id(module._parameters[key])] = replaced.original
-    found = {}
+    weights = {}
     for name, weight in weights_by_name(family.text_encoder_weights, networks(family).values()).items():
         if weight.in_memory:
             check_plain(weight.like, name)
             weight = Weight.known(instead.get(id(weight.like), weight.like).detach().to(weight.like))
-        found[name] = weight
-    return Weights(found)
+        weights[name] = weight
+    return Weights(weights)
 
 
 @contextmanager
 def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
     """Add deltas to weights of any network inside the block, on top of the edits that are applied."""
-    found = networks(family)
+    parts = networks(family)
     places = {}
     for path in deltas:
-        name, rest = split_path(path, found)
-        place(found[name], [rest])
-        places[path] = parameter_in(found[name], rest)
+        name, rest = split_path(path, parts)
+        place(parts[name], [rest])
+        places[path] = parameter_in(parts[name], rest)
     before = {path: module._parameters[key] for path, (module, key) in places.items()}
     try:
         for path, delta in deltas.items():
@@ -323,10 +323,10 @@ def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator
             setattr(module, key, before[path])
 
 
-def split_path(path: str, found: Mapping[str, Any]) -> tuple[str, str]:
+def split_path(path: str, parts: Mapping[str, Any]) -> tuple[str, str]:
     """A path of an edit as the name of a network and the path in there."""
     name, _, rest = path.partition(".")
-    return (name, rest) if name in found else ("", path)
+    return (name, rest) if name in parts else ("", path)
 
 
 def _account(network: nn.Module) -> _Account:

@@ -78,9 +78,9 @@ def located(path: Path) -> list[Path]:
         raise EditFileError(f"there is no file or folder {path}; give an edit file, or what excise export wrote.")
     if path.is_file() or (path / MARK).is_file():
         return [path]
-    found = _held(path) or [file for name in (*PROGRAMS, *FORMATS) for file in _held(path / name)]
-    if found:
-        return found
+    files = _held(path) or [file for name in (*PROGRAMS, *FORMATS) for file in _held(path / name)]
+    if files:
+        return files
     raise EditFileError(
         f"{path} holds neither an edit ({EDIT_NAME}) nor an export that carries its record; give what excise erase or "
         "excise export wrote."

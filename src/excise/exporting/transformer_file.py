@@ -59,8 +59,8 @@ def write(
     lengths = {name: len(tensor) for name, tensor in own.items()}
     del own, state
     read = load_file(path)
-    found = [(name, piece, at, ours) for name, row in pieces.items() for piece, at, ours in spans(row, lengths)]
-    if missing := set(lengths) - {piece.name for _, piece, _, _ in found} or set(pieces) ^ set(read):
+    placed = [(name, piece, at, ours) for name, row in pieces.items() for piece, at, ours in spans(row, lengths)]
+    if missing := set(lengths) - {piece.name for _, piece, _, _ in placed} or set(pieces) ^ set(read):
         raise OutputError(
             f"{path} lacks '{min(missing)}'; please report this defect of excise, and use --format merged."
         )
@@ -68,7 +68,7 @@ def write(
     def change(place: str) -> Tensor:
         name = f"{place}.weight" if f"{place}.weight" in lengths else place
         written = torch.empty(weights[place].shape)
-        for theirs, piece, at, ours in found:
+        for theirs, piece, at, ours in placed:
             if piece.name == name:
                 written[ours] = read[theirs][at].float()
         return written - weights[place].float().cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from excise.families.base import EncoderLayer
+from excise.families.maps import EncoderLayer
 
 
 def clip_layers(name: str, encoder: Any, unread: int = 0) -> list[EncoderLayer]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import EncoderLayer
 from excise.families.conditions import Condition
 from excise.families.encoder_layers import clip_layers, t5_layers
+from excise.families.maps import EncoderLayer
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Projection, WeightMap
 from excise.families.chat import Template, chat_render, check_chat, template_tokens
 from excise.families.conditions import Condition
+from excise.families.maps import Projection, WeightMap
 from excise.families.networks import walk
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until

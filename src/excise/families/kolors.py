@@ -19,8 +19,8 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import Projection, WeightMap
 from excise.families.conditions import Condition
+from excise.families.maps import Projection, WeightMap
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.sdxl import PooledUNet
 from excise.families.subjects import subject_spans

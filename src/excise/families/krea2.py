@@ -19,9 +19,10 @@ from torch import Tensor
 
 from excise.errors import ModelError
 from excise.families import capabilities as c
-from excise.families.base import MapInput, split
+from excise.families.base import split
 from excise.families.chat import Template, check_cut, template_tokens
 from excise.families.conditions import Condition, masked
+from excise.families.maps import MapInput
 from excise.families.networks import computes_in, module_in
 from excise.families.progress import encoded
 from excise.families.qwen import QwenFamily

@@ -80,14 +80,10 @@ def load(
             if whole and pipe is not None:
                 family_of(pipe).complete()
         elif not whole:
-            found = path if path.exists() else cached(name, hub, local_files_only)
-            pipe = _with_weights_in_files(found, name, variant, config, options["dtype"], where)
-        if pipe is None and path.is_dir():
-            pipe = from_folder(path, variant, options)
-        elif pipe is None and path.is_file():
-            pipe = from_single_file(path, config, local_files_only, options)
-        elif pipe is None:
-            pipe = from_hub(name, {**hub, **options}, local_files_only)
+            folder = path if path.exists() else cached(name, hub, local_files_only)
+            pipe = _with_weights_in_files(folder, name, variant, config, options["dtype"], where)
+        if pipe is None:
+            pipe = _whole(name, path, config, local_files_only, hub, options)
     family = family_of(pipe)
     if prediction is not None:
         _set_prediction(pipe, prediction)
@@ -97,6 +93,22 @@ def load(
     if where.startswith("cpu"):
         family.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return family
+
+
+def _whole(
+    name: str,
+    path: Path,
+    config: str | Path | None,
+    local_files_only: bool,
+    hub: dict[str, Any],
+    options: dict[str, Any],
+) -> Any:
+    """A pipeline with all its weights, as diffusers reads it from a folder, a single file or the hub."""
+    if path.is_dir():
+        return from_folder(path, hub["variant"], options)
+    if path.is_file():
+        return from_single_file(path, config, local_files_only, options)
+    return from_hub(name, {**hub, **options}, local_files_only)
 
 
 def outlined(

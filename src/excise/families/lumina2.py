@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import MapInput
 from excise.families.chat import Template, template_tokens
 from excise.families.conditions import Condition, masked
+from excise.families.maps import MapInput
 from excise.families.text_tree import Tokens
 from excise.families.transformer import TransformerFamily
 

@@ -91,15 +91,15 @@ def open_folder(path: Path, opening: Opening, name: str | None = None, transform
 
 def open_encoders(path: Path, opening: Opening) -> dict[str, nn.Module] | None:
     """Open the text encoders of a diffusers folder alone; None where only a whole pipeline can be loaded."""
-    components, found = _components(path), dict[str, nn.Module]()
+    components, encoders = _components(path), dict[str, nn.Module]()
     for part in opening.encoders:
         library, name = components.get(part, ("", ""))
         kind = _class_of(library, name) if library == "transformers" else None
         network = None if kind is None else _encoder(kind, path / part, opening)
         if network is None:
             return None
-        found[part] = network
-    return found
+        encoders[part] = network
+    return encoders
 
 
 def open_single_file(path: Path, config: Path, pipeline: str, opening: Opening) -> Any:

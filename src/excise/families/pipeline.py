@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from excise.errors import ModelError
-from excise.families.base import EncoderLayer, Progress, Request, Watch, split
+from excise.families.base import Progress, Request, Watch, split
 from excise.families.conditions import Condition, grouped, join
+from excise.families.maps import EncoderLayer
 from excise.families.networks import check_trainable, computes_in, module_in, parameters
 from excise.families.noising import Noising, noising
 from excise.families.partial import complete

@@ -63,9 +63,9 @@ class PixArt(PipelineFamily):
         until: Sequence[Until] | None = None,
         known: KnownStates | None = None,
     ) -> TextStates:
-        found = [_as_read(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
+        prompts = [_as_read(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
         spans = subject_spans(
-            self.pipe.tokenizer, [text for text, _ in found], [s for _, s in found], self.max_tokens, start=0
+            self.pipe.tokenizer, [text for text, _ in prompts], [s for _, s in prompts], self.max_tokens, start=0
         )
         inputs = self.condition(texts).inputs
         states = inputs["encoder_hidden_states"].to(self.device, computes_in(self.denoiser))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from excise.errors import ModelError, unknown
-from excise.families.base import Family, MapInput, Projection, WeightMap, split
+from excise.families.base import Family, split
 from excise.families.conditions import Condition
+from excise.families.maps import MapInput, Projection, WeightMap
 from excise.families.networks import bare, module_in, parameter_in
 from excise.families.partial import device_of, place
 from excise.families.roles import ROLES, STANDS_FOR, attention_layers, encoder_maps, layer_maps

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from excise.families.base import WeightMap
+from excise.families.maps import WeightMap
 from excise.families.networks import bare, walk
 
 ROLES: dict[str, Callable[[WeightMap], bool]] = {

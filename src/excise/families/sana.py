@@ -67,11 +67,11 @@ class Sana(PipelineFamily):
         return int(min(LONGEST, self.pipe.tokenizer.model_max_length))
 
     def _tokens(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Tokens:
-        found = [self._found(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
-        places = torch.tensor([span for span, _ in found], dtype=torch.long)
+        rows = [self._found(t, s) for t, s in zip(texts, subjects or [None] * len(texts), strict=True)]
+        places = torch.tensor([span for span, _ in rows], dtype=torch.long)
         # The denoiser reads the start token, then what stands behind the instruction.
         first, last, end = torch.where(places > 0, places + self._cut, places).unbind(dim=1)
-        padded = pad_sequence([torch.tensor(ids) for _, ids in found], batch_first=True)[..., None]
+        padded = pad_sequence([torch.tensor(ids) for _, ids in rows], batch_first=True)[..., None]
         read = torch.arange(padded.shape[1]) <= end[:, None]
         return Tokens(padded, first, last, end, read, hidden=self._cut)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import EncoderLayer
 from excise.families.conditions import Condition
 from excise.families.encoder_layers import clip_layers
+from excise.families.maps import EncoderLayer
 from excise.families.networks import parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.subjects import padded_ids, subject_spans

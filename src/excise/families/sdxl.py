@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from excise.families import capabilities as c
-from excise.families.base import EncoderLayer, Projection
 from excise.families.conditions import Condition
 from excise.families.encoder_layers import clip_layers
+from excise.families.maps import EncoderLayer, Projection
 from excise.families.networks import computes_in, module_in, parameters
 from excise.families.pipeline import PipelineFamily
 from excise.families.reading import first_inputs

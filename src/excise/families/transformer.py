@@ -13,8 +13,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from excise.families.base import MapInput, Projection, WeightMap, split
+from excise.families.base import split
 from excise.families.conditions import Condition
+from excise.families.maps import MapInput, Projection, WeightMap
 from excise.families.networks import computes_in, module_in
 from excise.families.pipeline import PipelineFamily
 from excise.families.progress import encoded

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from excise.families import capabilities as c
-from excise.families.base import EncoderLayer, MapInput
 from excise.families.chat import Template, chat_render, template_tokens
 from excise.families.conditions import Condition
 from excise.families.encoder_layers import decoder_layers
+from excise.families.maps import EncoderLayer, MapInput
 from excise.families.text_tree import Tokens
 from excise.families.transformer import TransformerFamily
 

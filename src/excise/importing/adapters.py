@@ -198,14 +198,14 @@ def _deltas_of_stack(
     Args:
         pieces: the rows of the base's parameters that are stacked in the file.
     """
-    found = names.spans(pieces)
+    spans = names.spans(pieces)
     first = names.parameters[pieces[0].name].shape
-    shape = torch.Size((found[-1][1].stop, *first[1:]))
+    shape = torch.Size((spans[-1][1].stop, *first[1:]))
     single = {role: tensor.float() for role, tensor in parts.items()}
     form, whole = _delta_of(stem, single, shape, _general_scale(pieces[0].name, names, config))
     deltas: dict[str, Delta] = {}
     for name in dict.fromkeys(piece.name for piece in pieces):
-        rows = sorted((ours.start, theirs) for piece, theirs, ours in found if piece.name == name)
+        rows = sorted((ours.start, theirs) for piece, theirs, ours in spans if piece.name == name)
         delta = _rows(whole, [theirs for _, theirs in rows])
         if _is_nonzero(delta):
             deltas[name] = delta

@@ -77,14 +77,14 @@ def _unstacked(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         if pieces is None:
             apart[name] = tensor
             continue
-        found = names.spans(pieces)
-        if len(tensor) != found[-1][1].stop:
+        spans = names.spans(pieces)
+        if len(tensor) != spans[-1][1].stop:
             raise WrongBaseError(
-                f"'{name}' has {len(tensor)} rows, in the base {found[-1][1].stop}; give the model that the result was "
+                f"'{name}' has {len(tensor)} rows, in the base {spans[-1][1].stop}; give the model that the result was "
                 "made from."
             )
         for own in dict.fromkeys(piece.name for piece in pieces):
-            rows = sorted((ours.start, theirs) for piece, theirs, ours in found if piece.name == own)
+            rows = sorted((ours.start, theirs) for piece, theirs, ours in spans if piece.name == own)
             apart[own] = torch.cat([tensor[theirs] for _, theirs in rows])
     return apart
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap
-from excise.families.base import Projection
+from excise.families.maps import Projection
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from torch.nn.utils import parametrize
 from excise.edits.apply import networks, split_path
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
-from excise.families.base import Family, WeightMap
+from excise.families.base import Family
+from excise.families.maps import WeightMap
 from excise.families.networks import check_trainable
 
 NAME = "excise"

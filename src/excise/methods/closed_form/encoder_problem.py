@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from excise.families.base import EncoderLayer, Family, split
+from excise.families.base import Family, split
+from excise.families.maps import EncoderLayer
 from excise.families.networks import module_in
 from excise.methods.closed_form.text_problem import Encoded
 from excise.support.progress import Report, silent

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from excise.errors import SettingError
-from excise.families.base import Family, MapInput, Projection
+from excise.families.base import Family
+from excise.families.maps import MapInput, Projection
 from excise.families.text_states import TextStates
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.text_problem import Encoded, TextProblem, token_problem
