@@ -60,6 +60,17 @@ PARTS = {
         "predicts v.",
     ),
     "canvas-sana": ("SanaPipeline", ("autoencoder-dc", "gemma", "denoiser-sana"), " Flow matching."),
+    "canvas-flux": (
+        "FluxPipeline",
+        ("t5", "denoiser-flux"),
+        " Dual-stream and single-stream blocks, flow matching. Its autoencoder is that of canvas-sd, its first text "
+        "encoder the second of canvas-sdxl.",
+    ),
+    "canvas-zimage": (
+        "ZImagePipeline",
+        ("qwen", "denoiser-zimage"),
+        " One stream of picture and refined text, flow matching. Its autoencoder is that of canvas-sd.",
+    ),
 }
 
 

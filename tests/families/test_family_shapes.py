@@ -12,9 +12,9 @@ from benchmarks import closed_form
 from excise import Concept, load
 from excise.concepts.concept import retain_prompts
 from excise.edits.apply import original_weights
+from excise.families import BUILT_IN
 from excise.methods.closed_form.text_problem import TextProblem, encode, token_problem
 
-BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana")
 TOLERANCE = 1e-6  # relative (Frobenius) difference of the change, in float64
 TEMPLATES = {"object": ["a picture of a {}", "a {} on grass"]}
 

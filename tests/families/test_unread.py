@@ -15,6 +15,7 @@ from excise.edits.apply import original_weights
 from excise.edits.edit import applied
 from excise.exporting import export
 from excise.families import outlined, streaming, tensors
+from excise.families.built_in import BUILT_IN
 from excise.families.capabilities import TEXT_MLP
 from excise.families.networks import parameters
 from excise.families.partial import source_of
@@ -244,7 +245,7 @@ def test_a_variant_is_read_where_it_is_and_plain_files_elsewhere(sd_folder):
     assert all(torch.equal(one[path], two[path]) for path in one)
 
 
-@pytest.mark.parametrize("model", ["canvas-sd", "canvas-sdxl", "canvas-sana"])
+@pytest.mark.parametrize("model", BUILT_IN)
 @pytest.mark.canvas
 def test_built_in_models_are_opened_in_the_same_way(model):
     whole, text = load(model, device="cpu"), load(model, device="cpu", whole=False)
