@@ -23,76 +23,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.made_up_words import (
-    CLIP_ENTRIES,
-    GEMMA_ENTRIES,
-    QWEN_ENTRIES,
-    T5_ENTRIES,
     clip_tokenizer,
     gemma_tokenizer,
     qwen_tokenizer,
     t5_tokenizer,
+)
+from benchmarks.model_parts import (
+    FLUX_AUTOENCODER,
+    FLUX_DENOISER,
+    SCHEDULE,
+    SD15_DENOISER,
+    SDXL_DENOISER,
+    ZIMAGE_DENOISER,
+    autoencoder,
+    clip,
+    dc_autoencoder,
+    gemma,
+    qwen,
+    sana,
+    t5,
+    unet,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype, nn
 
 SHARD = 2 * 10**9  # bytes of a shard at most
-SD15_DENOISER = {
-    "block_out_channels": (320, 640, 1280, 1280),
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "sample_size": 64,
-}
-SDXL_DENOISER = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-}
-SANA_DENOISER = {
-    "num_layers": 20,
-    "num_attention_heads": 70,
-    "attention_head_dim": 32,
-    "num_cross_attention_heads": 20,
-    "cross_attention_head_dim": 112,
-    "cross_attention_dim": 2240,
-    "caption_channels": 2304,
-    "in_channels": 32,
-    "out_channels": 32,
-    "sample_size": 32,
-}
-AUTOENCODER = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-DC_AUTOENCODER = {
-    "latent_channels": 32,
-    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
-    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
-    "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
-    "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
-    "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
-    "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
-    "encoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
-    "decoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
-    "scaling_factor": 0.41407,
-}
-FLUX_DENOISER = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
-ZIMAGE_DENOISER = {"n_layers": 30, "n_refiner_layers": 2}
-FLUX_AUTOENCODER = {"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159, "sample_size": 1024}
 RESERVE = 8 * 10**9  # bytes of the disk that are left free
 TILE = 1 << 22  # numbers that are drawn where a draw is repeated
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 @dataclass(frozen=True)
@@ -145,9 +103,9 @@ def shapes() -> dict[str, Shape]:
             "StableDiffusionPipeline",
             "float32",
             {
-                "unet": Part(_unet(SD15_DENOISER)),
-                "vae": Part(_autoencoder(0.18215)),
-                "text_encoder": Part(_clip(768, 12, 12, "quick_gelu"), "text_model."),
+                "unet": Part(unet(SD15_DENOISER)),
+                "vae": Part(autoencoder(0.18215)),
+                "text_encoder": Part(clip(768, 12, 12, "quick_gelu"), "text_model."),
             },
             ("PNDMScheduler", {**SCHEDULE, "skip_prk_steps": True, "set_alpha_to_one": False}),
             {"tokenizer": clip_tokenizer},
@@ -157,12 +115,10 @@ def shapes() -> dict[str, Shape]:
             "StableDiffusionXLPipeline",
             "float16",
             {
-                "unet": Part(_unet(SDXL_DENOISER)),
-                "vae": Part(_autoencoder(0.13025)),
-                "text_encoder": Part(_clip(768, 12, 12, "quick_gelu"), "text_model."),
-                "text_encoder_2": Part(
-                    _clip(1280, 32, 20, "gelu", projected=True), "text_model.", ("text_projection",)
-                ),
+                "unet": Part(unet(SDXL_DENOISER)),
+                "vae": Part(autoencoder(0.13025)),
+                "text_encoder": Part(clip(768, 12, 12, "quick_gelu"), "text_model."),
+                "text_encoder_2": Part(clip(1280, 32, 20, "gelu", projected=True), "text_model.", ("text_projection",)),
             },
             ("EulerDiscreteScheduler", SCHEDULE),
             {"tokenizer": clip_tokenizer, "tokenizer_2": lambda: clip_tokenizer(pad="!")},
@@ -171,7 +127,7 @@ def shapes() -> dict[str, Shape]:
         "sana": Shape(
             "SanaPipeline",
             "bfloat16",
-            {"transformer": Part(_sana), "vae": Part(_dc_autoencoder), "text_encoder": Part(_gemma)},
+            {"transformer": Part(sana), "vae": Part(dc_autoencoder), "text_encoder": Part(gemma)},
             (
                 "DPMSolverMultistepScheduler",
                 {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
@@ -196,9 +152,9 @@ def _flux() -> Shape:
 
     parts = {
         "transformer": transformer(1.0),
-        "vae": Part(_autoencoder(**FLUX_AUTOENCODER)),
-        "text_encoder": Part(_clip(768, 12, 12, "quick_gelu"), "text_model."),
-        "text_encoder_2": Part(_t5),
+        "vae": Part(autoencoder(**FLUX_AUTOENCODER)),
+        "text_encoder": Part(clip(768, 12, 12, "quick_gelu"), "text_model."),
+        "text_encoder_2": Part(t5),
     }
     scheduler = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True})
     tokenizers = {"tokenizer": clip_tokenizer, "tokenizer_2": t5_tokenizer}
@@ -216,8 +172,8 @@ def _zimage() -> Shape:
 
     parts = {
         "transformer": transformer(1.0),
-        "vae": Part(_autoencoder(**FLUX_AUTOENCODER)),
-        "text_encoder": Part(_qwen),
+        "vae": Part(autoencoder(**FLUX_AUTOENCODER)),
+        "text_encoder": Part(qwen),
     }
     scheduler = ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
     tokenizers = {"tokenizer": qwen_tokenizer}
@@ -276,112 +232,6 @@ def build(name: str, folder: Path, blocks: float | None = None) -> Path:
     (path / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     complete.touch()
     return path
-
-
-def _unet(settings: Mapping[str, Any]) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        from diffusers import UNet2DConditionModel
-
-        return UNet2DConditionModel(**settings)
-
-    return make
-
-
-def _autoencoder(scaling_factor: float, **more: Any) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL(**{**AUTOENCODER, **more}, scaling_factor=scaling_factor)
-
-    return make
-
-
-def _clip(width: int, layers: int, heads: int, act: str, projected: bool = False) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-        config = CLIPTextConfig(
-            vocab_size=CLIP_ENTRIES,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=77,
-            hidden_act=act,
-            bos_token_id=CLIP_ENTRIES - 2,
-            eos_token_id=CLIP_ENTRIES - 1,
-            pad_token_id=CLIP_ENTRIES - 1,
-        )
-        return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-
-    return make
-
-
-def _sana() -> nn.Module:
-    from diffusers import SanaTransformer2DModel
-
-    return SanaTransformer2DModel(**SANA_DENOISER)
-
-
-def _dc_autoencoder() -> nn.Module:
-    from diffusers import AutoencoderDC
-
-    return AutoencoderDC(**DC_AUTOENCODER)
-
-
-def _gemma() -> nn.Module:
-    from transformers import Gemma2Config, Gemma2Model
-
-    return Gemma2Model(
-        Gemma2Config(
-            vocab_size=GEMMA_ENTRIES,
-            hidden_size=2304,
-            intermediate_size=9216,
-            num_hidden_layers=26,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            head_dim=256,
-            query_pre_attn_scalar=256,
-            sliding_window=4096,
-            max_position_embeddings=8192,
-        )
-    )
-
-
-def _t5() -> nn.Module:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=T5_ENTRIES,
-            d_model=4096,
-            d_kv=64,
-            d_ff=10240,
-            num_layers=24,
-            num_heads=64,
-            feed_forward_proj="gated-gelu",
-            is_encoder_decoder=False,
-            dropout_rate=0.0,
-        )
-    )
-
-
-def _qwen() -> nn.Module:
-    from transformers import Qwen3Config, Qwen3Model
-
-    return Qwen3Model(
-        Qwen3Config(
-            vocab_size=QWEN_ENTRIES,
-            hidden_size=2560,
-            intermediate_size=9728,
-            num_hidden_layers=36,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            head_dim=128,
-            max_position_embeddings=40960,
-        )
-    )
 
 
 def _write_scheduler(kind: str, settings: Mapping[str, Any], folder: Path) -> list[str]:

@@ -41,7 +41,7 @@ from diffusers import (
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from benchmarks.model_folders import SANA_DENOISER, SD15_DENOISER, SDXL_DENOISER
+from benchmarks.model_parts import SANA_DENOISER, SD15_DENOISER, SDXL_DENOISER
 from excise.families.conditions import Condition
 from excise.families.flux import Flux
 from excise.families.noising import Noising, noising
