@@ -14,6 +14,7 @@ from dit_edits import DOUBLE, assert_same_deltas, built, prediction, uce, wide
 from dits import CASES
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from excise import export
 from excise.edits.edit import Edit
@@ -25,6 +26,8 @@ from excise.families import FAMILIES, family_of
 from excise.importing.import_edit import import_edit
 
 NAMES = ["flux-dev", "zimage"]
+ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
+"""Weights that are read from a file lie elsewhere in memory, and some processors then sum in another order."""
 LORAS = ["comfyui-lora", "diffusers-lora", "kohya-lora"]
 
 
@@ -104,7 +107,7 @@ def test_a_merged_folder_is_the_edited_pipeline(name, pipe, tmp_path):
     assert done.error < 1e-4
     with edit.apply(pipe):
         wanted = prediction(pipe)
-    assert torch.equal(prediction(type(pipe).from_pretrained(done.path)), wanted)
+    assert_close(prediction(type(pipe).from_pretrained(done.path)), wanted, **ROUNDING)
     assert_same_deltas(import_edit(done.path, pipe), edit, pipe, 1e-3)
 
 
@@ -127,7 +130,7 @@ def test_a_single_file_holds_the_edited_transformer_under_its_original_names(nam
             wanted = prediction(pipe)
         stock = deepcopy(pipe)
         stock.transformer = transformer.eval()
-        assert torch.equal(prediction(stock), wanted)
+        assert_close(prediction(stock), wanted, **ROUNDING)
 
 
 def test_stacked_maps_are_completed_where_a_reader_needs_all_of_them(tmp_path):
