@@ -46,7 +46,7 @@ class Steps:
     second_clip: int = 1000
     denoiser_sdxl: int = 2400
     denoiser_sana: int = 17_000
-    denoiser_flux: int = 15_000
+    denoiser_flux: int = 9_000
     denoiser_zimage: int = 13_000
 
     def of(self, model: str) -> int:
