@@ -38,6 +38,23 @@ def predicted(pipe, prompt: str) -> torch.Tensor:
     return family.predict(latents, torch.tensor([500]), family.condition([prompt]))
 
 
+def by_formula(look, templates) -> torch.Tensor:
+    """The change of one layer; `look` returns a prompt's inputs, its last stream and the token of its last word."""
+    X, R, K = [], [], []
+    for template in templates:
+        x, s, start = look(template.format("cat"))
+        _, wanted, theirs = look(template.format("car"))
+        for i in range(len(x) - max(start, theirs)):
+            X.append(x[start + i])
+            R.append(wanted[theirs + i] - s[start + i])
+    for text in [t.format(n) for n in KEPT for t in templates] + [""]:
+        K += list(look(text)[0])
+    X, R, K = torch.stack(X, 1), torch.stack(R, 1), torch.stack(K, 1)
+    A = X @ X.T / X.shape[1] + 3.0 * K @ K.T / K.shape[1]
+    A += 0.01 * A.trace() / len(A) * torch.eye(len(A), dtype=A.dtype)
+    return R @ X.T @ torch.linalg.inv(A) / X.shape[1]
+
+
 def test_one_layer_is_its_formula_token_by_token(tokenizer):
     """D = R X' (X X' + lambda K K' + ridge I)^-1, every column gathered by hand from the encoder itself."""
     pipe = tiny_pipe(tokenizer)
@@ -52,19 +69,7 @@ def test_one_layer_is_its_formula_token_by_token(tokenizer):
         encoder(torch.tensor([ids]))
         return seen["x"], seen["s"], len(tokenizer(text).input_ids) - 2  # the last word stands before the end token
 
-    X, R, K = [], [], []
-    for template in templates:
-        x, s, start = look(template.format("cat"))
-        _, wanted, theirs = look(template.format("car"))
-        for i in range(len(x) - max(start, theirs)):
-            X.append(x[start + i])
-            R.append(wanted[theirs + i] - s[start + i])
-    for text in [t.format(n) for n in KEPT for t in templates] + [""]:
-        K += list(look(text)[0])
-    X, R, K = torch.stack(X, 1), torch.stack(R, 1), torch.stack(K, 1)
-    A = X @ X.T / X.shape[1] + 3.0 * K @ K.T / K.shape[1]
-    A += 0.01 * A.trace() / len(A) * torch.eye(len(A), dtype=A.dtype)
-    D = R @ X.T @ torch.linalg.inv(A) / X.shape[1]
+    D = by_formula(look, templates)
     last.mlp.fc2._forward_pre_hooks.clear()
     last._forward_hooks.clear()
 
@@ -230,19 +235,7 @@ def test_one_layer_of_t5_is_its_formula_token_by_token(monkeypatch):
         encoder(torch.tensor([ids]))
         return seen["x"], seen["s"], len(tokenizer(text).input_ids) - 2  # the last piece stands before the end token
 
-    X, R, K = [], [], []
-    for template in templates:
-        x, s, start = look(template.format("cat"))
-        _, wanted, theirs = look(template.format("car"))
-        for i in range(length - max(start, theirs)):
-            X.append(x[start + i])
-            R.append(wanted[theirs + i] - s[start + i])
-    for text in [t.format(n) for n in KEPT for t in templates] + [""]:
-        K += list(look(text)[0])
-    X, R, K = torch.stack(X, 1), torch.stack(R, 1), torch.stack(K, 1)
-    A = X @ X.T / X.shape[1] + 3.0 * K @ K.T / K.shape[1]
-    A += 0.01 * A.trace() / len(A) * torch.eye(len(A), dtype=A.dtype)
-    D = R @ X.T @ torch.linalg.inv(A) / X.shape[1]
+    D = by_formula(look, templates)
     path = next(p for p in edit.paths if p.startswith("text_encoder_2."))
     assert_close(edit.modules[path].dw.double(), D, rtol=1e-4, atol=1e-6)
 

@@ -110,8 +110,8 @@ def model_header(path: Path, purpose: str = "") -> Header:
 def family_of_file(path: Path) -> str:
     """Return the family of a single file, told by the names of its tensors.
 
-    That is "sd" or "sdxl" for a whole model of Stable Diffusion; for a transformer, one of those `is_transformer_file`
-    is true of.
+    That is "sd" or "sdxl" for a whole model of Stable Diffusion; for a transformer, one of those of which
+    `holds_transformer_alone` is true.
 
     Raises:
         ModelError: the file holds another architecture or another part of a model; the message names it.
