@@ -77,7 +77,7 @@ def load(
     with quiet():
         if path.is_file() and (beside := _folder_beside(path, config, hub, local_files_only)) is not None:
             pipe = _with_weights_in_files(beside, name, variant, config, options["dtype"], where, path)
-            if whole and pipe is not None:
+            if whole:
                 family_of(pipe).complete()
         elif not whole:
             folder = path if path.exists() else cached(name, hub, local_files_only)
@@ -161,8 +161,11 @@ def _folder_beside(path: Path, config: str | Path | None, hub: dict[str, Any], l
     """The folder of the other parts of a pipeline whose transformer is in a file; None for a file with all of them."""
     if not holds_transformer_alone(family_of_file(path)):
         return None
-    folder = Path(str(config))
-    return folder if folder.is_dir() else cached(str(config), hub, local_files_only)
+    if Path(str(config)).is_dir():
+        return Path(str(config))
+    folder = cached(str(config), hub, local_files_only)
+    check_model(path, config=folder)  # only now is the family of its model known
+    return folder
 
 
 def _with_weights_in_files(

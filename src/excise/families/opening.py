@@ -26,7 +26,6 @@ from excise.families.tensors import TensorFiles
 from excise.families.transformer_files import weights_in
 from excise.families.whole import absent_parts
 
-_SAME_VARIANT = "give --config the folder of the same variant."
 _ORIGINAL = "model.diffusion_model."  # before the names of the UNet in a single file
 
 
@@ -253,7 +252,10 @@ def _beside(kind: Any, folder: Path, opening: Opening, file: Path) -> Any:
         network = kind.from_single_file(str(file), local_files_only=True, **options)
         missing = [name for name, weight in network.named_parameters() if weight.is_meta]
         if missing:
-            raise ModelError(f"{file} lacks '{missing[0]}', which the transformer in {folder} has; {_SAME_VARIANT}")
+            raise ModelError(
+                f"{file} lacks '{missing[0]}', which the transformer in {folder} has; give --config the folder of the "
+                "same variant."
+            )
         return opening.settled(network, folder.name)
 
     network = _built(kind, folder, opening.dtype)
