@@ -100,7 +100,7 @@ def test_the_official_preset_is_that_of_the_kind(method):
     for kind in ("object", "style", "person", "explicit"):
         named = config.presets.get(f"official-{kind}", config.presets["official"])
         assert configure(config, method, {"preset": "official"}, kind) == config(**named)
-        assert configure(config, method, {"preset": "official"}, kind, default="canvas") == config(**named)
+        assert configure(config, method, {"preset": "official"}, kind, usual=("canvas",)) == config(**named)
 
 
 def test_a_method_without_a_program_has_no_official_preset():

@@ -36,6 +36,18 @@ def test_it_can_be_left_alone(pipe):
     assert PATH not in erase(pipe, ["cat"], "uce", preserve=["dog"], pooled=False).paths
 
 
+def test_its_targets_have_a_weight_of_their_own(pipe):
+    """UCE weighs targets by `erase_scale`, so a lower weight of the pooled ones is a lower scale there alone."""
+    given = {"method": "uce", "anchor": "car", "preserve": ["dog"], "vocabulary": None}
+    whole, scaled = (erase(pipe, ["cat"], **given, **s) for s in ({}, {"erase_scale": 0.1}))
+    weighed = erase(pipe, ["cat"], **given, pooled_weight=0.1)
+    modules = dict(pipe.unet.named_modules())
+    for path in weighed.paths:
+        like = scaled if path == PATH else whole
+        assert_close(weighed.delta(path, modules[path].weight), like.delta(path, modules[path].weight))
+    assert not torch.equal(weighed.delta(PATH, modules[PATH].weight), whole.delta(PATH, modules[PATH].weight))
+
+
 def test_the_empty_prompt_stays(pipe):
     edit = erase(pipe, ["cat"], "uce", anchor="car", preserve=["dog"])
     (empty,) = family_of(pipe).encode([""]).pooled

@@ -219,13 +219,13 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
     import warnings
 
     from excise.errors import ExciseWarning, PluginWarning
-    from excise.families.built_in import names_built_in
+    from excise.families.built_in import presets_of
     from excise.methods import settings_of
     from excise.support.settings import configure
 
     if settings:  # refused before torch is imported
-        default = "canvas" if names_built_in(options.model) else None
-        configure(settings_of(options.method), options.method, settings, concepts[0].kind, default=default)
+        usual = presets_of(options.model)
+        configure(settings_of(options.method), options.method, settings, concepts[0].kind, usual=usual)
 
     from excise.erasing.erase import Naming
 

@@ -56,9 +56,12 @@ def _applies(preset: str) -> str:
     ('built-in models, by default', 'this kind on other models, by default', '--set preset=official')
     """
     from excise.concepts.concept import KINDS
+    from excise.families.built_in import BUILT_IN
 
     if preset == "canvas":
         return "built-in models, by default"
+    if preset in BUILT_IN:
+        return "this built-in model, by default"
     return "this kind on other models, by default" if preset in KINDS else f"--set preset={preset}"
 
 

@@ -56,12 +56,12 @@ def planned(
     from excise.concepts.vocabulary import chosen_vocabulary
     from excise.erasing.cautions import vocabulary_name
     from excise.erasing.erase import decide
-    from excise.families.built_in import names_built_in
+    from excise.families.built_in import presets_of
 
     settings = settings if naming.anchor is None else {**settings, "anchor": naming.anchor}
-    built_in = names_built_in(model)
-    decided, config = decide(concepts, method, settings, naming, built_in)
-    vocabulary = chosen_vocabulary(vocabulary_name(naming.vocabulary, settings), built_in)
+    usual = presets_of(model)
+    decided, config = decide(concepts, method, settings, naming, usual)
+    vocabulary = chosen_vocabulary(vocabulary_name(naming.vocabulary, settings), bool(usual))
     complete = config.model_dump(mode="json")
     return Plan(model, decided, method, complete, seed, list(naming.preserve), vocabulary, edits or [])
 

@@ -35,7 +35,7 @@ from excise.edits.record import VERSIONED, Base, EditRecord, Given, Target
 from excise.erasing.cautions import vocabulary_name, warn_of_nothing_kept, warn_of_pieces
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
-from excise.families.built_in import is_built_in
+from excise.families.built_in import is_built_in, presets_of
 from excise.families.load import as_family
 from excise.methods import load_method
 from excise.methods.base import Context, Made, Request
@@ -217,7 +217,7 @@ def _prepared(
     seed: int,
 ) -> tuple[Request, Settings]:
     """The request with every kind, anchor and retained prompt decided, and the checked settings of the method."""
-    decided, config = decide(concepts, method, settings, naming, is_built_in(family))
+    decided, config = decide(concepts, method, settings, naming, presets_of(family.pipe.config.get("_name_or_path")))
     bare = program_prompts(config) is not None
     # What is retained does not depend on the anchors of other kinds' presets.
     anchored = [
@@ -230,22 +230,23 @@ def _prepared(
 
 
 def decide(
-    concepts: Sequence[Concept], method: str, settings: Mapping[str, Any], naming: Naming, built_in: bool
+    concepts: Sequence[Concept], method: str, settings: Mapping[str, Any], naming: Naming, usual: Sequence[str]
 ) -> tuple[list[Concept], Settings]:
     """Return the concepts of a request with every kind and anchor decided, and the checked settings; needs no model.
 
     Args:
-        built_in: whether the model is a built-in one.
+        usual: presets for the model (`presets_of`); a model without any is not built in.
 
     Raises:
         ConceptError, SettingError, UnknownNameError: bad input, in one sentence.
     """
+    built_in = bool(usual)
     names_from = naming_vocabulary_for(naming.vocabulary, built_in)
     concepts = [guess_kind(c, naming.kind, names_from) for c in concepts]
     check_preserve(concepts, naming.preserve)
     config_class = load_method(method).Config
-    config = configure(config_class, method, settings, concepts[0].kind, default="canvas" if built_in else None)
-    one_preset = built_in and "preset" not in settings  # the preset "canvas" is for every kind
+    config = configure(config_class, method, settings, concepts[0].kind, usual=usual)
+    one_preset = built_in and "preset" not in settings  # the preset of a built-in model is for every kind
     anchors = {} if one_preset else _anchors_by_kind(config_class, method, settings, concepts, config)
     own = anchors_in(vocabulary_name(naming.vocabulary, settings), built_in)
     concepts = [with_anchor(c, anchors.get(c.kind, config.anchor) or own.get(c.name, "")) for c in concepts]

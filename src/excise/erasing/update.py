@@ -16,7 +16,7 @@ from excise.edits.record import EditRecord, Given
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
 from excise.families.base import Family
-from excise.families.built_in import is_built_in
+from excise.families.built_in import presets_of
 from excise.families.load import as_family
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
@@ -89,10 +89,10 @@ def make_update(
 
 def _inferred(record: EditRecord, family: Family) -> Given:
     """What the caller of a version that did not write it chose: all that differs from the presets of the kinds."""
-    config, default = load_method(record.method).Config, "canvas" if is_built_in(family) else None
+    config, usual_presets = load_method(record.method).Config, presets_of(family.pipe.config.get("_name_or_path"))
 
     def preset(kind: str) -> dict[str, Any]:
-        return configure(config, record.method, {}, kind, default=default).model_dump(mode="json")
+        return configure(config, record.method, {}, kind, usual=usual_presets).model_dump(mode="json")
 
     usual = preset(record.concepts[0].kind)
     settings = {name: value for name, value in record.settings.items() if name not in usual or usual[name] != value}

@@ -26,6 +26,17 @@ def names_built_in(model: str | None) -> bool:
     return model in BUILT_IN or resolved(model) in _folders()
 
 
+def presets_of(model: str | None) -> tuple[str, ...]:
+    """Presets of settings for a built-in model, given by name or folder, the nearest first; none for other models.
+
+    >>> presets_of("canvas-flux"), presets_of("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    (('canvas-flux', 'canvas'), ())
+    """
+    if not names_built_in(model):
+        return ()
+    return Path(str(model)).name, "canvas"
+
+
 def names_canvas(model: str | None) -> bool:
     """Whether a name or folder is that of a model of Canvas: a built-in one, or one of `excise canvas train`."""
     return names_built_in(model) or (model is not None and Path(model).name in CANVAS)

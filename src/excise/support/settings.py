@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -33,7 +33,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Values of settings by concept kind, "canvas" for the built-in models and "official" for a published program."""
+    """Values of settings by concept kind, "canvas" for the built-in models or the name of one, and "official" for a
+    published program."""
     sweep: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     """The setting that trades erasing against retaining, with values to try, harshest first; None if there is none."""
 
@@ -54,19 +55,21 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def configure(
-    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, *, default: str | None = None
+    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, *, usual: Sequence[str] = ()
 ) -> SettingsT:
     """Return an instance of `config`: the given settings, then those of a preset, then the defaults.
 
-    The preset is `settings["preset"]`, else `default`, else the one named like the concept kind. "official", the recipe
-    of the method's published program, means "official-<kind>" where the method has that.
+    The preset is `settings["preset"]`, else the first of `usual` that the method has, else the one named like the
+    concept kind. "official", the recipe of the method's published program, means "official-<kind>" where the method has
+    that.
 
     Args:
         config: the settings class of the method.
         method: its name, for messages.
         settings: what the user set, by field, with an optional "preset".
         kind: of the concepts ("object", "style", ...).
-        default: name of the preset that applies when the user names none.
+        usual: names of the presets for the model, the nearest first; where the method has none of them, its defaults
+            apply.
 
     Raises:
         SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range.
@@ -74,10 +77,11 @@ def configure(
     import difflib
 
     values = dict(settings)
-    preset = values.pop("preset", default or kind)
+    own = next((name for name in usual if name in config.presets), usual[-1] if usual else kind)
+    preset = values.pop("preset", own)
     if preset == OFFICIAL and f"{OFFICIAL}-{kind}" in config.presets:
         preset = f"{OFFICIAL}-{kind}"
-    if preset not in {*config.presets, default or kind, "default"}:
+    if preset not in {*config.presets, own, "default"}:
         has = f"has: {', '.join(sorted(config.presets))}" if config.presets else "has none"
         raise SettingError(f"{method} has no preset '{preset}'; it {has}.")
     for key in values:

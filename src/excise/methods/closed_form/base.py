@@ -82,7 +82,7 @@ class ClosedForm(Method[ConfigT]):
             effect.add(problem, rows, part)
             solution, shares = joined(solution, in_rows(part, group, weights)), [*shares, *restored]
         effect.warn(type(self).__name__, lambda: self.advice(problem, config))
-        pooled = pooled_problem(encoded) if config.pooled else None
+        pooled = pooled_problem(encoded, config.pooled_weight) if config.pooled else None
         if pooled is not None:
             solution = joined(solution, self._solve_pooled(pooled, request, config, generator))
         return Made(

@@ -31,6 +31,13 @@ class MethodConfig(Settings):
         0, ge=0, description="Rounds, at most, that find the states which would restore a target, and erase them too."
     )
     pooled: bool = Field(True, description="Edit the map of the pooled prompt as well, in models that have one (SDXL).")
+    pooled_weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight of the pooled prompt's targets against what is retained and the size of the change; lower "
+        "is gentler.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
     prompts: Literal["templates", "name", "mace"] = Field(
         "templates",
         description="Prompts that show a target: templates (the vocabulary's, or those of the kind), the name alone, "

@@ -24,6 +24,7 @@ class ScaPreConfig(MethodConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **{kind: {**_RETAINING, **_LAST} for kind in ("object", "instance", "person", "style", "explicit")},
         "canvas": _RETAINING,
+        "canvas-flux": {**_RETAINING, "pooled_weight": 0.03},
         "official": _OFFICIAL,
         "official-few": {**_OFFICIAL, "form": "small", "erase_scale": 1.0, "power": 2.0},
         "official-style": {**_OFFICIAL, "erase_scale": 2.0, "power": 8.0, "gate": True, "entropy_copies": 30},

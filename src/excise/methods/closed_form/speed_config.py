@@ -38,6 +38,8 @@ class SPEEDConfig(MethodConfig):
         # The small text encoder spreads a concept over all later tokens, so targets are many rows, and their mean
         # moment is small against the paper's ridge. Chosen by benchmarks/canvas_presets.py (docs/methods/speed.md).
         "canvas": {"ridge": 0.01, "filter": False},
+        # A text encoder that reads in both directions: what is kept has weight in nearly every direction of a target.
+        "canvas-flux": {"threshold": 0.2, "ridge": 0.5, "filter": False},
         "official": {**_PAPER, **_OFFICIAL},
         "official-style": {**_PAPER, **_OFFICIAL, "anchor": "art"},
         "official-person": {**_PERSON, **_OFFICIAL},

@@ -199,22 +199,27 @@ def _means(rows: Tensor, owner: Tensor) -> Tensor:
     return (member / member.sum(dim=0)).mT @ rows
 
 
-def pooled_problem(encoded: Encoded) -> TextProblem | None:
+def pooled_problem(encoded: Encoded, weight: float) -> TextProblem | None:
     """The problem of the map that reads the pooled prompt, one prompt a row; None where the family has no such map.
 
     The empty prompt takes the place of the start token, which methods leave unchanged.
+
+    Args:
+        encoded: the request.
+        weight: of each target with its anchor: a closed form minimises squares, so both are scaled by its root.
     """
     if encoded.states.pooled is None:
         return None
     rows, n = encoded.states.pooled[encoded.rows].double(), encoded.pairs
+    scale = weight**0.5
     return TextProblem(
-        targets=rows[:n],
-        anchors=rows[n : 2 * n],
+        targets=scale * rows[:n],
+        anchors=scale * rows[n : 2 * n],
         retain=rows[2 * n : -1],
         start=rows[-1],
         null=rows[:0],
         owner=encoded.owner.to(rows.device),
-        subjects=_means(rows[:n], encoded.owner),
+        subjects=_means(scale * rows[:n], encoded.owner),
     )
 
 

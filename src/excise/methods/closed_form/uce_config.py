@@ -25,6 +25,8 @@ class UCEConfig(MethodConfig):
         "official": _OFFICIAL,
         "official-style": {**_OFFICIAL, "anchor": "art"},
         "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # chosen by benchmarks/canvas_presets.py
+        # The pooled prompt has fewer dimensions than the model has names.
+        "canvas-flux": {"retain_scale": 0.15, "ridge": 0.03, "pooled_weight": 0.03},
     }
 
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")

@@ -1,0 +1,45 @@
+"""Presets: which one applies where the user names none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from excise.errors import SettingError
+from excise.families.built_in import presets_of
+from excise.support.settings import Settings, configure
+
+
+class Own(Settings):
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "style": {"anchor": "art"},
+        "canvas": {"anchor": "any built-in model"},
+        "canvas-flux": {"anchor": "this one"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "anchor"),
+    [
+        ("canvas-flux", {}, "this one"),
+        ("canvas-sd", {}, "any built-in model"),
+        ("canvas-flux", {"preset": "style"}, "art"),
+        ("canvas-flux", {"preset": "canvas"}, "any built-in model"),
+        ("canvas-flux", {"anchor": "given"}, "given"),
+        ("another/model", {}, "art"),
+        (None, {}, "art"),
+    ],
+)
+def test_the_preset_nearest_to_the_model_applies(model, settings, anchor):
+    assert configure(Own, "own", settings, "style", usual=presets_of(model)).anchor == anchor
+
+
+def test_a_built_in_model_without_a_preset_has_the_defaults():
+    assert configure(Settings, "own", {}, "style", usual=("canvas-sd", "canvas")).anchor == ""
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(SettingError, match="no preset 'canvas-fulx'; it has: canvas, canvas-flux, style"):
+        configure(Own, "own", {"preset": "canvas-fulx"}, "style", usual=("canvas-flux", "canvas"))
