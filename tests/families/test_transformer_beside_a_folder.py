@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from dits import CASES
 from safetensors.torch import load_file, save_file
 
@@ -116,3 +117,14 @@ def test_a_file_of_another_variant_is_refused(folder, name):
     file = write(folder, name, shorter)
     with pytest.raises(ModelError, match="belongs to another model"):
         load(file, config=folder, device="cpu", whole=False)
+
+
+@both(["flux-dev"])
+def test_the_folder_may_come_from_the_hub(folder, name, tmp_path, monkeypatch):
+    file, other = write(folder, name), tmp_path / "other"
+    CASES["zimage"].build().save_pretrained(other)
+    repositories = {"maker/flux": folder, "maker/another": other}
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda repository, **_: str(repositories[repository]))
+    assert source_of(load(file, config="maker/flux", device="cpu", whole=False).denoiser) is not None
+    with pytest.raises(ModelError, match="is a model of the family zimage; give a diffusers folder of FLUX"):
+        load(file, config="maker/another", device="cpu", whole=False)
