@@ -47,7 +47,7 @@ class Steps:
     denoiser_sdxl: int = 2400
     denoiser_sana: int = 17_000
     denoiser_flux: int = 9_000
-    denoiser_zimage: int = 13_000
+    denoiser_zimage: int = 8_000
 
     def of(self, model: str) -> int:
         """Steps of the denoiser of a built-in model."""

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from excise.families.base import Family
 
 WEIGHTS = Path(__file__).parents[1] / "canvas" / "weights"
-BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana", "canvas-flux")
-CANVAS = (*BUILT_IN, "canvas-zimage")
+BUILT_IN = ("canvas-sd", "canvas-sdxl", "canvas-sana", "canvas-flux", "canvas-zimage")
+CANVAS = BUILT_IN
 """The models of Canvas that `excise canvas train` makes; those of `BUILT_IN` ship with the package."""
 
 
