@@ -35,7 +35,7 @@ from excise.edits.record import VERSIONED, Base, EditRecord, Given, Target
 from excise.erasing.cautions import vocabulary_name, warn_of_nothing_kept, warn_of_pieces
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
-from excise.families.built_in import is_built_in, presets_of
+from excise.families.built_in import is_built_in, presets_for
 from excise.families.load import as_family
 from excise.methods import load_method
 from excise.methods.base import Context, Made, Request
@@ -217,7 +217,7 @@ def _prepared(
     seed: int,
 ) -> tuple[Request, Settings]:
     """The request with every kind, anchor and retained prompt decided, and the checked settings of the method."""
-    decided, config = decide(concepts, method, settings, naming, presets_of(family.pipe.config.get("_name_or_path")))
+    decided, config = decide(concepts, method, settings, naming, presets_for(family))
     bare = program_prompts(config) is not None
     # What is retained does not depend on the anchors of other kinds' presets.
     anchored = [
@@ -235,7 +235,7 @@ def decide(
     """Return the concepts of a request with every kind and anchor decided, and the checked settings; needs no model.
 
     Args:
-        usual: presets for the model (`presets_of`); a model without any is not built in.
+        usual: presets for the model (`presets_for`, `presets_of`); a model without any is not built in.
 
     Raises:
         ConceptError, SettingError, UnknownNameError: bad input, in one sentence.

@@ -16,7 +16,7 @@ from excise.edits.record import EditRecord, Given
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
 from excise.families.base import Family
-from excise.families.built_in import presets_of
+from excise.families.built_in import presets_for
 from excise.families.load import as_family
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
@@ -89,7 +89,7 @@ def make_update(
 
 def _inferred(record: EditRecord, family: Family) -> Given:
     """What the caller of a version that did not write it chose: all that differs from the presets of the kinds."""
-    config, usual_presets = load_method(record.method).Config, presets_of(family.pipe.config.get("_name_or_path"))
+    config, usual_presets = load_method(record.method).Config, presets_for(family)
 
     def preset(kind: str) -> dict[str, Any]:
         return configure(config, record.method, {}, kind, usual=usual_presets).model_dump(mode="json")

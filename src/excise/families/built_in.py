@@ -32,9 +32,13 @@ def presets_of(model: str | None) -> tuple[str, ...]:
     >>> presets_of("canvas-flux"), presets_of("stable-diffusion-v1-5/stable-diffusion-v1-5")
     (('canvas-flux', 'canvas'), ())
     """
-    if not names_built_in(model):
-        return ()
-    return Path(str(model)).name, "canvas"
+    folder = WEIGHTS / model if model in BUILT_IN else resolved(model)
+    return (folder.name, "canvas") if folder is not None and names_built_in(model) else ()
+
+
+def presets_for(family: Family) -> tuple[str, ...]:
+    """Presets for a loaded model, as `presets_of` for a name; none for a folder that only bears a built-in name."""
+    return presets_of(family.pipe.config.get("_name_or_path")) if is_built_in(family) else ()
 
 
 def names_canvas(model: str | None) -> bool:

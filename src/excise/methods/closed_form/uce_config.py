@@ -14,6 +14,8 @@ _PAPER = {"tokens": "last", "retain_tokens": "last"}
 # The program uses bare names and holds no state fixed.
 _OFFICIAL = {**_PAPER, "prompts": "name", "fixed": "none"}
 
+_CANVAS = {"retain_scale": 0.15, "ridge": 0.03}  # chosen by benchmarks/canvas_presets.py
+
 
 class UCEConfig(MethodConfig):
     """Settings of UCE; the paper uses the same for every kind, with keys, values and the last token."""
@@ -24,9 +26,9 @@ class UCEConfig(MethodConfig):
         "style": {**_PAPER, "anchor": "art"},
         "official": _OFFICIAL,
         "official-style": {**_OFFICIAL, "anchor": "art"},
-        "canvas": {"retain_scale": 0.15, "ridge": 0.03},  # chosen by benchmarks/canvas_presets.py
+        "canvas": _CANVAS,
         # The pooled prompt has fewer dimensions than the model has names.
-        "canvas-flux": {"retain_scale": 0.15, "ridge": 0.03, "pooled_weight": 0.03},
+        "canvas-flux": {**_CANVAS, "pooled_weight": 0.03},
     }
 
     erase_scale: float = Field(1.0, ge=0, description="Weight of the concepts to erase (s); 0 changes nothing.")
