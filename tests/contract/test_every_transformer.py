@@ -189,6 +189,25 @@ def test_a_trained_method_changes_pictures_and_goes_again(name, method):
 
 
 @pytest.mark.parametrize("name", FIRST.values(), ids=str)
+def test_a_confined_training_changes_every_door_in_its_own_text_space(name):
+    """SurgUn's default: what each door reads of the target, tokens or the whole prompt, tells where it may change."""
+    family = family_of(CASES[name].build())
+    settings = {**SETTINGS["surgun"], "confine": True, "steps": 2, "lr": 1e-2, "batch": 2, "rank": 4}
+    edit = erase(family, ["cat"], "surgun", **KEPT, **settings)
+    doors = {m.path: m.part for m in family.maps("cross_kv")}
+    assert edit.paths == sorted(doors)
+    space = edit.record.measured["text_space"]
+    assert ("pooled" in space) == ("p" in doors.values())
+    asked, kept = family.encode(["cat"], ["cat"]), family.encode(["dog", "tree", ""])
+    for path, weight in original_weights(family, edit.paths).items():
+        delta = edit.delta(path, weight).float()
+        if doors[path] == "p":
+            moved = (asked.pooled @ delta[:, : asked.pooled.shape[1]].T).norm()
+            assert moved > 2 * (kept.pooled @ delta[:, : asked.pooled.shape[1]].T).norm(dim=1).mean()
+        assert delta.any(), path
+
+
+@pytest.mark.parametrize("name", FIRST.values(), ids=str)
 def test_defaults_are_settings_that_work(name):
     """The preset of the concept's kind, its tokens and its maps fit every family, whatever stands around a prompt."""
     family = family_of(CASES[name].build())

@@ -22,7 +22,7 @@ from excise.families import family_of
 from excise.families.noising import Noising
 from excise.families.text_space import pooled
 from excise.methods.trained.surgun import contrasts
-from excise.methods.trained.surgun.confinement import null_span, retain_moment, target_span
+from excise.methods.trained.surgun.confinement import null_span, readings, target_span
 from excise.methods.trained.surgun.distractors import choose as choose_distractors
 from excise.methods.trained.surgun.localisation import choose as choose_blocks
 from excise.training import loop
@@ -119,22 +119,23 @@ def test_a_confined_adapter_leaves_all_but_its_span_exactly_alone(family):
 
 def test_the_null_span_is_what_retained_prompts_do_not_use(family):
     kept = ["a dog", "a car in neon style"]
-    span = null_span(family, kept, 1e-2).directions
+    read = readings(family, [], kept)["tokens"]
+    span = null_span(read, 1e-2).directions
     assert_close(span.mT @ span, torch.eye(span.shape[1], dtype=torch.float64), rtol=0, atol=1e-9)
     states = family.encode([*kept, ""])
     rows = torch.cat([states.span(i, "all") for i in range(3)]).double()
     assert 0 < span.shape[1] < family.text_width
     assert (rows @ span).square().mean(dim=0).max() < 1e-2
     with pytest.raises(SettingError, match="SurgUn needs names to protect"):
-        null_span(family, [], 1e-2)
+        readings(family, [], [])
     with pytest.raises(SettingError, match="no direction of text space is free at threshold -1"):
-        null_span(family, kept, -1.0)
+        null_span(read, -1.0)
 
 
 def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family):
     kept, share = ["a dog", "a car in neon style"], 0.5
     asked = [("a cat", "cat"), ("a kitty in neon style", "kitty")]
-    found = target_span(family, [asked], kept, share, 1e-2)
+    found = target_span(readings(family, [asked], kept)["tokens"], share, 1e-2)
     span = found.directions
     states = family.encode([p for p, _ in asked], [w for _, w in asked])
     rows = torch.cat([states.span(i, "from_last") for i in range(2)]).double()
@@ -146,26 +147,29 @@ def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family
     assert energy.max() <= share * size
     assert own.mean(dim=0).min() >= 0
     # The generalised eigenproblem T z = mu (R + ridge tr(R) / d I) z, solved as it is written.
-    moment, d = retain_moment(family, kept).numpy(), len(span)
+    every, d = torch.cat([others.span(i, "all") for i in range(3)]).double(), len(span)
+    moment = (every.mT @ every / len(every)).numpy()
     mu, z = eigh((rows.mT @ rows / len(rows)).numpy(), moment + 1e-2 * np.trace(moment) / d * np.eye(d))
     assert (mu >= 1 / share).sum() == span.shape[1]
     assert_close(found.shares, (float(1 / mu[-1]),), rtol=1e-6, atol=0)
     for k in range(span.shape[1]):
         assert abs(torch.cosine_similarity(torch.from_numpy(z[:, -1 - k]), span[:, k], dim=0)) > 1 - 1e-6
-    with pytest.raises(SettingError, match="SurgUn needs names to protect"):
-        target_span(family, [asked], [], share, 1e-2)
 
 
 def test_every_target_has_its_clearest_direction_however_little_it_tells(family):
     kept, cat, tree = ["a dog", "a car in neon style"], [("a cat", "cat")], [("a tree", "tree")]
-    assert target_span(family, [[*cat, ("a cat, sepia", "cat")]], kept, 1e6, 1e-2).directions.shape[1] > 1
-    alone = target_span(family, [cat], kept, 1e-9, 1e-2)
+
+    def span(targets, share):
+        return target_span(readings(family, targets, kept)["tokens"], share, 1e-2)
+
+    assert span([[*cat, ("a cat, sepia", "cat")]], 1e6).directions.shape[1] > 1
+    alone = span([cat], 1e-9)
     assert alone.directions.shape == (family.text_width, 1)
     assert alone.shares[0] > 1e-9
-    both = target_span(family, [cat, tree], kept, 1e-9, 1e-2)
+    both = span([cat, tree], 1e-9)
     assert both.directions.shape == (family.text_width, 2)
     assert both.shares[0] == alone.shares[0]
-    same = target_span(family, [cat, cat], kept, 1e-9, 1e-2)  # twice the same adds no direction
+    same = span([cat, cat], 1e-9)  # twice the same adds no direction
     assert_close(same.directions * 2**0.5, alone.directions)
 
 

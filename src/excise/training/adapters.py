@@ -161,7 +161,7 @@ class Adapter(Weights):
     Args:
         family: its networks are changed inside the `with` block only.
         paths: of the linear maps.
-        rank: r; alpha equals it.
+        rank: r, or as many as a map's span has columns where those are fewer; alpha equals it.
         seed: of the Gaussian.
         spans: by path, (in, q) columns that the input factor is confined to: a = a' span^T with a' (r, q) trained.
             States outside the span are then not touched at all.
@@ -185,7 +185,15 @@ class Adapter(Weights):
         for name, network in self._networks.items():
             self._configs[name] = getattr(network, "peft_config", None)  # of a LoRA that was loaded before
             pattern = "|".join(re.escape(p.name) for p in self._places.values() if p.network is network)
-            config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=pattern, init_lora_weights="gaussian")
+            within = {f"^{re.escape(self._places[path].name)}$": self._rank(path) for path in self.spans}
+            config = LoraConfig(
+                r=self.rank,
+                lora_alpha=self.rank,
+                rank_pattern=within,
+                alpha_pattern=within,
+                target_modules=pattern,
+                init_lora_weights="gaussian",
+            )
             with torch.random.fork_rng():
                 inject_adapter_in_model(config, network, NAME)
         generator = torch.Generator().manual_seed(self.seed)
@@ -195,11 +203,14 @@ class Adapter(Weights):
             down, up = layer.lora_A[NAME], layer.lora_B[NAME]
             down.float(), up.float()
             with torch.no_grad():
-                start = torch.randn(down.weight.shape, generator=generator) / self.rank
+                start = torch.randn(down.weight.shape, generator=generator) / self._rank(path)
                 down.weight.copy_(start)
                 up.weight.zero_()
             if path in self.spans:
                 parametrize.register_parametrization(down, "weight", _Confined(self.spans[path].to(down.weight)))
+
+    def _rank(self, path: str) -> int:
+        return min(self.rank, self.spans[path].shape[1]) if path in self.spans else self.rank
 
     def _detach(self) -> None:
         for path, layer in self._layers.items():

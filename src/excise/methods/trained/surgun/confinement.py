@@ -1,7 +1,8 @@
-"""Directions of text space in which keys and values may change, so that retained prompts stay as they are.
+"""Directions of text space in which maps that read text may change, so that retained prompts stay as they are.
 
-R is the mean moment of all token states of the retained prompts, T that of the targets' states (from the last word of
-the target on). With a LoRA dW = b a' Z^T only what a state has along the columns of Z (d, q) moves:
+R is the mean moment of all states of the retained prompts, T that of the targets' states. Maps that read tokens are
+confined by the states of tokens (of targets from their last word on), maps that read the whole prompt by those of
+whole prompts. With a LoRA dW = b a' Z^T only what a state has along the columns of Z (d, q) moves:
 
 target   T z = mu (R + ridge tr(R) / d I) z,  mu >= 1 / share     what tells a target from the rest, scaled so that its
          states answer at their own size (learning rates are then those of any LoRA), kept ones at the square root of
@@ -28,6 +29,19 @@ solve = partial(torch.linalg.solve_triangular, upper=False)
 
 
 @dataclass(frozen=True)
+class Readings:
+    """What prompts give to maps of one kind, in float64.
+
+    Attributes:
+        targets: (n_i, d) by target, the rows in which it is told.
+        kept: (n, d) the rows of what is kept, the empty prompt among it.
+    """
+
+    targets: tuple[Tensor, ...]
+    kept: Tensor
+
+
+@dataclass(frozen=True)
 class Span:
     """Directions of text space that a LoRA may read.
 
@@ -41,29 +55,40 @@ class Span:
     shares: tuple[float, ...] = ()
 
 
-def target_span(
-    family: Family, targets: Sequence[Sequence[tuple[str, str]]], retain: Sequence[str], share: float, ridge: float
-) -> Span:
+def readings(
+    family: Family, targets: Sequence[Sequence[tuple[str, str]]], retain: Sequence[str]
+) -> dict[str, Readings]:
+    """What prompts give to maps that read tokens ("tokens") and, where a model has such, whole prompts ("pooled").
+
+    Args:
+        targets: by target its prompts, each with the word in it that asks for the target.
+        retain: prompts to keep, to which the empty prompt is added.
+
+    Raises:
+        SettingError: nothing to keep was given.
+    """
+    check_retained(retain)
+    asked = [family.encode([t for t, _ in prompts], [s for _, s in prompts]) for prompts in targets]
+    kept = family.encode(list(dict.fromkeys([*retain, ""])))
+    read = {"tokens": Readings(tuple(_rows(a, "from_last") for a in asked), _rows(kept, "all"))}
+    if kept.pooled is not None:
+        pooled = [_double(a.pooled) for a in asked if a.pooled is not None]
+        read["pooled"] = Readings(tuple(pooled), _double(kept.pooled))
+    return read
+
+
+def target_span(read: Readings, share: float, ridge: float) -> Span:
     """Directions along which targets' states are large and retained states are small, strongest first.
 
     Where R + ridge is L L', mu are the squared singular values of a target's states after L^-1: of each target the
     directions of mu >= 1 / share count, and its first in any case.
 
     Args:
-        targets: by target its prompts, each with the word in it that asks for the target.
-        retain: prompts to keep, to which the empty prompt is added.
         share: largest kept energy beside a target's. ridge: of the kept moment, in units of its mean eigenvalue.
-
-    Raises:
-        SettingError: nothing to keep was given.
     """
-    moment = retain_moment(family, retain)
+    rows, moment = read.targets, _moment(read.kept)
     moment += ridge * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
     lower = torch.linalg.cholesky(moment)
-    rows = [
-        _rows(family.encode([t for t, _ in asked], [s for _, s in asked]), "from_last").double().cpu()
-        for asked in targets
-    ]
     strongest, shares = [], []
     for x in rows:
         u, s, _ = torch.linalg.svd(solve(lower, x.mT) / len(x) ** 0.5, full_matrices=False)
@@ -78,26 +103,16 @@ def target_span(
     return Span(z * torch.where(answers < 0, -1.0, 1.0), tuple(shares))
 
 
-def null_span(family: Family, retain: Sequence[str], threshold: float) -> Span:
+def null_span(read: Readings, threshold: float) -> Span:
     """Orthonormal directions that hardly any retained prompt uses, the empty prompt among them.
 
     Raises:
-        SettingError: nothing to keep was given, or nothing is left.
+        SettingError: nothing is left.
     """
-    span = null_space(retain_moment(family, retain), threshold)
+    span = null_space(_moment(read.kept), threshold)
     if not span.shape[1]:
         raise SettingError(f"no direction of text space is free at threshold {threshold:g}; raise --set threshold=...")
     return Span(span)
-
-
-def retain_moment(family: Family, retain: Sequence[str]) -> Tensor:
-    """(d, d) mean moment of every token state of the prompts to keep and of the empty prompt, in float64.
-
-    Raises:
-        SettingError: nothing to keep was given.
-    """
-    check_retained(retain)
-    return _moment(_rows(family.encode(list(dict.fromkeys([*retain, ""]))), "all"))
 
 
 def check_retained(retain: Sequence[str]) -> None:
@@ -115,9 +130,12 @@ def check_retained(retain: Sequence[str]) -> None:
 
 def _rows(states: TextStates, tokens: str) -> Tensor:
     every = range(len(states.at))
-    return states.gather(every, states.chosen(every, tokens))
+    return _double(states.gather(every, states.chosen(every, tokens)))
+
+
+def _double(rows: Tensor) -> Tensor:
+    return rows.double().cpu()
 
 
 def _moment(rows: Tensor) -> Tensor:
-    rows = rows.double().cpu()
     return rows.mT @ rows / len(rows)

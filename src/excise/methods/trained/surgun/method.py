@@ -12,7 +12,7 @@ For a target T with prompts c_T and K diverse distractors, pictures x_T and x_D 
 
 Descent on L_D teaches the target's prompts several other outcomes, the contrast pushes the target's own denoising away
 and is bounded (objective.py). Where to train is decided by pictures (localisation.py), or, with
-`confine`, by algebra: the keys and values that read text change where kept prompts hardly answer
+`confine`, by algebra: the maps that read text change where kept prompts hardly answer
 (confinement.py), so these stay as they are; where that part of text space is too narrow for the target, a
 wider one is tried. Which checkpoint to keep is decided by pictures too (training/calibration.py).
 
@@ -30,10 +30,11 @@ from typing import Any
 
 from excise.concepts.concept import Concept, fill
 from excise.errors import ExciseWarning, SettingError
+from excise.families.maps import WeightMap
 from excise.methods.trained.base import Trained
 from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.config import SurgUnConfig
-from excise.methods.trained.surgun.confinement import Span, check_retained, null_span, target_span
+from excise.methods.trained.surgun.confinement import Readings, Span, check_retained, null_span, readings, target_span
 from excise.methods.trained.surgun.distractors import choose
 from excise.methods.trained.surgun.localisation import Table, apart, check_judge, localise, named_blocks
 from excise.methods.trained.surgun.objective import Job, retain_prompts, retained_of
@@ -114,14 +115,15 @@ def _train_confined(job: Job) -> TrainingResult:
         The attempt whose checkpoint scores best.
     """
     config = job.config
+    read = _readings(job)
     if config.span == "null":
-        return _train_within(null_span(job.problem.family, job.problem.retain, config.threshold), job)
-    span = _target_span(job, config.share)
-    first = _train_within(span, job)
+        return _train_within({kind: null_span(r, config.threshold) for kind, r in read.items()}, job)
+    spans = {kind: target_span(r, config.share, config.ridge) for kind, r in read.items()}
+    first = _train_within(spans, job)
     if not first.evidence["calibration"] or chosen_point(first.evidence)["erase"] >= ENOUGH:
         return first
-    wider = _target_span(job, config.share * config.widen)
-    if wider.directions.shape == span.directions.shape:
+    wider = {kind: target_span(r, config.share * config.widen, config.ridge) for kind, r in read.items()}
+    if all(wider[kind].directions.shape == span.directions.shape for kind, span in spans.items()):
         return first
     second = _train_within(wider, job.aside("wider"))
     better, other = sorted((first, second), key=lambda t: _merit(t.evidence, config), reverse=True)
@@ -135,12 +137,11 @@ def _merit(measured: Mapping[str, Any], config: SurgUnConfig) -> tuple[bool, flo
     return config.calibrate in ("constrained", "kept") and point["erase"] >= ENOUGH, point["score"]
 
 
-def _train_within(span: Span, job: Job) -> TrainingResult:
-    """One training of the keys and values that read text, within a part of text space."""
-    family, (width, free) = job.problem.family, span.directions.shape
-    chosen = named_blocks(job.problem, job.config.blocks)
-    spans = {m.path: span.directions for m in choose_maps(family, "cross_kv", chosen)}
-    adapter = Adapter(family, list(spans), min(job.config.rank, free), job.problem.seed, spans)
+def _train_within(within: Mapping[str, Span], job: Job) -> TrainingResult:
+    """One training of the maps that read text, each within a part of what it reads: tokens, or whole prompts."""
+    family = job.problem.family
+    spans = {m.path: within[_kind(m)].directions for m in _confined_maps(job)}
+    adapter = Adapter(family, list(spans), job.config.rank, job.problem.seed, spans)
     charted: list[Table] = []
 
     def chart(_: Weights) -> None:
@@ -148,16 +149,33 @@ def _train_within(span: Span, job: Job) -> TrainingResult:
             charted.append(apart(job.problem, job.preview, adapter))
 
     deltas, measured = job.train(adapter, chart)
-    space = {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
+    spaces = {kind: _described(span) for kind, span in within.items()}
+    space = {**spaces.pop("tokens", {}), **spaces}
     evidence = {"text_space": space, **({"by_block": charted[0].rows} if charted else {}), **measured}
     return TrainingResult(deltas, evidence, {"by_block": charted[0].pictures} if charted else {})
 
 
-def _target_span(job: Job, share: float) -> Span:
-    """Where in text space the targets answer, by all the words that ask for them, and what is kept hardly does."""
+def _described(span: Span) -> dict[str, Any]:
+    width, free = span.directions.shape
+    return {"width": width, "free": free, "shares": [round(x, 6) for x in span.shares]}
+
+
+def _readings(job: Job) -> dict[str, Readings]:
+    """What all the words that ask for the targets, and what is kept, give to the maps that are trained."""
     problem = job.problem
     prompts = [[(p, w) for w in c.words for p in fill(problem.templates[c.kind], w)] for c in problem.concepts]
-    return target_span(problem.family, prompts, problem.retain, share, job.config.ridge)
+    read = readings(problem.family, prompts, problem.retain)
+    return {kind: read[kind] for kind in dict.fromkeys(_kind(m) for m in _confined_maps(job))}
+
+
+def _confined_maps(job: Job) -> list[WeightMap]:
+    """The maps that read text, in the blocks that are named, or in all."""
+    return choose_maps(job.problem.family, "cross_kv", named_blocks(job.problem, job.config.blocks))
+
+
+def _kind(m: WeightMap) -> str:
+    """Which readings (confinement.py) confine a map."""
+    return "pooled" if m.part == "p" else "tokens"
 
 
 def _slots(problem: TrainingProblem, concept: Concept, config: SurgUnConfig) -> Slots:
