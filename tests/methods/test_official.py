@@ -13,7 +13,7 @@ from excise import Concept, erase, load
 from excise.edits.apply import original_weights
 from excise.errors import SettingError
 from excise.methods import METHODS
-from excise.support.settings import configure
+from excise.support.settings import Usual, configure
 
 DATA = Path(__file__).parents[1] / "data" / "official"
 ROUNDING = 1e-4  # what two processors' rounding of the text states comes to; another token or scale gives 1e-1
@@ -100,7 +100,7 @@ def test_the_official_preset_is_that_of_the_kind(method):
     for kind in ("object", "style", "person", "explicit"):
         named = config.presets.get(f"official-{kind}", config.presets["official"])
         assert configure(config, method, {"preset": "official"}, kind) == config(**named)
-        assert configure(config, method, {"preset": "official"}, kind, usual=("canvas",)) == config(**named)
+        assert configure(config, method, {"preset": "official"}, kind, Usual(("canvas",))) == config(**named)
 
 
 def test_a_method_without_a_program_has_no_official_preset():

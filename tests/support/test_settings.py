@@ -9,7 +9,7 @@ import pytest
 
 from excise.errors import SettingError
 from excise.families.built_in import presets_of
-from excise.support.settings import Settings, configure
+from excise.support.settings import Settings, Usual, configure
 
 
 class Own(Settings):
@@ -33,13 +33,13 @@ class Own(Settings):
     ],
 )
 def test_the_preset_nearest_to_the_model_applies(model, settings, anchor):
-    assert configure(Own, "own", settings, "style", usual=presets_of(model)).anchor == anchor
+    assert configure(Own, "own", settings, "style", Usual(presets_of(model))).anchor == anchor
 
 
 def test_a_built_in_model_without_a_preset_has_the_defaults():
-    assert configure(Settings, "own", {}, "style", usual=("canvas-sd", "canvas")).anchor == ""
+    assert configure(Settings, "own", {}, "style", Usual(("canvas-sd", "canvas"))).anchor == ""
 
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(SettingError, match="no preset 'canvas-fulx'; it has: canvas, canvas-flux, style"):
-        configure(Own, "own", {"preset": "canvas-fulx"}, "style", usual=("canvas-flux", "canvas"))
+        configure(Own, "own", {"preset": "canvas-fulx"}, "style", Usual(("canvas-flux", "canvas")))

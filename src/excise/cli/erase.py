@@ -219,13 +219,13 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
     import warnings
 
     from excise.errors import ExciseWarning, PluginWarning
-    from excise.families.built_in import presets_of
+    from excise.families.usual import usual_of
     from excise.methods import settings_of
     from excise.support.settings import configure
 
     if settings:  # refused before torch is imported
-        usual = presets_of(options.model)
-        configure(settings_of(options.method), options.method, settings, concepts[0].kind, usual=usual)
+        usual = usual_of(options.model)
+        configure(settings_of(options.method), options.method, settings, concepts[0].kind, usual)
 
     from excise.erasing.erase import Naming
 

@@ -56,12 +56,12 @@ def planned(
     from excise.concepts.vocabulary import chosen_vocabulary
     from excise.erasing.cautions import vocabulary_name
     from excise.erasing.erase import decide
-    from excise.families.built_in import presets_of
+    from excise.families.usual import usual_of
 
     settings = settings if naming.anchor is None else {**settings, "anchor": naming.anchor}
-    usual = presets_of(model)
+    usual = usual_of(model)
     decided, config = decide(concepts, method, settings, naming, usual)
-    vocabulary = chosen_vocabulary(vocabulary_name(naming.vocabulary, settings), bool(usual))
+    vocabulary = chosen_vocabulary(vocabulary_name(naming.vocabulary, settings), bool(usual.presets))
     complete = config.model_dump(mode="json")
     return Plan(model, decided, method, complete, seed, list(naming.preserve), vocabulary, edits or [])
 

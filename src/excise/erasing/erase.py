@@ -35,15 +35,16 @@ from excise.edits.record import VERSIONED, Base, EditRecord, Given, Target
 from excise.erasing.cautions import vocabulary_name, warn_of_nothing_kept, warn_of_pieces
 from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
-from excise.families.built_in import is_built_in, presets_for
+from excise.families.built_in import is_built_in
 from excise.families.load import as_family
+from excise.families.usual import usual_for
 from excise.methods import load_method
 from excise.methods.base import Context, Made, Request
 from excise.methods.closed_form.base import program_prompts
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.fitting import check_fits
 from excise.support.display import Card, Showing, charts, seconds_text
-from excise.support.settings import Settings, configure
+from excise.support.settings import Settings, Usual, configure
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,7 +218,7 @@ def _prepared(
     seed: int,
 ) -> tuple[Request, Settings]:
     """The request with every kind, anchor and retained prompt decided, and the checked settings of the method."""
-    decided, config = decide(concepts, method, settings, naming, presets_for(family))
+    decided, config = decide(concepts, method, settings, naming, usual_for(family))
     bare = program_prompts(config) is not None
     # What is retained does not depend on the anchors of other kinds' presets.
     anchored = [
@@ -230,24 +231,24 @@ def _prepared(
 
 
 def decide(
-    concepts: Sequence[Concept], method: str, settings: Mapping[str, Any], naming: Naming, usual: Sequence[str]
+    concepts: Sequence[Concept], method: str, settings: Mapping[str, Any], naming: Naming, usual: Usual
 ) -> tuple[list[Concept], Settings]:
     """Return the concepts of a request with every kind and anchor decided, and the checked settings; needs no model.
 
     Args:
-        usual: presets for the model (`presets_for`, `presets_of`); a model without any is not built in.
+        usual: what the model makes usual (`usual_for`, `usual_of`); one without presets is not built in.
 
     Raises:
         ConceptError, SettingError, UnknownNameError: bad input, in one sentence.
     """
-    built_in = bool(usual)
+    built_in = bool(usual.presets)
     names_from = naming_vocabulary_for(naming.vocabulary, built_in)
     concepts = [guess_kind(c, naming.kind, names_from) for c in concepts]
     check_preserve(concepts, naming.preserve)
     config_class = load_method(method).Config
-    config = configure(config_class, method, settings, concepts[0].kind, usual=usual)
+    config = configure(config_class, method, settings, concepts[0].kind, usual)
     one_preset = built_in and "preset" not in settings  # the preset of a built-in model is for every kind
-    anchors = {} if one_preset else _anchors_by_kind(config_class, method, settings, concepts, config)
+    anchors = {} if one_preset else _anchors_by_kind(config_class, method, settings, concepts, config, usual)
     own = anchors_in(vocabulary_name(naming.vocabulary, settings), built_in)
     concepts = [with_anchor(c, anchors.get(c.kind, config.anchor) or own.get(c.name, "")) for c in concepts]
     _check_anchors(concepts)
@@ -274,9 +275,10 @@ def _anchors_by_kind(
     settings: Mapping[str, Any],
     concepts: Sequence[Concept],
     config: Settings,
+    usual: Usual,
 ) -> dict[str, str]:
     """The anchor of each kind's own preset. Warns where another setting differs, because one edit has one of each."""
-    by_kind = {c.kind: configure(config_class, method, settings, c.kind) for c in concepts}
+    by_kind = {c.kind: configure(config_class, method, settings, c.kind, usual) for c in concepts}
     other = [kind for kind, c in by_kind.items() if c.model_copy(update={"anchor": config.anchor}) != config]
     if other:
         warnings.warn(

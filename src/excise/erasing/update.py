@@ -16,8 +16,8 @@ from excise.edits.record import EditRecord, Given
 from excise.erasing.erase import Erasure, Naming, Origin, make_edit
 from excise.errors import ConceptError
 from excise.families.base import Family
-from excise.families.built_in import presets_for
 from excise.families.load import as_family
+from excise.families.usual import usual_for
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
 from excise.support.progress import Report, silent
@@ -89,10 +89,10 @@ def make_update(
 
 def _inferred(record: EditRecord, family: Family) -> Given:
     """What the caller of a version that did not write it chose: all that differs from the presets of the kinds."""
-    config, usual_presets = load_method(record.method).Config, presets_for(family)
+    config, for_model = load_method(record.method).Config, usual_for(family)
 
     def preset(kind: str) -> dict[str, Any]:
-        return configure(config, record.method, {}, kind, usual=usual_presets).model_dump(mode="json")
+        return configure(config, record.method, {}, kind, for_model).model_dump(mode="json")
 
     usual = preset(record.concepts[0].kind)
     settings = {name: value for name, value in record.settings.items() if name not in usual or usual[name] != value}

@@ -20,7 +20,7 @@ from excise.families import capabilities as c
 from excise.families.conditions import Condition
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
-from excise.families.text_states import TextStates, Until
+from excise.families.text_states import Further, TextStates, Until
 from excise.families.transformer import TransformerFamily, packed, places, unpacked
 
 
@@ -44,7 +44,7 @@ class Chroma(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, start=0)
-        return self._encode_whole(texts, spans, until)
+        return self._encode_whole(texts, [Further(0, *spans)], until)
 
     def unconditional(self) -> Condition:
         return self.condition([""])

@@ -22,7 +22,7 @@ from excise.families.encoder_layers import clip_layers, t5_layers
 from excise.families.maps import EncoderLayer
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
-from excise.families.text_states import TextStates, Until
+from excise.families.text_states import Further, TextStates, Until
 from excise.families.transformer import TransformerFamily, packed, places, unpacked
 
 EMBEDDED_GUIDANCE = 3.5  # the pipeline's default, an input of the distilled denoiser
@@ -50,7 +50,7 @@ class Flux(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
-        return self._encode_whole(texts, spans, until)
+        return self._encode_whole(texts, [Further(0, *spans)], until)
 
     def encoder_layers(self) -> list[EncoderLayer]:
         self.check_encoders()

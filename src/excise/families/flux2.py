@@ -28,7 +28,7 @@ from excise.families.conditions import Condition
 from excise.families.maps import Projection, WeightMap
 from excise.families.networks import walk
 from excise.families.text_known import KnownStates
-from excise.families.text_states import TextStates, Until
+from excise.families.text_states import Further, TextStates, Until
 from excise.families.text_tree import Tokens, run_on
 from excise.families.transformer import TransformerFamily, patched, unpatched
 
@@ -166,15 +166,14 @@ class Flux2(TransformerFamily):
         tokens = self._tokens(texts, subjects)
         begin, length = self._places(tokens), self.max_tokens
         first, last, end = tokens.first + begin, tokens.last + begin, tokens.end + begin
-        read = torch.ones(len(texts), length, dtype=torch.bool)
-        if until is None or "all" in until:
-            states = self.condition(texts).inputs["encoder_hidden_states"]
-            return TextStates.dense(states, first, last, end, read=read)
+        if until is None or {"few", "all"} & set(until):
+            return self._encode_whole(texts, [Further(0, first, last, end, begin)], until, start=True)
         tree = super().encode(texts, subjects, until, known)
         own = tree.at.shape[1]
         at = torch.full((len(texts), length + own), -1)
+        read = torch.ones(len(texts), length, dtype=torch.bool)
         at.scatter_(1, begin[:, None] + torch.arange(own), tree.at)
-        return replace(tree, at=at[:, :length], first=first, last=last, end=end, read=read)
+        return replace(tree, at=at[:, :length], first=first, last=last, end=end, read=read, front=begin)
 
     def _token_states(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         options = {"output_hidden_states": True, "use_cache": False, "logits_to_keep": 1}

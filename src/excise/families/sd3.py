@@ -78,20 +78,17 @@ class StableDiffusion3(TransformerFamily):
     ) -> TextStates:
         # Both CLIPs cut words alike; they differ in what they pad with.
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
-        inputs = self.condition(texts).inputs
-        states = inputs["encoder_hidden_states"]
-        read = torch.ones(states.shape[:2], dtype=torch.bool)
-        further = (self._further(texts, subjects, states.shape[1]),)
-        return TextStates.dense(states, *spans, read=read, pooled=inputs["pooled_projections"], further=further)
+        parts = [Further(0, *spans), self._further(texts, subjects)]
+        return self._encode_whole(texts, parts, until, start=True)
 
-    def _further(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None, width: int) -> Further:
+    def _further(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Further:
         """The subjects among T5's tokens, which begin behind those of the CLIPs; nowhere in zeros."""
-        begin = width - self._t5_tokens
+        begin = int(self.pipe.tokenizer_max_length)
         if "text_encoder_3" not in self.text_encoders:
-            nowhere = torch.full((len(texts),), width)
-            return Further(begin, nowhere, nowhere)
-        first, last, _ = subject_spans(self.pipe.tokenizer_3, texts, subjects, self._t5_tokens, start=0)
-        return Further(begin, first + begin, last + begin)
+            nowhere = torch.full((len(texts),), begin + self._t5_tokens)
+            return Further(begin, nowhere, nowhere, nowhere)
+        spans = subject_spans(self.pipe.tokenizer_3, texts, subjects, self._t5_tokens, start=0)
+        return Further(begin, *(column + begin for column in spans))
 
     def unconditional(self) -> Condition:
         return self.condition([""])

@@ -61,7 +61,8 @@ class Tokens:
         """(B,) number of tokens to encode."""
         to_end = self.end if self.pooled is None else torch.maximum(self.end, self.pooled)
         place = torch.arange(self.read.shape[1])
-        through = torch.stack([self.last, to_end, torch.maximum((self.read * place).amax(1), to_end)])
+        whole = torch.maximum((self.read * place).amax(1), to_end)  # a few pads too: each reads those before it
+        through = torch.stack([self.last, to_end, whole, whole])
         kinds = [get_args(Until).index(kind) for kind in until]
         return through[kinds, torch.arange(len(until))] + 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from excise.families.networks import computes_in, module_in
 from excise.families.pipeline import PipelineFamily
 from excise.families.progress import encoded
 from excise.families.reading import first_inputs
-from excise.families.text_states import TextStates, Until
+from excise.families.text_states import Further, TextStates, Until, reached
 from excise.families.text_tree import run_on
 
 
@@ -97,37 +97,42 @@ class TransformerFamily(PipelineFamily):
         return MapInput(text, self._read(condition, text), rows[:, length:])
 
     def _encode_whole(
-        self, texts: Sequence[str], spans: tuple[Tensor, Tensor, Tensor], until: Sequence[Until] | None
+        self,
+        texts: Sequence[str],
+        parts: Sequence[Further],
+        until: Sequence[Until] | None,
+        *,
+        start: bool = False,
     ) -> TextStates:
-        """Encode for a text encoder in which every token reads every other, padding included (T5 without a mask).
+        """Encode for text encoders whose prompts are read with all of their padding, as the pipeline encodes them.
 
         A prompt is encoded whole, and once however often it is asked for; of its states those are kept that are wanted.
 
         Args:
-            spans: first, last and end of each subject (`TextStates`).
+            parts: where each subject is, in the columns of every text encoder; the last one's columns reach to the end.
             until: as `encode` takes it.
+            start: see `TextStates`.
         """
         self._check_encodes()
-        _, last, end = spans
-        place, kinds = torch.arange(self.max_tokens), until or ["all"] * len(texts)
-        through = torch.stack([last, end, torch.full_like(end, len(place))])
-        stops = through[[get_args(Until).index(kind) for kind in kinds], torch.arange(len(texts))]
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         which = torch.tensor([distinct[text] for text in texts])
-        stop = torch.zeros(len(distinct), dtype=torch.long).scatter_reduce_(0, which, stops, "amax")
-        wanted = place <= stop[:, None]
-        rows, pooled, done = list[Tensor](), list[Tensor](), 0
+        wanted, rows, pooled, done = torch.empty(0), list[Tensor](), list[Tensor](), 0
         for part in split(list(distinct), self.encode_batch):
             inputs = self._condition(part).inputs
             states = inputs["encoder_hidden_states"]
+            if not done:
+                wanted = torch.zeros(len(distinct), states.shape[1], dtype=torch.long)
+                wanted = wanted.index_add_(0, which, reached(parts, states.shape[1], until).long()) > 0
             rows.append(states[wanted[done : done + len(part)].to(states.device)])
             pooled += [inputs["pooled_projections"]] if self.pooled_door else []
             done += len(part)
             encoded(done * len(texts) // len(distinct), len(texts))
         number = torch.where(wanted, (wanted.flatten().cumsum(0) - 1).view(wanted.shape), -1)
-        read = torch.ones(len(texts), len(place), dtype=torch.bool)
+        read = torch.ones(len(texts), wanted.shape[1], dtype=torch.bool)
         whole = torch.cat(pooled)[which.to(pooled[0].device)] if pooled else None
-        return TextStates(torch.cat(rows), number[which], *spans, read, whole, start=False)
+        own, *further = parts
+        spans = own.first, own.last, own.end
+        return TextStates(torch.cat(rows), number[which], *spans, read, whole, start, tuple(further), own.front)
 
     def _before_last(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """A decoder's layer before the last, behind the norm in front of the door; arguments are an `Encoder`'s."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -38,6 +39,11 @@ class Settings(BaseModel):
     sweep: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     """The setting that trades erasing against retaining, with values to try, harshest first; None if there is none."""
 
+    @classmethod
+    def behind(cls, preset: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings over those of a kind's preset, in models where the tokens behind a subject tell it too."""
+        return {}
+
     anchor: str = Field("", description="Anchor of concepts that name none; empty for the empty prompt.")
 
     @model_serializer(mode="wrap")
@@ -54,22 +60,34 @@ class Settings(BaseModel):
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What a model makes usual of a method's settings.
+
+    Attributes:
+        presets: names of the presets for it, the nearest first; where the method has none of them, its defaults apply.
+        behind: whether the tokens behind a subject tell it too (`Settings.behind`).
+    """
+
+    presets: tuple[str, ...] = ()
+    behind: bool = False
+
+
 def configure(
-    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, *, usual: Sequence[str] = ()
+    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, usual: Usual = Usual()
 ) -> SettingsT:
     """Return an instance of `config`: the given settings, then those of a preset, then the defaults.
 
-    The preset is `settings["preset"]`, else the first of `usual` that the method has, else the one named like the
-    concept kind. "official", the recipe of the method's published program, means "official-<kind>" where the method has
-    that.
+    The preset is `settings["preset"]`, else the first of the model's that the method has, else the one named like the
+    concept kind, with what the model changes of that. "official", the recipe of the method's published program, means
+    "official-<kind>" where the method has that.
 
     Args:
         config: the settings class of the method.
         method: its name, for messages.
         settings: what the user set, by field, with an optional "preset".
         kind: of the concepts ("object", "style", ...).
-        usual: names of the presets for the model, the nearest first; where the method has none of them, its defaults
-            apply.
+        usual: what the model makes usual.
 
     Raises:
         SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range.
@@ -77,13 +95,16 @@ def configure(
     import difflib
 
     values = dict(settings)
-    own = next((name for name in usual if name in config.presets), usual[-1] if usual else kind)
+    own = next((name for name in usual.presets if name in config.presets), usual.presets[-1] if usual.presets else kind)
     preset = values.pop("preset", own)
     if preset == OFFICIAL and f"{OFFICIAL}-{kind}" in config.presets:
         preset = f"{OFFICIAL}-{kind}"
     if preset not in {*config.presets, own, "default"}:
         has = f"has: {', '.join(sorted(config.presets))}" if config.presets else "has none"
         raise SettingError(f"{method} has no preset '{preset}'; it {has}.")
+    chosen = dict(config.presets.get(preset, {}))
+    if usual.behind and not usual.presets and "preset" not in settings:
+        chosen |= config.behind(chosen)
     for key in values:
         if key not in config.model_fields:
             near = difflib.get_close_matches(key, config.model_fields, n=1)
@@ -93,7 +114,7 @@ def configure(
                 f"See: excise methods {method}"
             )
     try:
-        return config.model_validate({**config.presets.get(preset, {}), **values})
+        return config.model_validate({**chosen, **values})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -27,6 +28,12 @@ class MethodConfig(Settings):
         "all but the start token, all, or its context (all but the subject).",
     )
     retain_tokens: Tokens = Field("all_but_start", description="Tokens of retained prompts; see `tokens`.")
+    pads: Literal["few", "all"] = Field(
+        "all",
+        description="Padding among those tokens, where the model reads it: all, or a few tokens evenly spaced in it "
+        "that stand for all.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
     robust: int = Field(
         0, ge=0, description="Rounds, at most, that find the states which would restore a target, and erase them too."
     )
@@ -51,6 +58,11 @@ class MethodConfig(Settings):
         "transformers that have them.",
         json_schema_extra=OMIT_DEFAULT,
     )
+
+    @classmethod
+    def behind(cls, preset: Mapping[str, Any]) -> dict[str, Any]:
+        wider = {"tokens": "from_last", "retain_tokens": "all_but_start"}
+        return {"pads": "few", **{name: rows for name, rows in wider.items() if preset.get(name) == "last"}}
 
     @property
     def later(self) -> TargetTokens | None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from excise.errors import SettingError
 from excise.families.base import Family
 from excise.families.maps import MapInput, Projection
-from excise.families.text_states import TextStates
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.closed_form.text_problem import Encoded, TextProblem, token_problem
 
@@ -73,10 +72,7 @@ def _problem(encoded: Encoded, config: MethodConfig, seen: MapInput, seed: int) 
     """The problem of a map at one moment; rows of pictures of retained prompts are retained as well."""
     states = encoded.states
     length = states.read.shape[1]
-    dense = TextStates.dense(
-        seen.rows[:, :length], states.first, states.last, states.end, read=states.read, start=states.start
-    )
-    problem = token_problem(replace(encoded, states=dense), config)
+    problem = token_problem(replace(encoded, states=states.reading(seen.rows[:, :length])), config)
     if seen.picture is None:
         return problem
     retained = encoded.rows[2 * encoded.pairs :]

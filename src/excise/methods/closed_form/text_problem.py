@@ -12,7 +12,7 @@ from torch import Tensor
 from excise.concepts.concept import TEMPLATES, Concept
 from excise.families.base import Family
 from excise.families.text_cache import encode_known
-from excise.families.text_states import TextStates, Until
+from excise.families.text_states import Pads, TextStates, Until
 from excise.methods.closed_form.config import MethodConfig
 from excise.support.display import Card, Showing, described
 from excise.support.settings import Settings
@@ -129,9 +129,10 @@ def reach_of(config: Settings, pooled: bool) -> tuple[Until, Until]:
     if not isinstance(config, MethodConfig):
         return "last", "last"  # of a method that edits the text encoder, which reads positions alone
     before_end: Until = "end" if pooled and config.pooled else "last"
+    whole: Until = config.pads
     inside = ("last", "subject", None)
     targets = all(tokens in inside for tokens in (config.tokens, config.later))
-    return before_end if targets else "all", before_end if config.retain_tokens in inside else "all"
+    return before_end if targets else whole, before_end if config.retain_tokens in inside else whole
 
 
 def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
@@ -141,19 +142,20 @@ def token_problem(encoded: Encoded, config: MethodConfig) -> TextProblem:
     an empty anchor, at the token before the rest of the template) and are cut to equal length, so they match row by
     row.
     """
-    first = _problem(encoded, config.tokens, config.retain_tokens)
-    return replace(first, later=_problem(encoded, config.later, config.retain_tokens)) if config.later else first
+    first = _problem(encoded, config, config.tokens)
+    return replace(first, later=_problem(encoded, config, config.later)) if config.later else first
 
 
-def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
-    states, rows, n = encoded.states, encoded.rows, encoded.pairs
-    targets, anchors, lengths = _matched(states, rows[:n], rows[n : 2 * n], tokens)
+def _problem(encoded: Encoded, config: MethodConfig, tokens: str) -> TextProblem:
+    states, rows, n, pads = encoded.states, encoded.rows, encoded.pairs, config.pads
+    targets, anchors, lengths = _matched(states, rows[:n], rows[n : 2 * n], tokens, pads)
     retained = rows[2 * n : -1]
-    null = states.span(rows[-1], "all").double()
+    kept = states.chosen(retained, config.retain_tokens, pads) if retained else None
+    null = states.span(rows[-1], "all", pads).double()
     return TextProblem(
         targets=targets.double(),
         anchors=anchors.double(),
-        retain=states.gather(retained, states.chosen(retained, retain_tokens)).double() if retained else null[:0],
+        retain=null[:0] if kept is None else states.gather(retained, kept).double(),
         start=null[0],
         null=null[1:],
         owner=encoded.owner.repeat_interleave(lengths).to(null.device),
@@ -163,16 +165,16 @@ def _problem(encoded: Encoded, tokens: str, retain_tokens: str) -> TextProblem:
 
 
 def _matched(
-    states: TextStates, targets: Sequence[int], anchors: Sequence[int], tokens: str
+    states: TextStates, targets: Sequence[int], anchors: Sequence[int], tokens: str, pads: Pads
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The token blocks of targets' prompts and of their anchors', cut to equal lengths, and those lengths.
 
     Where several text encoders' tokens stand one behind the other, the blocks of each are cut and matched.
     """
     if tokens == "context":  # both prompts begin with the same words
-        one, two = states.around(targets, targets), states.around(anchors, targets)
+        one, two = states.around(targets, targets, pads), states.around(anchors, targets, pads)
     else:
-        one, two = states.chosen(targets, tokens), states.chosen(anchors, tokens)
+        one, two = states.chosen(targets, tokens, pads), states.chosen(anchors, tokens, pads)
     whole = torch.zeros(len(targets), dtype=torch.long)
     matched_one, matched_two = torch.zeros_like(one), torch.zeros_like(two)
     for columns in states.columns:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from excise.errors import SettingError
 from excise.families.base import Family
-from excise.families.text_states import TextStates
+from excise.families.text_states import Pads, TextStates
+from excise.families.usual import told_behind
 from excise.linalg.solves import null_space
 
 RANK = 1e-6  # of the largest singular value; what is smaller adds no direction
@@ -68,9 +69,10 @@ def readings(
         SettingError: nothing to keep was given.
     """
     check_retained(retain)
-    asked = [family.encode([t for t, _ in prompts], [s for _, s in prompts]) for prompts in targets]
-    kept = family.encode(list(dict.fromkeys([*retain, ""])))
-    read = {"tokens": Readings(tuple(_rows(a, "from_last") for a in asked), _rows(kept, "all"))}
+    asked = [_encoded(family, [t for t, _ in prompts], [s for _, s in prompts]) for prompts in targets]
+    kept = _encoded(family, list(dict.fromkeys([*retain, ""])))
+    pads = _pads(family)
+    read = {"tokens": Readings(tuple(_rows(a, "from_last", pads) for a in asked), _rows(kept, "all", pads))}
     if kept.pooled is not None:
         pooled = [_double(a.pooled) for a in asked if a.pooled is not None]
         read["pooled"] = Readings(tuple(pooled), _double(kept.pooled))
@@ -128,9 +130,17 @@ def check_retained(retain: Sequence[str]) -> None:
         )
 
 
-def _rows(states: TextStates, tokens: str) -> Tensor:
+def _encoded(family: Family, texts: Sequence[str], subjects: Sequence[str] | None = None) -> TextStates:
+    return family.encode(texts, subjects, [_pads(family)] * len(texts))
+
+
+def _pads(family: Family) -> Pads:
+    return "few" if told_behind(family.provides) else "all"
+
+
+def _rows(states: TextStates, tokens: str, pads: Pads) -> Tensor:
     every = range(len(states.at))
-    return _double(states.gather(every, states.chosen(every, tokens)))
+    return _double(states.gather(every, states.chosen(every, tokens, pads)))
 
 
 def _double(rows: Tensor) -> Tensor:
