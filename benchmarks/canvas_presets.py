@@ -19,8 +19,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from excise import erase, load
 from excise.canvas import world
 from excise.cli.options import parse_settings
@@ -29,6 +27,7 @@ from excise.families.base import Family
 from excise.judges.canvas import CanvasJudge
 from excise.protocols.canvas import GUIDANCE, STEPS
 from excise.support.digests import seed_of
+from excise.support.precision import fastest
 
 TEMPLATE = "a {o} in {s} style"
 NAME_TEMPLATE = "a picture of a {o}"
@@ -63,7 +62,7 @@ def measure(family: Family, target: str) -> dict[str, float]:
 def draw_and_judge(family: Family, cells: Sequence[Cell], prompts: Sequence[str]) -> dict[str, list[str]]:
     """Draw an image of each prompt, seeded by its cell, and return the judge's labels by attribute."""
     seeds = [seed_of("canvas-presets", c) for c in cells]  # of no protocol
-    with torch.autocast("cpu", torch.bfloat16):
+    with fastest("cpu"):
         images = family.sample(prompts, seeds, steps=STEPS, guidance=GUIDANCE, batch=20)
     return CanvasJudge("a").verdicts(images)
 

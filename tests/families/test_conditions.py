@@ -44,12 +44,12 @@ def test_tokens_of_two_text_encoders_are_selected_in_both():
         torch.arange(8.0).view(1, 8, 1),
         *(torch.tensor([place]) for place in (2, 2, 3)),
         read=torch.ones(1, 8, dtype=torch.bool),
-        further=(Further(4, torch.tensor([5]), torch.tensor([5])),),
+        further=(Further(4, *(torch.tensor([place]) for place in (5, 5, 6))),),
     )
     wanted = {"last": [2, 5], "subject": [2, 5], "from_last": [2, 3, 5, 6, 7], "all_but_start": list(range(1, 8))}
     assert {tokens: rows(states, tokens) for tokens in wanted} == wanted
     assert states.gather([0], states.around([0], [0]))[:, 0].int().tolist() == [0, 1, 3, 4, 6, 7]
-    nowhere = replace(states, further=(Further(4, torch.tensor([8]), torch.tensor([8])),))
+    nowhere = replace(states, further=(Further(4, *[torch.tensor([8])] * 3),))
     assert {tokens: rows(nowhere, tokens) for tokens in ("last", "from_last")} == {"last": [2], "from_last": [2, 3]}
 
 

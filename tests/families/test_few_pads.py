@@ -96,9 +96,9 @@ def test_where_padding_tells_the_subject_the_presets_of_kinds_reach_it(method):
     assert configure(config, method, {}, "object", canvas).pads == "all"
 
 
-def test_transformers_over_text_and_picture_are_told_behind_and_a_folder_says_so(tokenizer, tmp_path):
+def test_families_whose_padding_or_turns_tell_a_subject_and_a_folder_says_so(tokenizer, tmp_path):
     told = {name for name, record in FAMILIES.records().items() if told_behind(record.provides)}
-    assert told == {"flux", "flux2", "chroma", "sd3", "zimage", "qwenimage", "krea2", "lumina2"}
+    assert told == {"flux", "flux2", "chroma", "sd3", "zimage", "qwenimage", "krea2", "lumina2", "kolors"}
     pipe = CASES[FIRST["flux"]].build()
     pipe.save_pretrained(tmp_path / "flux")
     assert usual_of(str(tmp_path / "flux")) == usual_for(family_of(pipe)) == Usual(behind=True)

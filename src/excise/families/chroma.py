@@ -28,7 +28,7 @@ class Chroma(TransformerFamily):
     """Adapter of a `ChromaPipeline` and its siblings."""
 
     name = "chroma"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM})
+    provides = c.MIXED | {c.DUAL_STREAM}
     draws_with = "ChromaPipeline"
     doors = ("context_embedder",)
     streams = MappingProxyType({"single_transformer_blocks": "shared"})

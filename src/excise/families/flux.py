@@ -32,7 +32,7 @@ class Flux(TransformerFamily):
     """Adapter of a `FluxPipeline`."""
 
     name = "flux"
-    provides = frozenset({c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM})
+    provides = c.MIXED | {c.POOLED, c.TEXT_MLP, c.DUAL_STREAM}
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "FluxPipeline"
     doors = ("context_embedder",)

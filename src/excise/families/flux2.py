@@ -41,7 +41,7 @@ class Flux2(TransformerFamily):
     """Adapter of a `Flux2Pipeline` and of a `Flux2KleinPipeline`."""
 
     name = "flux2"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
+    provides = c.MIXED
     draws_with = "Flux2Pipeline"
     doors = ("context_embedder",)
     streams = MappingProxyType({"single_transformer_blocks": "shared"})

@@ -37,9 +37,7 @@ class Kolors(PooledUNet):
     """Adapter of a `KolorsPipeline` and its sibling for img2img."""
 
     name = "kolors"
-    provides = frozenset(
-        {c.STATIC_TEXT, c.TEXT_KV, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
-    )
+    provides = c.SEPARATE | {c.POOLED, c.GUIDANCE, c.GUIDED_CALL, c.TOLD_BEHIND}
     draws_with = "KolorsPipeline"
     text_modules = (DOOR,)
     encode_batch = 16  # the pipeline keeps all layers of all rows

@@ -39,7 +39,7 @@ class Krea2(QwenFamily):
     """Adapter of a `Krea2Pipeline`."""
 
     name = "krea2"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
+    provides = c.MIXED | {c.SINGLE_STREAM}
     draws_with = "Krea2Pipeline"
     text_modules = ("text_fusion", "txt_in.norm")
     doors = ("txt_in.linear_1",)

@@ -21,96 +21,85 @@ FAMILIES = Registry(
         "sd": Record(
             "excise.families.sd:StableDiffusion",
             "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)",
-            provides=frozenset(c.CAPABILITIES) - c.STREAMS - {c.POOLED},
+            provides=frozenset(c.CAPABILITIES) - c.STREAMS - {c.POOLED, c.TOLD_BEHIND},
             pipelines=("StableDiffusion",),
         ),
         "sdxl": Record(
             "excise.families.sdxl:StableDiffusionXL",
             "Stable Diffusion XL (StableDiffusionXLPipeline)",
-            provides=frozenset(c.CAPABILITIES) - c.STREAMS,
+            provides=frozenset(c.CAPABILITIES) - c.STREAMS - {c.TOLD_BEHIND},
             pipelines=("StableDiffusionXL",),
         ),
         "sana": Record(
             "excise.families.sana:Sana",
             "SANA 0.6B to 4.8B (SanaPipeline)",
-            provides=frozenset(
-                {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
-            ),
+            provides=c.SEPARATE | {c.GUIDANCE, c.GUIDED_CALL},
             pipelines=("Sana",),
         ),
         "flux": Record(
             "excise.families.flux:Flux",
             "FLUX.1 dev and schnell (FluxPipeline)",
-            provides=frozenset(
-                {c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM}
-            ),
+            provides=c.MIXED | {c.POOLED, c.TEXT_MLP, c.DUAL_STREAM},
             pipelines=("Flux",),
         ),
         "zimage": Record(
             "excise.families.zimage:ZImage",
             "Z-Image and Z-Image-Turbo (ZImagePipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
+            provides=c.MIXED | {c.TEXT_MLP, c.SINGLE_STREAM},
             pipelines=("ZImage",),
         ),
         "sd3": Record(
             "excise.families.sd3:StableDiffusion3",
             "Stable Diffusion 3 and 3.5 (StableDiffusion3Pipeline)",
-            provides=frozenset(
-                {c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.DUAL_STREAM}
-            ),
+            provides=c.MIXED | {c.POOLED, c.GUIDED_CALL, c.DUAL_STREAM},
             pipelines=("StableDiffusion3",),
         ),
         "chroma": Record(
             "excise.families.chroma:Chroma",
             "Chroma (ChromaPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.DUAL_STREAM}),
+            provides=c.MIXED | {c.DUAL_STREAM},
             pipelines=("Chroma",),
         ),
         "pixart": Record(
             "excise.families.pixart:PixArt",
             "PixArt-Sigma (PixArtSigmaPipeline)",
-            provides=frozenset(
-                {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
-            ),
+            provides=c.SEPARATE | {c.GUIDANCE, c.GUIDED_CALL},
             pipelines=("PixArtSigma",),
         ),
         "sana-sprint": Record(
             "excise.families.sana_sprint:SanaSprint",
             "SANA-Sprint 0.6B and 1.6B (SanaSprintPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.CROSS_ATTENTION}),
+            provides=c.SEPARATE,
             pipelines=("SanaSprint",),
         ),
         "kolors": Record(
             "excise.families.kolors:Kolors",
             "Kolors (KolorsPipeline), with sentencepiece",
-            provides=frozenset(
-                {c.STATIC_TEXT, c.TEXT_KV, c.POOLED, c.ATTENTION, c.TEXT_ENCODER}
-                | {c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
-            ),
+            provides=c.SEPARATE | {c.POOLED, c.GUIDANCE, c.GUIDED_CALL, c.TOLD_BEHIND},
             pipelines=("Kolors",),
         ),
         "lumina2": Record(
             "excise.families.lumina2:Lumina2",
             "Lumina-Image 2.0 (Lumina2Pipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
+            provides=c.MIXED | {c.SINGLE_STREAM},
             pipelines=("Lumina2",),
         ),
         "flux2": Record(
             "excise.families.flux2:Flux2",
             "FLUX.2 dev and klein (Flux2Pipeline, Flux2KleinPipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=c.MIXED,
             pipelines=("Flux2", "Flux2Klein"),
         ),
         "qwenimage": Record(
             "excise.families.qwenimage:QwenImage",
             "Qwen-Image (QwenImagePipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE}),
+            provides=c.MIXED,
             pipelines=("QwenImage",),
         ),
         "krea2": Record(
             "excise.families.krea2:Krea2",
             "Krea 2 (Krea2Pipeline)",
-            provides=frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM}),
+            provides=c.MIXED | {c.SINGLE_STREAM},
             pipelines=("Krea2",),
         ),
     },

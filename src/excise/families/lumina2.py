@@ -31,7 +31,7 @@ class Lumina2(TransformerFamily):
     """Adapter of a `Lumina2Pipeline`."""
 
     name = "lumina2"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
+    provides = c.MIXED | {c.SINGLE_STREAM}
     draws_with = "Lumina2Pipeline"
     longest = 256
     text_modules = (NORM,)

@@ -31,9 +31,7 @@ class PixArt(PipelineFamily):
     """Adapter of a `PixArtSigmaPipeline`, and of its sibling with perturbed attention."""
 
     name = "pixart"
-    provides = frozenset(
-        {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
-    )
+    provides = c.SEPARATE | {c.GUIDANCE, c.GUIDED_CALL}
     denoiser_name = "transformer"
     draws_with = "PixArtSigmaPipeline"
     text_modules = ("caption_projection",)

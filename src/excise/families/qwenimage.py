@@ -31,7 +31,7 @@ class QwenImage(QwenFamily):
     """Adapter of a `QwenImagePipeline`."""
 
     name = "qwenimage"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE})
+    provides = c.MIXED
     draws_with = "QwenImagePipeline"
     text_modules = ("txt_norm",)
     doors = ("txt_in",)

@@ -32,9 +32,7 @@ class Sana(PipelineFamily):
     """Adapter of a `SanaPipeline`, and of its sibling with a ControlNet."""
 
     name = "sana"
-    provides = frozenset(
-        {c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.CROSS_ATTENTION}
-    )
+    provides = c.SEPARATE | {c.GUIDANCE, c.GUIDED_CALL}
     denoiser_name = "transformer"
     draws_with = "SanaPipeline"
     text_modules = ("caption_projection", "caption_norm")

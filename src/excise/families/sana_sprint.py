@@ -28,7 +28,7 @@ class SanaSprint(Sana):
     """Adapter of a `SanaSprintPipeline` and its sibling for img2img."""
 
     name = "sana-sprint"
-    provides = frozenset({c.STATIC_TEXT, c.TEXT_KV, c.ATTENTION, c.TEXT_ENCODER, c.CROSS_ATTENTION})
+    provides = c.SEPARATE
     draws_with = "SanaSprintPipeline"
 
     def __init__(self, pipe: Any) -> None:

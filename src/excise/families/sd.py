@@ -22,7 +22,7 @@ class StableDiffusion(PipelineFamily):
     """Adapter of a `StableDiffusionPipeline`, and of its siblings for other uses."""
 
     name = "sd"
-    provides = frozenset(c.CAPABILITIES) - c.STREAMS - {c.POOLED}
+    provides = frozenset(c.CAPABILITIES) - c.STREAMS - {c.POOLED, c.TOLD_BEHIND}
     draws_with = "StableDiffusionPipeline"
     outlines = True
 

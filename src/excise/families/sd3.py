@@ -32,9 +32,7 @@ class StableDiffusion3(TransformerFamily):
     """Adapter of a `StableDiffusion3Pipeline` and its siblings."""
 
     name = "sd3"
-    provides = frozenset(
-        {c.STATIC_TEXT, c.POOLED, c.ATTENTION, c.TEXT_ENCODER, c.GUIDANCE, c.GUIDED_CALL, c.DUAL_STREAM}
-    )
+    provides = c.MIXED | {c.POOLED, c.GUIDED_CALL, c.DUAL_STREAM}
     encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
     optional_encoders = ("text_encoder_3",)
     draws_with = "StableDiffusion3Pipeline"

@@ -64,7 +64,7 @@ class StableDiffusionXL(PooledUNet):
     """Adapter of a `StableDiffusionXLPipeline` and its siblings."""
 
     name = "sdxl"
-    provides = frozenset(c.CAPABILITIES) - c.STREAMS
+    provides = frozenset(c.CAPABILITIES) - c.STREAMS - {c.TOLD_BEHIND}
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "StableDiffusionXLPipeline"
     outlines = True

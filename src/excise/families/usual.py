@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from excise.families import FAMILIES, family_name_of
 from excise.families.built_in import presets_for, presets_of
-from excise.families.capabilities import TEXT_KV
+from excise.families.capabilities import TOLD_BEHIND
 from excise.support.settings import Usual
 
 if TYPE_CHECKING:
@@ -26,9 +26,5 @@ def usual_for(family: Family) -> Usual:
 
 
 def told_behind(provides: Collection[str]) -> bool:
-    """Whether tokens behind a subject tell it too.
-
-    So it is of transformers that mix text and picture in attention: their text encoders read in both directions, or put
-    padding or the end of a chat's turn behind a prompt, and all of that is read.
-    """
-    return TEXT_KV not in provides
+    """Whether tokens behind a subject tell it as it does, so that presets of kinds must reach them."""
+    return TOLD_BEHIND in provides

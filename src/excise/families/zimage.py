@@ -32,7 +32,7 @@ class ZImage(TransformerFamily):
     """Adapter of a `ZImagePipeline`."""
 
     name = "zimage"
-    provides = frozenset({c.STATIC_TEXT, c.ATTENTION, c.TEXT_MLP, c.TEXT_ENCODER, c.GUIDANCE, c.SINGLE_STREAM})
+    provides = c.MIXED | {c.TEXT_MLP, c.SINGLE_STREAM}
     draws_with = "ZImagePipeline"
     text_modules = ("cap_embedder.0",)
     doors = ("cap_embedder.1",)
