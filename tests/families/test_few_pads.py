@@ -16,6 +16,7 @@ from excise import erase
 from excise.concepts.concept import Concept
 from excise.errors import ExciseWarning
 from excise.families import FAMILIES, family_of
+from excise.families.text_cache import encode_known
 from excise.families.text_states import FEW, Further, standing
 from excise.families.usual import told_behind, usual_for, usual_of
 from excise.methods import METHODS
@@ -23,6 +24,7 @@ from excise.methods.closed_form.text_problem import encode, token_problem
 from excise.support.settings import Usual, configure
 
 FIRST = {case.family: name for name, case in reversed(CASES.items())}
+ANEW = ("krea2", "pixart")  # families that encode each time
 PROMPTS, SUBJECTS = ["a photo of the cat on grass", "cat", ""], ["cat", "cat", None]
 
 
@@ -68,6 +70,23 @@ def test_what_is_encoded_with_few_pads_is_a_part_of_the_whole(name):
     assert_close(mixed.span(0, "from_last", "few"), whole.span(0, "from_last", "few"))
     assert_close(mixed.span(1, "last"), whole.span(1, "last"))
     assert_close(mixed.span(2, "all"), whole.span(2, "all"))
+
+
+@pytest.mark.parametrize("name", [name for family, name in FIRST.items() if family not in ANEW], ids=str)
+def test_known_states_are_recalled_and_no_prompt_is_encoded_twice(name, tmp_path, monkeypatch):
+    family, asked = family_of(CASES[name].build()), ["few", "last", "all"]
+    whole = family.encode(PROMPTS, SUBJECTS, asked)
+    first = encode_known(family, PROMPTS, SUBJECTS, tmp_path, asked)
+    more = encode_known(family, [*PROMPTS, "a dog"], [*SUBJECTS, "dog"], tmp_path, [*asked, "few"])
+    monkeypatch.setattr(type(family), "_condition", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(type(family), "_token_states", lambda *_: pytest.fail("encoded again"), raising=False)
+    again = encode_known(family, PROMPTS, SUBJECTS, tmp_path, asked)
+    for states in (first, more, again):
+        assert_close(states.span(0, "from_last", "few"), whole.span(0, "from_last", "few"))
+        assert_close(states.span(1, "last"), whole.span(1, "last"))
+        assert_close(states.span(2, "all"), whole.span(2, "all"))
+        if whole.pooled is not None:
+            assert_close(states.pooled[:3], whole.pooled)
 
 
 @pytest.mark.parametrize("name", FIRST.values(), ids=str)

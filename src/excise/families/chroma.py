@@ -44,7 +44,7 @@ class Chroma(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens, start=0)
-        return self._encode_whole(texts, [Further(0, *spans)], until)
+        return self._encode_padded(texts, [Further(0, *spans)], until, known)
 
     def unconditional(self) -> Condition:
         return self.condition([""])

@@ -50,7 +50,7 @@ class Flux(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
-        return self._encode_whole(texts, [Further(0, *spans)], until)
+        return self._encode_padded(texts, [Further(0, *spans)], until, known)
 
     def encoder_layers(self) -> list[EncoderLayer]:
         self.check_encoders()

@@ -167,7 +167,8 @@ class Flux2(TransformerFamily):
         begin, length = self._places(tokens), self.max_tokens
         first, last, end = tokens.first + begin, tokens.last + begin, tokens.end + begin
         if until is None or {"few", "all"} & set(until):
-            return self._encode_whole(texts, [Further(0, first, last, end, begin)], until, start=True)
+            parts = [Further(0, first, last, end, begin)]
+            return self._encode_padded(texts, parts, until, known, start=True)
         tree = super().encode(texts, subjects, until, known)
         own = tree.at.shape[1]
         at = torch.full((len(texts), length + own), -1)

@@ -22,10 +22,11 @@ from excise.families import capabilities as c
 from excise.families.conditions import Condition
 from excise.families.maps import Projection, WeightMap
 from excise.families.networks import computes_in, module_in, parameters
+from excise.families.padded_text import Padded, encode_padded
 from excise.families.sdxl import PooledUNet
 from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
-from excise.families.text_states import TextStates, Until
+from excise.families.text_states import Further, TextStates, Until
 
 LONGEST = 256  # tokens of a prompt, which the pipeline always pads to
 PREFIX = 2  # special tokens before every prompt
@@ -81,10 +82,13 @@ class Kolors(PooledUNet):
     ) -> TextStates:
         self._check_encodes()
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, LONGEST, start=PREFIX, ends=False)
-        inputs = self.condition(texts).inputs
+        how = Padded(self._encoded, self.pipe, LONGEST, self.encode_batch, start=True)
+        return encode_padded(how, texts, [Further(0, *spans)], until, known)
+
+    def _encoded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        inputs = self._condition(texts).inputs
         states = inputs["encoder_hidden_states"].to(self.device, computes_in(self.denoiser))
-        read = torch.ones(states.shape[:2], dtype=torch.bool)
-        return TextStates.dense(module_in(self.denoiser, DOOR)(states), *spans, read=read, pooled=inputs["text_embeds"])
+        return module_in(self.denoiser, DOOR)(states), inputs["text_embeds"]
 
     def unconditional(self) -> Condition:
         """The empty prompt: the pipeline needs a negative prompt where its configuration asks for zeros."""

@@ -61,7 +61,7 @@ class StableDiffusion3(TransformerFamily):
         return int(min(self.pipe.tokenizer_max_length, *places))
 
     @property
-    def _t5_tokens(self) -> int:
+    def _padded_tokens(self) -> int:
         """Number of T5's rows, or of the zeros in their place."""
         tokenizer = self.pipe.tokenizer_3
         return int(LONGEST if tokenizer is None else min(LONGEST, tokenizer.model_max_length))
@@ -77,15 +77,15 @@ class StableDiffusion3(TransformerFamily):
         # Both CLIPs cut words alike; they differ in what they pad with.
         spans = subject_spans(self.pipe.tokenizer, texts, subjects, self.max_tokens)
         parts = [Further(0, *spans), self._further(texts, subjects)]
-        return self._encode_whole(texts, parts, until, start=True)
+        return self._encode_padded(texts, parts, until, known, start=True)
 
     def _further(self, texts: Sequence[str], subjects: Sequence[str | int | None] | None) -> Further:
         """The subjects among T5's tokens, which begin behind those of the CLIPs; nowhere in zeros."""
         begin = int(self.pipe.tokenizer_max_length)
         if "text_encoder_3" not in self.text_encoders:
-            nowhere = torch.full((len(texts),), begin + self._t5_tokens)
+            nowhere = torch.full((len(texts),), begin + self._padded_tokens)
             return Further(begin, nowhere, nowhere, nowhere)
-        spans = subject_spans(self.pipe.tokenizer_3, texts, subjects, self._t5_tokens, start=0)
+        spans = subject_spans(self.pipe.tokenizer_3, texts, subjects, self._padded_tokens, start=0)
         return Further(begin, *(column + begin for column in spans))
 
     def unconditional(self) -> Condition:
@@ -98,7 +98,7 @@ class StableDiffusion3(TransformerFamily):
             prompt_3=None,
             device=self.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=self._t5_tokens,
+            max_sequence_length=self._padded_tokens,
         )
         return Condition({"encoder_hidden_states": states, "pooled_projections": pooled})
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from excise.families.base import split
 from excise.families.conditions import Condition
 from excise.families.maps import MapInput, Projection, WeightMap
 from excise.families.networks import computes_in, module_in
+from excise.families.padded_text import Padded, encode_padded
 from excise.families.pipeline import PipelineFamily
-from excise.families.progress import encoded
 from excise.families.reading import first_inputs
-from excise.families.text_states import Further, TextStates, Until, reached
+from excise.families.text_known import KnownStates
+from excise.families.text_states import Further, TextStates, Until
 from excise.families.text_tree import run_on
 
 
@@ -96,43 +96,34 @@ class TransformerFamily(PipelineFamily):
         text = rows[:, :length]
         return MapInput(text, self._read(condition, text), rows[:, length:])
 
-    def _encode_whole(
+    def _encode_padded(
         self,
         texts: Sequence[str],
         parts: Sequence[Further],
         until: Sequence[Until] | None,
+        known: KnownStates | None,
         *,
         start: bool = False,
     ) -> TextStates:
-        """Encode for text encoders whose prompts are read with all of their padding, as the pipeline encodes them.
-
-        A prompt is encoded whole, and once however often it is asked for; of its states those are kept that are wanted.
+        """Encode prompts that are read with all of their padding, as the pipeline encodes them.
 
         Args:
-            parts: where each subject is, in the columns of every text encoder; the last one's columns reach to the end.
-            until: as `encode` takes it.
-            start: see `TextStates`.
+            parts: where each subject is, in the columns of every text encoder.
+            until, known: as `encode` takes them. start: see `TextStates`.
         """
         self._check_encodes()
-        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        which = torch.tensor([distinct[text] for text in texts])
-        wanted, rows, pooled, done = torch.empty(0), list[Tensor](), list[Tensor](), 0
-        for part in split(list(distinct), self.encode_batch):
-            inputs = self._condition(part).inputs
-            states = inputs["encoder_hidden_states"]
-            if not done:
-                wanted = torch.zeros(len(distinct), states.shape[1], dtype=torch.long)
-                wanted = wanted.index_add_(0, which, reached(parts, states.shape[1], until).long()) > 0
-            rows.append(states[wanted[done : done + len(part)].to(states.device)])
-            pooled += [inputs["pooled_projections"]] if self.pooled_door else []
-            done += len(part)
-            encoded(done * len(texts) // len(distinct), len(texts))
-        number = torch.where(wanted, (wanted.flatten().cumsum(0) - 1).view(wanted.shape), -1)
-        read = torch.ones(len(texts), wanted.shape[1], dtype=torch.bool)
-        whole = torch.cat(pooled)[which.to(pooled[0].device)] if pooled else None
-        own, *further = parts
-        spans = own.first, own.last, own.end
-        return TextStates(torch.cat(rows), number[which], *spans, read, whole, start, tuple(further), own.front)
+        length = parts[-1].begin + self._padded_tokens
+        how = Padded(self._encoded, self.pipe, length, self.encode_batch, start)
+        return encode_padded(how, texts, parts, until, known)
+
+    @property
+    def _padded_tokens(self) -> int:
+        """Number of rows of a prompt's last text encoder."""
+        return self.max_tokens
+
+    def _encoded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        inputs = self._condition(texts).inputs
+        return inputs["encoder_hidden_states"], inputs["pooled_projections"] if self.pooled_door else None
 
     def _before_last(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """A decoder's layer before the last, behind the norm in front of the door; arguments are an `Encoder`'s."""
