@@ -35,7 +35,7 @@ class Readings:
 
     Attributes:
         targets: (n_i, d) by target, the rows in which it is told.
-        kept: (n, d) the rows of what is kept, the empty prompt among it.
+        kept: (d, d) the mean moment of what is kept, the empty prompt among it.
     """
 
     targets: tuple[Tensor, ...]
@@ -72,10 +72,10 @@ def readings(
     asked = [_encoded(family, [t for t, _ in prompts], [s for _, s in prompts]) for prompts in targets]
     kept = _encoded(family, list(dict.fromkeys([*retain, ""])))
     pads = _pads(family)
-    read = {"tokens": Readings(tuple(_rows(a, "from_last", pads) for a in asked), _rows(kept, "all", pads))}
+    read = {"tokens": Readings(tuple(_rows(a, "from_last", pads) for a in asked), _moment(_rows(kept, "all", pads)))}
     if kept.pooled is not None:
         pooled = [_double(a.pooled) for a in asked if a.pooled is not None]
-        read["pooled"] = Readings(tuple(pooled), _double(kept.pooled))
+        read["pooled"] = Readings(tuple(pooled), _moment(_double(kept.pooled)))
     return read
 
 
@@ -88,9 +88,8 @@ def target_span(read: Readings, share: float, ridge: float) -> Span:
     Args:
         share: largest kept energy beside a target's. ridge: of the kept moment, in units of its mean eigenvalue.
     """
-    rows, moment = read.targets, _moment(read.kept)
-    moment += ridge * moment.trace() / len(moment) * torch.eye(len(moment), dtype=moment.dtype)
-    lower = torch.linalg.cholesky(moment)
+    rows, kept = read.targets, read.kept
+    lower = torch.linalg.cholesky(kept + ridge * kept.trace() / len(kept) * torch.eye(len(kept), dtype=kept.dtype))
     strongest, shares = [], []
     for x in rows:
         u, s, _ = torch.linalg.svd(solve(lower, x.mT) / len(x) ** 0.5, full_matrices=False)
@@ -111,7 +110,7 @@ def null_span(read: Readings, threshold: float) -> Span:
     Raises:
         SettingError: nothing is left.
     """
-    span = null_space(_moment(read.kept), threshold)
+    span = null_space(read.kept, threshold)
     if not span.shape[1]:
         raise SettingError(f"no direction of text space is free at threshold {threshold:g}; raise --set threshold=...")
     return Span(span)
