@@ -32,8 +32,8 @@ from excise.methods.fitting import methods_for
 PROMPT = "a photo of a cat"
 KEPT: dict[str, object] = {"preserve": ["dog", "tree"], "vocabulary": None}
 CLOSED = ("uce", "speed", "scapre")
-NARROW: dict[str, dict[str, object]] = {"uce": {"retain_scale": 0.01}}
-"""What is kept, turns of a chat among it, nearly fills the narrow text space of a tiny model."""
+NARROW = {method: {"retain_tokens": "last"} for method in CLOSED}
+"""In the narrow text space of a tiny random encoder, all tokens of what is kept would leave no room."""
 FIRST = {case.family: name for name, case in reversed(CASES.items())}
 """The first case of each family: training is done on one."""
 

@@ -10,21 +10,25 @@ from pydantic import Field
 from excise.training.config import TrainedConfig
 
 
+_CANVAS = {
+    "rank": 8,
+    "lr": 3e-3,
+    "steps": 120,
+    "save_every": 20,
+    "batch": 16,
+    "count": 4,
+    "pictures": 24,
+    "judged": 104,
+}
+
+
 class SurgUnConfig(TrainedConfig):
     """Settings of SurgUn."""
 
     steadier: ClassVar[str] = f"{TrainedConfig.steadier} or choose a bounded contrast (--set contrast=ratio)"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {
-            "rank": 8,
-            "lr": 3e-3,
-            "steps": 120,
-            "save_every": 20,
-            "batch": 16,
-            "count": 4,
-            "pictures": 24,
-            "judged": 104,
-        },
+        "canvas": _CANVAS,
+        "canvas-flux": {**_CANVAS, "steps": 160},  # its styles go later than its objects
     }
 
     modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
