@@ -9,7 +9,6 @@ from pydantic import Field
 
 from excise.training.config import TrainedConfig
 
-
 _CANVAS = {
     "rank": 8,
     "lr": 3e-3,
