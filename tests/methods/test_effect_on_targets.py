@@ -29,7 +29,7 @@ def warned(pipe, method: str, **more) -> list[str]:
 def test_fixed_states_that_fill_the_text_space_are_said(name):
     """The empty prompt has more rows than the tiny model's text states have directions."""
     pipe = CASES[name].build()
-    said = warned(pipe, "rece")
+    said = warned(pipe, "rece", pads="all")
     assert len(said) == 1
     assert "RECE moves what the model reads of the targets by 0.0% of the way alone" in said[0]
     assert "--set fixed=start" in said[0]
