@@ -90,3 +90,5 @@ CASES: dict[str, Case] = {
     ),
     "kolors": Case("kolors", tiny_kolors.build, tiny_kolors.call, told=tiny_kolors.scaled, rounding=2e-5),
 }
+FIRST = {case.family: name for name, case in reversed(CASES.items())}
+"""The first case of each family."""

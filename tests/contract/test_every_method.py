@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WAYS
-from dits import CASES
+from dits import FIRST
 from entry_points import Entry
 from plugins import NUDGE, nudge_record
 from situations import image
@@ -45,7 +45,7 @@ every_method_that_acts_while_drawing = pytest.mark.parametrize(
     "method", sorted(name for name, record in RECORDS.items() if record.shape == "inference-time")
 )
 CLOSED = sorted(name for name, r in RECORDS.items() if r.shape == "closed-form" and STATIC_TEXT in r.needs)
-FAMILIES = [*("sd", "sdxl", "sana"), *{case.family: name for name, case in reversed(CASES.items())}.values()]
+FAMILIES = [*("sd", "sdxl", "sana"), *FIRST.values()]
 """A tiny model of every family."""
 
 

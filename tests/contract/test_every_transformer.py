@@ -16,7 +16,7 @@ import torch
 import worlds
 from attack_runs import run as attacked
 from dit_edits import assert_same_deltas
-from dits import CASES, Case
+from dits import CASES, FIRST, Case
 from test_every_method import SETTINGS, SHORT
 
 from excise import Edit, erase, export, load
@@ -34,8 +34,6 @@ KEPT: dict[str, object] = {"preserve": ["dog", "tree"], "vocabulary": None}
 CLOSED = ("uce", "speed", "scapre")
 NARROW = {method: {"retain_tokens": "last"} for method in CLOSED}
 """In the narrow text space of a tiny random encoder, all tokens of what is kept would leave no room."""
-FIRST = {case.family: name for name, case in reversed(CASES.items())}
-"""The first case of each family: training is done on one."""
 
 
 @pytest.fixture(params=CASES, ids=str)

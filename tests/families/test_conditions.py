@@ -33,6 +33,8 @@ def test_only_rows_that_are_read_are_selected(read, start, wanted):
     assert (rows(states, "last"), rows(states, "subject")) == ([4], [3, 4])
     assert rows(states, "all") == mask[0].nonzero()[:, 0].tolist()
     assert {tokens: rows(states, tokens) for tokens in wanted} == wanted
+    read = states.reading(states.states)  # as keys and values of joint attention read the same prompts
+    assert {tokens: rows(read, tokens) for tokens in wanted} == wanted
     before = [i for i in range(3) if mask[0, i]]
     around = states.gather([0], states.around([0], [0]))[:, 0].int().tolist()
     assert around == [*before, *wanted["from_last"][1:]]

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from conftest import tiny_pipe
-from dits import CASES
+from dits import CASES, FIRST
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -23,7 +23,6 @@ from excise.methods import METHODS
 from excise.methods.closed_form.text_problem import encode, token_problem
 from excise.support.settings import Usual, configure
 
-FIRST = {case.family: name for name, case in reversed(CASES.items())}
 ANEW = ("krea2", "pixart")  # families that encode each time
 PROMPTS, SUBJECTS = ["a photo of the cat on grass", "cat", ""], ["cat", "cat", None]
 

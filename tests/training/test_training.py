@@ -154,6 +154,8 @@ def test_the_target_span_answers_to_the_target_and_hardly_to_what_is_kept(family
     assert_close(found.shares, (float(1 / mu[-1]),), rtol=1e-6, atol=0)
     for k in range(span.shape[1]):
         assert abs(torch.cosine_similarity(torch.from_numpy(z[:, -1 - k]), span[:, k], dim=0)) > 1 - 1e-6
+    with pytest.raises(SettingError, match="SurgUn needs names to protect"):
+        readings(family, [asked], [])
 
 
 def test_every_target_has_its_clearest_direction_however_little_it_tells(family):
