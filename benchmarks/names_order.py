@@ -25,8 +25,8 @@ from benchmarks.canvas_presets import accuracy
 from excise import erase, load
 from excise.canvas import world
 from excise.cli.options import parse_settings
-from excise.edits.apply import original_weights
 from excise.edits.edit import Edit, applied
+from excise.edits.originals import original_weights
 from excise.erasing.update import update
 from excise.families.base import Family
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from excise import load
 from excise.canvas import world
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.methods.closed_form.informax import Noisy, cosine, mutual_information, soft_mask
 
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)

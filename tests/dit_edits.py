@@ -6,8 +6,8 @@ import torch
 from dits import CASES
 
 from excise import Edit, erase
-from excise.edits.apply import original_weights
 from excise.edits.deltas import LowRank
+from excise.edits.originals import original_weights
 from excise.families import family_of
 
 # Of each family maps outside the blocks, and some of those that the original checkpoint stacks with others.

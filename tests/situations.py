@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig
 
 from excise import Edit, erase
-from excise.edits.apply import original_weights
 from excise.edits.bases import base_of
 from excise.edits.deltas import LowRank
 from excise.edits.exports import FORMATS
+from excise.edits.originals import original_weights
 from excise.edits.record import EditRecord
 from excise.families import family_of
 from excise.families.networks import parameters

@@ -15,7 +15,7 @@ from situations import image
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.errors import ConceptError, ModelError, SettingError
 from excise.families import family_of
 from excise.families.attached import attached

@@ -20,7 +20,7 @@ from dits import CASES, FIRST, Case
 from test_every_method import SETTINGS, SHORT
 
 from excise import Edit, erase, export, load
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.errors import ExciseWarning
 from excise.exporting.layouts import TRANSFORMERS
 from excise.families import FAMILIES, family_of

@@ -10,8 +10,8 @@ from conftest import tiny_pipe
 from situations import encoder_edit, state, uce
 
 from excise import Edit, stack
-from excise.edits.apply import original_weights
 from excise.edits.bases import base_of, same_base
+from excise.edits.originals import original_weights
 from excise.errors import EditFileError, WrongBaseError
 from excise.families import family_of, load
 from excise.families.fingerprints import fingerprint

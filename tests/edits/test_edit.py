@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from excise import Edit, erase, stack
-from excise.edits.apply import original_weights, temporarily_applied
+from excise.edits.apply import temporarily_applied
 from excise.edits.deltas import Dense, LowRank
+from excise.edits.originals import original_weights
 from excise.errors import EditFileError, OutputError, SettingError, WrongBaseError
 from excise.families import family_of
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from situations import FAMILIES, add_lora, encoder_edit, image, same, state, uce
 
 from excise import Edit, erase
-from excise.edits.apply import original_weights
 from excise.edits.bases import base_of
 from excise.edits.deltas import Dense
 from excise.edits.edit import applied_edits
+from excise.edits.originals import original_weights
 from excise.edits.record import EditRecord
 from excise.errors import ModelError, WrongBaseError
 from excise.exporting import export

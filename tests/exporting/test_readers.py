@@ -13,9 +13,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from excise import erase, export
-from excise.edits.apply import original_weights
 from excise.edits.deltas import Dense, LowRank
 from excise.edits.edit import Edit
+from excise.edits.originals import original_weights
 from excise.errors import UnknownNameError, WrongBaseError
 from excise.exporting.readers import READERS, describe, readings
 from excise.families import family_of

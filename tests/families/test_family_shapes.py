@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import closed_form
 from excise import Concept, load
 from excise.concepts.concept import retain_prompts
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.families import BUILT_IN
 from excise.methods.closed_form.text_problem import TextProblem, encode, token_problem
 

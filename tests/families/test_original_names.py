@@ -14,9 +14,9 @@ from torch.testing import assert_close
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from excise import erase, export
-from excise.edits.apply import original_weights
 from excise.edits.deltas import Dense, LowRank
 from excise.edits.edit import Edit
+from excise.edits.originals import original_weights
 from excise.errors import WrongBaseError
 from excise.families import family_of
 from excise.families.original_names import unet_name

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from excise import erase, load
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.errors import ModelError
 from excise.exporting import export
 from excise.families import outlined

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from situations import UNET_FORMATS
 
 from excise import erase, load
-from excise.edits.apply import original_weights
 from excise.edits.edit import applied
+from excise.edits.originals import original_weights
 from excise.exporting import export
 from excise.families import outlined, streaming, tensors
 from excise.families.built_in import BUILT_IN

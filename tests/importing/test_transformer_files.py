@@ -7,7 +7,7 @@ import torch
 from dit_edits import MAPS, assert_same_deltas, built, wide
 from safetensors.torch import save_file
 
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.errors import EditFileError, WrongBaseError
 from excise.families import family_of
 from excise.families.networks import parameters

@@ -9,8 +9,8 @@ from dits import CASES
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase, export, update
-from excise.edits.apply import original_weights
 from excise.edits.bases import base_of
+from excise.edits.originals import original_weights
 from excise.errors import ConceptError, ModelError, WrongBaseError
 from excise.families import family_of
 from excise.families.load import as_family

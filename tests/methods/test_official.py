@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.canvas_presets import measure
 from excise import Concept, erase, load
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.errors import SettingError
 from excise.methods import METHODS
 from excise.support.settings import Usual, configure

@@ -14,16 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from excise.edits.apply import (
-    COPIED,
-    HOOKS_COPIED,
-    copied,
-    hooks_copied,
-    networks,
-    original_text_weights,
-    original_weights,
-)
+from excise.edits.accounts import COPIED, HOOKS_COPIED, copied, hooks_copied, networks
 from excise.edits.deltas import EditLike
+from excise.edits.originals import original_text_weights, original_weights
 from excise.edits.record import Base
 from excise.errors import EditFileError, ModelError, WrongBaseError
 from excise.families.base import Family

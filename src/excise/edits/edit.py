@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from excise.edits import file
-from excise.edits.apply import layers, networks, put, take
+from excise.edits.accounts import layers, networks
+from excise.edits.apply import put, take
 from excise.edits.bases import check_base, same_base
 from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add, total_bytes
 from excise.edits.hooks import Hook, check_one_guided

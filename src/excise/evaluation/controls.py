@@ -12,10 +12,10 @@ from importlib.metadata import version
 
 import torch
 
-from excise.edits.apply import original_weights
 from excise.edits.bases import base_of
 from excise.edits.deltas import Dense
 from excise.edits.edit import Edit
+from excise.edits.originals import original_weights
 from excise.edits.record import EditRecord
 from excise.families.base import Family
 

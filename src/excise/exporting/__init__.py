@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from excise.edits.apply import alone, original_weights
+from excise.edits.apply import alone
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit
 from excise.edits.exports import FORMATS, export_name, others_beside
 from excise.edits.hooks import refuse_hooks
+from excise.edits.originals import original_weights
 from excise.edits.provenance import Evidence
 from excise.errors import ExciseWarning, ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file, transformer_file, transformer_lora

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from excise.edits.apply import networks, split_path
+from excise.edits.accounts import networks, split_path
 from excise.edits.deltas import Dense, LowRank
 from excise.edits.edit import Edit
 from excise.errors import WrongBaseError

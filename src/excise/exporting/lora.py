@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from excise.edits import apply
-from excise.edits.apply import original_weights
+from excise.edits.accounts import split_path
 from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
 from excise.edits.exports import export_name
+from excise.edits.originals import original_weights
 from excise.edits.provenance import Evidence
 from excise.errors import WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded, shaped
@@ -115,7 +115,7 @@ def diffusers_key(path: str, family: Family) -> str:
 
     In a text encoder it contains `text_model`, which transformers 5 no longer uses: loaders of all versions find it.
     """
-    part, rest = split_path(path, family)
+    part, rest = component_path(path, family)
     return f"{part}.text_model.{rest}" if part in family.text_encoders else f"{part}.{rest}"
 
 
@@ -125,7 +125,7 @@ def kohya_key(path: str, family: Family) -> str:
     Raises:
         WrongBaseError: the original layout has no name for the layer.
     """
-    part, rest = split_path(path, family)
+    part, rest = component_path(path, family)
     if part in family.text_encoders:
         which = "te" if len(family.text_encoders) == 1 else f"te{list(family.text_encoders).index(part) + 1}"
         return f"lora_{which}_text_model_" + rest.replace(".", "_")
@@ -134,9 +134,9 @@ def kohya_key(path: str, family: Family) -> str:
     return "lora_unet_" + rest.replace(".", "_")
 
 
-def split_path(path: str, family: Family) -> tuple[str, str]:
+def component_path(path: str, family: Family) -> tuple[str, str]:
     """Split a path into the pipeline component (denoiser or text encoder) and the path inside that component."""
-    name, rest = apply.split_path(path, family.text_encoders)
+    name, rest = split_path(path, family.text_encoders)
     return name or family.denoiser_name, rest
 
 
@@ -176,7 +176,7 @@ def _markers(edit: Edit, family: Family, format: str) -> dict[str, LowRank]:
     if not set(text_projections) & set(edit.paths):
         missing.append(text_projections[0])
     for encoder in family.text_encoders:
-        paths = [p for p in edit.paths if split_path(p, family)[0] == encoder]
+        paths = [p for p in edit.paths if component_path(p, family)[0] == encoder]
         if paths and not any(".mlp." in p or p.endswith(".out_proj") for p in paths):
             missing.append(paths[0].rpartition(".")[0] + ".out_proj")
     shapes = {path: weight.shape for path, weight in original_weights(family, missing).items()}
@@ -188,7 +188,7 @@ def _adapter_metadata(edit: Edit, factors: Mapping[str, LowRank], family: Family
     rank = _rank(factors)
     targets: dict[str, list[str]] = {}
     for path in sorted(factors):
-        part, rest = split_path(path, family)
+        part, rest = component_path(path, family)
         targets.setdefault(part, []).append(rest)
     adapter = {
         f"{part}.{name}": value

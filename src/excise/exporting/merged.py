@@ -17,7 +17,7 @@ from excise.edits.apply import alone
 from excise.edits.edit import Edit
 from excise.edits.provenance import MARK, MARK_EXPORT, Evidence
 from excise.errors import OutputError
-from excise.exporting.lora import split_path
+from excise.exporting.lora import component_path
 from excise.exporting.piecewise import saving_piecewise, unread
 from excise.families.base import Family
 from excise.families.load import quiet
@@ -60,11 +60,11 @@ def write(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    parts = {split_path(path, family)[0] for path in edit.paths}
+    parts = {component_path(path, family)[0] for path in edit.paths}
     merged = {part: _state(folder / part) for part in parts}
 
     def change(path: str) -> Tensor:
-        part, rest = split_path(path, family)
+        part, rest = component_path(path, family)
         name = f"{rest}.weight" if f"{rest}.weight" in merged[part] else rest
         return merged[part][name].float() - weights[path].float().cpu()
 

@@ -15,7 +15,7 @@ from excise.edits.edit import Edit
 from excise.edits.exports import export_name
 from excise.edits.provenance import Evidence
 from excise.errors import ModelError, WrongBaseError
-from excise.exporting.lora import split_path
+from excise.exporting.lora import component_path
 from excise.exporting.record import architecture, model_spec
 from excise.families.base import Family
 from excise.families.networks import as_saved, bare, parameters
@@ -80,7 +80,7 @@ def write(
     written = _read(path, family)
 
     def change(place: str) -> Tensor:
-        part, rest = split_path(place, family)
+        part, rest = component_path(place, family)
         name = f"{rest}.weight" if f"{rest}.weight" in written[part] else rest
         return written[part][name].float() - weights[place].float().cpu()
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from excise.edits.apply import original_weights
 from excise.edits.deltas import LowRank
 from excise.edits.edit import Edit
 from excise.edits.exports import export_name
+from excise.edits.originals import original_weights
 from excise.edits.provenance import FORMAT, Evidence
 from excise.errors import OutputError, WrongBaseError
 from excise.exporting.factors import check_maps, lora_factors, padded

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from excise.edits.apply import original_weights
 from excise.edits.deltas import Dense
+from excise.edits.originals import original_weights
 from excise.errors import EditFileError, WrongBaseError
 from excise.families.base import Family
 from excise.importing.names import Names

@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from excise.edits.apply import networks, split_path
+from excise.edits.accounts import networks, split_path
 from excise.edits.deltas import Delta, Dense, LowRank
 from excise.errors import SettingError
 from excise.families.base import Family

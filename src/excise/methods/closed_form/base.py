@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from excise.concepts.concept import PROGRAM_PROMPTS
-from excise.edits.apply import original_weights
+from excise.edits.originals import original_weights
 from excise.errors import ExciseWarning
 from excise.families.capabilities import POOLED, STATIC_TEXT, TEXT_MLP
 from excise.families.progress import encoding
