@@ -193,7 +193,7 @@ def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
         lost = f"of a {format} it applies {reading.taken} of {counted(reading.maps, 'map')}, not '{reading.missed[0]}'"
     if reason:
         raise WrongBaseError(f"no format that {program} reads holds this edit: {reason}")
-    others = ", ".join(readers_of(family.name))
+    others = ", ".join(name for name in readers_of(family.name) if name != for_)
     if lost:
         raise WrongBaseError(f"{program} {version} reads this edit whole in no format: {lost}; use --for {others}.")
     does = "is not known to read an edit" if family.name in TRANSFORMERS else "reads no edit"

@@ -50,6 +50,10 @@ class Flux(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
+        named = [(text, s) for text, s in zip(texts, subjects or (), strict=False) if isinstance(s, str)]
+        if named and self.pipe.tokenizer is not None:  # CLIP reads less of a prompt, which must hold the subject
+            prompts, names = zip(*named, strict=True)
+            subject_spans(self.pipe.tokenizer, prompts, names, self.pipe.tokenizer.model_max_length)
         return self._encode_padded(texts, [Further(0, *spans)], until, known)
 
     def encoder_layers(self) -> list[EncoderLayer]:

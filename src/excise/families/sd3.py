@@ -88,6 +88,12 @@ class StableDiffusion3(TransformerFamily):
         spans = subject_spans(self.pipe.tokenizer_3, texts, subjects, self._padded_tokens, start=0)
         return Further(begin, *(column + begin for column in spans))
 
+    def _check_length(self, texts: Sequence[str]) -> None:
+        if "text_encoder_3" in self.text_encoders:  # which reads what the CLIPs cut off
+            subject_spans(self.pipe.tokenizer_3, texts, None, self._padded_tokens, start=0)
+        else:
+            super()._check_length(texts)
+
     def unconditional(self) -> Condition:
         return self.condition([""])
 

@@ -44,6 +44,10 @@ class TransformerFamily(PipelineFamily):
     packs: bool = False
 
     @property
+    def _read_width(self) -> int | None:
+        return self.text_width
+
+    @property
     def text_width(self) -> int:
         return int(module_in(self.denoiser, self.doors[0]).in_features)
 
