@@ -36,6 +36,9 @@ class Flux(TransformerFamily):
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "FluxPipeline"
     doors = ("context_embedder",)
+    arguments = MappingProxyType(
+        {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
+    )
     pooled_door = "time_text_embed.text_embedder.linear_1"
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
     packs = True
@@ -96,16 +99,6 @@ class Flux(TransformerFamily):
             **condition.inputs,
         ).sample
         return unpacked(output, height, width)
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "pooled_prompt_embeds": condition.inputs["pooled_projections"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_pooled_prompt_embeds": unconditional.inputs["pooled_projections"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }
 
     @property
     def _distilled(self) -> bool:
