@@ -453,6 +453,8 @@ def test_the_rule_kept_goes_as_far_as_what_is_kept_allows():
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():
     class Preview:
+        probes = ()
+
         def draw(self, progress=None):
             return held[0]
 
