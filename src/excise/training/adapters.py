@@ -143,6 +143,9 @@ class Weights(ABC):
     def deltas(self) -> Mapping[str, Delta]:
         """What training added to each weight, as an edit holds it."""
 
+    def settle(self, rate: float) -> None:  # noqa: B027
+        """What is to be done after a step of the optimiser at a learning rate; nothing, if a subclass adds nothing."""
+
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Set the trained values, by the names of `parameters`."""

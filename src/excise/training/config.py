@@ -74,17 +74,99 @@ class TrainedConfig(Settings):
 
 
 class DistilledConfig(TrainedConfig):
-    """Settings of every method that distils predictions of the untouched model, on latents that are being denoised."""
+    """Settings of every method that is a loss on predictions: latents, what is trained, what protects the rest."""
 
     steps: int = Field(200, ge=1, description="Optimiser steps.")
     batch: int = Field(1, ge=1, description="Latents in a pass.")
     weights: Literal["lora", "full"] = Field("lora", description="Train a LoRA, or the weights themselves.")
-    by: Literal["student", "teacher"] = Field("student", description="Who denoises the latents: the model in training.")
+
+    by: Literal["student", "teacher", "mean", "images"] = Field(
+        "student",
+        description="Where the latents come from: denoised by the model in training, by the untouched one, by the "
+        "running mean (ema), or noise on pictures that the untouched model drew.",
+    )
     sampler_steps: int = Field(50, ge=2, description="Steps of the sampler that denoises them.")
     guidance: float = Field(3.0, ge=0, description="Guidance of the sampler that denoises them.")
+    earliest: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the sampler's steps that are done at least.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    latest: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the sampler's steps that are done at most.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    pictures: int = Field(
+        16,
+        ge=1,
+        description="Of by=images and retain_on=pictures: how many are drawn of each target, and of what is kept.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    shown: Literal["target", "anchor"] = Field(
+        "target", description="Of by=images: what the pictures show.", json_schema_extra=OMIT_DEFAULT
+    )
+
     retain_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of staying near the untouched model on prompts to keep, at the same latents.",
+        description="Weight of staying near the untouched model on prompts to keep.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    retain_on: Literal["latents", "pictures"] = Field(
+        "latents",
+        description="Where: at the target's latents, against the untouched model, or on pictures of what is kept, "
+        "against their own noise.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    combine: Literal["sum", "project", "restricted"] = Field(
+        "sum",
+        description="How the gradients of erasing and retaining meet: added; the first freed of its part against the "
+        "second; or either of its part against the other.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+
+    mask: Literal["none", "saliency", "dynamic"] = Field(
+        "none",
+        description="Of weights=full: train every entry, those of largest gradient of the forget loss, or these with "
+        "some exchanged on the way.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    mask_share: float = Field(
+        0.5, gt=0, le=1, description="Of mask: the share of entries that are trained.", json_schema_extra=OMIT_DEFAULT
+    )
+    mask_within: Literal["all", "map"] = Field(
+        "all",
+        description="Of mask: the largest of all maps together, or of each map.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    mask_passes: int = Field(
+        10, ge=1, description="Of mask: batches that it is chosen by.", json_schema_extra=OMIT_DEFAULT
+    )
+    turnover: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Of mask=dynamic: share exchanged at first, which falls to none at the end.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    refresh: int = Field(
+        100, ge=1, description="Of mask=dynamic: steps between exchanges.", json_schema_extra=OMIT_DEFAULT
+    )
+    sparsity: float = Field(
+        0.0,
+        ge=0,
+        description="Of weights=lora: weight of the group lasso, by which whole blocks end at zero (GS-LoRA).",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a running mean of what is trained, which is what the edit holds; 0 for the weights.",
         json_schema_extra=OMIT_DEFAULT,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from excise.families.base import Family
 from excise.families.conditions import Condition
 from excise.families.noising import Noising
+
+Combiner = Literal["sum", "project", "restricted"]
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -32,24 +35,34 @@ def errors(family: Family, plan: Noising, clean: Tensor, noise: Tensor, t: Tenso
     return (guess - plan.target(clean, noise, t).to(guess.device)).square().mean(dim=(1, 2, 3))
 
 
-def relieved(erase: Tensor, preserve: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """L_e + w L_p, where the gradient of L_e is freed of its part against that of L_p.
+def combined(how: Combiner, erase: Tensor, preserve: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """One loss from that of erasing and that of preserving, whose gradients may be against each other.
 
-        w = 1 + max(0, -<g_e, g_p>) / |g_p|^2,    so that its gradient is g_p + (g_e - min(0, <g_e, g_p>) / |g_p|^2 g_p)
+        sum         g_e + g_p
+        project     g_e - min(0, <g_e, g_p>) / |g_p|^2 g_p + g_p
+        restricted  project, without the part of g_p against g_e either:  ... - min(0, <g_e, g_p>) / |g_e|^2 g_e
 
-    The gradients g_e and g_p are taken here, over all parameters together, and w is a constant in the result.
+    "project" is one-sided gradient surgery (DoCo, arXiv 2405.15304), and the step nearest to g_e of those that do not
+    raise L_p; "restricted" is two-sided (RGD, arXiv 2412.07808). The gradients are taken here, over all parameters
+    together; what multiplies the losses is constant in the result, whose gradient the formula is.
 
     Args:
         erase, preserve: the losses L_e and L_p, one number each.
         parameters: what is trained.
     """
+    if how == "sum":
+        return erase + preserve
     trained = list(parameters)
 
     def gradient(loss: Tensor) -> list[Tensor | None]:
         return list(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
 
+    def square(of: list[Tensor | None]) -> float:
+        return sum(float(g.square().sum()) for g in of if g is not None)
+
     g_e, g_p = gradient(erase), gradient(preserve)
     dot = sum(float((e * p).sum()) for e, p in zip(g_e, g_p, strict=True) if e is not None and p is not None)
-    square = sum(float(p.square().sum()) for p in g_p if p is not None)
-    conflict = max(0.0, -dot) / square if square else 0.0
-    return erase + (1 + conflict) * preserve
+    if dot >= 0:
+        return erase + preserve
+    relieved = erase - dot / square(g_p) * preserve
+    return relieved + preserve - (dot / square(g_e) * erase if how == "restricted" else 0)

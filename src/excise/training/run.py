@@ -14,6 +14,7 @@ from excise.families.base import Family
 from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.support.digests import digest
 from excise.training.adapters import Weights
+from excise.training.averaging import Average
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
 from excise.training.loop import Stateful, Step, Trainer
@@ -44,6 +45,7 @@ def train(
     preview: Preview | None,
     on_chosen_checkpoint: Callable[[Weights], None] | None = None,
     extra_state: Sequence[Stateful] = (),
+    average: Average | None = None,
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
     """Train, choose a checkpoint, and return its deltas; the model is left as it was.
 
@@ -51,6 +53,7 @@ def train(
         step_of: makes one pass of training from the attached weights.
         on_chosen_checkpoint: called with the weights while the model is as the chosen checkpoint has it.
         extra_state: further state saved with each checkpoint.
+        average: a running mean of the weights, which is what checkpoints hold.
 
     Returns:
         The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
@@ -68,7 +71,8 @@ def train(
                 plan,
                 problem.seed,
                 folder=problem.folder,
-                extra_state=extra_state,
+                extra_state=[*extra_state, *([average] if average else [])],
+                average=average,
                 tracker=config.tracker,
                 advice=config.steadier,
             )

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from excise.concepts.concept import Concept, fill
 from excise.edits.edit import Edit, applied_edits
 from excise.errors import SettingError, TrainingError
 from excise.families.base import Family
 from excise.families.capabilities import ATTENTION
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.solution import Solution
+from excise.methods.trained.material import check_settings, drawn, source_of, weights_of, without_silent
 from excise.methods.trained.request import training_problem
 from excise.support.settings import Settings
-from excise.training.adapters import Adapter, FullWeights, Weights
-from excise.training.blocks import Batch, Prompts, Trajectories, empty_prompt, prompts_of
+from excise.training.adapters import Weights
+from excise.training.averaging import Average
+from excise.training.blocks import Batch
 from excise.training.config import DistilledConfig, TrainedConfig
 from excise.training.loop import Losses, Step, check_available
+from excise.training.losses import combined
+from excise.training.masking import Masked, saliency
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
 
@@ -73,8 +75,8 @@ class Trained(Method[ConfigT]):
 class Distilled(Trained[DistilledT]):
     """A method that is a loss on predictions of the student and of the teacher, the untouched model.
 
-    The base class samples the latents, encodes the prompts (at each step where a text encoder is trained), and trains a
-    LoRA or the weights themselves.
+    The base class makes the latents, encodes the prompts (at each step where a text encoder is trained), and trains a
+    LoRA or the weights themselves, by the shared settings (`DistilledConfig`).
     """
 
     config_base: ClassVar[type[Settings]] = DistilledConfig
@@ -91,12 +93,18 @@ class Distilled(Trained[DistilledT]):
     def loss(self, batch: Batch, config: DistilledT) -> Tensor:
         """The loss to minimise, as one number; the base class adds the retain loss."""
 
+    def forget(self, batch: Batch, config: DistilledT) -> Tensor:
+        """The loss whose gradient tells which entries a mask leaves to training."""
+        return self.loss(batch, config)
+
     def check(self, problem: TrainingProblem, config: DistilledT) -> None:
         """Refuse settings before anything is drawn.
 
         Raises:
-            SettingError: full weights in half precision, or a retain loss without prompts to keep.
+            SettingError: settings that exclude one another, full weights in half precision, or a retain loss without
+                prompts to keep.
         """
+        check_settings(config)
         if config.retain_weight and not problem.retain:
             raise SettingError(
                 "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or "
@@ -112,61 +120,34 @@ class Distilled(Trained[DistilledT]):
     def train(self, problem: TrainingProblem, config: DistilledT) -> TrainingResult:
         """Train on the targets' prompts, one target a pass, and choose a checkpoint."""
         self.check(problem, config)
-        paths = self.targets(problem.family, config)
-        weights: Weights = FullWeights(problem.family, paths)
-        if config.weights == "lora":
-            weights = Adapter(problem.family, paths, config.rank, problem.seed)
+        weights = weights_of(problem, config, self.targets(problem.family, config))
+        average = Average(weights, config.ema) if config.ema else None
+        material = drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
-            source = trajectories(problem, config, attached)
+            source = source_of(problem, config, attached, material, average)
+            if isinstance(attached, Masked):
+                seen = saliency(
+                    attached, lambda g: self.forget(source.batch(g), config), config.mask_passes, problem.seed
+                )
+                attached.choose(seen, config.mask_share, config.mask_within)
             return lambda generator: self.losses(source.batch(generator), config)
 
-        return TrainingResult(*train(problem, config, weights, step_of, preview_of(problem)))
+        further = [weights] if isinstance(weights, Masked) else []
+        modules, evidence = train(
+            problem, config, weights, step_of, preview_of(problem), extra_state=further, average=average
+        )
+        return TrainingResult(*without_silent(weights, modules, evidence))
 
     def losses(self, batch: Batch, config: DistilledT) -> Losses:
         """The losses of a batch by name: "loss" is minimised, "retain" is logged where there is one."""
         loss = self.loss(batch, config)
-        if batch.retain is None:
+        if batch.retain is None and batch.kept is None:
             return {"loss": loss}
         retain = batch.retain_loss()
-        return {"loss": loss + config.retain_weight * retain, "retain": retain}
-
-
-def prompts_about(problem: TrainingProblem, weights: Weights, kind: str, names: Sequence[str]) -> Prompts:
-    """Names in every template of a kind, one name after the other, and where they stand in their prompts."""
-    texts = [p for name in names for p in fill(problem.templates[kind], name)]
-    return prompts_of(weights, texts, [name for name in names for _ in problem.templates[kind]])
-
-
-def trajectories(
-    problem: TrainingProblem, config: DistilledConfig, weights: Weights, located: bool = False
-) -> Trajectories:
-    """Batches of a problem: the targets' words in their templates, and their anchors in the same ones.
-
-    Args:
-        located: look up where the targets' words stand in their prompts.
-    """
-
-    def filled(concept: Concept, words: Sequence[str]) -> list[str]:
-        return [p for word in words for p in fill(problem.templates[concept.kind], word)]
-
-    if located:
-        concepts = [prompts_about(problem, weights, c.kind, c.words) for c in problem.concepts]
-    else:
-        concepts = [prompts_of(weights, filled(c, c.words)) for c in problem.concepts]
-    anchors = [prompts_of(weights, filled(c, [c.anchor or ""] * len(c.words))) for c in problem.concepts]
-    retain = prompts_of(weights, [*problem.retain, ""]) if config.retain_weight else None
-    return Trajectories(
-        weights,
-        concepts,
-        anchors,
-        empty_prompt(weights),
-        retain,
-        size=config.batch,
-        by=config.by,
-        steps=config.sampler_steps,
-        guidance=config.guidance,
-    )
+        trained = batch.weights.parameters.values()
+        total = combined(config.combine, loss, config.retain_weight * retain, trained)
+        return {"loss": total, "erase": loss, "retain": retain}
 
 
 def _named(edit: Edit, strength: float) -> str:
