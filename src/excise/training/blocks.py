@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from excise.errors import SettingError
 from excise.families.conditions import Condition, join
 from excise.training.adapters import Weights
 from excise.training.losses import mse
@@ -113,6 +114,7 @@ class Batch:
         retain: B prompts to retain; None where the training has none.
         true: (B, c, h, w) what a denoiser that knew the pictures would predict, where the latents are noised pictures.
         kept: noised pictures of what is to be retained; None where the training has none.
+        progress: share of the sampler's steps that are done, where the latents are being denoised.
     """
 
     weights: Weights
@@ -124,6 +126,7 @@ class Batch:
     retain: Rows | None = None
     true: Tensor | None = None
     kept: Noised | None = None
+    progress: float | None = None
 
     def student(self, prompts: Rows) -> Tensor:
         """(B, c, h, w) predictions of the model in training."""
@@ -140,6 +143,16 @@ class Batch:
         with self.weights.teacher(), torch.no_grad():
             x, t = self.x_t.repeat(count, 1, 1, 1), self.t.repeat(count)
             return list(family.predict(x, t, join([p.teacher for p in prompts])).chunk(count))
+
+    def truth(self) -> Tensor:
+        """(B, c, h, w) what a denoiser that knew the pictures would predict.
+
+        Raises:
+            SettingError: the latents are no noised pictures.
+        """
+        if self.true is None:
+            raise SettingError("this loss asks for pictures, whose noise is known; use --set by=images.")
+        return self.true
 
     def retain_loss(self) -> Tensor:
         """Mean squared difference of student and teacher under the prompts to retain.

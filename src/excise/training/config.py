@@ -11,6 +11,9 @@ from excise.support.settings import OMIT_DEFAULT, Settings
 if TYPE_CHECKING:
     from excise.training.loop import Plan
 
+CANVAS_LORA = {"lr": 1e-3, "steps": 120, "save_every": 20, "batch": 8, "rank": 8}
+CANVAS_FULL = {"lr": 1e-4, "steps": 120, "save_every": 20, "batch": 8}
+"""What most trained methods are given on the built-in models: a LoRA, and the weights themselves."""
 KEEP = 0.97  # retained on either side, under the rule "kept"
 
 
@@ -104,7 +107,7 @@ class DistilledConfig(TrainedConfig):
     pictures: int = Field(
         16,
         ge=1,
-        description="Of by=images and retain_on=pictures: how many are drawn of each target, and of what is kept.",
+        description="How many pictures are drawn of each target (by=images), and of what is kept (retain_on).",
         json_schema_extra=OMIT_DEFAULT,
     )
     shown: Literal["target", "anchor"] = Field(
@@ -117,10 +120,10 @@ class DistilledConfig(TrainedConfig):
         description="Weight of staying near the untouched model on prompts to keep.",
         json_schema_extra=OMIT_DEFAULT,
     )
-    retain_on: Literal["latents", "pictures"] = Field(
+    retain_on: Literal["latents", "pictures", "anchor"] = Field(
         "latents",
-        description="Where: at the target's latents, against the untouched model, or on pictures of what is kept, "
-        "against their own noise.",
+        description="Where: at the target's latents, against the untouched model; or on pictures of what is kept, or "
+        "of the anchor, against their own noise.",
         json_schema_extra=OMIT_DEFAULT,
     )
     combine: Literal["sum", "project", "restricted"] = Field(

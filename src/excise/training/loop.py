@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,7 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 """Receives steps done, steps in all, and the losses of the last step."""
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """State of a training besides its weights and its optimiser."""
 

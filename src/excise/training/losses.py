@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -66,3 +66,23 @@ def combined(how: Combiner, erase: Tensor, preserve: Tensor, parameters: Iterabl
         return erase + preserve
     relieved = erase - dot / square(g_p) * preserve
     return relieved + preserve - (dot / square(g_e) * erase if how == "restricted" else 0)
+
+
+def squares(prediction: Tensor, target: Tensor) -> Tensor:
+    """(n,) mean squared difference of each prediction (n, c, h, w) and its target."""
+    return (prediction - target.to(prediction)).square().flatten(1).mean(dim=1)
+
+
+def bounded_ascent(errors: Tensor, bound: float) -> Tensor:
+    """-mean min(e, bound): ascent on errors (n,) that are still below a bound (RGD, arXiv 2412.07808; GS-LoRA)."""
+    return -errors.clamp(max=bound).mean()
+
+
+def attention_norm(maps: Sequence[Tensor], words: Tensor) -> Tensor:
+    """The norm of all attention to the tokens of words, mean over a batch (Forget-Me-Not, arXiv 2303.17591).
+
+    Args:
+        maps: (B, heads, queries, L) by layer. words: (B, L) the tokens.
+    """
+    chosen = words.to(maps[0])[:, None, None]
+    return sum((m.float() * chosen).square().flatten(1).sum(dim=1) for m in maps).sqrt().mean()  # type: ignore[union-attr]

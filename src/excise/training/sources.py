@@ -116,7 +116,9 @@ class Trajectories:
         if not self.matched:
             t = family.noising.times(n, generator=generator)
         kept = self.kept.noised(self.weights, n, generator)
-        return Batch(self.weights, x, t, concept, self.anchors[i][rows], empty, retain, kept=kept)
+        return Batch(
+            self.weights, x, t, concept, self.anchors[i][rows], empty, retain, kept=kept, progress=done / self.steps
+        )
 
     def _done(self, generator: torch.Generator) -> int:
         """How many steps the sampler makes before it stops; all of them where latents and timestep do not match."""

@@ -1,4 +1,4 @@
-"""Base classes of trained methods: `Trained`, and `Distilled` for those that are a loss on a batch."""
+"""Base classes of trained methods: `Trained`, `Stepped` on latents of the targets, `Distilled` by a loss of a batch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from excise.training.averaging import Average
 from excise.training.blocks import Batch
 from excise.training.config import DistilledConfig, TrainedConfig
 from excise.training.loop import Losses, Step, check_available
-from excise.training.losses import combined
+from excise.training.losses import combined, mse
 from excise.training.masking import Masked, saliency
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
+from excise.training.sources import Source
 
 ConfigT = TypeVar("ConfigT", bound=TrainedConfig)
 DistilledT = TypeVar("DistilledT", bound=DistilledConfig)
@@ -72,14 +73,16 @@ class Trained(Method[ConfigT]):
         )
 
 
-class Distilled(Trained[DistilledT]):
-    """A method that is a loss on predictions of the student and of the teacher, the untouched model.
+class Stepped(Trained[DistilledT]):
+    """A method that trains a LoRA or the weights themselves, step by step, on latents and prompts of its targets.
 
-    The base class makes the latents, encodes the prompts (at each step where a text encoder is trained), and trains a
-    LoRA or the weights themselves, by the shared settings (`DistilledConfig`).
+    The base class makes the latents, encodes the prompts (at each step where a text encoder is trained), and trains by
+    the shared settings (`DistilledConfig`).
     """
 
     config_base: ClassVar[type[Settings]] = DistilledConfig
+    located: ClassVar[bool] = False
+    """Whether a step asks where the targets' words stand in their prompts."""
 
     @abstractmethod
     def targets(self, family: Family, config: DistilledT) -> list[str]:
@@ -90,22 +93,23 @@ class Distilled(Trained[DistilledT]):
         """
 
     @abstractmethod
-    def loss(self, batch: Batch, config: DistilledT) -> Tensor:
-        """The loss to minimise, as one number; the base class adds the retain loss."""
+    def step(self, problem: TrainingProblem, config: DistilledT, weights: Weights, source: Source) -> Step:
+        """One pass of training; what is learnt beside the weights is kept in what is returned (`Stateful`)."""
 
     def forget(self, batch: Batch, config: DistilledT) -> Tensor:
-        """The loss whose gradient tells which entries a mask leaves to training."""
-        return self.loss(batch, config)
+        """The loss whose gradient tells which entries a mask leaves to training: the target's own denoising."""
+        return -mse(batch.student(batch.concept), batch.truth())
 
     def check(self, problem: TrainingProblem, config: DistilledT) -> None:
         """Refuse settings before anything is drawn.
 
         Raises:
-            SettingError: settings that exclude one another, full weights in half precision, or a retain loss without
-                prompts to keep.
+            SettingError: settings that exclude one another, full weights in half precision, or a retain loss that was
+                asked for without prompts to keep; where a method has one by itself, the empty prompt alone is kept.
         """
         check_settings(config)
-        if config.retain_weight and not problem.retain:
+        asked = not type(config).model_fields["retain_weight"].default
+        if config.retain_weight and asked and not problem.retain:
             raise SettingError(
                 "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or "
                 "leave it at 0."
@@ -125,13 +129,13 @@ class Distilled(Trained[DistilledT]):
         material = drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
-            source = source_of(problem, config, attached, material, average)
+            source = source_of(problem, config, attached, material, average, self.located)
             if isinstance(attached, Masked):
                 seen = saliency(
                     attached, lambda g: self.forget(source.batch(g), config), config.mask_passes, problem.seed
                 )
                 attached.choose(seen, config.mask_share, config.mask_within)
-            return lambda generator: self.losses(source.batch(generator), config)
+            return self.step(problem, config, attached, source)
 
         further = [weights] if isinstance(weights, Masked) else []
         modules, evidence = train(
@@ -139,15 +143,35 @@ class Distilled(Trained[DistilledT]):
         )
         return TrainingResult(*without_silent(weights, modules, evidence))
 
+
+class Distilled(Stepped[DistilledT]):
+    """A method that is a loss on predictions of the student and of the teacher, the untouched model."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, config: DistilledT) -> Tensor:
+        """The loss to minimise, as one number; the base class adds the retain loss."""
+
+    def forget(self, batch: Batch, config: DistilledT) -> Tensor:
+        """The loss whose gradient tells which entries a mask leaves to training: the method's own."""
+        return self.loss(batch, config)
+
+    def step(self, problem: TrainingProblem, config: DistilledT, weights: Weights, source: Source) -> Step:
+        """One pass of training: the losses of a batch."""
+        return lambda generator: self.losses(source.batch(generator), config)
+
     def losses(self, batch: Batch, config: DistilledT) -> Losses:
-        """The losses of a batch by name: "loss" is minimised, "retain" is logged where there is one."""
-        loss = self.loss(batch, config)
-        if batch.retain is None and batch.kept is None:
-            return {"loss": loss}
-        retain = batch.retain_loss()
-        trained = batch.weights.parameters.values()
-        total = combined(config.combine, loss, config.retain_weight * retain, trained)
-        return {"loss": total, "erase": loss, "retain": retain}
+        """The losses of a batch by name: "loss" is minimised, the others are logged."""
+        return with_retention(batch, self.loss(batch, config), config)
+
+
+def with_retention(batch: Batch, erase: Tensor, config: DistilledConfig) -> Losses:
+    """The loss of erasing joined with that of retaining, where the batch has anything to retain; each by its name."""
+    if batch.retain is None and batch.kept is None:
+        return {"loss": erase}
+    retain = batch.retain_loss()
+    trained = batch.weights.parameters.values()
+    total = combined(config.combine, erase, config.retain_weight * retain, trained)
+    return {"loss": total, "erase": erase, "retain": retain}
 
 
 def _named(edit: Edit, strength: float) -> str:

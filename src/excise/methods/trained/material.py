@@ -111,9 +111,12 @@ def prompts_about(problem: TrainingProblem, weights: Weights, kind: str, names: 
 def drawn(problem: TrainingProblem, config: DistilledConfig) -> Material:
     """Draw the pictures that the settings ask for, with the untouched model."""
     latents = [_pictures_of(problem, config, c) for c in problem.concepts] if config.by == "images" else []
-    if config.retain_on != "pictures" or not config.retain_weight:
+    if config.retain_on == "latents" or not config.retain_weight:
         return Material(latents)
-    captions = evenly([*problem.retain], config.pictures)
+    captions = evenly([*problem.retain] or [""], config.pictures)
+    if config.retain_on == "anchor":
+        texts = [p for c in problem.concepts for p in anchored(problem, c)]
+        captions = [texts[i % len(texts)] for i in range(config.pictures)]
     return Material(latents, _latents(problem, captions, "kept"), captions)
 
 
@@ -136,18 +139,28 @@ def source_of(
     weights: Weights,
     material: Material,
     average: Average | None = None,
+    located: bool = False,
 ) -> Source:
-    """Where a method's batches come from."""
+    """Where a method's batches come from.
+
+    Args:
+        located: look up where the targets' words stand in their prompts.
+    """
     if config.by != "images":
-        source = trajectories(problem, config, weights, material=material)
+        source = trajectories(problem, config, weights, located, material)
         return source if average is None or config.by != "mean" else replace(source, sampled_with=average.in_force)
-    texts = [filled(problem, c, c.words) for c in problem.concepts]
-    anchors = [anchored(problem, c) for c in problem.concepts]
-    count = config.pictures
+
+    def each(texts: Sequence[str]) -> list[str]:
+        return [texts[i % len(texts)] for i in range(config.pictures)]
+
+    concepts = []
+    for c in problem.concepts:
+        words = each([word for word in c.words for _ in problem.templates[c.kind]])
+        concepts.append(prompts_of(weights, each(filled(problem, c, c.words)), words if located else None))
     return NoisedPictures(
         weights,
-        [prompts_of(weights, [t[i % len(t)] for i in range(count)]) for t in texts],
-        [prompts_of(weights, [t[i % len(t)] for i in range(count)]) for t in anchors],
+        concepts,
+        [prompts_of(weights, each(anchored(problem, c))) for c in problem.concepts],
         material.latents,
         empty_prompt(weights),
         kept_of(problem, config, weights, material),

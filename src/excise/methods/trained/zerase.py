@@ -24,17 +24,12 @@ from excise.methods.trained.base import Distilled
 from excise.methods.trained.zerase_config import ZEraseConfig
 from excise.training.blocks import Batch
 from excise.training.losses import mse
-from excise.training.problem import TrainingProblem
 
 
 class ZErase(Distilled[ZEraseConfig]):
     """The method as the registry knows it."""
 
     Config = ZEraseConfig
-
-    def check(self, problem: TrainingProblem, config: ZEraseConfig) -> None:
-        """As in the base class; without prompts to keep the empty one alone is retained."""
-        super().check(problem, config if problem.retain else config.model_copy(update={"retain_weight": 0.0}))
 
     def targets(self, family: Family, config: ZEraseConfig) -> list[str]:
         refiners = [m.path for m in family.attention_maps() if m.source == "refiner"]
