@@ -32,6 +32,18 @@ SETTINGS: dict[str, dict[str, object]] = {
     "rece": {"regularisation": 1e-3, "fixed": "start"},  # the states of the empty prompt fill a narrow space
     "surgun": {"confine": False, "blocks": "all", "pictures": 4, "count": 2},
     "esd": {"sampler_steps": 4},
+    "ace": {"sampler_steps": 3},
+    "ant": {"sampler_steps": 3},
+    "spm": {"sampler_steps": 3},
+    "receler": {"sampler_steps": 3, "adversary_steps": 1},
+    "concept-ablation": {"pictures": 2},
+    "doco": {"pictures": 2, "warmup": 1},
+    "few-shot": {"pictures": 2},
+    "forget-me-not": {"pictures": 2},
+    "rgd": {"pictures": 2},
+    "salun": {"pictures": 2, "mask_passes": 2},
+    "sculpting-memory": {"pictures": 2, "mask_passes": 2},
+    "selective-amnesia": {"pictures": 2, "fisher_passes": 2},
     "eraseanything": {"sampler_steps": 3, "pictures": 2, "unrelated": 1},
     "zerase": {"sampler_steps": 3},
 }

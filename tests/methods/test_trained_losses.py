@@ -35,7 +35,8 @@ class World:
         return [of[i] for i in rows.rows.tolist()]
 
     def student(self, texts: list[str]) -> Tensor:
-        return self.now.predict(self.batch.x_t, self.batch.t, self.now.condition(texts))
+        read = self.now.live_condition if self.batch.weights.text_encoders else self.now.condition
+        return self.now.predict(self.batch.x_t, self.batch.t, read(texts))
 
     def teacher(self, texts: list[str]) -> Tensor:
         with torch.no_grad():

@@ -145,6 +145,16 @@ METHODS = Registry(
             cost="a few text-width solves for the whole model; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
         ),
+        "receler": Record(
+            "excise.methods.trained.receler:Receler",
+            "light erasers behind cross-attention, trained against prompts that regain the concept",
+            paper="Huang et al., ECCV 2024, arXiv 2311.17717",
+            shape="trained",
+            config="excise.methods.trained.receler_config:RecelerConfig",
+            needs=frozenset({c.ATTENTION, c.GUIDANCE, c.CROSS_ATTENTION}),
+            cost="a training with adversarial passes in each step, no pictures; minutes on a CPU for built-in models",
+            licence="written from the paper; official code is MIT and not used",
+        ),
         "rgd": Record(
             "excise.methods.trained.rgd:RGD",
             "ascent on the target and descent on what is kept, each gradient freed of its part against the other",
@@ -224,6 +234,16 @@ METHODS = Registry(
             needs=frozenset({c.STATIC_TEXT}),
             cost="one text-width eigendecomposition for each edited layer; seconds on a CPU",
             licence="written from the paper; official code is Apache-2.0",
+        ),
+        "spm": Record(
+            "excise.methods.trained.spm:SPM",
+            "adapters of rank one that erase a concept and hold everything else at random text states",
+            paper="Lyu et al., CVPR 2024, arXiv 2312.16145",
+            shape="trained",
+            config="excise.methods.trained.spm_config:SPMConfig",
+            needs=frozenset({c.ATTENTION, c.GUIDANCE}),
+            cost="a long training on the model's own trajectories, no pictures; minutes on a CPU for built-in models",
+            licence="written from the paper; official code is Apache-2.0 and not used",
         ),
         "surgun": Record(
             "excise.methods.trained.surgun.method:SurgUn",

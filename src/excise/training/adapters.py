@@ -59,6 +59,12 @@ def other_linears(family: Family) -> list[str]:
     return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in reading]
 
 
+def block_linears(family: Family) -> list[str]:
+    """Every linear map inside the blocks of the denoiser that hold attention: attention and feed-forward maps."""
+    inner = tuple(f"{m.block}." for m in family.attention_maps())
+    return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p.startswith(inner)]
+
+
 @dataclass(frozen=True)
 class _Place:
     """A module to train: the network that it is in, and its name there."""

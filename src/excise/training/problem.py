@@ -9,6 +9,7 @@ from typing import Any
 
 from excise.concepts.concept import Concept
 from excise.edits.deltas import Delta
+from excise.edits.hooks import Hook
 from excise.families.base import Family
 from excise.judges.base import OpenJudge
 from excise.support.display import Card, Showing, described, some
@@ -60,8 +61,9 @@ class TrainingProblem(Showing):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The deltas of a trained method, its measurements for the record, and pictures for the report."""
+    """The deltas of a trained method, its measurements for the record, pictures for the report, and its hooks."""
 
     modules: Mapping[str, Delta]
     evidence: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()

@@ -19,7 +19,7 @@ from torch import Tensor
 from excise.families.base import Family
 from excise.methods.trained.ace_config import ACEConfig
 from excise.methods.trained.base import Distilled
-from excise.training.adapters import other_linears
+from excise.training.adapters import block_linears
 from excise.training.blocks import Batch
 from excise.training.losses import mse, push_away
 
@@ -30,8 +30,7 @@ class ACE(Distilled[ACEConfig]):
     Config = ACEConfig
 
     def targets(self, family: Family, config: ACEConfig) -> list[str]:
-        reading = [m.path for m in family.maps("cross")]
-        return [*reading, *other_linears(family)] if config.modules == "all" else reading
+        return block_linears(family) if config.modules == "all" else [m.path for m in family.maps("cross")]
 
     def loss(self, batch: Batch, config: ACEConfig) -> Tensor:
         kept = [batch.retain] if batch.retain is not None else []

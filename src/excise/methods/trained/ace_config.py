@@ -23,7 +23,7 @@ class ACEConfig(DistilledConfig):
     steps: int = Field(1500, ge=1, description="Optimiser steps.")
     sampler_steps: int = Field(30, ge=2, description="Steps of the sampler that denoises the latents.")
     modules: Literal["all", "cross"] = Field(
-        "all", description="Train every linear map of the denoiser, or all of cross-attention."
+        "all", description="Train every linear map inside the attention blocks, or all of cross-attention."
     )
     eta: float = Field(3.0, ge=0, description="How far both halves of guidance move along the concept (eta).")
     eta_prior: float = Field(3.0, ge=0, description="How far the unconditional half moves off what is kept (eta_s).")

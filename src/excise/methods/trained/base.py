@@ -67,6 +67,7 @@ class Trained(Method[ConfigT]):
         evidence: dict[str, Any] = {**training.evidence, **({"after": earlier} if earlier else {})}
         return Made(
             Solution(modules=training.modules),
+            hooks=training.hooks,
             evidence=evidence,
             pictures=training.pictures,
             seconds={"train": time.perf_counter() - began},
