@@ -23,11 +23,13 @@ class Prompts:
         encode: conditions of some of the prompts by the text encoders as they are now, with gradients; None where no
             text encoder is trained.
         words: (n, L) the tokens of the words that each prompt is about; None where the method does not ask for them.
+        texts: the prompts themselves; none of the empty one.
     """
 
     frozen: Condition
     encode: Callable[[Sequence[int]], Condition] | None = None
     words: Tensor | None = None
+    texts: Sequence[str] = ()
 
     def __getitem__(self, rows: Tensor) -> Rows:
         return Rows(self, rows)
@@ -49,6 +51,11 @@ class Rows:
     def student(self) -> Condition:
         """(B) conditions by the text encoders as they are now, with gradients where they are trained."""
         return self.teacher if self.prompts.encode is None else self.prompts.encode(self.rows.tolist())
+
+    @property
+    def texts(self) -> list[str]:
+        """The B prompts themselves."""
+        return [self.prompts.texts[i] for i in self.rows.tolist()]
 
     @property
     def words(self) -> Tensor:
@@ -74,8 +81,8 @@ def prompts_of(weights: Weights, texts: Sequence[str], subjects: Sequence[str] |
         if subjects is not None:
             words = family.encode(texts, list(subjects)).chosen(range(len(texts)), "subject")
     if not weights.text_encoders:
-        return Prompts(frozen, words=words)
-    return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]), words)
+        return Prompts(frozen, words=words, texts=texts)
+    return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]), words, texts)
 
 
 def empty_prompt(weights: Weights) -> Prompts:

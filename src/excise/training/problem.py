@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class TrainingProblem(Showing):
         folder: for checkpoints; None saves none.
         cache: for localisations; None saves none.
         say: receives progress.
+        original: a block in which the model is without the closed form that training starts from, if there is one.
         charts: also draw pictures that only a report shows.
     """
 
@@ -53,6 +55,7 @@ class TrainingProblem(Showing):
     cache: Path | None = None
     say: Report = silent
     charts: bool = False
+    original: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def card(self) -> Card:
         """What the problem shows of itself."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from excise.edits.apply import temporarily_applied
+from excise.edits.deltas import add
 from excise.edits.edit import Edit, applied_edits
+from excise.edits.originals import original_weights
 from excise.errors import SettingError, TrainingError
 from excise.families.base import Family
 from excise.families.capabilities import ATTENTION
 from excise.methods.base import Context, Made, Method, Request
-from excise.methods.solution import Solution
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.solution import Solution, as_deltas
 from excise.methods.trained.material import check_settings, drawn, source_of, weights_of, without_silent
 from excise.methods.trained.request import training_problem
 from excise.support.settings import Settings
@@ -30,6 +35,7 @@ from excise.training.run import preview_of, train
 from excise.training.sources import Source
 
 ConfigT = TypeVar("ConfigT", bound=TrainedConfig)
+ClosedFormStage = tuple[ClosedForm[Any], Any]
 DistilledT = TypeVar("DistilledT", bound=DistilledConfig)
 
 
@@ -44,6 +50,10 @@ class Trained(Method[ConfigT]):
     def train(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
         """Train, and return the deltas of the chosen checkpoint, with the evidence for the record."""
 
+    def closed_form(self, config: ConfigT) -> ClosedFormStage | None:
+        """A closed form that is in force while the rest is trained, and its settings; none by default."""
+        return None
+
     def make(self, request: Request, config: ConfigT, context: Context) -> Made:
         """Train on top of the edits that are applied to the model; the evidence names them ("after").
 
@@ -57,7 +67,7 @@ class Trained(Method[ConfigT]):
         began = time.perf_counter()
         problem = training_problem(request, context, config.precision, config.draw)
         try:
-            training = self.train(problem, config)
+            training = self._trained(request, config, context, problem)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 "the device ran out of memory while pictures were drawn or looked at; use "
@@ -72,6 +82,20 @@ class Trained(Method[ConfigT]):
             pictures=training.pictures,
             seconds={"train": time.perf_counter() - began},
         )
+
+    def _trained(self, request: Request, config: ConfigT, context: Context, problem: TrainingProblem) -> TrainingResult:
+        """The training, on top of the closed form where there is one; both as one change of each weight."""
+        stage = self.closed_form(config)
+        if stage is None:
+            return self.train(problem, config)
+        form, settings = stage
+        solution = form.make(request, settings, context).weights
+        paths = [p for m in solution.text_maps for p in m.modules]
+        first = as_deltas(solution, original_weights(request.family, [*paths, *(solution.modules or {})]))
+        with temporarily_applied(request.family, first) as lifted:
+            training = self.train(replace(problem, original=lifted), config)
+        whole = {**first, **{p: add(first[p], d) if p in first else d for p, d in training.modules.items()}}
+        return replace(training, modules=whole)
 
 
 class Stepped(Trained[DistilledT]):
@@ -127,7 +151,8 @@ class Stepped(Trained[DistilledT]):
         self.check(problem, config)
         weights = weights_of(problem, config, self.targets(problem.family, config))
         average = Average(weights, config.ema) if config.ema else None
-        material = drawn(problem, config)
+        with problem.original():
+            preview, material = preview_of(problem), drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
             source = source_of(problem, config, attached, material, average, self.located)
@@ -139,9 +164,7 @@ class Stepped(Trained[DistilledT]):
             return self.step(problem, config, attached, source)
 
         further = [weights] if isinstance(weights, Masked) else []
-        modules, evidence = train(
-            problem, config, weights, step_of, preview_of(problem), extra_state=further, average=average
-        )
+        modules, evidence = train(problem, config, weights, step_of, preview, extra_state=further, average=average)
         return TrainingResult(*without_silent(weights, modules, evidence))
 
 
