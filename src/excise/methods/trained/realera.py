@@ -48,8 +48,8 @@ class RealEra(Stepped[RealEraConfig]):
             own = batch.concept.teacher
             near = moved(own, generator, 0.0, config.near)
             far = moved(own, generator, config.far, 2 * config.far)
-            with problem.original(), weights.teacher(), torch.no_grad():
-                anchor = batch.weights.family.predict(batch.x_t, batch.t, batch.anchor.teacher)
+            with weights.teacher(), problem.original(), torch.no_grad():
+                anchor = family.predict(batch.x_t, batch.t, batch.anchor.teacher)
                 beyond = family.predict(batch.x_t, batch.t, far)
             erase = mse(family.predict(batch.x_t, batch.t, near), anchor)
             pinned = mse(family.predict(batch.x_t, batch.t, far), beyond)

@@ -88,7 +88,7 @@ class SLUG(Trained[SLUGConfig]):
             problem.say(f"searching the step in {layer.path}", i, len(layers))
             tried.append((layer, *searched(layer, preview, config)))
         problem.say("searching steps", len(layers), len(layers))
-        layer, share, rates = max(tried, key=lambda t: t[2].score)
+        layer, share, _ = max(tried, key=lambda t: t[2].score)
         rows = [
             {"layer": one.path, "importance": one.importance, "alignment": one.alignment, "share": s, **vars(r)}
             for one, s, r in tried

@@ -1,12 +1,12 @@
 """TRCE: prompts are first read as their safe twins, then early denoising is steered to the safe side.
 
-Paper:      Chen et al., "TRCE: Towards Reliable Malicious Concept Erasure in Text-to-Image Diffusion Models", ICCV 2025,
-            arXiv 2503.07389
+Paper:      Chen et al., "TRCE: Towards Reliable Malicious Concept Erasure in Text-to-Image Diffusion Models", ICCV
+            2025, arXiv 2503.07389
 Provenance: written from the paper's description and from the published behaviour of the program, which pairs latents
             with the timestep before them and never clears its gradients; no code of it is used
 
 Stage 1 is UCE's system on what follows the target's words, which holds most of what a prompt says. In stage 2, with the
-untouched model f*, latents x_t of the first half of its denoising under the target c, the same prompt a with the anchor,
+untouched model f*, latents x_t of the first half of its denoising under the target c, the same prompt a of the anchor,
 
     s_p  = f*(p) + g (f*(p) - f*(0))
     h(y) = max(0, beta (|y - s_a|^2 - |y - s_c|^2 + m))

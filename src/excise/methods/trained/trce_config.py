@@ -21,9 +21,7 @@ class TRCEConfig(DistilledConfig):
     by: Literal["student", "teacher", "mean", "images"] = Field(
         "teacher", description="Where the latents come from: denoised by the untouched model (paper)."
     )
-    latest: float = Field(
-        0.52, gt=0, le=1, description="Share of the sampler's steps that are done at most (26 of 50)."
-    )
+    latest: float = Field(0.52, gt=0, le=1, description="Share of the sampler's steps done at most (26 of 50).")
     retain_weight: float = Field(100.0, ge=0, description="Weight of staying near stage 1 on what is kept (w).")
     retain_scale: float = Field(1.0, ge=0, description="Of stage 1: weight of retained states.")
     ridge: float = Field(0.5, gt=0, description="Of stage 1: pull towards the original weights.")
