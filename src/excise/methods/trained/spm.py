@@ -15,20 +15,29 @@ program draws z until it has one that is far from c: of random directions in so 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from excise.edits.deltas import LowRank
 from excise.families.base import Family
+from excise.families.capabilities import CLIP_TEXT
 from excise.families.conditions import Condition
+from excise.families.subjects import padded_ids
 from excise.methods.trained.base import Stepped, with_retention
 from excise.methods.trained.spm_config import SPMConfig
+from excise.methods.trained.spm_gate import PAD, PromptGate
 from excise.training.adapters import Weights, block_linears
 from excise.training.blocks import Batch
 from excise.training.loop import Losses, Step
 from excise.training.losses import mse, push_away
-from excise.training.problem import TrainingProblem
+from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.sources import Source
 
+HIGHEST = 0.99  # floor of a gate, above which hardly any prompt would open it
 POOLED = ("text_embeds", "pooled_projections")  # inputs of the denoiser that hold whole prompts
 
 
@@ -40,6 +49,14 @@ class SPM(Stepped[SPMConfig]):
     def targets(self, family: Family, config: SPMConfig) -> list[str]:
         return block_linears(family)
 
+    def train(self, problem: TrainingProblem, config: SPMConfig) -> TrainingResult:
+        """Train the adapters, and put the gate before them where the text encoder is a CLIP."""
+        trained = super().train(problem, config)
+        if not config.gate or CLIP_TEXT not in problem.family.provides:
+            return trained
+        factors = {path: delta for path, delta in trained.modules.items() if isinstance(delta, LowRank)}
+        return replace(trained, modules={}, hooks=(gate(problem, factors),))
+
     def step(self, problem: TrainingProblem, config: SPMConfig, weights: Weights, source: Source) -> Step:
         def step(generator: torch.Generator) -> Losses:
             batch = source.batch(generator)
@@ -49,6 +66,30 @@ class SPM(Stepped[SPMConfig]):
             return {**losses, "loss": loss, "anchoring": anchoring}
 
         return step
+
+
+@torch.no_grad()
+def gate(problem: TrainingProblem, factors: Mapping[str, LowRank]) -> PromptGate:
+    """The gate of the concepts' names, shut for every prompt that is to be retained and speaks of none of them."""
+    family = problem.family
+    name, encoder = next(iter(family.text_encoders.items()))
+    tokenizer = family.tokenizers[name]
+
+    def pooled(texts: Sequence[str]) -> Tensor:
+        ids = padded_ids(tokenizer, texts, family.max_tokens)
+        output = encoder(ids.to(next(encoder.parameters()).device))
+        state: Tensor = output.pooler_output if "pooler_output" in output else output.text_embeds
+        return F.normalize(state.float(), dim=-1).cpu()
+
+    words = [word for c in problem.concepts for word in c.words]
+    rows = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    tokens = torch.full((len(rows), max(map(len, rows))), PAD)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row).float()
+    states = pooled(words)
+    far = pooled([p for p in (*problem.retain, "") if not any(word.lower() in p.lower() for word in words)])
+    floor = min(float((far @ states.mT).max()), HIGHEST)
+    return PromptGate(factors=factors, states=states, tokens=tokens, floor=floor)
 
 
 def erase_loss(batch: Batch, eta: float) -> Tensor:

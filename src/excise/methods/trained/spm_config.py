@@ -26,6 +26,11 @@ class SPMConfig(DistilledConfig):
     steps: int = Field(3000, ge=1, description="Optimiser steps.")
     save_every: int = Field(500, ge=1, description="Steps between checkpoints that calibration chooses from.")
     sampler_steps: int = Field(30, ge=2, description="Steps of the sampler that denoises the latents.")
+    gate: bool = Field(
+        True,
+        description="Open the adapters only for prompts near the concept, while the model draws; with a CLIP text "
+        "encoder. Without, the edit is a change of weights.",
+    )
     eta: float = Field(1.0, ge=0, description="Strength of negation.")
     anchoring_weight: float = Field(
         1000.0, ge=0, description="Weight of staying near the untouched model at random text states (lambda)."
