@@ -138,8 +138,12 @@ class _Gate:
             self._scale = None
             return
         width = self._hook.states.shape[1] if self._encoders > 1 else states.shape[-1]
-        gates = [self._known.get(row_key(row[:, :width]), 1.0) for row in states.detach()]
+        gates = [self._gate(row[:, :width]) for row in states.detach()]
         self._scale = torch.tensor(gates, device=states.device)
+
+    def _gate(self, row: Tensor) -> float:
+        """The gate of a prompt's states (L, d); shut for zeros, which stand for no prompt at all (SDXL)."""
+        return self._known.get(row_key(row), 1.0) if bool(row.any()) else 0.0
 
     def add(self, factor: LowRank, strength: float, layer: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         """A map's output with its change, scaled row by row."""
