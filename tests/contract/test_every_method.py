@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "esd": {"sampler_steps": 4},
     "ace": {"sampler_steps": 3},
     "advunlearn": {"sampler_steps": 3, "attack_steps": 1, "warmup_steps": 1},
+    "mace-full": {"pictures": 2},
     "realera": {"sampler_steps": 3},
     "trce": {"sampler_steps": 3},
     "ant": {"sampler_steps": 3},

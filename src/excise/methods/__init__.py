@@ -155,6 +155,16 @@ METHODS = Registry(
             cost="a closed form, then a training on the model's own trajectories; minutes on a CPU for built-in models",
             licence="written from the paper's abstract; no official code is known",
         ),
+        "mace-full": Record(
+            "excise.methods.trained.mace_full:MACEFull",
+            "MACE's refinement, an adapter for each target that takes attention off its words, and their fusion",
+            paper="Lu et al., CVPR 2024, arXiv 2403.06135",
+            shape="trained",
+            config="excise.methods.trained.mace_full_config:MACEFullConfig",
+            needs=frozenset({c.STATIC_TEXT, c.ATTENTION, c.CROSS_ATTENTION}),
+            cost="a closed form, some pictures and a short training a target; a minute each on a CPU for built-in models",
+            licence="written from the paper; official code is non-commercial",
+        ),
         "rece": Record(
             "excise.methods.closed_form.rece:RECE",
             "UCE, then rounds that also erase the embeddings which would restore the target",

@@ -94,14 +94,14 @@ class DistilledConfig(TrainedConfig):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the sampler's steps that are done at least.",
+        description="Share of the way from noise to picture that is done at least.",
         json_schema_extra=OMIT_DEFAULT,
     )
     latest: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share of the sampler's steps that are done at most.",
+        description="Share of the way from noise to picture that is done at most.",
         json_schema_extra=OMIT_DEFAULT,
     )
     pictures: int = Field(

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from excise.families.base import Family
 from excise.families.conditions import Condition
@@ -78,11 +79,20 @@ def bounded_ascent(errors: Tensor, bound: float) -> Tensor:
     return -errors.clamp(max=bound).mean()
 
 
-def attention_norm(maps: Sequence[Tensor], words: Tensor) -> Tensor:
+def attention_norm(maps: Sequence[Tensor], words: Tensor, mask: Tensor | None = None) -> Tensor:
     """The norm of all attention to the tokens of words, mean over a batch (Forget-Me-Not, arXiv 2303.17591).
 
     Args:
-        maps: (B, heads, queries, L) by layer. words: (B, L) the tokens.
+        maps: (B, heads, queries, L) by layer, the queries of square latents. words: (B, L) the tokens.
+        mask: (B, 1, h, w) places that count; None for all.
     """
+    if mask is not None:
+        maps = [m * within(mask, m.shape[2])[:, None] for m in maps]
     chosen = words.to(maps[0])[:, None, None]
     return sum((m.float() * chosen).square().flatten(1).sum(dim=1) for m in maps).sqrt().mean()  # type: ignore[union-attr]
+
+
+def within(mask: Tensor, queries: int) -> Tensor:
+    """(B, queries, 1): a mask (B, 1, h, w) at the positions of a layer over square latents."""
+    side = round(queries**0.5)
+    return interpolate(mask, (side, side), mode="nearest").flatten(2).mT

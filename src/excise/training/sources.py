@@ -31,11 +31,15 @@ class Pictures:
     latents: Tensor
     prompts: Prompts
 
-    def noised(self, weights: Weights, rows: Tensor, generator: torch.Generator) -> Noised:
-        """Some of them, noised to times all over the schedule."""
+    def noised(
+        self, weights: Weights, rows: Tensor, generator: torch.Generator, window: tuple[float, float] = WHOLE
+    ) -> Noised:
+        """Some of them, noised to times all over the schedule, or within shares of the way from noise to picture."""
         plan, clean = weights.family.noising, self.latents[rows]
         noise = torch.randn(clean.shape, generator=generator)
         t = plan.times(len(rows), generator=generator)
+        first, last = (1 - share for share in reversed(window))
+        t = (first * plan.levels + (last - first) * t).to(t.dtype) if window != WHOLE else t
         where = weights.family.device
         x, true = plan.add(clean, noise, t).to(where), plan.target(clean, noise, t).to(where)
         return Noised(x, t.to(where), self.prompts[rows], true)
@@ -134,7 +138,7 @@ class NoisedPictures:
     Attributes:
         concepts, anchors: by target, a prompt for each of its pictures.
         latents: by target, (n, c, h, w) of its pictures.
-        empty, kept, size: as of `Trajectories`.
+        empty, kept, size: as of `Trajectories`. window: shares of the way from noise to picture.
     """
 
     weights: Weights
@@ -144,12 +148,13 @@ class NoisedPictures:
     empty: Prompts
     kept: Kept
     size: int
+    window: tuple[float, float] = WHOLE
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw a batch."""
         i = int(torch.randint(len(self.concepts), (1,), generator=generator))
         rows = torch.randint(len(self.latents[i]), (self.size,), generator=generator)
-        shown = Pictures(self.latents[i], self.concepts[i]).noised(self.weights, rows, generator)
+        shown = Pictures(self.latents[i], self.concepts[i]).noised(self.weights, rows, generator, self.window)
         empty = self.empty[torch.zeros(self.size, dtype=torch.long)]
         retain = self.kept.rows(self.size, generator)
         kept = self.kept.noised(self.weights, self.size, generator)

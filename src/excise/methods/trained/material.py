@@ -165,6 +165,7 @@ def source_of(
         empty_prompt(weights),
         kept_of(problem, config, weights, material),
         config.batch,
+        (config.earliest, config.latest),
     )
 
 

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from excise.families.conditions import Condition
@@ -33,7 +32,7 @@ from excise.training.blocks import Batch
 from excise.training.bottlenecks import Bottlenecks
 from excise.training.config import DistilledConfig
 from excise.training.loop import Losses, Step
-from excise.training.losses import mse, push_away
+from excise.training.losses import mse, push_away, within
 from excise.training.masks import concept_mask
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
@@ -169,7 +168,5 @@ def spilled(added: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """
     parts = []
     for output in added.values():
-        side = round(output.shape[1] ** 0.5)
-        here = F.interpolate(mask, (side, side), mode="nearest").flatten(2).mT  # (B, N, 1)
-        parts.append((output * (1 - here)).square().mean())
+        parts.append((output * (1 - within(mask, output.shape[1]))).square().mean())
     return torch.stack(parts).mean()
