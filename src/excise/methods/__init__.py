@@ -162,7 +162,7 @@ METHODS = Registry(
             shape="trained",
             config="excise.methods.trained.mace_full_config:MACEFullConfig",
             needs=frozenset({c.STATIC_TEXT, c.ATTENTION, c.CROSS_ATTENTION}),
-            cost="a closed form, some pictures and a short training a target; a minute each on a CPU for built-in models",
+            cost="a closed form, some pictures and a short training a target; a minute each on built-in models",
             licence="written from the paper; official code is non-commercial",
         ),
         "rece": Record(
