@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from excise.errors import SettingError
 from excise.families.conditions import Condition, join
@@ -80,6 +81,8 @@ def prompts_of(weights: Weights, texts: Sequence[str], subjects: Sequence[str] |
         frozen = family.condition(texts)
         if subjects is not None:
             words = family.encode(texts, list(subjects)).chosen(range(len(texts)), "subject")
+            length = max(t.shape[1] for t in frozen.inputs.values() if t.dim() > 2)
+            words = pad(words, (0, max(0, length - words.shape[1])))  # of padding that is not told (SANA)
     if not weights.text_encoders:
         return Prompts(frozen, words=words, texts=texts)
     return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]), words, texts)

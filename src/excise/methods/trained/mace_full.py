@@ -12,8 +12,8 @@ Provenance: written from the paper and from the published behaviour of the offic
 
 3. Fusion: all LoRAs as one change that disturbs each of them least (`excise.edits.fuse`).
 
-The paper cuts M out with a segmentation model. Here M is where the model itself attends to the target's words before the
-adapter is there, so that no further model is needed (ours).
+The paper cuts M out with a segmentation model. Here M is where the model itself attends to the target's words
+before the adapter is there, so that no further model is needed (ours).
 """
 
 from __future__ import annotations
