@@ -38,6 +38,14 @@ def test_to_first_order_preservation_is_never_raised(pairs):
     assert float((total - g_p) @ g_p) >= -1e-2 * (1 + square)  # the erase part alone
 
 
+def test_either_gradient_is_freed_of_its_part_against_the_other():
+    one = torch.zeros(2, requires_grad=True)
+    g_e, g_p = torch.tensor([3.0, -4.0]), torch.tensor([0.0, 2.0])
+    combined("restricted", (g_e * one).sum(), (g_p * one).sum(), [one]).backward()
+    # The dot product is -8: g_e + 8 / 4 g_p = (3, 0), and g_p + 8 / 25 g_e = (0.96, 0.72).
+    assert_close(one.grad, torch.tensor([3.96, 0.72]))
+
+
 def test_a_loss_that_does_not_reach_a_parameter():
     used, other = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
     combined("project", 2 * used.sum(), -3 * used.sum() + other.sum(), [used, other]).backward()
