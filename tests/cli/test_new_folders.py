@@ -49,7 +49,8 @@ def call(excise, places, tmp_path, monkeypatch):
         def load(*_, **__):
             raise error
 
-        for place in ("families.load", "families.outlined", "bench.run.load", "canvas.build.train_world"):
+        # Where it is used first: a module that is imported while `families.load` is replaced would keep that for good.
+        for place in ("bench.run.load", "canvas.build.train_world", "families.load", "families.outlined"):
             monkeypatch.setattr(f"excise.{place}", load)
         more = [word.format(**places, work=tmp_path / "work") for word in VERBS[verb]]
         given = [] if verb in WITHOUT_MODEL else ["--model", places["model"]]

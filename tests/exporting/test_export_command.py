@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
+from dits import CASES, FIRST
 from situations import uce
 
-from excise import load
+from excise import erase, load
 from excise.cli.options import Source
+from excise.edits.exports import PROGRAMS
 from excise.edits.provenance import Evidence
-from excise.exporting import export
-from excise.families import outlined
+from excise.errors import WrongBaseError
+from excise.exporting import choose_format, export
+from excise.families import family_of, outlined
 from excise.support.digests import file_digest
 
 
@@ -107,3 +111,39 @@ def test_a_run_folder_stands_for_its_edit(excise, model, tmp_path, loads):
     assert Evidence.of(out) == Evidence.of(out / "edit.safetensors") == Evidence(digest)
     source, folder = Source(), out
     assert source.remembering(folder) == source.remembering(folder / "edit.safetensors") == Source(dtype="float16")
+
+
+def test_two_formats_for_one_program_have_a_folder_each(excise, model, tmp_path):
+    out = tmp_path / "run"
+    assert excise("erase", "--model", model, "-c", "cat", "--method", "uce", "--out", out)[0] == 0
+    asked = ("--format", "single-file", "--format", "merged", "--for", "diffusers")
+    status, _, error = excise("export", out / "edit.safetensors", *asked, "--out", tmp_path / "shipped")
+    assert status == 0, error
+    assert sorted(path.name for path in (tmp_path / "shipped").iterdir()) == ["merged", "single-file"]
+    for folder in ("merged", "single-file"):
+        assert (tmp_path / "shipped" / folder / "README.md").is_file()
+
+
+@pytest.mark.parametrize("name", FIRST.values())
+def test_programs_that_are_advised_take_the_edit(name):
+    pipe = CASES[name].build()
+    family, edit = family_of(pipe), erase(pipe, ["cat"], "uce", preserve=["dog"], vocabulary=None)
+    refused = {}
+    for program in PROGRAMS:
+        with suppress(WrongBaseError):
+            choose_format(edit, family, program)
+            continue
+        with pytest.raises(WrongBaseError) as error:
+            choose_format(edit, family, program)
+        refused[program] = str(error.value).rpartition("use --for ")[2].rstrip(".").split(", ")
+    assert refused
+    for advised in refused.values():
+        assert advised
+        assert not set(advised) & set(refused)
+
+
+def test_no_file_is_promised_that_is_not_written(tmp_path):
+    pipe = CASES["sd3"].build()
+    edit = erase(pipe, ["cat"], "uce", preserve=["dog"], vocabulary=None)
+    with pytest.raises(WrongBaseError, match="no single file of Stable Diffusion 3 is written here; use --format"):
+        export(edit, pipe, tmp_path, "single-file")

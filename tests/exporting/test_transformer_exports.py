@@ -267,7 +267,7 @@ def test_a_family_without_a_loader_of_loras_says_so_and_leaves_merged(tmp_path, 
     for format in LORAS:
         with pytest.raises(WrongBaseError, match="loads no LoRA into pipelines of PixArt, .* use --format merged"):
             export(edit, pipe, tmp_path / "no", format)
-    with pytest.raises(WrongBaseError, match="reads no single file of PixArt; use --format merged"):
+    with pytest.raises(WrongBaseError, match="no single file of PixArt is written here; use --format merged"):
         export(edit, pipe, tmp_path / "no", "single-file")
     assert not (tmp_path / "no").exists()
     assert export(edit, pipe, tmp_path / "merged").format == "merged"

@@ -427,6 +427,18 @@ def test_calibration_picks_the_planted_checkpoint_and_of_equals_the_middle_or_an
     assert choose(curve, "constrained", "early") == 80
 
 
+def test_a_single_picture_does_not_decide_where_the_clearest_is_asked_for():
+    """Ten pictures of the target: gone from all at first, from nine later, which show something else by then."""
+    rates = {20: (0.0, 0.0), 40: (0.9, 0.1), 60: (1.0, 0.2), 80: (0.9, 0.4), 100: (0.9, 0.7), 120: (0.8, 0.9)}
+    curve = [Point(step, Rates(erase, 1.0, 1.0, instead)) for step, (erase, instead) in rates.items()]
+    assert choose(curve, "hmean") == 60
+    assert choose(curve, "hmean", "clear", pictures=10) == 100
+    assert choose(curve, "hmean", "clear", pictures=5) == 120  # one of five is as much as two of ten
+    assert choose(curve[:3], "hmean", "clear", pictures=100) == 60
+    equal = [Point(step, Rates(1.0, 1.0, 1.0, 0.5)) for step in (20, 40)]
+    assert choose(equal, "hmean", "clear", pictures=10) == 40
+
+
 def test_the_rule_kept_goes_as_far_as_what_is_kept_allows():
     curve = [Point(s, Rates(*r)) for s, r in {
         40: (1.0, 1.0, 1.0), 80: (1.0, 0.98, 1.0), 120: (0.9, 1.0, 0.98), 160: (1.0, 1.0, 0.95), 200: (1.0, 0.9, 0.9),
@@ -441,6 +453,8 @@ def test_the_rule_kept_goes_as_far_as_what_is_kept_allows():
 
 def test_calibration_leaves_the_chosen_state_in_the_adapter():
     class Preview:
+        probes = ()
+
         def draw(self, progress=None):
             return held[0]
 

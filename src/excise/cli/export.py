@@ -88,13 +88,14 @@ def export(options: ExportOptions) -> None:
     source = options.source if options.model else options.source.remembering(options.file)
     family = _family(options, source, edit)
     exports: dict[Path, tuple[Exported, str | None]] = {}
+    several = len({format for format, _ in wanted}) > 1  # formats, each of which gets a folder
     with new_folder(options.out), show.stages() as say:
         for number, (format, program) in enumerate(wanted):
             say("writing", number, len(wanted))
             exported = export_edit(
                 edit,
                 family,
-                options.out if len(wanted) == 1 else options.out / (program or str(format)),
+                options.out if len(wanted) == 1 else options.out / (str(format) if several else str(program)),
                 format,
                 for_=program,
                 allow_other_base=options.allow_other_base,

@@ -10,8 +10,9 @@ from torch import nn
 from excise.edits.accounts import account_of, networks, split_path
 from excise.errors import ModelError
 from excise.families.base import Family
-from excise.families.networks import BESIDE, check_plain, parameter_in
+from excise.families.networks import check_plain, parameter_in
 from excise.families.partial import Weight, Weights, source_of, weights_by_name
+from excise.families.quantised import BESIDE
 
 
 def original_weights(family: Family, paths: Iterable[str] | None = None) -> Weights:

@@ -163,6 +163,7 @@ def make_edit(
     family = as_family(model)
     implementation = load_method(method)
     check_fits(method, family.name, family.provides)
+    family.check_encoders()
     if naming.anchor is not None:
         settings = {**settings, "anchor": naming.anchor}
     request, config = _prepared(family, as_concepts(concepts, naming.kind), method, settings, naming, seed)

@@ -176,28 +176,39 @@ def choose_format(edit: Edit, family: Family, for_: str | None) -> str:
         if family.name in TRANSFORMERS:
             return TRANSFORMERS[family.name].formats[0]
         return "kohya-lora" if family.name in lora.KOHYA else "diffusers-lora"
-    (program, version), reason, lost = program_of(for_, family.name), "", ""
-    for format in formats_for(for_, family.name):
+    program, version = program_of(for_, family.name)
+    format, reason, lost = _format_of(edit, family, for_)
+    if format is not None:
+        return format
+    if reason:
+        raise WrongBaseError(f"no format that {program} reads holds this edit: {reason}")
+    readers = readers_of(family.name)
+    others = ", ".join([name for name in readers if _format_of(edit, family, name)[0] is not None] or readers)
+    advice = f"use --for {others}"
+    if lost:
+        raise WrongBaseError(f"{program} {version} reads this edit whole in no format: {lost}; {advice}.")
+    does = "is not known to read an edit" if family.name in TRANSFORMERS else "reads no edit"
+    raise WrongBaseError(f"{program} {version} {does} of the family '{family.name}'; {advice}.")
+
+
+def _format_of(edit: Edit, family: Family, program: str) -> tuple[str | None, str, str]:
+    """The first format that a program reads completely, or None; why one cannot hold the edit; what one would lose."""
+    reason, lost = "", ""
+    for format in formats_for(program, family.name):
         if is_outline(family) and format not in LORA:
-            return format  # which a loaded model may still have to refuse
+            return format, reason, lost  # which a loaded model may still have to refuse
         try:
             _check_format(edit, family, format)
         except WrongBaseError as error:
             reason = reason or str(error)
             continue
         if format not in LORA:
-            return format
-        reading = _readings(edit, family, format)[for_]
+            return format, reason, lost
+        reading = _readings(edit, family, format)[program]
         if reading.whole:
-            return format
+            return format, reason, lost
         lost = f"of a {format} it applies {reading.taken} of {counted(reading.maps, 'map')}, not '{reading.missed[0]}'"
-    if reason:
-        raise WrongBaseError(f"no format that {program} reads holds this edit: {reason}")
-    others = ", ".join(readers_of(family.name))
-    if lost:
-        raise WrongBaseError(f"{program} {version} reads this edit whole in no format: {lost}; use --for {others}.")
-    does = "is not known to read an edit" if family.name in TRANSFORMERS else "reads no edit"
-    raise WrongBaseError(f"{program} {version} {does} of the family '{family.name}'; use --for {others}.")
+    return None, reason, lost
 
 
 def _check_format(edit: Edit, family: Family, format: str) -> None:

@@ -30,7 +30,7 @@ def check(edit: Edit, family: Family) -> None:
     """Refuse an edit or a model that such a file cannot hold; raises WrongBaseError."""
     row = TRANSFORMERS[family.name]
     if not row.single:
-        raise WrongBaseError(f"diffusers reads no single file of {row.title}; use --format {' or '.join(row.formats)}.")
+        raise WrongBaseError(f"no single file of {row.title} is written here; use --format {' or '.join(row.formats)}.")
     if encoders := sorted({p.partition(".")[0] for p in edit.paths if in_encoder(p, family.text_encoders)}):
         raise WrongBaseError(
             f"the single file of {row.title} holds the transformer alone, and this edit changes '{encoders[0]}'; "

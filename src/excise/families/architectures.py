@@ -63,6 +63,7 @@ _CLASSES = {
     "Chroma": "Chroma",
     "HiDream": "HiDream",
     "Lumina": "Lumina-Next",
+    "Lumina2": "Lumina-Image 2.0",
     "CogView": "CogView",
     "Wan": "Wan",
 }

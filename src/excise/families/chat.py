@@ -37,9 +37,17 @@ class Template:
         """The template behind a function that renders prompts.
 
         Raises:
-            ModelError: it puts a prompt nowhere, or in two places.
+            ModelError: it fails, or puts a prompt nowhere, or in two places.
         """
-        parts = render(_PROMPT).split(_PROMPT)
+        from jinja2 import TemplateError
+
+        try:
+            parts = render(_PROMPT).split(_PROMPT)
+        except TemplateError as error:
+            raise ModelError(
+                f"the tokenizer's chat template fails on a prompt ({error}); load the model with the tokenizer that "
+                "came with it."
+            ) from error
         if len(parts) != 2:
             raise ModelError(
                 f"the tokenizer's chat template repeats a prompt {len(parts) - 1} times; expected once. Load the "

@@ -31,6 +31,7 @@ class Chroma(TransformerFamily):
     provides = c.MIXED | {c.DUAL_STREAM}
     draws_with = "ChromaPipeline"
     doors = ("context_embedder",)
+    arguments = MappingProxyType({"prompt_embeds": "encoder_hidden_states", "prompt_attention_mask": "attention_mask"})
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
     packs = True
     encode_batch = 8  # T5 reads every row of 512, padding included
@@ -73,16 +74,6 @@ class Chroma(TransformerFamily):
                 attention_mask=added,
             ).sample
         return unpacked(output, height, width)
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "prompt_attention_mask": condition.inputs["attention_mask"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_prompt_attention_mask": unconditional.inputs["attention_mask"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }
 
 
 @contextmanager

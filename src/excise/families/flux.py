@@ -36,6 +36,9 @@ class Flux(TransformerFamily):
     encoder_names = ("text_encoder", "text_encoder_2")
     draws_with = "FluxPipeline"
     doors = ("context_embedder",)
+    arguments = MappingProxyType(
+        {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
+    )
     pooled_door = "time_text_embed.text_embedder.linear_1"
     streams = MappingProxyType({"single_transformer_blocks": "shared"})
     packs = True
@@ -50,6 +53,10 @@ class Flux(TransformerFamily):
         known: KnownStates | None = None,
     ) -> TextStates:
         spans = subject_spans(self._prompt_tokenizer, texts, subjects, self.max_tokens, start=0)
+        named = [(text, s) for text, s in zip(texts, subjects or (), strict=False) if isinstance(s, str)]
+        if named and self.pipe.tokenizer is not None:  # CLIP reads less of a prompt, which must hold the subject
+            prompts, names = zip(*named, strict=True)
+            subject_spans(self.pipe.tokenizer, prompts, names, self.pipe.tokenizer.model_max_length)
         return self._encode_padded(texts, [Further(0, *spans)], until, known)
 
     def encoder_layers(self) -> list[EncoderLayer]:
@@ -92,16 +99,6 @@ class Flux(TransformerFamily):
             **condition.inputs,
         ).sample
         return unpacked(output, height, width)
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "pooled_prompt_embeds": condition.inputs["pooled_projections"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_pooled_prompt_embeds": unconditional.inputs["pooled_projections"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }
 
     @property
     def _distilled(self) -> bool:

@@ -54,9 +54,12 @@ class Flux2(TransformerFamily):
             self.draws_with = "Flux2KleinPipeline"
         call = inspect.signature(type(pipe).encode_prompt).parameters
         self._layers: tuple[int, ...] = call["text_encoder_out_layers"].default
-        self._check_width()
+        self._check_layers()
 
     def _check_width(self) -> None:
+        """Nothing: a row is several layers of the text encoder, which are known later (`_check_layers`)."""
+
+    def _check_layers(self) -> None:
         """Refuse a text encoder that does not belong to the transformer."""
         if self.pipe.text_encoder is None:
             return

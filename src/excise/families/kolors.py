@@ -52,6 +52,10 @@ class Kolors(PooledUNet):
             )
 
     @property
+    def _read_width(self) -> int | None:
+        return int(self.denoiser.config.encoder_hid_dim)
+
+    @property
     def text_width(self) -> int:
         return int(self.denoiser.config.cross_attention_dim)
 

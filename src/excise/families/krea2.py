@@ -43,6 +43,9 @@ class Krea2(QwenFamily):
     draws_with = "Krea2Pipeline"
     text_modules = ("text_fusion", "txt_in.norm")
     doors = ("txt_in.linear_1",)
+    arguments = MappingProxyType(
+        {"prompt_embeds": "encoder_hidden_states", "prompt_embeds_mask": "encoder_attention_mask"}
+    )
     streams = MappingProxyType({"text_fusion": "refiner", "transformer_blocks": "shared"})
     encode_batch = 16  # the pipeline keeps all layers of all rows
 
@@ -120,16 +123,6 @@ class Krea2(QwenFamily):
             return super()._map_input(path, rows, condition)
         mask = condition.inputs["encoder_attention_mask"].to(rows.device)
         return MapInput(rows.reshape(len(mask), -1, rows.shape[-1]), mask.repeat_interleave(rows.shape[1], dim=1))
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "prompt_embeds_mask": condition.inputs["encoder_attention_mask"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_prompt_embeds_mask": unconditional.inputs["encoder_attention_mask"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }
 
     def _guidance(self, scale: float) -> dict[str, Any]:
         return {"guidance_scale": max(scale - 1, 0)}  # the pipeline adds its scale to the prediction of the prompt

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.errors import ModelError, unknown
+from excise.families import quantised
 from excise.families.architectures import family_of_file, holds_transformer_alone
 from excise.families.built_in import BUILT_IN
 from excise.families.locate import FAMILIES, check_model, family_of_class, located, pipeline_class, unsupported
@@ -199,7 +200,8 @@ def _with_weights_in_files(
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"cannot read the model in {path}: {first_line(error)}") from error
+        why = (quantised.told_by_config(path) if path.is_dir() else None) or first_line(error)
+        raise ModelError(f"cannot read the model in {path}: {why}") from error
     return None
 
 
@@ -228,6 +230,11 @@ def _set_prediction(pipe: Any, prediction: str) -> None:
     own = pipe.scheduler
     if "flow" in type(own).__name__.lower() or own.config.get("use_flow_sigmas"):
         raise ModelError(f"the model's {type(own).__name__} is for a flow, not {prediction}; leave --prediction out.")
+    if own.config.get("prediction_type") not in (*PREDICTIONS, None):
+        raise ModelError(
+            f"the model's {type(own).__name__} is for '{own.config.prediction_type}', not {prediction}; leave "
+            "--prediction out."
+        )
     pipe.scheduler = type(own).from_config(own.config, prediction_type=prediction)
 
 

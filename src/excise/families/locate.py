@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from excise.errors import ModelError, closest, unknown
-from excise.families import architectures
+from excise.families import architectures, quantised
 from excise.families import capabilities as c
 from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.registry import Record, Registry
@@ -118,7 +118,9 @@ def located(model: str | Path) -> Path:
 def unsupported(pipeline: str, where: str = "") -> ModelError:
     """The error for a pipeline class that no family adapts; `where` begins its sentence."""
     names = list(_pipelines())
-    near = closest(pipeline.removesuffix("Pipeline"), names)
+    own = pipeline.removesuffix("Pipeline")
+    begins = sorted((name for name in names if own.startswith(name)), key=len)
+    near = begins[-1] if begins else closest(own, names)
     nearest = f"; the nearest of them is {near}Pipeline" if near else ""
     supported = ", ".join(f"{name}Pipeline" for name in names)
     return ModelError(
@@ -163,6 +165,8 @@ def check_model(
             some of its files are missing; the message says what to do. A hub id is not looked up.
     """
     name, path = str(model), Path(model)
+    if config is not None and (name in BUILT_IN or path.is_dir()):
+        raise ModelError(f"--config is for models in one file, and {name} has configurations of its own; leave it out.")
     if name in BUILT_IN:
         if not (WEIGHTS / name / "model_index.json").exists():
             raise ModelError(f"{name} is not in this installation; run: excise canvas train --model {name}")
@@ -171,9 +175,15 @@ def check_model(
     elif path.is_dir():
         _check_folder(path, variant)
     elif path.is_file():
+        if path.suffix.lower() == ".gguf":
+            raise ModelError(
+                f"{path} is quantised (GGUF), and is not read here; erase on the model as it is without that, "
+                f"{quantised.BESIDE}"
+            )
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
         family = architectures.family_of_file(path)
+        quantised.check_file(path)
         _check_config(config)
         if architectures.holds_transformer_alone(family):
             _check_beside(path, family, config)
@@ -199,6 +209,7 @@ def _check_folder(path: Path, variant: str | None) -> None:
     if title is not None or not (ours or any(pipeline.startswith(name) for name in _pipelines())):
         raise unsupported(pipeline, f"{path} is a model of the architecture {title}: " if title else f"{path}: ")
     architectures.check_weights(path, variant)
+    quantised.check_folder(path)
 
 
 def _check_config(config: str | Path | None) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +35,9 @@ class Lumina2(TransformerFamily):
     longest = 256
     text_modules = (NORM,)
     doors = ("time_caption_embed.caption_embedder.1",)
+    arguments = MappingProxyType(
+        {"prompt_embeds": "encoder_hidden_states", "prompt_attention_mask": "encoder_attention_mask"}
+    )
     streams = MappingProxyType({"noise_refiner": "self", "context_refiner": "refiner", "layers": "shared"})
 
     @property
@@ -89,13 +91,3 @@ class Lumina2(TransformerFamily):
         picture = rows.gather(1, place[..., None].expand(-1, -1, rows.shape[-1]))
         longest = min(mask.shape[1], rows.shape[1])
         return MapInput(rows[:, :longest], mask[:, :longest], picture)
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "prompt_attention_mask": condition.inputs["encoder_attention_mask"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_prompt_attention_mask": unconditional.inputs["encoder_attention_mask"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from excise.errors import ModelError
 from excise.families.attached import Attached
+from excise.families.quantised import BESIDE
 
 PLAIN: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-BESIDE = "or export an edit that was made there as a LoRA (excise export) and load that beside the quantised weights."
 EIGHT_BITS: tuple[torch.dtype, ...] = (torch.float8_e4m3fn, torch.float8_e5m2)
 FUSED = {
     "to_qkv": ("to_q", "to_k", "to_v"),

@@ -249,7 +249,13 @@ def _beside(kind: Any, folder: Path, opening: Opening, file: Path) -> Any:
 
     def whole() -> nn.Module:
         options = {"config": str(folder.parent), "subfolder": folder.name, "dtype": opening.dtype}
-        network = kind.from_single_file(str(file), local_files_only=True, **options)
+        try:
+            network = kind.from_single_file(str(file), local_files_only=True, **options)
+        except Exception as error:  # of a converter that looks for what is not there
+            raise ModelError(
+                f"{file} cannot be read as the transformer in {folder} ({str(error).splitlines()[0]}); a weight may be "
+                "missing. Copy the file again, or give --config the folder of the same variant."
+            ) from error
         missing = [name for name, weight in network.named_parameters() if weight.is_meta]
         if missing:
             raise ModelError(

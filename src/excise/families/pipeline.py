@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from excise.errors import ModelError
+from excise.errors import ConceptError, ExciseWarning, ModelError
 from excise.families.base import Progress, Request, Watch, split
 from excise.families.conditions import Condition, grouped, join
 from excise.families.maps import EncoderLayer
@@ -23,6 +24,7 @@ from excise.families.partial import complete
 from excise.families.progress import encoded, part_of, step_callback
 from excise.families.reading import ReadingFamily
 from excise.families.streaming import read_whole, stream
+from excise.families.subjects import subject_spans
 from excise.families.text_known import KnownStates
 from excise.families.text_states import TextStates, Until
 from excise.families.text_tree import Tokens, encode_tokens, takes_masks
@@ -197,6 +199,22 @@ class PipelineFamily(ReadingFamily):
         """What projections of tokens read at each, and the pooled prompt that would end there: an `Encoder`."""
         raise NotImplementedError(f"{type(self).__name__} defines _tokens and _token_states, or encode.")
 
+    def _check_length(self, texts: Sequence[str]) -> None:
+        """Refuse prompts of which the model would read the beginning alone.
+
+        Raises:
+            ConceptError: the first such prompt, with its length and how much fits.
+        """
+        if type(self)._tokens is PipelineFamily._tokens:
+            subject_spans(self._prompt_tokenizer, texts, None, self.max_tokens)
+        else:
+            self._tokens(texts, None)
+
+    @property
+    def _prompt_tokenizer(self) -> Any:
+        """The tokenizer that tells how long a prompt is."""
+        return self.pipe.tokenizer
+
     @property
     def _row(self) -> int:
         """Tokens that stand in one row of the text encoders' input."""
@@ -210,6 +228,10 @@ class PipelineFamily(ReadingFamily):
         if not distinct:
             return
         unconditional = self.unconditional()
+        try:
+            self._check_length(distinct)
+        except ConceptError as error:  # drawn all the same, as the stock pipeline does
+            warnings.warn(str(error), ExciseWarning, stacklevel=2)
         # Where padding changes the picture, every prompt is encoded at its own length.
         whole = self.condition(distinct) if self.pads_text else None
         row = {prompt: i for i, prompt in enumerate(distinct)}

@@ -45,6 +45,10 @@ class PixArt(PipelineFamily):
             )
 
     @property
+    def _read_width(self) -> int | None:
+        return int(self.denoiser.config.caption_channels)
+
+    @property
     def text_width(self) -> int:
         return int(self.denoiser.config.cross_attention_dim)
 

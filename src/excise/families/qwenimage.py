@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ class QwenImage(QwenFamily):
     draws_with = "QwenImagePipeline"
     text_modules = ("txt_norm",)
     doors = ("txt_in",)
+    arguments = MappingProxyType(
+        {"prompt_embeds": "encoder_hidden_states", "prompt_embeds_mask": "encoder_hidden_states_mask"}
+    )
     encode_batch = 32  # the pipeline keeps all layers of all rows
 
     def __init__(self, pipe: Any) -> None:
@@ -85,16 +89,6 @@ class QwenImage(QwenFamily):
             img_shapes=[[(1, height // 2, width // 2)]] * b,
         ).sample
         return unpacked(output, height, width)
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "prompt_embeds_mask": condition.inputs["encoder_hidden_states_mask"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_prompt_embeds_mask": unconditional.inputs["encoder_hidden_states_mask"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }
 
     def _guidance(self, scale: float) -> dict[str, Any]:
         """As in the base class; without guidance the pipeline complains of a negative prompt."""

@@ -36,6 +36,29 @@ class ReadingFamily(Family):
 
     def __init__(self, pipe: Any) -> None:
         self.pipe: Any = pipe
+        self._check_width()
+
+    def _check_width(self) -> None:
+        """Refuse a text encoder that does not belong to the denoiser.
+
+        Raises:
+            ModelError: its states are of another width than the denoiser reads.
+        """
+        name = self.encoder_names[-1]
+        encoder, expected = getattr(self.pipe, name, None), self._read_width
+        if encoder is None or expected is None:
+            return
+        given = int(encoder.config.get_text_config().hidden_size)
+        if given != expected:
+            raise ModelError(
+                f"the denoiser reads states of width {expected}, and those of the '{name}' are {given} wide; load "
+                "the text encoder that came with the model."
+            )
+
+    @property
+    def _read_width(self) -> int | None:
+        """Width of the last text encoder's states as the denoiser reads them; None where it reads something else."""
+        return None
 
     @property
     def denoiser(self) -> Any:
@@ -66,6 +89,10 @@ class ReadingFamily(Family):
             raise ModelError(
                 f"the pipeline was loaded without its '{name}' ({name}=None), which this needs; load it with it. "
                 "Applying and removing an edit of the denoiser alone needs none."
+            )
+        if self.tokenizers[name] is None:
+            raise ModelError(
+                f"the pipeline was loaded without the tokenizer of its '{name}', which this needs; load it with it."
             )
 
     @property

@@ -49,6 +49,10 @@ class Sana(PipelineFamily):
         self._cut = max(0, len(pipe.tokenizer(self._before).input_ids) - 2) if fits else 0
 
     @property
+    def _read_width(self) -> int | None:
+        return int(self.denoiser.config.caption_channels)
+
+    @property
     def text_width(self) -> int:
         return int(self.denoiser.config.cross_attention_dim)
 

@@ -11,6 +11,7 @@ itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ class StableDiffusion3(TransformerFamily):
     optional_encoders = ("text_encoder_3",)
     draws_with = "StableDiffusion3Pipeline"
     doors = ("context_embedder",)
+    arguments = MappingProxyType(
+        {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
+    )
     pooled_door = "time_text_embed.text_embedder.linear_1"
     encode_batch = 16  # T5 reads every row of 256, padding included
 
@@ -88,6 +92,12 @@ class StableDiffusion3(TransformerFamily):
         spans = subject_spans(self.pipe.tokenizer_3, texts, subjects, self._padded_tokens, start=0)
         return Further(begin, *(column + begin for column in spans))
 
+    def _check_length(self, texts: Sequence[str]) -> None:
+        if "text_encoder_3" in self.text_encoders:  # which reads what the CLIPs cut off
+            subject_spans(self.pipe.tokenizer_3, texts, None, self._padded_tokens, start=0)
+        else:
+            super()._check_length(texts)
+
     def unconditional(self) -> Condition:
         return self.condition([""])
 
@@ -105,13 +115,3 @@ class StableDiffusion3(TransformerFamily):
     def _predict(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         output: Tensor = self.denoiser(latents, timestep=timestep, **condition.inputs).sample
         return output
-
-    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
-        return {
-            "prompt_embeds": condition.inputs["encoder_hidden_states"],
-            "pooled_prompt_embeds": condition.inputs["pooled_projections"],
-            "negative_prompt_embeds": unconditional.inputs["encoder_hidden_states"],
-            "negative_pooled_prompt_embeds": unconditional.inputs["pooled_projections"],
-            "height": self.image_size,
-            "width": self.image_size,
-        }

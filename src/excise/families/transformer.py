@@ -33,6 +33,7 @@ class TransformerFamily(PipelineFamily):
         streams: what the blocks of a part of the network read (`WeightMap.source`), by the first word of their paths,
             where their layers do not tell.
         longest: number of tokens that the pipeline takes of a prompt by default, with what it puts around it.
+        arguments: by the pipeline's name of an argument that a prompt is drawn from, the denoiser's name of that input.
         packs: whether the transformer is given rows of 2 x 2 patches of latents.
     """
 
@@ -40,8 +41,13 @@ class TransformerFamily(PipelineFamily):
     doors: tuple[str, ...]
     pooled_door: str = ""
     streams: Mapping[str, str] = MappingProxyType({})
+    arguments: Mapping[str, str] = MappingProxyType({"prompt_embeds": "encoder_hidden_states"})
     longest: int = 512
     packs: bool = False
+
+    @property
+    def _read_width(self) -> int | None:
+        return self.text_width
 
     @property
     def text_width(self) -> int:
@@ -134,6 +140,11 @@ class TransformerFamily(PipelineFamily):
         states = read[last].to(self.device, computes_in(self.denoiser))
         normed: Tensor = module_in(self.denoiser, self.text_modules[-1])(states)
         return normed
+
+    def _call(self, condition: Condition, unconditional: Condition) -> dict[str, Any]:
+        own = {name: condition.inputs[given] for name, given in self.arguments.items()}
+        negative = {f"negative_{name}": unconditional.inputs[given] for name, given in self.arguments.items()}
+        return {**own, **negative, "height": self.image_size, "width": self.image_size}
 
     def door_maps(self) -> list[WeightMap]:
         return [WeightMap(p.path, p.path, "door", p.role) for p in self.projections("ep")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.errors import ModelError
-from excise.families import architectures
+from excise.families import architectures, quantised
 
 
 def from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> Any:
@@ -19,7 +19,8 @@ def from_folder(path: Path, variant: str | None, options: dict[str, Any]) -> Any
             path, variant=variant, local_files_only=True, use_safetensors=True, **options, **absent_parts(path)
         )
     except Exception as error:
-        raise ModelError(f"cannot read the model in {path}: {first_line(error)}") from error
+        why = quantised.told_by_config(path) or first_line(error)
+        raise ModelError(f"cannot read the model in {path}: {why}") from error
 
 
 def absent_parts(path: Path) -> dict[str, None]:

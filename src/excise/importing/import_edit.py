@@ -27,6 +27,7 @@ from excise.errors import ConceptError, ExciseWarning, WrongBaseError
 from excise.families.base import Family
 from excise.families.load import as_family
 from excise.importing.adapters import is_adapter, read_adapter
+from excise.importing.base_model import told_family
 from excise.importing.files import read
 from excise.importing.names import Names
 from excise.importing.weights import differences, match_names, nearly_all_differ
@@ -68,12 +69,12 @@ def import_edit(
     """
     path, family = Path(path), as_family(model)
     state, metadata = read(path)
-    ours = None if concepts else _own_record(path, metadata)
-    if ours is not None and ours.base.family != family.name:
-        raise WrongBaseError(
-            f"{path} was made for a model of the family '{ours.base.family}', and this one is of '{family.name}'; give "
-            f"the model that it was made for ({ours.base.model})."
-        )
+    ours = _own_record(path, metadata)
+    _check_made_for(path, ours, metadata, family)
+    if concepts:
+        ours = None  # the caller says what it erases
+    elif ours is None:
+        raise ConceptError(f"{path} does not say what it erases; name that with --concept.")
     given = [c.concept() for c in ours.concepts] if ours else as_concepts(concepts, kind)
     targets = [guess_kind(c, kind, naming_vocabulary(None, family)) for c in given]
     change = _change(path, state, metadata, family)
@@ -100,19 +101,37 @@ def import_edit(
     return Edit(record, (), change.modules)
 
 
-def _own_record(path: Path, metadata: Mapping[str, str]) -> EditRecord:
-    """Return the record that an export carries.
+def _own_record(path: Path, metadata: Mapping[str, str]) -> EditRecord | None:
+    """Return the record that an export carries, if it carries one that names concepts.
 
     Raises:
-        ConceptError: it carries none, so that nothing names what it erases.
         EditFileError: it cannot be read.
     """
     mark = path / MARK
     text = mark.read_text(encoding="utf-8") if mark.is_file() else metadata.get(RECORD)
     record = parse(path, text, None)[0] if text else None
-    if record is None or not record.concepts:
-        raise ConceptError(f"{path} does not say what it erases; name that with --concept.")
-    return record
+    return record if record is not None and record.concepts else None
+
+
+def _check_made_for(path: Path, ours: EditRecord | None, metadata: Mapping[str, str], family: Family) -> None:
+    """Refuse an export of an edit for another family; warn where another program's file names another model.
+
+    Raises:
+        WrongBaseError: see there.
+    """
+    if ours is not None and ours.base.family != family.name:
+        raise WrongBaseError(
+            f"{path} was made for a model of the family '{ours.base.family}', and this one is of '{family.name}'; give "
+            f"the model that it was made for ({ours.base.model})."
+        )
+    told = told_family(metadata) if ours is None else None
+    if told is not None and told[0] != family.name:
+        warnings.warn(
+            f"{path} says that it was made for {told[1]}, and this model is of the family '{family.name}', on which it "
+            "may do something else; give the model that it was made for.",
+            ExciseWarning,
+            stacklevel=3,
+        )
 
 
 def _change(path: Path, state: dict[str, Tensor], metadata: dict[str, str], family: Family) -> _Change:

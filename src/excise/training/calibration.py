@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from excise.support.progress import part_of
@@ -12,12 +12,13 @@ from excise.training.config import KEEP
 from excise.training.loop import State
 from excise.training.probes import Preview, Rates
 
+ROUNDING = 1e-9
 TIE = 0.01  # scores within it count as equal
 CLEAR = 0.5  # of the target's pictures that show something else: such a tie goes first
 ENOUGH = 0.95  # erased, under the rules "constrained" and "kept"
 Say = Callable[[str, float, int], None]
 Rule = Literal["hmean", "constrained", "kept", "last"]
-Tie = Literal["middle", "early", "late"]
+Tie = Literal["middle", "early", "late", "clear"]
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,21 @@ def calibrate(
         adapter.load(state)
         curve.append(Point(step, preview.rates(preview.draw(part_of(say, "calibrating", i, len(states))))))
     say("calibrating", len(states), len(states))
-    step = choose(curve, rule, tie, keep)
+    step = choose(curve, rule, tie, keep, sum(p.role == "target" for p in preview.probes))
     adapter.load(states[step])
     return step, curve
 
 
-def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float = KEEP) -> int:
+def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float = KEEP, pictures: int = 0) -> int:
     """The step that a rule picks from a curve.
 
     hmean: the largest harmonic mean of erase, related and unrelated. constrained: the largest retain among those that
     erase enough, else as hmean. kept: the latest of those that retain `keep` on either side, of these one that erases
     enough where there is any; where none does, the one that retains most on average. last: the last one. Of a tie under
-    the first two rules the earliest, the latest, or the middle, see `_best`.
+    the first two rules the earliest, the latest, the middle or the clearest, see `_best` and `_clearest`.
+
+    Args:
+        pictures: of targets, by which erase was rated.
     """
     if rule == "last":
         return curve[-1].step
@@ -69,7 +73,24 @@ def choose(curve: Sequence[Point], rule: Rule, tie: Tie = "middle", keep: float 
     enough = [p for p in curve if p.rates.erase >= ENOUGH]
     if rule == "constrained" and enough:
         return _best(enough, [p.rates.retain for p in enough], tie)
+    if tie == "clear":
+        return _clearest(curve, pictures)
     return _best(curve, [p.rates.score for p in curve], tie)
+
+
+def _clearest(curve: Sequence[Point], pictures: int) -> int:
+    """Of those that one target's picture parts from the best, the one whose target pictures most often show something.
+
+    A single picture that comes back or goes is chance; what the others show instead tells how far a target is gone. Of
+    equals the latest.
+
+    Args:
+        pictures: of targets, by which erase was rated.
+    """
+    best = max(curve, key=lambda p: p.rates.score)
+    lost = replace(best.rates, erase=max(0.0, best.rates.erase - 1 / max(1, pictures)))
+    tied = [p for p in curve if p.rates.score >= lost.score - ROUNDING]
+    return max(tied, key=lambda p: (p.rates.instead, p.step)).step
 
 
 def _best(curve: Sequence[Point], scores: Sequence[float], tie: Tie) -> int:

@@ -56,10 +56,11 @@ class TrainedConfig(Settings):
         "the target and far from it, that must stay right.",
     )
 
-    tie: Literal["middle", "early", "late"] = Field(
+    tie: Literal["middle", "early", "late", "clear"] = Field(
         "middle",
         description="Of checkpoints that tie: the middle one, and first of those whose target pictures show something "
-        "by name; or the earliest; or the latest.",
+        "by name; or the earliest; or the latest; or (clear) of all within one picture of the best the one whose "
+        "target pictures show something by name most often.",
     )
 
     def plan(self, steps: int | None = None) -> Plan:

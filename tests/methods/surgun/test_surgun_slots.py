@@ -22,6 +22,7 @@ from excise.families.noising import noising
 from excise.methods.base import Context
 from excise.methods.trained.surgun.competition import Competition, Retained
 from excise.methods.trained.surgun.distractors import choose
+from excise.methods.trained.surgun.slots import draw_slots
 from excise.training.pictures import Sampling
 
 
@@ -165,3 +166,13 @@ def test_what_was_erased_before_does_not_compete(any_pipe):
     with erase(any_pipe, gone, "uce").apply(any_pipe):
         assert not set(gone) & set(distractors())
     assert distractors() == gone
+
+
+def test_pictures_stand_in_all_of_the_targets_prompts(make):
+    """Where there are more prompts than pictures, evenly over them; the first ones alone would leave contexts out."""
+    family = family_of(make("sd"))
+    templates = [f"{{}} number {i}" for i in range(12)]
+    slots = draw_slots(family, ["cat"], ["dog"], templates, 4, Sampling(2, 1.0), scorer=None, seed=0)
+    assert slots.prompts == [f"cat number {i}" for i in (0, 3, 6, 9)]
+    slots = draw_slots(family, ["cat"], ["dog"], templates[:2], 5, Sampling(2, 1.0), scorer=None, seed=0)
+    assert slots.prompts == [f"cat number {i % 2}" for i in range(5)]

@@ -14,6 +14,7 @@ from excise.errors import ConceptError
 from excise.families.base import Family, Progress
 from excise.families.conditions import Condition
 from excise.judges.base import OpenJudge
+from excise.support.selection import evenly
 from excise.training.pictures import Sampling, picture_seed
 
 TRIES = 3
@@ -80,7 +81,8 @@ def draw_slots(
         ConceptError: the model hardly draws the target, by the scorer's eyes. UnseenError: or some distractors.
     """
     names = [words[0], *distractors]
-    chosen = [templates[i % len(templates)] for i in range(count)]
+    spread = evenly(templates, count)  # of all that a target stands in, where there are more of them than slots
+    chosen = [spread[i % len(spread)] for i in range(count)]
     prompts = {name: [fill([t], name)[0] for t in chosen] for name in distractors}
     prompts[words[0]] = [fill([t], words[i % len(words)])[0] for i, t in enumerate(chosen)]
     wanted = [(k, s) for k in range(len(names)) for s in range(count)]
