@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 
 import pytest
 import torch
@@ -68,6 +70,24 @@ def test_a_file_with_scales_is_refused(folder, tmp_path):
     save_file(state, tmp_path / "one.safetensors")
     with pytest.raises(ModelError, match="one.safetensors holds '.*scale_weight'"):
         check_model(tmp_path / "one.safetensors", config=folder)
+
+
+def test_the_parts_beside_a_file_are_looked_at_but_for_the_one_that_it_holds(folder, tmp_path):
+    state = load_file(next((folder / "transformer").glob("*.safetensors")))
+    save_file(state, tmp_path / "one.safetensors")
+    shutil.rmtree(folder / "transformer")
+    check_model(tmp_path / "one.safetensors", config=folder)
+    rewritten(folder / "text_encoder", eight_bits("{1}.scales", torch.int8))
+    with pytest.raises(ModelError, match="the 'text_encoder' in .* holds '"):
+        check_model(tmp_path / "one.safetensors", config=folder)
+
+
+def test_a_model_of_the_hub_is_looked_at_when_it_is_here(folder, monkeypatch):
+    module = sys.modules["excise.families.load"]  # as an attribute of the package it is the function
+    monkeypatch.setattr(module, "cached", lambda *_: folder)
+    rewritten(folder / "text_encoder", eight_bits("{1}.scales", torch.int8))
+    with pytest.raises(ModelError, match="the 'text_encoder' in .* holds '"):
+        load("org/name", device="cpu", whole=False)
 
 
 def test_names_that_only_look_like_scales_are_read(folder):

@@ -82,6 +82,8 @@ def load(
                 family_of(pipe).complete()
         elif not whole:
             folder = path if path.exists() else cached(name, hub, local_files_only)
+            if not path.exists():
+                quantised.check_folder(folder)
             pipe = _with_weights_in_files(folder, name, variant, config, options["dtype"], where)
         if pipe is None:
             pipe = _whole(name, path, config, local_files_only, hub, options)

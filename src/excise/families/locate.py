@@ -236,6 +236,8 @@ def _check_beside(path: Path, family: str, config: str | Path | None) -> None:
             f"{path} holds a transformer of {title}, and --config {config} is a model of "
             f"{f'the family {own}' if own else 'no family that excise knows'}; give a diffusers folder of {title}."
         )
+    if Path(config).is_dir():
+        quantised.check_folder(Path(config), without="transformer")
 
 
 def pipeline_class(path: Path) -> str:

@@ -48,16 +48,21 @@ def check_file(path: Path) -> None:
         raise ModelError(_refusal(str(path), name))
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, without: str | None = None) -> None:
     """Refuse a diffusers folder of which a part that is read lacks its folder, is in GGUF, or is quantised by scales.
 
     A part whose own configuration says how it is quantised is left to its library (`told_by_config`).
+
+    Args:
+        without: a part that is read from elsewhere.
 
     Raises:
         ModelError: it is so; the message names the part.
     """
     for name in parts_of(folder):
         part = folder / name
+        if name == without:
+            continue
         if not part.is_dir():
             raise ModelError(
                 f"{folder} has no folder '{name}', which its model_index.json names; copy or download that part too."

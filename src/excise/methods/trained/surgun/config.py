@@ -28,6 +28,7 @@ class SurgUnConfig(TrainedConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": _CANVAS,
         "canvas-flux": {**_CANVAS, "steps": 160},  # its styles go later than its objects
+        "canvas-zimage": {**_CANVAS, "steps": 160, "tie": "clear"},
     }
 
     modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
