@@ -56,8 +56,9 @@ class Flux2(TransformerFamily):
         self._layers: tuple[int, ...] = call["text_encoder_out_layers"].default
         self._check_layers()
 
-    def _check_width(self) -> None:
-        """Nothing: a row is several layers of the text encoder, which are known later (`_check_layers`)."""
+    @property
+    def _read_width(self) -> int | None:
+        return None  # a row is several layers of the text encoder, see `_check_layers`
 
     def _check_layers(self) -> None:
         """Refuse a text encoder that does not belong to the transformer."""

@@ -176,10 +176,7 @@ def check_model(
         _check_folder(path, variant)
     elif path.is_file():
         if path.suffix.lower() == ".gguf":
-            raise ModelError(
-                f"{path} is quantised (GGUF), and is not read here; erase on the model as it is without that, "
-                f"{quantised.BESIDE}"
-            )
+            raise quantised.gguf(str(path))
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"{path} is no model; expected a .safetensors file, a diffusers folder or a hub id.")
         family = architectures.family_of_file(path)

@@ -24,7 +24,7 @@ from excise.families.partial import Source, leave_unread, place_modules, source_
 from excise.families.streaming import check_fits
 from excise.families.tensors import TensorFiles
 from excise.families.transformer_files import weights_in
-from excise.families.whole import absent_parts
+from excise.families.whole import absent_parts, first_line
 
 _ORIGINAL = "model.diffusion_model."  # before the names of the UNet in a single file
 
@@ -253,8 +253,8 @@ def _beside(kind: Any, folder: Path, opening: Opening, file: Path) -> Any:
             network = kind.from_single_file(str(file), local_files_only=True, **options)
         except Exception as error:  # of a converter that looks for what is not there
             raise ModelError(
-                f"{file} cannot be read as the transformer in {folder} ({str(error).splitlines()[0]}); a weight may be "
-                "missing. Copy the file again, or give --config the folder of the same variant."
+                f"{file} cannot be read as the transformer in {folder}: {first_line(error)} A weight may be missing; "
+                "copy the file again, or give --config the folder of the same variant."
             ) from error
         missing = [name for name, weight in network.named_parameters() if weight.is_meta]
         if missing:

@@ -33,7 +33,8 @@ def sign_of_scales(tensors: Mapping[str, Entry]) -> str | None:
     """
     for name, entry in sorted(tensors.items()):
         matrix = entry.dtype in _INTEGERS and len(entry.shape) > 1
-        if matrix or _SCALES.fullmatch(name) or name.removesuffix("_scale") in tensors.keys() - {name}:
+        beside = name.endswith("_scale") and name.removesuffix("_scale") in tensors
+        if matrix or beside or _SCALES.fullmatch(name):
             return name
     return None
 
@@ -71,13 +72,17 @@ def check_folder(folder: Path, without: str | None = None) -> None:
             continue
         files = sorted(part.glob("*.safetensors"))
         if not files and any(part.glob("*.gguf")):
-            raise ModelError(
-                f"the '{name}' in {folder} is quantised (GGUF), and is not read here; erase on the model as it is "
-                f"without that, {BESIDE}"
-            )
+            raise gguf(f"the '{name}' in {folder}")
         for file in files:
             if (tensor := sign_of_scales(model_header(file).tensors)) is not None:
                 raise ModelError(_refusal(f"the '{name}' in {folder}", tensor))
+
+
+def gguf(where: str) -> ModelError:
+    """The error for weights in GGUF; `where` begins its sentence."""
+    return ModelError(
+        f"{where} is quantised (GGUF), and is not read here; erase on the model as it is without that, {BESIDE}"
+    )
 
 
 def told_by_config(folder: Path) -> str | None:
