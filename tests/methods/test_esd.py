@@ -21,7 +21,8 @@ from excise.methods.base import Context
 from excise.methods.trained.esd import ESD, goal
 from excise.methods.trained.esd_config import ESDConfig
 from excise.training.adapters import Adapter
-from excise.training.blocks import Trajectories, empty_prompt, prompts_of
+from excise.training.blocks import empty_prompt, prompts_of
+from excise.training.sources import Kept, Trajectories
 
 SMALL = {"steps": 2, "lr": 1e-2, "batch": 2, "sampler_steps": 4}
 
@@ -39,6 +40,10 @@ class Said:
     @staticmethod
     def teacher(prompts: float) -> torch.Tensor:
         return torch.tensor([prompts])
+
+    @staticmethod
+    def teachers(*prompts: float) -> list[torch.Tensor]:
+        return [torch.tensor([p]) for p in prompts]
 
 
 def test_the_target_by_hand_and_the_two_programs_apart_by_one():
@@ -195,7 +200,7 @@ def test_the_text_encoders_loss_is_that_of_the_formula(any_pipe):
             for p in weights.parameters.values():
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
         prompts = prompts_of(weights, ["a cat", "cat"])
-        source = Trajectories(weights, [prompts], [prompts], empty_prompt(weights), None, 2, "student", 4, 3.0)
+        source = Trajectories(weights, [prompts], [prompts], empty_prompt(weights), Kept(), 2, "student", 4, 3.0)
         batch = source.batch(torch.Generator().manual_seed(0))
         loss = ESD().loss(batch, config)
         texts = [["a cat", "cat"][i] for i in batch.concept.rows]

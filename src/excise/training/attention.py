@@ -62,6 +62,15 @@ def captured(family: Family, layers: Sequence[str]) -> Iterator[Capture]:
         yield capture
 
 
+def reading_layers(family: Family) -> list[str]:
+    """The layers of cross-attention, by path without the name of a map.
+
+    Raises:
+        ModelError: the family has none.
+    """
+    return list(dict.fromkeys(m.path.rpartition(".to_")[0] for m in family.maps("cross_kv")))
+
+
 class JointCapture:
     """How the picture read the text in the latest pass, by layer: (B, heads, N, L), with gradients.
 

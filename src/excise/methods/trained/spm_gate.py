@@ -1,0 +1,155 @@
+"""SPM's facilitated transport at work: adapters that open only for prompts that are near their concept.
+
+    gamma(p) = max( (cos(E(p), E(c)) - floor) / (1 - floor), |tokens of p and of c| / |tokens of c| ),    within 0 and 1
+
+E is the pooled state of the first CLIP encoder. The floor is the largest cosine of a prompt that is to be retained, so
+that the gate is shut for all of these; the published program has none, and is never quite shut (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from excise.edits.deltas import LowRank
+from excise.edits.hooks import Hook, tensor_of
+from excise.errors import WrongBaseError
+from excise.families.attached import Attaching
+from excise.families.base import Family
+from excise.families.fingerprints import row_key
+
+REMEMBERED = 65536  # prompts whose gate a hook knows
+PAD = -1.0  # behind the tokens of a name
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PromptGate(Hook):
+    """Low-rank changes of maps, each scaled by the gate of the prompt that is drawn.
+
+    Attributes:
+        factors: by path.
+        states: (n, d) pooled states of the concept's names. tokens: (n, k) their token numbers, `PAD` behind them.
+        floor: cosine up to which the gate is shut.
+    """
+
+    kind: ClassVar[str] = "spm"
+
+    factors: Mapping[str, LowRank]
+    states: Tensor
+    tokens: Tensor
+    floor: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        every = {f"{path}.{name}": getattr(f, name) for path, f in self.factors.items() for name in ("a", "b")}
+        return {
+            n: t.detach().float().cpu() for n, t in (every | {"states": self.states, "tokens": self.tokens}).items()
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return {"paths": sorted(self.factors), "floor": self.floor}
+
+    @classmethod
+    def build(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> PromptGate:
+        if set(settings) != {"paths", "floor"}:
+            raise ValueError(f"the settings of the hook 'spm' are {sorted(settings)}, expected floor and paths")
+        floor = settings["floor"]
+        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not -1 <= floor < 1:
+            raise ValueError(f"the floor of the hook 'spm' is {floor!r}, expected a number from -1 to below 1")
+        factors = {}
+        for path in map(str, settings["paths"]):
+            a = tensor_of(tensors, f"{path}.a", (None, None))
+            factors[path] = LowRank(tensor_of(tensors, f"{path}.b", (None, len(a))), a)
+        states = tensor_of(tensors, "states", (None, None))
+        return cls(
+            factors=factors,
+            states=states,
+            tokens=tensor_of(tensors, "tokens", (len(states), None)),
+            floor=float(floor),
+        )
+
+    def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
+        family.check_encoders()
+        name = next(iter(family.text_encoders))
+        gate = _Gate(self, len(family.text_encoders))
+        attaching.after(family.text_encoders[name], gate.remember)
+        attaching.before(family.denoiser, gate.open)
+        for path, factor in self.factors.items():
+            layer: Any = family.module(path)
+            if tuple(layer.weight.shape) != (factor.b.shape[0], factor.a.shape[1]):
+                raise WrongBaseError(
+                    f"the edit's change of '{path}' is {factor.b.shape[0]} x {factor.a.shape[1]} and the map "
+                    f"{tuple(layer.weight.shape)}; erase again on this model."
+                )
+            attaching.after(layer, partial(gate.add, factor, strength))
+
+    def opened(self) -> Mapping[str, LowRank]:
+        """The changes of weights that it makes where it is fully open."""
+        return self.factors
+
+
+def gate_of(pooled: Tensor, ids: Tensor, states: Tensor, tokens: Tensor, floor: float) -> Tensor:
+    """(B,) gamma of prompts.
+
+    Args:
+        pooled: (B, d). ids: (B, L) token numbers. states, tokens, floor: as of `PromptGate`.
+    """
+    cosine = F.normalize(pooled.float(), dim=-1) @ F.normalize(states.float(), dim=-1).mT  # (B, n)
+    near = ((cosine - floor) / (1 - floor)).amax(dim=1)
+    own = tokens != PAD
+    there = (ids.float()[:, None, :, None] == tokens[None, :, None, :]).any(dim=2)  # (B, n, k)
+    shared = (there & own).sum(dim=2) / own.sum(dim=1).clamp(min=1)
+    return torch.maximum(near, shared.amax(dim=1)).clamp(0, 1)
+
+
+class _Gate:
+    """The gate at work on one model: it knows the prompts that the text encoder has read."""
+
+    def __init__(self, hook: PromptGate, encoders: int) -> None:
+        self._hook, self._encoders = hook, encoders
+        self._known: dict[bytes, float] = {}
+        self._scale: Tensor | None = None
+
+    def remember(self, encoder: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """A hook on the first text encoder: the gate of every prompt that it reads."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        states = output[0] if self._encoders == 1 else (output.hidden_states or [None, None])[-2]
+        if ids is None or states is None:
+            return
+        pooled = output.pooler_output if "pooler_output" in output else output.text_embeds
+        where = pooled.device
+        gates = gate_of(
+            pooled, ids.to(where), self._hook.states.to(where), self._hook.tokens.to(where), self._hook.floor
+        )
+        for row, gate in zip(states.detach(), gates.tolist(), strict=True):
+            self._known[row_key(row)] = gate
+            if len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
+
+    def open(self, denoiser: Any, args: Any, kwargs: Any) -> None:
+        """A hook before the denoiser: the gate of each row; open where the prompt is unknown, as learnt states are."""
+        states = kwargs.get("encoder_hidden_states")
+        if states is None:
+            self._scale = None
+            return
+        width = self._hook.states.shape[1] if self._encoders > 1 else states.shape[-1]
+        gates = [self._gate(row[:, :width]) for row in states.detach()]
+        self._scale = torch.tensor(gates, device=states.device)
+
+    def _gate(self, row: Tensor) -> float:
+        """The gate of a prompt's states (L, d); shut for zeros, which stand for no prompt at all (SDXL)."""
+        return self._known.get(row_key(row), 1.0) if bool(row.any()) else 0.0
+
+    def add(self, factor: LowRank, strength: float, layer: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        """A map's output with its change, scaled row by row."""
+        rows = args[0].float()
+        change = F.linear(F.linear(rows, factor.a.to(rows)), factor.b.to(rows))
+        scale = torch.ones(len(rows)) if self._scale is None else self._scale
+        if len(scale) != len(rows):  # several rows of a picture, as of heads, one behind the other
+            scale = scale.repeat_interleave(len(rows) // len(scale))
+        return output + (strength * scale.to(change).view(-1, *(1,) * (change.dim() - 1)) * change).to(output)
