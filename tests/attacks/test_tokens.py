@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from attack_runs import arena_of
+from dits import FIRST
 from torch.testing import assert_close
 
 from excise.attacks.tokens import condition_on, lexicon, mixed_embeddings, one_hot
@@ -11,8 +13,9 @@ from excise.attacks.unlearndiffatk import to_simplex
 from excise.families import family_of
 
 
-def test_vectors_in_a_prompt_are_the_words_they_stand_for(any_pipe):
-    family = family_of(any_pipe)
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sana", *FIRST.values()])
+def test_vectors_in_a_prompt_are_the_words_they_stand_for(make, kind):
+    family = family_of(make(kind))
     known = lexicon(family, ["cat"], ["a cat"])
     assert "cat" not in known.words
     assert known.placeholder not in known.words

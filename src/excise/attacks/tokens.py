@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from excise.attacks.base import AttackError
 from excise.concepts.concept import normalise_name
 from excise.families.base import Family
 from excise.families.conditions import Condition
+from excise.families.roles import token_tables
 
 MIN_WORDS = 50  # to search among
 NEUTRAL_WORD = "a"
@@ -72,11 +73,13 @@ def lexicon(family: Family, banned: Sequence[str] = (), avoid: Sequence[str] = (
     if len(words) < MIN_WORDS:
         raise AttackError(f"the tokenizer has only {len(words)} words of one token; a search needs {MIN_WORDS}.")
     used = {w for prompt in avoid for w in prompt.lower().split()}
+    around = _of_the_empty_prompt(family)
+    used |= {w for w in words if any(tokens[w] in around[name] for name, tokens in ids.items())}
     placeholder = next(w for w in reversed(words) if w not in used)
     words.remove(placeholder)
     rows = {}
     for name, encoder in family.text_encoders.items():
-        table: Any = encoder.get_input_embeddings()  # type: ignore[operator]
+        table: Any = token_tables(encoder)[0]
         with torch.no_grad():  # call the layer rather than read its weight, because some layers scale what they return
             rows[name] = table(torch.tensor([ids[name][w] for w in words], device=table.weight.device)).float().cpu()
     return Lexicon(words, rows, placeholder, {n: tokens[placeholder] for n, tokens in ids.items()}, words_first(family))
@@ -131,11 +134,30 @@ def _embedded(family: Family, lexicon: Lexicon, vectors: Mapping[str, Tensor]) -
 
         return replace_rows
 
+    with _on_tables(family, hook):
+        yield
+
+
+@contextmanager
+def _on_tables(family: Family, hook: Callable[[str], Any]) -> Iterator[None]:
+    """Inside the block, `hook` of an encoder's name is a forward hook on its token table."""
     with ExitStack() as stack:
         for name, encoder in family.text_encoders.items():
-            table: Any = encoder.get_input_embeddings()  # type: ignore[operator]
-            stack.callback(table.register_forward_hook(hook(name)).remove)
+            for table in token_tables(encoder):
+                stack.callback(table.register_forward_hook(hook(name)).remove)
         yield
+
+
+def _of_the_empty_prompt(family: Family) -> dict[str, set[int]]:
+    """By text encoder, the tokens that stand around every prompt, as those of a chat template do."""
+    seen: dict[str, set[int]] = {name: set() for name in family.text_encoders}
+
+    def hook(name: str) -> Any:
+        return lambda module, inputs, output: seen[name].update(inputs[0].flatten().tolist())
+
+    with _on_tables(family, hook), torch.no_grad():
+        family.live_condition([""])
+    return seen
 
 
 def mixed_embeddings(lexicon: Lexicon, weights: Tensor) -> dict[str, Tensor]:

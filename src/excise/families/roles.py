@@ -70,19 +70,27 @@ def layer_maps(path: str, layer: Any, source: str) -> Iterator[WeightMap]:
 def encoder_maps(encoders: Mapping[str, Any]) -> Iterator[WeightMap]:
     """The linear maps and the token tables of text encoders, by name.
 
-    Paths leave out the level `text_model`, as those of edits do (see `module_in`).
+    Paths leave out the level `text_model`, as those of edits do (see `module_in`). A token table that is also read by
+    another module (T5's) is left out: new weights in one of them would not reach the other.
     """
     for name, encoder in encoders.items():
-        table = bare(encoder).get_input_embeddings()
+        tables = token_tables(encoder)
         for inner, module in walk(encoder):
             path = f"{name}.{inner.removeprefix('text_model.')}"
             match = _ENCODER_BLOCK.match(path)
             block = match.group() if match else name
-            if module is bare(table):
+            if tables == [module]:
                 yield WeightMap(path, block, "text", "embedding")
             elif isinstance(module, nn.Linear):
                 parts = (part for part, pattern in _ENCODER_PARTS.items() if pattern.search(path))
                 yield WeightMap(path, block, "text", next(parts, "other"))
+
+
+def token_tables(encoder: Any) -> list[nn.Module]:
+    """The token table of a text encoder, and what else holds the same weight: T5 reads by one of its own."""
+    table = bare(bare(encoder).get_input_embeddings())
+    tied = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight]
+    return [table, *(m for m in tied if m is not table)]
 
 
 def _descend(layer: Any, child: str) -> Any:
