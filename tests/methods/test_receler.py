@@ -73,7 +73,7 @@ def test_the_adversary_learns_states_behind_the_words_alone(pipe):
     config, problem, weights = rounds_of(family)
     with weights:
         batch = source_of(problem, config, weights, Material(), located=True).batch(torch.Generator().manual_seed(0))
-        adversary = Adversary(3, 0.1)
+        adversary = Adversary(3, 1e-3)
         with torch.no_grad():
             for p in weights.parameters.values():
                 p.add_(0.1)

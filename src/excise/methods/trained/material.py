@@ -108,6 +108,16 @@ def prompts_about(problem: TrainingProblem, weights: Weights, kind: str, names: 
     return prompts_of(weights, texts, [name for name in names for _ in problem.templates[kind]])
 
 
+def spread(texts: Sequence[str], count: int) -> list[str]:
+    """`count` of the texts: evenly spaced ones where there are more, all of them again and again where there are fewer.
+
+    So pictures reach every word and every template of a target, however few they are.
+    """
+    if count <= len(texts):
+        return evenly(texts, count)
+    return [texts[i % len(texts)] for i in range(count)]
+
+
 def drawn(problem: TrainingProblem, config: DistilledConfig) -> Material:
     """Draw the pictures that the settings ask for, with the untouched model."""
     latents = [_pictures_of(problem, config, c) for c in problem.concepts] if config.by == "images" else []
@@ -116,13 +126,13 @@ def drawn(problem: TrainingProblem, config: DistilledConfig) -> Material:
     captions = evenly([*problem.retain] or [""], config.pictures)
     if config.retain_on == "anchor":
         texts = [p for c in problem.concepts for p in anchored(problem, c)]
-        captions = [texts[i % len(texts)] for i in range(config.pictures)]
+        captions = spread(texts, config.pictures)
     return Material(latents, _latents(problem, captions, "kept"), captions)
 
 
 def _pictures_of(problem: TrainingProblem, config: DistilledConfig, concept: Concept) -> Tensor:
     texts = filled(problem, concept, concept.words) if config.shown == "target" else anchored(problem, concept)
-    return _latents(problem, [texts[i % len(texts)] for i in range(config.pictures)], "shown", concept.name)
+    return _latents(problem, spread(texts, config.pictures), "shown", concept.name)
 
 
 def _latents(problem: TrainingProblem, prompts: Sequence[str], *of: str) -> Tensor:
@@ -150,17 +160,15 @@ def source_of(
         source = trajectories(problem, config, weights, located, material)
         return source if average is None or config.by != "mean" else replace(source, sampled_with=average.in_force)
 
-    def each(texts: Sequence[str]) -> list[str]:
-        return [texts[i % len(texts)] for i in range(config.pictures)]
-
     concepts = []
     for c in problem.concepts:
-        words = each([word for word in c.words for _ in problem.templates[c.kind]])
-        concepts.append(prompts_of(weights, each(filled(problem, c, c.words)), words if located else None))
+        words = spread([word for word in c.words for _ in problem.templates[c.kind]], config.pictures)
+        texts = spread(filled(problem, c, c.words), config.pictures)
+        concepts.append(prompts_of(weights, texts, words if located else None))
     return NoisedPictures(
         weights,
         concepts,
-        [prompts_of(weights, each(anchored(problem, c))) for c in problem.concepts],
+        [prompts_of(weights, spread(anchored(problem, c), config.pictures)) for c in problem.concepts],
         material.latents,
         empty_prompt(weights),
         kept_of(problem, config, weights, material),

@@ -16,6 +16,7 @@ M is 1 where the untouched model's attention to the concept's words is strong. T
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -149,8 +150,8 @@ class Adversary:
 
     def state_dict(self) -> dict[str, Any]:
         """The learnt states and their optimiser."""
-        optimiser = {} if self._optimiser is None else self._optimiser.state_dict()
-        return {"learnt": self._learnt.detach(), "optimiser": optimiser}
+        optimiser = {} if self._optimiser is None else deepcopy(self._optimiser.state_dict())
+        return {"learnt": self._learnt.detach().clone(), "optimiser": optimiser}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with states."""
