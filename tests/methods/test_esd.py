@@ -14,10 +14,12 @@ from excise import Edit, erase
 from excise.attacks.original import swaps
 from excise.concepts.concept import Concept
 from excise.edits.deltas import Dense, LowRank
+from excise.edits.originals import original_weights
 from excise.errors import SettingError
 from excise.families import family_of
 from excise.families.trajectories import partial_denoise
 from excise.methods.base import Context
+from excise.methods.closed_form.uce_config import UCEConfig
 from excise.methods.trained.esd import ESD, goal
 from excise.methods.trained.esd_config import ESDConfig
 from excise.training.adapters import Adapter
@@ -123,6 +125,20 @@ def test_every_setting_changes_what_is_trained(make, settings):
     assert all(0 < x["gradient"] < float("inf") for x in other.record.measured["losses"])
     assert plain.paths == other.paths
     assert any(not torch.equal(t, other.tensors()[name]) for name, t in plain.tensors().items())
+
+
+def test_training_on_top_of_a_closed_form_is_one_edit_of_both(make):
+    """At a learning rate of almost nothing, what is left is the closed form alone."""
+    pipe, family = make("sd"), family_of(make("sd"))
+    more = {"vocabulary": None, "preserve": ["dog", "tree"]}
+    closed = erase(pipe, ["cat"], "uce", **more, **UCEConfig().model_dump())
+    both = erase(pipe, ["cat"], "esd", **{**SMALL, "lr": 1e-12}, first="uce", **more)
+    plain = erase(pipe, ["cat"], "esd", **{**SMALL, "lr": 1e-2}, **more)
+    trained = erase(pipe, ["cat"], "esd", **{**SMALL, "lr": 1e-2}, first="uce", **more)
+    assert set(trained.paths) == set(closed.paths) | set(plain.paths)
+    for path, weight in original_weights(family, closed.paths).items():
+        assert_close(both.delta(path, weight), closed.delta(path, weight), rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(trained.delta(path, weight), closed.delta(path, weight), rtol=1e-4, atol=1e-6)
 
 
 def test_what_cannot_be_trained_is_refused(any_pipe):

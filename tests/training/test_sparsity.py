@@ -31,7 +31,7 @@ def test_the_proximal_step_by_hand(make):
 def test_whole_blocks_end_at_exactly_zero_and_the_record_names_them(make):
     pipe = make("sd")
     plain = erase(pipe, ["cat"], "esd", **SMALL)
-    for sparsity in (5.0, 10.0, 15.0, 20.0, 30.0, 40.0):  # until some are empty and some are not
+    for sparsity in (30.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0, 120.0, 150.0, 200.0):  # until some are empty, some not
         try:
             edit = erase(pipe, ["cat"], "esd", **SMALL, sparsity=sparsity)
         except TrainingError:

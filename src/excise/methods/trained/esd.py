@@ -15,7 +15,8 @@ coefficients of g sum to one, so it is the same target for noise, v and flow. Th
                                                           whose running mean denoises the latents and is the edit
     All but One (Hong et al., arXiv 2312.12807; target "guidance")
                                   L = |(f(c) - f(0)) - (f*(a) - f*(0))|^2 + lambda |f(0) - f*(0)|^2
-    TRACE (arXiv 2505.23312; earliest)                    latents of the late steps alone, on top of a closed form
+    TRACE (arXiv 2505.23312; earliest, first)             latents of the late steps alone, on top of a closed form; as
+                                                          its abstract describes it, for no program is known
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from torch import Tensor
 
 from excise.errors import SettingError
 from excise.families.base import Family
-from excise.methods.trained.base import Distilled
+from excise.methods.closed_form.uce import UCE
+from excise.methods.closed_form.uce_config import UCEConfig
+from excise.methods.trained.base import ClosedFormStage, Distilled
 from excise.methods.trained.esd_config import ESDConfig
 from excise.training.adapters import other_linears
 from excise.training.blocks import Batch
@@ -36,6 +39,11 @@ class ESD(Distilled[ESDConfig]):
     """The method as the registry knows it."""
 
     Config = ESDConfig
+
+    def closed_form(self, config: ESDConfig) -> ClosedFormStage | None:
+        return (
+            (UCE(), UCEConfig(retain_scale=config.retain_scale, ridge=config.ridge)) if config.first == "uce" else None
+        )
 
     def check(self, problem: TrainingProblem, config: ESDConfig) -> None:
         super().check(problem, config)

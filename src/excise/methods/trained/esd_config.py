@@ -17,6 +17,7 @@ class ESDConfig(DistilledConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {"lr": 1e-3, "steps": 120, "save_every": 20, "batch": 8, "rank": 8, "sampler_steps": 12},
         "sdd": {"target": "self", "weights": "full", "by": "mean", "ema": 0.998, "lr": 1e-5, "steps": 1300},
+        "trace": {"first": "uce", "earliest": 0.5, "retain_weight": 1.0},
         "all-but-one": {"target": "guidance", "weights": "full", "lr": 1e-5, "steps": 1000},
     }
 
@@ -48,3 +49,14 @@ class ESDConfig(DistilledConfig):
         "empty", description="Where negation starts: the empty prompt (paper), or the concept (later program)."
     )
     eta: float = Field(1.0, ge=0, description="Strength of negation; with base=concept one more for the same effect.")
+    first: Literal["none", "uce"] = Field(
+        "none",
+        description="Train on top of a closed form, which becomes part of the edit (TRACE).",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    retain_scale: float = Field(
+        1.0, ge=0, description="Of first=uce: weight of retained states.", json_schema_extra=OMIT_DEFAULT
+    )
+    ridge: float = Field(
+        0.5, gt=0, description="Of first=uce: pull towards the original weights.", json_schema_extra=OMIT_DEFAULT
+    )
