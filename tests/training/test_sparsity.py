@@ -31,16 +31,20 @@ def test_the_proximal_step_by_hand(make):
 def test_whole_blocks_end_at_exactly_zero_and_the_record_names_them(make):
     pipe = make("sd")
     plain = erase(pipe, ["cat"], "esd", **SMALL)
-    for sparsity in (30.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0, 120.0, 150.0, 200.0):  # until some are empty, some not
+    low, high, edit = 30.0, 120.0, None  # at which no block is emptied, and all of them are
+    for _ in range(12):
+        middle = (low + high) / 2
         try:
-            edit = erase(pipe, ["cat"], "esd", **SMALL, sparsity=sparsity)
+            edit = erase(pipe, ["cat"], "esd", **SMALL, sparsity=middle)
         except TrainingError:
+            high = middle
+            continue
+        if edit.record.measured["silent_blocks"]:
             break
-        silent = edit.record.measured["silent_blocks"]
-        if silent:
-            break
-    else:
-        pytest.fail("no block was ever emptied")
+        low = middle
+    assert edit is not None
+    silent = edit.record.measured["silent_blocks"]
+    assert silent
     blocks = {m.path: m.block for m in family_of(pipe).attention_maps()}
     assert set(edit.paths) == {p for p in plain.paths if blocks[p] not in silent}
 
