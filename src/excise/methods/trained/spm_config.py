@@ -14,7 +14,7 @@ class SPMConfig(DistilledConfig):
     """Settings of SPM."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "rank": 1, "sampler_steps": 12, "anchoring_weight": 10.0},
+        "canvas": {**CANVAS_LORA, "rank": 1, "lr": 3e-3, "sampler_steps": 12, "anchoring_weight": 10.0},
         "official": {"steps": 3000, "batch": 1, "anchoring_weight": 1000.0},
     }
 
