@@ -14,7 +14,7 @@ class SPMConfig(DistilledConfig):
     """Settings of SPM."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "rank": 1, "lr": 3e-3, "sampler_steps": 12, "anchoring_weight": 10.0},
+        "canvas": {**CANVAS_LORA, "rank": 1, "sampler_steps": 12, "anchoring_weight": 10.0},
         "official": {"steps": 3000, "batch": 1, "anchoring_weight": 1000.0},
     }
 
@@ -26,6 +26,11 @@ class SPMConfig(DistilledConfig):
     steps: int = Field(3000, ge=1, description="Optimiser steps.")
     save_every: int = Field(500, ge=1, description="Steps between checkpoints that calibration chooses from.")
     sampler_steps: int = Field(30, ge=2, description="Steps of the sampler that denoises the latents.")
+    calibrate: Literal["hmean", "constrained", "kept", "last"] = Field(
+        "constrained",
+        description="How the checkpoint is chosen, where a judge looks: with every adapter open, so that what counts is "
+        "whether the target is gone; the gate keeps the rest.",
+    )
     gate: bool = Field(
         True,
         description="Open the adapters only for prompts near the concept, while the model draws; with a CLIP text "
