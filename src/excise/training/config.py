@@ -174,3 +174,12 @@ class DistilledConfig(TrainedConfig):
         description="Decay of a running mean of what is trained, which is what the edit holds; 0 for the weights.",
         json_schema_extra=OMIT_DEFAULT,
     )
+
+    @classmethod
+    def made_of(cls) -> str:
+        """The shared blocks that the defaults choose: latents, what is trained, what protects the rest."""
+        default = {name: field.default for name, field in cls.model_fields.items()}
+        latents = f"latents: {default['by']}" + (f" of the {default['shown']}" if default["by"] == "images" else "")
+        mask = f", mask: {default['mask']}" if default["mask"] != "none" else ""
+        kept = f"retain: {default['retain_on']}, gradients: {default['combine']}" if default["retain_weight"] else ""
+        return "; ".join(part for part in (latents, f"weights: {default['weights']}{mask}", kept) if part)
