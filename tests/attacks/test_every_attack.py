@@ -7,6 +7,7 @@ import pytest
 import torch
 from attack_runs import arena_of, run
 from conftest import tiny_pipe
+from dits import FIRST
 
 from excise import erase
 from excise.attacks import ATTACKS, SUITES
@@ -19,9 +20,11 @@ from excise.families import family_of
 EVERY = [p.name for p in SUITES["standard"].attacks]
 
 
-def test_every_attack_on_every_family_within_its_budget(any_pipe):
-    edit = erase(any_pipe, ["cat"], "uce", preserve=["dog"])
-    found = run(any_pipe, edits=[edit])
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sana", *FIRST.values()])
+def test_every_attack_on_every_family_within_its_budget(make, kind):
+    pipe = make(kind)
+    edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
+    found = run(pipe, edits=[edit])
     by_name = {r.name: r for r in found.results}
     assert list(by_name) == EVERY
     for result in found.results:

@@ -259,8 +259,11 @@ class Arena(Showing):
         t = self.plan.times(count, generator=generator)
         return at, clean, noise, t[torch.randperm(count, generator=generator)]
 
-    def gradients(self, loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def gradients(self, loss: Tensor, of: Sequence[Tensor], some_idle: bool = False) -> tuple[Tensor, ...]:
         """Return the gradients of a loss with respect to some tensors; no other tensor receives one.
+
+        Args:
+            some_idle: whether the loss may not depend on all of them; their gradients are zero then.
 
         Raises:
             AttackError: the loss is not finite.
@@ -271,16 +274,19 @@ class Arena(Showing):
             )
         half = next(self.family.denoiser.parameters()).dtype == torch.float16
         scale = HALF_PRECISION_SCALE if half else 1.0
-        return tuple(g / scale for g in torch.autograd.grad(loss * scale, list(of)))
+        return tuple(g / scale for g in torch.autograd.grad(loss * scale, list(of), materialize_grads=some_idle))
 
-    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    def descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, some_idle: bool = False) -> None:
         """Make one step of an optimiser; only its own parameters receive gradients.
+
+        Args:
+            some_idle: as of `gradients`.
 
         Raises:
             AttackError: the loss is not finite.
         """
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        for parameter, gradient in zip(parameters, self.gradients(loss, parameters), strict=True):
+        for parameter, gradient in zip(parameters, self.gradients(loss, parameters, some_idle), strict=True):
             parameter.grad = gradient
         optimiser.step()
 

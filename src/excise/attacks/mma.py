@@ -69,7 +69,7 @@ def _search(arena: Arena, family: Family, words: Lexicon, guide: str, config: MM
     for step in range(config.iterations):
         hot = one_hot(words, chosen).requires_grad_()
         condition = condition_on(family, words, [template], mixed_embeddings(words, hot))
-        state = condition.inputs["encoder_hidden_states"][0, end]
+        state = condition.states[0, end]
         similarity = torch.cosine_similarity(state.float(), goal, dim=0)
         (gradient,) = torch.autograd.grad(similarity, hot)
         top = gradient.topk(min(config.top, len(words.words)), dim=-1).indices
@@ -87,6 +87,6 @@ def _search(arena: Arena, family: Family, words: Lexicon, guide: str, config: MM
 
 def _last_states(family: Family, prompts: list[str]) -> Tensor:
     """Return (B, d) the text encoder's state at the last token of each prompt that is read."""
-    states = family.condition(prompts).inputs["encoder_hidden_states"].float()
+    states = family.condition(prompts).states.float()
     at = family.encode(prompts, until=["last"] * len(prompts)).end.to(states.device)
     return states[torch.arange(len(prompts), device=states.device), at]

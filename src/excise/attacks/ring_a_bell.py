@@ -135,6 +135,6 @@ def _distance(states: Tensor, target: Tensor, inputs: Mapping[str, Tensor]) -> T
     if states.ndim == 2:
         return (states - target).square().mean(dim=1).cpu()
     length = min(states.shape[1], target.shape[1])
-    apart = (states[:, :length] - target[:, :length]).square().mean(dim=2)
+    apart = (states[:, :length] - target[:, :length]).square().flatten(2).mean(dim=2)
     mask = next((m[:, :length].to(apart) for m in inputs.values() if not m.is_floating_point()), torch.ones_like(apart))
     return ((apart * mask).sum(dim=1) / mask.sum(dim=1)).cpu()

@@ -41,6 +41,11 @@ class Condition:
         return Condition({name: t.detach() for name, t in self.inputs.items()}, self.masks)
 
     @property
+    def states(self) -> Tensor:
+        """(n, L, d) what stands for each token of the prompts, all layers that are read of it side by side."""
+        return next(t for t in self.inputs.values() if t.dim() > 2 and t.is_floating_point()).flatten(2)
+
+    @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of the inputs without the number of prompts; equal shapes can be joined without padding."""
         return tuple(tuple(t.shape[1:]) for t in self.inputs.values())
