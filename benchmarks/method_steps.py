@@ -117,7 +117,7 @@ def of_stable_diffusion(name: str, plain: bool, options: Any) -> tuple[Weights, 
         if plain:
             return lambda generator: {"loss": mse(made.made.student(made.made.concept), made.made.truth())}
         if erasers:
-            return Rounds(attached, made, Adversary(config.tokens, config.adversary_lr), config)
+            return Rounds(attached, made, [Adversary(config.tokens, config.adversary_lr)], config)
         step: Step = method.step(problem, config, attached, made)
         return step
 

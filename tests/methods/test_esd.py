@@ -44,7 +44,7 @@ class Said:
         return torch.tensor([prompts])
 
     @staticmethod
-    def teachers(*prompts: float) -> list[torch.Tensor]:
+    def originals(*prompts: float) -> list[torch.Tensor]:
         return [torch.tensor([p]) for p in prompts]
 
 

@@ -97,11 +97,11 @@ def test_a_round_trains_the_erasers_and_goes_on_from_its_state(pipe):
     config, problem, weights = rounds_of(family, adversary_steps=2)
     with weights:
         source = source_of(problem, config, weights, Material(), located=True)
-        one = Rounds(weights, source, Adversary(3, 0.1), config)
+        one = Rounds(weights, source, [Adversary(3, 0.1)], config)
         losses = one(torch.Generator().manual_seed(0))
         gradients = torch.autograd.grad(losses["loss"], [*weights.parameters.values()])
         assert any(bool(g.any()) for g in gradients)
-        two = Rounds(weights, source, Adversary(3, 0.1), config)
+        two = Rounds(weights, source, [Adversary(3, 0.1)], config)
         two.load_state_dict(one.state_dict())
         again = [r(torch.Generator().manual_seed(1))["loss"] for r in (one, two)]
         assert torch.equal(*again)

@@ -59,14 +59,23 @@ def test_the_gate_by_hand():
     pooled, states = torch.randn(5, 8, generator=generator), torch.randn(3, 8, generator=generator)
     ids = torch.randint(10, (5, 6), generator=generator)
     tokens = torch.tensor([[3.0, PAD], [4.0, 7.0], [9.0, 9.0]])
-    gates = gate_of(pooled, ids, states, tokens, 0.1)
+    gates = gate_of(pooled, ids, states, tokens, 0.1, 0.4)
     for row, prompt, gate in zip(pooled, ids.tolist(), gates.tolist(), strict=True):
         near, shared = [], []
         for state, name in zip(states, tokens.tolist(), strict=True):
             near.append((float(F.cosine_similarity(row, state, dim=0)) - 0.1) / 0.9)
             own = [int(n) for n in name if n != PAD]
             shared.append(sum(n in prompt for n in own) / len(own))
-        assert gate == pytest.approx(min(1.0, max(0.0, max(near), max(shared))), abs=1e-5)
+        assert gate == pytest.approx(min(1.0, max(0.0, max(near), (max(shared) - 0.4) / 0.6)), abs=1e-5)
+
+
+def test_a_retained_prompt_that_shares_a_word_of_the_name_is_drawn_bit_for_bit(make):
+    pipe = make("sd")
+    before = {prompt: draw(pipe, prompt) for prompt in ("dog tree", "cat tree")}
+    edit = erase(pipe, ["cat tree"], "spm", **{**SMALL, "preserve": ["dog tree"]})
+    with edit.apply(pipe):
+        assert np.array_equal(draw(pipe, "dog tree"), before["dog tree"])
+        assert not np.array_equal(draw(pipe, "cat tree"), before["cat tree"])
 
 
 def test_a_far_prompt_is_drawn_bit_for_bit_and_the_concept_is_not(pipe, tmp_path):

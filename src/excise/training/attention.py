@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,16 @@ JOINT = (FluxAttnProcessor, JointAttnProcessor2_0)
 
 
 class Capture:
-    """The maps of the latest pass, by layer: (B, heads, queries, keys), with gradients; every row sums to one."""
+    """The maps of the latest pass, by layer: (B, heads, queries, keys), with gradients; every row sums to one.
+
+    They are computed when they are asked for, so that gradient checkpointing recomputes nothing but the pass.
+    """
 
     def __init__(self, layers: Sequence[str]) -> None:
-        self._layers, self._maps = list(layers), dict[str, Tensor]()
+        self._layers, self._maps = list(layers), dict[str, Callable[[], Tensor]]()
 
-    def put(self, path: str, probabilities: Tensor) -> None:
-        """Keep the map of a layer."""
+    def put(self, path: str, probabilities: Callable[[], Tensor]) -> None:
+        """Keep how the map of a layer is computed."""
         self._maps[path] = probabilities
 
     @property
@@ -39,7 +43,7 @@ class Capture:
         """
         if missing := [path for path in self._layers if path not in self._maps]:
             raise ModelError(f"no attention map was captured of '{missing[0]}'; run the denoiser inside the block.")
-        return {path: self._maps[path] for path in self._layers}
+        return {path: self._maps[path]() for path in self._layers}
 
 
 @contextmanager
@@ -155,18 +159,14 @@ def _text_columns(layer: Any, seen: Mapping[str, Any]) -> Tensor:
 
 
 def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
-    """The hooks of one layer: they record its queries, keys and mask, and compute the map after its pass."""
+    """The hooks of one layer: they record its queries, keys and mask."""
     seen: dict[str, Any] = {}
 
     def before(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen["mask"] = kwargs.get("attention_mask")
 
     def after(module: Any, args: Any, output: Any) -> None:
-        q, k, mask = seen.pop("to_q"), seen.pop("to_k"), seen.pop("mask")
-        if mask is not None:
-            mask = layer.prepare_attention_mask(mask, k.shape[1], len(q))
-        scores = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k), mask)
-        capture.put(path, scores.unflatten(0, (len(q), layer.heads)))
+        capture.put(path, partial(_probabilities, layer, seen.pop("to_q"), seen.pop("to_k"), seen.pop("mask")))
 
     return [
         layer.register_forward_pre_hook(before, with_kwargs=True),
@@ -174,6 +174,14 @@ def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
         layer.to_k.register_forward_hook(lambda m, a, out: seen.update(to_k=out)),
         layer.register_forward_hook(after),
     ]
+
+
+def _probabilities(layer: Any, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) of a layer: (B, heads, queries, keys)."""
+    if mask is not None:
+        mask = layer.prepare_attention_mask(mask, k.shape[1], len(q))
+    scores: Tensor = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k), mask)
+    return scores.unflatten(0, (len(q), layer.heads))
 
 
 def _check(path: str, layer: Any) -> None:

@@ -30,6 +30,10 @@ class Average:
             self._mean = {name: p.detach().clone() for name, p in self._weights.parameters.items()}
         return self._mean
 
+    def begin(self) -> None:
+        """Start from the weights as they are, where there is no mean yet."""
+        assert self.mean
+
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights as they are now into the mean."""

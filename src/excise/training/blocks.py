@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -125,6 +126,8 @@ class Batch:
         true: (B, c, h, w) what a denoiser that knew the pictures would predict, where the latents are noised pictures.
         kept: noised pictures of what is to be retained; None where the training has none.
         progress: share of the sampler's steps that are done, where the latents are being denoised.
+        number: which of the targets it is about.
+        untouched: a block in which the model is without the closed form that training starts from, if there is one.
     """
 
     weights: Weights
@@ -137,6 +140,8 @@ class Batch:
     true: Tensor | None = None
     kept: Noised | None = None
     progress: float | None = None
+    untouched: Callable[[], AbstractContextManager[None]] = nullcontext
+    number: int = 0
 
     def student(self, prompts: Rows) -> Tensor:
         """(B, c, h, w) predictions of the model in training."""
@@ -149,10 +154,20 @@ class Batch:
 
     def teachers(self, *prompts: Rows) -> list[Tensor]:
         """`teacher` of several parts of the batch, in one pass over all of them."""
-        count, family = len(prompts), self.weights.family
-        with self.weights.teacher(), torch.no_grad():
-            x, t = self.x_t.repeat(count, 1, 1, 1), self.t.repeat(count)
-            return list(family.predict(x, t, join([p.teacher for p in prompts])).chunk(count))
+        with self.weights.teacher():
+            return self._together(prompts)
+
+    def originals(self, *prompts: Rows) -> list[Tensor]:
+        """`teachers`, by the model as it was before the closed form that training starts from, if there is one."""
+        with self.weights.teacher(), self.untouched():
+            return self._together(prompts)
+
+    @torch.no_grad()
+    def _together(self, prompts: Sequence[Rows]) -> list[Tensor]:
+        """Predictions by the model as it is, in one pass, without gradients."""
+        count = len(prompts)
+        x, t = self.x_t.repeat(count, 1, 1, 1), self.t.repeat(count)
+        return list(self.weights.family.predict(x, t, join([p.teacher for p in prompts])).chunk(count))
 
     def truth(self) -> Tensor:
         """(B, c, h, w) what a denoiser that knew the pictures would predict.

@@ -66,6 +66,8 @@ def train(
     plan = replace(config.plan(), request=_request(problem, config, weights))
     with weights:
         with training_mode(problem.family, config.checkpointing, weights.text_encoders):
+            if average is not None:
+                average.begin()
             step = step_of(weights)
             further: list[Stateful] = [*extra_state, *([step] if isinstance(step, Stateful) else [])]
             trainer = Trainer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from excise.training.adapters import Weights
 from excise.training.blocks import Batch, Noised, Prompts, Rows
 
 WHOLE = (0.0, 1.0)  # of a sampler's steps
+Block = Callable[[], AbstractContextManager[None]]
 
 
 class Source(Protocol):
@@ -87,6 +88,7 @@ class Trajectories:
         steps, guidance: of the sampler.
         window: shares of the sampler's steps between which it stops.
         sampled_with: a block around the model in training while it denoises, for a running mean of it.
+        untouched: a block in which the model is without the closed form that training starts from, if there is one.
         matched: whether a batch stands at the timestep of its latents; False denoises them to the end and draws a
             timestep beside, the defect of a published program (EraseAnything).
     """
@@ -103,6 +105,7 @@ class Trajectories:
     window: tuple[float, float] = WHOLE
     sampled_with: Callable[[], AbstractContextManager[None]] = nullcontext
     matched: bool = True
+    untouched: Block = nullcontext
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw a batch."""
@@ -114,15 +117,19 @@ class Trajectories:
         concept, empty = self.concepts[i][rows], self.empty[torch.zeros(n, dtype=torch.long)]
         retain = self.kept.rows(n, generator)
         frozen = self.by == "teacher"
-        with torch.no_grad(), self.weights.teacher() if frozen else self.sampled_with():
+        with torch.no_grad(), self.weights.teacher() if frozen else self.sampled_with(), self._before(frozen):
             c, free = (r.teacher if frozen else r.student for r in (concept, empty))
             x, t = partial_denoise(family, c, free, noise, steps=self.steps, done=done, guidance=self.guidance)
         if not self.matched:
             t = family.noising.times(n, generator=generator)
         kept = self.kept.noised(self.weights, n, generator)
-        return Batch(
-            self.weights, x, t, concept, self.anchors[i][rows], empty, retain, kept=kept, progress=done / self.steps
-        )
+        progress, anchor = done / self.steps, self.anchors[i][rows]
+        known: dict[str, Any] = {"progress": progress, "untouched": self.untouched, "number": i}
+        return Batch(self.weights, x, t, concept, anchor, empty, retain, kept=kept, **known)
+
+    def _before(self, frozen: bool) -> AbstractContextManager[None]:
+        """The untouched model, where it is the one that denoises."""
+        return self.untouched() if frozen else nullcontext()
 
     def _done(self, generator: torch.Generator) -> int:
         """How many steps the sampler makes before it stops; all of them where latents and timestep do not match."""
@@ -138,7 +145,7 @@ class NoisedPictures:
     Attributes:
         concepts, anchors: by target, a prompt for each of its pictures.
         latents: by target, (n, c, h, w) of its pictures.
-        empty, kept, size: as of `Trajectories`. window: shares of the way from noise to picture.
+        empty, kept, size, untouched: as of `Trajectories`. window: shares of the way from noise to picture.
     """
 
     weights: Weights
@@ -149,6 +156,7 @@ class NoisedPictures:
     kept: Kept
     size: int
     window: tuple[float, float] = WHOLE
+    untouched: Block = nullcontext
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw a batch."""
@@ -158,6 +166,6 @@ class NoisedPictures:
         empty = self.empty[torch.zeros(self.size, dtype=torch.long)]
         retain = self.kept.rows(self.size, generator)
         kept = self.kept.noised(self.weights, self.size, generator)
-        return Batch(
-            self.weights, shown.x_t, shown.t, shown.prompts, self.anchors[i][rows], empty, retain, shown.true, kept
-        )
+        x, t, anchor = shown.x_t, shown.t, self.anchors[i][rows]
+        known: dict[str, Any] = {"untouched": self.untouched, "number": i}
+        return Batch(self.weights, x, t, shown.prompts, anchor, empty, retain, shown.true, kept, **known)

@@ -28,12 +28,14 @@ class ACE(Distilled[ACEConfig]):
     """The method as the registry knows it."""
 
     Config = ACEConfig
+    keeps_nothing = False
 
     def targets(self, family: Family, config: ACEConfig) -> list[str]:
         return block_linears(family) if config.modules == "all" else [m.path for m in family.maps("cross")]
 
     def loss(self, batch: Batch, config: ACEConfig) -> Tensor:
-        kept = [batch.retain] if batch.retain is not None else []
+        prompts = batch.kept.prompts if batch.kept is not None else batch.retain
+        kept = [] if prompts is None else [prompts]
         empty, concept, *prior = batch.teachers(batch.empty, batch.concept, *kept)
         goal = empty + config.eta * (concept - empty)
         if prior:

@@ -20,7 +20,15 @@ from excise.families.capabilities import ATTENTION
 from excise.methods.base import Context, Made, Method, Request
 from excise.methods.closed_form.base import ClosedForm
 from excise.methods.solution import Solution, as_deltas
-from excise.methods.trained.material import check_settings, drawn, source_of, weights_of, without_silent
+from excise.methods.trained.material import (
+    check_settings,
+    check_single,
+    drawn,
+    kept_of,
+    source_of,
+    weights_of,
+    without_silent,
+)
 from excise.methods.trained.request import training_problem
 from excise.support.settings import Settings
 from excise.training.adapters import Weights
@@ -108,6 +116,8 @@ class Stepped(Trained[DistilledT]):
     config_base: ClassVar[type[Settings]] = DistilledConfig
     located: ClassVar[bool] = False
     """Whether a step asks where the targets' words stand in their prompts."""
+    keeps_nothing: ClassVar[bool] = True
+    """Whether the empty prompt is among what is retained."""
 
     @abstractmethod
     def targets(self, family: Family, config: DistilledT) -> list[str]:
@@ -134,17 +144,13 @@ class Stepped(Trained[DistilledT]):
         """
         check_settings(config)
         asked = not type(config).model_fields["retain_weight"].default
-        if config.retain_weight and asked and not problem.retain:
+        if config.retain_weight and asked and not problem.retain and config.retain_on != "anchor":
             raise SettingError(
                 "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or "
                 "leave it at 0."
             )
-        dtypes = {problem.family.parameter(path).dtype for path in self.targets(problem.family, config)}
-        if config.weights == "full" and (half := dtypes - {torch.float32}):
-            raise SettingError(
-                f"weights=full trains the weights in single precision, and the model is loaded in {half.pop()}; load "
-                "it with --dtype float32, or train a LoRA (--set weights=lora)."
-            )
+        if config.weights == "full":
+            check_single(problem.family, self.targets(problem.family, config))
 
     def train(self, problem: TrainingProblem, config: DistilledT) -> TrainingResult:
         """Train on the targets' prompts, one target a pass, and choose a checkpoint."""
@@ -155,7 +161,8 @@ class Stepped(Trained[DistilledT]):
             preview, material = preview_of(problem), drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
-            source = source_of(problem, config, attached, material, average, self.located)
+            kept = kept_of(problem, config, attached, material, self.keeps_nothing)
+            source = source_of(problem, config, attached, material, kept, average, self.located)
             if isinstance(attached, Masked):
                 seen = saliency(
                     attached, lambda g: self.forget(source.batch(g), config), config.mask_passes, problem.seed

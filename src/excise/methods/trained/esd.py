@@ -50,6 +50,8 @@ class ESD(Distilled[ESDConfig]):
         bare = [c.name for c in problem.concepts if not c.anchor]
         if config.target in ("anchor", "guidance") and bare:
             raise SettingError(f"target={config.target} needs something to read '{bare[0]}' as; name it with --anchor.")
+        if config.target == "guidance" and config.train == "text_encoder":
+            raise SettingError("target=guidance trains the unconditional half, which has no text; use train=denoiser.")
 
     def targets(self, family: Family, config: ESDConfig) -> list[str]:
         if config.train == "text_encoder":
@@ -65,14 +67,14 @@ class ESD(Distilled[ESDConfig]):
 
 
 def goal(batch: Batch, config: ESDConfig) -> Tensor:
-    """g, (B, c, h, w), from predictions of the frozen model."""
+    """g, (B, c, h, w), from predictions of the frozen model, as it was before a closed form."""
     if config.target == "anchor":
-        return batch.teacher(batch.anchor)
+        return batch.originals(batch.anchor)[0]
     if config.target == "neutral":
-        return batch.teacher(batch.empty)
+        return batch.originals(batch.empty)[0]
     if config.target == "self":
         return batch.student(batch.empty).detach()
-    empty, concept = batch.teachers(batch.empty, batch.concept)
+    empty, concept = batch.originals(batch.empty, batch.concept)
     return push_away(empty, concept, concept if config.base == "concept" else empty, config.eta)
 
 
@@ -84,6 +86,6 @@ def guidance_loss(batch: Batch, weight: float) -> Tensor:
     Args:
         weight: lambda.
     """
-    empty, anchor = batch.teachers(batch.empty, batch.anchor)
+    empty, anchor = batch.originals(batch.empty, batch.anchor)
     own, free = batch.student(batch.concept), batch.student(batch.empty)
     return mse(own - free, anchor - empty) + weight * mse(free, empty)

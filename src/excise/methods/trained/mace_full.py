@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from excise.concepts.concept import Concept
-from excise.edits.deltas import Delta, add
+from excise.edits.deltas import Delta, add, on_cpu
 from excise.edits.fuse import shares_of, times
 from excise.families.base import Family
 from excise.methods.closed_form.mace import MACE
@@ -95,6 +95,6 @@ def fused(problem: TrainingProblem, changes: list[Mapping[str, Delta]], config: 
     whole: dict[str, Delta] = {}
     for change, share in zip(changes, shares, strict=True):
         for path, delta in change.items():
-            through = times(delta, share)
+            through = on_cpu(times(delta, share))
             whole[path] = add(whole[path], through) if path in whole else through
     return whole

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from excise.concepts.concept import Concept, fill
 from excise.edits.deltas import Delta, LowRank
 from excise.errors import SettingError, TrainingError
+from excise.families.base import Family
 from excise.support.selection import evenly
 from excise.training.adapters import Adapter, FullWeights, Weights
 from excise.training.averaging import Average
@@ -41,12 +43,28 @@ class Material:
 NOTHING_DRAWN = Material()
 
 
-def check_settings(config: DistilledConfig) -> None:
+def check_settings(config: DistilledConfig, unread: Sequence[str] = ()) -> None:
     """Refuse settings that exclude one another.
+
+    Args:
+        unread: shared settings that the method has no use for; only their defaults are taken.
 
     Raises:
         SettingError: they do; the message names both.
     """
+    for name in unread:
+        value, default = getattr(config, name), type(config).model_fields[name].default
+        if value != default:
+            raise SettingError(f"this method does not read '{name}', which was {value!r}; leave --set {name}=... out.")
+    fields = type(config).model_fields
+    for name in ("combine", "retain_on"):
+        if not config.retain_weight and getattr(config, name) != fields[name].default:
+            raise SettingError(
+                f"{name}={getattr(config, name)} is about what is retained, and nothing is; give --set "
+                f"retain_weight=..., or leave --set {name}=... out."
+            )
+    if config.sparsity and config.ema:
+        raise SettingError("a running mean of a LoRA never empties a block; use --set ema=0 with sparsity.")
     if config.mask != "none" and config.weights != "full":
         raise SettingError(
             f"mask={config.mask} chooses entries of the weights themselves, and a LoRA has none of them; use --set "
@@ -60,6 +78,20 @@ def check_settings(config: DistilledConfig) -> None:
         raise SettingError(
             f"the latents would be denoised for at least {config.earliest:g} and at most {config.latest:g} of the "
             "sampler's steps; --set earliest=... must be below --set latest=..."
+        )
+
+
+def check_single(family: Family, paths: Sequence[str]) -> None:
+    """Refuse to train weights themselves in half precision.
+
+    Raises:
+        SettingError: one of them is.
+    """
+    dtypes = {family.parameter(path).dtype for path in paths}
+    if half := dtypes - {torch.float32}:
+        raise SettingError(
+            f"weights=full trains the weights in single precision, and the model is loaded in {half.pop()}; load "
+            "it with --dtype float32, or train a LoRA (--set weights=lora)."
         )
 
 
@@ -148,16 +180,19 @@ def source_of(
     config: DistilledConfig,
     weights: Weights,
     material: Material,
+    kept: Kept | None = None,
     average: Average | None = None,
     located: bool = False,
 ) -> Source:
     """Where a method's batches come from.
 
     Args:
+        kept: what is to be retained; None for all that the settings say.
         located: look up where the targets' words stand in their prompts.
     """
+    kept = kept_of(problem, config, weights, material) if kept is None else kept
     if config.by != "images":
-        source = trajectories(problem, config, weights, located, material)
+        source = trajectories(problem, config, weights, kept, located)
         return source if average is None or config.by != "mean" else replace(source, sampled_with=average.in_force)
 
     concepts = []
@@ -171,33 +206,41 @@ def source_of(
         [prompts_of(weights, spread(anchored(problem, c), config.pictures)) for c in problem.concepts],
         material.latents,
         empty_prompt(weights),
-        kept_of(problem, config, weights, material),
+        kept,
         config.batch,
         (config.earliest, config.latest),
+        problem.original,
     )
 
 
-def kept_of(problem: TrainingProblem, config: DistilledConfig, weights: Weights, material: Material) -> Kept:
-    """What is to be retained, the prompts encoded."""
+def kept_of(
+    problem: TrainingProblem, config: DistilledConfig, weights: Weights, material: Material, nothing: bool = True
+) -> Kept:
+    """What is to be retained, the prompts encoded.
+
+    Args:
+        nothing: whether the empty prompt is among them.
+    """
     if not config.retain_weight:
         return Kept()
     if material.kept is not None:
         return Kept(pictures=Pictures(material.kept, prompts_of(weights, material.captions)))
-    return Kept(prompts_of(weights, [*problem.retain, ""]))
+    texts = [*problem.retain, *([""] if nothing else [])]
+    return Kept(prompts_of(weights, texts)) if texts else Kept()
 
 
 def trajectories(
     problem: TrainingProblem,
     config: DistilledConfig,
     weights: Weights,
+    kept: Kept | None = None,
     located: bool = False,
-    material: Material = NOTHING_DRAWN,
 ) -> Trajectories:
     """Batches of latents that are being denoised: the targets' words in their templates, and their anchors in them.
 
     Args:
+        kept: what is to be retained; None for the prompts that the settings say.
         located: look up where the targets' words stand in their prompts.
-        material: pictures of what is to be retained, where there are any.
     """
     if located:
         concepts = [prompts_about(problem, weights, c.kind, c.words) for c in problem.concepts]
@@ -208,10 +251,11 @@ def trajectories(
         concepts,
         [prompts_of(weights, anchored(problem, c)) for c in problem.concepts],
         empty_prompt(weights),
-        kept_of(problem, config, weights, material),
+        kept_of(problem, config, weights, NOTHING_DRAWN) if kept is None else kept,
         size=config.batch,
         by="teacher" if config.by == "teacher" else "student",
         steps=config.sampler_steps,
         guidance=config.guidance,
         window=(config.earliest, config.latest),
+        untouched=problem.original,
     )

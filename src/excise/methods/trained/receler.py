@@ -15,7 +15,7 @@ M is 1 where the untouched model's attention to the concept's words is strong. T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -40,6 +40,8 @@ from excise.training.run import preview_of, train
 from excise.training.sources import Source
 
 STATES = "encoder_hidden_states"
+OF_WEIGHTS = ("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema")
+UNREAD = ("weights", *OF_WEIGHTS, "retain_weight", "retain_on", "combine")
 DECAY = 0.1  # of the adversary's weights (program)
 
 
@@ -56,7 +58,7 @@ class Receler(Trained[RecelerConfig]):
             SettingError: settings that exclude one another.
             ModelError: the family has no plain cross-attention.
         """
-        check_settings(config)
+        check_settings(config, UNREAD)
         layers = reading_layers(problem.family)
         weights = Bottlenecks(problem.family, layers, config.rank, problem.seed)
         material = drawn(problem, config)
@@ -64,7 +66,8 @@ class Receler(Trained[RecelerConfig]):
 
         def step_of(attached: Weights) -> Step:
             source = source_of(problem, config, attached, material, located=True)
-            return Rounds(weights, source, Adversary(config.tokens, config.adversary_lr), config)
+            adversaries = [Adversary(config.tokens, config.adversary_lr) for _ in problem.concepts]
+            return Rounds(weights, source, adversaries, config)
 
         def keep(chosen: Weights) -> None:
             state = chosen.state()
@@ -76,10 +79,16 @@ class Receler(Trained[RecelerConfig]):
 
 
 class Rounds:
-    """One pass of training: some steps of the adversary, then the loss of the erasers."""
+    """One pass of training: some steps of a target's adversary, then the loss of the erasers.
 
-    def __init__(self, weights: Bottlenecks, source: Source, adversary: Adversary, config: RecelerConfig) -> None:
-        self._weights, self._source, self._adversary, self._config = weights, source, adversary, config
+    Args:
+        adversaries: by target.
+    """
+
+    def __init__(
+        self, weights: Bottlenecks, source: Source, adversaries: Sequence[Adversary], config: RecelerConfig
+    ) -> None:
+        self._weights, self._source, self._adversaries, self._config = weights, source, list(adversaries), config
 
     def __call__(self, generator: torch.Generator) -> Losses:
         batch, config = self._source.batch(generator), self._config
@@ -90,21 +99,23 @@ class Rounds:
         words = [row.nonzero().flatten().tolist() for row in batch.concept.words]
         side = (batch.x_t.shape[-2], batch.x_t.shape[-1])
         mask = concept_mask([*capture.maps.values()], words, side, config.threshold)
+        adversary = self._adversaries[batch.number]
         for _ in range(config.adversary_steps):
-            self._adversary.learn(batch, concept)
-        prediction = family.predict(batch.x_t, batch.t, self._adversary.read(batch).detached())
+            adversary.learn(batch, concept)
+        prediction = family.predict(batch.x_t, batch.t, adversary.read(batch).detached())
         erase = mse(prediction, push_away(empty, concept, empty, config.eta))
         outside = spilled(self._weights.added, mask)
         loss = erase + config.local_weight * outside
         return {"loss": loss, "erase": erase, "outside": outside}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the adversary has learnt."""
-        return self._adversary.state_dict()
+        """What the adversaries have learnt."""
+        return {"adversaries": [a.state_dict() for a in self._adversaries]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with an adversary."""
-        self._adversary.load_state_dict(state)
+        """Go on with adversaries."""
+        for adversary, own in zip(self._adversaries, state["adversaries"], strict=True):
+            adversary.load_state_dict(own)
 
 
 class Adversary:

@@ -31,3 +31,8 @@ class RecelerConfig(DistilledConfig):
     tokens: int = Field(16, ge=1, description="States behind the concept's words that the adversary learns.")
     adversary_steps: int = Field(50, ge=0, description="Steps of the adversary for one of the erasers.")
     adversary_lr: float = Field(0.1, gt=0, description="Learning rate of the adversary.")
+
+    @classmethod
+    def made_of(cls) -> str:
+        """The shared blocks that the defaults choose."""
+        return f"latents: {cls.model_fields['by'].default}; trained: erasers behind cross-attention"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from excise.errors import SettingError
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.selective_amnesia_config import SelectiveAmnesiaConfig
@@ -37,6 +38,14 @@ class SelectiveAmnesia(Distilled[SelectiveAmnesiaConfig]):
     def targets(self, family: Family, config: SelectiveAmnesiaConfig) -> list[str]:
         reading = [m.path for m in family.maps("cross")]
         return [*reading, *other_linears(family)] if config.modules == "all" else reading
+
+    def check(self, problem: TrainingProblem, config: SelectiveAmnesiaConfig) -> None:
+        super().check(problem, config)
+        if config.retain_on == "latents" and config.fisher_weight:
+            raise SettingError(
+                "at the start nothing differs from the untouched model, so that retain_on=latents does not tell what "
+                "matters; use --set retain_on=pictures, or --set fisher_weight=0."
+            )
 
     def loss(self, batch: Batch, config: SelectiveAmnesiaConfig) -> Tensor:
         return mse(batch.student(batch.concept), batch.truth())
@@ -61,7 +70,8 @@ def fisher(weights: Weights, source: Source, passes: int, seed: int) -> dict[str
     total = {name: torch.zeros_like(p) for name, p in weights.parameters.items()}
     for i in range(passes):
         loss = source.batch(torch.Generator().manual_seed(seed * 1_000_003 + i)).retain_loss()
-        for name, gradient in zip(total, torch.autograd.grad(loss, [*weights.parameters.values()]), strict=True):
+        every = [*weights.parameters.values()]
+        for name, gradient in zip(total, torch.autograd.grad(loss, every, materialize_grads=True), strict=True):
             total[name] += gradient.square()
     mean = sum(float(t.sum()) for t in total.values()) / sum(t.numel() for t in total.values())
     return {name: t / mean if mean else t for name, t in total.items()}

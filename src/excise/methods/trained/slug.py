@@ -24,7 +24,7 @@ from excise.edits.apply import temporarily_applied
 from excise.edits.deltas import Dense
 from excise.errors import SettingError
 from excise.methods.trained.base import Trained
-from excise.methods.trained.material import check_settings, drawn, source_of
+from excise.methods.trained.material import check_settings, check_single, drawn, source_of
 from excise.methods.trained.slug_config import SLUGConfig
 from excise.training.adapters import FullWeights
 from excise.training.config import DistilledConfig
@@ -34,6 +34,10 @@ from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, training_mode
 from excise.training.sources import Source
 
+UNREAD = (
+    *("weights", "rank", "lr", "lr_scheduler", "save_every", "accumulate", "precision", "calibrate", "keep", "tie"),
+    *("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema", "combine"),
+)
 ENOUGH = 0.95  # of the target's pictures gone, at which a step is long enough
 
 
@@ -74,7 +78,13 @@ class SLUG(Trained[SLUGConfig]):
         Raises:
             SettingError: there is no judge, or no layer has a gradient.
         """
-        check_settings(config)
+        check_settings(config, UNREAD)
+        if config.retain_on == "latents":
+            raise SettingError(
+                "slug tells layers apart by pictures of what is kept, and retain_on was latents; use --set "
+                "retain_on=pictures, or anchor."
+            )
+        check_single(problem.family, [m.path for m in problem.family.maps(config.modules)])
         preview = preview_of(problem)
         if preview is None:
             raise SettingError(

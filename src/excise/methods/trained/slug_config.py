@@ -28,3 +28,8 @@ class SLUGConfig(DistilledConfig):
     candidates: int = Field(3, ge=1, description="Layers of the front for which a step is searched.")
     longest: float = Field(0.5, gt=0, description="Longest step, in lengths of the layer's weight.")
     bisections: int = Field(6, ge=1, description="Steps of the search.")
+
+    @classmethod
+    def made_of(cls) -> str:
+        """The shared blocks that the defaults choose."""
+        return f"latents: {cls.model_fields['by'].default}; trained: one layer by one gradient"

@@ -15,6 +15,7 @@ program draws z until it has one that is far from c: of random directions in so 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ from excise.families.conditions import Condition
 from excise.families.subjects import padded_ids
 from excise.methods.trained.base import Stepped, with_retention
 from excise.methods.trained.spm_config import SPMConfig
-from excise.methods.trained.spm_gate import PAD, PromptGate
+from excise.methods.trained.spm_gate import PAD, PromptGate, shares_of
 from excise.training.adapters import Weights, block_linears
 from excise.training.blocks import Batch
 from excise.training.loop import Losses, Step
@@ -75,8 +76,11 @@ def gate(problem: TrainingProblem, factors: Mapping[str, LowRank]) -> PromptGate
     name, encoder = next(iter(family.text_encoders.items()))
     tokenizer = family.tokenizers[name]
 
+    def ids_of(texts: Sequence[str]) -> Tensor:
+        return padded_ids(tokenizer, texts, family.max_tokens)
+
     def pooled(texts: Sequence[str]) -> Tensor:
-        ids = padded_ids(tokenizer, texts, family.max_tokens)
+        ids = ids_of(texts)
         output = encoder(ids.to(next(encoder.parameters()).device))
         state: Tensor = output.pooler_output if "pooler_output" in output else output.text_embeds
         return F.normalize(state.float(), dim=-1).cpu()
@@ -87,9 +91,11 @@ def gate(problem: TrainingProblem, factors: Mapping[str, LowRank]) -> PromptGate
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row).float()
     states = pooled(words)
-    far = pooled([p for p in (*problem.retain, "") if not any(word.lower() in p.lower() for word in words)])
-    floor = min(float((far @ states.mT).max()), HIGHEST)
-    return PromptGate(factors=factors, states=states, tokens=tokens, floor=floor)
+    named = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in words), re.IGNORECASE)
+    far = [p for p in (*problem.retain, "") if not named.search(p)]
+    floor = min(float((pooled(far) @ states.mT).max()), HIGHEST)
+    overlap = min(float(shares_of(ids_of(far), tokens).max()), HIGHEST)
+    return PromptGate(factors=factors, states=states, tokens=tokens, floor=floor, overlap=overlap)
 
 
 def erase_loss(batch: Batch, eta: float) -> Tensor:

@@ -1,9 +1,11 @@
 """SPM's facilitated transport at work: adapters that open only for prompts that are near their concept.
 
-    gamma(p) = max( (cos(E(p), E(c)) - floor) / (1 - floor), |tokens of p and of c| / |tokens of c| ),    within 0 and 1
+    gamma(p) = max( over(cos(E(p), E(c)), floor), over(|tokens of p and of c| / |tokens of c|, overlap) )
 
-E is the pooled state of the first CLIP encoder. The floor is the largest cosine of a prompt that is to be retained, so
-that the gate is shut for all of these; the published program has none, and is never quite shut (ours).
+    over(x, f) = (x - f) / (1 - f), within 0 and 1
+
+E is the pooled state of the first CLIP encoder. The two floors are the largest values of a prompt that is to be
+retained, so that the gate is shut for all of these; the published program has none, and is never quite shut (ours).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class PromptGate(Hook):
     Attributes:
         factors: by path.
         states: (n, d) pooled states of the concept's names. tokens: (n, k) their token numbers, `PAD` behind them.
-        floor: cosine up to which the gate is shut.
+        floor, overlap: cosine, and share of a name's tokens, up to which the gate is shut.
     """
 
     kind: ClassVar[str] = "spm"
@@ -44,6 +46,7 @@ class PromptGate(Hook):
     states: Tensor
     tokens: Tensor
     floor: float
+    overlap: float
 
     def tensors(self) -> dict[str, Tensor]:
         every = {f"{path}.{name}": getattr(f, name) for path, f in self.factors.items() for name in ("a", "b")}
@@ -52,15 +55,18 @@ class PromptGate(Hook):
         }
 
     def settings(self) -> dict[str, Any]:
-        return {"paths": sorted(self.factors), "floor": self.floor}
+        return {"paths": sorted(self.factors), "floor": self.floor, "overlap": self.overlap}
 
     @classmethod
     def build(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> PromptGate:
-        if set(settings) != {"paths", "floor"}:
-            raise ValueError(f"the settings of the hook 'spm' are {sorted(settings)}, expected floor and paths")
-        floor = settings["floor"]
-        if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not -1 <= floor < 1:
-            raise ValueError(f"the floor of the hook 'spm' is {floor!r}, expected a number from -1 to below 1")
+        if set(settings) != {"paths", "floor", "overlap"}:
+            raise ValueError(
+                f"the settings of the hook 'spm' are {sorted(settings)}, expected floor, overlap and paths"
+            )
+        for name in ("floor", "overlap"):
+            value = settings[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value < 1:
+                raise ValueError(f"the {name} of the hook 'spm' is {value!r}, expected a number from -1 to below 1")
         factors = {}
         for path in map(str, settings["paths"]):
             a = tensor_of(tensors, f"{path}.a", (None, None))
@@ -70,7 +76,8 @@ class PromptGate(Hook):
             factors=factors,
             states=states,
             tokens=tensor_of(tensors, "tokens", (len(states), None)),
-            floor=float(floor),
+            floor=float(settings["floor"]),
+            overlap=float(settings["overlap"]),
         )
 
     def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
@@ -93,18 +100,26 @@ class PromptGate(Hook):
         return self.factors
 
 
-def gate_of(pooled: Tensor, ids: Tensor, states: Tensor, tokens: Tensor, floor: float) -> Tensor:
+def gate_of(pooled: Tensor, ids: Tensor, states: Tensor, tokens: Tensor, floor: float, overlap: float) -> Tensor:
     """(B,) gamma of prompts.
 
     Args:
-        pooled: (B, d). ids: (B, L) token numbers. states, tokens, floor: as of `PromptGate`.
+        pooled: (B, d). ids: (B, L) token numbers. states, tokens, floor, overlap: as of `PromptGate`.
     """
     cosine = F.normalize(pooled.float(), dim=-1) @ F.normalize(states.float(), dim=-1).mT  # (B, n)
-    near = ((cosine - floor) / (1 - floor)).amax(dim=1)
+    near = (cosine.amax(dim=1) - floor) / (1 - floor)
+    return torch.maximum(near, (shares_of(ids, tokens) - overlap) / (1 - overlap)).clamp(0, 1)
+
+
+def shares_of(ids: Tensor, tokens: Tensor) -> Tensor:
+    """(B,) the largest share of a name's tokens that stand in a prompt.
+
+    Args:
+        ids: (B, L) token numbers. tokens: (n, k), as of `PromptGate`.
+    """
     own = tokens != PAD
     there = (ids.float()[:, None, :, None] == tokens[None, :, None, :]).any(dim=2)  # (B, n, k)
-    shared = (there & own).sum(dim=2) / own.sum(dim=1).clamp(min=1)
-    return torch.maximum(near, shared.amax(dim=1)).clamp(0, 1)
+    return ((there & own).sum(dim=2) / own.sum(dim=1).clamp(min=1)).amax(dim=1)
 
 
 class _Gate:
@@ -123,9 +138,8 @@ class _Gate:
             return
         pooled = output.pooler_output if "pooler_output" in output else output.text_embeds
         where = pooled.device
-        gates = gate_of(
-            pooled, ids.to(where), self._hook.states.to(where), self._hook.tokens.to(where), self._hook.floor
-        )
+        known = (self._hook.states.to(where), self._hook.tokens.to(where), self._hook.floor, self._hook.overlap)
+        gates = gate_of(pooled, ids.to(where), *known)
         for row, gate in zip(states.detach(), gates.tolist(), strict=True):
             self._known[row_key(row)] = gate
             if len(self._known) > REMEMBERED:

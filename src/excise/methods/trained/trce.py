@@ -17,18 +17,21 @@ are trained the self-attention and the queries of cross-attention. f1 is the mod
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
+from excise.errors import ExciseWarning
 from excise.families.base import Family
 from excise.methods.closed_form.uce import UCE
 from excise.methods.closed_form.uce_config import UCEConfig
-from excise.methods.trained.base import ClosedFormStage, Stepped
+from excise.methods.trained.base import ClosedFormStage, Stepped, with_retention
 from excise.methods.trained.trce_config import TRCEConfig
 from excise.training.adapters import Weights
 from excise.training.loop import Losses, Step
-from excise.training.losses import combined, squares
-from excise.training.problem import TrainingProblem
+from excise.training.losses import squares
+from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.sources import Source
 
 
@@ -40,6 +43,18 @@ class TRCE(Stepped[TRCEConfig]):
     def closed_form(self, config: TRCEConfig) -> ClosedFormStage:
         return UCE(), UCEConfig(retain_scale=config.retain_scale, ridge=config.ridge)
 
+    def train(self, problem: TrainingProblem, config: TRCEConfig) -> TrainingResult:
+        """Train stage 2; a warning where stage 1 left nothing to it."""
+        trained = super().train(problem, config)
+        if not any(step.get("erase", step.get("loss", 0.0)) for step in trained.evidence["losses"]):
+            warnings.warn(
+                "TRCE's first stage alone brought every prompt to the safe side, so its second found nothing to do; "
+                "name the target's safe twin with --anchor, or raise --set margin=...",
+                ExciseWarning,
+                stacklevel=2,
+            )
+        return trained
+
     def targets(self, family: Family, config: TRCEConfig) -> list[str]:
         return [
             m.path for m in family.attention_maps() if m.source == "self" or (m.source == "cross" and m.part == "q")
@@ -48,18 +63,13 @@ class TRCE(Stepped[TRCEConfig]):
     def step(self, problem: TrainingProblem, config: TRCEConfig, weights: Weights, source: Source) -> Step:
         def step(generator: torch.Generator) -> Losses:
             batch = source.batch(generator)
-            with problem.original():
-                empty, safe, unsafe = batch.teachers(batch.empty, batch.anchor, batch.concept)
+            empty, safe, unsafe = batch.originals(batch.empty, batch.anchor, batch.concept)
             towards, away = (p + config.contrast_guidance * (p - empty) for p in (safe, unsafe))
             erase = (
                 hinge(batch.student(batch.concept), towards, away, config)
                 + hinge(batch.student(batch.empty), towards, away, config)
             ) / 2
-            if batch.retain is None:
-                return {"loss": erase}
-            retain = batch.retain_loss()
-            loss = combined(config.combine, erase, config.retain_weight * retain, weights.parameters.values())
-            return {"loss": loss, "erase": erase, "retain": retain}
+            return with_retention(batch, erase, config)
 
         return step
 
