@@ -91,6 +91,21 @@ def test_a_far_prompt_is_drawn_bit_for_bit_and_the_concept_is_not(pipe, tmp_path
     assert np.array_equal(draw(pipe, "cat"), before["cat"])
 
 
+def test_the_gate_reads_what_the_second_encoder_reads_and_any_layer(make):
+    pipe = make("sdxl")
+
+    def drawn(**prompts) -> np.ndarray:
+        torch.manual_seed(0)
+        options = {"num_inference_steps": 2, "guidance_scale": 2.0, "height": 32, "width": 32}
+        return pipe(**prompts, **options, generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+
+    asked = ({"prompt": "dog"}, {"prompt": "dog", "prompt_2": "cat"}, {"prompt": "dog", "clip_skip": 1})
+    before = [drawn(**prompts) for prompts in asked]
+    with erase(pipe, ["cat"], "spm", **SMALL).apply(pipe):
+        same = [np.array_equal(drawn(**prompts), was) for prompts, was in zip(asked, before, strict=True)]
+    assert same == [True, False, True]
+
+
 def test_an_open_gate_is_the_change_of_the_weights(make):
     """Where prompts are unknown to the gate, as learnt states are, the model is as with the adapters merged."""
     pipe = make("sd")

@@ -82,9 +82,11 @@ class PromptGate(Hook):
 
     def put_on(self, family: Family, strength: float, attaching: Attaching) -> None:
         family.check_encoders()
-        name = next(iter(family.text_encoders))
-        gate = _Gate(self, len(family.text_encoders))
-        attaching.after(family.text_encoders[name], gate.remember)
+        first, *further = family.text_encoders.values()
+        gate = _Gate(self, alone=not further)
+        attaching.after(first, gate.remember)
+        for encoder in further:
+            attaching.after(encoder, gate.remember_words)
         attaching.before(family.denoiser, gate.open)
         for path, factor in self.factors.items():
             layer: Any = family.module(path)
@@ -125,25 +127,36 @@ def shares_of(ids: Tensor, tokens: Tensor) -> Tensor:
 class _Gate:
     """The gate at work on one model: it knows the prompts that the text encoder has read."""
 
-    def __init__(self, hook: PromptGate, encoders: int) -> None:
-        self._hook, self._encoders = hook, encoders
+    def __init__(self, hook: PromptGate, alone: bool) -> None:
+        self._hook, self._alone = hook, alone
         self._known: dict[bytes, float] = {}
         self._scale: Tensor | None = None
 
     def remember(self, encoder: Any, args: Any, kwargs: Any, output: Any) -> None:
         """A hook on the first text encoder: the gate of every prompt that it reads."""
         ids = args[0] if args else kwargs.get("input_ids")
-        states = output[0] if self._encoders == 1 else (output.hidden_states or [None, None])[-2]
-        if ids is None or states is None:
+        if ids is None:
             return
         pooled = output.pooler_output if "pooler_output" in output else output.text_embeds
         where = pooled.device
         known = (self._hook.states.to(where), self._hook.tokens.to(where), self._hook.floor, self._hook.overlap)
-        gates = gate_of(pooled, ids.to(where), *known)
-        for row, gate in zip(states.detach(), gates.tolist(), strict=True):
-            self._known[row_key(row)] = gate
-            if len(self._known) > REMEMBERED:
-                del self._known[next(iter(self._known))]
+        self._keep(output, gate_of(pooled, ids.to(where), *known))
+
+    def remember_words(self, encoder: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """A hook on a further text encoder, which may read another prompt: its gate by the name's tokens alone."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        if ids is not None:
+            tokens, overlap = self._hook.tokens.to(ids.device), self._hook.overlap
+            self._keep(output, ((shares_of(ids, tokens) - overlap) / (1 - overlap)).clamp(0, 1))
+
+    def _keep(self, output: Any, gates: Tensor) -> None:
+        """Know the gates of prompts by their states: the last, or of any layer where several encoders are read."""
+        layers = [output[0]] if self._alone else [*(output.hidden_states or ())]
+        for states in layers:
+            for row, gate in zip(states.detach(), gates.tolist(), strict=True):
+                self._known[row_key(row)] = gate
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
 
     def open(self, denoiser: Any, args: Any, kwargs: Any) -> None:
         """A hook before the denoiser: the gate of each row; open where the prompt is unknown, as learnt states are."""
@@ -151,13 +164,17 @@ class _Gate:
         if states is None:
             self._scale = None
             return
-        width = self._hook.states.shape[1] if self._encoders > 1 else states.shape[-1]
-        gates = [self._gate(row[:, :width]) for row in states.detach()]
+        gates = [self._gate(row) for row in states.detach()]
         self._scale = torch.tensor(gates, device=states.device)
 
     def _gate(self, row: Tensor) -> float:
-        """The gate of a prompt's states (L, d); shut for zeros, which stand for no prompt at all (SDXL)."""
-        return self._known.get(row_key(row), 1.0) if bool(row.any()) else 0.0
+        """The gate of a prompt's states (L, d), the wider of what its encoders read; shut for zeros, which stand for no
+        prompt at all (SDXL)."""
+        if not bool(row.any()):
+            return 0.0
+        width = self._hook.states.shape[1]
+        parts = [row] if self._alone else [row[:, :width], row[:, width:]]
+        return max(self._known.get(row_key(part), 1.0) for part in parts)
 
     def add(self, factor: LowRank, strength: float, layer: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         """A map's output with its change, scaled row by row."""
