@@ -48,8 +48,12 @@ class MACEFull(Distilled[MACEFullConfig]):
     located = True
 
     def closed_form(self, config: MACEFullConfig) -> ClosedFormStage:
-        settings = {"retain_scale": config.retain_scale, "ridge": config.ridge, "balanced": config.balanced}
-        return MACE(), MACEConfig(**settings)
+        return MACE(), MACEConfig(
+            retain_scale=config.retain_scale,
+            retain_tokens=config.retain_tokens,
+            ridge=config.ridge,
+            balanced=config.balanced,
+        )
 
     def targets(self, family: Family, config: MACEFullConfig) -> list[str]:
         return [m.path for m in family.maps("cross_kv")]
@@ -90,7 +94,7 @@ def fused(problem: TrainingProblem, changes: list[Mapping[str, Delta]], config: 
     asked = [filled(problem, c, c.words) for c in problem.concepts]
     with problem.original():
         shares = shares_of(
-            problem.family, asked, [*problem.retain, ""], config.fusion_retain_scale, config.ridge, problem.say
+            problem.family, asked, [*problem.retain, ""], config.fusion_retain_scale, config.fusion_ridge, problem.say
         )
     whole: dict[str, Delta] = {}
     for change, share in zip(changes, shares, strict=True):

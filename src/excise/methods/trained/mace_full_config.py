@@ -7,18 +7,29 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.methods.closed_form.config import BALANCED
+from excise.methods.closed_form.config import BALANCED, Tokens
 from excise.training.config import CANVAS_LORA, DistilledConfig
+
+_REFINED = {"retain_tokens": "all", "ridge": 30.0}  # as the method `mace` has it
 
 
 class MACEFullConfig(DistilledConfig):
     """Settings of MACE as a whole."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "rank": 1, "steps": 60, "save_every": 20, "balanced": True, "ridge": 0.03},
-        "object": {"lr": 1e-5},
-        "instance": {"lr": 1e-5},
-        "explicit": {"lr": 1e-5, "steps": 120, "earliest": 0.0, "latest": 1.0},
+        "canvas": {**CANVAS_LORA, "rank": 1, "steps": 60, "balanced": True, "ridge": 0.03, "fusion_ridge": 0.03},
+        "object": {**_REFINED, "lr": 1e-5},
+        "instance": {**_REFINED, "lr": 1e-5},
+        "style": {**_REFINED, "anchor": "art"},
+        "person": {**_REFINED, "anchor": "a person"},
+        "explicit": {
+            **_REFINED,
+            "anchor": "a person wearing clothes",
+            "lr": 1e-5,
+            "steps": 120,
+            "earliest": 0.0,
+            "latest": 1.0,
+        },
     }
 
     rank: int = Field(1, ge=1, description="Rank of each adapter.")
@@ -37,5 +48,7 @@ class MACEFullConfig(DistilledConfig):
     )
     retain_scale: float = Field(1.0, ge=0, description="Of the refinement: weight of retained states.")
     balanced: bool = BALANCED
-    ridge: float = Field(0.5, gt=0, description="Of refinement and fusion: pull towards the original weights.")
+    retain_tokens: Tokens = Field("all_but_start", description="Of the refinement: tokens of retained prompts.")
+    ridge: float = Field(0.5, gt=0, description="Of the refinement: pull towards the original weights.")
     fusion_retain_scale: float = Field(1.0, ge=0, description="Of the fusion: weight of retained states.")
+    fusion_ridge: float = Field(0.5, gt=0, description="Of the fusion: pull towards changing nothing else.")
