@@ -61,6 +61,7 @@ def shown(images, names) -> list[bool]:
 
 
 JUDGED = {"slug"}  # cannot do without a judge
+WITHOUT_LOOP = {"slug"}  # of training
 # The methods of excise, and one of another package.
 RECORDS = {**METHODS.records(), "nudge": nudge_record()}
 every_method = pytest.mark.parametrize("method", sorted(RECORDS))
@@ -96,7 +97,8 @@ def made(pipe, method: str, concepts=("cat",), **more) -> Edit:
     if not record.needs <= family_of(pipe).provides:
         pytest.skip(f"{method} does not fit this family")
     few_names = {"preserve": ["dog", "tree"], "vocabulary": None}  # 32 directions have no room for hundreds of names
-    short = {**SHORT.get(record.shape, {}), **SETTINGS.get(method, {})}
+    loop = {} if method in WITHOUT_LOOP else SHORT.get(record.shape, {})
+    short = {**loop, **SETTINGS.get(method, {})}
     if method in JUDGED:
         short["context"] = Context(judge=shown)
     return erase(pipe, list(concepts), method=method, **{**few_names, **short, **more})
