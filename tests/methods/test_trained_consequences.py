@@ -6,6 +6,7 @@ their own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from excise import Edit, erase
 from excise.attacks.tokens import lexicon
 from excise.concepts.concept import Concept
+from excise.errors import ExciseWarning, SettingError
 from excise.families import family_of
 from excise.methods.base import Context
 from excise.methods.trained.advunlearn import attack, led_by
@@ -255,3 +257,62 @@ def test_the_attack_gains_less_after_advunlearn_than_before(pipe):
     }
     left = gained(edits)
     assert left["after"] > left["before"]
+
+
+def test_on_top_of_a_closed_form_the_concept_itself_is_negated(pipe, monkeypatch):
+    """The goal is made by the model before the closed form, to which the concept does not read as its anchor."""
+    from excise.methods.trained.esd import ESD
+
+    frozen = family_of(copy.deepcopy(pipe))
+    seen = []
+    loss = ESD.loss
+
+    def looked(self, batch, config):
+        condition = frozen.condition(batch.concept.texts)
+        with torch.no_grad():
+            untouched = frozen.predict(batch.x_t, batch.t, condition)
+        seen.append(
+            (apart(batch.originals(batch.concept)[0], untouched), apart(batch.teacher(batch.concept), untouched))
+        )
+        return loss(self, batch, config)
+
+    monkeypatch.setattr(ESD, "loss", looked)
+    more = {**SMALL, "steps": 2, "sampler_steps": 3, "anchor": "car", "first": "uce", "weights": "full", "lr": 1e-9}
+    erase(pipe, ["cat"], "esd", **more)
+    for original, teacher in seen:
+        assert original < 1e-8
+        assert teacher > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("receler", {"ema": 0.9}, "does not read 'ema'"),
+        ("slug", {"lr": 1e-3}, "does not read 'lr'"),
+        ("ace", {"retain_weight": 0.0, "combine": "project"}, "combine=project is about what is retained"),
+        ("salun", {"retain_weight": 0.0, "retain_on": "anchor"}, "retain_on=anchor is about what is retained"),
+        ("esd", {"sparsity": 1.0, "ema": 0.9}, "never empties a block"),
+        ("selective-amnesia", {"retain_on": "latents"}, "does not tell what matters"),
+        ("slug", {"retain_on": "latents"}, "retain_on was latents"),
+        ("esd", {"target": "guidance", "train": "text_encoder", "anchor": "car"}, "use train=denoiser"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(pipe, method, settings, message):
+    sees = Context(judge=lambda images, names: [True] * len(images))
+    with pytest.raises(SettingError, match=message):
+        erase(pipe, ["cat"], method, context=sees, vocabulary=None, preserve=["dog"], **settings)
+
+
+@pytest.mark.parametrize("method", ["forget-me-not", "mace-full"])
+def test_attention_is_trained_with_checkpointing_too(pipe, method):
+    edits = [
+        erase(pipe, ["cat"], method, **{**SMALL, "steps": 2, "pictures": 2}, checkpointing=on) for on in (False, True)
+    ]
+    for path in edits[0].paths:
+        weight = family_of(pipe).parameter(path).detach()
+        torch.testing.assert_close(edits[1].delta(path, weight), edits[0].delta(path, weight), rtol=1e-3, atol=1e-5)
+
+
+def test_a_second_stage_that_finds_nothing_to_do_says_so(pipe):
+    with pytest.warns(ExciseWarning, match="first stage alone"):
+        erase(pipe, ["cat"], "trce", **{**SMALL, "steps": 2, "sampler_steps": 3})

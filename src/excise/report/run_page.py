@@ -23,7 +23,7 @@ from excise.protocols.concept import ATTRIBUTE, NO_JUDGE, RETAINED
 from excise.report.curves import Chart, chart
 from excise.report.grid import heat
 from excise.report.html import Banner, Block, BlockTable, MetricRow, Page, Pair, Section, write
-from excise.support.counts import counted
+from excise.support.counts import agreeing, counted
 from excise.support.runs import EDIT_NAME
 from excise.support.selection import evenly
 
@@ -43,6 +43,17 @@ BLOCK_TABLES = {
         "leaves as it was (retain). Nothing was selected with these numbers: the edit is the sum of all blocks.",
     ),
 }
+
+
+def _changes(paths: int) -> str:
+    """What an edit of so many weights does.
+
+    >>> _changes(1), _changes(32), _changes(0)
+    ('1 weight matrix changes', '32 weight matrices change', 'it acts while the model draws')
+    """
+    if not paths:
+        return "it acts while the model draws"
+    return f"{counted(paths, 'weight matrix', 'weight matrices')} {agreeing(paths, 'changes', 'change')}"
 
 
 def erase_page(
@@ -68,7 +79,7 @@ def erase_page(
     names = [c.name for c in record.concepts]
     section = Section(
         title=", ".join(names),
-        summary=f"Removed with {record.method} from {model}: {len(edit.paths)} weight matrices change.",
+        summary=f"Removed with {record.method} from {model}: {_changes(len(edit.paths))}.",
         targets=pairs[: len(target_prompts)],
         retained=pairs[len(target_prompts) :],
         curves=training_charts(record.measured),
