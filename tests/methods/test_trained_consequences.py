@@ -18,16 +18,19 @@ from torch import Tensor
 from excise import Edit, erase
 from excise.attacks.tokens import lexicon
 from excise.concepts.concept import Concept
-from excise.errors import ExciseWarning, SettingError
+from excise.errors import SettingError
 from excise.families import family_of
 from excise.methods.base import Context
 from excise.methods.trained.advunlearn import attack, led_by
 from excise.methods.trained.advunlearn_config import AdvUnlearnConfig
+from excise.methods.trained.base import Stepped
 from excise.methods.trained.material import Material, source_of
+from excise.methods.trained.trce import TRCE
+from excise.methods.trained.trce_config import TRCEConfig
 from excise.training.adapters import FullWeights
 from excise.training.attention import captured, reading_layers
 from excise.training.losses import attention_norm
-from excise.training.problem import TrainingProblem
+from excise.training.problem import TrainingProblem, TrainingResult
 
 SMALL: dict[str, Any] = {"steps": 40, "lr": 3e-3, "batch": 4, "vocabulary": None, "preserve": ["dog", "tree"]}
 CAT, CAR = "a photo of a cat", "a photo of a car"
@@ -313,6 +316,9 @@ def test_attention_is_trained_with_checkpointing_too(pipe, method):
         torch.testing.assert_close(edits[1].delta(path, weight), edits[0].delta(path, weight), rtol=1e-3, atol=1e-5)
 
 
-def test_a_second_stage_that_finds_nothing_to_do_says_so(pipe):
-    with pytest.warns(ExciseWarning, match="first stage alone"):
-        erase(pipe, ["cat"], "trce", **{**SMALL, "steps": 2, "sampler_steps": 3})
+@pytest.mark.parametrize(("erase_loss", "warned"), [(0.0, True), (0.1, False)])
+def test_a_second_stage_that_finds_nothing_to_do_says_so(monkeypatch, recwarn, erase_loss, warned):
+    losses = [{"step": 1, "loss": 0.5, "erase": 0.0, "retain": 0.5}, {"step": 2, "loss": 0.5, "erase": erase_loss}]
+    monkeypatch.setattr(Stepped, "train", lambda self, problem, config: TrainingResult({}, {"losses": losses}))
+    TRCE().train(None, TRCEConfig())
+    assert any("first stage alone" in str(w.message) for w in recwarn) == warned

@@ -54,7 +54,7 @@ def captured(family: Family, layers: Sequence[str]) -> Iterator[Capture]:
         layers: paths of the layers ("...attn2"), without the name of a map.
 
     Raises:
-        ModelError: a layer is no plain softmax attention (linear, joint, or with normed queries).
+        ModelError: a layer is no plain softmax attention (linear, joint, or with the queries of each head normed).
     """
     capture = Capture(layers)
     with ExitStack() as stack:
@@ -178,6 +178,10 @@ def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
 
 def _probabilities(layer: Any, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)) of a layer: (B, heads, queries, keys)."""
+    if layer.norm_q is not None:  # over all heads together, as SANA-Sprint has it
+        q = layer.norm_q(q)
+    if layer.norm_k is not None:
+        k = layer.norm_k(k)
     if mask is not None:
         mask = layer.prepare_attention_mask(mask, k.shape[1], len(q))
     scores: Tensor = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k), mask)
@@ -186,5 +190,6 @@ def _probabilities(layer: Any, q: Tensor, k: Tensor, mask: Tensor | None) -> Ten
 
 def _check(path: str, layer: Any) -> None:
     plain = isinstance(layer, Attention) and type(layer.processor) in PLAIN
-    if not plain or layer.norm_q is not None or layer.norm_k is not None:
+    normed = plain and (layer.norm_q is not None or layer.norm_k is not None)
+    if not plain or (normed and type(layer.processor) is not SanaAttnProcessor2_0):
         raise ModelError(f"'{path}' is no plain softmax attention; its maps cannot be computed from q and k.")
