@@ -11,8 +11,8 @@ from excise.support.settings import OMIT_DEFAULT, Settings
 if TYPE_CHECKING:
     from excise.training.loop import Plan
 
-CANVAS_LORA = {"lr": 1e-3, "steps": 80, "save_every": 10, "batch": 8, "rank": 8}
-CANVAS_FULL = {"lr": 1e-4, "steps": 80, "save_every": 10, "batch": 8}
+CANVAS_LORA = {"lr": 1e-3, "steps": 80, "save_every": 10, "batch": 8, "rank": 8, "calibrate": "constrained"}
+CANVAS_FULL = {"lr": 1e-4, "steps": 80, "save_every": 10, "batch": 8, "calibrate": "constrained"}
 """What most trained methods are given on the built-in models: a LoRA, and the weights themselves."""
 KEEP = 0.97  # retained on either side, under the rule "kept"
 

@@ -14,7 +14,7 @@ class FewShotConfig(DistilledConfig):
     """Settings of few-shot erasing."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "lr": 3e-4},
+        "canvas": {**CANVAS_LORA, "lr": 3e-4, "steps": 72, "save_every": 4},
         "official": {"weights": "full", "lr": 1e-5, "steps": 10, "batch": 2, "pictures": 4, "bound": 0.0},
     }
 
