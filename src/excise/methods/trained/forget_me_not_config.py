@@ -14,7 +14,7 @@ class ForgetMeNotConfig(DistilledConfig):
     """Settings of Forget-Me-Not."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "steps": 50, "save_every": 5},
+        "canvas": {**CANVAS_LORA, "lr": 5e-4, "steps": 80, "save_every": 5},
         "official": {"weights": "full", "modules": "attention", "lr": 2e-6, "steps": 35, "batch": 1, "pictures": 8},
     }
 

@@ -14,7 +14,16 @@ class RecelerConfig(DistilledConfig):
     """Settings of Receler."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "rank": 32, "sampler_steps": 12, "adversary_steps": 3},
+        "canvas": {
+            **CANVAS_LORA,
+            "rank": 32,
+            "sampler_steps": 12,
+            "adversary_steps": 3,
+            "steps": 60,
+            "save_every": 5,
+            "calibrate": "kept",
+            "keep": 0.92,
+        },
     }
 
     rank: int = Field(128, ge=1, description="Columns of the erasers.")
