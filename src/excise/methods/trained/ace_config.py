@@ -14,7 +14,14 @@ class ACEConfig(DistilledConfig):
     """Settings of ACE."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "sampler_steps": 12, "eta": 1.0, "eta_prior": 1.0},
+        "canvas": {
+            **CANVAS_LORA,
+            "sampler_steps": 12,
+            "eta": 1.0,
+            "eta_prior": 1.0,
+            "retain_weight": 4.0,
+            "save_every": 5,
+        },
         "published": {"uncond_share": 0.99, "retain_weight": 4.0},
     }
 

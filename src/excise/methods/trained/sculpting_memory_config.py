@@ -14,7 +14,7 @@ class SculptingMemoryConfig(DistilledConfig):
     """Settings of Sculpting Memory."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_FULL, "refresh": 20},
+        "canvas": {**CANVAS_FULL, "lr": 3e-4, "refresh": 20},
         "official": {"lr": 3e-6, "steps": 500, "batch": 2, "pictures": 100, "distil_weight": 0.0},
     }
 
