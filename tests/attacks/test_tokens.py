@@ -6,6 +6,7 @@ import pytest
 import torch
 from attack_runs import arena_of
 from dits import FIRST
+from peft import LoraConfig
 from torch.testing import assert_close
 
 from excise.attacks.tokens import condition_on, lexicon, mixed_embeddings, one_hot
@@ -15,7 +16,18 @@ from excise.families import family_of
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "sana", *FIRST.values()])
 def test_vectors_in_a_prompt_are_the_words_they_stand_for(make, kind):
-    family = family_of(make(kind))
+    check_words(family_of(make(kind)))
+
+
+def test_words_are_embedded_by_the_table_with_what_is_trained_on_it(make):
+    """A model may ship a LoRA on its token table; a vector stands in place of what comes out behind it."""
+    pipe = make("sd")
+    torch.manual_seed(0)
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=["token_embedding"], init_lora_weights=False))
+    check_words(family_of(pipe))
+
+
+def check_words(family) -> None:
     known = lexicon(family, ["cat"], ["a cat"])
     assert "cat" not in known.words
     assert known.placeholder not in known.words

@@ -79,7 +79,7 @@ def encoder_maps(encoders: Mapping[str, Any]) -> Iterator[WeightMap]:
             path = f"{name}.{inner.removeprefix('text_model.')}"
             match = _ENCODER_BLOCK.match(path)
             block = match.group() if match else name
-            if tables == [module]:
+            if len(tables) == 1 and module is bare(tables[0]):
                 yield WeightMap(path, block, "text", "embedding")
             elif isinstance(module, nn.Linear):
                 parts = (part for part, pattern in _ENCODER_PARTS.items() if pattern.search(path))
@@ -87,10 +87,11 @@ def encoder_maps(encoders: Mapping[str, Any]) -> Iterator[WeightMap]:
 
 
 def token_tables(encoder: Any) -> list[nn.Module]:
-    """The token table of a text encoder, and what else holds the same weight: T5 reads by one of its own."""
-    table = bare(bare(encoder).get_input_embeddings())
-    tied = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight]
-    return [table, *(m for m in tied if m is not table)]
+    """The token table of a text encoder, wrapped as it is, and what else holds its weight: T5 reads by its own."""
+    table = bare(encoder).get_input_embeddings()
+    inner = bare(table)
+    tied = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is inner.weight]
+    return [table, *(m for m in tied if m is not inner)]
 
 
 def _descend(layer: Any, child: str) -> Any:
