@@ -8,7 +8,7 @@
 # `encoder.embed_tokens`, that holds the same weight. A hook on what is returned never runs.
 #
 # Why it matters: FLUX.1, Stable Diffusion 3, Chroma and PixArt read T5. A search for adversarial or new words that hooks the embedding
-# layer moves nothing there and raises nothing, and reports a model as robust. Hook every embedding that shares the weight.
+# layer moves nothing there: one by trial reports a model as robust, one by gradients finds none. Hook every embedding that shares the weight.
 
 set -euo pipefail
 
