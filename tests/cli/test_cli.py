@@ -230,6 +230,11 @@ def test_methods_and_doctor(excise, model):
     assert {"speed", "uce"} <= {m["name"] for m in json.loads(out)}
     status, out, _ = excise("methods", "speed", "--json")
     assert "threshold" in {k["name"] for k in json.loads(out)["settings"]}
+    assert "blocks" not in json.loads(out)
+    status, out, _ = excise("methods", "salun", "--json")
+    assert json.loads(out)["blocks"] == (
+        "latents: images of the target; weights: full, mask: saliency; retain: pictures, gradients: sum"
+    )
     status, out, _ = excise("methods", "spee")
     assert status == 2
     status, out, _ = excise("doctor", "--model", model, "--json")

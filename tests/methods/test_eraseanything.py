@@ -16,7 +16,6 @@ from excise.errors import SettingError
 from excise.families import family_of
 from excise.families.trajectories import partial_denoise
 from excise.methods.base import Context
-from excise.methods.trained.base import trajectories
 from excise.methods.trained.eraseanything import (
     EraseAnything,
     Level,
@@ -28,6 +27,7 @@ from excise.methods.trained.eraseanything import (
 )
 from excise.methods.trained.eraseanything import levels as levels_of
 from excise.methods.trained.eraseanything_config import EraseAnythingConfig
+from excise.methods.trained.material import trajectories
 from excise.training.adapters import Adapter
 from excise.training.problem import TrainingProblem
 

@@ -14,14 +14,17 @@ from excise import Edit, erase
 from excise.attacks.original import swaps
 from excise.concepts.concept import Concept
 from excise.edits.deltas import Dense, LowRank
+from excise.edits.originals import original_weights
 from excise.errors import SettingError
 from excise.families import family_of
 from excise.families.trajectories import partial_denoise
 from excise.methods.base import Context
+from excise.methods.closed_form.uce_config import UCEConfig
 from excise.methods.trained.esd import ESD, goal
 from excise.methods.trained.esd_config import ESDConfig
 from excise.training.adapters import Adapter
-from excise.training.blocks import Trajectories, empty_prompt, prompts_of
+from excise.training.blocks import empty_prompt, prompts_of
+from excise.training.sources import Kept, Trajectories
 
 SMALL = {"steps": 2, "lr": 1e-2, "batch": 2, "sampler_steps": 4}
 
@@ -39,6 +42,10 @@ class Said:
     @staticmethod
     def teacher(prompts: float) -> torch.Tensor:
         return torch.tensor([prompts])
+
+    @staticmethod
+    def originals(*prompts: float) -> list[torch.Tensor]:
+        return [torch.tensor([p]) for p in prompts]
 
 
 def test_the_target_by_hand_and_the_two_programs_apart_by_one():
@@ -120,6 +127,20 @@ def test_every_setting_changes_what_is_trained(make, settings):
     assert any(not torch.equal(t, other.tensors()[name]) for name, t in plain.tensors().items())
 
 
+def test_training_on_top_of_a_closed_form_is_one_edit_of_both(make):
+    """At a learning rate of almost nothing, what is left is the closed form alone."""
+    pipe, family = make("sd"), family_of(make("sd"))
+    more = {"vocabulary": None, "preserve": ["dog", "tree"]}
+    closed = erase(pipe, ["cat"], "uce", **more, **UCEConfig().model_dump())
+    both = erase(pipe, ["cat"], "esd", **{**SMALL, "lr": 1e-12}, first="uce", **more)
+    plain = erase(pipe, ["cat"], "esd", **{**SMALL, "lr": 1e-2}, **more)
+    trained = erase(pipe, ["cat"], "esd", **{**SMALL, "lr": 1e-2}, first="uce", **more)
+    assert set(trained.paths) == set(closed.paths) | set(plain.paths)
+    for path, weight in original_weights(family, closed.paths).items():
+        assert_close(both.delta(path, weight), closed.delta(path, weight), rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(trained.delta(path, weight), closed.delta(path, weight), rtol=1e-4, atol=1e-6)
+
+
 def test_what_cannot_be_trained_is_refused(any_pipe):
     with pytest.raises(SettingError, match="needs something to read 'cat' as"):
         erase(any_pipe, ["cat"], "esd", target="anchor", **SMALL)
@@ -195,7 +216,7 @@ def test_the_text_encoders_loss_is_that_of_the_formula(any_pipe):
             for p in weights.parameters.values():
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
         prompts = prompts_of(weights, ["a cat", "cat"])
-        source = Trajectories(weights, [prompts], [prompts], empty_prompt(weights), None, 2, "student", 4, 3.0)
+        source = Trajectories(weights, [prompts], [prompts], empty_prompt(weights), Kept(), 2, "student", 4, 3.0)
         batch = source.batch(torch.Generator().manual_seed(0))
         loss = ESD().loss(batch, config)
         texts = [["a cat", "cat"][i] for i in batch.concept.rows]

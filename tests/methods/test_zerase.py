@@ -15,7 +15,8 @@ from excise.families.reading import first_inputs
 from excise.methods.trained.zerase import ZErase
 from excise.methods.trained.zerase_config import ZEraseConfig
 from excise.training.adapters import Adapter
-from excise.training.blocks import Trajectories, empty_prompt, prompts_of
+from excise.training.blocks import empty_prompt, prompts_of
+from excise.training.sources import Kept, Trajectories
 
 SMALL = {"steps": 2, "lr": 1e-2, "sampler_steps": 3, "vocabulary": None}
 CONFIG = ZEraseConfig(batch=2, sampler_steps=3, retain_weight=0.7)
@@ -46,10 +47,10 @@ def test_the_trained_maps_see_no_picture_and_no_time(pipe):
         assert torch.equal(inputs[0][path], inputs[1][path]), path
 
 
-@pytest.mark.parametrize("balance", ["implicit", "sum"])
-def test_the_losses_are_those_of_the_formula(pipe, balance):
+@pytest.mark.parametrize("combine", ["project", "sum"])
+def test_the_losses_are_those_of_the_formula(pipe, combine):
     frozen, family = family_of(copy.deepcopy(pipe)), family_of(pipe)
-    config = CONFIG.model_copy(update={"balance": balance})
+    config = CONFIG.model_copy(update={"combine": combine})
     with Adapter(family, ZErase().targets(family, config), 2, 0) as weights:
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -57,7 +58,7 @@ def test_the_losses_are_those_of_the_formula(pipe, balance):
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
         prompts = [prompts_of(weights, texts) for texts in (["a cat"], ["a dog"], ["a tree"])]
         source = Trajectories(
-            weights, prompts[:1], prompts[1:2], empty_prompt(weights), prompts[2], 2, "student", 3, 1.0
+            weights, prompts[:1], prompts[1:2], empty_prompt(weights), Kept(prompts[2]), 2, "student", 3, 1.0
         )
         batch = source.batch(torch.Generator().manual_seed(0))
         losses = ZErase().losses(batch, config)
@@ -70,7 +71,7 @@ def test_the_losses_are_those_of_the_formula(pipe, balance):
             torch.cat([g.flatten() for g in torch.autograd.grad(part, trained, retain_graph=True)])
             for part in (erased, 0.7 * retained)
         )
-        conflict = min(0.0, float(g_e @ g_r)) / float(g_r @ g_r) if balance == "implicit" else 0.0
+        conflict = min(0.0, float(g_e @ g_r)) / float(g_r @ g_r) if combine == "project" else 0.0
         wanted = g_e - conflict * g_r + g_r
         got = torch.cat([g.flatten() for g in torch.autograd.grad(losses["loss"], trained)])
         assert_close(losses["retain"], retained, rtol=1e-4, atol=1e-7)

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from excise.errors import SettingError
 from excise.families import family_of
 from excise.training.adapters import Adapter, FullWeights
-from excise.training.blocks import Trajectories, empty_prompt, prompts_of
+from excise.training.blocks import empty_prompt, prompts_of
 from excise.training.losses import push_away
+from excise.training.sources import Kept, Trajectories
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def moved(weights) -> None:
 def batch_of(weights, by: str = "student", retain=("a dog",)):
     concept, anchor = prompts_of(weights, ["a cat", "cat"]), prompts_of(weights, ["a tree", "tree"])
     kept = prompts_of(weights, retain) if retain else None
-    source = Trajectories(weights, [concept], [anchor], empty_prompt(weights), kept, 3, by, 4, 2.0)
+    source = Trajectories(weights, [concept], [anchor], empty_prompt(weights), Kept(kept), 3, by, 4, 2.0)
     return source.batch(torch.Generator().manual_seed(0))
 
 

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from excise.training.losses import relieved
+from excise.training.losses import combined
 
 
 def gradient(erase: list[float], preserve: list[float], scale: float = 1.0) -> torch.Tensor:
-    """Of `relieved`, for losses whose gradients are these."""
+    """Of `combined`, one-sided, for losses whose gradients are these."""
     one, two = torch.zeros(1, requires_grad=True), torch.zeros(len(erase) - 1, requires_grad=True)
     g_e, g_p = torch.tensor(erase), torch.tensor(preserve)
     losses = [(g[:1] * one).sum() + (g[1:] * two).sum() for g in (g_e, scale * g_p)]
-    relieved(*losses, [one, two]).backward()
+    combined("project", *losses, [one, two]).backward()
     return torch.cat([one.grad, two.grad])
 
 
@@ -38,9 +38,17 @@ def test_to_first_order_preservation_is_never_raised(pairs):
     assert float((total - g_p) @ g_p) >= -1e-2 * (1 + square)  # the erase part alone
 
 
+def test_either_gradient_is_freed_of_its_part_against_the_other():
+    one = torch.zeros(2, requires_grad=True)
+    g_e, g_p = torch.tensor([3.0, -4.0]), torch.tensor([0.0, 2.0])
+    combined("restricted", (g_e * one).sum(), (g_p * one).sum(), [one]).backward()
+    # The dot product is -8: g_e + 8 / 4 g_p = (3, 0), and g_p + 8 / 25 g_e = (0.96, 0.72).
+    assert_close(one.grad, torch.tensor([3.96, 0.72]))
+
+
 def test_a_loss_that_does_not_reach_a_parameter():
     used, other = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
-    relieved(2 * used.sum(), -3 * used.sum() + other.sum(), [used, other]).backward()
+    combined("project", 2 * used.sum(), -3 * used.sum() + other.sum(), [used, other]).backward()
     # g_e = (2, 0), g_p = (-3, 1): the dot product is -6, |g_p|^2 = 10.
     assert_close(torch.cat([used.grad, other.grad]), torch.tensor([2 - 3 * 1.6, 1.6]))
 

@@ -89,10 +89,20 @@ def _facts(name: str, record: Record) -> dict[str, Any]:
         "paper": record.paper,
         "shape": record.shape,
         "needs": ", ".join(sorted(record.needs)),
+        **_blocks(name),
         "families": ", ".join(families_for(record)),
         "cost": record.cost,
         "licence": record.licence,
     }
+
+
+def _blocks(name: str) -> dict[str, str]:
+    """The shared blocks that a trained method is made of, where it is made of them."""
+    from excise.methods import settings_of
+    from excise.training.config import DistilledConfig
+
+    config = settings_of(name)
+    return {"blocks": config.made_of()} if issubclass(config, DistilledConfig) else {}
 
 
 def _settings(config: type[Settings]) -> list[dict[str, Any]]:

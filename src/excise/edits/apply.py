@@ -6,8 +6,8 @@ failure leaves the model and what is known of it as they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -153,8 +153,13 @@ def take(edit: EditLike, parts: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator[None]:
-    """Add deltas to weights of any network inside the block, on top of the edits that are applied."""
+def temporarily_applied(
+    family: Family, deltas: Mapping[str, Delta]
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Add deltas to weights of any network inside the block, on top of the edits that are applied.
+
+    What the block is given makes a block inside it, in which the weights are as they were before.
+    """
     parts = networks(family)
     places = {}
     for path in deltas:
@@ -162,12 +167,24 @@ def temporarily_applied(family: Family, deltas: Mapping[str, Delta]) -> Iterator
         place(parts[name], [rest])
         places[path] = parameter_in(parts[name], rest)
     before = {path: module._parameters[key] for path, (module, key) in places.items()}
+
+    @contextmanager
+    def lifted() -> Iterator[None]:
+        now = {path: module._parameters[key] for path, (module, key) in places.items()}
+        try:
+            for path, (module, key) in places.items():
+                setattr(module, key, before[path])
+            yield
+        finally:
+            for path, (module, key) in places.items():
+                setattr(module, key, now[path])
+
     try:
         for path, delta in deltas.items():
             (module, key), w = places[path], before[path]
             changed = (at_least_single(w) + delta.delta(w)).to(w).detach()
             setattr(module, key, nn.Parameter(changed, requires_grad=w.requires_grad))
-        yield
+        yield lifted
     finally:
         for path, (module, key) in places.items():
             setattr(module, key, before[path])

@@ -102,10 +102,16 @@ class EditLike(Protocol):
 
 
 def add(one: Delta, two: Delta) -> Delta:
-    """Both changes of one weight as one; of low rank where both are."""
+    """Both changes of one weight as one, on the CPU; of low rank where both are."""
+    one, two = on_cpu(one), on_cpu(two)
     if isinstance(one, LowRank) and isinstance(two, LowRank):
         return LowRank(torch.cat([one.b, two.b], dim=1), torch.cat([one.a, two.a], dim=0))
     return Dense(_dense(one) + _dense(two))
+
+
+def on_cpu(delta: Delta) -> Delta:
+    """The same change on the CPU, where trained ones are."""
+    return Dense(delta.dw.cpu()) if isinstance(delta, Dense) else LowRank(delta.b.cpu(), delta.a.cpu())
 
 
 def _dense(delta: Delta) -> Tensor:

@@ -72,13 +72,9 @@ def fuse(
     words = vocabulary_of(vocabulary, family, every)
     kept = [*retain_prompts(preserve, TEMPLATES[every[0].kind]), *words.prompts]
     asked = [[p for c in own for p in _prompts(c, words)] for own in concepts]
-    with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
-        *moments, retained = _moments(family, [*asked, kept], say)
-        A = torch.stack(moments).sum(dim=0) + retain_scale * retained
-    A.diagonal().add_(ridge)
     paths = {p.path for p in family.projections("kv")}
-    # S A^-1 = (A^-1 S)^T, both symmetric
-    through = [_through(edit, solve_spd(A, S).mT, paths) for edit, S in zip(edits, moments, strict=True)]
+    shares = shares_of(family, asked, kept, retain_scale, ridge, say)
+    through = [_through(edit, M, paths) for edit, M in zip(edits, shares, strict=True)]
     fused = stack(through)
     settings = {"retain_scale": retain_scale, "ridge": ridge}
     names = tuple(dict.fromkeys((*fused.record.preserve, *preserve)))
@@ -86,6 +82,29 @@ def fuse(
         update={"method": "fusion", "settings": settings, "preserve": names, "vocabulary": words.name}
     )
     return replace(fused, record=record)
+
+
+def shares_of(
+    family: Family, asked: Sequence[Sequence[str]], kept: Sequence[str], retain_scale: float, ridge: float, say: Report
+) -> list[Tensor]:
+    """S_i A^-1, (d, d) in float64, of each group of prompts: what its edit is multiplied with from the right.
+
+    Args:
+        asked: by edit, the prompts whose states it is to change. kept: prompts to retain.
+        retain_scale: p. ridge: lambda.
+    """
+    with torch.autocast(family.device.type, enabled=False, cache_enabled=False):
+        *moments, retained = _moments(family, [*asked, kept], say)
+        A = torch.stack(moments).sum(dim=0) + retain_scale * retained
+    A.diagonal().add_(ridge)
+    return [solve_spd(A, S).mT for S in moments]  # S A^-1 = (A^-1 S)^T, both symmetric
+
+
+def times(delta: Delta, M: Tensor) -> Delta:
+    """A change of a weight times M (d, d) from the right."""
+    if isinstance(delta, LowRank):
+        return LowRank(delta.b, (delta.a.to(M) @ M).to(delta.a.dtype))
+    return Dense((delta.dw.to(M) @ M).to(delta.dw.dtype))
 
 
 def _prompts(concept: Concept, words: Vocabulary) -> list[str]:
@@ -113,16 +132,10 @@ def _moments(family: Family, groups: Sequence[Sequence[str]], say: Report) -> li
 
 def _through(edit: Edit, M: Tensor, paths: set[str]) -> Edit:
     """The edit with its change of keys and values times M (d, d)."""
-
-    def changed(path: str, delta: Delta) -> Delta:
-        if path not in paths:
-            return delta
-        if isinstance(delta, LowRank):
-            return LowRank(delta.b, (delta.a.to(M) @ M).to(delta.a.dtype))
-        return Dense((delta.dw.to(M) @ M).to(delta.dw.dtype))
-
     maps = tuple(
         TextMap(m.u, (m.v.to(M) @ M).to(m.v.dtype), m.modules) if paths.issuperset(m.modules) else m
         for m in edit.text_maps
     )
-    return replace(edit, text_maps=maps, modules={path: changed(path, d) for path, d in edit.modules.items()})
+    return replace(
+        edit, text_maps=maps, modules={path: times(d, M) if path in paths else d for path, d in edit.modules.items()}
+    )

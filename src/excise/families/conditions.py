@@ -36,6 +36,10 @@ class Condition:
         moved = {n: t.to(device, dtype if t.is_floating_point() else t.dtype) for n, t in self.inputs.items()}
         return Condition(moved, self.masks)
 
+    def detached(self) -> Condition:
+        """The same without gradients."""
+        return Condition({name: t.detach() for name, t in self.inputs.items()}, self.masks)
+
     @property
     def states(self) -> Tensor:
         """(n, L, d) what stands for each token of the prompts, all layers that are read of it side by side."""

@@ -68,6 +68,11 @@ def fingerprints(
     return Prints(tuple(sha.hexdigest() for sha in shas), torch.tensor(flat, dtype=torch.float32))
 
 
+def row_key(row: Tensor) -> bytes:
+    """A digest of the values of text states (L, d), by which a hook knows a prompt again when the denoiser reads it."""
+    return hashlib.blake2b(raw_bytes(row.detach().float().cpu()), digest_size=16).digest()
+
+
 def raw_bytes(tensor: Tensor) -> memoryview:
     """Row-major bytes of a tensor on the CPU, whatever its memory format."""
     flat = tensor.flatten()  # 1x1 convolutions in channels-last format have strides that no view takes

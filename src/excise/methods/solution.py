@@ -30,6 +30,16 @@ def joined(one: Solution, two: Solution) -> Solution:
     return Solution((*one.text_maps, *two.text_maps), {**(one.modules or {}), **(two.modules or {})})
 
 
+def as_deltas(solution: Solution, weights: Mapping[str, Tensor]) -> dict[str, Delta]:
+    """Each weight's change by itself, by path.
+
+    Args:
+        weights: as they are without it, of every path.
+    """
+    shared = {path: m.low_rank(weights[path]) for m in solution.text_maps for path in m.modules}
+    return {**shared, **(solution.modules or {})}
+
+
 def in_rows(solution: Solution, group: Sequence[Projection], weights: Mapping[str, Tensor]) -> Solution:
     """A solution for some rows of fused maps as one for their whole weights, whose other rows stay.
 

@@ -59,6 +59,12 @@ def other_linears(family: Family) -> list[str]:
     return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in reading]
 
 
+def block_linears(family: Family) -> list[str]:
+    """Every linear map inside the blocks of the denoiser that hold attention: attention and feed-forward maps."""
+    inner = tuple(f"{m.block}." for m in family.attention_maps())
+    return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p.startswith(inner)]
+
+
 @dataclass(frozen=True)
 class _Place:
     """A module to train: the network that it is in, and its name there."""
@@ -142,6 +148,9 @@ class Weights(ABC):
     @abstractmethod
     def deltas(self) -> Mapping[str, Delta]:
         """What training added to each weight, as an edit holds it."""
+
+    def settle(self, rate: float) -> None:  # noqa: B027
+        """What is to be done after a step of the optimiser at a learning rate; nothing, if a subclass adds nothing."""
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,16 @@ JOINT = (FluxAttnProcessor, JointAttnProcessor2_0)
 
 
 class Capture:
-    """The maps of the latest pass, by layer: (B, heads, queries, keys), with gradients; every row sums to one."""
+    """The maps of the latest pass, by layer: (B, heads, queries, keys), with gradients; every row sums to one.
+
+    They are computed when they are asked for, so that gradient checkpointing recomputes nothing but the pass.
+    """
 
     def __init__(self, layers: Sequence[str]) -> None:
-        self._layers, self._maps = list(layers), dict[str, Tensor]()
+        self._layers, self._maps = list(layers), dict[str, Callable[[], Tensor]]()
 
-    def put(self, path: str, probabilities: Tensor) -> None:
-        """Keep the map of a layer."""
+    def put(self, path: str, probabilities: Callable[[], Tensor]) -> None:
+        """Keep how the map of a layer is computed."""
         self._maps[path] = probabilities
 
     @property
@@ -39,7 +43,7 @@ class Capture:
         """
         if missing := [path for path in self._layers if path not in self._maps]:
             raise ModelError(f"no attention map was captured of '{missing[0]}'; run the denoiser inside the block.")
-        return {path: self._maps[path] for path in self._layers}
+        return {path: self._maps[path]() for path in self._layers}
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def captured(family: Family, layers: Sequence[str]) -> Iterator[Capture]:
         layers: paths of the layers ("...attn2"), without the name of a map.
 
     Raises:
-        ModelError: a layer is no plain softmax attention (linear, joint, or with normed queries).
+        ModelError: a layer is no plain softmax attention (linear, joint, or with the queries of each head normed).
     """
     capture = Capture(layers)
     with ExitStack() as stack:
@@ -60,6 +64,15 @@ def captured(family: Family, layers: Sequence[str]) -> Iterator[Capture]:
             for hook in _hooks(path, layer, capture):
                 stack.callback(hook.remove)
         yield capture
+
+
+def reading_layers(family: Family) -> list[str]:
+    """The layers of cross-attention, by path without the name of a map.
+
+    Raises:
+        ModelError: the family has none.
+    """
+    return list(dict.fromkeys(m.path.rpartition(".to_")[0] for m in family.maps("cross_kv")))
 
 
 class JointCapture:
@@ -146,18 +159,14 @@ def _text_columns(layer: Any, seen: Mapping[str, Any]) -> Tensor:
 
 
 def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
-    """The hooks of one layer: they record its queries, keys and mask, and compute the map after its pass."""
+    """The hooks of one layer: they record its queries, keys and mask."""
     seen: dict[str, Any] = {}
 
     def before(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen["mask"] = kwargs.get("attention_mask")
 
     def after(module: Any, args: Any, output: Any) -> None:
-        q, k, mask = seen.pop("to_q"), seen.pop("to_k"), seen.pop("mask")
-        if mask is not None:
-            mask = layer.prepare_attention_mask(mask, k.shape[1], len(q))
-        scores = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k), mask)
-        capture.put(path, scores.unflatten(0, (len(q), layer.heads)))
+        capture.put(path, partial(_probabilities, layer, seen.pop("to_q"), seen.pop("to_k"), seen.pop("mask")))
 
     return [
         layer.register_forward_pre_hook(before, with_kwargs=True),
@@ -167,7 +176,20 @@ def _hooks(path: str, layer: Any, capture: Capture) -> list[Any]:
     ]
 
 
+def _probabilities(layer: Any, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) of a layer: (B, heads, queries, keys)."""
+    if layer.norm_q is not None:  # over all heads together, as SANA-Sprint has it
+        q = layer.norm_q(q)
+    if layer.norm_k is not None:
+        k = layer.norm_k(k)
+    if mask is not None:
+        mask = layer.prepare_attention_mask(mask, k.shape[1], len(q))
+    scores: Tensor = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k), mask)
+    return scores.unflatten(0, (len(q), layer.heads))
+
+
 def _check(path: str, layer: Any) -> None:
     plain = isinstance(layer, Attention) and type(layer.processor) in PLAIN
-    if not plain or layer.norm_q is not None or layer.norm_k is not None:
+    normed = plain and (layer.norm_q is not None or layer.norm_k is not None)
+    if not plain or (normed and type(layer.processor) is not SanaAttnProcessor2_0):
         raise ModelError(f"'{path}' is no plain softmax attention; its maps cannot be computed from q and k.")

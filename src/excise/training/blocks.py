@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from excise.families.base import Family
-from excise.families.conditions import Condition
-from excise.families.trajectories import partial_denoise
+from excise.errors import SettingError
+from excise.families.conditions import Condition, join
 from excise.training.adapters import Weights
 from excise.training.losses import mse
 
@@ -26,11 +25,13 @@ class Prompts:
         encode: conditions of some of the prompts by the text encoders as they are now, with gradients; None where no
             text encoder is trained.
         words: (n, L) the tokens of the words that each prompt is about; None where the method does not ask for them.
+        texts: the prompts themselves; none of the empty one.
     """
 
     frozen: Condition
     encode: Callable[[Sequence[int]], Condition] | None = None
     words: Tensor | None = None
+    texts: Sequence[str] = ()
 
     def __getitem__(self, rows: Tensor) -> Rows:
         return Rows(self, rows)
@@ -52,6 +53,11 @@ class Rows:
     def student(self) -> Condition:
         """(B) conditions by the text encoders as they are now, with gradients where they are trained."""
         return self.teacher if self.prompts.encode is None else self.prompts.encode(self.rows.tolist())
+
+    @property
+    def texts(self) -> list[str]:
+        """The B prompts themselves."""
+        return [self.prompts.texts[i] for i in self.rows.tolist()]
 
     @property
     def words(self) -> Tensor:
@@ -76,9 +82,11 @@ def prompts_of(weights: Weights, texts: Sequence[str], subjects: Sequence[str] |
         frozen = family.condition(texts)
         if subjects is not None:
             words = family.encode(texts, list(subjects)).chosen(range(len(texts)), "subject")
+            length = max(t.shape[1] for t in frozen.inputs.values() if t.dim() > 2)
+            words = pad(words, (0, max(0, length - words.shape[1])))  # of padding that is not told (SANA)
     if not weights.text_encoders:
-        return Prompts(frozen, words=words)
-    return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]), words)
+        return Prompts(frozen, words=words, texts=texts)
+    return Prompts(frozen, lambda rows: family.live_condition([texts[i] for i in rows]), words, texts)
 
 
 def empty_prompt(weights: Weights) -> Prompts:
@@ -92,6 +100,22 @@ def empty_prompt(weights: Weights) -> Prompts:
 
 
 @dataclass(frozen=True)
+class Noised:
+    """Noised latents of pictures, under their prompts.
+
+    Attributes:
+        x_t: (B, c, h, w). t: (B,) the timestep at which they stand.
+        prompts: of the B pictures.
+        true: (B, c, h, w) what a denoiser that knew the pictures would predict, in the model's own parameterisation.
+    """
+
+    x_t: Tensor
+    t: Tensor
+    prompts: Rows
+    true: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """Latents that the model is in the middle of denoising, and prompts for them.
 
@@ -99,6 +123,11 @@ class Batch:
         x_t: (B, c, h, w). t: (B,) the timestep at which they stand.
         concept, anchor, empty: B prompts each.
         retain: B prompts to retain; None where the training has none.
+        true: (B, c, h, w) what a denoiser that knew the pictures would predict, where the latents are noised pictures.
+        kept: noised pictures of what is to be retained; None where the training has none.
+        progress: share of the sampler's steps that are done, where the latents are being denoised.
+        number: which of the targets it is about.
+        untouched: a block in which the model is without the closed form that training starts from, if there is one.
     """
 
     weights: Weights
@@ -108,6 +137,11 @@ class Batch:
     anchor: Rows
     empty: Rows
     retain: Rows | None = None
+    true: Tensor | None = None
+    kept: Noised | None = None
+    progress: float | None = None
+    untouched: Callable[[], AbstractContextManager[None]] = nullcontext
+    number: int = 0
 
     def student(self, prompts: Rows) -> Tensor:
         """(B, c, h, w) predictions of the model in training."""
@@ -118,63 +152,44 @@ class Batch:
         with self.weights.teacher(), torch.no_grad():
             return self.weights.family.predict(self.x_t, self.t, prompts.teacher)
 
+    def teachers(self, *prompts: Rows) -> list[Tensor]:
+        """`teacher` of several parts of the batch, in one pass over all of them."""
+        with self.weights.teacher():
+            return self._together(prompts)
+
+    def originals(self, *prompts: Rows) -> list[Tensor]:
+        """`teachers`, by the model as it was before the closed form that training starts from, if there is one."""
+        with self.weights.teacher(), self.untouched():
+            return self._together(prompts)
+
+    @torch.no_grad()
+    def _together(self, prompts: Sequence[Rows]) -> list[Tensor]:
+        """Predictions by the model as it is, in one pass, without gradients."""
+        count = len(prompts)
+        x, t = self.x_t.repeat(count, 1, 1, 1), self.t.repeat(count)
+        return list(self.weights.family.predict(x, t, join([p.teacher for p in prompts])).chunk(count))
+
+    def truth(self) -> Tensor:
+        """(B, c, h, w) what a denoiser that knew the pictures would predict.
+
+        Raises:
+            SettingError: the latents are no noised pictures.
+        """
+        if self.true is None:
+            raise SettingError("this loss asks for pictures, whose noise is known; use --set by=images.")
+        return self.true
+
     def retain_loss(self) -> Tensor:
         """Mean squared difference of student and teacher under the prompts to retain.
 
+        On noised pictures of what is to be retained, where there are any, that of the student and the truth.
+
         Raises:
-            ValueError: the batch has no prompts to retain.
+            ValueError: the batch has nothing to retain.
         """
+        if self.kept is not None:
+            guess = self.weights.family.predict(self.kept.x_t, self.kept.t, self.kept.prompts.student)
+            return mse(guess, self.kept.true.to(guess))
         if self.retain is None:
             raise ValueError("this batch has no prompts to retain")
         return mse(self.student(self.retain), self.teacher(self.retain))
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """Draws batches: one target a batch, latents after a random number of sampling steps under its prompts.
-
-    Attributes:
-        concepts, anchors: by target.
-        empty: for the unconditional half of guidance.
-        retain: prompts to retain, if any.
-        size: latents in a batch.
-        by: whether the model in training or the untouched one denoises the latents.
-        steps, guidance: of the sampler.
-        matched: whether a batch stands at the timestep of its latents; False denoises them to the end and draws a
-            timestep beside, the defect of a published program (EraseAnything).
-    """
-
-    weights: Weights
-    concepts: Sequence[Prompts]
-    anchors: Sequence[Prompts]
-    empty: Prompts
-    retain: Prompts | None
-    size: int
-    by: Literal["student", "teacher"]
-    steps: int
-    guidance: float
-    matched: bool = True
-
-    def batch(self, generator: torch.Generator) -> Batch:
-        """Draw a batch."""
-        family, n = self.weights.family, self.size
-        i = int(torch.randint(len(self.concepts), (1,), generator=generator))
-        rows = torch.randint(len(self.concepts[i].frozen), (n,), generator=generator)
-        done = int(torch.randint(self.steps, (1,), generator=generator))
-        noise = torch.randn(n, *family.latent_shape, generator=generator)
-        concept, empty = self.concepts[i][rows], self.empty[torch.zeros(n, dtype=torch.long)]
-        retain = None
-        if self.retain is not None:
-            retain = self.retain[torch.randint(len(self.retain.frozen), (n,), generator=generator)]
-        frozen = self.by == "teacher"
-        with torch.no_grad(), self.weights.teacher() if frozen else nullcontext():
-            c, free = (r.teacher if frozen else r.student for r in (concept, empty))
-            x, t = self._denoised(family, c, free, noise, done if self.matched else self.steps)
-        if not self.matched:
-            t = family.noising.times(n, generator=generator)
-        return Batch(self.weights, x, t, concept, self.anchors[i][rows], empty, retain)
-
-    def _denoised(
-        self, family: Family, c: Condition, free: Condition, noise: Tensor, done: int
-    ) -> tuple[Tensor, Tensor]:
-        return partial_denoise(family, c, free, noise, steps=self.steps, done=done, guidance=self.guidance)

@@ -11,6 +11,9 @@ from excise.support.settings import OMIT_DEFAULT, Settings
 if TYPE_CHECKING:
     from excise.training.loop import Plan
 
+CANVAS_LORA = {"lr": 1e-3, "steps": 80, "save_every": 10, "batch": 8, "rank": 8, "calibrate": "constrained"}
+CANVAS_FULL = {"lr": 1e-4, "steps": 80, "save_every": 10, "batch": 8, "calibrate": "constrained"}
+"""What most trained methods are given on the built-in models: a LoRA, and the weights themselves."""
 KEEP = 0.97  # retained on either side, under the rule "kept"
 
 
@@ -75,17 +78,108 @@ class TrainedConfig(Settings):
 
 
 class DistilledConfig(TrainedConfig):
-    """Settings of every method that distils predictions of the untouched model, on latents that are being denoised."""
+    """Settings of every method that is a loss on predictions: latents, what is trained, what protects the rest."""
 
     steps: int = Field(200, ge=1, description="Optimiser steps.")
     batch: int = Field(1, ge=1, description="Latents in a pass.")
     weights: Literal["lora", "full"] = Field("lora", description="Train a LoRA, or the weights themselves.")
-    by: Literal["student", "teacher"] = Field("student", description="Who denoises the latents: the model in training.")
+
+    by: Literal["student", "teacher", "mean", "images"] = Field(
+        "student",
+        description="Where the latents come from: denoised by the model in training, by the untouched one, by the "
+        "running mean (ema), or noise on pictures that the untouched model drew.",
+    )
     sampler_steps: int = Field(50, ge=2, description="Steps of the sampler that denoises them.")
     guidance: float = Field(3.0, ge=0, description="Guidance of the sampler that denoises them.")
+    earliest: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the way from noise to picture that is done at least.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    latest: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the way from noise to picture that is done at most.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    pictures: int = Field(
+        16,
+        ge=1,
+        description="How many pictures are drawn of each target (by=images), and of what is kept (retain_on).",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    shown: Literal["target", "anchor"] = Field(
+        "target", description="Of by=images: what the pictures show.", json_schema_extra=OMIT_DEFAULT
+    )
+
     retain_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of staying near the untouched model on prompts to keep, at the same latents.",
+        description="Weight of staying near the untouched model on prompts to keep.",
         json_schema_extra=OMIT_DEFAULT,
     )
+    retain_on: Literal["latents", "pictures", "anchor"] = Field(
+        "latents",
+        description="Where: at the target's latents, against the untouched model; or on pictures of what is kept, or "
+        "of the anchor, against their own noise.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    combine: Literal["sum", "project", "restricted"] = Field(
+        "sum",
+        description="How the gradients of erasing and retaining meet: added; the first freed of its part against the "
+        "second; or either of its part against the other.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+
+    mask: Literal["none", "saliency", "dynamic"] = Field(
+        "none",
+        description="Of weights=full: train every entry, those of largest gradient of the forget loss, or these with "
+        "some exchanged on the way.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    mask_share: float = Field(
+        0.5, gt=0, le=1, description="Of mask: the share of entries that are trained.", json_schema_extra=OMIT_DEFAULT
+    )
+    mask_within: Literal["all", "map"] = Field(
+        "all",
+        description="Of mask: the largest of all maps together, or of each map.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    mask_passes: int = Field(
+        10, ge=1, description="Of mask: batches that it is chosen by.", json_schema_extra=OMIT_DEFAULT
+    )
+    turnover: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Of mask=dynamic: share exchanged at first, which falls to none at the end.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    refresh: int = Field(
+        100, ge=1, description="Of mask=dynamic: steps between exchanges.", json_schema_extra=OMIT_DEFAULT
+    )
+    sparsity: float = Field(
+        0.0,
+        ge=0,
+        description="Of weights=lora: weight of the group lasso, by which whole blocks end at zero (GS-LoRA).",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a running mean of what is trained, which is what the edit holds; 0 for the weights.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+
+    @classmethod
+    def made_of(cls) -> str:
+        """The shared blocks that the defaults choose: latents, what is trained, what protects the rest."""
+        default = {name: field.default for name, field in cls.model_fields.items()}
+        latents = f"latents: {default['by']}" + (f" of the {default['shown']}" if default["by"] == "images" else "")
+        mask = f", mask: {default['mask']}" if default["mask"] != "none" else ""
+        kept = f"retain: {default['retain_on']}, gradients: {default['combine']}" if default["retain_weight"] else ""
+        return "; ".join(part for part in (latents, f"weights: {default['weights']}{mask}", kept) if part)

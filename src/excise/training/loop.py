@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from excise.errors import ExciseWarning, SettingError, TrainingError
 from excise.support.counts import counted
 from excise.support.files import write_atomically, write_text
 from excise.training.adapters import Weights
+from excise.training.averaging import Average
 
 EXTRA_STATE = "beside"  # its key in checkpoint files
 State = dict[str, Tensor]
@@ -34,6 +35,7 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 """Receives steps done, steps in all, and the losses of the last step."""
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """State of a training besides its weights and its optimiser."""
 
@@ -102,6 +104,7 @@ class Trainer:
         extra_state: further state saved with each checkpoint and restored on resume (rank 0's on every process).
         tracker: also log to this tracker of accelerate: tensorboard, wandb, mlflow, ...
         advice: what the caller's user can set where losses are not finite.
+        average: a running mean of the weights, which is what checkpoints hold.
     """
 
     weights: Weights
@@ -111,6 +114,7 @@ class Trainer:
     extra_state: Sequence[Stateful] = ()
     tracker: str = ""
     advice: str = "lower the learning rate"
+    average: Average | None = None
 
     def fit(self, step_of: Step, watch: Watch | None = None) -> Run:
         """Train, or go on from the last checkpoint of an interrupted run.
@@ -140,7 +144,7 @@ class Trainer:
                 break
             run.seconds = time.monotonic() - began
             if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-                run.states[step + 1] = weights.state()
+                run.states[step + 1] = (self.average or weights).state()
                 if accelerator.is_main_process:
                     self._save(accelerator, optimiser, run, step + 1)
             accelerator.log(losses or {}, step=step + 1)
@@ -174,6 +178,9 @@ class Trainer:
         finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, total.values()))
         if finite or accelerator.scaler is not None:  # the scaler of fp16 skips a bad step by itself, and scales less
             optimiser.step()
+            self.weights.settle(self.plan.rate(step))
+            if self.average is not None:
+                self.average.update()
         return (
             {**{name: round(v, 6) for name, v in total.items()}, "gradient": round(float(norm), 6)} if finite else None
         )
@@ -206,10 +213,10 @@ class Trainer:
         extra = state.get(EXTRA_STATE, [])
         if state["plan"] != self._identity(accelerator) or len(extra) != len(self.extra_state):
             return Run(), 0
-        for one, saved in zip(self.extra_state, extra, strict=True):
-            one.load_state_dict(saved)
         run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
         self.weights.load(run.states[state["step"]])
+        for one, saved in zip(self.extra_state, extra, strict=True):
+            one.load_state_dict(saved)
         optimiser.load_state_dict(state["optimiser"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])

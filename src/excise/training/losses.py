@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from excise.families.base import Family
 from excise.families.conditions import Condition
 from excise.families.noising import Noising
+
+Combiner = Literal["sum", "project", "restricted"]
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -32,24 +36,63 @@ def errors(family: Family, plan: Noising, clean: Tensor, noise: Tensor, t: Tenso
     return (guess - plan.target(clean, noise, t).to(guess.device)).square().mean(dim=(1, 2, 3))
 
 
-def relieved(erase: Tensor, preserve: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """L_e + w L_p, where the gradient of L_e is freed of its part against that of L_p.
+def combined(how: Combiner, erase: Tensor, preserve: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """One loss from that of erasing and that of preserving, whose gradients may be against each other.
 
-        w = 1 + max(0, -<g_e, g_p>) / |g_p|^2,    so that its gradient is g_p + (g_e - min(0, <g_e, g_p>) / |g_p|^2 g_p)
+        sum         g_e + g_p
+        project     g_e - min(0, <g_e, g_p>) / |g_p|^2 g_p + g_p
+        restricted  project, without the part of g_p against g_e either:  ... - min(0, <g_e, g_p>) / |g_e|^2 g_e
 
-    The gradients g_e and g_p are taken here, over all parameters together, and w is a constant in the result.
+    "project" is one-sided gradient surgery (DoCo, arXiv 2405.15304), and the step nearest to g_e of those that do not
+    raise L_p; "restricted" is two-sided (RGD, arXiv 2412.07808). The gradients are taken here, over all parameters
+    together; what multiplies the losses is constant in the result, whose gradient the formula is.
 
     Args:
         erase, preserve: the losses L_e and L_p, one number each.
         parameters: what is trained.
     """
+    if how == "sum":
+        return erase + preserve
     trained = list(parameters)
 
     def gradient(loss: Tensor) -> list[Tensor | None]:
         return list(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
 
+    def square(of: list[Tensor | None]) -> float:
+        return sum(float(g.square().sum()) for g in of if g is not None)
+
     g_e, g_p = gradient(erase), gradient(preserve)
     dot = sum(float((e * p).sum()) for e, p in zip(g_e, g_p, strict=True) if e is not None and p is not None)
-    square = sum(float(p.square().sum()) for p in g_p if p is not None)
-    conflict = max(0.0, -dot) / square if square else 0.0
-    return erase + (1 + conflict) * preserve
+    if dot >= 0:
+        return erase + preserve
+    relieved = erase - dot / square(g_p) * preserve
+    return relieved + preserve - (dot / square(g_e) * erase if how == "restricted" else 0)
+
+
+def squares(prediction: Tensor, target: Tensor) -> Tensor:
+    """(n,) mean squared difference of each prediction (n, c, h, w) and its target."""
+    return (prediction - target.to(prediction)).square().flatten(1).mean(dim=1)
+
+
+def bounded_ascent(errors: Tensor, bound: float) -> Tensor:
+    """-mean min(e, bound): ascent on errors (n,) that are still below a bound (RGD, arXiv 2412.07808; GS-LoRA)."""
+    return -errors.clamp(max=bound).mean()
+
+
+def attention_norm(maps: Sequence[Tensor], words: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The norm of all attention to the tokens of words, mean over a batch (Forget-Me-Not, arXiv 2303.17591).
+
+    Args:
+        maps: (B, heads, queries, L) by layer, the queries of square latents. words: (B, L) the tokens.
+        mask: (B, 1, h, w) places that count; None for all.
+    """
+    if mask is not None:
+        maps = [m * within(mask, m.shape[2])[:, None] for m in maps]
+    chosen = words.to(maps[0])[:, None, None]
+    return sum((m.float() * chosen).square().flatten(1).sum(dim=1) for m in maps).sqrt().mean()  # type: ignore[union-attr]
+
+
+def within(mask: Tensor, queries: int) -> Tensor:
+    """(B, queries, 1): a mask (B, 1, h, w) at the positions of a layer over square latents."""
+    side = round(queries**0.5)
+    return interpolate(mask, (side, side), mode="nearest").flatten(2).mT

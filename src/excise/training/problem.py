@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from excise.concepts.concept import Concept
 from excise.edits.deltas import Delta
+from excise.edits.hooks import Hook
 from excise.families.base import Family
 from excise.judges.base import OpenJudge
 from excise.support.display import Card, Showing, described, some
@@ -35,6 +37,7 @@ class TrainingProblem(Showing):
         folder: for checkpoints; None saves none.
         cache: for localisations; None saves none.
         say: receives progress.
+        original: a block in which the model is without the closed form that training starts from, if there is one.
         charts: also draw pictures that only a report shows.
     """
 
@@ -52,6 +55,7 @@ class TrainingProblem(Showing):
     cache: Path | None = None
     say: Report = silent
     charts: bool = False
+    original: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def card(self) -> Card:
         """What the problem shows of itself."""
@@ -60,8 +64,9 @@ class TrainingProblem(Showing):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The deltas of a trained method, its measurements for the record, and pictures for the report."""
+    """The deltas of a trained method, its measurements for the record, pictures for the report, and its hooks."""
 
     modules: Mapping[str, Delta]
     evidence: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()

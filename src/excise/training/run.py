@@ -14,6 +14,7 @@ from excise.families.base import Family
 from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.support.digests import digest
 from excise.training.adapters import Weights
+from excise.training.averaging import Average
 from excise.training.calibration import Point, calibrate
 from excise.training.config import TrainedConfig
 from excise.training.loop import Stateful, Step, Trainer
@@ -44,13 +45,15 @@ def train(
     preview: Preview | None,
     on_chosen_checkpoint: Callable[[Weights], None] | None = None,
     extra_state: Sequence[Stateful] = (),
+    average: Average | None = None,
 ) -> tuple[Mapping[str, Delta], dict[str, Any]]:
     """Train, choose a checkpoint, and return its deltas; the model is left as it was.
 
     Args:
-        step_of: makes one pass of training from the attached weights.
+        step_of: makes one pass of training from the attached weights; one that is `Stateful` is saved with them.
         on_chosen_checkpoint: called with the weights while the model is as the chosen checkpoint has it.
         extra_state: further state saved with each checkpoint.
+        average: a running mean of the weights, which is what checkpoints hold.
 
     Returns:
         The deltas of the chosen checkpoint, and the evidence: losses, calibration curve, chosen step.
@@ -63,16 +66,21 @@ def train(
     plan = replace(config.plan(), request=_request(problem, config, weights))
     with weights:
         with training_mode(problem.family, config.checkpointing, weights.text_encoders):
+            if average is not None:
+                average.begin()
+            step = step_of(weights)
+            further: list[Stateful] = [*extra_state, *([step] if isinstance(step, Stateful) else [])]
             trainer = Trainer(
                 weights,
                 plan,
                 problem.seed,
                 folder=problem.folder,
-                extra_state=extra_state,
+                extra_state=[*further, *([average] if average else [])],
+                average=average,
                 tracker=config.tracker,
                 advice=config.steadier,
             )
-            run = trainer.fit(step_of(weights), watch)
+            run = trainer.fit(step, watch)
         chosen, curve = max(run.states), list[Point]()
         if preview is not None:
             chosen, curve = calibrate(

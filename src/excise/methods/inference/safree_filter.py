@@ -6,7 +6,6 @@ that it knows the tokens of every prompt that the denoiser reads, and changes wh
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from excise.errors import ModelError
 from excise.families.base import Family
 from excise.families.conditions import Condition
-from excise.families.fingerprints import raw_bytes
+from excise.families.fingerprints import row_key
 from excise.families.guidance import GuidedCalls, condition_of, rows_of, running_pipeline, with_condition
 
 CUTOFF = 1e-4  # singular values, of the largest, below which a direction counts as none
@@ -155,7 +154,7 @@ class ActiveFilter:
             return
         known = self._tokens[name]
         for row, own in zip(states.detach(), ids, strict=True):
-            known[_key(row)] = own
+            known[row_key(row)] = own
             if len(known) > REMEMBERED:
                 del known[next(iter(known))]
 
@@ -261,7 +260,7 @@ class ActiveFilter:
         """What to do with a prompt (L, d): nothing where it is unknown, empty, or has no trigger."""
         if not self._numbers.project:
             return None
-        key = _key(row)
+        key = row_key(row)
         if key not in self._plans:
             if len(self._plans) >= PLANNED:
                 self._plans.clear()
@@ -273,7 +272,7 @@ class ActiveFilter:
         parts = dict(zip(self._bases, row.split([b.shape[0] for b in self._bases.values()], dim=-1), strict=True))
         every, fired = [], []
         for name, part in parts.items():
-            ids = self._tokens[name].get(_key(part))
+            ids = self._tokens[name].get(row_key(part))
             masked = None if ids is None else self._masked(name, ids, part)
             if masked is None:
                 return None
@@ -322,7 +321,3 @@ class ActiveFilter:
             states: Tensor = output[0]
             return states
         return None if output.hidden_states is None else output.hidden_states[-2]
-
-
-def _key(row: Tensor) -> bytes:
-    return hashlib.blake2b(raw_bytes(row.detach().float().cpu()), digest_size=16).digest()

@@ -1,32 +1,49 @@
-"""Base classes of trained methods: `Trained`, and `Distilled` for those that are a loss on a batch."""
+"""Base classes of trained methods: `Trained`, `Stepped` on latents of the targets, `Distilled` by a loss of a batch."""
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from excise.concepts.concept import Concept, fill
+from excise.edits.apply import temporarily_applied
+from excise.edits.deltas import add
 from excise.edits.edit import Edit, applied_edits
+from excise.edits.originals import original_weights
 from excise.errors import SettingError, TrainingError
 from excise.families.base import Family
 from excise.families.capabilities import ATTENTION
 from excise.methods.base import Context, Made, Method, Request
-from excise.methods.solution import Solution
+from excise.methods.closed_form.base import ClosedForm
+from excise.methods.solution import Solution, as_deltas
+from excise.methods.trained.material import (
+    check_settings,
+    check_single,
+    drawn,
+    kept_of,
+    source_of,
+    weights_of,
+    without_silent,
+)
 from excise.methods.trained.request import training_problem
 from excise.support.settings import Settings
-from excise.training.adapters import Adapter, FullWeights, Weights
-from excise.training.blocks import Batch, Prompts, Trajectories, empty_prompt, prompts_of
+from excise.training.adapters import Weights
+from excise.training.averaging import Average
+from excise.training.blocks import Batch
 from excise.training.config import DistilledConfig, TrainedConfig
 from excise.training.loop import Losses, Step, check_available
+from excise.training.losses import combined, mse
+from excise.training.masking import Masked, saliency
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
+from excise.training.sources import Source
 
 ConfigT = TypeVar("ConfigT", bound=TrainedConfig)
+ClosedFormStage = tuple[ClosedForm[Any], Any]
 DistilledT = TypeVar("DistilledT", bound=DistilledConfig)
 
 
@@ -41,6 +58,10 @@ class Trained(Method[ConfigT]):
     def train(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
         """Train, and return the deltas of the chosen checkpoint, with the evidence for the record."""
 
+    def closed_form(self, config: ConfigT) -> ClosedFormStage | None:
+        """A closed form that is in force while the rest is trained, and its settings; none by default."""
+        return None
+
     def make(self, request: Request, config: ConfigT, context: Context) -> Made:
         """Train on top of the edits that are applied to the model; the evidence names them ("after").
 
@@ -54,7 +75,7 @@ class Trained(Method[ConfigT]):
         began = time.perf_counter()
         problem = training_problem(request, context, config.precision, config.draw)
         try:
-            training = self.train(problem, config)
+            training = self._trained(request, config, context, problem)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 "the device ran out of memory while pictures were drawn or looked at; use "
@@ -64,20 +85,39 @@ class Trained(Method[ConfigT]):
         evidence: dict[str, Any] = {**training.evidence, **({"after": earlier} if earlier else {})}
         return Made(
             Solution(modules=training.modules),
+            hooks=training.hooks,
             evidence=evidence,
             pictures=training.pictures,
             seconds={"train": time.perf_counter() - began},
         )
 
+    def _trained(self, request: Request, config: ConfigT, context: Context, problem: TrainingProblem) -> TrainingResult:
+        """The training, on top of the closed form where there is one; both as one change of each weight."""
+        stage = self.closed_form(config)
+        if stage is None:
+            return self.train(problem, config)
+        form, settings = stage
+        solution = form.make(request, settings, context).weights
+        paths = [p for m in solution.text_maps for p in m.modules]
+        first = as_deltas(solution, original_weights(request.family, [*paths, *(solution.modules or {})]))
+        with temporarily_applied(request.family, first) as lifted:
+            training = self.train(replace(problem, original=lifted), config)
+        whole = {**first, **{p: add(first[p], d) if p in first else d for p, d in training.modules.items()}}
+        return replace(training, modules=whole)
 
-class Distilled(Trained[DistilledT]):
-    """A method that is a loss on predictions of the student and of the teacher, the untouched model.
 
-    The base class samples the latents, encodes the prompts (at each step where a text encoder is trained), and trains a
-    LoRA or the weights themselves.
+class Stepped(Trained[DistilledT]):
+    """A method that trains a LoRA or the weights themselves, step by step, on latents and prompts of its targets.
+
+    The base class makes the latents, encodes the prompts (at each step where a text encoder is trained), and trains by
+    the shared settings (`DistilledConfig`).
     """
 
     config_base: ClassVar[type[Settings]] = DistilledConfig
+    located: ClassVar[bool] = False
+    """Whether a step asks where the targets' words stand in their prompts."""
+    keeps_nothing: ClassVar[bool] = True
+    """Whether the empty prompt is among what is retained."""
 
     @abstractmethod
     def targets(self, family: Family, config: DistilledT) -> list[str]:
@@ -88,85 +128,81 @@ class Distilled(Trained[DistilledT]):
         """
 
     @abstractmethod
-    def loss(self, batch: Batch, config: DistilledT) -> Tensor:
-        """The loss to minimise, as one number; the base class adds the retain loss."""
+    def step(self, problem: TrainingProblem, config: DistilledT, weights: Weights, source: Source) -> Step:
+        """One pass of training; what is learnt beside the weights is kept in what is returned (`Stateful`)."""
+
+    def forget(self, batch: Batch, config: DistilledT) -> Tensor:
+        """The loss whose gradient tells which entries a mask leaves to training: the target's own denoising."""
+        return -mse(batch.student(batch.concept), batch.truth())
 
     def check(self, problem: TrainingProblem, config: DistilledT) -> None:
         """Refuse settings before anything is drawn.
 
         Raises:
-            SettingError: full weights in half precision, or a retain loss without prompts to keep.
+            SettingError: settings that exclude one another, full weights in half precision, or a retain loss that was
+                asked for without prompts to keep; where a method has one by itself, the empty prompt alone is kept.
         """
-        if config.retain_weight and not problem.retain:
+        check_settings(config)
+        asked = not type(config).model_fields["retain_weight"].default
+        if config.retain_weight and asked and not problem.retain and config.retain_on != "anchor":
             raise SettingError(
                 "retain_weight needs prompts to keep (a vocabulary, --preserve, or --preserve-file); name some, or "
                 "leave it at 0."
             )
-        dtypes = {problem.family.parameter(path).dtype for path in self.targets(problem.family, config)}
-        if config.weights == "full" and (half := dtypes - {torch.float32}):
-            raise SettingError(
-                f"weights=full trains the weights in single precision, and the model is loaded in {half.pop()}; load "
-                "it with --dtype float32, or train a LoRA (--set weights=lora)."
-            )
+        if config.weights == "full":
+            check_single(problem.family, self.targets(problem.family, config))
 
     def train(self, problem: TrainingProblem, config: DistilledT) -> TrainingResult:
         """Train on the targets' prompts, one target a pass, and choose a checkpoint."""
         self.check(problem, config)
-        paths = self.targets(problem.family, config)
-        weights: Weights = FullWeights(problem.family, paths)
-        if config.weights == "lora":
-            weights = Adapter(problem.family, paths, config.rank, problem.seed)
+        weights = weights_of(problem, config, self.targets(problem.family, config))
+        average = Average(weights, config.ema) if config.ema else None
+        with problem.original():
+            preview, material = preview_of(problem), drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
-            source = trajectories(problem, config, attached)
-            return lambda generator: self.losses(source.batch(generator), config)
+            kept = kept_of(problem, config, attached, material, self.keeps_nothing)
+            source = source_of(problem, config, attached, material, kept, average, self.located)
+            if isinstance(attached, Masked):
+                seen = saliency(
+                    attached, lambda g: self.forget(source.batch(g), config), config.mask_passes, problem.seed
+                )
+                attached.choose(seen, config.mask_share, config.mask_within)
+            return self.step(problem, config, attached, source)
 
-        return TrainingResult(*train(problem, config, weights, step_of, preview_of(problem)))
+        further = [weights] if isinstance(weights, Masked) else []
+        modules, evidence = train(problem, config, weights, step_of, preview, extra_state=further, average=average)
+        return TrainingResult(*without_silent(weights, modules, evidence))
+
+
+class Distilled(Stepped[DistilledT]):
+    """A method that is a loss on predictions of the student and of the teacher, the untouched model."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, config: DistilledT) -> Tensor:
+        """The loss to minimise, as one number; the base class adds the retain loss."""
+
+    def forget(self, batch: Batch, config: DistilledT) -> Tensor:
+        """The loss whose gradient tells which entries a mask leaves to training: the method's own."""
+        return self.loss(batch, config)
+
+    def step(self, problem: TrainingProblem, config: DistilledT, weights: Weights, source: Source) -> Step:
+        """One pass of training: the losses of a batch."""
+        return lambda generator: self.losses(source.batch(generator), config)
 
     def losses(self, batch: Batch, config: DistilledT) -> Losses:
-        """The losses of a batch by name: "loss" is minimised, "retain" is logged where there is one."""
-        loss = self.loss(batch, config)
-        if batch.retain is None:
-            return {"loss": loss}
-        retain = batch.retain_loss()
-        return {"loss": loss + config.retain_weight * retain, "retain": retain}
+        """The losses of a batch by name: "loss" is minimised, the others are logged."""
+        return with_retention(batch, self.loss(batch, config), config)
 
 
-def prompts_about(problem: TrainingProblem, weights: Weights, kind: str, names: Sequence[str]) -> Prompts:
-    """Names in every template of a kind, one name after the other, and where they stand in their prompts."""
-    texts = [p for name in names for p in fill(problem.templates[kind], name)]
-    return prompts_of(weights, texts, [name for name in names for _ in problem.templates[kind]])
-
-
-def trajectories(
-    problem: TrainingProblem, config: DistilledConfig, weights: Weights, located: bool = False
-) -> Trajectories:
-    """Batches of a problem: the targets' words in their templates, and their anchors in the same ones.
-
-    Args:
-        located: look up where the targets' words stand in their prompts.
-    """
-
-    def filled(concept: Concept, words: Sequence[str]) -> list[str]:
-        return [p for word in words for p in fill(problem.templates[concept.kind], word)]
-
-    if located:
-        concepts = [prompts_about(problem, weights, c.kind, c.words) for c in problem.concepts]
-    else:
-        concepts = [prompts_of(weights, filled(c, c.words)) for c in problem.concepts]
-    anchors = [prompts_of(weights, filled(c, [c.anchor or ""] * len(c.words))) for c in problem.concepts]
-    retain = prompts_of(weights, [*problem.retain, ""]) if config.retain_weight else None
-    return Trajectories(
-        weights,
-        concepts,
-        anchors,
-        empty_prompt(weights),
-        retain,
-        size=config.batch,
-        by=config.by,
-        steps=config.sampler_steps,
-        guidance=config.guidance,
-    )
+def with_retention(batch: Batch, erase: Tensor, config: DistilledConfig) -> Losses:
+    """The loss of erasing joined with that of retaining, where the batch has anything to retain; each by its name."""
+    if batch.retain is None and batch.kept is None:
+        return {"loss": erase}
+    retain = batch.retain_loss()
+    trained = batch.weights.parameters.values()
+    total = combined(config.combine, erase, config.retain_weight * retain, trained)
+    return {"loss": total, "erase": erase, "retain": retain}
 
 
 def _named(edit: Edit, strength: float) -> str:

@@ -17,7 +17,7 @@ concept itself where it has none), and of unrelated names k.
 L_e and L_p are minimised in turn. EraseAnything++ minimises both in every step by "implicit gradient surgery": it
 learns a weight of L_p from how much L_p grew in the last step. The reading here is the problem of which that weight is
 the dual: of all directions that do not raise L_p, take the one nearest to the gradient of L_e, and the gradient of L_p
-beside it. The weight is then known (`relieved`), for two more backward passes and without a learning rate of its own.
+beside it. The weight is then known (`combined`), for two more backward passes and without a learning rate of its own.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ from torch.nn.functional import cosine_similarity
 from excise.concepts.concept import Concept, fill, normalise_name
 from excise.errors import ConceptError, SettingError
 from excise.families.base import Family
-from excise.methods.trained.base import Distilled, prompts_about, trajectories
+from excise.methods.trained.base import Distilled
 from excise.methods.trained.eraseanything_config import EraseAnythingConfig
+from excise.methods.trained.material import prompts_about, trajectories
 from excise.support.selection import evenly
 from excise.training.adapters import Adapter, FullWeights, Weights
 from excise.training.attention import captured_joint
-from excise.training.blocks import Batch, Prompts, Rows, Trajectories, prompts_of
+from excise.training.blocks import Batch, Prompts, Rows, prompts_of
 from excise.training.loop import Losses, Step
-from excise.training.losses import errors, mse, push_away, relieved
+from excise.training.losses import combined, errors, mse, push_away
 from excise.training.pictures import picture_seed
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
+from excise.training.sources import Trajectories
 
 MOST_NAMES = 8  # unrelated names that a concept is contrasted with
 
@@ -95,7 +97,7 @@ class EraseAnything(Distilled[EraseAnythingConfig]):
             batch = one.source.batch(generator)
             if config.balance == "implicit":
                 erase, preserve = self.losses(batch, config)["loss"], preserve_loss(one, batch, further, config)
-                loss = relieved(erase, preserve, batch.weights.parameters.values())
+                loss = combined("project", erase, preserve, batch.weights.parameters.values())
                 return {"loss": loss, "erase": erase, "preserve": preserve}
             if turns.erases():
                 return self.losses(batch, config)

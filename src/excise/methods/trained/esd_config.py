@@ -16,6 +16,9 @@ class ESDConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {"lr": 1e-3, "steps": 120, "save_every": 20, "batch": 8, "rank": 8, "sampler_steps": 12},
+        "sdd": {"target": "self", "weights": "full", "by": "mean", "ema": 0.998, "lr": 1e-5, "steps": 1300},
+        "trace": {"first": "uce", "earliest": 0.5, "retain_weight": 1.0},
+        "all-but-one": {"target": "guidance", "weights": "full", "lr": 1e-5, "steps": 1000},
     }
 
     train: Literal["denoiser", "text_encoder"] = Field(
@@ -31,10 +34,29 @@ class ESDConfig(DistilledConfig):
     variant: Literal["x", "strict", "u"] = Field(
         "x", description="Train all of cross-attention (x), its keys and values (strict), or all other linear maps (u)."
     )
-    target: Literal["negate", "neutral", "anchor"] = Field(
-        "negate", description="What the concept's prediction becomes."
+    target: Literal["negate", "neutral", "self", "anchor", "guidance"] = Field(
+        "negate",
+        description="What the concept's prediction becomes: negated; that of no prompt, by the untouched model or by "
+        "the one in training (SDD); the anchor's; or its guidance alone the anchor's (All but One).",
+    )
+    uncond_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Of target=guidance: weight of staying near the untouched model without a prompt.",
+        json_schema_extra=OMIT_DEFAULT,
     )
     base: Literal["empty", "concept"] = Field(
         "empty", description="Where negation starts: the empty prompt (paper), or the concept (later program)."
     )
     eta: float = Field(1.0, ge=0, description="Strength of negation; with base=concept one more for the same effect.")
+    first: Literal["none", "uce"] = Field(
+        "none",
+        description="Train on top of a closed form, which becomes part of the edit (TRACE).",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    retain_scale: float = Field(
+        1.0, ge=0, description="Of first=uce: weight of retained states.", json_schema_extra=OMIT_DEFAULT
+    )
+    ridge: float = Field(
+        0.5, gt=0, description="Of first=uce: pull towards the original weights.", json_schema_extra=OMIT_DEFAULT
+    )

@@ -12,7 +12,7 @@ concept's place, and a prompt r to retain,
     L_e = |v(x_t, c) - v*(x_t, n)|^2,    L_r = |v(x_t, r) - v*(x_t, r)|^2
 
 The program learns a Lagrange multiplier of L_r. Here each step solves for it: of all directions that do not raise L_r
-it takes the one nearest to the gradient of L_e, and the gradient of L_r beside it (`relieved`).
+it takes the one nearest to the gradient of L_e, and the gradient of L_r beside it (combine=project).
 """
 
 from __future__ import annotations
@@ -23,19 +23,13 @@ from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.zerase_config import ZEraseConfig
 from excise.training.blocks import Batch
-from excise.training.loop import Losses
-from excise.training.losses import mse, relieved
-from excise.training.problem import TrainingProblem
+from excise.training.losses import mse
 
 
 class ZErase(Distilled[ZEraseConfig]):
     """The method as the registry knows it."""
 
     Config = ZEraseConfig
-
-    def check(self, problem: TrainingProblem, config: ZEraseConfig) -> None:
-        """As in the base class; without prompts to keep the empty one alone is retained."""
-        super().check(problem, config if problem.retain else config.model_copy(update={"retain_weight": 0.0}))
 
     def targets(self, family: Family, config: ZEraseConfig) -> list[str]:
         refiners = [m.path for m in family.attention_maps() if m.source == "refiner"]
@@ -44,11 +38,3 @@ class ZErase(Distilled[ZEraseConfig]):
     def loss(self, batch: Batch, config: ZEraseConfig) -> Tensor:
         """L_e."""
         return mse(batch.student(batch.concept), batch.teacher(batch.anchor))
-
-    def losses(self, batch: Batch, config: ZEraseConfig) -> Losses:
-        """The losses of a batch by name: "loss" is minimised, the others are logged."""
-        if batch.retain is None or config.balance == "sum":
-            return super().losses(batch, config)
-        erase, retain = self.loss(batch, config), batch.retain_loss()
-        loss = relieved(erase, config.retain_weight * retain, batch.weights.parameters.values())
-        return {"loss": loss, "erase": erase, "retain": retain}

@@ -25,7 +25,8 @@ class ZEraseConfig(DistilledConfig):
         ge=0,
         description="Weight of staying near the untouched model on prompts to keep and the empty one; 0 leaves it out.",
     )
-    balance: Literal["implicit", "sum"] = Field(
-        "implicit",
-        description="Free the erase gradient of what is against the gradient of retention, or add the losses.",
+    combine: Literal["sum", "project", "restricted"] = Field(
+        "project",
+        description="Free the erase gradient of what is against the gradient of retention, or either of what is "
+        "against the other, or add the losses.",
     )

@@ -1,0 +1,43 @@
+"""The settings of ANT; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from excise.training.config import CANVAS_FULL, CANVAS_LORA, DistilledConfig
+
+
+class ANTConfig(DistilledConfig):
+    """Settings of ANT."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "canvas": {**CANVAS_FULL, "sampler_steps": 12},
+        "canvas-lora": {**CANVAS_LORA, "sampler_steps": 12, "weights": "lora", "mask": "none"},
+        "multi": {
+            "weights": "lora",
+            "mask": "none",
+            "rank": 64,
+            "steps": 10,
+            "guidance": 7.5,
+            "boundary": 0.08,
+            "early_weight": 0.5,
+            "uncond_weight": 2.5,
+        },
+    }
+
+    lr: float = Field(5e-4, gt=0, description="Learning rate of AdamW.")
+    steps: int = Field(250, ge=1, description="Optimiser steps.")
+    weights: Literal["lora", "full"] = Field("full", description="The weights themselves (single concepts), or a LoRA.")
+    mask: Literal["none", "saliency", "dynamic"] = Field("saliency", description="Which entries are trained.")
+    mask_within: Literal["all", "map"] = Field("map", description="The largest of all maps together, or of each map.")
+    modules: Literal["all", "cross"] = Field(
+        "all", description="Train every linear map of the denoiser, or all of cross-attention."
+    )
+    boundary: float = Field(
+        0.14, ge=0, le=1, description="Share of the sampler's steps that count as early (7 of 50), and keep their way."
+    )
+    early_weight: float = Field(1.0, ge=0, description="Weight of the concept's own direction in early steps (a1).")
+    uncond_weight: float = Field(0.5, ge=0, description="Weight of keeping the unconditional prediction (a2).")

@@ -1,0 +1,37 @@
+"""The settings of Concept Ablation; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from excise.training.config import CANVAS_LORA, DistilledConfig
+
+
+class ConceptAblationConfig(DistilledConfig):
+    """Settings of Concept Ablation."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "canvas": CANVAS_LORA,
+        "official": {"weights": "full", "lr": 8e-6, "steps": 200, "batch": 4, "pictures": 200},
+        "memorised": {"weights": "full", "modules": "attention", "lr": 2e-6, "steps": 400, "batch": 4},
+    }
+
+    steps: int = Field(200, ge=1, description="Optimiser steps.")
+    lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
+    batch: int = Field(4, ge=1, description="Noised pictures in a pass.")
+    by: Literal["student", "teacher", "mean", "images"] = Field(
+        "images", description="Where the latents come from: noise on pictures that the untouched model drew (paper)."
+    )
+    shown: Literal["target", "anchor"] = Field("anchor", description="Of by=images: what the pictures show.")
+    target: Literal["model", "noise"] = Field(
+        "model", description="What the target's prompt predicts: what the anchor's does, or the anchor's own noise."
+    )
+    modules: Literal["cross_kv", "cross", "attention"] = Field(
+        "cross_kv", description="Keys and values that read text (paper), all of cross-attention, or all attention."
+    )
+    prior_weight: float = Field(
+        0.0, ge=0, description="Of target=model: weight of the anchor's own denoising, which keeps it as it is."
+    )
