@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from excise import Edit, erase
+from excise import Edit, erase, export
 from excise.concepts.concept import Concept
 from excise.edits.deltas import LowRank
+from excise.errors import ExciseWarning, ModelError
 from excise.families import family_of
 from excise.methods.trained.material import Material, source_of, weights_of
 from excise.methods.trained.spm import SPM, anchoring_loss, erase_loss, random_states
@@ -122,6 +124,21 @@ def test_an_open_gate_is_the_change_of_the_weights(make):
         with edit.apply(pipe):
             results.append(family.predict(x, t, unknown))
     assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+def test_an_export_has_no_gate_and_says_so(make, tmp_path):
+    pipe = make("sd")
+    gated = erase(pipe, ["cat"], "spm", **SMALL)
+    plain = erase(pipe, ["cat"], "spm", gate=False, **SMALL)
+    with pytest.warns(ExciseWarning, match="its changes act on every prompt"):
+        exported = export(gated.scaled(0.5), pipe, tmp_path / "gated")
+    expected = export(plain.scaled(0.5), pipe, tmp_path / "plain")
+    one, two = (load_file(e.path) for e in (exported, expected))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert "act on every prompt" in " ".join(exported.card.read_text().split())
+    with pytest.raises(ModelError, match="an export holds weights alone"):
+        export(erase(pipe, ["cat"], "sld"), pipe, tmp_path / "other")
 
 
 def test_a_model_without_clip_has_plain_adapters(make):

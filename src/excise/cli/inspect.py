@@ -174,4 +174,5 @@ def _weights(paths: Sequence[str]) -> str:
 
 def _brief(measured: Mapping[str, Any]) -> list[str]:
     """The measurements that fit into a line. Tables, such as the loss of every step, are left to `--json`."""
-    return [f"{k} {v}" for k, v in measured.items() if not (isinstance(v, list) and v and isinstance(v[0], dict))]
+    told = {k: ", ".join(v) if k == "targets" else v for k, v in measured.items()}  # of each trained alone, its name
+    return [f"{k} {v}" for k, v in told.items() if not (isinstance(v, list) and v and isinstance(v[0], dict))]

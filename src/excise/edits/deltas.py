@@ -109,6 +109,11 @@ def add(one: Delta, two: Delta) -> Delta:
     return Dense(_dense(one) + _dense(two))
 
 
+def scaled(delta: Delta, strength: float) -> Delta:
+    """The change times a number."""
+    return LowRank(delta.b * strength, delta.a) if isinstance(delta, LowRank) else Dense(delta.dw * strength)
+
+
 def on_cpu(delta: Delta) -> Delta:
     """The same change on the CPU, where trained ones are."""
     return Dense(delta.dw.cpu()) if isinstance(delta, Dense) else LowRank(delta.b.cpu(), delta.a.cpu())

@@ -22,7 +22,7 @@ from excise.edits import file
 from excise.edits.accounts import layers, networks
 from excise.edits.apply import put, take
 from excise.edits.bases import check_base, same_base
-from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add, total_bytes
+from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add, scaled, total_bytes
 from excise.edits.hooks import Hook, check_one_guided
 from excise.edits.record import EditRecord
 from excise.edits.showing import edit_card
@@ -134,10 +134,7 @@ class Edit(Showing):
         return replace(
             self,
             text_maps=tuple(replace(m, u=m.u * strength) for m in self.text_maps),
-            modules={
-                p: LowRank(d.b * strength, d.a) if isinstance(d, LowRank) else Dense(d.dw * strength)
-                for p, d in self.modules.items()
-            },
+            modules={path: scaled(delta, strength) for path, delta in self.modules.items()},
             hooks=tuple(hook.scaled(strength) for hook in self.hooks),
             record=self.record.scaled(strength),
         )

@@ -19,6 +19,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from excise.edits.deltas import Delta
 from excise.edits.record import EditRecord
 from excise.errors import ModelError, PluginError
 from excise.families.attached import Attaching
@@ -85,6 +86,10 @@ class Hook(ABC):
             WrongBaseError: its tensors are not for this model.
             ModelError: the model lacks what it needs.
         """
+
+    def opened(self) -> Mapping[str, Delta] | None:
+        """The changes of weights, by path, that it makes where it acts in full; None where it acts otherwise."""
+        return None
 
     def attach(self, family: Family, strength: float) -> Callable[[], None]:
         """Put it on a model, at a strength that multiplies its own; what is returned takes it off.

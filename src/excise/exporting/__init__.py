@@ -25,6 +25,7 @@ from excise.errors import ExciseWarning, ModelError, WrongBaseError, unknown
 from excise.exporting import lora, merged, single_file, transformer_file, transformer_lora
 from excise.exporting.card import Card, licence_of, write_card
 from excise.exporting.factors import check_paths
+from excise.exporting.gates import UNGATED, without_gates
 from excise.exporting.layouts import TRANSFORMERS
 from excise.exporting.piecewise import in_folders, unread
 from excise.exporting.place import check_place
@@ -95,12 +96,14 @@ def export(
             the export and the card.
         force: replace an earlier export of another edit.
 
-    Warns where a program of this format passes over a part of the file without an error.
+    Warns where a program of this format passes over a part of the file without an error, and where the edit's changes
+    stand behind gates (SPM), which no file of other programs has: they act on every prompt there.
 
     Raises:
         UnknownNameError: no such format or program.
         WrongBaseError: the model is another one, or the format (every format of the program) cannot represent the edit.
-        ModelError: the edit has hooks, or a component that a whole model needs is not loaded or cannot be saved.
+        ModelError: the edit has hooks other than gates, or a component that a whole model needs is not loaded or cannot
+            be saved.
         OutputError: `out` cannot be written, is the model itself, contains files that no export wrote, or an export of
             another edit.
     """
@@ -108,6 +111,7 @@ def export(
         raise unknown("export format", format, FORMATS)
     if for_ is not None:
         check_reader(for_)
+    gated, edit = bool(edit.hooks), without_gates(edit)
     refuse_hooks(edit.hooks, edit.record, "an export holds weights alone")
     family = as_family(model)
     check_base(edit, family, allow_other_base)
@@ -117,7 +121,8 @@ def export(
     check_place(family, Path(out) / export_name(format, [c.name for c in edit.record.concepts]), edit.record, force)
     evidence = Evidence.of(source)
     exported = _written(edit, family, make_folder(Path(out)), format, evidence)
-    for sentence in losses(exported.readers):
+    lost = [*([UNGATED] if gated else []), *losses(exported.readers)]
+    for sentence in lost:
         warnings.warn(f"of {exported.path.name}, {sentence}.", ExciseWarning, stacklevel=2)
     programs = [name for name, reading in exported.readers.items() if reading.whole]
     card = Card(
@@ -130,7 +135,7 @@ def export(
         licence_of(family),
         evidence.edit,
         others_beside(exported.path) if format != "merged" else {},
-        losses(exported.readers),
+        lost,
         _absent(family, exported.path) if format == "merged" else (),
     )
     return replace(exported, card=write_card(Path(out), card))

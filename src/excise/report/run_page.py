@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ def erase_page(
     names = [c.name for c in record.concepts]
     section = Section(
         title=", ".join(names),
-        summary=f"Removed with {record.method} from {model}: {_changes(len(edit.paths))}.",
+        summary=f"Removed with {record.method} from {model}: {_changes(len(edit.paths))}{_joined(record.measured)}.",
         targets=pairs[: len(target_prompts)],
         retained=pairs[len(target_prompts) :],
         curves=training_charts(record.measured),
@@ -90,6 +91,12 @@ def erase_page(
     lead = "The edit was written but not yet verified: no judge has looked at the images on this page."
     write(Page(f"Without {', '.join(names)}", lead, [section], _facts(record.versions)), out / "report.html")
     return pairs
+
+
+def _joined(measured: Mapping[str, Any]) -> str:
+    """How several targets of a method that is defined for one came together."""
+    alone = measured.get("targets")
+    return f"; the method is defined for one target, so the {len(alone)} were trained alone and joined" if alone else ""
 
 
 def training_charts(measured: Mapping[str, Any]) -> list[Chart]:
@@ -109,6 +116,8 @@ def training_charts(measured: Mapping[str, Any]) -> list[Chart]:
         charts.append(chart(title, [point["step"] for point in calibration], lines, 1.0, measured.get("step")))
     if advice := measured.get("advice"):
         charts.append(_strength(advice))
+    for name, own in (measured.get("targets") or {}).items():  # of a method that trains each target alone
+        charts += [replace(c, title=f"{name}, trained alone: {c.title}") for c in training_charts(own)]
     return charts
 
 
@@ -154,7 +163,14 @@ def training_blocks(
 
 def _without_losses(record: dict[str, Any]) -> dict[str, Any]:
     """The record without the loss of every step, which the page draws as a chart."""
-    return {**record, "measured": {k: v for k, v in record["measured"].items() if k != "losses"}}
+
+    def brief(measured: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in measured.items() if k != "losses"}
+        if "targets" in kept:
+            kept["targets"] = {name: brief(own) for name, own in kept["targets"].items()}
+        return kept
+
+    return {**record, "measured": brief(record["measured"])}
 
 
 def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progress | None) -> list[Pair]:

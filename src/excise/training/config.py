@@ -183,3 +183,20 @@ class DistilledConfig(TrainedConfig):
         mask = f", mask: {default['mask']}" if default["mask"] != "none" else ""
         kept = f"retain: {default['retain_on']}, gradients: {default['combine']}" if default["retain_weight"] else ""
         return "; ".join(part for part in (latents, f"weights: {default['weights']}{mask}", kept) if part)
+
+
+class FusedConfig(DistilledConfig):
+    """Settings of methods that train each of several targets alone, and fuse what came of it."""
+
+    fusion_retain_scale: float = Field(
+        1.0,
+        ge=0,
+        description="Of several targets, whose changes are fused: weight of retained states.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    fusion_ridge: float = Field(
+        0.5,
+        gt=0,
+        description="Of several targets: pull towards changing nothing else.",
+        json_schema_extra=OMIT_DEFAULT,
+    )

@@ -28,6 +28,7 @@ class ACE(Distilled[ACEConfig]):
     """The method as the registry knows it."""
 
     Config = ACEConfig
+    for_one = True
     keeps_nothing = False
 
     def targets(self, family: Family, config: ACEConfig) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, FusedConfig
 
 
-class ACEConfig(DistilledConfig):
+class ACEConfig(FusedConfig):
     """Settings of ACE."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -31,6 +31,7 @@ class ANT(Distilled[ANTConfig]):
     """The method as the registry knows it."""
 
     Config = ANTConfig
+    for_one = True
 
     def check(self, problem: TrainingProblem, config: ANTConfig) -> None:
         super().check(problem, config)

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_FULL, CANVAS_LORA, FusedConfig
 
 
-class ANTConfig(DistilledConfig):
+class ANTConfig(FusedConfig):
     """Settings of ANT."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -30,6 +30,7 @@ from excise.methods.trained.material import (
     without_silent,
 )
 from excise.methods.trained.request import training_problem
+from excise.methods.trained.several import one_by_one
 from excise.support.settings import Settings
 from excise.training.adapters import Weights
 from excise.training.averaging import Average
@@ -53,6 +54,8 @@ class Trained(Method[ConfigT]):
     shape: ClassVar[str] = "trained"
     needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
     config_base: ClassVar[type[Settings]] = TrainedConfig
+    for_one: ClassVar[bool] = False
+    """Whether the method is defined for one target; several are trained one after another then, and fused."""
 
     @abstractmethod
     def train(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
@@ -95,15 +98,21 @@ class Trained(Method[ConfigT]):
         """The training, on top of the closed form where there is one; both as one change of each weight."""
         stage = self.closed_form(config)
         if stage is None:
-            return self.train(problem, config)
+            return self._all(problem, config)
         form, settings = stage
         solution = form.make(request, settings, context).weights
         paths = [p for m in solution.text_maps for p in m.modules]
         first = as_deltas(solution, original_weights(request.family, [*paths, *(solution.modules or {})]))
         with temporarily_applied(request.family, first) as lifted:
-            training = self.train(replace(problem, original=lifted), config)
+            training = self._all(replace(problem, original=lifted), config)
         whole = {**first, **{p: add(first[p], d) if p in first else d for p, d in training.modules.items()}}
         return replace(training, modules=whole)
+
+    def _all(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
+        """The training of all targets: together, or each alone."""
+        if self.for_one and len(problem.concepts) > 1:
+            return one_by_one(problem, config, lambda single: self.train(single, config))
+        return self.train(problem, config)
 
 
 class Stepped(Trained[DistilledT]):

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.methods.closed_form.config import BALANCED, Tokens
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, FusedConfig
 
 _REFINED = {"retain_tokens": "all", "ridge": 30.0}  # as the method `mace` has it
 
 
-class MACEFullConfig(DistilledConfig):
+class MACEFullConfig(FusedConfig):
     """Settings of MACE as a whole."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -50,5 +50,3 @@ class MACEFullConfig(DistilledConfig):
     balanced: bool = BALANCED
     retain_tokens: Tokens = Field("all_but_start", description="Of the refinement: tokens of retained prompts.")
     ridge: float = Field(0.5, gt=0, description="Of the refinement: pull towards the original weights.")
-    fusion_retain_scale: float = Field(1.0, ge=0, description="Of the fusion: weight of retained states.")
-    fusion_ridge: float = Field(0.5, gt=0, description="Of the fusion: pull towards changing nothing else.")

@@ -71,6 +71,7 @@ class SLUG(Trained[SLUGConfig]):
 
     config_base = DistilledConfig
     Config = SLUGConfig
+    for_one = True
 
     def train(self, problem: TrainingProblem, config: SLUGConfig) -> TrainingResult:
         """Take the gradients, choose layers, and search a step for each.
@@ -116,7 +117,12 @@ def gradients(problem: TrainingProblem, config: SLUGConfig) -> list[Layer]:
         source = source_of(problem, config, weights, material)
         forget, retain = (total(weights, source, config.steps, problem.seed, keep) for keep in (False, True))
         return [
-            Layer(p, forget[f"{p}.weight"], retain[f"{p}.weight"], float(weights.parameters[f"{p}.weight"].norm()))
+            Layer(
+                p,
+                forget[f"{p}.weight"],
+                retain[f"{p}.weight"],
+                float(weights.parameters[f"{p}.weight"].detach().norm()),
+            )
             for p in paths
             if bool(forget[f"{p}.weight"].any())
         ]

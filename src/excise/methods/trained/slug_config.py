@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import DistilledConfig
+from excise.training.config import FusedConfig
 
 
-class SLUGConfig(DistilledConfig):
+class SLUGConfig(FusedConfig):
     """Settings of SLUG."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"canvas": {"batch": 16}}

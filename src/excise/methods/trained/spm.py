@@ -46,6 +46,7 @@ class SPM(Stepped[SPMConfig]):
     """The method as the registry knows it."""
 
     Config = SPMConfig
+    for_one = True
 
     def targets(self, family: Family, config: SPMConfig) -> list[str]:
         return block_linears(family)

@@ -98,7 +98,7 @@ class PromptGate(Hook):
             attaching.after(layer, partial(gate.add, factor, strength))
 
     def opened(self) -> Mapping[str, LowRank]:
-        """The changes of weights that it makes where it is fully open."""
+        """The adapters."""
         return self.factors
 
 

@@ -1,0 +1,27 @@
+"""Edits whose changes of weights stand behind gates: what is left of them in a file that has no gates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from excise.edits.deltas import add, scaled
+from excise.edits.edit import Edit
+
+UNGATED = (
+    "the edit opens for prompts near its targets alone, and this file cannot: its changes act on every prompt, also on "
+    "those that the edit leaves as they were"
+)
+"""What an export says of an edit whose gates it lacks."""
+
+
+def without_gates(edit: Edit) -> Edit:
+    """The edit with its gates wide open, as changes of weights; as it is without gates, or beside another hook."""
+    opened = [(hook.opened(), hook.strength) for hook in edit.hooks]
+    modules = dict(edit.modules)
+    for change, strength in opened:
+        if change is None:
+            return edit
+        for path, delta in change.items():
+            own = scaled(delta, strength)
+            modules[path] = add(modules[path], own) if path in modules else own
+    return replace(edit, modules=modules, hooks=()) if opened else edit
