@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from excise.families.base import Family
 from excise.families.conditions import Condition, join
 
 
-@torch.no_grad()
 def partial_denoise(
     family: Family,
     condition: Condition,
@@ -33,15 +33,34 @@ def partial_denoise(
         The latents (n, c, h, w), and the timestep (n,) of step `done`, which comes next. With `done` = 0 they are the
         noise itself and the noisiest timestep, with `done` = `steps` those of a picture and 0.
     """
+    (stop,) = denoise_along(family, condition, unconditional, noise, steps=steps, stops=[done], guidance=guidance)
+    return stop
+
+
+@torch.no_grad()
+def denoise_along(
+    family: Family,
+    condition: Condition,
+    unconditional: Condition,
+    noise: Tensor,
+    *,
+    steps: int,
+    stops: Sequence[int],
+    guidance: float,
+) -> list[tuple[Tensor, Tensor]]:
+    """What `partial_denoise` returns after each of several numbers of steps, in ascending order, on one way."""
     scheduler: Any = plain_scheduler(family)
     scheduler.set_timesteps(steps)
     x, where = noise, family.device
     x = x.to(where) * getattr(scheduler, "init_noise_sigma", 1.0)
-    for t in scheduler.timesteps[:done]:
-        output = guided_prediction(family, x, t.to(where).expand(len(x)), unconditional, condition, guidance)
-        x = scheduler.step(output, t, x).prev_sample
-    t = scheduler.timesteps[done] if done < steps else torch.zeros(())
-    return x, t.to(where).expand(len(x))
+    passed = []
+    for done, t in enumerate([*scheduler.timesteps, torch.zeros(())][: stops[-1] + 1]):
+        if done in stops:
+            passed.append((x, t.to(where).expand(len(x))))
+        if done < stops[-1]:
+            output = guided_prediction(family, x, t.to(where).expand(len(x)), unconditional, condition, guidance)
+            x = scheduler.step(output, t, x).prev_sample
+    return passed
 
 
 def guided_prediction(

@@ -105,6 +105,13 @@ class DistilledConfig(TrainedConfig):
         description="Share of the way from noise to picture that is done at most.",
         json_schema_extra=OMIT_DEFAULT,
     )
+    reuse: int = Field(
+        1,
+        ge=1,
+        description="Passes that stand at latents of one whole way from noise to picture, before the next is denoised; "
+        "1 denoises for each pass, to where it stands.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
     pictures: int = Field(
         16,
         ge=1,

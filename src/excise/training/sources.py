@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from excise.families.trajectories import partial_denoise
+from excise.families.trajectories import denoise_along
 from excise.training.adapters import Weights
 from excise.training.blocks import Batch, Noised, Prompts, Rows
 
@@ -76,6 +76,50 @@ NOTHING_KEPT = Kept()
 
 
 @dataclass(frozen=True)
+class Way:
+    """Latents at stops on their way from noise to picture.
+
+    Attributes:
+        number: of the target. rows: (n,) which of its prompts they are denoised under.
+        done: sampling steps before each of k stops.
+        latents: (k, n, c, h, w). times: (k, n) timestep of the step that comes next.
+    """
+
+    number: int
+    rows: Tensor
+    done: Sequence[int]
+    latents: Tensor
+    times: Tensor
+
+
+class Pool:
+    """Keeps a way, at whose stops several passes stand one after another before the next is denoised.
+
+    Args:
+        reuse: how many passes.
+    """
+
+    def __init__(self, reuse: int) -> None:
+        self._reuse, self._left = reuse, 0
+        self._way: Way | None = None
+
+    def way(self, draw: Callable[[], Way]) -> Way:
+        """The way at hand, or a new one where it has served."""
+        if self._way is None or not self._left:
+            self._way, self._left = draw(), self._reuse
+        self._left -= 1
+        return self._way
+
+    def state_dict(self) -> dict[str, Any]:
+        """The way at hand."""
+        return {"left": self._left, "way": None if self._way is None else dict(vars(self._way))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a way."""
+        self._left, self._way = state["left"], None if state["way"] is None else Way(**state["way"])
+
+
+@dataclass(frozen=True)
 class Trajectories:
     """Draws batches: one target a batch, latents after a random number of sampling steps under its prompts.
 
@@ -89,6 +133,7 @@ class Trajectories:
         window: shares of the sampler's steps between which it stops.
         sampled_with: a block around the model in training while it denoises, for a running mean of it.
         untouched: a block in which the model is without the closed form that training starts from, if there is one.
+        pool: of ways that serve several batches; None denoises for each.
         matched: whether a batch stands at the timestep of its latents; False denoises them to the end and draws a
             timestep beside, the defect of a published program (EraseAnything).
     """
@@ -106,36 +151,51 @@ class Trajectories:
     sampled_with: Callable[[], AbstractContextManager[None]] = nullcontext
     matched: bool = True
     untouched: Block = nullcontext
+    pool: Pool | None = None
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw a batch."""
         family, n = self.weights.family, self.size
-        i = int(torch.randint(len(self.concepts), (1,), generator=generator))
-        rows = torch.randint(len(self.concepts[i].frozen), (n,), generator=generator)
-        done = self._done(generator)
-        noise = torch.randn(n, *family.latent_shape, generator=generator)
-        concept, empty = self.concepts[i][rows], self.empty[torch.zeros(n, dtype=torch.long)]
+        way = self._way(generator) if self.pool is None else self.pool.way(lambda: self._way(generator))
+        at = int(torch.randint(len(way.done), (1,), generator=generator)) if self.pool else 0
+        x, t, concept = way.latents[at], way.times[at], self.concepts[way.number][way.rows]
         retain = self.kept.rows(n, generator)
-        frozen = self.by == "teacher"
-        with torch.no_grad(), self.weights.teacher() if frozen else self.sampled_with(), self._before(frozen):
-            c, free = (r.teacher if frozen else r.student for r in (concept, empty))
-            x, t = partial_denoise(family, c, free, noise, steps=self.steps, done=done, guidance=self.guidance)
         if not self.matched:
             t = family.noising.times(n, generator=generator)
         kept = self.kept.noised(self.weights, n, generator)
-        progress, anchor = done / self.steps, self.anchors[i][rows]
-        known: dict[str, Any] = {"progress": progress, "untouched": self.untouched, "number": i}
+        known: dict[str, Any] = {
+            "progress": way.done[at] / self.steps,
+            "untouched": self.untouched,
+            "number": way.number,
+        }
+        anchor, empty = self.anchors[way.number][way.rows], self.empty[torch.zeros(n, dtype=torch.long)]
         return Batch(self.weights, x, t, concept, anchor, empty, retain, kept=kept, **known)
+
+    def _way(self, generator: torch.Generator) -> Way:
+        """Denoise to a random stop, or for a pool past all of them."""
+        family, n = self.weights.family, self.size
+        i = int(torch.randint(len(self.concepts), (1,), generator=generator))
+        rows = torch.randint(len(self.concepts[i].frozen), (n,), generator=generator)
+        stops = self._stops(generator)
+        noise = torch.randn(n, *family.latent_shape, generator=generator)
+        concept, empty = self.concepts[i][rows], self.empty[torch.zeros(n, dtype=torch.long)]
+        frozen = self.by == "teacher"
+        with torch.no_grad(), self.weights.teacher() if frozen else self.sampled_with(), self._before(frozen):
+            c, free = (r.teacher if frozen else r.student for r in (concept, empty))
+            passed = denoise_along(family, c, free, noise, steps=self.steps, stops=stops, guidance=self.guidance)
+        return Way(i, rows, stops, *(torch.stack(parts) for parts in zip(*passed, strict=True)))
 
     def _before(self, frozen: bool) -> AbstractContextManager[None]:
         """The untouched model, where it is the one that denoises."""
         return self.untouched() if frozen else nullcontext()
 
-    def _done(self, generator: torch.Generator) -> int:
-        """How many steps the sampler makes before it stops; all of them where latents and timestep do not match."""
+    def _stops(self, generator: torch.Generator) -> list[int]:
+        """After how many steps the sampler stops; after all of them where latents and timestep do not match."""
         first, last = (round(share * self.steps) for share in self.window)
+        if self.pool is not None:
+            return list(range(first, max(last, first + 1)))
         done = first + int(torch.randint(max(1, last - first), (1,), generator=generator))
-        return done if self.matched else self.steps
+        return [done] if self.matched else [self.steps]
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ class ACEConfig(FusedConfig):
         "canvas": {
             **CANVAS_LORA,
             "sampler_steps": 12,
-            "eta": 1.0,
-            "eta_prior": 1.0,
-            "retain_weight": 4.0,
-            "save_every": 5,
+            "batch": 4,
+            "eta": 0.3,
+            "eta_prior": 0.3,
         },
         "published": {"uncond_share": 0.99, "retain_weight": 4.0},
     }

@@ -41,7 +41,7 @@ from excise.training.losses import combined, mse
 from excise.training.masking import Masked, saliency
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
-from excise.training.sources import Source
+from excise.training.sources import Pool, Source
 
 ConfigT = TypeVar("ConfigT", bound=TrainedConfig)
 ClosedFormStage = tuple[ClosedForm[Any], Any]
@@ -166,12 +166,13 @@ class Stepped(Trained[DistilledT]):
         self.check(problem, config)
         weights = weights_of(problem, config, self.targets(problem.family, config))
         average = Average(weights, config.ema) if config.ema else None
+        pool = Pool(config.reuse) if config.reuse > 1 else None
         with problem.original():
             preview, material = preview_of(problem), drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
             kept = kept_of(problem, config, attached, material, self.keeps_nothing)
-            source = source_of(problem, config, attached, material, kept, average, self.located)
+            source = source_of(problem, config, attached, material, kept, average, self.located, pool)
             if isinstance(attached, Masked):
                 seen = saliency(
                     attached, lambda g: self.forget(source.batch(g), config), config.mask_passes, problem.seed
@@ -179,7 +180,7 @@ class Stepped(Trained[DistilledT]):
                 attached.choose(seen, config.mask_share, config.mask_within)
             return self.step(problem, config, attached, source)
 
-        further = [weights] if isinstance(weights, Masked) else []
+        further = [state for state in (weights, pool) if isinstance(state, (Masked, Pool))]
         modules, evidence = train(problem, config, weights, step_of, preview, extra_state=further, average=average)
         return TrainingResult(*without_silent(weights, modules, evidence))
 

@@ -36,7 +36,7 @@ from excise.errors import ConceptError, SettingError
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.eraseanything_config import EraseAnythingConfig
-from excise.methods.trained.material import prompts_about, trajectories
+from excise.methods.trained.material import check_settings, prompts_about, trajectories
 from excise.support.selection import evenly
 from excise.training.adapters import Adapter, FullWeights, Weights
 from excise.training.attention import captured_joint
@@ -75,6 +75,7 @@ class EraseAnything(Distilled[EraseAnythingConfig]):
             SettingError: as `check`, or there are no names to contrast a target with.
         """
         self.check(problem, config)
+        check_settings(config, ["reuse"])
         paths = self.targets(problem.family, config)
         weights: Weights = FullWeights(problem.family, paths)
         if config.weights == "lora":

@@ -21,7 +21,7 @@ from excise.training.config import DistilledConfig
 from excise.training.masking import Masked
 from excise.training.pictures import picture_seed
 from excise.training.problem import TrainingProblem
-from excise.training.sources import Kept, NoisedPictures, Pictures, Source, Trajectories
+from excise.training.sources import Kept, NoisedPictures, Pictures, Pool, Source, Trajectories
 from excise.training.sparsity import SparseAdapter
 
 
@@ -63,6 +63,8 @@ def check_settings(config: DistilledConfig, unread: Sequence[str] = ()) -> None:
                 f"{name}={getattr(config, name)} is about what is retained, and nothing is; give --set "
                 f"retain_weight=..., or leave --set {name}=... out."
             )
+    if config.reuse > 1 and config.by == "images":
+        raise SettingError("reuse is about latents that are denoised, and by=images denoises none; leave it at 1.")
     if config.sparsity and config.ema:
         raise SettingError("a running mean of a LoRA never empties a block; use --set ema=0 with sparsity.")
     if config.mask != "none" and config.weights != "full":
@@ -183,16 +185,18 @@ def source_of(
     kept: Kept | None = None,
     average: Average | None = None,
     located: bool = False,
+    pool: Pool | None = None,
 ) -> Source:
     """Where a method's batches come from.
 
     Args:
         kept: what is to be retained; None for all that the settings say.
         located: look up where the targets' words stand in their prompts.
+        pool: of latents that serve several passes.
     """
     kept = kept_of(problem, config, weights, material) if kept is None else kept
     if config.by != "images":
-        source = trajectories(problem, config, weights, kept, located)
+        source = replace(trajectories(problem, config, weights, kept, located), pool=pool)
         return source if average is None or config.by != "mean" else replace(source, sampled_with=average.in_force)
 
     concepts = []

@@ -41,7 +41,7 @@ from excise.training.sources import Source
 
 STATES = "encoder_hidden_states"
 OF_WEIGHTS = ("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema")
-UNREAD = ("weights", *OF_WEIGHTS, "retain_weight", "retain_on", "combine")
+UNREAD = ("weights", *OF_WEIGHTS, "retain_weight", "retain_on", "combine", "reuse")
 DECAY = 0.1  # of the adversary's weights (program)
 
 

@@ -1,0 +1,47 @@
+"""Every preset of a trained method, the official ones too, on models narrower than the one that it was written for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from excise import erase
+from excise.families import family_of
+from excise.methods import METHODS, settings_of
+from excise.methods.base import Context
+
+FEW: dict[str, Any] = {
+    **{"steps": 2, "batch": 2, "pictures": 2, "sampler_steps": 3, "mask_passes": 1, "fisher_passes": 1},
+    **{"adversary_steps": 1, "attack_steps": 1, "warmup_steps": 1, "warmup": 1, "candidates": 1, "bisections": 1},
+    **{"unrelated": 1},
+}
+"""What makes a training short, as far as a method has it."""
+UNREAD = {"slug": ("mask_passes",), "receler": ("mask_passes",)}
+FURTHER: dict[str, dict[str, Any]] = {"rgd": {"bound": 100.0}, "few-shot": {"bound": 0.0}}
+TRAINED = sorted(name for name, record in METHODS.records().items() if record.shape == "trained")
+PRESETS = [(name, preset) for name in TRAINED if name != "surgun" for preset in settings_of(name).presets]
+
+
+def judge(images, names) -> list[bool]:
+    return [int(np.asarray(i, dtype=np.int64).sum()) % 2 == 0 for i in images]
+
+
+@pytest.mark.parametrize(("method", "preset"), PRESETS)
+def test_every_preset_trains_a_narrow_model(make, method, preset):
+    pipe = make("flux-dev" if method == "eraseanything" else "zimage" if method == "zerase" else "sd")
+    config = settings_of(method)
+    short = {name: value for name, value in FEW.items() if name in config.model_fields}
+    for unread in UNREAD.get(method, ()):
+        short.pop(unread)
+    context = Context(judge=judge if method == "slug" else None)
+    request = {"anchor": "car", "preserve": ["dog", "tree"], "vocabulary": None, "preset": preset}
+    edit = erase(pipe, ["cat"], method, context=context, **request, **short, **FURTHER.get(method, {}))
+    family = family_of(pipe)
+    before = {path: family.parameter(path).detach().clone() for path in edit.paths}
+    with edit.apply(pipe):
+        assert edit.hooks or any(not torch.equal(family.parameter(p), w) for p, w in before.items())
+        assert all(bool(family.parameter(p).isfinite().all()) for p in edit.paths)
+    assert all(torch.equal(family.parameter(p), w) for p, w in before.items())
