@@ -1,11 +1,12 @@
 """Compare time and memory of a step of every trained method with a plain LoRA step on the same weights and batch.
 
-    python -m benchmarks.method_steps [--method ace --method spm] [--side 32] [--images 4] [--steps 3] [--json]
+    python -m benchmarks.method_steps [--method ace --method spm] [--side 32] [--images 4] [--precision no] [--json]
     python -m benchmarks.method_steps --method eraseanything [--side 16] [--images 1] [--blocks 1]
 
 At Stable Diffusion 1.5's shapes, text encoder included, or FLUX.1's with few blocks, with random weights. The latents
 are given: drawing them is sampling, of as many passes as the settings say. Every method trains a LoRA of rank 8 in
-its own maps (Receler its erasers), in bfloat16 with the LoRA in float32; the plain step beside it, of the same loop,
+its own maps (Receler its erasers), in bfloat16 with the LoRA in float32, or with `--precision no` all in float32, for
+processors that emulate bfloat16; the plain step beside it, of the same loop,
 is the mean squared error against the noise in the same maps (for Receler, in all maps of attention). A method that
 searches for an adversary does so in one inner step. Each runs in a process of its own, so that its memory is its own.
 EraseAnything's two levels are steps by turns: its figure is the mean of both.
@@ -65,11 +66,11 @@ class Given:
         return self.made
 
 
-def stable_diffusion(side: int) -> Family:
-    """Stable Diffusion 1.5 with random weights in bfloat16, with its text encoder and a tokenizer of its kind."""
+def stable_diffusion(side: int, dtype: torch.dtype) -> Family:
+    """Stable Diffusion 1.5 with random weights, with its text encoder and a tokenizer of its kind."""
     torch.manual_seed(0)
     shape = shapes()["sd15"]
-    unet, encoder = (shape.parts[name].make().to(torch.bfloat16) for name in ("unet", "text_encoder"))
+    unet, encoder = (shape.parts[name].make().to(dtype) for name in ("unet", "text_encoder"))
     unet.register_to_config(sample_size=side)  # type: ignore[operator]
     pipe = StableDiffusionPipeline(
         AutoencoderKL(block_out_channels=[32], norm_num_groups=32, latent_channels=4),
@@ -96,10 +97,20 @@ def _scheduler() -> Any:
 
 def of_stable_diffusion(name: str, plain: bool, options: Any) -> tuple[Weights, Callable[[Weights], Step]]:
     """What a method trains at Stable Diffusion's shapes, and its step, or the plain one in its place."""
-    family, n = stable_diffusion(options.side), options.images
+    family, n = (
+        stable_diffusion(options.side, torch.bfloat16 if options.precision == "bf16" else torch.float32),
+        options.images,
+    )
     concept = Concept("cat", anchor="dog")
     problem = TrainingProblem(family, [concept], {"object": ["a photo of a {}"]}, retain=[KEPT])
-    settings = {"batch": n, "precision": "bf16", "weights": "lora", "mask": "none", "ema": 0.0, **INNER.get(name, {})}
+    settings = {
+        "batch": n,
+        "precision": options.precision,
+        "weights": "lora",
+        "mask": "none",
+        "ema": 0.0,
+        **INNER.get(name, {}),
+    }
     method: Any = load_method(name)
     config: Any = settings_of(name)(**settings)
     fixed = replace_settings(config, by="images", pictures=n)
@@ -133,7 +144,7 @@ def of_flux(name: str, plain: bool, options: Any) -> tuple[Weights, Callable[[We
     """The same for EraseAnything at FLUX.1's shapes, with few blocks and with random text states."""
     family, conditions = flux_at(options.side, options.blocks)
     method, n = EraseAnything(), options.images
-    config = EraseAnythingConfig(batch=n, precision="bf16", rank=RANK)
+    config = EraseAnythingConfig(batch=n, precision=options.precision, rank=RANK)
     some, words = torch.zeros(n, dtype=torch.long), torch.zeros(1, 512, dtype=torch.bool)
     words[:, 3:5] = True
 
@@ -159,7 +170,9 @@ def measure(name: str, plain: bool, options: Any) -> dict[str, Any]:
     with weights:
         step = step_of(weights)
         times.append(now())
-        plan = replace(_plan(options), steps=options.steps + 2, save_every=options.steps + 2)
+        plan = replace(
+            _plan(options), steps=options.steps + 2, save_every=options.steps + 2, precision=options.precision
+        )
         Trainer(weights, plan, seed=0).fit(step, lambda *_: times.append(now()))
     steps = _steps(times)[2:]
     return {
@@ -170,12 +183,15 @@ def measure(name: str, plain: bool, options: Any) -> dict[str, Any]:
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "latents": options.side,
         "images": options.images,
+        "precision": options.precision,
         "threads": torch.get_num_threads(),
     }
 
 
 def _own_process(name: str, plain: bool, options: Any) -> dict[str, Any]:
-    knobs = [p for k in ("side", "images", "steps", "blocks") for p in (f"--{k}", str(getattr(options, k)))]
+    knobs = [
+        p for k in ("side", "images", "steps", "blocks", "precision") for p in (f"--{k}", str(getattr(options, k)))
+    ]
     which = ["--only", "plain" if plain else "method", "--method", name]
     command = [sys.executable, "-m", "benchmarks.method_steps", *knobs, *which]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -189,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=32, help="side of the latents")
     parser.add_argument("--images", type=int, default=4, help="latents in a step")
     parser.add_argument("--steps", type=int, default=4, help="timed steps, after two that are not; an even number")
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "no"], help="of the passes")
     parser.add_argument("--blocks", type=int, default=1, help="of FLUX.1: with two streams; twice as many with one")
     parser.add_argument("--only", choices=["method", "plain"], help="measure this one, in this process")
     parser.add_argument("--json", action="store_true", help="print lines of JSON")

@@ -145,16 +145,6 @@ METHODS = Registry(
             cost="one text-width solve for the whole model; under a second on a CPU",
             licence="written from the paper; official code is non-commercial",
         ),
-        "realera": Record(
-            "excise.methods.trained.realera:RealEra",
-            "the neighbourhood of a concept's words read as its anchor, and what is beyond it held",
-            paper="Liu et al., arXiv 2410.09140",
-            shape="trained",
-            config="excise.methods.trained.realera_config:RealEraConfig",
-            needs=frozenset({c.STATIC_TEXT, c.ATTENTION, c.GUIDANCE}),
-            cost="a closed form, then a training on the model's own trajectories; minutes on a CPU for built-in models",
-            licence="written from the paper's abstract; no official code is known",
-        ),
         "mace-full": Record(
             "excise.methods.trained.mace_full:MACEFull",
             "MACE's refinement, an adapter for each target that takes attention off its words, and their fusion",
@@ -164,6 +154,16 @@ METHODS = Registry(
             needs=frozenset({c.STATIC_TEXT, c.ATTENTION, c.CROSS_ATTENTION}),
             cost="a closed form, some pictures and a short training a target; a minute each on built-in models",
             licence="written from the paper; official code is non-commercial",
+        ),
+        "realera": Record(
+            "excise.methods.trained.realera:RealEra",
+            "the neighbourhood of a concept's words read as its anchor, and what is beyond it held",
+            paper="Liu et al., arXiv 2410.09140",
+            shape="trained",
+            config="excise.methods.trained.realera_config:RealEraConfig",
+            needs=frozenset({c.STATIC_TEXT, c.ATTENTION, c.GUIDANCE}),
+            cost="a closed form, then a training on the model's own trajectories; minutes on a CPU for built-in models",
+            licence="written from the paper's abstract; no official code is known",
         ),
         "rece": Record(
             "excise.methods.closed_form.rece:RECE",
