@@ -2,6 +2,8 @@
 
     python -m benchmarks.summary benchmarks/results/canvas-surgun.jsonl --first surgun
 
+    python -m benchmarks.summary benchmarks/results/canvas-trained.jsonl --costs
+
     python -m benchmarks.summary benchmarks/results/canvas-names.jsonl --draw docs/images/names.png
 
 Printed as Markdown, rates in per cent. `rel.` is a rate divided by that of the untouched model on the same prompts,
@@ -60,8 +62,12 @@ def _near(line: Line) -> float:
     return after / before if before else float("nan")
 
 
-def table(lines: Sequence[Line]) -> str:
-    """Return a table with a row a method: means over its targets."""
+def table(lines: Sequence[Line], costs: bool = False) -> str:
+    """Return a table with a row a method: means over its targets.
+
+    Args:
+        costs: also the minutes that making the edit took, and the size of its file in megabytes.
+    """
     columns = [n for n in RATES if any(n in line["metrics"] for line in lines)]
     columns += [f"{n} rel." for n in ("ira", "cra") if n in columns]
     columns += ["near"] if any(line["neighbours"] for line in lines) else []
@@ -70,8 +76,16 @@ def table(lines: Sequence[Line]) -> str:
     for method in dict.fromkeys(line["method"] for line in lines):
         own = [line for line in lines if line["method"] == method]
         cells = [f"{100 * _mean(own, c):.1f}" for c in columns] + [f"{_mean(own, c):.4f}" for c in plain]
+        if costs:
+            cells += [f"{np.mean([_spent(line) for line in own]) / 60:.1f}"]
+            cells += [f"{np.mean([line['edit_bytes'] for line in own]) / 1e6:.2f}"]
         rows.append([method, str(len(own)), *(c if c != "nan" else "–" for c in cells)])
-    return markdown(["method", "targets", *columns, *plain], rows)
+    return markdown(["method", "targets", *columns, *plain, *(["minutes", "MB"] if costs else [])], rows)
+
+
+def _spent(line: Line) -> float:
+    """Seconds that making the edit took."""
+    return float(sum(v for k, v in line["seconds"].items() if k in ("erase", "encode", "solve", "train")))
 
 
 def _mean(lines: Sequence[Line], name: str) -> float:
@@ -119,8 +133,8 @@ def names_table(lines: Sequence[Line]) -> str:
     for line in sorted(lines, key=lambda line: len(line["concepts"])):
         cells = [_with_interval(line["metrics"][n]) if n in line["metrics"] else "–" for n in NAMES]
         rel, kid = value(line, "acc_r rel."), value(line, "kid")
-        spent = sum(v for k, v in line["seconds"].items() if k in ("erase", "encode", "solve", "train"))
-        row = [str(len(line["concepts"])), line["method"], *cells, f"{100 * rel:.1f}", f"{kid:.4f}", f"{spent:.1f}"]
+        spent = f"{_spent(line):.1f}"
+        row = [str(len(line["concepts"])), line["method"], *cells, f"{100 * rel:.1f}", f"{kid:.4f}", spent]
         rows.append(row)
     return markdown(["names", "method", "Acc_e", "Acc_r", "H_o", "Acc_r rel.", "KID", "seconds"], rows)
 
@@ -175,6 +189,7 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks")
     parser.add_argument("--first", help="method to test against the others")
     parser.add_argument("--by-target", action="store_true", help="print a row for each target as well")
+    parser.add_argument("--costs", action="store_true", help="also minutes and megabytes of an edit")
     parser.add_argument("--draw", type=Path, help="file for the plot of H_o over the number of names")
     options = parser.parse_args()
     lines = read(options.results)
@@ -190,7 +205,7 @@ def main() -> None:
         for kind, holds in KINDS.items():
             own = [line for line in mine if all(map(holds, line["concepts"]))]
             if own:
-                print(f"\n### {kind}\n\n{table(own)}")
+                print(f"\n### {kind}\n\n{table(own, options.costs)}")
         methods = list(dict.fromkeys(line["method"] for line in mine))
         if options.first:
             others = [m for m in methods if m not in (options.first, "identity", "noise")]
