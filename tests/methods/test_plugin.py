@@ -164,7 +164,7 @@ def test_broken_plug_ins_are_named_once_in_a_warning_and_left_out(excise):
         assert line.endswith("Until then it is left out.")
     status, out, err = excise("methods")
     assert (status, err) == (0, "")
-    assert "half" not in out
+    assert not {line.split()[0] for line in out.splitlines() if line.strip()} & (set(BROKEN) - {"uce"})
     for name in BROKEN:
         status, out, error = excise("methods", name)
         wanted = (0, 0) if name == "uce" else (2, 1)
