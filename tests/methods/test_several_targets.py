@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from excise import Edit, erase
+from excise import Concept, Edit, erase
 from excise.concepts.concept import TEMPLATES, fill
+from excise.edits.difference import compared
 from excise.edits.originals import original_weights
+from excise.errors import ConceptError, ExciseWarning
 from excise.families import family_of
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
+from excise.methods.trained import several
 from excise.methods.trained.base import Trained
+from excise.methods.trained.several import alone
 from excise.report.run_page import training_charts
+from excise.training.probes import Probe
+from excise.training.problem import TrainingProblem
 
 SMALL = {"lr": 1e-2, "batch": 2, "vocabulary": None, "preserve": ["dog", "tree"]}
 SETTINGS = {
@@ -43,7 +51,7 @@ def test_these_are_the_methods_of_one_target():
 @pytest.mark.parametrize("method", FOR_ONE)
 def test_each_is_trained_alone_and_the_record_and_the_progress_say_so(make, method):
     told = []
-    looks = judge if method in ("ace", "slug") else None  # which takes its time
+    looks = judge if method == "slug" else None  # which takes its time
     context = Context(judge=looks, say=lambda what, done, total: told.append(what))
     edit = made(make("sd"), method, ["cat", "car"], context=context)
     assert list(edit.record.measured["targets"]) == ["cat", "car"]
@@ -51,6 +59,34 @@ def test_each_is_trained_alone_and_the_record_and_the_progress_say_so(make, meth
         assert any(what.startswith(f"target {number} of 2 alone: ") for what in told)
     titles = [chart.title for chart in training_charts(edit.record.measured)]
     assert method == "slug" or {t.split(",")[0] for t in titles} == {"cat", "car"}  # which has no losses of steps
+
+
+def test_a_target_that_the_judge_never_sees_is_refused_before_any_training(make):
+    told = []
+    context = Context(
+        judge=lambda images, names: [name != "car" for name in names], say=lambda what, done, total: told.append(what)
+    )
+    with pytest.raises(ConceptError, match="never sees 'car'"):
+        made(make("sd"), "ace", ["cat", "car"], context=context)
+    assert not any("training" in what for what in told)
+
+
+def test_targets_that_come_back_when_joined_are_told(make, monkeypatch):
+    monkeypatch.setattr(several, "ENOUGH", 2.0)  # nothing is gone enough
+    with pytest.warns(ExciseWarning, match="once the targets' changes are joined; erase them one after another"):
+        edit = made(make("sd"), "mace-full", ["cat", "car"], context=Context(judge=judge))
+    assert set(edit.record.measured["joined"]) == {"erase", "related", "unrelated", "instead"}
+
+
+def test_what_earlier_edits_erased_is_looked_at_for_every_target():
+    probes = {
+        "cat": [Probe("a cat", "cat", "target"), Probe("a bird", "bird", "gone")],
+        "car": [Probe("a car", "car", "target")],
+    }
+    problem = TrainingProblem(None, [Concept("cat"), Concept("car")], {}, probes=probes)  # type: ignore[arg-type]
+    for number, name in enumerate(probes):
+        own = alone(problem, number).probes[name]
+        assert [p.role for p in own] == ["target", "gone"]
 
 
 @pytest.mark.parametrize("method", ["ace", "mace-full"])
@@ -75,11 +111,38 @@ def test_keys_and_values_are_fused_as_the_formula_says(make, method):
         return total
 
     templates = TEMPLATES["object"]
-    kept = moment([p for name in ("dog", "tree") for p in fill(templates, name)] + ["dog", "tree", ""])
-    S = [moment(fill(templates, name)) for name in ("cat", "car")]
+    nothing = [""]  # that ACE's change is about
+    kept = moment([p for name in ("dog", "tree") for p in fill(templates, name)] + (nothing if method != "ace" else []))
+    S = [moment(fill(templates, name) + (nothing if method == "ace" else [])) for name in ("cat", "car")]
     A = S[0] + S[1] + 0.5 * kept + 2.0 * torch.eye(len(kept), dtype=torch.float64)
     expected = sum(e.delta(path, weight).double() @ s @ torch.linalg.inv(A) for e, s in zip(alone, S, strict=True))
     assert_close(both.delta(path, weight).double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_ace_of_several_targets_keeps_its_say_on_what_no_prompt_gives(make):
+    """What its loss is most about: of the changes made alone most is left there, keys and values included."""
+    pipe = make("sd")
+    family = family_of(pipe)
+    states = family.encode([""])
+    rows = states.gather([0], states.chosen([0], "all"))
+    both, *alone_ = (made(pipe, "ace", names) for names in (["cat", "car"], ["cat"], ["car"]))
+    left = []
+    for p in family.projections("kv"):
+        weight = original_weights(family, [p.path])[p.path]
+        mean = sum(e.delta(p.path, weight) for e in alone_) / 2
+        left.append(float((rows @ both.delta(p.path, weight).mT).norm() / (rows @ mean.mT).norm()))
+    assert min(left) > 0.6
+
+
+def test_ant_trains_weights_under_a_mask_of_each_target(make):
+    pipe = make("sd")
+    settings = {**SETTINGS["ant"], **SMALL, "weights": "full", "mask": "saliency", "mask_passes": 2}
+    edit = erase(pipe, ["cat", "car"], "ant", **settings)
+    family = family_of(pipe)
+    before = {path: family.parameter(path).detach().clone() for path in edit.paths}
+    with edit.apply(pipe):
+        assert all(not torch.equal(family.parameter(path), w) for path, w in before.items())
+    assert all(torch.equal(family.parameter(path), w) for path, w in before.items())
 
 
 def test_what_reads_no_text_is_added_up(make):
@@ -107,3 +170,6 @@ def test_adapters_with_gates_stand_side_by_side(make, tmp_path):
         after = drawn()
     assert [bool((a != b).any()) for a, b in zip(before, after, strict=True)] == [True, True, False]
     assert np.array_equal(drawn(), before)
+    weaker = replace(edit, hooks=(edit.hooks[0].scaled(0.5), edit.hooks[1]))
+    assert compared(edit, weaker).hooks == {"spm": False}
+    assert compared(edit, loaded).hooks == {"spm": True}

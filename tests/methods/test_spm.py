@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from checks import check
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from excise import Edit, erase, export
 from excise.concepts.concept import Concept
+from excise.edits import verified
 from excise.edits.deltas import LowRank
 from excise.errors import ExciseWarning, ModelError
 from excise.families import family_of
+from excise.importing.import_edit import import_edit
 from excise.methods.trained.material import Material, source_of, weights_of
 from excise.methods.trained.spm import SPM, anchoring_loss, erase_loss, random_states
 from excise.methods.trained.spm_config import SPMConfig
@@ -130,13 +133,21 @@ def test_an_export_has_no_gate_and_says_so(make, tmp_path):
     pipe = make("sd")
     gated = erase(pipe, ["cat"], "spm", **SMALL)
     plain = erase(pipe, ["cat"], "spm", gate=False, **SMALL)
+    half = gated.scaled(0.5)
+    file = half.save(tmp_path / "edit.safetensors")
+    verified.keep(file, check())  # with its gate
     with pytest.warns(ExciseWarning, match="its changes act on every prompt"):
-        exported = export(gated.scaled(0.5), pipe, tmp_path / "gated")
+        exported = export(half, pipe, tmp_path / "gated", source=file)
     expected = export(plain.scaled(0.5), pipe, tmp_path / "plain")
     one, two = (load_file(e.path) for e in (exported, expected))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert "act on every prompt" in " ".join(exported.card.read_text().split())
+    assert exported.ungated
+    assert "Not yet verified" in exported.card.read_text()
+    assert not expected.ungated
+    with pytest.warns(ExciseWarning, match="was exported without the gates of its edit"):
+        import_edit(exported.path, pipe)
     with pytest.raises(ModelError, match="an export holds weights alone"):
         export(erase(pipe, ["cat"], "sld"), pipe, tmp_path / "other")
 

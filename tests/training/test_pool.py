@@ -56,6 +56,20 @@ def test_a_window_is_kept_and_a_way_serves_as_many_passes_as_asked(make, monkeyp
     assert len(calls) == 2 * 2 * 3  # two ways of three steps up to the last stop, with guidance
 
 
+def test_every_target_has_a_way_of_its_own_and_a_mask_does_without(make):
+    family = family_of(make("sd"))
+    with Adapter(family, [m.path for m in family.maps("cross")], 2, 0) as weights:
+        names = [prompts_of(weights, [name]) for name in ("cat", "car", "house")]
+        source = Trajectories(weights, names, names, empty_prompt(weights), Kept(), 1, "student", 3, 2.0, pool=Pool(9))
+        passes = [source.batch(torch.Generator().manual_seed(i)) for i in range(12)]
+    assert {batch.number for batch in passes} == {0, 1, 2}
+    pipe = make("sd")
+    masked = {**SMALL, "weights": "full", "mask": "saliency", "mask_passes": 3, "steps": 1, "lr": 1e-3}
+    one, many = (erase(pipe, ["cat", "car"], "esd", **masked, reuse=reuse) for reuse in (1, 9))
+    for path, delta in one.modules.items():
+        assert torch.equal(delta.dw != 0, many.modules[path].dw != 0)  # the mask is of the same passes
+
+
 @pytest.mark.parametrize("reuse", [1, 3])
 def test_an_interrupted_training_goes_on_with_its_latents(make, tmp_path, reuse):
     settings = {**SMALL, "reuse": reuse, "save_every": 2}

@@ -139,6 +139,7 @@ def _document(exported: Exported) -> dict[str, Any]:
         "relative_error": exported.error,
         "readers": readers,
         "card": str(exported.card) if exported.card else None,
+        "ungated": exported.ungated,
     }
 
 
@@ -150,6 +151,7 @@ def _print(exported: Exported, program: str | None, edit: Edit) -> None:
     path = exported.path
     rank = f"rank {exported.rank}, " if exported.rank else ""
     exactness = f"relative error {exported.error:.1e}" if exported.error else "exact copy of the edit"
+    exactness += ", without its gates" if exported.ungated else ""
     show.say(f"{path}: {exported.format}, {rank}{exactness}")
     for line in describe(exported.readers):
         show.say(line)

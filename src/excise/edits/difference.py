@@ -184,6 +184,10 @@ def _without_name(concept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hooks(one: Edit, two: Edit) -> dict[str, bool]:
-    """By kind of hook, whether both edits have one that does the same."""
-    digests = [{h.kind: h.digest(h.strength) for h in edit.hooks} for edit in (one, two)]
-    return {kind: digests[0].get(kind) == digests[1].get(kind) for kind in sorted({*digests[0], *digests[1]})}
+    """By kind of hook, whether both edits have such hooks that do the same, in the same order."""
+    every = sorted({h.kind for edit in (one, two) for h in edit.hooks})
+
+    def digests(edit: Edit, kind: str) -> list[str]:
+        return [h.digest(h.strength) for h in edit.hooks if h.kind == kind]
+
+    return {kind: digests(one, kind) == digests(two, kind) for kind in every}

@@ -59,6 +59,7 @@ class Exported:
         error: maximum over the edited weights of |exported change - change| / |change| (Frobenius norms).
         readers: by name of a program in `excise.exporting.readers`, how much of the export it reads.
         card: the model card; None where files of that name are there that are not ours.
+        ungated: the edit opens for prompts near its targets alone, and the export acts on every prompt (SPM).
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Exported:
     error: float
     readers: Mapping[str, Reading] = field(default_factory=dict)
     card: Path | None = None
+    ungated: bool = False
 
 
 def export(
@@ -120,6 +122,8 @@ def export(
     _check_format(edit, family, format)
     check_place(family, Path(out) / export_name(format, [c.name for c in edit.record.concepts]), edit.record, force)
     evidence = Evidence.of(source)
+    if gated:
+        evidence = replace(evidence, checks=())  # of the edit with its gates, which what is written does not have
     exported = _written(edit, family, make_folder(Path(out)), format, evidence)
     lost = [*([UNGATED] if gated else []), *losses(exported.readers)]
     for sentence in lost:
@@ -138,7 +142,7 @@ def export(
         lost,
         _absent(family, exported.path) if format == "merged" else (),
     )
-    return replace(exported, card=write_card(Path(out), card))
+    return replace(exported, card=write_card(Path(out), card), ungated=gated)
 
 
 def _absent(family: Family, folder: Path) -> list[str]:

@@ -15,7 +15,10 @@ UNGATED = (
 
 
 def without_gates(edit: Edit) -> Edit:
-    """The edit with its gates wide open, as changes of weights; as it is without gates, or beside another hook."""
+    """The edit with its gates wide open, as changes of weights; as it is without gates, or beside another hook.
+
+    Its record says so ("ungated").
+    """
     opened = [(hook.opened(), hook.strength) for hook in edit.hooks]
     modules = dict(edit.modules)
     for change, strength in opened:
@@ -24,4 +27,7 @@ def without_gates(edit: Edit) -> Edit:
         for path, delta in change.items():
             own = scaled(delta, strength)
             modules[path] = add(modules[path], own) if path in modules else own
-    return replace(edit, modules=modules, hooks=()) if opened else edit
+    if not opened:
+        return edit
+    record = edit.record.model_copy(update={"measured": {**edit.record.measured, "ungated": True}})
+    return replace(edit, record=record, modules=modules, hooks=())

@@ -82,6 +82,13 @@ def import_edit(
         raise WrongBaseError(f"{path} holds nothing that differs from the base, so there is nothing to import.")
     for note in change.notes:
         warnings.warn(note, ExciseWarning, stacklevel=2)
+    if ours is not None and ours.measured.get("ungated"):
+        warnings.warn(
+            f"{path.name} was exported without the gates of its edit, so it acts on every prompt; the edit file that "
+            "it was made from has them.",
+            ExciseWarning,
+            stacklevel=2,
+        )
     base = base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline"))
     if ours is not None and same_base(ours.base, base):
         measured = {**ours.measured, "imported": path.name}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 CANVAS_LORA = {"lr": 1e-3, "steps": 80, "save_every": 10, "batch": 8, "rank": 8, "calibrate": "constrained"}
 CANVAS_FULL = {"lr": 1e-4, "steps": 80, "save_every": 10, "batch": 8, "calibrate": "constrained"}
 """What most trained methods are given on the built-in models: a LoRA, and the weights themselves."""
+CANVAS_FUSION = {"fusion_retain_scale": 0.15, "fusion_ridge": 0.03}
+"""As closed forms weigh what is kept there, where a world's every name is."""
 KEEP = 0.97  # retained on either side, under the rule "kept"
 
 

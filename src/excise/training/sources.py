@@ -80,12 +80,11 @@ class Way:
     """Latents at stops on their way from noise to picture.
 
     Attributes:
-        number: of the target. rows: (n,) which of its prompts they are denoised under.
+        rows: (n,) which of the target's prompts they are denoised under.
         done: sampling steps before each of k stops.
         latents: (k, n, c, h, w). times: (k, n) timestep of the step that comes next.
     """
 
-    number: int
     rows: Tensor
     done: Sequence[int]
     latents: Tensor
@@ -93,30 +92,31 @@ class Way:
 
 
 class Pool:
-    """Keeps a way, at whose stops several passes stand one after another before the next is denoised.
+    """Keeps a way of each target, at whose stops several passes stand one after another before the next is denoised.
 
     Args:
         reuse: how many passes.
     """
 
     def __init__(self, reuse: int) -> None:
-        self._reuse, self._left = reuse, 0
-        self._way: Way | None = None
+        self._reuse = reuse
+        self._ways: dict[int, tuple[Way, int]] = {}  # with the passes that each has left
 
-    def way(self, draw: Callable[[], Way]) -> Way:
-        """The way at hand, or a new one where it has served."""
-        if self._way is None or not self._left:
-            self._way, self._left = draw(), self._reuse
-        self._left -= 1
-        return self._way
+    def way(self, number: int, draw: Callable[[], Way]) -> Way:
+        """The way at hand of a target, or a new one where it has served."""
+        way, left = self._ways.get(number) or (draw(), self._reuse)
+        self._ways[number] = (way, left - 1)
+        if left == 1:
+            del self._ways[number]
+        return way
 
     def state_dict(self) -> dict[str, Any]:
-        """The way at hand."""
-        return {"left": self._left, "way": None if self._way is None else dict(vars(self._way))}
+        """The ways at hand."""
+        return {"ways": [(number, dict(vars(way)), left) for number, (way, left) in self._ways.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a way."""
-        self._left, self._way = state["left"], None if state["way"] is None else Way(**state["way"])
+        """Go on with ways."""
+        self._ways = {number: (Way(**way), left) for number, way, left in state["ways"]}
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,10 @@ class Trajectories:
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw a batch."""
         family, n = self.weights.family, self.size
-        way = self._way(generator) if self.pool is None else self.pool.way(lambda: self._way(generator))
+        i = int(torch.randint(len(self.concepts), (1,), generator=generator))
+        way = self._way(i, generator) if self.pool is None else self.pool.way(i, lambda: self._way(i, generator))
         at = int(torch.randint(len(way.done), (1,), generator=generator)) if self.pool else 0
-        x, t, concept = way.latents[at], way.times[at], self.concepts[way.number][way.rows]
+        x, t, concept = way.latents[at], way.times[at], self.concepts[i][way.rows]
         retain = self.kept.rows(n, generator)
         if not self.matched:
             t = family.noising.times(n, generator=generator)
@@ -166,15 +167,14 @@ class Trajectories:
         known: dict[str, Any] = {
             "progress": way.done[at] / self.steps,
             "untouched": self.untouched,
-            "number": way.number,
+            "number": i,
         }
-        anchor, empty = self.anchors[way.number][way.rows], self.empty[torch.zeros(n, dtype=torch.long)]
+        anchor, empty = self.anchors[i][way.rows], self.empty[torch.zeros(n, dtype=torch.long)]
         return Batch(self.weights, x, t, concept, anchor, empty, retain, kept=kept, **known)
 
-    def _way(self, generator: torch.Generator) -> Way:
-        """Denoise to a random stop, or for a pool past all of them."""
+    def _way(self, i: int, generator: torch.Generator) -> Way:
+        """Denoise under prompts of a target to a random stop, or for a pool past all of them."""
         family, n = self.weights.family, self.size
-        i = int(torch.randint(len(self.concepts), (1,), generator=generator))
         rows = torch.randint(len(self.concepts[i].frozen), (n,), generator=generator)
         stops = self._stops(generator)
         noise = torch.randn(n, *family.latent_shape, generator=generator)
@@ -183,7 +183,7 @@ class Trajectories:
         with torch.no_grad(), self.weights.teacher() if frozen else self.sampled_with(), self._before(frozen):
             c, free = (r.teacher if frozen else r.student for r in (concept, empty))
             passed = denoise_along(family, c, free, noise, steps=self.steps, stops=stops, guidance=self.guidance)
-        return Way(i, rows, stops, *(torch.stack(parts) for parts in zip(*passed, strict=True)))
+        return Way(rows, stops, *(torch.stack(parts) for parts in zip(*passed, strict=True)))
 
     def _before(self, frozen: bool) -> AbstractContextManager[None]:
         """The untouched model, where it is the one that denoises."""

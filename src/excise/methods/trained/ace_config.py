@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, FusedConfig
+from excise.training.config import CANVAS_FUSION, CANVAS_LORA, FusedConfig
 
 
 class ACEConfig(FusedConfig):
@@ -16,6 +16,7 @@ class ACEConfig(FusedConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {
             **CANVAS_LORA,
+            **CANVAS_FUSION,
             "sampler_steps": 12,
             "batch": 4,
             "eta": 0.3,

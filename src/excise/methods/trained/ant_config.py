@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, CANVAS_LORA, FusedConfig
+from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, FusedConfig
 
 
 class ANTConfig(FusedConfig):
     """Settings of ANT."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_FULL, "sampler_steps": 12},
-        "canvas-lora": {**CANVAS_LORA, "sampler_steps": 12, "weights": "lora", "mask": "none"},
+        "canvas": {**CANVAS_FULL, **CANVAS_FUSION, "sampler_steps": 12},
+        "canvas-lora": {**CANVAS_LORA, **CANVAS_FUSION, "sampler_steps": 12, "weights": "lora", "mask": "none"},
         "multi": {
             "weights": "lora",
             "mask": "none",

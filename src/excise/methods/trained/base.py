@@ -41,7 +41,7 @@ from excise.training.losses import combined, mse
 from excise.training.masking import Masked, saliency
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
-from excise.training.sources import Pool, Source
+from excise.training.sources import Pool, Source, Trajectories
 
 ConfigT = TypeVar("ConfigT", bound=TrainedConfig)
 ClosedFormStage = tuple[ClosedForm[Any], Any]
@@ -55,7 +55,9 @@ class Trained(Method[ConfigT]):
     needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
     config_base: ClassVar[type[Settings]] = TrainedConfig
     for_one: ClassVar[bool] = False
-    """Whether the method is defined for one target; several are trained one after another then, and fused."""
+    """Whether the method is defined for one target; several are trained one after another then, and joined."""
+    keeps_nothing: ClassVar[bool] = True
+    """Whether the empty prompt is among what is retained."""
 
     @abstractmethod
     def train(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
@@ -111,7 +113,7 @@ class Trained(Method[ConfigT]):
     def _all(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
         """The training of all targets: together, or each alone."""
         if self.for_one and len(problem.concepts) > 1:
-            return one_by_one(problem, config, lambda single: self.train(single, config))
+            return one_by_one(problem, config, lambda single: self.train(single, config), self.keeps_nothing)
         return self.train(problem, config)
 
 
@@ -125,8 +127,6 @@ class Stepped(Trained[DistilledT]):
     config_base: ClassVar[type[Settings]] = DistilledConfig
     located: ClassVar[bool] = False
     """Whether a step asks where the targets' words stand in their prompts."""
-    keeps_nothing: ClassVar[bool] = True
-    """Whether the empty prompt is among what is retained."""
 
     @abstractmethod
     def targets(self, family: Family, config: DistilledT) -> list[str]:
@@ -174,8 +174,9 @@ class Stepped(Trained[DistilledT]):
             kept = kept_of(problem, config, attached, material, self.keeps_nothing)
             source = source_of(problem, config, attached, material, kept, average, self.located, pool)
             if isinstance(attached, Masked):
+                anew = replace(source, pool=None) if isinstance(source, Trajectories) else source
                 seen = saliency(
-                    attached, lambda g: self.forget(source.batch(g), config), config.mask_passes, problem.seed
+                    attached, lambda g: self.forget(anew.batch(g), config), config.mask_passes, problem.seed
                 )
                 attached.choose(seen, config.mask_share, config.mask_within)
             return self.step(problem, config, attached, source)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.methods.closed_form.config import BALANCED, Tokens
-from excise.training.config import CANVAS_LORA, FusedConfig
+from excise.training.config import CANVAS_FUSION, CANVAS_LORA, FusedConfig
 
 _REFINED = {"retain_tokens": "all", "ridge": 30.0}  # as the method `mace` has it
 
@@ -17,7 +17,7 @@ class MACEFullConfig(FusedConfig):
     """Settings of MACE as a whole."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "rank": 1, "steps": 60, "balanced": True, "ridge": 0.03, "fusion_ridge": 0.03},
+        "canvas": {**CANVAS_LORA, "rank": 1, "steps": 60, "balanced": True, "ridge": 0.03, **CANVAS_FUSION},
         "object": {**_REFINED, "lr": 1e-5},
         "instance": {**_REFINED, "lr": 1e-5},
         "style": {**_REFINED, "anchor": "art"},

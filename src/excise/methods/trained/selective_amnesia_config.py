@@ -14,7 +14,7 @@ class SelectiveAmnesiaConfig(DistilledConfig):
     """Settings of Selective Amnesia."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_FULL, "lr": 1e-3, "fisher_weight": 0.1},
+        "canvas": {**CANVAS_FULL, "lr": 1e-3, "steps": 60, "pictures": 48, "fisher_weight": 0.01},
         "official": {"steps": 20_000, "batch": 16, "pictures": 1000, "fisher_weight": 50.0, "modules": "all"},
     }
 

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import FusedConfig
+from excise.training.config import CANVAS_FUSION, FusedConfig
 
 
 class SLUGConfig(FusedConfig):
     """Settings of SLUG."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"canvas": {"batch": 16}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"canvas": {**CANVAS_FUSION, "batch": 16}}
 
     steps: int = Field(8, ge=1, description="Batches whose gradients are summed.")
     batch: int = Field(4, ge=1, description="Noised pictures in a pass.")
