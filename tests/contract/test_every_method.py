@@ -174,21 +174,6 @@ def test_same_request_same_tensors(edit, again):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-TRAINED = sorted(name for name, r in RECORDS.items() if r.shape == "trained")
-
-
-@pytest.mark.parametrize("pipe", [kind for kind in FAMILIES if kind not in WAYS], indirect=True)
-@pytest.mark.parametrize("method", TRAINED)
-def test_every_trained_method_on_the_other_families(pipe, method):
-    """On the families in whose way text reaches a picture as in one of the others: it trains and is taken off again."""
-    edit = made(pipe, method, **({} if method in WITHOUT_LOOP else {"steps": 2}))
-    family = family_of(pipe)
-    before = {path: family.parameter(path).detach().clone() for path in edit.paths}
-    with edit.apply(pipe):
-        assert edit.hooks or any(not torch.equal(family.parameter(p), w) for p, w in before.items())
-    assert all(torch.equal(family.parameter(p), w) for p, w in before.items())
-
-
 @every_method
 def test_the_model_is_not_touched_and_nothing_global_changes(again):
     assert not again.touched
