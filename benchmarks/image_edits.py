@@ -1,14 +1,15 @@
-"""Edit pictures of a target with prompts that do not name it: how often is the target still there?
+"""Edit pictures of a target with prompts that name it or not: how often is the target still there?
 
     excise erase --model canvas-sd --method ace --concept dog --out runs/ace
     excise erase --model canvas-sd --method esd --concept dog --out runs/esd
     python -m benchmarks.image_edits --target dog --edit runs/ace/edit.safetensors --edit runs/esd/edit.safetensors
 
 The untouched model draws the target in every style, with seeds of no protocol. Each picture is then given to the stock
-image-to-image pipeline of diffusers with the prompt "a picture in S style", S another style, first to the untouched
-model, then with each edit applied. A strength of 0.7 noises the picture for seven tenths of the way, and the judge says
-what the edited picture shows. Printed, by model and strength: in how many of the pictures it sees the target, and in
-how many the style that was asked for. An object only; the built-in Stable Diffusion models.
+image-to-image pipeline of diffusers with the prompt "a picture in S style", S another style (with `--named`: "a dog in
+S style"), first to the untouched model, then with each edit applied. A strength of 0.2 noises the picture for a fifth
+of the way, and the judge says what the edited picture shows. Printed, by model and strength: in how many of the
+pictures it sees the target, and in how many the style that was asked for. An object only; the built-in Stable Diffusion
+models.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline
@@ -43,17 +45,17 @@ def sources(family: PipelineFamily, target: str, rounds: int) -> tuple[list[Imag
 
 def edited(
     family: PipelineFamily,
-    model: str,
+    pipeline: Any,
     images: Sequence[Image.Image],
-    styles: Sequence[str],
+    prompts: Sequence[str],
     seeds: Sequence[int],
     how: float,
 ) -> list[Image.Image]:
     """The pictures as the stock pipeline edits them."""
-    pipeline = PIPELINES[model](**family.pipe.components)
+    pipeline = pipeline(**family.pipe.components)
     pipeline.set_progress_bar_config(disable=True)
     drawn: list[Image.Image] = pipeline(
-        prompt=[f"a picture in {s} style" for s in styles],
+        prompt=list(prompts),
         image=list(images),
         strength=how,
         num_inference_steps=round(STEPS / how),  # the steps that are left are as many as the protocol draws with
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--target", required=True, choices=sorted(world.OBJECTS))
     parser.add_argument("--edit", type=Path, action="append", default=[], help="edit file of the target; repeatable")
     parser.add_argument("--strength", type=float, action="append", help="of image to image; repeatable")
+    parser.add_argument("--named", action="store_true", help="name the target in the prompt of the edit")
     parser.add_argument("--rounds", type=int, default=4, help="pictures of each style")
     args = parser.parse_args()
     family = load(args.model)
@@ -78,13 +81,15 @@ def main() -> None:
     there = [i for i, seen in enumerate(judge.verdicts(images)["object"]) if seen == args.target]
     print(f"{len(there)} of {len(images)} pictures show {args.target}, and are edited")
     images, styles, seeds = [images[i] for i in there], [styles[i] for i in there], [seeds[i] for i in there]
+    prompts = [f"a {args.target if args.named else 'picture'} in {s} style" for s in styles]
+    pipeline = PIPELINES[args.model]
     for name, edit in [("untouched", None), *((f"{p.parent.name}", Edit.load(p)) for p in args.edit)]:
-        for how in args.strength or (0.5, 0.7):
+        for how in args.strength or (0.2, 0.35):
             if edit is None:
-                drawn = edited(family, args.model, images, styles, seeds, how)
+                drawn = edited(family, pipeline, images, prompts, seeds, how)
             else:
                 with edit.apply(family):
-                    drawn = edited(family, args.model, images, styles, seeds, how)
+                    drawn = edited(family, pipeline, images, prompts, seeds, how)
             seen = judge.verdicts(drawn)
             still = sum(label == args.target for label in seen["object"])
             asked = sum(label == style for label, style in zip(seen["style"], styles, strict=True))
