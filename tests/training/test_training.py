@@ -258,6 +258,9 @@ def test_a_loss_that_is_not_finite_is_left_out_and_too_many_end_training(tokeniz
     assert run.losses[1] == {"step": 2}  # nothing that JSON could not hold
     with pytest.raises(TrainingError, match="not finite in 3 steps .*lower the learning rate"):
         train({0, 1, 2, 3}, patience=2)
+    for patience, save_every in ((2, 1), (10, 6)):  # a checkpoint before a step was made is none
+        with pytest.raises(TrainingError, match="not finite in [36] steps"):
+            train(set(range(6)), patience, save_every)
     with pytest.warns(ExciseWarning, match="not finite in 3 steps .*ended at its checkpoint of step 4"):
         run = train({2, 3, 4}, patience=2, save_every=2)
     assert sorted(run.states) == [2, 4]

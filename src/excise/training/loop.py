@@ -150,6 +150,8 @@ class Trainer:
             accelerator.log(losses or {}, step=step + 1)
             if watch:
                 watch(step + 1, plan.steps, run.losses[-1])
+        if run.skipped and run.skipped == plan.steps:
+            self._give_up(run, plan.steps)
         accelerator.wait_for_everyone()
         for log in accelerator.trackers:
             log.finish()  # not `end_training`, which parts the processes: there may be more to train
@@ -189,10 +191,10 @@ class Trainer:
         """Warn that training ends at its last checkpoint, because too many steps were skipped.
 
         Raises:
-            TrainingError: there is no checkpoint yet.
+            TrainingError: there is no checkpoint of a step that was made.
         """
         seen = f"the loss was not finite in {counted(run.skipped, 'step')} (the last one {step} of {self.plan.steps})"
-        if not run.states:
+        if not run.states or run.skipped == step:  # a checkpoint of no step at all is none
             raise TrainingError(f"{seen}; {self.advice}.")
         warnings.warn(
             f"{seen}, so training ended at its checkpoint of step {max(run.states)}; {self.advice}, or keep that one.",

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from excise.edits.apply import temporarily_applied
 from excise.edits.deltas import Dense
-from excise.errors import SettingError
+from excise.errors import SettingError, TrainingError
 from excise.methods.trained.base import Trained
 from excise.methods.trained.material import check_settings, check_single, drawn, source_of
 from excise.methods.trained.slug_config import SLUGConfig
@@ -78,6 +78,7 @@ class SLUG(Trained[SLUGConfig]):
 
         Raises:
             SettingError: there is no judge, or no layer has a gradient.
+            TrainingError: a gradient is not finite.
         """
         check_settings(config, UNREAD)
         if config.retain_on == "latents":
@@ -92,6 +93,11 @@ class SLUG(Trained[SLUGConfig]):
                 "slug searches the length of its step by looking at pictures, and there is no judge; give one."
             )
         layers = front(gradients(problem, config))[: config.candidates]
+        if not all(bool(layer.forget.isfinite().all() and layer.retain.isfinite().all()) for layer in layers):
+            raise TrainingError(
+                "the gradient of the target's denoising is not finite; load the model in single precision "
+                "(--dtype float32)."
+            )
         if not layers:
             raise SettingError("no layer has a gradient of the target's denoising; choose others (--set modules=...).")
         tried = []
