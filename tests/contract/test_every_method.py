@@ -12,7 +12,7 @@ from conftest import WAYS
 from dits import FIRST
 from entry_points import Entry
 from plugins import NUDGE, nudge_record
-from situations import image
+from situations import image, pixel_judge
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
@@ -56,11 +56,6 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-def shown(images, names) -> list[bool]:
-    """A judge that reads pixels: arbitrary, but the same for the same picture."""
-    return [int(np.asarray(i, dtype=np.int64).sum()) % 2 == 0 for i in images]
-
-
 SEED = 7
 JUDGED = {"slug"}  # cannot do without a judge
 WITHOUT_LOOP = {"slug"}  # of training
@@ -102,7 +97,7 @@ def made(pipe, method: str, concepts=("cat",), **more) -> Edit:
     loop = {} if method in WITHOUT_LOOP else SHORT.get(record.shape, {})
     short = {**loop, **SETTINGS.get(method, {})}
     if method in JUDGED:
-        short["context"] = Context(judge=shown)
+        short["context"] = Context(judge=pixel_judge)
     return erase(pipe, list(concepts), method=method, **{"seed": SEED, **few_names, **short, **more})
 
 

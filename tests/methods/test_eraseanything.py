@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from situations import stopping_at
 from torch.testing import assert_close
 
 from excise import Concept, erase
@@ -321,12 +322,10 @@ def test_the_concepts_tokens_lose_attention(make):
 def test_an_interrupted_training_keeps_its_turn(make, tmp_path):
     settings = {**SMALL, **KEEP, "steps": 6, "save_every": 3}
 
-    def stop(what, done, total):
-        if what.startswith("training") and done == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        erase(make("flux-dev"), ["cat"], "eraseanything", context=Context(folder=tmp_path, say=stop), **settings)
+        erase(
+            make("flux-dev"), ["cat"], "eraseanything", context=Context(folder=tmp_path, say=stopping_at(4)), **settings
+        )
     resumed = erase(make("flux-dev"), ["cat"], "eraseanything", context=Context(folder=tmp_path), **settings)
     whole = erase(make("flux-dev"), ["cat"], "eraseanything", **settings)
     assert all(torch.equal(t, resumed.tensors()[name]) for name, t in whole.tensors().items())

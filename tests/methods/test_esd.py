@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from situations import stopping_at
 from torch.testing import assert_close
 
 from excise import Edit, erase
@@ -240,12 +241,8 @@ def test_the_text_encoders_loss_is_that_of_the_formula(any_pipe):
 def test_an_interrupted_training_of_the_text_encoder_goes_on(make, family, tmp_path):
     settings = {**SMALL, "train": "text_encoder", "steps": 4, "save_every": 2}
 
-    def stop(what, done, total):
-        if what.startswith("training") and done == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        erase(make(family), ["cat"], "esd", context=Context(folder=tmp_path, say=stop), **settings)
+        erase(make(family), ["cat"], "esd", context=Context(folder=tmp_path, say=stopping_at(3)), **settings)
     steps: list[int] = []
     again = Context(folder=tmp_path, say=lambda what, done, total: steps.append(done))
     resumed = erase(make(family), ["cat"], "esd", context=again, **settings)

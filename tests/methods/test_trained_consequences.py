@@ -10,9 +10,9 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from situations import pixel_judge
 from torch import Tensor
 
 from excise import Edit, erase
@@ -184,7 +184,7 @@ def test_the_target_is_denoised_worse(pipe, method):
 
 
 def test_slug_changes_one_layer_by_a_step_along_its_gradient(pipe):
-    sees = Context(judge=lambda images, names: [int(np.asarray(i, dtype=np.int64).sum()) % 2 == 0 for i in images])
+    sees = Context(judge=pixel_judge)
     edit = erase(pipe, ["cat"], "slug", context=sees, pictures=2, steps=1, vocabulary=None, preserve=["dog"])
     evidence = edit.record.measured
     assert edit.paths == [evidence["layer"]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from situations import pixel_judge
 
 from excise import erase
 from excise.families import family_of
@@ -25,10 +25,6 @@ TRAINED = sorted(name for name, record in METHODS.records().items() if record.sh
 PRESETS = [(name, preset) for name in TRAINED if name != "surgun" for preset in settings_of(name).presets]
 
 
-def judge(images, names) -> list[bool]:
-    return [int(np.asarray(i, dtype=np.int64).sum()) % 2 == 0 for i in images]
-
-
 @pytest.mark.parametrize(("method", "preset"), PRESETS)
 def test_every_preset_trains_a_narrow_model(make, method, preset):
     pipe = make("flux-dev" if method == "eraseanything" else "zimage" if method == "zerase" else "sd")
@@ -36,7 +32,7 @@ def test_every_preset_trains_a_narrow_model(make, method, preset):
     short = {name: value for name, value in FEW.items() if name in config.model_fields}
     for unread in UNREAD.get(method, ()):
         short.pop(unread)
-    context = Context(judge=judge if method == "slug" else None)
+    context = Context(judge=pixel_judge if method == "slug" else None)
     request = {"anchor": "car", "preserve": ["dog", "tree"], "vocabulary": None, "preset": preset}
     edit = erase(pipe, ["cat"], method, context=context, **request, **short, **FURTHER.get(method, {}))
     family = family_of(pipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from situations import stopping_at
 
 from excise import erase
 from excise.errors import SettingError
@@ -47,12 +48,8 @@ def test_the_edit_is_the_mean_which_lags_behind(make):
 def test_an_interrupted_training_goes_on_with_both(make, tmp_path):
     settings = {**SMALL, "target": "self", "weights": "full", "ema": 0.9, "by": "mean", "save_every": 2}
 
-    def stop(what, done, total):
-        if what.startswith("training") and done == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path, say=stop), **settings)
+        erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path, say=stopping_at(3)), **settings)
     resumed = erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path), **settings)
     whole = erase(make("sd"), ["cat"], "esd", **settings)
     assert all(torch.equal(d.dw, whole.modules[path].dw) for path, d in resumed.modules.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from situations import stopping_at
 
 from excise import erase
 from excise.errors import SettingError
@@ -74,12 +75,8 @@ def test_every_target_has_a_way_of_its_own_and_a_mask_does_without(make):
 def test_an_interrupted_training_goes_on_with_its_latents(make, tmp_path, reuse):
     settings = {**SMALL, "reuse": reuse, "save_every": 2}
 
-    def stop(what, done, total):
-        if what.startswith("training") and done == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path, say=stop), **settings)
+        erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path, say=stopping_at(3)), **settings)
     resumed = erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path), **settings)
     whole = erase(make("sd"), ["cat"], "esd", **settings)
     one, two = resumed.tensors(), whole.tensors()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,6 +107,15 @@ def add(one: Delta, two: Delta) -> Delta:
     if isinstance(one, LowRank) and isinstance(two, LowRank):
         return LowRank(torch.cat([one.b, two.b], dim=1), torch.cat([one.a, two.a], dim=0))
     return Dense(_dense(one) + _dense(two))
+
+
+def added_up(changes: Iterable[Mapping[str, Delta]]) -> dict[str, Delta]:
+    """Several changes as one, by path."""
+    whole: dict[str, Delta] = {}
+    for change in changes:
+        for path, delta in change.items():
+            whole[path] = add(whole[path], delta) if path in whole else delta
+    return whole
 
 
 def scaled(delta: Delta, strength: float) -> Delta:

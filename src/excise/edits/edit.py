@@ -22,7 +22,7 @@ from excise.edits import file
 from excise.edits.accounts import layers, networks
 from excise.edits.apply import put, take
 from excise.edits.bases import check_base, same_base
-from excise.edits.deltas import Delta, Dense, LowRank, TextMap, add, scaled, total_bytes
+from excise.edits.deltas import Delta, Dense, LowRank, TextMap, added_up, scaled, total_bytes
 from excise.edits.hooks import Hook, check_one_guided
 from excise.edits.record import EditRecord
 from excise.edits.showing import edit_card
@@ -193,10 +193,7 @@ def stack(edits: Sequence[Edit]) -> Edit:
                 f"these edits were made for different models ({first.base.model} and {edit.record.base.model}); "
                 "stack edits of one model only."
             )
-    joined: dict[str, Delta] = {}
-    for edit in edits:
-        for path, delta in edit.modules.items():
-            joined[path] = add(joined[path], delta) if path in joined else delta
+    joined = added_up(edit.modules for edit in edits)
     record = first.model_copy(
         update={
             "method": "stack",

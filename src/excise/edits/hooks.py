@@ -39,8 +39,8 @@ HOOKS = Registry(
         ),
         "receler": Record("excise.methods.trained.receler_hook:Erasers", "adds small networks behind cross-attention"),
         "safree": Record("excise.methods.inference.safree:PromptFilter", "filters prompts that speak of a concept"),
-        "spm": Record("excise.methods.trained.spm_gate:PromptGate", "opens adapters for prompts near their concept"),
         "sld": Record("excise.methods.inference.sld:SafetyGuidance", "guides away from a concept's prompt"),
+        "spm": Record("excise.methods.trained.spm_gate:PromptGate", "opens adapters for prompts near their concept"),
     },
     contract="excise.edits.hooks:contract",
 )

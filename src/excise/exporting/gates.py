@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from excise.edits.deltas import add, scaled
+from excise.edits.deltas import added_up, scaled
 from excise.edits.edit import Edit
 
 UNGATED = (
@@ -19,15 +19,13 @@ def without_gates(edit: Edit) -> Edit:
 
     Its record says so ("ungated").
     """
-    opened = [(hook.opened(), hook.strength) for hook in edit.hooks]
-    modules = dict(edit.modules)
-    for change, strength in opened:
-        if change is None:
+    changes = [edit.modules]
+    for hook in edit.hooks:
+        opened = hook.opened()
+        if opened is None:
             return edit
-        for path, delta in change.items():
-            own = scaled(delta, strength)
-            modules[path] = add(modules[path], own) if path in modules else own
-    if not opened:
+        changes.append({path: scaled(delta, hook.strength) for path, delta in opened.items()})
+    if not edit.hooks:
         return edit
     record = edit.record.model_copy(update={"measured": {**edit.record.measured, "ungated": True}})
-    return replace(edit, record=record, modules=modules, hooks=())
+    return replace(edit, record=record, modules=added_up(changes), hooks=())

@@ -125,7 +125,8 @@ class Trainer:
 
         Raises:
             SettingError: the precision or the tracker is not available.
-            TrainingError: the loss was not finite too often before the first checkpoint, or memory ran out.
+            TrainingError: the loss was not finite too often before the first checkpoint, or in every step, or memory
+                ran out.
         """
         plan, weights = self.plan, self.weights
         accelerator = _accelerator(plan, self.tracker, self.folder)

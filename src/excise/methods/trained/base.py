@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from excise.edits.apply import temporarily_applied
-from excise.edits.deltas import add
+from excise.edits.deltas import added_up
 from excise.edits.edit import Edit, applied_edits
 from excise.edits.originals import original_weights
 from excise.errors import SettingError, TrainingError
@@ -107,8 +107,7 @@ class Trained(Method[ConfigT]):
         first = as_deltas(solution, original_weights(request.family, [*paths, *(solution.modules or {})]))
         with temporarily_applied(request.family, first) as lifted:
             training = self._all(replace(problem, original=lifted), config)
-        whole = {**first, **{p: add(first[p], d) if p in first else d for p, d in training.modules.items()}}
-        return replace(training, modules=whole)
+        return replace(training, modules=added_up([first, training.modules]))
 
     def _all(self, problem: TrainingProblem, config: ConfigT) -> TrainingResult:
         """The training of all targets: together, or each alone."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from excise.edits.apply import temporarily_applied
-from excise.edits.deltas import Delta, add, on_cpu
+from excise.edits.deltas import Delta, added_up, on_cpu
 from excise.edits.fuse import shares_of, times
 from excise.errors import ExciseWarning
 from excise.families.capabilities import STATIC_TEXT
@@ -98,12 +98,3 @@ def fused(
         {path: on_cpu(times(d, share)) if path in reading else d for path, d in change.items()}
         for change, share in zip(changes, shares, strict=True)
     ]
-
-
-def added_up(changes: Sequence[Mapping[str, Delta]]) -> dict[str, Delta]:
-    """The sum of changes, map by map."""
-    whole: dict[str, Delta] = {}
-    for change in changes:
-        for path, delta in change.items():
-            whole[path] = add(whole[path], delta) if path in whole else delta
-    return whole

@@ -13,7 +13,7 @@ from typing import Any
 
 from excise.concepts.concept import Concept
 from excise.edits.apply import temporarily_applied
-from excise.edits.deltas import add
+from excise.edits.deltas import added_up
 from excise.errors import ExciseWarning
 from excise.families.conditions import join
 from excise.families.text_space import nearest_first
@@ -86,7 +86,7 @@ def harden(job: Job, first: TrainingResult) -> TrainingResult:
             if number + 1 == job.config.robust:
                 _warn_of_costs(number + 1, job.config.keep)
             continue
-        whole |= {p: add(whole[p], delta) if p in whole else delta for p, delta in further.items()}
+        whole = added_up([whole, further])
     return replace(first, modules=whole, evidence={**first.evidence, "hardening": rounds})
 
 
