@@ -142,6 +142,10 @@ def test_training_on_top_of_a_closed_form_is_one_edit_of_both(make):
         assert not torch.allclose(trained.delta(path, weight), closed.delta(path, weight), rtol=1e-4, atol=1e-6)
 
 
+def test_all_but_one_needs_no_anchor(any_pipe):
+    assert erase(any_pipe, ["cat"], "esd", target="guidance", **SMALL).paths
+
+
 def test_what_cannot_be_trained_is_refused(any_pipe):
     with pytest.raises(SettingError, match="needs something to read 'cat' as"):
         erase(any_pipe, ["cat"], "esd", target="anchor", **SMALL)

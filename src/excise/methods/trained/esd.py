@@ -48,8 +48,8 @@ class ESD(Distilled[ESDConfig]):
     def check(self, problem: TrainingProblem, config: ESDConfig) -> None:
         super().check(problem, config)
         bare = [c.name for c in problem.concepts if not c.anchor]
-        if config.target in ("anchor", "guidance") and bare:
-            raise SettingError(f"target={config.target} needs something to read '{bare[0]}' as; name it with --anchor.")
+        if config.target == "anchor" and bare:
+            raise SettingError(f"target=anchor needs something to read '{bare[0]}' as; name it with --anchor.")
         if config.target == "guidance" and config.train == "text_encoder":
             raise SettingError("target=guidance trains the unconditional half, which has no text; use train=denoiser.")
 
@@ -80,6 +80,8 @@ def goal(batch: Batch, config: ESDConfig) -> Tensor:
 
 def guidance_loss(batch: Batch, weight: float) -> Tensor:
     """All but One: the concept's guidance becomes the anchor's, and the unconditional prediction stays.
+
+    Without an anchor, the guidance becomes that of the prompt without the concept's name.
 
     The paper's text was not at hand; this is the form that its abstract describes.
 
