@@ -188,7 +188,7 @@ def test_pictures_are_judged_by_a_function_a_file_or_the_built_in_judge(tmp_path
         (pictures, "cat", None, "in their own pictures only; give `judge`"),
         (pictures, "cat", lambda images, names: [True], "gave 1 answer for 2 images"),
         (pictures, "cat", lambda images, names: None, "returned a NoneType; expected one boolean"),
-        (pictures, "cat", 3, "a int is no judge; expected the folder of a CLIP model, a function"),
+        (pictures, "cat", 3, "a int is no judge; expected the name of one, the folder of a CLIP model"),
     ):
         with pytest.raises(JudgeError, match=message):
             excise.judge(images, concept, judge)

@@ -9,11 +9,12 @@ from real_judges import pictures
 from safetensors.torch import save_file
 
 from excise.errors import ModelError
-from excise.judges import FEATURES, JUDGES, NONE, local
+from excise.judges import FEATURES, JUDGES, local
 from excise.judges.canvas import CanvasJudge
 from excise.judges.clip import Clip, ClipScore, ClipZeroShot
 from excise.judges.local import read_state
 from excise.metrics.images import cmmd, kid
+from excise.metrics.unlearning import NONE
 from excise.protocols import PROTOCOLS
 from excise.training.scorers import ClipScorer
 
@@ -104,8 +105,8 @@ def test_a_score_does_not_depend_on_the_batch(clip_folder):
 @pytest.mark.parametrize("letter", ["a", "b"])
 def test_a_canvas_judge_does_not_depend_on_the_batch(letter):
     judge, images = CanvasJudge(letter), pictures(9, side=64)
-    for head, p in judge.probabilities(images).items():
-        alone = torch.cat([judge.probabilities([image])[head] for image in images])
+    for head, p in judge.scores(images).items():
+        alone = torch.cat([judge.scores([image])[head] for image in images])
         torch.testing.assert_close(p, alone, atol=1e-5, rtol=1e-4)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from excise.canvas import render, world
 from excise.errors import ExciseError
-from excise.judges import GradedJudge, LabelJudge, OpenJudge
+from excise.judges.base import GradedJudge, LabelJudge, OpenJudge
 from excise.judges.canvas import CanvasJudge
 from excise.training.scorers import CanvasScorer, as_scorer
 

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.evaluate import evaluate
 from excise.evaluation.scoring import Shown, score
-from excise.judges import NONE, resnet, vit
+from excise.judges import resnet, vit
 from excise.judges.clip import ClipZeroShot
+from excise.metrics.unlearning import NONE
 from excise.protocols import PROTOCOLS, imagenette, unlearncanvas
 
 

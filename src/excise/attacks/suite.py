@@ -36,6 +36,7 @@ from excise.families.load import as_family
 from excise.families.networks import adapters, hooked
 from excise.families.timing import seconds_per_pass
 from excise.judges.base import OpenJudge
+from excise.judges.scored import check_knows
 from excise.support.digests import digest
 from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
@@ -282,6 +283,7 @@ def _judges(options: SuiteOptions, built_in: bool, target: Concept) -> tuple[lis
         ConceptError: there is no judge.
     """
     scorer = as_scorer(options.judge, built_in, [target.name, *options.others], letter="a")
+    check_knows(scorer, [target.name])
     if scorer is None:
         raise ConceptError("an attack cannot be scored without a judge; give --judge, the folder of a CLIP model.")
     second = as_scorer(None, built_in)

@@ -42,7 +42,10 @@ class AttackOptions:
     ] = None
     judge: Annotated[
         Optional[Path],
-        typer.Option(help="Folder of a CLIP model that judges the images. Built-in models have their own judge."),
+        typer.Option(
+            help="Name of a judge (excise doctor --judges), or folder of a CLIP model, that judges the images. "
+            "Built-in models have their own."
+        ),
     ] = None
     other: Annotated[
         Optional[list[str]], typer.Option(help="Another concept of the same kind as the target; repeatable.")

@@ -27,6 +27,7 @@ class DoctorOptions:
     """The options of `excise doctor`."""
 
     model: Annotated[Optional[str], typer.Option("--model", "-m", help="A model to load and examine as well.")] = None
+    judges: Annotated[bool, typer.Option("--judges", help="Say which judges can be used here, instead.")] = False
     as_json: o.JsonOption = False
     source: o.Source
 
@@ -35,8 +36,16 @@ class DoctorOptions:
 def doctor(options: DoctorOptions) -> None:
     """Check versions, memory, disk, the built-in models and, with --model, which methods work on that model."""
     from excise.cli import show
-    from excise.errors import ExciseError
+    from excise.errors import ExciseError, SettingError
 
+    if options.judges:
+        if options.model is not None:
+            raise SettingError("--judges says which judges can be used on any model; leave --model out.")
+        states = _judges()
+        show.print_json(states) if options.as_json else show.table(
+            [(name, state["title"], state["state"]) for name, state in states.items()], ("judge", "what it is", "here")
+        )
+        return
     options.source.check(options.model)
     checks: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     checks |= {package: _version(package) for package in PACKAGES}
@@ -58,6 +67,25 @@ def doctor(options: DoctorOptions) -> None:
             show.say(f"erase:  excise erase {words} --concept NAME --out runs/NAME")
     if missing:
         raise ExciseError(f"missing: {', '.join(missing)}; run: pip install excise")
+
+
+def _judges() -> dict[str, dict[str, str]]:
+    """Of each judge what it is, and whether it can be used here; nothing is fetched."""
+    from excise.errors import ModelError
+    from excise.judges import JUDGES
+    from excise.judges.local import MissingFilesError
+
+    states = {}
+    for name, record in JUDGES.records().items():
+        try:
+            JUDGES.load(name)(None)
+            state = "ready"
+        except MissingFilesError as error:
+            state = f"with --judge-weights FOLDER, which holds {error.files}"
+        except ModelError as error:
+            state = str(error)
+        states[name] = {"title": record.title, "state": state}
+    return states
 
 
 def _version(package: str) -> str:

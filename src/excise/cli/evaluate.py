@@ -55,8 +55,8 @@ class EvaluateOptions:
     judge: Annotated[
         Optional[Path],
         typer.Option(
-            help="Protocol concept: folder of a CLIP model that judges the images. Built-in models have their own "
-            "judge; without one, the images themselves and the drift are reported."
+            help="Name of a judge (excise doctor --judges), or for the protocol concept the folder of a CLIP model. "
+            "Built-in models have their own; without one, the images themselves and the drift are reported."
         ),
     ] = None
     group: Annotated[
@@ -112,8 +112,8 @@ class EvaluateOptions:
             SettingError: one was given.
         """
         given = {
-            "--ask": self.ask, "--pictures": self.pictures, "--judge": self.judge,
-            "--preserve": self.preserve, "--preserve-file": self.preserve_file,
+            "--ask": self.ask, "--pictures": self.pictures, "--preserve": self.preserve,
+            "--preserve-file": self.preserve_file,
         }  # fmt: skip
         if names := [name for name, value in given.items() if value is not None and value != []]:
             raise SettingError(
@@ -124,6 +124,7 @@ class EvaluateOptions:
     def cache_key(self, request: _Request) -> str | None:
         """The key of the result in the cache; None where the model is not a local file or folder."""
         from excise.evaluation import result_cache
+        from excise.judges.named import judge_key
         from excise.support.processor import multiplies_bfloat16
 
         options = {
@@ -141,6 +142,7 @@ class EvaluateOptions:
         # Newer options are part of the key only if they are given, so that older results are still found.
         newer = {name: getattr(self.source, name) for name in ("prediction", "revision")}
         newer["bfloat16"] = (multiplies_bfloat16() or None) if self.bfloat16 is None else self.bfloat16
+        newer["judge"] = judge_key(self.judge) if self.judge else None
         options |= {name: value for name, value in newer.items() if value is not None}
         edits = [str(edit_path(edit)) for edit in self.edit or []]
         return result_cache.request_key(self.model, edits, request.key, options)
@@ -158,7 +160,7 @@ def evaluate(options: EvaluateOptions) -> None:
     required = gates.parse_all(options.require or [])
     options.source.check(options.model)
     o.check_judge(options.judge)
-    o.check_judge(options.judge_weights, "--judge-weights")
+    o.check_weights(options.judge_weights)
     request = _request(options, required)
     if options.out is not None:
         finished(options.out, asked("evaluate", options), force=options.force)
@@ -301,7 +303,7 @@ def _run(
                 protocol=plan,
                 groups=options.group,
                 untouched=options.compares,
-                judge=options.judge if request.fixed is None else None,
+                judge=options.judge,
                 judge_weights=options.judge_weights,
                 allow_other_base=options.allow_other_base,
                 model_name=options.model,

@@ -268,8 +268,20 @@ def load_edits(paths: list[str] | None) -> list[Any]:
     return [Edit.load(p) for p in paths or []]
 
 
-def check_judge(folder: Path | None, option: str = "--judge") -> None:
-    """Refuse a judge that is no folder, before anything large is imported.
+def check_judge(given: Path | None) -> None:
+    """Refuse what `--judge` was given, where it is neither a folder nor the name of a judge.
+
+    Raises:
+        JudgeError: it is none of these.
+    """
+    if given is not None:
+        from excise.judges.named import check_named
+
+        check_named(given)
+
+
+def check_weights(folder: Path | None) -> None:
+    """Refuse `--judge-weights` that are no folder.
 
     Raises:
         JudgeError: there is no such folder.
@@ -278,7 +290,7 @@ def check_judge(folder: Path | None, option: str = "--judge") -> None:
 
     if folder is not None and not folder.is_dir():
         found = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
-        raise JudgeError(f"{found}; {option} takes a folder with the weights of a judge, such as a CLIP model.")
+        raise JudgeError(f"{found}; --judge-weights takes a folder with the weights of a judge, such as a CLIP model.")
 
 
 def own_prompts(file: Path | None) -> list[str]:

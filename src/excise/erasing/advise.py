@@ -17,6 +17,7 @@ from excise.errors import ConceptError, SettingError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.load import as_family
+from excise.judges.scored import check_knows
 from excise.methods import load_method
 from excise.methods.base import Context
 from excise.methods.fitting import check_fits
@@ -215,6 +216,7 @@ def _preview(family: Family, targets: Sequence[Concept], naming: Naming, context
     """Calibration pictures of the untouched model, judged (raises ConceptError: strengths could not be told apart)."""
     built_in = is_built_in(family)
     scorer = as_scorer(context.judge, built_in, [*(c.name for c in targets), *naming.preserve])
+    check_knows(scorer, [c.name for c in targets])
     if scorer is None:
         raise ConceptError("a strength cannot be chosen without looking; give --judge, the folder of a CLIP model.")
     words = vocabulary_of(naming.vocabulary, family, targets)

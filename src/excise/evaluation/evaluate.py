@@ -29,8 +29,8 @@ from excise.families.distilled import warn_of_guidance
 from excise.families.drawing import BATCH, Images, Workers, draw, peak_memory_mb
 from excise.families.half_drawing import gains, in_bfloat16
 from excise.families.load import as_family
-from excise.judges import FEATURES, Judge, Measuring, OpenJudge
-from excise.judges.base import CHUNK
+from excise.judges import FEATURES
+from excise.judges.base import CHUNK, Judge, Measuring, OpenJudge
 from excise.judges.features import Features
 from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy, sequence_matrix

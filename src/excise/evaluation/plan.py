@@ -14,8 +14,11 @@ from excise.edits.edit import Edit
 from excise.errors import ConceptError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in, names_canvas
-from excise.judges import JUDGES, Judge, OpenJudge
+from excise.judges import JUDGES
+from excise.judges.base import Judge, OpenJudge
 from excise.judges.clip import ClipScore
+from excise.judges.named import is_named, judge_named
+from excise.judges.scored import ScoredJudge, check_knows
 from excise.metrics.unlearning import NONE
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import Item, Protocol
@@ -49,12 +52,16 @@ def planned(
         judged = is_built_in(family) or judge is not None or weights is not None
         protocol = concept_plan(family, concepts, edits, judged=judged)
     plan: Protocol = PROTOCOLS.load(protocol)() if isinstance(protocol, str) else protocol
+    if is_named(judge):
+        judge = judge_named(judge, weights)
     if plan.score == NAME:
         judges = concept_judges(family, plan, judge if judge is not None else weights)
     else:
         judges = _fixed_judges(plan, judge, weights)
     if not judges:
         return plan, []
+    if plan.score == NAME:
+        plan = asking_only(plan, judges[0])
     # A judge's own name may be more specific than the protocol's: it tells which local weights it loaded.
     second = judges[1].name if len(judges) > 1 and plan.score != NAME else None
     return replace(plan, judge=judges[0].name, second=second), judges
@@ -116,7 +123,22 @@ def concept_judges(family: Family, plan: Protocol, judge: object | None) -> list
     scorer = as_scorer(judge, is_built_in(family), names, letter="a")
     if scorer is None:
         return []
-    return [scorer, ClipScore(Path(judge))] if isinstance(judge, (str, Path)) else [scorer]
+    if isinstance(judge, (str, Path)) and not is_named(judge):
+        return [scorer, ClipScore(Path(judge))]
+    return [scorer]
+
+
+def asking_only(plan: Protocol, judge: object) -> Protocol:
+    """The protocol `concept` for a judge with a vocabulary: other names are drawn, and judged where it knows them.
+
+    Raises:
+        JudgeError: the judge does not know a concept.
+    """
+    check_knows(judge, plan.fixed_targets)
+    if not isinstance(judge, ScoredJudge):
+        return plan
+    items = [i if judge.knows(i.asked.get(ATTRIBUTE, "")) else replace(i, asked={}) for i in plan.items]
+    return replace(plan, items=tuple(items))
 
 
 def _fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) -> list[Judge | OpenJudge]:
@@ -128,9 +150,9 @@ def _fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) ->
 
 def verdicts_of(judge: Judge | OpenJudge, items: Sequence[Item], images: Sequence[Image.Image]) -> dict[str, list[str]]:
     """By attribute, what a judge sees in each image; an open judge is asked for the name that the prompt asks for."""
-    if isinstance(judge, Judge):
-        return judge.verdicts(images)
-    if not isinstance(judge, OpenJudge):
-        return {}
-    names = [item.asked.get(ATTRIBUTE, "") for item in items]
-    return {ATTRIBUTE: [n if s else NONE for n, s in zip(names, judge.sees(images, names), strict=True)]}
+    if isinstance(judge, OpenJudge) and any(ATTRIBUTE in item.asked for item in items):
+        asking = [i for i, item in enumerate(items) if ATTRIBUTE in item.asked]
+        names = [items[i].asked[ATTRIBUTE] for i in asking]
+        shows = dict(zip(asking, judge.sees([images[i] for i in asking], names), strict=True))
+        return {ATTRIBUTE: [item.asked[ATTRIBUTE] if shows.get(i) else NONE for i, item in enumerate(items)]}
+    return judge.verdicts(images) if isinstance(judge, Judge) else {}

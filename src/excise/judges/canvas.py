@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from excise.canvas.judge_nets import LABELS, NETWORKS
 from excise.families.built_in import WEIGHTS
 from excise.judges.base import chunks
-from excise.metrics.unlearning import NONE
+from excise.judges.scored import ScoredJudge
 
 ABSTAIN_BELOW = 0.5  # the judge abstains where its likeliest label has a lower probability
 
 
-class CanvasJudge:
+class CanvasJudge(ScoredJudge):
     """A judge with two heads, "object" and "style".
 
     Args:
@@ -37,28 +37,20 @@ class CanvasJudge:
     """
 
     labels = LABELS
+    threshold = ABSTAIN_BELOW
 
     def __init__(self, which: str = "a", network: nn.Module | None = None) -> None:
         self.name = f"canvas-judge-{which}"
         self.network = network if network is not None else _load(which)
 
     @torch.no_grad()
-    def probabilities(self, images: Sequence[Image.Image], batch: int = 64) -> dict[str, Tensor]:
+    def scores(self, images: Sequence[Image.Image], batch: int = 64) -> dict[str, Tensor]:
         """Return, by head, the probabilities (n, labels) of n images; the last label is "none"."""
         parts = []
         for part in chunks(images, batch):
             x = as_tensor(part)
             parts.append([logits.softmax(dim=-1) for logits in self.network(x)])
         return {head: torch.cat(p) for head, p in zip(LABELS, zip(*parts, strict=True), strict=True)}
-
-    def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
-        """Return, by head, one label an image; "none" where the judge abstains."""
-        verdicts = {}
-        for head, p in self.probabilities(images).items():
-            top, index = p.max(dim=-1)
-            sure = (top >= ABSTAIN_BELOW).tolist()
-            verdicts[head] = [LABELS[head][i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
-        return verdicts
 
 
 def judge_a(weights: Path | None = None) -> CanvasJudge:

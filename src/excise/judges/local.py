@@ -16,7 +16,7 @@ from torch import Tensor
 from excise.errors import ModelError
 from excise.families.load import pick_device, quiet
 from excise.judges.base import chunks
-from excise.metrics.unlearning import NONE
+from excise.judges.scored import ScoredJudge
 
 BATCH = 32  # images through a network at once
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of the channels
@@ -28,11 +28,19 @@ Prepare = Callable[[Sequence[Image.Image]], Tensor]
 
 
 class MissingFilesError(ModelError):
-    """The given folder lacks files that a judge or a feature space needs."""
+    """The given folder lacks files that a judge or a feature space needs.
+
+    Attributes:
+        files: that are missing, in words.
+    """
+
+    def __init__(self, message: str, files: str) -> None:
+        super().__init__(message)
+        self.files = files
 
 
-class Classifier:
-    """A judge with one network for each attribute: the likeliest label, or `NONE` where its probability is too low.
+class Classifier(ScoredJudge):
+    """A judge with one network for each attribute; its scores are probabilities.
 
     Args:
         name: of the judge.
@@ -48,22 +56,20 @@ class Classifier:
         prepare: Prepare,
         abstain_below: float = 0.0,
     ) -> None:
-        self.name, self.prepare, self.abstain_below = name, prepare, abstain_below
+        self.name, self.prepare, self.threshold = name, prepare, abstain_below
         self.networks = {attribute: network for attribute, (network, _) in heads.items()}
         self.labels = {attribute: tuple(labels) for attribute, (_, labels) in heads.items()}
 
     @torch.no_grad()
-    def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
-        """Return, by attribute, one label an image; `NONE` where the judge abstains."""
-        verdicts: dict[str, list[str]] = {attribute: [] for attribute in self.networks}
+    def scores(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Return, by attribute, the probabilities (n, labels) of n images."""
+        parts: dict[str, list[Tensor]] = {attribute: [] for attribute in self.networks}
         for part in chunks(images, BATCH):
             x = self.prepare(part).to(device())
             for attribute, network in self.networks.items():
-                top, index = network(x).softmax(dim=-1).max(dim=-1)
-                sure = (top >= self.abstain_below).tolist()  # a NaN is never sure
-                names = self.labels[attribute]
-                verdicts[attribute] += [names[i] if s else NONE for i, s in zip(index.tolist(), sure, strict=True)]
-        return verdicts
+                parts[attribute].append(network(x).softmax(dim=-1).cpu())
+        empty = {attribute: torch.zeros(0, len(names)) for attribute, names in self.labels.items()}
+        return {attribute: torch.cat([empty[attribute], *p]) for attribute, p in parts.items()}
 
 
 def device() -> str:
@@ -116,7 +122,8 @@ def find_files(who: str, folder: Path | None, needed: Sequence[str]) -> list[Pat
     if folder is None:
         raise MissingFilesError(
             f"{who} needs a local folder with {_listed(options)}, and none was named; "
-            "pass it as judge_weights (--judge-weights). Its layout is in docs/protocols.md."
+            "pass it as judge_weights (--judge-weights). Its layout is in docs/judges.md.",
+            _listed(options),
         )
     folder = Path(folder).expanduser()
     hits = [next((h for h in (sorted(folder.glob(n)) for n in names) if h), []) for names in options]
@@ -124,7 +131,8 @@ def find_files(who: str, folder: Path | None, needed: Sequence[str]) -> list[Pat
     if missing:
         raise MissingFilesError(
             f"{who} does not find {_listed(missing)} in {folder}{'' if folder.is_dir() else ', which is no folder'}; "
-            "put the files there, or name the folder that holds them as judge_weights (--judge-weights)."
+            "put the files there, or name the folder that holds them as judge_weights (--judge-weights).",
+            _listed(missing),
         )
     for matches in hits:
         if len(matches) > 1:

@@ -1,4 +1,4 @@
-"""Judges that are ResNets in torchvision's layout: ImageNet's classes, or people by a classifier of the user."""
+"""ResNets in torchvision's layout, and the judge of people that is one: a classifier of the user."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ from excise.judges.local import (
     tensor_named,
 )
 from excise.protocols import celebrity
-from excise.protocols.imagenette import CLASSES
 
-NAME = "imagenet-resnet50"
 PEOPLE = "celebrity-classifier"
 LAYOUT = "a ResNet in the layout of torchvision"
 SHORTER, SIDE = 232, 224  # preprocessing of torchvision's second version of the weights
@@ -36,23 +34,6 @@ ABSTAIN_BELOW = 0.5
 STAGES = (1, 2, 3, 4)
 COUNTER = "num_batches_tracked"
 STATISTICS = ("weight", "bias", "running_mean", "running_var", COUNTER)
-
-
-def imagenet_resnet50(weights: Path | None = None) -> Classifier:
-    """Return a judge with ImageNet's 1000 classes, which never abstains.
-
-    The ten classes of Imagenette have their names, all others are labelled `imagenet-<index>`: names are never matched
-    as text, so "truck" does not match "garbage truck".
-
-    Args:
-        weights: folder with `resnet50.safetensors` or torchvision's `resnet50-*.pth`.
-
-    Raises:
-        ModelError: the file is missing or belongs to another architecture.
-    """
-    (path,) = find_files(NAME, weights, ["resnet50.safetensors|resnet50-*.pth|resnet50.pth"])
-    labels = [CLASSES.get(i, f"imagenet-{i}") for i in range(1000)]
-    return Classifier(NAME, {"class": (_network(path, labels, NAME), labels)}, central_crop(SHORTER, SIDE, *IMAGENET))
 
 
 def celebrity_classifier(weights: Path | None = None) -> Classifier:
@@ -68,7 +49,7 @@ def celebrity_classifier(weights: Path | None = None) -> Classifier:
     listed, path = find_files(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
     labels = read_names(listed, prompts=False)
     _check_labels(labels, listed)
-    network = _network(path, labels, PEOPLE)
+    network = checked_network(path, labels, PEOPLE)
     return Classifier(PEOPLE, {"person": (network, labels)}, central_crop(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
 
 
@@ -141,7 +122,12 @@ def _rows(config: Any) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
             before = width
 
 
-def _network(path: Path, labels: Sequence[str], who: str) -> Network:
+def checked_network(path: Path, labels: Sequence[str], who: str) -> Network:
+    """Build the ResNet of a file, which tells as many labels apart as are given.
+
+    Raises:
+        ModelError: it tells others apart, or belongs to another architecture.
+    """
     state = read_state(path)
     check_head(len(tensor_named(state, "fc.weight", path, LAYOUT)), labels, path, who)
     return network(state, path)

@@ -15,7 +15,7 @@ from excise.edits.record import Base
 from excise.erasing.erase import erase
 from excise.errors import EditFileError
 from excise.evaluation.cost import drawing_cost
-from excise.evaluation.plan import concept_plan
+from excise.evaluation.plan import asking_only, concept_plan
 from excise.families.base import Family
 from excise.families.built_in import is_built_in, names_built_in
 from excise.judges.base import OpenJudge
@@ -105,6 +105,8 @@ def apply_policy(
     plan = _plan(family, policy) if groups else None
     # Loaded before the work begins: its folder may be wrong.
     scorer = _scorer(family, given, plan) if plan is not None else None
+    if plan is not None and scorer is not None:
+        plan = asking_only(plan, scorer)
     if tell is not None and plan is not None and scorer is not None:
         targets = [plan.target_of(name) for name in plan.fixed_targets]
         if sentence := drawing_cost(family, plan, targets):

@@ -20,6 +20,7 @@ from excise.concepts.concept import (
 )
 from excise.concepts.concept_file import ConceptRow
 from excise.errors import ConceptError, ExciseError, UnknownNameError, unknown
+from excise.judges.named import is_named
 from excise.methods.fitting import check_fits_model
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
@@ -84,7 +85,7 @@ class Policy(Strict):
         preserve, preserve_file, vocabulary, seed: as for `excise erase`.
         gates: of the verification.
         pictures: pictures of each concept in the verification.
-        judge: folder of a CLIP model; the built-in models have their own judge.
+        judge: name of a judge, or folder of a CLIP model; the built-in models have their own judge.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -195,7 +196,7 @@ def _with_files_read(policy: Policy, folder: Path) -> Policy:
         update={
             "preserve": tuple(dict.fromkeys(check_name(n, "name to preserve") for n in names)),
             "preserve_file": None,
-            "judge": folder / policy.judge if policy.judge else None,
+            "judge": folder / policy.judge if policy.judge and not is_named(policy.judge) else policy.judge,
         }
     )
 

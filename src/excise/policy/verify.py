@@ -13,7 +13,7 @@ from excise.edits.edit import Edit
 from excise.evaluation.evaluate import evaluate
 from excise.evaluation.proof import retained_estimate
 from excise.families.base import Family, Progress
-from excise.judges import OpenJudge
+from excise.judges.base import OpenJudge
 from excise.metrics.rates import Estimate
 from excise.protocols.base import Protocol
 from excise.protocols.concept import ATTRIBUTE, RETAINED

@@ -18,6 +18,8 @@ from torch import Tensor
 from excise.errors import JudgeError
 from excise.families.drawing import weights_key
 from excise.judges.base import Judge, LabelJudge, NamingJudge, OpenJudge
+from excise.judges.named import is_named, judge_named
+from excise.judges.scored import ScoredJudge
 from excise.support.counts import counted
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class CanvasScorer(LabelJudge):
 
     def likelihood(self, images: Sequence[Image.Image], name: str) -> list[float]:
         """How likely each picture shows the thing named; of a pair, its less likely half."""
-        heads = self.judge.probabilities(images)
+        heads = self.judge.scores(images)
         columns = [p[:, self.judge.labels[h].index(x)] for x in _labels(name) for h, p in heads.items()
                    if x in self.judge.labels[h]]  # fmt: skip
         likelihoods: list[float] = torch.stack(columns).amin(dim=0).tolist()
@@ -125,7 +127,8 @@ def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str
     """What the caller gave, as a scorer; on a built-in model its own; None where there is nothing to look with.
 
     Args:
-        given: a folder of a CLIP model, a function (images, names) to booleans, or an object with `sees` or `verdicts`.
+        given: the name of a judge, a folder of a CLIP model, a function (images, names) to booleans, or an object with
+            `sees` or `verdicts`.
         names: that a zero-shot model has to choose among. letter: of the built-in judge.
 
     Raises:
@@ -133,6 +136,8 @@ def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str
     """
     if given is None:
         return CanvasScorer(letter) if built_in else None
+    if is_named(given):
+        given = judge_named(given)
     if isinstance(given, (str, Path)):
         return ClipScorer(Path(given), names)
     if callable(getattr(given, "sees", None)):
@@ -143,8 +148,8 @@ def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str
     if callable(given):
         return CallableScorer(given)
     raise JudgeError(
-        f"a {type(given).__name__} is no judge; expected the folder of a CLIP model, a function of images and names "
-        "that returns booleans, or an object with `sees` or `verdicts`."
+        f"a {type(given).__name__} is no judge; expected the name of one, the folder of a CLIP model, a function of "
+        "images and names that returns booleans, or an object with `sees` or `verdicts`."
     )
 
 
@@ -158,7 +163,10 @@ def as_judge(given: Any, labels: Mapping[str, Sequence[str]]) -> Judge:
     Raises:
         JudgeError: it is no judge, or the protocol has no labels to ask it for.
     """
-    if callable(getattr(given, "verdicts", None)):
+    if is_named(given):
+        given = judge_named(given)
+    of_other_labels = isinstance(given, ScoredJudge) and not {*labels} <= {*given.labels}
+    if callable(getattr(given, "verdicts", None)) and not of_other_labels:
         judge: Judge = given
         return judge
     names = [label for values in labels.values() for label in values]

@@ -10,6 +10,7 @@ from excise.concepts.concept import TEMPLATES, Concept, fill, normalise_name
 from excise.edits.edit import applied_edits
 from excise.families.built_in import is_built_in
 from excise.families.text_space import nearest_first
+from excise.judges.scored import check_knows
 from excise.methods.base import Context, Request
 from excise.support.selection import evenly
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
@@ -48,6 +49,9 @@ def training_problem(request: Request, context: Context, precision: str = "no", 
     ]
     probes[request.concepts[0].name] += erased_probes
     sampling = CANVAS_SAMPLING if built_in else SAMPLING
+    scorer = as_scorer(context.judge, built_in, [*(c.name for c in request.concepts), *request.preserve])
+    looked_for = dict.fromkeys(p.name for own in probes.values() for p in own)
+    check_knows(scorer, list(looked_for), ", and a training looks at what is kept as well")
     return TrainingProblem(
         family=request.family,
         concepts=request.concepts,
@@ -56,7 +60,7 @@ def training_problem(request: Request, context: Context, precision: str = "no", 
         preserve=request.preserve,
         candidates=candidates,
         probes=probes,
-        scorer=as_scorer(context.judge, built_in, [*(c.name for c in request.concepts), *request.preserve]),
+        scorer=scorer,
         sampling=replace(sampling, precision=precision, batch=draw or sampling.batch, say=context.say),
         seed=request.seed,
         folder=context.folder,
