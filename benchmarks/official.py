@@ -30,8 +30,8 @@ from excise.bench.tables import Figure, markdown, mean
 from excise.canvas import world
 from excise.edits.edit import applied
 from excise.evaluation.catalog import interval, number
-from excise.evaluation.evaluate import judged
 from excise.evaluation.scoring import as_document, score
+from excise.evaluation.verdicts import judged
 from excise.families.base import Family
 from excise.families.drawing import draw
 from excise.judges.canvas import CanvasJudge

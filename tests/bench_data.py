@@ -13,7 +13,8 @@ from PIL import Image
 from excise.bench.recipe import Cell, MethodEntry
 from excise.bench.run import CellResult
 from excise.canvas import render, world
-from excise.evaluation.evaluate import Evaluation, damage_by_distance
+from excise.evaluation.comparison import damage_by_distance
+from excise.evaluation.result import Evaluation
 from excise.evaluation.scoring import Shown, as_document, became, compared, score
 from excise.families.text_states import TextStates
 from excise.metrics.rates import Estimate

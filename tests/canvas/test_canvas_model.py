@@ -18,7 +18,7 @@ from excise.canvas import render, world
 from excise.cli.gates import parse
 from excise.errors import ConceptError, ModelError, WrongBaseError
 from excise.evaluation import controls
-from excise.evaluation.evaluate import measure
+from excise.evaluation.result import measure
 from excise.families import WEIGHTS
 from excise.judges.canvas import CanvasJudge
 from excise.metrics.rates import rate

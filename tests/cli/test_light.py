@@ -101,9 +101,9 @@ def test_what_only_shows_imports_nothing_heavy(command: tuple[str, ...], folder:
         (("export", "{folder}/run", "--for", "comfy", "--out", "new"), "comfyui"),
         (("export", "{folder}/run", "--format", "kohya", "--out", "new"), "kohya-lora"),
         (("export", "nowhere", "--out", "new"), "nowhere"),
-        (("evaluate", "--model", "canvas-sd", "--judge", "clop", "--protocol", "concept"), "no folder and no judge clop; --judge"),
-        (("attack", "-c", "cat", "--judge", "clop", "--out", "new"), "no folder and no judge clop; --judge"),
-        (("erase", "-c", "cat", "--model", "canvas-sd", "--judge", "clop", "--out", "new"), "no folder and no judge clop; --judge"),
+        (("evaluate", "--model", "canvas-sd", "--judge", "clop", "--protocol", "concept"), "no judge clop; --judge"),
+        (("attack", "-c", "cat", "--judge", "clop", "--out", "new"), "no judge clop; --judge"),
+        (("erase", "-c", "cat", "--model", "canvas-sd", "--judge", "clop", "--out", "new"), "no judge clop; --judge"),
     ],
 )
 def test_refusals_import_nothing_heavy(command: tuple[str, ...], said: str, folder: Path) -> None:

@@ -55,6 +55,7 @@ def test_the_commands_say_it_before_they_draw(excise, pipe, model, tmp_path, mon
         raise ExciseError("drawing begins.")
 
     monkeypatch.setattr("excise.evaluation.evaluate.draw", draw)
+    monkeypatch.setattr("excise.evaluation.cost.seconds_per_pass", lambda family: 0.0)
     if verb == "evaluate":
         monkeypatch.setattr("excise.cli.gates.check_possible", lambda *_: None)  # it has no judge
         edit = erase(pipe, ["cat"], "uce", vocabulary=None, model_name=str(model)).save(tmp_path / "edit.safetensors")

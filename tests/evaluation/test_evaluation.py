@@ -55,7 +55,7 @@ def test_every_stage_that_may_take_long_is_told_and_parts_change_nothing(family,
     whole = run(family, "cat", edits=[edit], untouched=True, say=lambda *now: told.append(now)).result
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages[:3] == ["drawing the untouched model", "judging", "drawing"]
-    monkeypatch.setattr("excise.evaluation.evaluate.CHUNK", 3)
+    monkeypatch.setattr("excise.evaluation.verdicts.CHUNK", 3)
     parts = run(family, "cat", edits=[edit], untouched=True).result
     assert parts.shown == whole.shown
     assert parts.metrics == whole.metrics

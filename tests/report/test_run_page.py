@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from excise.evaluation.catalog import METRICS
-from excise.evaluation.evaluate import Evaluated, Evaluation
+from excise.evaluation.result import Evaluated, Evaluation
 from excise.evaluation.scoring import Shown
 from excise.report.run_page import evaluation_section, summary, write_page
 

@@ -15,7 +15,7 @@ from excise.bench.recipe import Cell, MethodEntry
 from excise.bench.run import CellResult
 from excise.edits.record import KEY
 from excise.errors import ExciseError
-from excise.evaluation.evaluate import Evaluation
+from excise.evaluation.result import Evaluation
 from excise.protocols import check_comparable
 
 

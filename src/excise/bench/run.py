@@ -30,8 +30,9 @@ from excise.erasing.advise import advise
 from excise.erasing.erase import erase
 from excise.errors import ExciseError
 from excise.evaluation import controls
-from excise.evaluation.evaluate import Evaluated, Evaluation, evaluate, measure
+from excise.evaluation.evaluate import evaluate
 from excise.evaluation.fade import fade
+from excise.evaluation.result import Evaluated, Evaluation, measure
 from excise.evaluation.scoring import as_document
 from excise.families import load
 from excise.families.base import Family

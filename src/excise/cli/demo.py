@@ -14,7 +14,7 @@ from excise.cli.keeping import Asked, ForceOption, finished
 
 if TYPE_CHECKING:
     from excise.edits.edit import Edit
-    from excise.evaluation.evaluate import Evaluated
+    from excise.evaluation.result import Evaluated
     from excise.families.base import Family
     from excise.report.html import Section
 

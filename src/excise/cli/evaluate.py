@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from excise.cli.gates import Gate
     from excise.edits.edit import Edit
-    from excise.evaluation.evaluate import Evaluated
+    from excise.evaluation.result import Evaluated
     from excise.families.base import Family
     from excise.protocols import Protocol
 

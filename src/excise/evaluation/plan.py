@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from excise.concepts.concept import Concept, as_concepts
 from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.edit import Edit
@@ -19,9 +17,8 @@ from excise.judges.base import Judge, OpenJudge
 from excise.judges.clip import ClipScore
 from excise.judges.named import is_named, judge_named
 from excise.judges.scored import ScoredJudge, check_knows
-from excise.metrics.unlearning import NONE
 from excise.protocols import PROTOCOLS
-from excise.protocols.base import Item, Protocol
+from excise.protocols.base import Protocol
 from excise.protocols.concept import ATTRIBUTE, NAME, NO_JUDGE, OTHERS, Questions, concept_protocol
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.scorers import as_judge, as_scorer
@@ -146,13 +143,3 @@ def _fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) ->
     if judge is not None:
         return [as_judge(judge, plan.labels)]
     return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]
-
-
-def verdicts_of(judge: Judge | OpenJudge, items: Sequence[Item], images: Sequence[Image.Image]) -> dict[str, list[str]]:
-    """By attribute, what a judge sees in each image; an open judge is asked for the name that the prompt asks for."""
-    if isinstance(judge, OpenJudge) and any(ATTRIBUTE in item.asked for item in items):
-        asking = [i for i, item in enumerate(items) if ATTRIBUTE in item.asked]
-        names = [items[i].asked[ATTRIBUTE] for i in asking]
-        shows = dict(zip(asking, judge.sees([images[i] for i in asking], names), strict=True))
-        return {ATTRIBUTE: [item.asked[ATTRIBUTE] if shows.get(i) else NONE for i, item in enumerate(items)]}
-    return judge.verdicts(images) if isinstance(judge, Judge) else {}

@@ -14,7 +14,7 @@ from excise.support.selection import evenly
 
 if TYPE_CHECKING:
     from excise.bench.run import CellResult
-    from excise.evaluation.evaluate import Evaluation
+    from excise.evaluation.result import Evaluation
     from excise.evaluation.scoring import Shown
 
 MOST_PROMPTS = 6  # in each strip

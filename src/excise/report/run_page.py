@@ -16,7 +16,7 @@ from excise.concepts.concept import TEMPLATES, fill
 from excise.concepts.vocabulary import ORDINARY, ordinary_prompts
 from excise.edits.edit import Edit
 from excise.evaluation.catalog import METRICS, quantity
-from excise.evaluation.evaluate import Evaluated, Evaluation, measure
+from excise.evaluation.result import Evaluated, Evaluation, measure
 from excise.evaluation.verdict import NEXT_STEP, Status, told
 from excise.families.base import Family, Progress
 from excise.protocols.base import Target, asks
