@@ -63,13 +63,7 @@ class EvaluateOptions:
         Optional[list[str]], typer.Option(help="Run only this part of the protocol, for example grid; repeatable.")
     ] = None
     out: Annotated[Optional[Path], typer.Option(help="Run folder to write: run.json, report.html, images/.")] = None
-    require: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            help="Gates such as 'ua>=0.95,ira>=0.95', held against the unfavourable end of the 95 % interval; exit "
-            "status 1 if one fails; repeatable."
-        ),
-    ] = None
+    require: o.RequireOption = None
     untouched: Annotated[
         Optional[bool],
         typer.Option(
@@ -154,7 +148,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Example: excise evaluate --model canvas-sd --edit runs/cat/edit.safetensors --concept cat --out runs/cat-evaluation
     """
-    from excise.cli import evidence, gates
+    from excise.cli import evidence, gates, measured
     from excise.evaluation import result_cache
 
     required = gates.parse_all(options.require or [])
@@ -172,13 +166,11 @@ def evaluate(options: EvaluateOptions) -> None:
         o.warn_outside_canvas(options.model, options.preserve or [], o.SHOWN)
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
-    _print(options, document)
+    measured.print_evaluation(document, options.out, as_json=options.as_json)
     files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
     evidence.note_gates(options.out, required, document["metrics"])
-    missing = _unverifiable(document)
-    unproven = ("ua", "ua_relative", "ua_corrected", "h", "acc_e", "h_o") if missing else ()
-    gates.check(required, {k: m for k, m in document["metrics"].items() if k not in unproven}, missing=missing)
+    measured.check_gates(required, document)
     if not options.as_json:
         _print_next(options, request, document, required)
 
@@ -199,15 +191,6 @@ def _print_next(
     if len(edits) == 1 and not request.edits[0].hooks and (required or verified):
         words = f"{shlex.quote(edits[0])} --model {shlex.quote(options.model)}{options.source.given()}"
         show.say(f"ship:   excise export {words} --out {free_folder('shipped')}")
-
-
-def _unverifiable(document: dict[str, Any]) -> str | None:
-    """Why nothing is proven of some concepts, and their metrics pass no gate; None where all could be judged."""
-    from excise.evaluation.verdict import ConceptVerdict
-
-    verdicts = [ConceptVerdict(**v) for v in document["verdicts"]]
-    sentences = [f"{v.concept} is {v.sentence()}" for v in verdicts if v.status == "not verifiable"]
-    return "; ".join(sentences) or None
 
 
 @dataclass(frozen=True)
@@ -344,28 +327,3 @@ def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: lis
     write_page(title, "Measured by excise evaluate.", [section], result, out / "report.html")
     entries = {"edits": options.edit or [], "request": key, **asked("evaluate", options).entries()}
     write_run(out, "evaluate", {**result.model_dump(mode="json"), **entries})
-
-
-def _print(options: EvaluateOptions, document: dict[str, Any]) -> None:
-    from excise.cli import show
-    from excise.evaluation.catalog import METRIC_HEAD, metric_rows, retained_sentence
-    from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict, told
-    from excise.protocols.concept import NO_JUDGE
-
-    if options.as_json:
-        show.print_json(document)
-        return
-    for line, _ in told([ConceptVerdict(**verdict) for verdict in document["verdicts"]]):
-        show.say(line)
-    if any(verdict["status"] == "not verifiable" for verdict in document["verdicts"]):
-        show.say(f"to verify what is not verifiable: {NEXT_STEP}")
-    if document["protocol_summary"]["judge"] == NO_JUDGE:
-        show.say(
-            "not verified: there is no judge, so these numbers say how much the images changed, not what they show. "
-            "Look at them, or give --judge, the folder of a CLIP model."
-        )
-    if sentence := retained_sentence(document["metrics"], document.get("untouched")):
-        show.say(sentence)
-    show.table(metric_rows(document["metrics"]), METRIC_HEAD)
-    if options.out is not None:
-        show.say(f"report: {options.out / 'report.html'}")

@@ -67,6 +67,12 @@ GROUPS: Mapping[str, Groups] = {
         WHERE: ("allow_other_base", *MODEL),
         "Look: pictures and output": ("force", "as_json"),
     },
+    "judge": {
+        FIRST: ("before", "concept", "judge", "require", "out"),
+        "What the pictures are": ("prompts", "protocol", "group"),
+        "How to measure": ("judge_weights",),
+        "Look: pictures and output": ("force", "as_json"),
+    },
     "attack": {
         FIRST: ("concept", "model", "edit", "suite", "out"),
         "What to recover": ("kind", "synonym", "other", "ask"),
@@ -76,7 +82,7 @@ GROUPS: Mapping[str, Groups] = {
         "Look: pictures and output": ("force", "as_json"),
     },
     "doctor": {
-        FIRST: ("model",),
+        FIRST: ("model", "judges"),
         WHERE: MODEL,
         "Look: pictures and output": ("as_json",),
     },

@@ -36,6 +36,7 @@ from excise.cli.fuse import fuse
 from excise.cli.generate import generate
 from excise.cli.import_ import import_
 from excise.cli.inspect import inspect
+from excise.cli.judge import judge
 from excise.cli.ledger import ledger
 from excise.cli.list_ import list_
 from excise.cli.methods import methods
@@ -52,7 +53,7 @@ app = typer.Typer(
 COLLECT_AFTER = 20_000
 """Objects made between two searches for cycles; importing torch and diffusers makes millions that stay."""
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
-MEASURING = (evaluate, attack, bench, compare)
+MEASURING = (evaluate, judge, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
 for panel, verbs in (("Change a model", EDITING), ("Measure a model", MEASURING), ("Look", SHOWING)):
     for verb in verbs:

@@ -67,6 +67,13 @@ OtherBaseOption = Annotated[
     bool,
     typer.Option("--allow-other-base", help="Apply edits to a fine-tune of the model that they were made for."),
 ]
+RequireOption = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        help="Gates such as 'ua>=0.95,ira>=0.95', held against the unfavourable end of the 95 % interval; exit "
+        "status 1 if one fails; repeatable."
+    ),
+]
 CacheOption = Annotated[
     Optional[Path],
     typer.Option(envvar="EXCISE_CACHE", help="Cache folder of drawn images, so that no image is drawn twice."),

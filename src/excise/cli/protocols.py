@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from excise.cli import options as o
 
+if TYPE_CHECKING:
+    from excise.protocols import Protocol
+
 
 def protocols(
     name: Annotated[Optional[str], typer.Argument(help="The protocol to show; without it, all are listed.")] = None,
+    concept: Annotated[
+        Optional[list[str]],
+        typer.Option("--concept", "-c", help="Of --prompts: a concept that counts as erased; repeatable."),
+    ] = None,
+    prompts: Annotated[
+        Optional[Path],
+        typer.Option(help="CSV file to write its prompts and seeds to, for excise generate or any other program."),
+    ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
-    """List the protocols, or show one: prompts by group, sampler, judges, targets and hash."""
+    """List the protocols, or show one: prompts by group, sampler, judges, targets and hash.
+
+    Example: excise protocols canvas-mini --concept cat --prompts prompts.csv
+    """
     from excise.cli import show
     from excise.protocols import FOR_A_REQUEST, PROTOCOLS, summary
 
@@ -28,6 +43,9 @@ def protocols(
         show.say(f"{name}: {FOR_A_REQUEST[name].title}. It is made for each request: excise evaluate --protocol {name}")
         return
     plan = PROTOCOLS.load(name)()
+    if prompts is not None:
+        _write_prompts(plan, concept or [], prompts)
+        return
     labels = {attribute: list(values) for attribute, values in plan.labels.items()}
     facts = {**summary(plan), "hash": plan.hash, "labels": labels, "notes": dict(plan.notes)}
     if as_json:
@@ -35,3 +53,17 @@ def protocols(
         return
     rows = [(key, ", ".join(value) if isinstance(value, list) else str(value)) for key, value in facts.items()]
     show.table([(key, text if len(text) < 300 else text[:297] + "...") for key, text in rows if text], ("", name))
+
+
+def _write_prompts(plan: Protocol, concepts: list[str], file: Path) -> None:
+    """Write what a protocol draws as a file of prompts."""
+    from excise.cli import show
+    from excise.protocols.prompt_file import write_prompts
+    from excise.support.counts import counted
+    from excise.support.files import write_text
+
+    items = plan.select([plan.target_of(c) for c in concepts])
+    rows = [{"prompt": i.prompt, "seed": plan.seed(i), "group": i.group, **i.asked} for i in items]
+    write_text(file, write_prompts([{key: row.get(key, "") for r in rows for key in r} for row in rows]))
+    sampler = f"{counted(plan.steps, 'step')}, guidance {plan.guidance:g}, {plan.sampler} scheduler"
+    show.say(f"{counted(len(rows), 'prompt')} in {file}; draw them with {sampler}")

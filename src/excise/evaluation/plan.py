@@ -52,9 +52,9 @@ def planned(
     if is_named(judge):
         judge = judge_named(judge, weights)
     if plan.score == NAME:
-        judges = concept_judges(family, plan, judge if judge is not None else weights)
+        judges = concept_judges(is_built_in(family), plan, judge if judge is not None else weights)
     else:
-        judges = _fixed_judges(plan, judge, weights)
+        judges = fixed_judges(plan, judge, weights)
     if not judges:
         return plan, []
     if plan.score == NAME:
@@ -114,10 +114,14 @@ def concept_plan(
     return concept_protocol(questions, family, sampling.steps, sampling.guidance, OPEN if judged else NO_JUDGE)
 
 
-def concept_judges(family: Family, plan: Protocol, judge: object | None) -> list[Judge | OpenJudge]:
-    """The judge of the protocol `concept`; with a CLIP folder also its score of image and prompt."""
+def concept_judges(built_in: bool, plan: Protocol, judge: object | None) -> list[Judge | OpenJudge]:
+    """The judge of the protocol `concept`; with a CLIP folder also its score of image and prompt.
+
+    Args:
+        built_in: whether the pictures are those of a built-in model, which has a judge of its own.
+    """
     names = list(plan.labels[ATTRIBUTE])
-    scorer = as_scorer(judge, is_built_in(family), names, letter="a")
+    scorer = as_scorer(judge, built_in, names, letter="a")
     if scorer is None:
         return []
     if isinstance(judge, (str, Path)) and not is_named(judge):
@@ -138,7 +142,7 @@ def asking_only(plan: Protocol, judge: object) -> Protocol:
     return replace(plan, items=tuple(items))
 
 
-def _fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) -> list[Judge | OpenJudge]:
+def fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) -> list[Judge | OpenJudge]:
     """The judges of a protocol with labels of its own."""
     if judge is not None:
         return [as_judge(judge, plan.labels)]

@@ -27,6 +27,7 @@ OTHERS = 36  # names besides the concepts, where the vocabulary has as many
 MOST_OTHERS = 60
 MOST_EACH = 8  # pictures of one other name
 RETAINED = ("near", "retained")
+GROUPS = ("target", *RETAINED, "synonyms", "own")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""excise judge: measure pictures that any program drew."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from excise.cli import options as o
+from excise.cli.keeping import ForceOption, asked, finished
+
+if TYPE_CHECKING:
+    from excise.evaluation.result import Evaluated
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """The options of `excise judge`."""
+
+    folder: Annotated[Path, typer.Argument(help="Folder with the pictures.")]
+    before: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder with pictures of the same prompts and seeds by the untouched model."),
+    ] = None
+    concept: Annotated[
+        Optional[list[str]], typer.Option("--concept", "-c", help="A concept that should be gone; repeatable.")
+    ] = None
+    judge: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Name of a judge (excise doctor --judges), or folder of a CLIP model. Pictures of the built-in models "
+            "have their own."
+        ),
+    ] = None
+    judge_weights: Annotated[Optional[Path], typer.Option(help="Folder of the judge's weights.")] = None
+    prompts: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="CSV or JSON file that tells of each picture file, prompt and seed, and, if you like, name (what it "
+            "should show). By default pictures.csv in the folder, or the names of the files."
+        ),
+    ] = None
+    protocol: Annotated[
+        Optional[str], typer.Option(help="A protocol whose prompts and seeds the pictures are, see excise protocols.")
+    ] = None
+    group: Annotated[Optional[list[str]], typer.Option(help="A part of the protocol; repeatable.")] = None
+    require: o.RequireOption = None
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the report and run.json.")] = None
+    force: ForceOption = False
+    as_json: o.JsonOption = False
+
+
+@o.command
+def judge(options: JudgeOptions) -> None:
+    """Measure a folder of pictures as excise evaluate measures those that it draws.
+
+    Prompts and seeds come from a listing beside the pictures, from excise's own run.json, or from file names such as
+    a-cat-seed7.png. With --before, pictures of the same prompts and seeds are compared.
+
+    Example: excise judge pictures --before untouched --concept nudity --judge nudenet --out runs/judged
+    """
+    from excise.cli import evidence, gates, measured
+
+    required = gates.parse_all(options.require or [])
+    o.check_judge(options.judge)
+    o.check_weights(options.judge_weights)
+    if options.out is not None:
+        finished(options.out, asked("judge", options), force=options.force)
+    document = _run(options)
+    measured.print_evaluation(document, options.out, as_json=options.as_json)
+    evidence.note_gates(options.out, required, document["metrics"])
+    measured.check_gates(required, document)
+
+
+def _run(options: JudgeOptions) -> dict[str, Any]:
+    """Judge the pictures, write the run folder, and return the document of `--json`."""
+    from excise.cli import show
+    from excise.evaluation.folder import read_folder
+    from excise.evaluation.judge_folder import judge_pictures
+    from excise.support.runs import run_folder
+
+    pictures = read_folder(options.folder, options.prompts)
+    before = read_folder(options.before, options.prompts, own_first=True) if options.before is not None else []
+    with run_folder(options.out) if options.out is not None else nullcontext():
+        with show.stages() as say:
+            evaluated = judge_pictures(
+                pictures,
+                options.concept or [],
+                before=before,
+                protocol=options.protocol,
+                groups=options.group,
+                judge=options.judge,
+                judge_weights=options.judge_weights,
+                say=say,
+            )
+        if options.out is not None:
+            _write(options, options.out, evaluated)
+    return evaluated.result.model_dump(mode="json", exclude={"shown"})
+
+
+def _write(options: JudgeOptions, out: Path, evaluated: Evaluated) -> None:
+    """Write the run folder: the report, and last run.json, which marks the folder as complete."""
+    from excise.report.run_page import evaluation_section, write_page
+    from excise.support.runs import write_run
+
+    result = evaluated.result
+    title = f"{options.folder} without {', '.join(result.concepts)}" if result.concepts else str(options.folder)
+    section = evaluation_section("Results", evaluated.before, evaluated, None, [])
+    write_page(title, "Pictures drawn elsewhere, measured by excise judge.", [section], result, out / "report.html")
+    write_run(out, "judge", {**result.model_dump(mode="json"), **asked("judge", options).entries()})

@@ -1,0 +1,184 @@
+"""Judging pictures that any program drew, by the metrics of an evaluation."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from excise.canvas import world
+from excise.concepts.concept import Concept, as_concepts, normalise_name
+from excise.errors import ConceptError, JudgeError
+from excise.evaluation.folder import Drawn, paired
+from excise.evaluation.judging import CANVAS_SIDE
+from excise.evaluation.plan import OPEN, asking_only, concept_judges, fixed_judges
+from excise.evaluation.result import Asked, Evaluated, Round
+from excise.evaluation.verdicts import judged
+from excise.families.drawing import Images
+from excise.judges.base import Judge, OpenJudge
+from excise.protocols import PROTOCOLS
+from excise.protocols.base import Item, Protocol
+from excise.protocols.concept import ATTRIBUTE, GROUPS, NAME, RETAINED
+from excise.support.counts import counted
+from excise.support.progress import Report, silent
+
+PICTURES = "pictures"  # the name of a protocol made of a folder
+
+
+def judge_pictures(
+    pictures: Sequence[Drawn],
+    concepts: Sequence[str | Concept] = (),
+    *,
+    before: Sequence[Drawn] = (),
+    protocol: str | None = None,
+    groups: Sequence[str] | None = None,
+    judge: object | None = None,
+    judge_weights: Path | None = None,
+    say: Report = silent,
+) -> Evaluated:
+    """Measure pictures as `evaluate` measures those that it draws.
+
+    Without a protocol a picture asks for a concept where its row of the listing says so, or its prompt names it; for
+    another name where its row says that; else it is compared with its partner and not judged.
+
+    Args:
+        pictures: as `read_folder` returns them.
+        concepts: that count as erased.
+        before: pictures of the same prompts and seeds by the untouched model.
+        protocol: whose prompts and seeds the pictures are; others are left aside.
+        groups: of the protocol.
+        judge, judge_weights: as in `evaluate`; pictures of the built-in world have their own judge.
+
+    Raises:
+        ConceptError: no picture asks for a concept, or the protocol does not know it.
+        JudgeError: there is no judge, pictures have no partner in `before`, or the protocol asks for others.
+    """
+    named = as_concepts(concepts) if concepts else []
+    if protocol is None:
+        plan = _plan(pictures, named)
+        judges = concept_judges(_of_canvas(plan, pictures), plan, judge if judge is not None else judge_weights)
+        if not judges:
+            raise JudgeError("no judge knows these pictures; name one with --judge (excise doctor --judges).")
+        plan = asking_only(plan, judges[0])
+    else:
+        plan = PROTOCOLS.load(protocol)()
+        judges = fixed_judges(plan, judge, judge_weights)
+    plan = replace(
+        plan, judge=judges[0].name, second=judges[1].name if len(judges) > 1 and plan.score != NAME else None
+    )
+    targets = tuple(plan.target_of(c.name) for c in named)
+    items = plan.select(targets, groups)
+    chosen = list(pictures) if protocol is None else _of_protocol(pictures, plan, items)
+    asked = Asked(plan, items, targets)
+    partners = paired(before, chosen) if before else []
+    _check_sizes(partners, chosen)
+    after = asked.measured(_round(plan, items, chosen, judges, say), model=str(chosen[0].path.parent))
+    if not before:
+        return after
+    return asked.beside(after, _round(plan, items, partners, judges, say), weights=judge_weights, say=say)
+
+
+def _plan(pictures: Sequence[Drawn], concepts: Sequence[Concept]) -> Protocol:
+    """The protocol that the pictures answer."""
+    counts: dict[str, int] = {}
+    items = []
+    for picture in pictures:
+        index = counts[picture.prompt] = counts.get(picture.prompt, -1) + 1
+        items.append(_item(picture, concepts, index))
+    for c in concepts:
+        if not any(i.asked.get(ATTRIBUTE) == c.name for i in items):
+            raise ConceptError(
+                f"no picture asks for '{c.name}': neither a prompt nor a row of the listing names it. Add a column "
+                "'name' to the listing, or name the concept as the prompts do."
+            )
+    others = dict.fromkeys(i.asked[ATTRIBUTE] for i in items if ATTRIBUTE in i.asked)
+    groups = tuple(dict.fromkeys(i.group for i in items))
+    return Protocol(
+        name=PICTURES,
+        items=tuple(items),
+        steps=0,
+        guidance=0.0,
+        judge=OPEN,
+        score=NAME,
+        labels={ATTRIBUTE: tuple(dict.fromkeys([*(c.name for c in concepts), *others]))},
+        groups=groups,
+        target_groups=groups,
+        notes={"pictures": "drawn elsewhere: nothing here knows by what sampler"},
+    )
+
+
+def _item(picture: Drawn, concepts: Sequence[Concept], index: int) -> Item:
+    """What a picture is asked for."""
+    said = picture.name if picture.name is not None else ""
+    own = next((c for c in concepts if normalise_name(said) in map(normalise_name, c.words)), None)
+    if picture.name is None:
+        own = next((c for c in concepts if any(_names(picture.prompt, word) for word in c.words)), None)
+    asked = own.name if own else picture.name
+    group = picture.group or ("target" if own else RETAINED[-1])
+    if group not in GROUPS:
+        raise ConceptError(
+            f"{picture.path.name} is of the group '{group}'; expected one of {', '.join(GROUPS)}, or name the protocol "
+            "whose pictures these are (--protocol)."
+        )
+    about = own.name if own and group in ("synonyms", "own") else None
+    return Item(group, picture.prompt, {ATTRIBUTE: asked} if asked else {}, index, about, picture.seed)
+
+
+def _names(prompt: str, word: str) -> bool:
+    """Whether a prompt holds a name as whole words."""
+    return bool(re.search(rf"(?<!\w){re.escape(normalise_name(word))}(?!\w)", normalise_name(prompt)))
+
+
+def _of_protocol(pictures: Sequence[Drawn], plan: Protocol, items: Sequence[Item]) -> list[Drawn]:
+    """The pictures of the items, in their order."""
+    by_key: dict[tuple[str, int | None], Drawn] = {p.key: p for p in pictures}
+    wanted = [(i.prompt, plan.seed(i)) for i in items]
+    missing = [key for key in wanted if key not in by_key]
+    if missing:
+        prompt, seed = missing[0]
+        raise JudgeError(
+            f"{counted(len(missing), 'picture')} of {len(items)} that {plan.name} asks for are not there, the first of "
+            f"them '{prompt}' with seed {seed}; draw what `excise protocols {plan.name} --prompts FILE` lists."
+        )
+    return [by_key[key] for key in wanted]
+
+
+def _round(
+    plan: Protocol, items: Sequence[Item], pictures: Sequence[Drawn], judges: Sequence[Judge | OpenJudge], say: Report
+) -> Round:
+    """Judge pictures."""
+    began = time.perf_counter()
+    images = Images([p.path for p in pictures])
+    shown = judged(items, [(i.prompt, plan.seed(i)) for i in items], images, judges, say)
+    return Round(images, shown, {"judge": round(time.perf_counter() - began, 3)})
+
+
+def _check_sizes(before: Sequence[Drawn], after: Sequence[Drawn]) -> None:
+    """Refuse partners of two sizes, which cannot be compared pixel by pixel."""
+    for one, other in zip(before, after, strict=bool(before)):
+        sizes: list[Any] = []
+        for path in (one.path, other.path):
+            with Image.open(path) as image:
+                sizes.append(image.size)
+        if sizes[0] != sizes[1]:
+            raise JudgeError(
+                f"{one.path} is {sizes[0][0]} x {sizes[0][1]} and {other.path} {sizes[1][0]} x {sizes[1][1]}; draw "
+                "both folders in one size."
+            )
+
+
+def _of_canvas(plan: Protocol, pictures: Sequence[Drawn]) -> bool:
+    """Whether the judge of the built-in models can answer: names that it knows, and pictures of their size."""
+    known = {word for label in (*world.OBJECTS, *world.STYLES) for word in (label, *world.aliases(label))}
+    if not all(n in known or world.pair(n) for n in plan.labels[ATTRIBUTE]):
+        return False
+    sizes = set()
+    for picture in pictures:
+        with Image.open(picture.path) as image:
+            sizes.add(image.size)
+    return sizes == {(CANVAS_SIDE, CANVAS_SIDE)}
