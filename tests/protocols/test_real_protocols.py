@@ -136,7 +136,7 @@ def test_local_lists_are_asked_for_only_by_the_protocol_that_needs_them(monkeypa
     with pytest.raises(ConceptError, match=rf"does not find erased\.txt and kept\.txt in {tmp_path}"):
         PROTOCOLS.load("celebrity")()
     monkeypatch.setenv("EXCISE_COCO", str(tmp_path / "none.csv"))
-    with pytest.raises(ConceptError, match=rf"cannot read captions from {tmp_path / 'none.csv'}"):
+    with pytest.raises(ConceptError, match=rf"cannot read prompts from {tmp_path / 'none.csv'}"):
         PROTOCOLS.load("coco")()
 
 
@@ -149,12 +149,12 @@ def test_a_person_is_named_once(people):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "text\nhello\n", "row 1 of .* has no caption"),
+        ("a.csv", "words\nhello\n", "has no column 'prompt', but words"),
         ("a.csv", "caption,seed\na cat,1\na dog,-3\n", "row 2 of .* has the seed '-3'"),
-        ("a.csv", "caption\n", "holds no captions"),
-        ("a.json", "{}", "holds no captions"),
-        ("a.json", '["a cat"]', "row 1 of .* has no caption"),
-        ("a.json", "[", "cannot read captions"),
+        ("a.csv", "caption\n", "holds no rows"),
+        ("a.json", "{}", "holds no rows"),
+        ("a.json", '["a cat"]', "holds no rows"),
+        ("a.json", "[", "cannot read prompts"),
     ],
 )
 def test_captions_that_cannot_be_used(captions, name, text, message):

@@ -61,8 +61,8 @@ class EraseOptions:
     judge: Annotated[
         Optional[Path],
         typer.Option(
-            help="Name of a judge (excise doctor --judges), or folder of a CLIP model, that judges images for trained "
-            "methods and --advise. Built-in models have their own."
+            help="Judge (excise doctor --judges) or CLIP folder for trained methods and --advise. Built-in models "
+            "have their own."
         ),
     ] = None
     robust: Annotated[

@@ -17,7 +17,7 @@ def protocols(
     name: Annotated[Optional[str], typer.Argument(help="The protocol to show; without it, all are listed.")] = None,
     concept: Annotated[
         Optional[list[str]],
-        typer.Option("--concept", "-c", help="Of --prompts: a concept that counts as erased; repeatable."),
+        typer.Option("--concept", "-c", help="A concept that counts as erased, for --prompts; repeatable."),
     ] = None,
     prompts: Annotated[
         Optional[Path],
