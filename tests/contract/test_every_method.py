@@ -28,20 +28,20 @@ from excise.methods.base import Context
 from excise.methods.fitting import families_for
 
 # What a tiny random model needs to be erased from in a moment, by shape and for single methods.
-SHORT: dict[str, dict[str, object]] = {"trained": {"steps": 4, "lr": 1e-2, "batch": 2}}
+SHORT: dict[str, dict[str, object]] = {"trained": {"steps": 2, "lr": 1e-2, "batch": 2}}
 SETTINGS: dict[str, dict[str, object]] = {
     "speed": {"threshold": 5.0},  # a random text encoder has no near-empty directions
     "rece": {"regularisation": 1e-3, "fixed": "start"},  # the states of the empty prompt fill a narrow space
     "surgun": {"confine": False, "blocks": "all", "pictures": 4, "count": 2},
-    "esd": {"sampler_steps": 4},
-    "ace": {"sampler_steps": 3},
-    "advunlearn": {"sampler_steps": 3, "attack_steps": 1, "warmup_steps": 1},
+    "esd": {"sampler_steps": 2},
+    "ace": {"sampler_steps": 2},
+    "advunlearn": {"sampler_steps": 2, "attack_steps": 1, "warmup_steps": 1},
     "mace-full": {"pictures": 2},
-    "realera": {"sampler_steps": 3},
-    "trce": {"sampler_steps": 3},
-    "ant": {"sampler_steps": 3},
-    "spm": {"sampler_steps": 3},
-    "receler": {"sampler_steps": 3, "adversary_steps": 1},
+    "realera": {"sampler_steps": 2},
+    "trce": {"sampler_steps": 2},
+    "ant": {"sampler_steps": 2, "mask_passes": 2},
+    "spm": {"sampler_steps": 2},
+    "receler": {"sampler_steps": 2, "adversary_steps": 1},
     "concept-ablation": {"pictures": 2},
     "doco": {"pictures": 2, "warmup": 1},
     "few-shot": {"pictures": 2, "bound": 0.0},
@@ -51,8 +51,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "salun": {"pictures": 2, "mask_passes": 2},
     "sculpting-memory": {"pictures": 2, "mask_passes": 2},
     "selective-amnesia": {"pictures": 2, "fisher_passes": 2},
-    "eraseanything": {"sampler_steps": 3, "pictures": 2, "unrelated": 1},
-    "zerase": {"sampler_steps": 3},
+    "eraseanything": {"sampler_steps": 2, "pictures": 2, "unrelated": 1},
+    "zerase": {"sampler_steps": 2},
 }
 
 
