@@ -49,8 +49,8 @@ GROUPS: Mapping[str, Groups] = {
         "Look: pictures and output": ("preview", "force", "as_json"),
     },
     "generate": {
-        FIRST: ("prompt", "model", "edit", "seed", "out"),
-        "How to draw": ("count", "steps", "guidance", "strength"),
+        FIRST: ("prompt", "prompts", "model", "edit", "out"),
+        "How to draw": ("seed", "count", "steps", "guidance", "negative", "width", "height", "strength"),
         WHERE: ("allow_other_base", *MODEL),
         "Look: pictures and output": ("force", "as_json"),
     },

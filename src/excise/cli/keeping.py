@@ -27,9 +27,9 @@ _ASIDE = ("out", "as_json", "force", "dry_run", "require", "cache", "no_cache")
 # Options that name files or folders, which are part of the request by their content.
 _FILES = (
     "model", "base", "oracle", "edit", "file", "files", "judge", "judge_weights", "config", "concept_file",
-    "preserve_file", "ask",
+    "preserve_file", "ask", "prompts", "folder", "before",
 )  # fmt: skip
-_ARGUMENTS = ("file", "files", "run")  # given without the name of an option
+_ARGUMENTS = ("file", "files", "run", "folder")  # given without the name of an option
 MOST = 3  # differences that are told of each
 _LARGE = 1 << 25  # bytes; larger files are known by size and time of change
 OPTIONS, INPUTS = "options", "inputs"
@@ -112,8 +112,11 @@ def continued(out: Path, request: Asked, aside: Sequence[str]) -> dict[str, Any]
         return None
     others = {name: value for name, value in request.options.items() if name not in aside}
     before = {name: value for name, value in options.items() if name in aside}
-    same = Asked(request.verb, {**others, **before}, request.inputs)
-    return run if _difference(run or {}, same) is None else None
+    files = {str(path) for one in (request.options, options) for name in aside for path in _listed(one.get(name))}
+    inputs = {path: found for path, found in request.inputs.items() if path not in files}
+    known = {path: found for path, found in (run or {}).get(INPUTS, {}).items() if path not in files}
+    same = Asked(request.verb, {**others, **before}, inputs)
+    return run if _difference({**(run or {}), INPUTS: known}, same) is None else None
 
 
 def read_run(out: Path) -> dict[str, Any] | None:

@@ -22,6 +22,8 @@ Watch = Callable[[float], None]
 """Called with the share of a batch's steps that are done."""
 Request = tuple[str, int]
 """A prompt and its seed."""
+Size = tuple[int, int]
+"""Width and height in pixels."""
 T = TypeVar("T")
 
 
@@ -314,6 +316,7 @@ class Family(ABC):
         steps: int,
         guidance: float,
         watch: Watch | None = None,
+        size: Size | None = None,
     ) -> list[Image.Image]:
         """Draw one batch with the pipeline's own sampler, from conditions that need not come from words.
 
@@ -324,6 +327,7 @@ class Family(ABC):
             steps: of the sampler.
             guidance: scale of classifier-free guidance.
             watch: receives progress after every step, where the pipeline tells of its steps.
+            size: of the pictures; None for the model's own.
 
         Raises:
             ModelError: the model cannot draw from words alone.
@@ -331,11 +335,19 @@ class Family(ABC):
 
     @abstractmethod
     def batches(
-        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float, watch: Watch | None = None
+        self,
+        requests: Sequence[Sequence[Request]],
+        *,
+        steps: int,
+        guidance: float,
+        watch: Watch | None = None,
+        negative: str = "",
+        size: Size | None = None,
     ) -> Iterator[list[Image.Image]]:
         """Draw batch after batch of (prompt, seed); every distinct prompt is encoded once for all batches.
 
-        `watch` receives the share of the batch at hand, as `render` takes it.
+        `watch` receives the share of the batch at hand, and `size` is that of the pictures, as `render` takes them.
+        `negative` is what guidance leads away from.
         """
 
     @abstractmethod

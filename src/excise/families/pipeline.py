@@ -7,6 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from excise.errors import ConceptError, ExciseWarning, ModelError
-from excise.families.base import Progress, Request, Watch, split
+from excise.families.base import Progress, Request, Size, Watch, split
 from excise.families.conditions import Condition, grouped, join
 from excise.families.maps import EncoderLayer
 from excise.families.networks import check_trainable, computes_in, module_in, parameters
@@ -222,12 +223,19 @@ class PipelineFamily(ReadingFamily):
 
     @torch.no_grad()
     def batches(
-        self, requests: Sequence[Sequence[Request]], *, steps: int, guidance: float, watch: Watch | None = None
+        self,
+        requests: Sequence[Sequence[Request]],
+        *,
+        steps: int,
+        guidance: float,
+        watch: Watch | None = None,
+        negative: str = "",
+        size: Size | None = None,
     ) -> Iterator[list[Image.Image]]:
-        distinct = list(dict.fromkeys(prompt for batch in requests for prompt, _ in batch))
-        if not distinct:
+        if not (distinct := list(dict.fromkeys(prompt for batch in requests for prompt, _ in batch))):
             return
-        unconditional = self.unconditional()
+        unconditional = self.condition([negative]) if negative else self.unconditional()
+        draw = partial(self.render, unconditional=unconditional, steps=steps, guidance=guidance, size=size)
         try:
             self._check_length(distinct)
         except ConceptError as error:  # drawn all the same, as the stock pipeline does
@@ -239,17 +247,13 @@ class PipelineFamily(ReadingFamily):
         for batch in requests:
             seeds = [seed for _, seed in batch]
             if whole is not None:
-                condition = whole[[row[prompt] for prompt, _ in batch]]
-                yield self.render(condition, unconditional, seeds, steps=steps, guidance=guidance, watch=watch)
+                yield draw(whole[[row[prompt] for prompt, _ in batch]], seeds=seeds, watch=watch)
                 continue
             conditions, images = [alone[prompt] for prompt, _ in batch], dict[int, Image.Image]()
             for group in grouped(conditions):
-                drawn = self.render(
+                drawn = draw(
                     join([conditions[i] for i in group]),
-                    unconditional,
-                    [seeds[i] for i in group],
-                    steps=steps,
-                    guidance=guidance,
+                    seeds=[seeds[i] for i in group],
                     watch=part_of(watch, len(images) / len(batch), len(group) / len(batch)),
                 )
                 images.update(zip(group, drawn, strict=True))
@@ -265,14 +269,16 @@ class PipelineFamily(ReadingFamily):
         steps: int,
         guidance: float,
         watch: Watch | None = None,
+        size: Size | None = None,
     ) -> list[Image.Image]:
         self._check_draws()
         self.complete()
         drawer = self._drawer()
         tells = watch is not None and "callback_on_step_end" in inspect.signature(drawer.__call__).parameters
         drawer.set_progress_bar_config(disable=True)
+        sides = {} if size is None else {"width": size[0], "height": size[1]}
         images: list[Image.Image] = drawer(
-            **{**self._call(condition, unconditional[[0] * len(condition)]), **self._guidance(guidance)},
+            **{**self._call(condition, unconditional[[0] * len(condition)]), **self._guidance(guidance), **sides},
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             **self._steps(steps),
             **({"callback_on_step_end": step_callback(watch, steps)} if watch is not None and tells else {}),
