@@ -70,6 +70,7 @@ GROUPS: Mapping[str, Groups] = {
     "judge": {
         FIRST: ("before", "concept", "judge", "require", "out"),
         "What the pictures are": ("prompts", "protocol", "group"),
+        "People as judges": ("rate", "ratings"),
         "How to measure": ("judge_weights",),
         "Look: pictures and output": ("force", "as_json"),
     },

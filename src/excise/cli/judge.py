@@ -13,6 +13,7 @@ from excise.cli import options as o
 from excise.cli.keeping import ForceOption, asked, finished
 
 if TYPE_CHECKING:
+    from excise.evaluation.folder import Drawn
     from excise.evaluation.result import Evaluated
 
 
@@ -47,6 +48,14 @@ class JudgeOptions:
         Optional[str], typer.Option(help="A protocol whose prompts and seeds the pictures are, see excise protocols.")
     ] = None
     group: Annotated[Optional[list[str]], typer.Option(help="A part of the protocol; repeatable.")] = None
+    rate: Annotated[
+        Optional[Path],
+        typer.Option(help="HTML page to write, on which people rate the pictures that ask for the concept."),
+    ] = None
+    ratings: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="A file that the page of --rate saved, in the place of --judge; repeatable."),
+    ] = None
     require: o.RequireOption = None
     out: Annotated[Optional[Path], typer.Option(help="Folder for the report and run.json.")] = None
     force: ForceOption = False
@@ -65,6 +74,10 @@ def judge(options: JudgeOptions) -> None:
     from excise.cli import evidence, gates, measured
 
     required = gates.parse_all(options.require or [])
+    _check(options)
+    if options.rate is not None:
+        _write_rating_page(options, options.rate)
+        return
     o.check_judge(options.judge)
     o.check_weights(options.judge_weights)
     if options.out is not None:
@@ -75,15 +88,52 @@ def judge(options: JudgeOptions) -> None:
     measured.check_gates(required, document)
 
 
-def _run(options: JudgeOptions) -> dict[str, Any]:
-    """Judge the pictures, write the run folder, and return the document of `--json`."""
+def _check(options: JudgeOptions) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        SettingError: they do not.
+    """
+    from excise.errors import SettingError
+
+    if options.rate is not None and (options.before is None or len(options.concept or []) != 1):
+        raise SettingError("--rate makes a page of pairs that ask for one concept; give --before and one --concept.")
+    if options.ratings and options.judge is not None:
+        raise SettingError("--ratings takes the place of --judge; give one of them.")
+
+
+def _write_rating_page(options: JudgeOptions, page: Path) -> None:
+    """Write the page on which people rate pictures."""
     from excise.cli import show
+    from excise.evaluation.judge_folder import asking_pairs
+    from excise.report.rating_page import write_rating_page
+    from excise.support.counts import counted
+
+    pictures, before = _folders(options)
+    (concept,) = options.concept or [""]
+    pairs = asking_pairs(pictures, before, concept)
+    write_rating_page([(a.prompt, b.path, a.path) for a, b in pairs], concept, page)
+    show.say(f"{counted(len(pairs), 'pair')} in {page}; open it in a browser, and give the files it saves as --ratings")
+
+
+def _folders(options: JudgeOptions) -> tuple[list[Drawn], list[Drawn]]:
+    """The pictures, and those of the untouched model."""
     from excise.evaluation.folder import read_folder
-    from excise.evaluation.judge_folder import judge_pictures
-    from excise.support.runs import run_folder
 
     pictures = read_folder(options.folder, options.prompts)
     before = read_folder(options.before, options.prompts, own_first=True) if options.before is not None else []
+    return pictures, before
+
+
+def _run(options: JudgeOptions) -> dict[str, Any]:
+    """Judge the pictures, write the run folder, and return the document of `--json`."""
+    from excise.cli import show
+    from excise.evaluation.judge_folder import judge_pictures
+    from excise.judges.raters import read_ratings
+    from excise.support.runs import run_folder
+
+    pictures, before = _folders(options)
+    raters = read_ratings(options.ratings) if options.ratings else None
     with run_folder(options.out) if options.out is not None else nullcontext():
         with show.stages() as say:
             evaluated = judge_pictures(
@@ -92,7 +142,7 @@ def _run(options: JudgeOptions) -> dict[str, Any]:
                 before=before,
                 protocol=options.protocol,
                 groups=options.group,
-                judge=options.judge,
+                judge=raters or options.judge,
                 judge_weights=options.judge_weights,
                 say=say,
             )

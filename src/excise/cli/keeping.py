@@ -27,7 +27,7 @@ _ASIDE = ("out", "as_json", "force", "dry_run", "require", "cache", "no_cache")
 # Options that name files or folders, which are part of the request by their content.
 _FILES = (
     "model", "base", "oracle", "edit", "file", "files", "judge", "judge_weights", "config", "concept_file",
-    "preserve_file", "ask", "prompts", "folder", "before",
+    "preserve_file", "ask", "prompts", "folder", "before", "ratings",
 )  # fmt: skip
 _ARGUMENTS = ("file", "files", "run", "folder")  # given without the name of an option
 MOST = 3  # differences that are told of each

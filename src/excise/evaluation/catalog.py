@@ -127,6 +127,8 @@ _METRICS = (
     Metric("abstain", "abstentions", "share of images in which the judge sees no label that it knows", "rate", None),
     Metric("judges_disagree", "judges disagree", "share of images in which the second judge sees another label", "rate",
            None),
+    Metric("agreement", "agreement", "how far people who rated the same pictures agree (Krippendorff's alpha: 1 for "
+           "wholly, 0 as by chance)", "number", prominence=_TERMINAL, name="agreement of raters"),
     Metric("seconds", "seconds", "time for erasing, drawing and judging, untouched model included; images from the "
            "cache cost none", "seconds", _LOWER, None, _TERMINAL),
     Metric("seconds_solving", "solving", "time for making the edit alone: text states and solve, or training",

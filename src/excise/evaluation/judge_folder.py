@@ -21,6 +21,7 @@ from excise.evaluation.result import Asked, Evaluated, Round
 from excise.evaluation.verdicts import judged
 from excise.families.drawing import Images
 from excise.judges.base import Judge, OpenJudge
+from excise.judges.raters import Raters
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import Item, Protocol
 from excise.protocols.concept import ATTRIBUTE, GROUPS, NAME, RETAINED
@@ -78,9 +79,27 @@ def judge_pictures(
     partners = paired(before, chosen) if before else []
     _check_sizes(partners, chosen)
     after = asked.measured(_round(plan, items, chosen, judges, say), model=str(chosen[0].path.parent))
-    if not before:
-        return after
-    return asked.beside(after, _round(plan, items, partners, judges, say), weights=judge_weights, say=say)
+    if before:
+        after = asked.beside(after, _round(plan, items, partners, judges, say), weights=judge_weights, say=say)
+    if isinstance(judges[0], Raters) and (agreement := judges[0].agreement()):
+        metrics = {**after.result.metrics, "agreement": agreement.as_dict()}
+        after = replace(after, result=after.result.model_copy(update={"metrics": metrics}))
+    return after
+
+
+def asking_pairs(
+    pictures: Sequence[Drawn], before: Sequence[Drawn], concept: str | Concept
+) -> list[tuple[Drawn, Drawn]]:
+    """Return the pictures that ask for a concept, each with that of the untouched model.
+
+    Raises:
+        ConceptError, JudgeError: as `judge_pictures`.
+    """
+    named = as_concepts([concept])
+    plan = _plan(pictures, named)
+    partners = paired(before, pictures)
+    rows = zip(plan.items, pictures, partners, strict=True)
+    return [(after, old) for item, after, old in rows if item.asked.get(ATTRIBUTE) == named[0].name]
 
 
 def _plan(pictures: Sequence[Drawn], concepts: Sequence[Concept]) -> Protocol:
@@ -108,6 +127,7 @@ def _plan(pictures: Sequence[Drawn], concepts: Sequence[Concept]) -> Protocol:
         labels={ATTRIBUTE: tuple(dict.fromkeys([*(c.name for c in concepts), *others]))},
         groups=groups,
         target_groups=groups,
+        fixed_targets=tuple(c.name for c in concepts),
         notes={"pictures": "drawn elsewhere: nothing here knows by what sampler"},
     )
 

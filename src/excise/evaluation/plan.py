@@ -16,7 +16,7 @@ from excise.judges import JUDGES
 from excise.judges.base import Judge, OpenJudge
 from excise.judges.clip import ClipScore
 from excise.judges.named import is_named, judge_named
-from excise.judges.scored import ScoredJudge, check_knows
+from excise.judges.scored import Knowing, check_knows
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import Protocol
 from excise.protocols.concept import ATTRIBUTE, NAME, NO_JUDGE, OTHERS, Questions, concept_protocol
@@ -136,7 +136,7 @@ def asking_only(plan: Protocol, judge: object) -> Protocol:
         JudgeError: the judge does not know a concept.
     """
     check_knows(judge, plan.fixed_targets)
-    if not isinstance(judge, ScoredJudge):
+    if not isinstance(judge, Knowing):
         return plan
     items = [i if judge.knows(i.asked.get(ATTRIBUTE, "")) else replace(i, asked={}) for i in plan.items]
     return replace(plan, items=tuple(items))

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -13,6 +14,22 @@ from torch import Tensor
 
 from excise.errors import JudgeError, closest
 from excise.metrics.unlearning import NONE
+
+
+@runtime_checkable
+class Knowing(Protocol):
+    """A judge that can be asked for some names alone."""
+
+    name: str
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """Every name that the judge can be asked for."""
+        ...
+
+    def knows(self, name: str) -> bool:
+        """Return whether the judge can be asked for a name."""
+        ...
 
 
 def check_knows(judge: object, names: Sequence[str], why: str = "") -> None:
@@ -24,7 +41,7 @@ def check_knows(judge: object, names: Sequence[str], why: str = "") -> None:
     Raises:
         JudgeError: it does not know one, with the nearest that it knows.
     """
-    if not isinstance(judge, ScoredJudge):
+    if not isinstance(judge, Knowing):
         return
     for name in names:
         if judge.knows(name):
