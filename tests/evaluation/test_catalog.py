@@ -19,7 +19,7 @@ from excise.protocols.concept import NAME
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 COMPARED = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back")
-ELSEWHERE = (*COMPARED, "seconds", "seconds_solving", "seconds_drawing", "edit_bytes")
+ELSEWHERE = (*COMPARED, "agreement", "seconds", "seconds_solving", "seconds_drawing", "edit_bytes")
 
 
 @pytest.fixture(autouse=True)
