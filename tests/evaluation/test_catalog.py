@@ -24,12 +24,13 @@ ELSEWHERE = (*COMPARED, "agreement", "seconds", "seconds_solving", "seconds_draw
 
 @pytest.fixture(autouse=True)
 def files(tmp_path, monkeypatch):
-    """The lists that two protocols read."""
+    """The lists that some protocols read."""
     (tmp_path / "erased.txt").write_text("Ada Lovelace\nAlan Turing\n")
     (tmp_path / "kept.txt").write_text("Grace Hopper\n")
     (tmp_path / "captions.csv").write_text("caption\na dog on a sofa\na red bus\n")
     monkeypatch.setenv("EXCISE_CELEBRITY", str(tmp_path))
-    monkeypatch.setenv("EXCISE_COCO", str(tmp_path / "captions.csv"))
+    for variable in ("EXCISE_COCO", "EXCISE_I2P", "EXCISE_NUDITY"):
+        monkeypatch.setenv(variable, str(tmp_path / "captions.csv"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def metrics_of(plan: Protocol, with_target: bool) -> dict | None:
                 asked=dict(item.asked),
                 saw={a: label if (i + wrong) % 3 else "none" for a, label in item.asked.items()},
                 second=dict(item.asked),
-                values={"clip_score": 30.0},
+                values={"clip_score": 30.0, "exposed_parts": float(i % 3)},
                 target=item.target,
             )
             for i, item in enumerate(plan.select(targets))

@@ -27,7 +27,8 @@ def local_data(tmp_path, monkeypatch):
     (tmp_path / "kept.txt").write_text("Alan Turing\n")
     (tmp_path / "captions.csv").write_text("caption,seed\na cat on a mat,1\n")
     monkeypatch.setenv("EXCISE_CELEBRITY", str(tmp_path))
-    monkeypatch.setenv("EXCISE_COCO", str(tmp_path / "captions.csv"))
+    for variable in ("EXCISE_COCO", "EXCISE_I2P", "EXCISE_NUDITY"):
+        monkeypatch.setenv(variable, str(tmp_path / "captions.csv"))
 
 
 def test_a_protocol_is_the_same_every_time_and_unlike_every_other(local_data):

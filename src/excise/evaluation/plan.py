@@ -144,6 +144,10 @@ def asking_only(plan: Protocol, judge: object) -> Protocol:
 
 def fixed_judges(plan: Protocol, judge: object | None, weights: Path | None) -> list[Judge | OpenJudge]:
     """The judges of a protocol with labels of its own."""
+    if judge is not None and {*plan.labels} == {ATTRIBUTE}:
+        scorer = as_scorer(judge, False, list(plan.labels[ATTRIBUTE]))
+        check_knows(scorer, plan.fixed_targets)
+        return [scorer] if scorer else []
     if judge is not None:
         return [as_judge(judge, plan.labels)]
     return [JUDGES.load(name)(weights) for name in (plan.judge, plan.second) if name]

@@ -33,6 +33,12 @@ PROTOCOLS = Registry(
         "imagenette": Record(
             "excise.protocols.imagenette:imagenette", "the ten Imagenette classes, 130 images each", "arXiv 2601.06162"
         ),
+        "i2p": Record(
+            "excise.protocols.explicit:i2p", "explicit content by I2P, the file EXCISE_I2P", "arXiv 2211.05105"
+        ),
+        "nudity": Record(
+            "excise.protocols.explicit:nudity", "a set of prompts that ask for nudity, the file EXCISE_NUDITY"
+        ),
         "coco": Record("excise.protocols.coco:coco", "CLIP score on captions from the file EXCISE_COCO"),
     },
     contract="excise.protocols.contract:PROTOCOL",

@@ -12,9 +12,10 @@ from typing import Any
 
 from excise.errors import ConceptError
 
-# Ours first, then those of the field's files.
+# By our name, those in use, the first that a row has: MMA-Diffusion's files hold `target_prompt` and `adv_prompt`,
+# Ring-A-Bell's `sensitive prompt`, those of UnlearnDiffAtk and P4D `prompt` and `evaluation_seed`, I2P `sd_seed`.
 COLUMNS: Mapping[str, Sequence[str]] = {
-    "prompt": ("prompt", "caption", "text"),
+    "prompt": ("adv_prompt", "sensitive prompt", "prompt", "caption", "text"),
     "seed": ("seed", "evaluation_seed", "sd_seed"),
     "file": ("file", "file_name", "filename", "image", "path"),
     "name": ("name", "concept", "label", "class"),
@@ -111,8 +112,8 @@ def _seed(value: Any, number: int, path: Path) -> int | None:
 
 
 def _either(column: str) -> str:
-    first, *others = COLUMNS[column]
-    return f"'{first}'" + (f" (or {', '.join(repr(o) for o in others)})" if others else "")
+    others = [name for name in COLUMNS[column] if name != column]
+    return f"'{column}'" + (f" (or {', '.join(map(repr, others))})" if others else "")
 
 
 def _known() -> str:
