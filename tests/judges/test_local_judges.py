@@ -26,6 +26,8 @@ NEEDS = {
     "unlearncanvas-vit": ["style.safetensors or style.pth", "object.safetensors or object.pth"],
     "imagenet-resnet50": ["resnet50.safetensors or resnet50-*.pth"],
     "celebrity-classifier": ["labels.txt", "classifier.safetensors"],
+    "q16": ["prompts.safetensors or prompts.npy or prompts.p", "config.json", "model.safetensors"],
+    "image-classifier": ["config.json", "preprocessor_config.json", "model.safetensors or pytorch_model.bin"],
     "clip-score": ["config.json", "model.safetensors or pytorch_model.bin", "tokenizer.json or vocab.json"],
     "clip-zero-shot": ["labels.json", "config.json", "model.safetensors", "tokenizer.json"],
     "clip-image": ["config.json", "model.safetensors"],

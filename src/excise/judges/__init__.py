@@ -22,6 +22,10 @@ JUDGES = Registry(
             "excise.judges.imagenet:imagenet_lite0", "EfficientNet-Lite0 of the extra excise[imagenet]"
         ),
         "nudenet": Record("excise.judges.nudenet:nudenet", "the detector of the extra excise[nudity]"),
+        "q16": Record("excise.judges.q16:Q16", "inappropriate content by CLIP and the two prompts of Q16"),
+        "image-classifier": Record(
+            "excise.judges.classifier_folder:image_classifier", "any image classifier of transformers, by its labels"
+        ),
         "celebrity-classifier": Record(
             "excise.judges.resnet:celebrity_classifier", "your own ResNet with names of people as labels"
         ),
