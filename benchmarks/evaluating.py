@@ -117,9 +117,8 @@ def judging(name: str, count: int) -> None:
         judge_pictures(read_folder(folder), ["nudity"], judge=judge_named(name))
         seconds = time.perf_counter() - began
         more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(
-        f"{count} pictures of {SIDE} x {SIDE}: {seconds:.1f} s, {seconds / alone:.2f} of the judge alone ({alone:.1f} s)"
-    )
+    share = seconds / alone
+    print(f"{count} pictures of {SIDE} x {SIDE}: {seconds:.1f} s, {share:.2f} of the judge alone ({alone:.1f} s)")
     print(f"peak memory above that of the judge alone: {more:.0f} MB")
 
 

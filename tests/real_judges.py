@@ -163,3 +163,19 @@ def clip_folder(tmp_path_factory, tokenizer):
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def vit_folder(tmp_path_factory):
+    """A tiny random ViT with three named labels, as transformers saves it."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        id2label={0: "cat", 1: "dog", 2: "tench"}, label2id={"cat": 0, "dog": 1, "tench": 2},
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("vit")
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

@@ -30,12 +30,12 @@ def pixels(document):
 
 def test_prompts_and_seeds_come_from_a_file(draw, tmp_path):
     (tmp_path / "p.csv").write_text("prompt,seed,group\na cat,7,x\na dog,,y\n")
-    (tmp_path / "p.txt").write_text("a tree\n# nothing\na house\n")
+    (tmp_path / "p.txt").write_text("a tree, tall\n\na house\n")
     status, document, err = draw("--prompts", tmp_path / "p.csv", "-p", "a car", "--seed", 3, "--out", tmp_path / "a")
     assert status == 0, err
     assert listed(document) == [("a car", 3), ("a cat", 7), ("a dog", 3)]
     status, document, _ = draw("--prompts", tmp_path / "p.txt", "--count", 2, "--out", tmp_path / "b")
-    assert listed(document) == [("a tree", 0), ("a tree", 1), ("a house", 0), ("a house", 1)]
+    assert listed(document) == [("a tree, tall", 0), ("a tree, tall", 1), ("a house", 0), ("a house", 1)]
 
 
 def test_a_longer_file_draws_only_what_is_new(draw, tmp_path):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import worlds
 from PIL import Image
 from situations import pixel_judge
 from worlds import run
@@ -112,6 +113,12 @@ def test_a_listing_in_the_folder_is_read(tmp_path, listing):
     assert [(p.path.name, p.prompt, p.seed) for p in read_folder(folder)] == [
         ("1.png", "prompt 1", None), ("0.png", "prompt 0", None)
     ]  # fmt: skip
+
+
+def test_columns_in_capitals_and_seeds_that_a_table_program_wrote(tmp_path):
+    folder = save(tmp_path / "p", noise(2))
+    (tmp_path / "list.csv").write_text("Prompt,Seed\none,7.0\ntwo,\n")
+    assert [(p.prompt, p.seed) for p in read_folder(folder, tmp_path / "list.csv")] == [("one", 7), ("two", None)]
 
 
 def test_a_listing_without_files_goes_by_their_order(tmp_path):
@@ -222,6 +229,152 @@ def test_pictures_of_excise_itself_need_no_listing(excise, model, tmp_path):
     pictures = read_folder(tmp_path / "g" / "images")
     assert [(p.prompt, p.seed) for p in pictures] == [("a cat", 0), ("a cat", 1)]
     assert [(p.prompt, p.seed) for p in read_folder(tmp_path / "g")] == [("a cat", 0), ("a cat", 1)]
+
+
+def test_the_page_of_pictures_of_which_some_are_not_judged(excise, tmp_path):
+    """Pictures that ask for nothing stand on the page with their partner and without a verdict."""
+    pytest.importorskip("nudenet")
+    rows = [{"prompt": "a bather", "seed": 0, "name": "nudity"}, {"prompt": "a dog", "seed": 1}]
+    before, after = (save(tmp_path / side, noise(2, i, side=64), rows) for i, side in enumerate(("before", "after")))
+    words = ("judge", after, "--before", before, "-c", "nudity", "--judge", "nudenet")
+    status, _, err = excise(*words, "--out", tmp_path / "run")
+    assert status == 0, err
+    assert (tmp_path / "run" / "report.html").exists()
+    status, _, err = excise(*words, "--out", after / "run")
+    assert status == 2
+    assert "among the pictures that are judged" in err
+
+
+def test_a_group_judges_its_own_pictures(tmp_path):
+    rows = [
+        {"prompt": "a dog", "seed": 0, "name": "dog", "group": "near"},
+        {"prompt": "a cat", "seed": 1, "name": "cat", "group": "target"},
+        {"prompt": "a car", "seed": 2, "name": "car", "group": "retained"},
+    ]
+    images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+
+    def green(images, names):
+        return [i.getpixel((0, 0)) == (0, 128, 0) for i in images]
+
+    pictures = read_folder(save(tmp_path / "p", images, rows))
+    result = judge_pictures(pictures, ["cat"], before=pictures, groups=["target"], judge=green).result
+    assert [s.prompt for s in result.shown] == ["a cat"]
+    assert result.metrics["ua_relative"]["value"] == 0
+
+
+def test_rows_without_files_go_by_the_numbers_in_names(tmp_path):
+    folder = save(tmp_path / "p", noise(12))
+    (folder / "pictures.csv").write_text(write_prompts([{"prompt": f"prompt {i}"} for i in range(12)]))
+    assert [(p.path.name, p.prompt) for p in read_folder(folder)] == [(f"{i}.png", f"prompt {i}") for i in range(12)]
+
+
+def test_a_file_in_a_subfolder_does_not_hide_another_of_its_name(tmp_path):
+    folder = save(tmp_path / "p", noise(1))
+    save(folder / "sub", noise(1, seed=1))
+    (folder / "pictures.csv").write_text("file,prompt\n./0.png,one\nsub/0.png,two\n")
+    assert [(p.path, p.prompt) for p in read_folder(folder)] == [
+        (folder / "0.png", "one"), (folder / "sub" / "0.png", "two")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA"])
+def test_what_a_picture_is_stored_as_does_not_matter(tmp_path, mode):
+    grey = [Image.linear_gradient("L").resize((16, 16))]
+    rows = [{"prompt": "a cat", "seed": 1}]
+    plain = save(tmp_path / "plain", [i.convert("RGB") for i in grey], rows)
+    other = save(tmp_path / "other", [i.convert("RGB").convert(mode) for i in grey], rows)
+    two = [*rows, {"prompt": "a dog", "seed": 2}]
+    plain, other = (
+        save(tmp_path / f"two-{name}", [Image.open(folder / "0.png")] * 2, two)
+        for name, folder in (("plain", plain), ("other", other))
+    )
+    result = judge_pictures(read_folder(other), ["cat"], before=read_folder(plain), judge=pixel_judge).result
+    assert result.metrics.get("drift", {"value": 0})["value"] == 0
+
+
+def test_pictures_of_another_size_than_a_protocols_are_refused(tmp_path, monkeypatch):
+    plan = Protocol("p", (Item("grid", "a cat", {"object": "cat"}, seed=1),), 2, 1.0, "pixel", "classes",
+                    {"object": ["cat"]}, ("grid",), ("grid",), image_size=64)  # fmt: skip
+    monkeypatch.setattr(PROTOCOLS, "load", lambda name: lambda: plan)
+    pictures = read_folder(save(tmp_path / "p", noise(1), [{"prompt": "a cat", "seed": 1}]))
+    with pytest.raises(JudgeError, match="is 16 x 16; the protocol judges images of 64 x 64"):
+        judge_pictures(pictures, ["cat"], protocol="p", judge=worlds.PixelJudge())
+
+
+def test_a_row_that_a_protocol_has_twice_pairs_with_itself(tmp_path, monkeypatch):
+    items = tuple(Item("grid", "a cat", {"object": "cat"}, i, seed=1) for i in range(2))
+    plan = Protocol("p", items, 2, 1.0, "pixel", "classes", {"object": ["cat"]}, ("grid",), ("grid",))
+    monkeypatch.setattr(PROTOCOLS, "load", lambda name: lambda: plan)
+    pictures = read_folder(save(tmp_path / "p", noise(2), [{"prompt": "a cat", "seed": 1}] * 2))
+    result = judge_pictures(pictures, ["cat"], before=pictures, protocol="p", judge=worlds.PixelJudge()).result
+    assert len(result.shown) == 2
+
+
+def test_a_broken_picture_is_refused(tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    noise(1, side=64)[0].save(folder / "a cat-1.jpg")
+    whole = (folder / "a cat-1.jpg").read_bytes()
+    (folder / "a cat-1.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(JudgeError, match="is no readable picture"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "run",
+    ['{"images": [{"file": "a.png"}]}', '{"images": 5}', '{"shown": [{"prompt": "x"}]}', "[]", "7",
+     '{"images": [{"file": "a cat-1.png", "prompt": "a", "seed": "x"}]}'],
+)  # fmt: skip
+def test_the_run_file_of_another_program_says_nothing(tmp_path, run):
+    (tmp_path / "run.json").write_text(run)
+    noise(1)[0].save(tmp_path / "a cat-1.png")
+    assert [(p.prompt, p.seed) for p in read_folder(tmp_path)] == [("a cat", 1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is nothing to measure; give --concept, --before or --protocol"),
+        (("--rate", "r.html"), "give --before and one --concept"),
+        (("--rate", "r.csv", "--before", "{p}", "-c", "cat"), "another ending"),
+        (("--rate", "r.html", "--before", "{p}", "-c", "cat", "--require", "ua>=0.5"), "leave --require out"),
+        (("--ratings", "r.csv", "-c", "cat", "--protocol", "canvas-mini"), "leave --protocol and --group out"),
+        (("--ratings", "r.csv", "-c", "cat", "--judge", "nudenet"), "takes the place of --judge"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(excise, tmp_path, words, message):
+    folder = save(tmp_path / "p", noise(1), [{"prompt": "a cat", "seed": 1}])
+    status, _, err = excise("judge", folder, *(w.format(p=folder) for w in words))
+    assert status == 2
+    assert message in err
+
+
+def test_a_page_or_a_prompt_file_replaces_nothing(excise, tmp_path):
+    folder = save(tmp_path / "p", noise(1), [{"prompt": "a cat", "seed": 1}])
+    mine = tmp_path / "mine.html"
+    mine.write_text("notes")
+    words = ("judge", folder, "--before", folder, "-c", "cat", "--rate", mine)
+    status, _, err = excise(*words)
+    assert (status, mine.read_text()) == (2, "notes")
+    assert "there already, with another content" in err
+    assert excise(*words, "--force")[0] == 0
+    assert excise(*words)[0] == 0  # the same page once more
+    status, _, err = excise("protocols", "canvas-mini", "-c", "cat", "--prompts", tmp_path)
+    assert (status, "is a folder; name a file" in err) == (2, True)
+    for words in (
+        ("--concept", "cat"),
+        ("--prompts", tmp_path / "f.csv"),
+        ("concept", "--prompts", tmp_path / "f.csv"),
+    ):
+        status, _, err = excise("protocols", *words)
+        assert (status, "--prompts" in err) == (2, True), words
+
+
+def test_a_judge_by_name_gets_its_weights(tmp_path, vit_folder):
+    rows = [{"prompt": "a cat", "seed": 1}]
+    pictures = read_folder(save(tmp_path / "p", noise(1, side=32), rows))
+    result = judge_pictures(pictures, ["cat"], judge="image-classifier:threshold=0", judge_weights=vit_folder).result
+    assert result.protocol_summary["judge"].startswith("image-classifier vit ")
 
 
 @pytest.mark.canvas

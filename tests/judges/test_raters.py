@@ -66,6 +66,22 @@ def test_agreement_is_krippendorffs_alpha():
     assert agreement.n == 30
 
 
+def test_agreement_counts_only_pictures_that_several_people_rated():
+    pytest.importorskip("krippendorff")
+    images = pictures(6)
+    by_rater = {"a": [1, 0, 1, 0, 1, 1], "b": [1, 0, 0, None, None, None]}
+    agreement = Raters(ratings(images, by_rater)).agreement()
+    assert agreement is not None
+    assert agreement.n == 3
+
+
+def test_a_concept_is_known_in_any_spelling():
+    images = pictures(1)
+    raters = Raters(ratings(images, {"a": [1]}, concept="Cat"))
+    assert raters.knows("cat")
+    assert raters.sees(images, ["cat"]) == [True]
+
+
 def test_of_one_rater_or_one_answer_there_is_no_agreement():
     pytest.importorskip("krippendorff")
     images = pictures(3)

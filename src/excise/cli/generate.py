@@ -87,13 +87,15 @@ def _requests(options: GenerateOptions) -> list[tuple[str, int]]:
     Raises:
         ConceptError: there is no prompt, or an empty one, or the file cannot be read.
     """
-    from excise.errors import ConceptError
+    from excise.errors import ConceptError, SettingError
 
     rows: list[tuple[str, int]] = [(prompt, options.seed) for prompt in options.prompt or []]
     if not all(prompt.strip() for prompt, _ in rows):
         raise ConceptError("a prompt is empty; say what to draw, for example: --prompt 'a cat'")
     if options.prompts is not None:
         rows += _listed(options.prompts, options.seed)
+    if options.negative and options.guidance <= 1:
+        raise SettingError("--guidance 1 leads away from nothing; raise it, or leave --negative out.")
     if not rows:
         raise ConceptError("there is nothing to draw; give --prompt 'a cat', or --prompts FILE.")
     return [(prompt, seed + i) for prompt, seed in rows for i in range(options.count)]
@@ -101,12 +103,30 @@ def _requests(options: GenerateOptions) -> list[tuple[str, int]]:
 
 def _listed(file: Path, seed: int) -> list[tuple[str, int]]:
     """The prompts of a file, each with its own seed or the one that is given."""
-    from excise.concepts.concept import read_names
     from excise.protocols.prompt_file import read_prompts
 
     if file.suffix.lower() == ".txt":
-        return [(prompt, seed) for prompt in read_names(file)]
+        return [(line, seed) for line in _lines(file)]
     return [(row.prompt, seed if row.seed is None else row.seed) for row in read_prompts(file)]
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        ConceptError: it cannot be read, or has none.
+    """
+    from excise.errors import ConceptError
+
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ConceptError(
+            f"cannot read prompts from {file}: {error}. Expected UTF-8 text, one prompt a line."
+        ) from error
+    if not lines:
+        raise ConceptError(f"{file} holds no prompts; expected one a line.")
+    return lines
 
 
 @dataclass(frozen=True)

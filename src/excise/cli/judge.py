@@ -83,7 +83,8 @@ def judge(options: JudgeOptions) -> None:
     if options.out is not None:
         finished(options.out, asked("judge", options), force=options.force)
     document = _run(options)
-    measured.print_evaluation(document, options.out, as_json=options.as_json)
+    more = "add pictures whose prompts ask for it in other words, or give another judge (--judge)"
+    measured.print_evaluation(document, options.out, as_json=options.as_json, next_step=more)
     evidence.note_gates(options.out, required, document["metrics"])
     measured.check_gates(required, document)
 
@@ -98,8 +99,27 @@ def _check(options: JudgeOptions) -> None:
 
     if options.rate is not None and (options.before is None or len(options.concept or []) != 1):
         raise SettingError("--rate makes a page of pairs that ask for one concept; give --before and one --concept.")
+    if options.rate is not None and options.rate.suffix.lower() not in (".html", ".htm"):
+        raise SettingError(f"--rate writes an HTML page, and {options.rate} has another ending; name it .html.")
     if options.ratings and options.judge is not None:
         raise SettingError("--ratings takes the place of --judge; give one of them.")
+    people = "--rate" if options.rate is not None else "--ratings" if options.ratings else ""
+    if people and (options.protocol or options.group):
+        raise SettingError(f"{people} goes by what the pictures ask for; leave --protocol and --group out.")
+    aside = {
+        "--out": options.out,
+        "--require": options.require,
+        "--json": options.as_json,
+        "--judge": options.judge,
+        "--ratings": options.ratings,
+    }
+    if options.rate is not None and (given := [name for name, value in aside.items() if value]):
+        raise SettingError(f"--rate writes the page and measures nothing; leave {' and '.join(given)} out.")
+    if options.rate is None and not (options.concept or options.before or options.protocol):
+        raise SettingError("there is nothing to measure; give --concept, --before or --protocol.")
+    for folder in (options.folder, options.before):
+        if options.out is not None and folder is not None and options.out.resolve().is_relative_to(folder.resolve()):
+            raise SettingError(f"--out is in {folder}, among the pictures that are judged; choose another folder.")
 
 
 def _write_rating_page(options: JudgeOptions, page: Path) -> None:
@@ -112,7 +132,7 @@ def _write_rating_page(options: JudgeOptions, page: Path) -> None:
     pictures, before = _folders(options)
     (concept,) = options.concept or [""]
     pairs = asking_pairs(pictures, before, concept)
-    write_rating_page([(a.prompt, b.path, a.path) for a, b in pairs], concept, page)
+    write_rating_page([(a.prompt, b.path, a.path) for a, b in pairs], concept, page, options.force)
     show.say(f"{counted(len(pairs), 'pair')} in {page}; open it in a browser, and give the files it saves as --ratings")
 
 

@@ -14,8 +14,14 @@ UNPROVEN = ("ua", "ua_relative", "ua_corrected", "h", "acc_e", "h_o")
 """Metrics that say nothing where a concept is not verifiable."""
 
 
-def print_evaluation(document: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
-    """Print the document of an evaluation: verdicts, what is retained, the table of metrics."""
+def print_evaluation(
+    document: dict[str, Any], out: Path | None, *, as_json: bool, next_step: str | None = None
+) -> None:
+    """Print the document of an evaluation: verdicts, what is retained, the table of metrics.
+
+    Args:
+        next_step: what to do where a concept is not verifiable.
+    """
     from excise.cli import show
     from excise.evaluation.catalog import METRIC_HEAD, metric_rows, retained_sentence
     from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict, told
@@ -27,7 +33,7 @@ def print_evaluation(document: dict[str, Any], out: Path | None, *, as_json: boo
     for line, _ in told([ConceptVerdict(**verdict) for verdict in document["verdicts"]]):
         show.say(line)
     if any(verdict["status"] == "not verifiable" for verdict in document["verdicts"]):
-        show.say(f"to verify what is not verifiable: {NEXT_STEP}")
+        show.say(f"to verify what is not verifiable: {next_step or NEXT_STEP}")
     if document["protocol_summary"]["judge"] == NO_JUDGE:
         show.say(
             "not verified: there is no judge, so these numbers say how much the images changed, not what they show. "

@@ -30,8 +30,16 @@ def protocols(
     Example: excise protocols canvas-mini --concept cat --prompts prompts.csv
     """
     from excise.cli import show
+    from excise.errors import SettingError
     from excise.protocols import FOR_A_REQUEST, PROTOCOLS, summary
 
+    if prompts is None and concept:
+        raise SettingError("--concept chooses among the prompts that --prompts FILE writes; give that as well.")
+    if prompts is not None and (name is None or name in FOR_A_REQUEST or as_json):
+        raise SettingError(
+            "--prompts writes the prompts of one protocol that does not depend on a request, and nothing else; name "
+            "one, without --json."
+        )
     if name is None:
         records = {**PROTOCOLS.records(), **FOR_A_REQUEST}
         if as_json:
@@ -60,10 +68,10 @@ def _write_prompts(plan: Protocol, concepts: list[str], file: Path) -> None:
     from excise.cli import show
     from excise.protocols.prompt_file import write_prompts
     from excise.support.counts import counted
-    from excise.support.files import write_text
+    from excise.support.files import write_new_text
 
     items = plan.select([plan.target_of(c) for c in concepts])
     rows = [{"prompt": i.prompt, "seed": plan.seed(i), "group": i.group, **i.asked} for i in items]
-    write_text(file, write_prompts([{key: row.get(key, "") for r in rows for key in r} for row in rows]))
+    write_new_text(file, write_prompts([{key: row.get(key, "") for r in rows for key in r} for row in rows]))
     sampler = f"{counted(plan.steps, 'step')}, guidance {plan.guidance:g}, {plan.sampler} scheduler"
     show.say(f"{counted(len(rows), 'prompt')} in {file}; draw them with {sampler}")

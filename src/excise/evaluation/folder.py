@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -58,7 +58,7 @@ def read_folder(folder: Path, listing: Path | None = None, *, own_first: bool = 
     """
     if not folder.is_dir():
         raise JudgeError(f"{folder} is no folder; name the one with the pictures.")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted((p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()), key=_natural)
     if not files:
         raise JudgeError(f"there are no pictures in {folder}; expected {', '.join(SUFFIXES)}.")
     own = next((folder / name for name in LISTINGS if (folder / name).is_file()), None)
@@ -67,6 +67,12 @@ def read_folder(folder: Path, listing: Path | None = None, *, own_first: bool = 
     for picture in drawn:
         _check(picture.path)
     return drawn
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """The order of a file among others: numbers in names count as numbers."""
+    pieces = re.split(r"(\d+)", str(path))
+    return [(int(piece), "") if i % 2 else (0, piece) for i, piece in enumerate(pieces)]
 
 
 def _listed(folder: Path, files: Sequence[Path], listing: Path) -> list[Drawn]:
@@ -80,7 +86,9 @@ def _listed(folder: Path, files: Sequence[Path], listing: Path) -> list[Drawn]:
                 f"{counted(len(files), 'picture')}; add a column 'file', or make them equally many."
             )
         return [_drawn(path, row) for path, row in zip(files, rows, strict=True)]
-    known = {str(p.relative_to(folder)): p for p in files} | {p.name: p for p in files}
+    once = Counter(p.name for p in files)
+    known = {p.name: p for p in files if once[p.name] == 1} | {p.relative_to(folder).as_posix(): p for p in files}
+    named = [PurePosixPath(name.replace("\\", "/")).as_posix() if name else None for name in named]
     missing = [name or f"row {row.number}" for name, row in zip(named, rows, strict=True) if name not in known]
     if missing:
         raise JudgeError(
@@ -111,22 +119,26 @@ def _of_run(folder: Path, files: Sequence[Path]) -> list[Drawn]:
             run = json.loads((place / RUN_NAME).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        entries = list(_entries(run)) if isinstance(run, dict) else []
-        by_name = dict(entries)
-        if entries and all(p.name in by_name for p in files):
-            return [Drawn(p, **by_name[p.name]) for p in files]
+        by_name = _entries(run)
+        if by_name and all(p.name in by_name for p in files):
+            return [replace(by_name[p.name], path=p) for p in files]
     return []
 
 
-def _entries(run: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """File names of a run with prompt and seed: of `excise generate` and of `excise evaluate`."""
-    for entry in run.get("images") or []:
-        if isinstance(entry, dict) and "file" in entry:
-            yield Path(str(entry["file"])).name, {"prompt": str(entry["prompt"]), "seed": entry["seed"]}
-    for i, entry in enumerate(run.get("shown") or []):
-        name = next(iter(entry["asked"].values()), None)
-        told = {"prompt": entry["prompt"], "seed": entry["seed"], "name": name, "group": entry["group"]}
-        yield f"{i:04d}.png", told
+def _entries(run: Any) -> dict[str, Drawn]:
+    """The pictures of a run by the names of their files: of `excise generate`, of `excise evaluate`; else none."""
+    try:
+        drawn = {Path(e["file"]).name: _told(e) for e in run.get("images") or []}
+        for i, e in enumerate(run.get("shown") or []):
+            name = next(iter(e["asked"].values()), None)
+            drawn[f"{i:04d}.png"] = replace(_told(e), name=name, group=str(e["group"]))
+    except (AttributeError, KeyError, TypeError, ValueError):  # the file of another program
+        return {}
+    return drawn
+
+
+def _told(entry: Any) -> Drawn:
+    return Drawn(Path(), str(entry["prompt"]), int(entry["seed"]))
 
 
 def _named(files: Sequence[Path]) -> list[Drawn]:
@@ -155,8 +167,8 @@ def _check(path: Path) -> None:
     """
     try:
         with Image.open(path) as image:
-            image.verify()
-    except (OSError, ValueError, SyntaxError) as error:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise JudgeError(f"{path} is no readable picture ({error}); draw it again, or move it away.") from error
 
 

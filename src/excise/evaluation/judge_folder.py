@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -21,6 +20,7 @@ from excise.evaluation.result import Asked, Evaluated, Round
 from excise.evaluation.verdicts import judged
 from excise.families.drawing import Images
 from excise.judges.base import Judge, OpenJudge
+from excise.judges.named import is_named, judge_named
 from excise.judges.raters import Raters
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import Item, Protocol
@@ -60,6 +60,8 @@ def judge_pictures(
         JudgeError: there is no judge, pictures have no partner in `before`, or the protocol asks for others.
     """
     named = as_concepts(concepts) if concepts else []
+    if is_named(judge):
+        judge = judge_named(judge, judge_weights)
     if protocol is None:
         plan = _plan(pictures, named)
         judges = concept_judges(_of_canvas(plan, pictures), plan, judge if judge is not None else judge_weights)
@@ -74,10 +76,15 @@ def judge_pictures(
     )
     targets = tuple(plan.target_of(c.name) for c in named)
     items = plan.select(targets, groups)
-    chosen = list(pictures) if protocol is None else _of_protocol(pictures, plan, items)
+    if protocol is None:
+        picture_of = {id(item): picture for item, picture in zip(plan.items, pictures, strict=True)}
+        chosen = [picture_of[id(item)] for item in items]
+        partners = paired(before, chosen) if before else []
+    else:
+        chosen = _of_protocol(pictures, plan, items)
+        partners = _of_protocol(before, plan, items) if before else []
     asked = Asked(plan, items, targets)
-    partners = paired(before, chosen) if before else []
-    _check_sizes(partners, chosen)
+    _check_sizes(partners, chosen, plan.image_size)
     after = asked.measured(_round(plan, items, chosen, judges, say), model=str(chosen[0].path.parent))
     if before:
         after = asked.beside(after, _round(plan, items, partners, judges, say), weights=judge_weights, say=say)
@@ -178,18 +185,27 @@ def _round(
     return Round(images, shown, {"judge": round(time.perf_counter() - began, 3)})
 
 
-def _check_sizes(before: Sequence[Drawn], after: Sequence[Drawn]) -> None:
-    """Refuse partners of two sizes, which cannot be compared pixel by pixel."""
+def _check_sizes(before: Sequence[Drawn], after: Sequence[Drawn], side: int | None) -> None:
+    """Refuse pictures of another size than a protocol's, and partners of two, which cannot be compared by pixel."""
+    for other in after:
+        if side and _size(other.path) != (side, side):
+            raise JudgeError(f"{other.path} is {_told(other.path)}; the protocol judges images of {side} x {side}.")
     for one, other in zip(before, after, strict=bool(before)):
-        sizes: list[Any] = []
-        for path in (one.path, other.path):
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        if sizes[0] != sizes[1]:
+        if _size(one.path) != _size(other.path):
             raise JudgeError(
-                f"{one.path} is {sizes[0][0]} x {sizes[0][1]} and {other.path} {sizes[1][0]} x {sizes[1][1]}; draw "
-                "both folders in one size."
+                f"{one.path} is {_told(one.path)} and {other.path} {_told(other.path)}; draw both folders in one size."
             )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _told(path: Path) -> str:
+    """The size of a picture in words."""
+    width, height = _size(path)
+    return f"{width} x {height}"
 
 
 def _of_canvas(plan: Protocol, pictures: Sequence[Drawn]) -> bool:
@@ -197,8 +213,4 @@ def _of_canvas(plan: Protocol, pictures: Sequence[Drawn]) -> bool:
     known = {word for label in (*world.OBJECTS, *world.STYLES) for word in (label, *world.aliases(label))}
     if not all(n in known or world.pair(n) for n in plan.labels[ATTRIBUTE]):
         return False
-    sizes = set()
-    for picture in pictures:
-        with Image.open(picture.path) as image:
-            sizes.add(image.size)
-    return sizes == {(CANVAS_SIDE, CANVAS_SIDE)}
+    return {_size(picture.path) for picture in pictures} == {(CANVAS_SIDE, CANVAS_SIDE)}

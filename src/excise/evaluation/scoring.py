@@ -19,7 +19,7 @@ from excise.metrics.unlearning import (
     selective_alignment,
     unlearning,
 )
-from excise.protocols.base import Target, parts
+from excise.protocols.base import Target, asks, parts
 from excise.protocols.concept import RETAINED
 from excise.protocols.explicit import PART
 
@@ -242,9 +242,10 @@ def _first(shown: Shown) -> list[str]:
 
 def became(shown: Sequence[Shown], targets: Sequence[Target]) -> dict[str, dict[str, int]]:
     """Count, for each target, what the images of its prompts show, most frequent first; of nudity the exposed parts."""
-    labels = dict.fromkeys(name for s in shown for name in s.values if name.startswith(PART))
+    asking = [s for s in shown if asks(s.asked, targets)]
+    labels = dict.fromkeys(name for s in asking for name in s.values if name.startswith(PART))
     if labels:
-        counts = {name.removeprefix(PART): int(sum(s.values.get(name, 0) for s in shown)) for name in labels}
+        counts = {name.removeprefix(PART): int(sum(s.values.get(name, 0) for s in asking)) for name in labels}
         most = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
         return {label: {name: n for name, n in most.items() if n} for _, label in targets}
     own = seen(shown, "grid", "erased")

@@ -53,8 +53,8 @@ def _judged(
             prompt=item.prompt,
             seed=seed,
             asked=dict(item.asked),
-            saw=views[0] if views else {},
-            second=views[1] if len(views) > 1 else {},
+            saw=views[0] if views and item.asked else {},
+            second=views[1] if len(views) > 1 and item.asked else {},
             values={name: column[i] for name, column in numbers.items()},
             target=item.target,
         )

@@ -222,8 +222,7 @@ def _intact(path: Path) -> bool:
 def _open(path: Path) -> Image.Image:
     """Read an image and close its file."""
     with Image.open(path) as image:
-        image.load()
-        return image
+        return image.convert("RGB")
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from excise.errors import JudgeError, ModelError
+from excise.families.drawing import weights_key
 from excise.families.load import quiet
 from excise.judges.local import Classifier, device, find_files
+from excise.support.digests import short_digest
 
 NAME = "image-classifier"
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors|pytorch_model.bin")
@@ -56,5 +58,5 @@ def image_classifier(weights: Path | None = None, threshold: float | str = ABSTA
         pixels: Tensor = processor(images=[i.convert("RGB") for i in images], return_tensors="pt").pixel_values
         return pixels
 
-    kind = f"{model.config.model_type} of {len(names)} labels"
-    return Classifier(f"{NAME} {kind} >= {below:g}", {"label": (lambda x: model(x).logits, names)}, prepare, below)
+    kind = f"{model.config.model_type} {short_digest([weights_key(model), names], size=4)}"
+    return Classifier(f"{NAME} {kind} >= {below!r}", {"label": (lambda x: model(x).logits, names)}, prepare, below)

@@ -122,7 +122,7 @@ def find_files(who: str, folder: Path | None, needed: Sequence[str]) -> list[Pat
     if folder is None:
         raise MissingFilesError(
             f"{who} needs a local folder with {_listed(options)}, and none was named; "
-            "pass it as judge_weights (--judge-weights). Its layout is in docs/judges.md.",
+            "pass it as judge_weights (--judge-weights of excise evaluate and judge). Its layout is in docs/judges.md.",
             _listed(options),
         )
     folder = Path(folder).expanduser()

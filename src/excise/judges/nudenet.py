@@ -87,7 +87,7 @@ class NudeNet(ScoredJudge):
         self.threshold, self.counted = threshold, tuple(CLASSES[classes])
         self.groups = dict.fromkeys(EXPLICIT, self.counted)
         self._known: dict[bytes, list[Detection]] = {}
-        self.name = f"{NAME} {version('nudenet')} {classes} >= {threshold:g}"
+        self.name = f"{NAME} {version('nudenet')} {classes} >= {threshold!r}"
 
     def detections(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
         """Return what the detector sees in each image, from a score of 0.2 on."""

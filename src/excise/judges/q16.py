@@ -25,6 +25,7 @@ from excise.judges.base import chunks
 from excise.judges.clip import WEIGHTS, Clip
 from excise.judges.local import BATCH, find_files
 from excise.judges.scored import ScoredJudge
+from excise.support.digests import short_digest
 
 NAME = "q16"
 PROMPTS = "prompts.safetensors|prompts.npy|prompts.p"
@@ -62,7 +63,7 @@ class Q16(ScoredJudge):
                 "are those of CLIP ViT-L/14."
             )
         self.prompts = F.normalize(prompts.float(), dim=-1)
-        self.name = f"{NAME} {self.clip.kind}"
+        self.name = f"{NAME} {self.clip.kind} {short_digest(prompts.float().tolist(), size=4)}"
 
     @torch.no_grad()
     def scores(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:

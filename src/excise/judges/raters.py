@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from excise.concepts.concept import normalise_name
 from excise.errors import JudgeError
 from excise.judges.local import import_optional
 from excise.metrics.estimate import Estimate
@@ -66,7 +67,7 @@ class Raters:
         Raises:
             JudgeError: an image that was to be asked about was rated by nobody.
         """
-        ids = [picture_id(image) if name == self.concept else "" for image, name in zip(images, names, strict=True)]
+        ids = [picture_id(image) if self.knows(name) else "" for image, name in zip(images, names, strict=True)]
         missing = [i for i in ids if i and i not in self.answers]
         if missing:
             raise JudgeError(
@@ -82,7 +83,7 @@ class Raters:
 
     def knows(self, name: str) -> bool:
         """Return whether the raters were asked for a name."""
-        return name == self.concept
+        return normalise_name(name) == normalise_name(self.concept)
 
     def agreement(self) -> Estimate | None:
         """Return Krippendorff's alpha over the raters, with an interval from resampling pictures.
@@ -92,10 +93,11 @@ class Raters:
         Raises:
             ModelError: its package is not installed.
         """
+        several = [answers for answers in self.answers.values() if len(answers) > 1]
+        if not several:
+            return None
         package = import_optional("krippendorff", "ratings", "the agreement of raters")
-        table = np.array(
-            [[self._one(rater, answers) for answers in self.answers.values()] for rater in self.raters], dtype=float
-        )
+        table = np.array([[self._one(rater, answers) for answers in several] for rater in self.raters], dtype=float)
         whole = _alpha(package, table)
         if whole is None:
             return None
@@ -117,10 +119,9 @@ class Raters:
 
 def _alpha(package: object, table: np.ndarray) -> float | None:
     """Krippendorff's alpha of answers (raters, pictures); None where it is undefined."""
-    rated = table[:, (~np.isnan(table)).sum(axis=0) > 1]
-    if rated.size == 0 or len(np.unique(rated[~np.isnan(rated)])) < 2:
+    if len(np.unique(table[~np.isnan(table)])) < 2:
         return None
-    return float(package.alpha(reliability_data=rated, level_of_measurement="nominal"))  # type: ignore[attr-defined]
+    return float(package.alpha(reliability_data=table, level_of_measurement="nominal"))  # type: ignore[attr-defined]
 
 
 def read_ratings(files: Sequence[Path]) -> Raters:

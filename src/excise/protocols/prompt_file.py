@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +80,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             rows = list(csv.DictReader(io.StringIO(text)))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ConceptError(f"cannot read prompts from {path}: {error}. Expected a UTF-8 CSV or JSON file.") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ConceptError(f"{path} holds no rows; expected a CSV header and rows, or a JSON list of objects.")
-    return [{str(name).strip(): value for name, value in row.items() if name is not None} for row in rows]
+    return [{str(name).strip().lower(): value for name, value in row.items() if name is not None} for row in rows]
 
 
 def _row(number: int, row: Mapping[str, Any], path: Path, prompted: bool) -> Row:
@@ -103,7 +104,7 @@ def _seed(value: Any, number: int, path: Path) -> int | None:
     if value is None:
         return None
     try:
-        seed = int(str(value))
+        seed = int(re.sub(r"\.0+$", "", str(value)))  # programs that allow for missing numbers write 7.0
     except ValueError:
         seed = -1
     if not 0 <= seed < MOST_SEED:

@@ -13,10 +13,10 @@ from PIL import Image
 from excise.judges.raters import picture_id
 from excise.report.html import data_uri
 from excise.support.digests import seed_of, short_digest
-from excise.support.files import write_text
+from excise.support.files import write_new_text
 
 
-def write_rating_page(pairs: Sequence[tuple[str, Path, Path]], concept: str, path: Path) -> Path:
+def write_rating_page(pairs: Sequence[tuple[str, Path, Path]], concept: str, path: Path, force: bool = False) -> Path:
     """Write the page, atomically.
 
     The order of pairs, and which side a model stands on, are shuffled by their content, so that the same request gives
@@ -25,6 +25,10 @@ def write_rating_page(pairs: Sequence[tuple[str, Path, Path]], concept: str, pat
     Args:
         pairs: prompt, and the files of the two pictures.
         concept: that is asked for.
+        force: replace another file.
+
+    Raises:
+        OutputError: another file stands in its place.
     """
     by_id = {pair["id"]: pair for pair in (_pair(prompt, [a, b]) for prompt, a, b in pairs)}
     shown = [by_id[name] for name in sorted(by_id)]
@@ -32,7 +36,7 @@ def write_rating_page(pairs: Sequence[tuple[str, Path, Path]], concept: str, pat
     environment = Environment(
         loader=PackageLoader("excise.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    write_text(path, environment.get_template("rating.html.j2").render(data=data))
+    write_new_text(path, environment.get_template("rating.html.j2").render(data=data), force=force)
     return path
 
 

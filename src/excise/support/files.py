@@ -106,6 +106,27 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda p: _write_text(p, text))
 
 
+def write_new_text(path: Path, text: str, *, force: bool = False) -> None:
+    """Write a text file, atomically, where no other stands in its place.
+
+    Args:
+        force: replace another file.
+
+    Raises:
+        OutputError: the path is a folder, or a file of another content.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; name a file to write.")
+    if path.exists() and not force:
+        try:
+            same = path.read_text(encoding="utf-8") == text
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            raise OutputError(f"{path} is there already, with another content; choose another name, or move it away.")
+    write_text(path, text)
+
+
 def write_png(path: Path, image: Image.Image, durable: bool = True) -> None:
     """Write an image as PNG, atomically, whatever the suffix of `path`.
 
