@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import tiny_pipe
+from PIL import Image
 
 from excise import erase
 from excise.errors import ModelError
@@ -16,18 +17,19 @@ VERBS = {
     "apply": ("{policy}",),
     "generate": ("-p", "a cat"),
     "evaluate": ("--protocol", "concept", "-c", "fox"),
+    "judge": ("{pictures}", "-c", "fox", "--judge", "nudenet"),
     "attack": ("-c", "fox"),
     "export": ("{edit}",),
     "demo": (),
     "bench": ("{recipe}",),
     "canvas": ("train", "--work", "{work}"),
 }
-WITHOUT_MODEL = ("apply", "demo", "bench", "canvas", "export")
+WITHOUT_MODEL = ("apply", "judge", "demo", "bench", "canvas", "export")
 
 
 @pytest.fixture(scope="module")
 def places(tokenizer, tmp_path_factory):
-    """A model, two edits of it, a policy and a recipe for it."""
+    """A model, two edits of it, a policy and a recipe for it, and a picture."""
     here = tmp_path_factory.mktemp("given")
     pipe = tiny_pipe(tokenizer)
     pipe.save_pretrained(here / "model")
@@ -38,7 +40,9 @@ def places(tokenizer, tmp_path_factory):
     (here / "recipe").write_text(
         f"name: x\nprotocols: [canvas-mini]\nmodels: [{here / 'model'}]\nmethods: [{{name: uce}}]\nconcepts: [cat]\n"
     )
-    return {name: here / name for name in ("edit", "other", "policy", "recipe", "model")}
+    (here / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(here / "pictures" / "a-fox-seed1.png")
+    return {name: here / name for name in ("edit", "other", "policy", "recipe", "model", "pictures")}
 
 
 @pytest.fixture
@@ -50,7 +54,8 @@ def call(excise, places, tmp_path, monkeypatch):
             raise error
 
         # Where it is used first: a module that is imported while `families.load` is replaced would keep that for good.
-        for place in ("bench.run.load", "canvas.build.train_world", "families.load", "families.outlined"):
+        places_of_loading = ("bench.run.load", "canvas.build.train_world", "evaluation.judge_folder.judge_named")
+        for place in (*places_of_loading, "families.load", "families.outlined"):
             monkeypatch.setattr(f"excise.{place}", load)
         more = [word.format(**places, work=tmp_path / "work") for word in VERBS[verb]]
         given = [] if verb in WITHOUT_MODEL else ["--model", places["model"]]
