@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "speed": {"threshold": 5.0},  # a random text encoder has no near-empty directions
     "rece": {"regularisation": 1e-3, "fixed": "start"},  # the states of the empty prompt fill a narrow space
     "surgun": {"confine": False, "blocks": "all", "pictures": 4, "count": 2},
-    "esd": {"sampler_steps": 2},
+    "esd": {"sampler_steps": 4},
     "ace": {"sampler_steps": 2},
     "advunlearn": {"sampler_steps": 2, "attack_steps": 1, "warmup_steps": 1},
     "mace-full": {"pictures": 2},

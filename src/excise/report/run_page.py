@@ -234,6 +234,16 @@ def _metric_rows(before: Evaluated | None, after: Evaluated) -> list[MetricRow]:
     ]
 
 
+def _drawn(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the pictures were drawn, where that is known."""
+    if not plan["steps"]:  # pictures of another program
+        return [("sampler and seeds", "of the program that drew the pictures")]
+    return [
+        ("sampler", f"{counted(plan['steps'], 'step')}, {plan['sampler']} scheduler, guidance {plan['guidance']}"),
+        ("seeds", "one for each prompt, from SHA-256 of protocol, prompt and index"),
+    ]
+
+
 def write_page(title: str, lead: str, sections: list[Section], result: Evaluation, path: Path) -> Path:
     """Write a page of evaluated sections, with all details of the protocol."""
     plan = result.protocol_summary
@@ -241,8 +251,7 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
     facts = [
         ("model", result.model),
         ("protocol", f"{result.protocol}, hash {result.hash}"),
-        ("sampler", f"{counted(plan['steps'], 'step')}, {plan['sampler']} scheduler, guidance {plan['guidance']}"),
-        ("seeds", "one for each prompt, from SHA-256 of protocol, prompt and index"),
+        *_drawn(plan),
         ("judge", plan["judge"] + second),
         ("intervals", "95 %: Wilson score for rates, bootstrap for H, drift and CLIP score"),
     ]
