@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from bench_data import bench
+from browsing import LOOKS, launched, visited
 
 from excise.report import bench_page
 
-CHROMIUM = Path("/usr/bin/chromium")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'"
-)
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium: apt-get install chromium")
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 MEANS = "table.results >> nth=0"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        # Root may not use Chromium's sandbox; the page is ours.
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=args)
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +27,10 @@ def file(tmp_path_factory):
     return bench_page.write(done, out, out / "report.html", about)
 
 
-@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join)
+@pytest.fixture(params=LOOKS, ids="-".join)
 def page(request, browser, file):
-    """The page at one size in one colour scheme; nothing may be said on the console or asked of a network."""
-    size, scheme = request.param
-    width, height = SIZES[size]
-    opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-    opened.set_default_timeout(5000)
-    said: list[str] = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else said.append(r.url))
-    opened.goto(file.as_uri())
-    yield opened
-    if folder := os.environ.get("EXCISE_SCREENSHOTS"):
-        opened.screenshot(path=f"{folder}/{request.node.name}.png", full_page=True)
-    assert said == []
-    opened.close()
+    with visited(browser, file, request.param, request.node.name) as opened:
+        yield opened
 
 
 def column(page, head: str) -> list[str]:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from browsing import LOOKS, launched, visited
 from PIL import Image
 
 from excise.judges.raters import picture_id, read_ratings
 from excise.report.rating_page import write_rating_page
 
-CHROMIUM = Path("/usr/bin/chromium")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'"
-)
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium: apt-get install chromium")
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []  # as in test_browser.py
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=args)
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +34,10 @@ def red(tmp_path_factory):
     return write_rating_page(pairs, "</script>red & 'blue'", folder / "rate.html"), ids
 
 
-@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in ("light", "dark")], ids="-".join)
+@pytest.fixture(params=LOOKS, ids="-".join)
 def page(request, browser, red):
-    """The page at one size in one colour scheme; nothing may be said on the console or asked of a network."""
-    size, scheme = request.param
-    width, height = SIZES[size]
-    opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True)
-    opened.set_default_timeout(5000)
-    said: list[str] = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else said.append(r.url))
-    opened.goto(red[0].as_uri())
-    yield opened
-    if folder := os.environ.get("EXCISE_SCREENSHOTS"):
-        opened.screenshot(path=f"{folder}/{request.node.name}.png", full_page=True)
-    assert said == []
-    opened.close()
+    with visited(browser, red[0], request.param, request.node.name) as opened:
+        yield opened
 
 
 def reds(page):

@@ -106,27 +106,8 @@ def _listed(file: Path, seed: int) -> list[tuple[str, int]]:
     from excise.protocols.prompt_file import read_prompts
 
     if file.suffix.lower() == ".txt":
-        return [(line, seed) for line in _lines(file)]
+        return [(line, seed) for line in o.own_prompts(file)]
     return [(row.prompt, seed if row.seed is None else row.seed) for row in read_prompts(file)]
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Raises:
-        ConceptError: it cannot be read, or has none.
-    """
-    from excise.errors import ConceptError
-
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ConceptError(
-            f"cannot read prompts from {file}: {error}. Expected UTF-8 text, one prompt a line."
-        ) from error
-    if not lines:
-        raise ConceptError(f"{file} holds no prompts; expected one a line.")
-    return lines
 
 
 @dataclass(frozen=True)

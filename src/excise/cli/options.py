@@ -301,7 +301,7 @@ def check_weights(folder: Path | None) -> None:
 
 
 def own_prompts(file: Path | None) -> list[str]:
-    """Return the prompts of `--ask`, one a line.
+    """Return the prompts of a text file, one a line; none without a file.
 
     Raises:
         ConceptError: the file cannot be read.

@@ -29,6 +29,7 @@ class Drawn:
     Attributes:
         seed: that it was drawn with, where it is known.
         name: what it should show. group: of a protocol. Both where a listing tells them.
+        size: width and height in pixels, of pictures that `read_folder` returns.
     """
 
     path: Path
@@ -36,6 +37,12 @@ class Drawn:
     seed: int | None = None
     name: str | None = None
     group: str | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def measures(self) -> str:
+        """The size in words."""
+        return " x ".join(map(str, self.size or ()))
 
     @property
     def key(self) -> tuple[str, int | None]:
@@ -64,9 +71,7 @@ def read_folder(folder: Path, listing: Path | None = None, *, own_first: bool = 
     own = next((folder / name for name in LISTINGS if (folder / name).is_file()), None)
     listing = (own or listing) if own_first else (listing or own)
     drawn = _listed(folder, files, listing) if listing else (_of_run(folder, files) or _named(files))
-    for picture in drawn:
-        _check(picture.path)
-    return drawn
+    return [replace(picture, size=_size_of(picture.path)) for picture in drawn]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -159,8 +164,8 @@ def _named(files: Sequence[Path]) -> list[Drawn]:
     return drawn
 
 
-def _check(path: Path) -> None:
-    """Refuse a file that is no picture.
+def _size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, which is read whole.
 
     Raises:
         JudgeError: it cannot be read.
@@ -168,6 +173,7 @@ def _check(path: Path) -> None:
     try:
         with Image.open(path) as image:
             image.load()
+            return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise JudgeError(f"{path} is no readable picture ({error}); draw it again, or move it away.") from error
 

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
-from excise.canvas import world
 from excise.concepts.concept import Concept, as_concepts, normalise_name
 from excise.errors import ConceptError, JudgeError
 from excise.evaluation.folder import Drawn, paired
-from excise.evaluation.judging import CANVAS_SIDE
+from excise.evaluation.judging import of_canvas
 from excise.evaluation.plan import OPEN, asking_only, concept_judges, fixed_judges
 from excise.evaluation.result import Asked, Evaluated, Round
 from excise.evaluation.verdicts import judged
@@ -23,7 +20,7 @@ from excise.judges.base import Judge, OpenJudge
 from excise.judges.named import is_named, judge_named
 from excise.judges.raters import Raters
 from excise.protocols import PROTOCOLS
-from excise.protocols.base import Item, Protocol
+from excise.protocols.base import Item, Protocol, numbered
 from excise.protocols.concept import ATTRIBUTE, GROUPS, NAME, RETAINED
 from excise.support.counts import counted
 from excise.support.progress import Report, silent
@@ -64,7 +61,11 @@ def judge_pictures(
         judge = judge_named(judge, judge_weights)
     if protocol is None:
         plan = _plan(pictures, named)
-        judges = concept_judges(_of_canvas(plan, pictures), plan, judge if judge is not None else judge_weights)
+        judges = concept_judges(
+            of_canvas(plan.labels[ATTRIBUTE], (p.size for p in pictures)),
+            plan,
+            judge if judge is not None else judge_weights,
+        )
         if not judges:
             raise JudgeError("no judge knows these pictures; name one with --judge (excise doctor --judges).")
         plan = asking_only(plan, judges[0])
@@ -111,11 +112,8 @@ def asking_pairs(
 
 def _plan(pictures: Sequence[Drawn], concepts: Sequence[Concept]) -> Protocol:
     """The protocol that the pictures answer."""
-    counts: dict[str, int] = {}
-    items = []
-    for picture in pictures:
-        index = counts[picture.prompt] = counts.get(picture.prompt, -1) + 1
-        items.append(_item(picture, concepts, index))
+    indices = numbered(p.prompt for p in pictures)
+    items = [_item(picture, concepts, index) for picture, index in zip(pictures, indices, strict=True)]
     for c in concepts:
         if not any(i.asked.get(ATTRIBUTE) == c.name for i in items):
             raise ConceptError(
@@ -188,29 +186,10 @@ def _round(
 def _check_sizes(before: Sequence[Drawn], after: Sequence[Drawn], side: int | None) -> None:
     """Refuse pictures of another size than a protocol's, and partners of two, which cannot be compared by pixel."""
     for other in after:
-        if side and _size(other.path) != (side, side):
-            raise JudgeError(f"{other.path} is {_told(other.path)}; the protocol judges images of {side} x {side}.")
+        if side and other.size != (side, side):
+            raise JudgeError(f"{other.path} is {other.measures}; the protocol judges images of {side} x {side}.")
     for one, other in zip(before, after, strict=bool(before)):
-        if _size(one.path) != _size(other.path):
+        if one.size != other.size:
             raise JudgeError(
-                f"{one.path} is {_told(one.path)} and {other.path} {_told(other.path)}; draw both folders in one size."
+                f"{one.path} is {one.measures} and {other.path} {other.measures}; draw both folders in one size."
             )
-
-
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
-
-
-def _told(path: Path) -> str:
-    """The size of a picture in words."""
-    width, height = _size(path)
-    return f"{width} x {height}"
-
-
-def _of_canvas(plan: Protocol, pictures: Sequence[Drawn]) -> bool:
-    """Whether the judge of the built-in models can answer: names that it knows, and pictures of their size."""
-    known = {word for label in (*world.OBJECTS, *world.STYLES) for word in (label, *world.aliases(label))}
-    if not all(n in known or world.pair(n) for n in plan.labels[ATTRIBUTE]):
-        return False
-    return {_size(picture.path) for picture in pictures} == {(CANVAS_SIDE, CANVAS_SIDE)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def judge(
     pictures = [_opened(image) for image in images]
     if not pictures:
         raise JudgeError("there are no pictures to judge; give at least one.")
-    scorer = as_scorer(judge, _of_canvas(concept, pictures), [concept, *others], letter="a")
+    scorer = as_scorer(judge, of_canvas([concept], (p.size for p in pictures)), [concept, *others], letter="a")
     if scorer is None:
         raise JudgeError(
             f"the judge of the built-in models knows '{concept}' in their own pictures only; give `judge`: the folder "
@@ -87,11 +87,10 @@ def _asked(scorer: OpenJudge, pictures: Sequence[Image.Image], concept: str) -> 
     return [bool(seen) for seen in scorer.sees(pictures, [concept] * len(pictures))]
 
 
-def _of_canvas(concept: str, pictures: Sequence[Image.Image]) -> bool:
-    """Whether the judge of the built-in models can answer: a name that it knows, and pictures of their size."""
+def of_canvas(names: Iterable[str], sizes: Iterable[tuple[int, int] | None]) -> bool:
+    """Whether the judge of the built-in models can answer: names that it knows, and pictures of their size."""
     known = {word for label in (*world.OBJECTS, *world.STYLES) for word in (label, *world.aliases(label))}
-    sizes = {picture.size for picture in pictures}
-    return (concept in known or world.pair(concept) is not None) and sizes == {(CANVAS_SIDE, CANVAS_SIDE)}
+    return all(n in known or world.pair(n) is not None for n in names) and {*sizes} == {(CANVAS_SIDE, CANVAS_SIDE)}
 
 
 def _opened(image: Image.Image | str | Path) -> Image.Image:

@@ -124,7 +124,7 @@ def concept_judges(built_in: bool, plan: Protocol, judge: object | None) -> list
     scorer = as_scorer(judge, built_in, names, letter="a")
     if scorer is None:
         return []
-    if isinstance(judge, (str, Path)) and not is_named(judge):
+    if isinstance(judge, (str, Path)):
         return [scorer, ClipScore(Path(judge))]
     return [scorer]
 

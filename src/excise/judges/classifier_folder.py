@@ -12,7 +12,7 @@ from torch import Tensor
 from excise.errors import JudgeError, ModelError
 from excise.families.drawing import weights_key
 from excise.families.load import quiet
-from excise.judges.local import Classifier, device, find_files
+from excise.judges.local import Classifier, check_whole, device, find_files, reason_of
 from excise.support.digests import short_digest
 
 NAME = "image-classifier"
@@ -44,11 +44,8 @@ def image_classifier(weights: Path | None = None, threshold: float | str = ABSTA
                 root, local_files_only=True, output_loading_info=True, dtype=torch.float32
             )
     except Exception as error:  # transformers raises many kinds for a folder that is no classifier
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{NAME} cannot read {root} ({reason}); expected an image classifier.") from error
-    if report["missing_keys"]:  # transformers would leave these weights random
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(f"{root} lacks weights of its classifier ({missing} ...); fetch the whole model again.")
+        raise ModelError(f"{NAME} cannot read {root} ({reason_of(error)}); expected an image classifier.") from error
+    check_whole(report, root, "its classifier")
     names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
     if len(set(names)) < len(names) or all(name.startswith("LABEL_") for name in names):
         raise ModelError(f"the labels of {root} have no names of their own; write them into id2label of config.json.")

@@ -18,7 +18,7 @@ from excise.errors import ModelError
 from excise.families.load import quiet
 from excise.judges.base import chunks
 from excise.judges.features import Features
-from excise.judges.local import BATCH, Classifier, central_crop, device, find_files
+from excise.judges.local import BATCH, Classifier, central_crop, check_whole, device, find_files, reason_of
 from excise.protocols.base import Protocol
 
 ZERO_SHOT = "clip-zero-shot"
@@ -186,9 +186,8 @@ def _load(who: str, root: Path, with_text: bool) -> tuple[Any, Any]:
             )
             tokenizer = CLIPTokenizer.from_pretrained(root, local_files_only=True) if with_text else None
     except Exception as error:  # transformers raises many kinds for a folder that is no CLIP model
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{who} cannot read {root} ({reason}); expected a CLIPModel of transformers.") from error
-    if report["missing_keys"]:  # transformers would leave these weights random
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(f"{root} lacks weights of a CLIPModel ({missing} ...); fetch the whole model again.")
+        raise ModelError(
+            f"{who} cannot read {root} ({reason_of(error)}); expected a CLIPModel of transformers."
+        ) from error
+    check_whole(report, root, "a CLIPModel")
     return model.eval().requires_grad_(False).to(device()), tokenizer

@@ -155,9 +155,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         pickled = path.suffix.lower() != ".safetensors"
         state: Any = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"cannot read {path} ({reason}); expected a state dict of tensors, best as .safetensors."
+            f"cannot read {path} ({reason_of(error)}); expected a state dict of tensors, best as .safetensors."
         ) from error
     for wrapper in ("model_state_dict", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -165,6 +164,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path} holds no state dict; expected tensors by name, as state_dict() gives them.")
     return {k.removeprefix("module."): v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of another library says, in its first line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_whole(report: Mapping[str, Any], root: Path, what: str) -> None:
+    """Refuse a folder that lacks weights, which transformers would leave random.
+
+    Args:
+        report: of `from_pretrained(..., output_loading_info=True)`. what: the folder should hold.
+
+    Raises:
+        ModelError: the message names up to three.
+    """
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"{root} lacks weights of {what} ({missing} ...); fetch the whole model again.")
 
 
 def tensor_named(state: Mapping[str, Tensor], key: str, path: Path, layout: str) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from excise.errors import ModelError
 from excise.judges.base import chunks
 from excise.judges.clip import WEIGHTS, Clip
-from excise.judges.local import BATCH, find_files
+from excise.judges.local import BATCH, find_files, reason_of
 from excise.judges.scored import ScoredJudge
 from excise.support.digests import short_digest
 
@@ -98,5 +98,6 @@ def _array(path: Path) -> Tensor:
             array = np.load(file, allow_pickle=False) if path.suffix == ".npy" else _Arrays(file).load()
         return torch.from_numpy(np.array(array, dtype=np.float32))
     except Exception as error:  # pickle, numpy and safetensors each raise their own kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"cannot read Q16's prompts from {path}: {reason}. Expected one array (2, width).") from error
+        raise ModelError(
+            f"cannot read Q16's prompts from {path}: {reason_of(error)}. Expected one array (2, width)."
+        ) from error

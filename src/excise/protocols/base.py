@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -139,6 +140,20 @@ class Protocol:
     def knows(self, concept: str) -> bool:
         """Return whether `target_of` finds the concept."""
         return any(concept in labels for labels in self.labels.values())
+
+
+def numbered(prompts: Iterable[str]) -> list[int]:
+    """Return how often each prompt came before: the `index` of its item.
+
+    >>> numbered(["a cat", "a dog", "a cat"])
+    [0, 0, 1]
+    """
+    seen: Counter[str] = Counter()
+    indices = []
+    for prompt in prompts:
+        indices.append(seen[prompt])
+        seen[prompt] += 1
+    return indices
 
 
 def parts(target: Target) -> dict[str, str]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from excise.errors import ConceptError
-from excise.protocols.base import Item, Protocol
-from excise.protocols.prompt_file import Row, read_prompts
+from excise.protocols.base import Item, Protocol, numbered
+from excise.protocols.prompt_file import Row, prompts_of
 
 FILE = "EXCISE_COCO"
 
@@ -41,17 +38,13 @@ def coco() -> Protocol:
 
 
 def _read() -> list[Row]:
-    file = os.environ.get(FILE)
-    if not file:
-        raise ConceptError(
-            f"coco reads captions from a CSV or JSON file, and {FILE} names none; set it, for example: "
-            f"export {FILE}=~/coco_30k.csv (columns caption and, if you like, seed)"
-        )
-    return read_prompts(Path(file).expanduser())
+    return prompts_of(
+        FILE,
+        f"coco reads captions from a CSV or JSON file, and {FILE} names none; set it, for example: "
+        f"export {FILE}=~/coco_30k.csv (columns caption and, if you like, seed)",
+    )
 
 
-def _items(rows: Iterable[Row]) -> Iterable[Item]:
-    seen: dict[str, int] = {}
-    for row in rows:
-        index = seen[row.prompt] = seen.get(row.prompt, -1) + 1
+def _items(rows: Sequence[Row]) -> Iterable[Item]:
+    for row, index in zip(rows, numbered(row.prompt for row in rows), strict=True):
         yield Item("captions", row.prompt, {}, index, seed=row.seed)

@@ -6,14 +6,11 @@ Sets:       UnlearnDiffAtk (arXiv 2310.11868), Ring-A-Bell (2310.10012), MMA-Dif
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from excise.errors import ConceptError
-from excise.protocols.base import Item, Protocol
+from excise.protocols.base import Item, Protocol, numbered
 from excise.protocols.concept import ATTRIBUTE
-from excise.protocols.prompt_file import Row, read_prompts
+from excise.protocols.prompt_file import Row, prompts_of
 
 TARGET = "nudity"
 PART = "part "
@@ -43,11 +40,10 @@ def nudity() -> Protocol:
 
 
 def _protocol(name: str, rows: Sequence[Row], where: str) -> Protocol:
-    seen: dict[str, int] = {}
-    items = []
-    for row in rows:
-        index = seen[row.prompt] = seen.get(row.prompt, -1) + 1
-        items.append(Item(_group(row), row.prompt, {ATTRIBUTE: TARGET}, index, seed=row.seed))
+    items = [
+        Item(_group(row), row.prompt, {ATTRIBUTE: TARGET}, index, seed=row.seed)
+        for row, index in zip(rows, numbered(row.prompt for row in rows), strict=True)
+    ]
     groups = tuple(dict.fromkeys(i.group for i in items))
     return Protocol(
         name=name,
@@ -70,13 +66,11 @@ def _protocol(name: str, rows: Sequence[Row], where: str) -> Protocol:
 
 
 def _read(variable: str, name: str, source: str) -> list[Row]:
-    file = os.environ.get(variable)
-    if not file:
-        raise ConceptError(
-            f"{name} reads prompts from a CSV or JSON file, and {variable} names none; it is published at {source}. "
-            f"Set it, for example: export {variable}=~/{name}.csv"
-        )
-    return read_prompts(Path(file).expanduser())
+    return prompts_of(
+        variable,
+        f"{name} reads prompts from a CSV or JSON file, and {variable} names none; it is published at {source}. "
+        f"Set it, for example: export {variable}=~/{name}.csv",
+    )
 
 
 def _group(row: Row) -> str:

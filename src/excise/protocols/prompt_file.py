@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,20 @@ def read_prompts(path: Path, needs: Sequence[str] = ("prompt",)) -> list[Row]:
                 f"{path} has no column '{column}', but {', '.join(columns[:12]) or 'none'}. Known columns: {_known()}."
             )
     return [_row(number, row, path, "prompt" in needs) for number, row in enumerate(rows, 1)]
+
+
+def prompts_of(variable: str, missing: str) -> list[Row]:
+    """Return the rows of the file that an environment variable names.
+
+    Args:
+        missing: what to say where it names none.
+
+    Raises:
+        ConceptError: it names none, or as `read_prompts`.
+    """
+    if not (file := os.environ.get(variable)):
+        raise ConceptError(missing)
+    return read_prompts(Path(file).expanduser())
 
 
 def write_prompts(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -163,8 +163,6 @@ def as_judge(given: Any, labels: Mapping[str, Sequence[str]]) -> Judge:
     Raises:
         JudgeError: it is no judge, or the protocol has no labels to ask it for.
     """
-    if is_named(given):
-        given = judge_named(given)
     of_other_labels = isinstance(given, ScoredJudge) and not {*labels} <= {*given.labels}
     if callable(getattr(given, "verdicts", None)) and not of_other_labels:
         judge: Judge = given
