@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
+import published
 import pytest
 from conftest import tiny_pipe
 
@@ -14,12 +17,12 @@ from excise.evaluation.catalog import METRICS, Prominence, gateable_keys, keys_a
 from excise.evaluation.plan import concept_plan
 from excise.evaluation.scoring import Shown, compared, score
 from excise.families import family_of
-from excise.protocols import PROTOCOLS, Protocol
-from excise.protocols.concept import NAME
+from excise.protocols import FOR_A_REQUEST, PROTOCOLS, Protocol
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 COMPARED = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back")
-ELSEWHERE = (*COMPARED, "agreement", "seconds", "seconds_solving", "seconds_drawing", "edit_bytes")
+ERASEEVAL = ("eraseeval", "reflected", "implicit_reflected", "alignment_kept", "quality_kept")  # of embeddings
+ELSEWHERE = (*COMPARED, *ERASEEVAL, "agreement", "seconds", "seconds_solving", "seconds_drawing", "edit_bytes")
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +37,21 @@ def files(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def plans(tokenizer):
-    """What returns each protocol: those of the registry, and the one that is made for a request."""
-    family, cat = family_of(tiny_pipe(tokenizer)), Concept("cat", synonyms=("kitty",))
-    own = concept_plan(family, [cat], own=["a cat"])
-    return {name: PROTOCOLS.load(name) for name in PROTOCOLS.records()} | {NAME: lambda: own}
+def family(tokenizer):
+    return family_of(tiny_pipe(tokenizer))
+
+
+@pytest.fixture
+def plans(family, tmp_path, monkeypatch):
+    """What returns each protocol: those of the registry, and those that are made for a request."""
+    (tmp_path / "published").mkdir()
+    captions = os.environ["EXCISE_COCO"]
+    published.set_variables(monkeypatch, tmp_path / "published", "cat")
+    monkeypatch.setenv("EXCISE_COCO", captions)
+    monkeypatch.delenv("EXCISE_EMMA")
+    cat = Concept("cat", synonyms=("kitty",))
+    made = {name: partial(concept_plan, family, [cat], own=["a cat"], protocol=name) for name in FOR_A_REQUEST}
+    return {name: PROTOCOLS.load(name) for name in PROTOCOLS.records()} | made
 
 
 def metrics_of(plan: Protocol, with_target: bool) -> dict | None:
@@ -67,7 +80,7 @@ def metrics_of(plan: Protocol, with_target: bool) -> dict | None:
 
 
 @pytest.mark.parametrize("with_target", [False, True])
-@pytest.mark.parametrize("protocol", [*PROTOCOLS.records(), NAME])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS.records(), *FOR_A_REQUEST])
 def test_every_metric_of_every_protocol_is_in_the_catalogue(plans, protocol, with_target):
     metrics = metrics_of(plans[protocol](), with_target)
     if metrics is None:
@@ -77,7 +90,7 @@ def test_every_metric_of_every_protocol_is_in_the_catalogue(plans, protocol, wit
     assert set(metrics) <= set(gateable_keys("evaluate"))
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS.records(), NAME])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS.records(), *FOR_A_REQUEST])
 def test_every_protocol_has_a_metric_in_every_table(plans, protocol):
     plan = plans[protocol]()
     metrics = metrics_of(plan, True) or metrics_of(plan, False)

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from excise.protocols import Protocol
 
 
+QUESTIONS = {
+    "concept": ("--ask", "--pictures", "--preserve", "--preserve-file"),
+    "emma": ("--pictures", "--preserve", "--preserve-file"),
+    "hub": ("--pictures",),
+    "eraseeval": ("--pictures",),
+}
+"""The options by which the protocols for a request ask."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """The options of `excise evaluate`."""
@@ -49,7 +58,9 @@ class EvaluateOptions:
     pictures: Annotated[
         Optional[int],
         typer.Option(
-            min=1, help="Protocol concept: pictures of each concept; by default 10, or as many as --require needs."
+            min=1,
+            help="Protocols concept, emma, hub, eraseeval: pictures of each concept, or of each kind of its prompts. "
+            "By default the protocol's own number; for concept 10, or as many as --require needs.",
         ),
     ] = None
     judge: Annotated[
@@ -99,24 +110,26 @@ class EvaluateOptions:
         """The folder of the judge, by either option."""
         return self.judge or self.judge_weights
 
-    def check_no_questions(self, protocol: str) -> None:
-        """Refuse options of the protocol `concept` with another one.
+    def check_questions(self, protocol: str) -> None:
+        """Refuse options that a protocol does not ask by.
 
         Raises:
             SettingError: one was given.
         """
+        asks_by = QUESTIONS.get(protocol, ())
         given = {
             "--ask": self.ask, "--pictures": self.pictures, "--preserve": self.preserve,
             "--preserve-file": self.preserve_file,
         }  # fmt: skip
-        if names := [name for name, value in given.items() if value is not None and value != []]:
+        if names := [n for n, value in given.items() if value is not None and value != [] and n not in asks_by]:
+            fixed = "has prompts of its own" if asks_by else "asks the same of every model"
             raise SettingError(
-                f"{protocol} asks the same of every model, so {' and '.join(names)} cannot change it; add "
-                "--protocol concept for questions of your own."
+                f"{protocol} {fixed}, so {' and '.join(names)} cannot change it; add --protocol concept for questions "
+                "of your own."
             )
 
     def cache_key(self, request: _Request) -> str | None:
-        """The key of the result in the cache; None where the model is not a local file or folder."""
+        """The key of the result in the cache; None where the model is not a local file or folder, or none is kept."""
         from excise.evaluation import result_cache
         from excise.judges.named import judge_key
         from excise.support.processor import multiplies_bfloat16
@@ -139,6 +152,8 @@ class EvaluateOptions:
         newer["judge"] = judge_key(self.judge) if self.judge else None
         options |= {name: value for name, value in newer.items() if value is not None}
         edits = [str(edit_path(edit)) for edit in self.edit or []]
+        if not request.key:
+            return None
         return result_cache.request_key(self.model, edits, request.key, options)
 
 
@@ -198,17 +213,18 @@ class _Request:
     """What is evaluated, by what protocol.
 
     Attributes:
-        fixed: the protocol, where it does not depend on the model. key: a digest of what it asks.
+        fixed: the protocol, where it does not depend on the model. protocol: its name. key: a digest of what it asks.
         own: prompts of the user's. pictures: of each concept. others: fewest pictures of other names.
     """
 
     edits: list[Edit]
     concepts: list[str]
     fixed: Protocol | None
+    protocol: str
     key: str
     preserve: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
-    pictures: int = 10
+    pictures: int | None = None
     others: int = 0
 
 
@@ -222,25 +238,29 @@ def _request(options: EvaluateOptions, required: Sequence[Gate]) -> _Request:
     from excise.cli import gates
     from excise.evaluation.plan import default_protocol
     from excise.families.built_in import names_canvas
-    from excise.protocols import PROTOCOLS
-    from excise.protocols.concept import NAME, OTHERS
+    from excise.protocols import FOR_A_REQUEST, PROTOCOLS
+    from excise.protocols.concept import NAME, OTHERS, PICTURES
     from excise.support.digests import short_digest
 
     edits, concepts = o.load_edits(options.edit), options.concept or []
     name = options.protocol or default_protocol(names_canvas(options.model), concepts, edits)
-    if name != NAME:
-        options.check_no_questions(name)
+    options.check_questions(name)
+    if name not in FOR_A_REQUEST:
         plan: Protocol = PROTOCOLS.load(name)()
         targets = [plan.target_of(c) for c in concepts or (plan.fixed_targets if edits else ())]
         gates.check_possible(required, plan, targets, options.group)
-        return _Request(edits, concepts, plan, plan.hash)
+        return _Request(edits, concepts, plan, name, plan.hash)
     preserve = o.names_to_preserve(options.preserve, options.preserve_file)
     own = o.own_prompts(options.ask)
     count = len(concepts) or max(1, len({c.name for e in edits for c in e.record.concepts}))
-    pictures = options.pictures or gates.pictures_for(required, ("ua", "ua_relative"), 10, count)
+    pictures = options.pictures
+    if name == NAME and pictures is None:
+        pictures = gates.pictures_for(required, ("ua", "ua_relative"), PICTURES, count)
     others = gates.pictures_for(required, ("ira", "ira_relative"), OTHERS)
     questions = [NAME, concepts, preserve, own, pictures, others, str(options.judge)]
-    return _Request(edits, concepts, None, short_digest(questions), tuple(preserve), tuple(own), pictures, others)
+    # Protocols that read files have no key: what is in the files is known when the protocol is made.
+    key = short_digest(questions) if name == NAME else ""
+    return _Request(edits, concepts, None, name, key, tuple(preserve), tuple(own), pictures, others)
 
 
 def _plan(options: EvaluateOptions, request: _Request, required: Sequence[Gate], family: Family) -> Protocol:
@@ -260,6 +280,7 @@ def _plan(options: EvaluateOptions, request: _Request, required: Sequence[Gate],
         pictures=request.pictures,
         others=request.others,
         judged=options.judge_folder is not None or is_built_in(family),
+        protocol=request.protocol,
     )
     gates.check_possible(required, plan, [plan.target_of(c) for c in plan.fixed_targets], options.group)
     return plan

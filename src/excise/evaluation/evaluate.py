@@ -17,7 +17,7 @@ from excise.edits.bases import check_base
 from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
-from excise.evaluation.plan import planned
+from excise.evaluation.plan import embedding_weights, planned
 from excise.evaluation.result import Asked, Evaluated, Round
 from excise.evaluation.scoring import Shown
 from excise.evaluation.verdicts import judged
@@ -61,14 +61,17 @@ class _Job:
         began = time.perf_counter()
         precision = in_bfloat16(self.family) if self.bfloat16 else nullcontext()
         with applied(self.family, edits, allow_other_base=allow_other_base), precision:
+            once = list(dict.fromkeys(requests))
             images = draw(
                 self.family,
-                requests,
+                once,
                 steps=self.plan.steps,
                 guidance=self.plan.guidance,
                 sampler=self.plan.sampler,
                 **{"progress": partial(self.say, stage), **self.drawing},
             )
+        place = {request: i for i, request in enumerate(once)}
+        images = images.at([place[request] for request in requests])
         drawn = time.perf_counter()
         shown = judged(self.items, requests, images, self.judges, self.say)
         seconds = {"draw": round(drawn - began, 3), "judge": round(time.perf_counter() - drawn, 3)}
@@ -150,7 +153,8 @@ def evaluate(
     )
     if original is None:
         return after
-    return asked.beside(after, original, family=family, weights=judge_weights, say=say)
+    compared_by = embedding_weights(judge, judge_weights)
+    return asked.beside(after, original, family=family, weights=compared_by, say=say)
 
 
 def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last: Sequence[Shown]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from excise.concepts.concept import Concept, as_concepts
 from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.edit import Edit
-from excise.errors import ConceptError
+from excise.errors import ConceptError, JudgeError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in, names_canvas
 from excise.judges import JUDGES
@@ -17,9 +17,9 @@ from excise.judges.base import Judge, OpenJudge
 from excise.judges.clip import ClipScore
 from excise.judges.named import is_named, judge_named
 from excise.judges.scored import Knowing, check_knows
-from excise.protocols import PROTOCOLS
+from excise.protocols import FOR_A_REQUEST, PROTOCOLS, eraseeval
 from excise.protocols.base import Protocol
-from excise.protocols.concept import ATTRIBUTE, NAME, NO_JUDGE, OTHERS, Questions, concept_protocol
+from excise.protocols.concept import ATTRIBUTE, NAME, NO_JUDGE, OTHERS, Questions
 from excise.training.pictures import CANVAS_SAMPLING, SAMPLING
 from excise.training.scorers import as_judge, as_scorer
 
@@ -45,9 +45,9 @@ def planned(
     if protocol is None:
         names = [c if isinstance(c, str) else c.name for c in concepts]
         protocol = default_protocol(names_canvas(family.pipe.config.get("_name_or_path")), names, edits)
-    if protocol == NAME:
+    if isinstance(protocol, str) and protocol in FOR_A_REQUEST:
         judged = is_built_in(family) or judge is not None or weights is not None
-        protocol = concept_plan(family, concepts, edits, judged=judged)
+        protocol = concept_plan(family, concepts, edits, judged=judged, protocol=protocol)
     plan: Protocol = PROTOCOLS.load(protocol)() if isinstance(protocol, str) else protocol
     if is_named(judge):
         judge = judge_named(judge, weights)
@@ -55,6 +55,7 @@ def planned(
         judges = concept_judges(is_built_in(family), plan, judge if judge is not None else weights)
     else:
         judges = fixed_judges(plan, judge, weights)
+    check_embeddings(plan, embedding_weights(judge, weights))
     if not judges:
         return plan, []
     if plan.score == NAME:
@@ -62,6 +63,25 @@ def planned(
     # A judge's own name may be more specific than the protocol's: it tells which local weights it loaded.
     second = judges[1].name if len(judges) > 1 and plan.score != NAME else None
     return replace(plan, judge=judges[0].name, second=second), judges
+
+
+def embedding_weights(judge: object | None, weights: Path | None) -> Path | None:
+    """The folder of the CLIP model by whose embeddings sets of images are compared: the judge's, where it is one."""
+    folder = judge if isinstance(judge, (str, Path)) and not is_named(judge) else None
+    return weights or (Path(folder) if folder is not None else None)
+
+
+def check_embeddings(plan: Protocol, weights: Path | None) -> None:
+    """Refuse, before anything is drawn, a protocol that is nothing without embeddings, where no model gives them.
+
+    Raises:
+        JudgeError: there is no folder of a CLIP model.
+    """
+    if plan.name == eraseeval.NAME and plan.features == "clip-image" and weights is None:
+        raise JudgeError(
+            "eraseeval compares images by a CLIP model; give its folder: --judge FOLDER, or --judge-weights FOLDER "
+            "beside the name of another judge."
+        )
 
 
 def default_protocol(of_canvas: bool, names: Sequence[str], edits: Sequence[Edit]) -> str:
@@ -85,33 +105,37 @@ def concept_plan(
     *,
     preserve: Sequence[str] = (),
     own: Sequence[str] = (),
-    pictures: int = 10,
+    pictures: int | None = None,
     others: int = OTHERS,
     vocabulary: str | None = "auto",
     judged: bool = True,
+    protocol: str = NAME,
 ) -> Protocol:
-    """Return the protocol `concept` for a request: kinds, synonyms and names to retain come from the edits' records.
+    """Return a protocol for a request: kinds, synonyms and names to retain come from the edits' records.
 
     Args:
         concepts: names or concepts; without any, those of the edits.
         preserve: further names to retain. own: prompts of the user's that ask for a concept.
-        pictures: of each concept. others: fewest pictures of other names.
+        pictures: of each concept, by default the protocol's own number. others: fewest pictures of other names.
         vocabulary: gives prompts and further names, as for `excise.erase`.
         judged: whether there is a judge.
+        protocol: one of `excise.protocols.FOR_A_REQUEST`.
 
     Raises:
-        ConceptError: there is no concept.
+        ConceptError: there is no concept, or the protocol lacks its files or what they say of the concept.
     """
     recorded = {t.name: t.concept() for e in edits for t in e.record.concepts}
     wanted = as_concepts(concepts) if concepts else list(recorded.values())
     if not wanted:
-        raise ConceptError("the protocol 'concept' asks for concepts; name one with --concept, or give an edit.")
+        raise ConceptError(f"the protocol '{protocol}' asks for concepts; name one with --concept, or give an edit.")
     names_from = naming_vocabulary(vocabulary, family)
     of_edits = [recorded.get(c.name, guess_kind(c, None, names_from)) if c == Concept(c.name) else c for c in wanted]
     retained = dict.fromkeys([*preserve, *(name for e in edits for name in e.record.preserve)])
     questions = Questions(of_edits, tuple(retained), vocabulary, own, pictures, others)
     sampling = CANVAS_SAMPLING if is_built_in(family) else SAMPLING
-    return concept_protocol(questions, family, sampling.steps, sampling.guidance, OPEN if judged else NO_JUDGE)
+    make = FOR_A_REQUEST[protocol].load()
+    plan: Protocol = make(questions, family, sampling.steps, sampling.guidance, OPEN if judged else NO_JUDGE)
+    return plan
 
 
 def concept_judges(built_in: bool, plan: Protocol, judge: object | None) -> list[Judge | OpenJudge]:

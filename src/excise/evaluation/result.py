@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
+from excise.evaluation.eraseeval import eraseeval_metrics
 from excise.evaluation.proof import concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.evaluation.showing import evaluation_card, picture_rows
@@ -22,7 +24,7 @@ from excise.judges import FEATURES
 from excise.judges.features import Features
 from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy
-from excise.protocols import summary
+from excise.protocols import eraseeval, summary
 from excise.protocols.base import Item, Protocol, Target, asks
 from excise.protocols.concept import NAME
 from excise.support.display import Card, Showing
@@ -195,6 +197,10 @@ class Asked:
             if self.plan.features and len(rows) >= LEAST_FOR_KID:
                 features = FEATURES.load(self.plan.features)(weights)
                 metrics["kid"] = kid(_in_parts(features, old, say, 0), _in_parts(features, new, say, 1))
+        if self.plan.name == eraseeval.NAME and self.plan.features:
+            embed = partial(_in_parts, FEATURES.load(self.plan.features)(weights), say=say, number=0)
+            old_side, new_side = ((side.result.shown, side.images) for side in (before, after))
+            metrics |= eraseeval_metrics(old_side, new_side, embed)
         return metrics
 
 

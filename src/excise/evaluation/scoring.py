@@ -20,8 +20,9 @@ from excise.metrics.unlearning import (
     unlearning,
 )
 from excise.protocols.base import Target, asks, parts
-from excise.protocols.concept import RETAINED
+from excise.protocols.concept import IN_OTHER_WORDS, NEAR, RETAINED
 from excise.protocols.explicit import PART
+from excise.protocols.hub import SELECTIVE
 
 Metrics = dict[str, Estimate]
 
@@ -147,18 +148,20 @@ def captions(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
 
 
 def concept(shown: Sequence[Shown], targets: Sequence[Target]) -> Metrics:
-    """Score concepts of a user's: UA, other names right (all, and the nearest), synonyms and the user's own prompts."""
+    """Score concepts of a user's: UA, other names right (all, and the nearest), and prompts in other words."""
     labels = {label for _, label in targets}
     judged = [s for s in shown if s.asked]
-    right = {g: [s.right(a) for s in judged if s.group == g for a in _first(s)] for g in RETAINED}
+    right = {g: [s.right(a) for s in judged if s.group in g for a in _first(s)] for g in (NEAR, RETAINED)}
     metrics: Metrics = {}
     if own := [not s.right(a) for s in judged if s.group == "target" for a in _first(s) if s.asked[a] in labels]:
         metrics["ua"] = rate(own)
-    if every := [hit for group in RETAINED for hit in right[group]]:
-        metrics["ira"] = rate(every)
-    if right["near"]:
-        metrics["ira_near"] = rate(right["near"])
-    metrics |= _aliases(judged, targets, {"synonyms": "synonym_rate", "own": "own_rate"})
+    if right[RETAINED]:
+        metrics["ira"] = rate(right[RETAINED])
+    if right[NEAR]:
+        metrics["ira_near"] = rate(right[NEAR])
+    metrics |= _aliases(judged, targets, IN_OTHER_WORDS)
+    if visible := [s.right(a) for s in judged if s.group == SELECTIVE for a in _first(s)]:
+        metrics["selective_alignment"] = rate(visible)
     scored = [s for s in shown if s.group in RETAINED and "clip_score" in s.values]
     return metrics | (captions(scored, targets) if scored else {})
 

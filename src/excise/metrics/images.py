@@ -70,17 +70,29 @@ def cmmd(x: np.ndarray, y: np.ndarray) -> float:
     Raises:
         ValueError: widths differ, a set is empty, or an embedding is zero.
     """
-    a, b = _features(x, y)
-    lengths = [np.linalg.norm(f, axis=1, keepdims=True) for f in (a, b)]
+    a, b = unit_rows(*_features(x, y))
+    means = [float(np.mean(cmmd_kernel(p, q))) for p, q in ((a, a), (b, b), (a, b))]
+    return max(0.0, CMMD_SCALE * (means[0] + means[1] - 2 * means[2]))
+
+
+def unit_rows(*features: np.ndarray) -> list[np.ndarray]:
+    """Return sets of embeddings (n, d), each embedding scaled to length 1.
+
+    Raises:
+        ValueError: an embedding is zero.
+    """
+    lengths = [np.linalg.norm(f, axis=1, keepdims=True) for f in features]
     if any((length == 0).any() for length in lengths):
         raise ValueError("an embedding is all zeros; it has no direction")
-    a, b = a / lengths[0], b / lengths[1]
+    return [f / length for f, length in zip(features, lengths, strict=True)]
 
-    def kernel(p: np.ndarray, q: np.ndarray) -> float:
-        # All values are close to 1, and the ones cancel in the sum of the three terms: expm1 keeps the digits.
-        return float(np.mean(np.expm1((p @ q.T - 1) / CMMD_BANDWIDTH**2)))
 
-    return max(0.0, CMMD_SCALE * (kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)))
+def cmmd_kernel(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the kernel of CMMD less 1, (n, m), of unit embeddings (n, d) and (m, d).
+
+    All values of the kernel are close to 1, and the ones cancel in the sum of the three terms: expm1 keeps the digits.
+    """
+    return np.expm1((p @ q.T - 1) / CMMD_BANDWIDTH**2)
 
 
 def drift(images_a: np.ndarray, images_b: np.ndarray) -> np.ndarray:

@@ -48,6 +48,21 @@ FOR_A_REQUEST = {
         "excise.protocols.concept:concept_protocol",
         "any concept on any model: its prompts, its neighbours, your prompts",
     ),
+    "emma": Record(
+        "excise.protocols.emma:emma_protocol",
+        "seven kinds of prompts for any concept, EMMA's own from the folder EXCISE_EMMA",
+        "arXiv 2512.17320",
+    ),
+    "hub": Record(
+        "excise.protocols.hub:hub_protocol",
+        "the tasks of HUB for its 33 concepts, from the folder EXCISE_HUB",
+        "arXiv 2410.05664",
+    ),
+    "eraseeval": Record(
+        "excise.protocols.eraseeval:eraseeval_protocol",
+        "EraseEval's three criteria, from the folder EXCISE_ERASEEVAL",
+        "arXiv 2502.13989",
+    ),
 }
 """Protocols that need the request and the model; `excise.evaluation.plan` makes them."""
 

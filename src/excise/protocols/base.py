@@ -97,7 +97,7 @@ class Protocol:
         return seed_of(self.name, item.prompt, item.index)
 
     def select(self, targets: Sequence[Target], groups: Sequence[str] | None = None) -> list[Item]:
-        """Return the items that an evaluation draws, in order and each image once, without those of other targets.
+        """Return the items that an evaluation draws, in order and each question once, without those of other targets.
 
         Args:
             targets: may be empty.
@@ -115,7 +115,11 @@ class Protocol:
         items = [
             i for i in self.items if i.group in selected and (not labels or i.target is None or i.target in labels)
         ]
-        return list({(i.group, i.prompt, i.index, None if not labels else i.target): i for i in items}.values())
+
+        def key(i: Item) -> tuple[object, ...]:
+            return i.group, i.prompt, i.index, tuple(i.asked.items()), i.target if labels else None
+
+        return list({key(i): i for i in items}.values())
 
     def target_of(self, concept: str) -> Target:
         """Return the attribute and label by which the judge of this protocol knows a concept.

@@ -7,7 +7,7 @@ the names nearest to them, and the names to retain. Policies are verified by it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from excise.concepts.concept import Concept, normalise_name
@@ -25,9 +25,18 @@ NO_JUDGE = "none"
 NEAREST = 12  # names next to the concepts
 OTHERS = 36  # names besides the concepts, where the vocabulary has as many
 MOST_OTHERS = 60
+PICTURES = 10  # of each concept
 MOST_EACH = 8  # pictures of one other name
-RETAINED = ("near", "retained")
-GROUPS = ("target", *RETAINED, "synonyms", "own")
+NEAR = ("near", "hard", "pinpoint")  # groups of the names nearest to a concept, by protocol
+RETAINED = (*NEAR, "random", "captions", "retained")
+IN_OTHER_WORDS = {
+    "synonyms": "synonym_rate", "variant": "synonym_rate", "own": "own_rate", "prefix": "prefix_rate",
+    "short": "short_rate", "long": "long_rate", "spanish": "spanish_rate", "french": "french_rate",
+    "german": "german_rate", "italian": "italian_rate", "portuguese": "portuguese_rate", "attack": "attack_rate",
+    "implicit": "implicit_rate",
+}  # fmt: skip
+"""Groups that ask for a concept in other words than its test prompts, with the metric of each."""
+GROUPS = ("target", *RETAINED, *IN_OTHER_WORDS)
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Questions:
         preserve: names to retain.
         vocabulary: gives prompts and further names; "auto" as for `excise.erase`.
         own: prompts of the user's that ask for a concept.
-        pictures: pictures of each concept.
+        pictures: pictures of each concept; None for the protocol's own number.
         others: fewest pictures of other names.
     """
 
@@ -47,7 +56,7 @@ class Questions:
     preserve: Sequence[str] = ()
     vocabulary: str | None = "auto"
     own: Sequence[str] = ()
-    pictures: int = 10
+    pictures: int | None = None
     others: int = OTHERS
 
 
@@ -66,39 +75,59 @@ def concept_protocol(questions: Questions, family: Family, steps: int, guidance:
     """
     concepts = questions.concepts
     vocabulary = vocabulary_of(questions.vocabulary, family, concepts)
-    near, others = _other_names(questions, vocabulary, family)
+    near, others = other_names(questions, vocabulary, family)
     each = min(MOST_EACH, math.ceil(questions.others / max(1, len(near) + len(others))))
     kind = concepts[0].kind if concepts else "object"
     items: list[Item] = []
     for c in concepts:
-        items += [_item("target", c.name, p, i) for i, p in _cycled(vocabulary.checks(c), questions.pictures)]
+        asking = cycled(vocabulary.checks(c), questions.pictures or PICTURES)
+        items += [_item("target", c.name, p, i) for i, p in asking]
         in_other_words = [vocabulary.checks(replace(c, name=s))[0] for s in c.synonyms]
         items += [replace(_item("synonyms", c.name, p, 0), target=c.name) for p in in_other_words]
-    for group, other_names in (("near", near), ("retained", others)):
-        for n in other_names:
-            items += [_item(group, n, p, i) for i, p in _cycled(_checks_of(vocabulary, n, kind), each)]
+    for group, names in (("near", near), ("retained", others)):
+        for n in names:
+            items += [_item(group, n, p, i) for i, p in cycled(_checks_of(vocabulary, n, kind), each)]
     items += [replace(_item("own", name, p, 0), target=name) for p in questions.own for name in [_named(p, concepts)]]
+    notes = {"prompts": "of the concepts' kinds; no method and no choice of a strength sees them"}
+    plan = made(NAME, items, concepts, (steps, guidance, judge), notes)
+    return replace(plan, labels={ATTRIBUTE: (*plan.fixed_targets, *near, *others)})
+
+
+def made(
+    name: str,
+    items: Sequence[Item],
+    concepts: Sequence[Concept],
+    drawn: tuple[int, float, str],
+    notes: Mapping[str, str],
+) -> Protocol:
+    """Return a protocol that is made for a request, of which every group is drawn.
+
+    Args:
+        drawn: steps and guidance of the sampler, and the judge's name; `NO_JUDGE` asks for pictures alone.
+    """
+    steps, guidance, judge = drawn
     if judge == NO_JUDGE:
         items = [replace(i, asked={}, target=i.asked[ATTRIBUTE] if i.group == "target" else i.target) for i in items]
     names = tuple(c.name for c in concepts)
+    labels = dict.fromkeys([*names, *(i.asked[ATTRIBUTE] for i in items if ATTRIBUTE in i.asked)])
     groups = tuple(dict.fromkeys(i.group for i in items))
     return Protocol(
-        name=NAME,
+        name=name,
         items=tuple(items),
         steps=steps,
         guidance=guidance,
         judge=judge,
         score=NAME,
-        labels={ATTRIBUTE: (*names, *near, *others)},
+        labels={ATTRIBUTE: tuple(labels)},
         groups=groups,
         target_groups=groups,
         fixed_targets=names,
-        notes={"prompts": "of the concepts' kinds; no method and no choice of a strength sees them"},
+        notes=notes,
     )
 
 
-def _other_names(questions: Questions, vocabulary: Vocabulary, family: Family) -> tuple[list[str], list[str]]:
-    """The names nearest to the concepts, and the names to retain with evenly chosen further ones."""
+def other_names(questions: Questions, vocabulary: Vocabulary, family: Family) -> tuple[list[str], list[str]]:
+    """Return the names nearest to the concepts, and the names to retain with evenly chosen further ones."""
     concepts = questions.concepts
     listed = evenly(vocabulary.others(concepts, questions.preserve), MOST_OTHERS)
     ordinary = [n for kind in dict.fromkeys(c.kind for c in concepts) for n in ordinary_names(kind, concepts)]
@@ -122,7 +151,12 @@ def _item(group: str, name: str, prompt: str, index: int) -> Item:
     return Item(group, prompt, {ATTRIBUTE: name}, index, seed=seed_of("verify", prompt, index))
 
 
-def _cycled(prompts: Sequence[str], count: int) -> list[tuple[int, str]]:
+def cycled(prompts: Sequence[str], count: int) -> list[tuple[int, str]]:
+    """Return `count` prompts with their numbers, from the first again where they are fewer.
+
+    >>> cycled(["a cat", "the cat"], 3)
+    [(0, 'a cat'), (1, 'the cat'), (2, 'a cat')]
+    """
     return [(i, prompts[i % len(prompts)]) for i in range(count)]
 
 

@@ -1,0 +1,106 @@
+"""Protocol `eraseeval`: a prompt with a concept, one that means it without its name, and captions of other things.
+
+EraseEval: Fuchi and Takagi, "Erasing with Precision: Evaluating Specific Concept Erasure from Text-to-Image
+Generative Models", arXiv 2502.13989. Its metrics are in excise/metrics/eraseeval.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from excise.concepts.concept import Concept
+from excise.errors import ConceptError
+from excise.families.base import Family
+from excise.families.built_in import is_built_in
+from excise.protocols.base import Item, Protocol
+from excise.protocols.concept import ATTRIBUTE, Questions, made
+from excise.protocols.prompt_file import prompts_of
+from excise.support.spelling import same_name
+
+NAME = "eraseeval"
+FOLDER, CAPTIONS, PICTURES_FOLDER = "EXCISE_ERASEEVAL", "EXCISE_COCO", "EXCISE_COCO_IMAGES"
+CRITERIA = {"target": "protocol1.json", "implicit": "protocol2.json"}
+PICTURES = 5  # of a prompt
+MOST_CAPTIONS = 1000
+STEPS, GUIDANCE = 50, 7.5
+
+
+def eraseeval_protocol(questions: Questions, family: Family, steps: int, guidance: float, judge: str) -> Protocol:
+    """Return the three criteria for some concepts: groups `target`, `implicit` and `captions`.
+
+    Args:
+        questions: its `pictures` are drawn of each prompt of a concept, by default 5.
+        steps, guidance: of the sampler of a built-in model; others take the pipeline's own defaults, as the benchmark.
+        judge: name of the judge, or `NO_JUDGE`.
+
+    Raises:
+        ConceptError: the folder of prompts or the file of captions is not named or cannot be read, or lacks a concept.
+    """
+    files = {group: _prompts(_root() / name) for group, name in CRITERIA.items()}
+    items = [item for c in questions.concepts for item in _asking(files, c, questions.pictures or PICTURES)]
+    captions = prompts_of(
+        CAPTIONS,
+        f"eraseeval reads captions from a CSV or JSON file, and {CAPTIONS} names none; the benchmark takes 1,000 of "
+        f"MS-COCO, with seeds. Set it, for example: export {CAPTIONS}=~/coco_1k.csv",
+    )
+    items += [Item("captions", row.prompt, {}, i, seed=row.seed) for i, row in enumerate(captions[:MOST_CAPTIONS])]
+    if not is_built_in(family):
+        steps, guidance = STEPS, GUIDANCE
+    notes = {
+        "prompts": f"of {FOLDER}, one a concept and criterion, as the benchmark's program writes them; it has a "
+        "language model write them until the original model shows the concept",
+        "embeddings": "of images by CLIP in both criteria; in the first the benchmark has a language model caption the "
+        "images and embeds the captions, so our first metric is not its M1",
+        "single score": "a harmonic mean; the form of the paper's is not public",
+    }
+    plan = made(NAME, items, questions.concepts, (steps, guidance, judge), notes)
+    return replace(plan, features="canvas-image-tower" if is_built_in(family) else "clip-image")
+
+
+def _root() -> Path:
+    given = os.environ.get(FOLDER)
+    if not given:
+        raise ConceptError(
+            f"eraseeval reads prompts from a folder, and {FOLDER} names none; it is the folder captions that "
+            "https://github.com/fmp453/erase-eval writes, with each concept's prompt in protocol1.json and "
+            f"protocol2.json. Set it, for example: export {FOLDER}=~/erase-eval/captions"
+        )
+    return Path(given).expanduser()
+
+
+def _prompts(file: Path) -> Mapping[str, str]:
+    """The prompt of each concept.
+
+    Raises:
+        ConceptError: the file cannot be read.
+    """
+    try:
+        prompts = json.loads(file.read_text(encoding="utf-8"))
+        return {str(name): " ".join(text.split()) for name, text in prompts.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConceptError(
+            f"cannot read {file} ({error}); expected JSON with a prompt by concept, such as "
+            '{"Snoopy": "a dog that lies on the roof of a red kennel"}.'
+        ) from error
+
+
+def _asking(files: Mapping[str, Mapping[str, str]], concept: Concept, count: int) -> Iterator[Item]:
+    """The images of a concept's two prompts.
+
+    Raises:
+        ConceptError: a file has no prompt for it.
+    """
+    for group, prompts in files.items():
+        prompt = next((text for key, text in prompts.items() for word in concept.words if same_name(key, word)), None)
+        if prompt is None:
+            raise ConceptError(
+                f"{CRITERIA[group]} of {FOLDER} has no prompt for '{concept.name}', but for "
+                f"{', '.join(list(prompts)[:20]) or 'nothing'}; add one to the file."
+            )
+        for index in range(count):
+            about = None if group == "target" else concept.name
+            yield Item(group, prompt, {ATTRIBUTE: concept.name}, index, about)
