@@ -13,11 +13,20 @@ from conftest import tiny_pipe
 from excise import Concept
 from excise.errors import UnknownNameError
 from excise.evaluation import scoring
-from excise.evaluation.catalog import METRICS, Prominence, gateable_keys, keys_at, markdown_table
+from excise.evaluation.catalog import (
+    METRICS,
+    OTHER_WORDS,
+    Prominence,
+    gateable_keys,
+    keys_at,
+    markdown_table,
+    proving_nothing,
+)
 from excise.evaluation.plan import concept_plan
 from excise.evaluation.scoring import Shown, compared, score
 from excise.families import family_of
 from excise.protocols import FOR_A_REQUEST, PROTOCOLS, Protocol
+from excise.protocols.concept import IN_OTHER_WORDS
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 COMPARED = ("kid", "drift", "fade_forget", "fade_retain", "worst_gap", "worst_back")
@@ -100,6 +109,14 @@ def test_every_protocol_has_a_metric_in_every_table(plans, protocol):
 
 def test_the_protocols_cover_every_kind_of_score(plans):
     assert {plan().score for plan in plans.values()} == set(scoring.SCORES)
+
+
+def test_rates_in_other_words_that_the_untouched_model_does_not_know_are_named():
+    assert {*IN_OTHER_WORDS.values()} <= {*OTHER_WORDS} <= set(METRICS)
+    unknown = {key: {"value": 0.0} for key in METRICS}
+    assert proving_nothing(unknown) == [METRICS[key].label for key in OTHER_WORDS]
+    assert proving_nothing({key: {"value": 0.1} for key in METRICS}) == []
+    assert proving_nothing(None) == []
 
 
 def test_no_metric_of_the_catalogue_is_without_a_source(plans):

@@ -23,7 +23,7 @@ def print_evaluation(
         next_step: what to do where a concept is not verifiable.
     """
     from excise.cli import show
-    from excise.evaluation.catalog import METRIC_HEAD, metric_rows, retained_sentence
+    from excise.evaluation.catalog import METRIC_HEAD, metric_rows, proving_nothing, retained_sentence
     from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict, told
     from excise.protocols.concept import NO_JUDGE
 
@@ -41,6 +41,10 @@ def print_evaluation(
         )
     if sentence := retained_sentence(document["metrics"], document.get("untouched")):
         show.say(sentence)
+    if words := proving_nothing(document.get("untouched")):
+        show.say(
+            f"prove nothing: {', '.join(words)}; the untouched model shows the target in none of their pictures either"
+        )
     show.table(metric_rows(document["metrics"]), METRIC_HEAD)
     if out is not None:
         show.say(f"report: {out / 'report.html'}")

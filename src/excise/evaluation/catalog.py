@@ -176,6 +176,13 @@ METRICS: Mapping[str, Metric] = {metric.key: metric for metric in _METRICS}
 """Every metric by its key, in the order of tables and pages."""
 
 
+OTHER_WORDS = (
+    "synonym_rate", "spanish_rate", "french_rate", "german_rate", "italian_rate", "portuguese_rate", "paraphrase_rate",
+    "alias_rate", "prefix_rate", "short_rate", "long_rate", "implicit_rate", "attack_rate", "own_rate",
+)  # fmt: skip
+"""Rates at which a target appears that a prompt asks for in other words than its test prompts."""
+
+
 def keys_at(prominence: Prominence) -> tuple[str, ...]:
     """The keys of the metrics that are shown at a level, in the order of the catalogue."""
     return tuple(key for key, metric in METRICS.items() if metric.prominence >= prominence)
@@ -262,6 +269,15 @@ def retained_sentence(
         words = "pictures are right " if not parts else ""
         parts.append(f"{right} of {n} {words}{texts[key]} ({METRICS[key].label}{before})")
     return f"other prompts: {', '.join(parts)}" if parts else ""
+
+
+def proving_nothing(untouched: Mapping[str, Mapping[str, float]] | None) -> list[str]:
+    """Return the labels of rates in other words that are 0 without an erasure too: the model does not know the words.
+
+    >>> proving_nothing({"short_rate": {"value": 0.0}, "own_rate": {"value": 0.4}})
+    ['short']
+    """
+    return [METRICS[key].label for key in OTHER_WORDS if untouched and untouched.get(key, {}).get("value") == 0]
 
 
 def markdown_table() -> str:
