@@ -17,7 +17,7 @@ from torch import Tensor
 
 from excise.errors import JudgeError
 from excise.families.drawing import weights_key
-from excise.judges.base import Judge, LabelJudge, NamingJudge, OpenJudge
+from excise.judges.base import Judge, LabelJudge, Measuring, NamingJudge, OpenJudge
 from excise.judges.named import is_named, judge_named
 from excise.judges.scored import ScoredJudge
 from excise.support.counts import counted
@@ -144,6 +144,11 @@ def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str
         judge: OpenJudge = given
         return judge
     if callable(getattr(given, "verdicts", None)):
+        if isinstance(given, Measuring) and not given.verdicts([]):
+            raise JudgeError(
+                f"the judge '{given.name}' scores images and has no labels, so it cannot say what one shows; take "
+                "another (excise doctor --judges), or give the folder of a CLIP model itself."
+            )
         return LabelJudge(given)
     if callable(given):
         return CallableScorer(given)
