@@ -144,12 +144,13 @@ def as_scorer(given: Any, built_in: bool, names: Sequence[str] = (), letter: str
         judge: OpenJudge = given
         return judge
     if callable(getattr(given, "verdicts", None)):
-        if isinstance(given, Measuring) and not given.verdicts([]):
+        labelled: Judge = given
+        if isinstance(given, Measuring) and not labelled.verdicts([]):
             raise JudgeError(
-                f"the judge '{given.name}' scores images and has no labels, so it cannot say what one shows; take "
+                f"the judge '{labelled.name}' scores images and has no labels, so it cannot say what one shows; take "
                 "another (excise doctor --judges), or give the folder of a CLIP model itself."
             )
-        return LabelJudge(given)
+        return LabelJudge(labelled)
     if callable(given):
         return CallableScorer(given)
     raise JudgeError(
