@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from excise import erase
 from excise.judges import JUDGES, PACKAGES
+from excise.protocols import FOR_A_REQUEST
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 
@@ -166,3 +167,12 @@ def test_missing_files_are_named_with_their_source(evaluate, monkeypatch):
     status, _, said = evaluate("--protocol", "eraseeval")
     assert status == 2
     assert "export EXCISE_COCO=~/coco_1k.csv" in said
+
+
+@pytest.mark.parametrize("name", FOR_A_REQUEST)
+def test_a_protocol_for_a_request_is_shown_in_words_and_as_json(excise, name):
+    status, out, said = excise("protocols", name)
+    assert status == 0
+    assert f"excise evaluate --protocol {name}" in out + said
+    shown = json.loads(excise("protocols", name, "--json")[1])
+    assert (shown["name"], shown["for_a_request"]) == (name, True)

@@ -48,7 +48,11 @@ def protocols(
             show.table([(n, r.title, r.paper) for n, r in records.items()], ("protocol", "", "paper"))
         return
     if name in FOR_A_REQUEST:
-        show.say(f"{name}: {FOR_A_REQUEST[name].title}. It is made for each request: excise evaluate --protocol {name}")
+        record = FOR_A_REQUEST[name]
+        if as_json:
+            show.print_json({"name": name, "title": record.title, "paper": record.paper, "for_a_request": True})
+        else:
+            show.say(f"{name}: {record.title}. It is made for each request: excise evaluate --protocol {name}")
         return
     plan = PROTOCOLS.load(name)()
     if prompts is not None:

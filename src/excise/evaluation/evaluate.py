@@ -18,7 +18,7 @@ from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.plan import embedding_weights, planned
-from excise.evaluation.result import Asked, Evaluated, Round
+from excise.evaluation.result import Inquiry, Evaluated, Round
 from excise.evaluation.scoring import Shown
 from excise.evaluation.verdicts import judged
 from excise.families.base import Family, Progress
@@ -140,10 +140,10 @@ def evaluate(
     job = _Job(family, plan, plan.select(targets, groups), judges, drawing, bfloat16, say)
     for edit in edits:
         check_base(edit, family, allow_other_base)  # before a picture of the untouched model is drawn in vain
-    asked = Asked(plan, job.items, targets)
+    inquiry = Inquiry(plan, job.items, targets)
     original = job.run((), stage="drawing the untouched model") if untouched else None
     drawn = job.run(edits, allow_other_base)
-    after = asked.measured(
+    after = inquiry.measured(
         drawn,
         model=model_name,
         sequence=_sequence(job, edits, targets, drawn.shown) if plan.score == "sequence" and targets else None,
@@ -154,7 +154,7 @@ def evaluate(
     if original is None:
         return after
     compared_by = embedding_weights(judge, judge_weights)
-    return asked.beside(after, original, family=family, weights=compared_by, say=say)
+    return inquiry.beside(after, original, family=family, weights=compared_by, say=say)
 
 
 def _sequence(job: _Job, edits: Sequence[Edit], targets: Sequence[Target], last: Sequence[Shown]) -> dict[str, Any]:

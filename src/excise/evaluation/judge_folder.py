@@ -13,7 +13,7 @@ from excise.errors import ConceptError, JudgeError
 from excise.evaluation.folder import Drawn, paired
 from excise.evaluation.judging import of_canvas
 from excise.evaluation.plan import OPEN, asking_only, concept_judges, fixed_judges
-from excise.evaluation.result import Asked, Evaluated, Round
+from excise.evaluation.result import Inquiry, Evaluated, Round
 from excise.evaluation.verdicts import judged
 from excise.families.drawing import Images
 from excise.judges.base import Judge, OpenJudge
@@ -84,11 +84,11 @@ def judge_pictures(
     else:
         chosen = _of_protocol(pictures, plan, items)
         partners = _of_protocol(before, plan, items) if before else []
-    asked = Asked(plan, items, targets)
+    inquiry = Inquiry(plan, items, targets)
     _check_sizes(partners, chosen, plan.image_size)
-    after = asked.measured(_round(plan, items, chosen, judges, say), model=str(chosen[0].path.parent))
+    after = inquiry.measured(_round(plan, items, chosen, judges, say), model=str(chosen[0].path.parent))
     if before:
-        after = asked.beside(after, _round(plan, items, partners, judges, say), weights=judge_weights, say=say)
+        after = inquiry.beside(after, _round(plan, items, partners, judges, say), weights=judge_weights, say=say)
     if isinstance(judges[0], Raters) and (agreement := judges[0].agreement()):
         metrics = {**after.result.metrics, "agreement": agreement.as_dict()}
         after = replace(after, result=after.result.model_copy(update={"metrics": metrics}))

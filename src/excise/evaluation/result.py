@@ -113,7 +113,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Inquiry:
     """What an evaluation asks.
 
     Attributes:
