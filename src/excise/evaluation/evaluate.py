@@ -18,7 +18,7 @@ from excise.edits.deltas import total_bytes
 from excise.edits.edit import Edit, applied
 from excise.errors import ConceptError, ModelError
 from excise.evaluation.plan import embedding_weights, planned
-from excise.evaluation.result import Inquiry, Evaluated, Round
+from excise.evaluation.result import Evaluated, Inquiry, Round
 from excise.evaluation.scoring import Shown
 from excise.evaluation.verdicts import judged
 from excise.families.base import Family, Progress

@@ -13,7 +13,7 @@ from excise.errors import ConceptError, JudgeError
 from excise.evaluation.folder import Drawn, paired
 from excise.evaluation.judging import of_canvas
 from excise.evaluation.plan import OPEN, asking_only, concept_judges, fixed_judges
-from excise.evaluation.result import Inquiry, Evaluated, Round
+from excise.evaluation.result import Evaluated, Inquiry, Round
 from excise.evaluation.verdicts import judged
 from excise.families.drawing import Images
 from excise.judges.base import Judge, OpenJudge
@@ -21,7 +21,7 @@ from excise.judges.named import is_named, judge_named
 from excise.judges.raters import Raters
 from excise.protocols import PROTOCOLS
 from excise.protocols.base import Item, Protocol, numbered
-from excise.protocols.concept import ATTRIBUTE, GROUPS, NAME, RETAINED
+from excise.protocols.concept import ATTRIBUTE, GROUPS, IN_OTHER_WORDS, NAME, RETAINED
 from excise.support.counts import counted
 from excise.support.progress import Report, silent
 
@@ -150,7 +150,7 @@ def _item(picture: Drawn, concepts: Sequence[Concept], index: int) -> Item:
             f"{picture.path.name} is of the group '{group}'; expected one of {', '.join(GROUPS)}, or name the protocol "
             "whose pictures these are (--protocol)."
         )
-    about = own.name if own and group in ("synonyms", "own") else None
+    about = own.name if own and group in IN_OTHER_WORDS else None
     return Item(group, picture.prompt, {ATTRIBUTE: asked} if asked else {}, index, about, picture.seed)
 
 
