@@ -1,13 +1,11 @@
 """How fast an evaluation draws and judges, beside a plain diffusers loop; and judging a folder beside the judge alone.
 
-    python -m benchmarks.evaluating --pictures 48 --batch 8
+    python -m benchmarks.evaluating --pictures 48 --batch 8 --folder 1000 --judge nudenet
 
-Both draw the same prompts at the same batch, steps, guidance and precision, in turns, the quicker of `--turns` runs
-each. The evaluation has what a user's has: its cache of pictures, written as it draws, and its judges.
-
-    python -m benchmarks.evaluating --folder 1000 --judge nudenet
-
-writes so many pictures of 512 x 512 and judges them as `excise judge` does, beside the judge on the same open pictures.
+Evaluation and loop draw the same prompts at the same batch, steps, guidance and precision, in turns, the quicker of
+`--turns` runs each. The evaluation has what a user's has: its cache of pictures, written as it draws, and its judges.
+Then so many pictures of 512 x 512 are written and judged as `excise judge` does, beside the judge on the same pictures.
+Either half is left out at `--pictures 0` or `--folder 0`.
 """
 
 from __future__ import annotations
@@ -128,13 +126,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--folder", type=int, help="judge a folder of so many pictures instead")
+    parser.add_argument("--folder", type=int, default=1000, help="pictures of the folder that is judged")
     parser.add_argument("--judge", default="nudenet")
     options = parser.parse_args()
+    if options.pictures:
+        drawing(options.model, options.pictures, options.batch, options.turns)
     if options.folder:
         judging(options.judge, options.folder)
-    else:
-        drawing(options.model, options.pictures, options.batch, options.turns)
 
 
 if __name__ == "__main__":
