@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_BLOCK = re.compile(r"^```(?:sh|bash|)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"^```text\n# (\S+\.txt),[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"# (\S+\.txt),.*\n")
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The contents of a page's fenced blocks in some languages; "" is a block that names none."""
+    return [text for language, text in _BLOCK.findall(page.read_text(encoding="utf-8")) if language in languages]
 
 
 def lines(page: Path) -> list[str]:
     """Every line of a page's blocks of commands, without comments; continued lines as one."""
-    blocks = [block.replace("\\\n", " ") for block in _BLOCK.findall(page.read_text(encoding="utf-8"))]
-    every = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    joined = [block.replace("\\\n", " ") for block in blocks(page, "", "sh", "bash")]
+    every = [re.sub(r"\s+#.*", "", line).strip() for block in joined for line in block.splitlines()]
     return [line for line in every if line]
 
 
@@ -24,10 +28,5 @@ def commands(page: Path) -> list[str]:
 
 def files(page: Path) -> dict[str, str]:
     """By name, the text files that a page shows under a first line such as "# names.txt, one a line"."""
-    return dict(_FILE.findall(page.read_text(encoding="utf-8")))
-
-
-def yaml_block(page: Path) -> str:
-    """The only block of YAML of a page."""
-    (block,) = _YAML.findall(page.read_text(encoding="utf-8"))
-    return block
+    named = [(_NAMED.match(text), text) for text in blocks(page, "text")]
+    return {found.group(1): text for found, text in named if found}

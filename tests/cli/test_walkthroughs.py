@@ -1,7 +1,8 @@
 """The walk-throughs: every command of a page runs, in the page's order, with small stand-ins for what the page names.
 
-A page's lines are run as they stand but for the replacements in `PAGES`. Models, CLIP and classifiers are random, so what is
-held here is that each command ends well, writes what the page says, and that an edit at strength 0 is no edit.
+A page's lines are run as they stand but for the replacements in `PAGES`. Models, CLIP and classifiers are random, so
+what is held here is that each command ends well (gates may fail, since nothing is drawn that a judge knows), writes
+what the page says, and that strength 0 is no edit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import yaml
 from conftest import tiny_pipe, tiny_sdxl
 from dits import CASES
-from documented import files, lines, yaml_block
+from documented import blocks, files, lines
 from real_judges import PEOPLE, residual
 from safetensors.torch import save_file
 
@@ -32,7 +33,7 @@ CUT = {
     "--suite quick": "--suite quick --tests 1 --images 1 --set iterations=1 --set steps=1",
 }
 PAGES = {
-    "explicit-content": CUT,
+    "explicit-content": {**CUT, '"ua>=0.9"': '"ua>=0.1"'},
     "a-celebrity": CUT,
     "an-artists-style": CUT,
     "a-hundred-names": {
@@ -42,12 +43,12 @@ PAGES = {
 }
 """By page, what stands in the place of a text in its commands."""
 POLICY = {
-    "model: canvas-sd\n": "model: ./stable-diffusion-v1-5\njudge: ../../clip-vit-large-patch14\n",
+    "model: canvas-sd\n": "model: ./stable-diffusion-v1-5\n",
     "vocabulary: canvas\n": "vocabulary: none\npreserve: [dog, tree]\n",
     "pictures: 10": "pictures: 4",
     "gates: {erased: 0.5, retained: 0.65}": "gates: {erased: 0, retained: 0}",
 }
-"""The same in policies: a model that reads all hundred names and draws none of them."""
+"""The same in policies; of a model that is not built in, nothing is verified without a judge."""
 
 
 def replaced(text: str, stand_ins: dict[str, str]) -> str:
@@ -93,7 +94,8 @@ def walk(name, excise, monkeypatch) -> None:
         program, *args = shlex.split(replaced(line, PAGES[name]))
         assert program == "excise", f"{page.name} has a line that nobody runs: {line}"
         status, _, error = excise(*args)
-        assert status == 0, f"{line}: {error}"
+        gated = "--require" in args or args[0] == "apply"
+        assert status in ((0, 1) if gated else (0,)), f"{line}: {error}"  # 1 is a failed gate's alone
 
 
 def pictures(folder: str) -> dict[str, bytes]:
@@ -145,16 +147,19 @@ def test_an_artists_style(fresh, excise, monkeypatch):
 def test_a_hundred_names(fresh, excise, monkeypatch):
     fresh("stable-diffusion-v1-5")
     Path("recipes/policy").mkdir(parents=True)
-    for policy in (ROOT / "recipes" / "policy").glob("hundred*.yaml"):
+    sizes = {"hundred.yaml": 100, "hundred-less-one.yaml": 99, "none.yaml": 0}
+    for policy in (ROOT / "recipes" / "policy" / name for name in sizes):
         text = replaced(policy.read_text(encoding="utf-8"), POLICY)
-        assert len(yaml.safe_load(text)["concepts"]) in (99, 100)
+        assert len(yaml.safe_load(text)["concepts"]) == sizes[policy.name]
         Path("recipes/policy", policy.name).write_text(text, encoding="utf-8")
-    own = replaced(yaml_block(FOLDER / "a-hundred-names.md"), POLICY)
-    Path("policy.yaml").write_text(own, encoding="utf-8")
+    (own,) = blocks(FOLDER / "a-hundred-names.md", "yaml")
+    Path("policy.yaml").write_text(replaced(own, POLICY), encoding="utf-8")
     Path("keep.txt").write_text("Tom Hanks\n", encoding="utf-8")
     walk("a-hundred-names", excise, monkeypatch)
-    edits = [entry["edit"] for entry in map(yaml.safe_load, Path("runs/hundred/ledger.jsonl").read_text().splitlines())]
-    assert len(edits) == 3
+    entries = [yaml.safe_load(line) for line in Path("runs/hundred/ledger.jsonl").read_text().splitlines()]
+    edits = [entry["edit"] for entry in entries]
     assert edits[0] == edits[2] != edits[1]
+    assert edits[3:] == [None]
+    assert not Path("runs/hundred/edit.safetensors").exists()
     assert "tulip" in Path("audit.html").read_text(encoding="utf-8")
     assert pictures("looks/undone") != pictures("looks/after")
