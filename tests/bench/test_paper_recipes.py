@@ -28,6 +28,7 @@ STAND_INS = {
     ),
     ", Cubism, Greenfield, Neon Lines, Structuralism]": "]",
     ", Dogs, Horses, Sea]": "]",
+    "\njudge: clip-vit-large-patch14": "",  # one with random weights sees none of the distractors
 }
 
 
