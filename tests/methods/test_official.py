@@ -20,6 +20,8 @@ def canvas():
 
 def test_every_file_is_compared():
     assert {path.stem for path in DATA.glob("*.json")} == set(RUNS)
+    page = (DATA.parents[2] / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    assert [name for name in RUNS if f"| {name} | " not in page] == []
 
 
 @pytest.mark.canvas
