@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
 import pytest
 import typer
+from documented import commands
 
 from excise.cli.main import app
 from excise.protocols import canvas
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(?:sh|bash|)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OWN_FILES = ("./", "RECIPE", "my-weights", "oracle", "asked.csv", "names.txt", "artists.txt", "erased_unet", "clip")
-
-
-def commands(page: Path) -> list[str]:
-    """The commands of our own in a page's blocks, without comments; continued lines as one."""
-    blocks = [block.replace("\\\n", " ") for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
-    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("excise ") and "..." not in line]
-
-
 EVERY = [pytest.param(line, id=f"{page.stem}: {line[:60]}") for page in PAGES for line in commands(page)]
 
 

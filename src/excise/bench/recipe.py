@@ -80,7 +80,7 @@ class Recipe(Strict):
     Attributes:
         concepts: each entry is one request: a name, several names erased together, or a file of names. Protocols with
             fixed targets ignore them.
-        vocabulary, preserve: as for `excise erase`.
+        vocabulary, preserve, preserve_file: as for `excise erase`; the names of the file join those of `preserve`.
         seeds: seeds of the methods. Images use the protocol's seeds.
         groups: parts of the protocols to run; by default those that the protocols name.
         kind: kind of all concepts, as `excise erase --kind`; None guesses it from the name.
@@ -98,6 +98,7 @@ class Recipe(Strict):
     concepts: tuple[str | tuple[str, ...] | NamesFile, ...] = ()
     vocabulary: str = "auto"
     preserve: tuple[str, ...] = ()
+    preserve_file: Path | None = None
     seeds: tuple[int, ...] = (0,)
     groups: tuple[str, ...] | None = None
     kind: str | None = None
@@ -274,10 +275,25 @@ def _with_paths(recipe: Recipe, home: Path) -> Recipe:
         update={
             "concepts": tuple(concepts),
             "methods": tuple(_with_model(method, home) for method in recipe.methods),
+            "preserve": _retained(recipe, home),
+            "preserve_file": None,
             "judge": _folder(recipe.judge, home),
             "judge_weights": _folder(recipe.judge_weights, home),
         }
     )
+
+
+def _retained(recipe: Recipe, home: Path) -> tuple[str, ...]:
+    """The names to preserve, with those of the recipe's file.
+
+    Raises:
+        ConceptError: the file cannot be read or holds no names.
+    """
+    file = recipe.preserve_file
+    if file is None:
+        return recipe.preserve
+    path = home / file if (home / file).is_file() else file
+    return tuple(dict.fromkeys([*recipe.preserve, *read_names(path)]))
 
 
 def _folder(path: Path | None, home: Path) -> Path | None:

@@ -29,6 +29,12 @@ def bench(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the page and tables in --out though they show further cells.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be erased and drawn, say what is missing for it, and write nothing."
+        ),
+    ] = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Run every method on every concept with the same prompts, seeds and judge, and write a page and tables.
@@ -41,11 +47,16 @@ def bench(
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     content = read(recipe)
+    if dry_run:
+        _print_plan(content, as_json=as_json)
+        return
     if not force:
         _check_place(content, out)
 
+    from excise.bench.plan import check_ready
     from excise.cli import results, show
 
+    check_ready(content)
     cells, writes = _run(engine, content, out)
     if not writes:
         return
@@ -65,6 +76,38 @@ def bench(
     else:
         results.mean_table(lines)
         show.say(f"report: {page}")
+
+
+def _print_plan(recipe: Recipe, *, as_json: bool) -> None:
+    """Print the cells and their pictures; refuse what cannot be run here."""
+    from excise.bench.plan import check_ready, planned
+    from excise.cli import show
+    from excise.support.counts import counted
+
+    cells = planned(recipe)
+    check_ready(recipe)
+    total = sum(p.pictures for p in cells)
+    untouched = sum({(p.cell.model, p.cell.protocol): p.pictures for p in cells}.values())
+    if as_json:
+        rows = [
+            {
+                "model": p.cell.model,
+                "protocol": p.cell.protocol,
+                "hash": p.cell.hash,
+                "method": p.cell.method.title,
+                "concepts": list(p.cell.concepts),
+                "pictures": p.pictures,
+            }
+            for p in cells
+        ]
+        show.print_json({"cells": rows, "pictures": total, "untouched": untouched})
+        return
+    table = [(p.cell.model, p.cell.protocol, p.cell.title, f"{p.pictures:,}") for p in cells]
+    show.table(table, ("model", "protocol", "cell", "pictures"))
+    show.say(
+        f"{counted(len(cells), 'cell')}, {counted(total, 'picture')}, and {untouched:,} of the untouched model; "
+        "nothing is missing, and nothing was written."
+    )
 
 
 def _check_place(recipe: Recipe, out: Path) -> None:
