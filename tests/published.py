@@ -46,7 +46,7 @@ def hub(root: Path, concept: str = "Snoopy") -> Path:
         "attack_robustness",
         "selective_alignment",
     ):
-        (prompts / task).mkdir(parents=True)
+        (prompts / task).mkdir(parents=True, exist_ok=True)
     lines = [f'"{concept} in a park, running."', f"{concept} at sea", f"{concept} at sea"]
     (prompts / "target_image" / f"{concept}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     nouns = ["dog,0.8", f"{concept.lower()},0.79", "teddy_bear,0.7", *(f"noun{i},0.6" for i in range(120))]

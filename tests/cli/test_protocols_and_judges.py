@@ -51,7 +51,7 @@ def evaluate(excise, here):
     [
         ("emma", {"ua", "ira", "ira_near", "prefix_rate", "short_rate", "long_rate"}),
         ("hub", {"ua", "ira_near", "spanish_rate", "portuguese_rate", "attack_rate"}),
-        ("eraseeval", {"ua", "implicit_rate", "reflected", "implicit_reflected", "alignment_kept", "quality_kept"}),
+        ("eraseeval", {"ua", "implicit_rate", "alignment_kept", "quality_kept"}),
     ],
 )
 def test_a_published_protocol_runs_on_a_model_folder(evaluate, clip_folder, protocol, metrics):
@@ -176,3 +176,52 @@ def test_a_protocol_for_a_request_is_shown_in_words_and_as_json(excise, name):
     assert f"excise evaluate --protocol {name}" in out + said
     shown = json.loads(excise("protocols", name, "--json")[1])
     assert (shown["name"], shown["for_a_request"]) == (name, True)
+
+
+def test_what_is_never_shown_passes_no_gate_and_is_not_shipped(evaluate, clip_folder, monkeypatch):
+    monkeypatch.setattr("excise.training.scorers.ClipScorer.sees", lambda self, images, names: [False] * len(images))
+    gates = "prefix_rate<=0.9,short_rate<=0.9"
+    status, out, said = evaluate("--protocol", "emma", "--pictures", 40, "--judge", clip_folder, "--require", gates)
+    assert status == 1
+    assert "gate failed: Snoopy is not verifiable" in out + said
+    assert "--protocol concept --ask FILE" in out + said
+    assert "ship:" not in out + said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hub", "--require", "selective_alignment>=0.1"), "nothing measures selective_alignment"),
+        (("hub", "--require", "eraseeval>=0.1"), "nothing measures eraseeval"),
+        (("eraseeval", "--require", "short_rate<=0.9"), "nothing measures short_rate"),
+        (("emma", "--pictures", 2, "--require", "ua>=0.9"), "--pictures, or lower the gate"),
+    ],
+)
+def test_a_gate_that_no_picture_can_pass_is_refused_before_drawing(evaluate, clip_folder, monkeypatch, words, message):
+    monkeypatch.setattr("excise.families.drawing.draw", None)
+    monkeypatch.delenv("EXCISE_EMMA")
+    status, out, said = evaluate("--protocol", words[0], *words[1:], "--judge", clip_folder)
+    assert status == 2
+    assert message in out + said
+
+
+def test_other_files_are_another_request(evaluate, clip_folder, monkeypatch):
+    words = ("--protocol", "emma", "--pictures", 1, "--judge", clip_folder, "--out", "out")
+    assert evaluate(*words)[0] == 0
+    monkeypatch.delenv("EXCISE_EMMA")
+    status, out, said = evaluate(*words)
+    assert status == 2
+    assert "finished run of another request" in out + said
+
+
+def test_a_protocol_for_a_request_is_no_protocol_of_a_folder_or_a_benchmark(excise, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    pictures(1, 64)[0].save(tmp_path / "pictures" / "a-cat-seed7.png")
+    status, out, said = excise("judge", tmp_path / "pictures", "--protocol", "hub", "-c", "Snoopy", "--judge", "q16")
+    assert status == 2
+    assert "excise evaluate --protocol hub" in out + said
+    recipe = "schema: 1\nname: a\nmodels: [canvas-sd]\nprotocols: [emma]\nmethods: [uce]\nconcepts: [cat]\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    status, out, said = excise("bench", tmp_path / "recipe.yaml", "--out", "runs")
+    assert status == 2
+    assert "excise evaluate --protocol emma" in out + said

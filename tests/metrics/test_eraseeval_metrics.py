@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from excise.metrics.eraseeval import kept_alignment, kept_quality, reflected, single
+from excise.metrics.eraseeval import kept_alignment, kept_quality, mean_reflected, reflected, single
 from excise.metrics.estimate import Estimate
 from excise.metrics.images import cmmd
 
@@ -19,8 +19,12 @@ def test_reflected_is_the_mean_cosine_and_zero_where_the_concept_is_seen():
     expected = []
     for e, seen in zip(erased, shows, strict=True):
         cosines = [float(o @ e / np.linalg.norm(o) / np.linalg.norm(e)) for o in original]
-        expected.append(0.0 if seen else sum(cosines) / 4)
-    assert reflected(original, erased, shows) == pytest.approx(expected)
+        expected.append([0.0] * 4 if seen else cosines)
+    assert reflected(original, erased, shows) == pytest.approx(np.array(expected))
+    mean = mean_reflected([reflected(original, erased, shows), np.ones((2, 2))])
+    assert mean.value == pytest.approx((np.mean(expected) + 1) / 2)
+    assert mean.low < mean.value < mean.high
+    assert mean.n == 5
 
 
 @pytest.mark.parametrize("after", [[20.0, 26.0, 30.0], [31.0, 32.0, 33.0]])

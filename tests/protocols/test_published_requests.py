@@ -48,6 +48,18 @@ class Sees:
         return [n not in self.missed for n in names]
 
 
+class Gone(Sees):
+    """Sees what is asked for in the first pictures that it is shown, and then nothing."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.left = first
+
+    def sees(self, images, names):
+        self.left -= len(images)
+        return [self.left + len(images) > 0] * len(names)
+
+
 def test_emma_has_seven_levels_of_any_concept(family, monkeypatch):
     monkeypatch.delenv("EXCISE_EMMA", raising=False)
     plan = concept_plan(family, [Concept("red panda", synonyms=("firefox",))], protocol="emma")
@@ -75,13 +87,16 @@ def test_emma_takes_the_benchmarks_prompts_where_it_has_them(family, files):
         "an image of the understop sign",
     ]
     assert [i.prompt for i in by_level["short"]] == ["A small animal with whiskers."]
-    assert [i.asked for i in by_level["random"]] == [{"concept": "cat"}, {"concept": "dog"}]
+    assert [i.asked for i in by_level["random"]] == [{"concept": "cat"}]  # the dog is asked for as a hard one
     assert [i.asked for i in by_level["hard"]] == [{"concept": "dog"}, {}]  # what it names is none of the benchmark's
     artist = groups(concept_plan(family, [Concept("Salvador Dalí", "style")], protocol="emma"))
     assert set(artist) == {"target", "prefix", "random"}
     assert artist["random"][0].asked == {"concept": "Paul Cezanne"}
     both = groups(concept_plan(family, ["cat", "dog"], protocol="emma"))
     assert {i.asked.get("concept") for i in (*both["random"], *both["hard"])} == {"stop sign", None}
+    more = groups(concept_plan(family, ["cat"], preserve=["zebra"], pictures=3, protocol="emma"))
+    assert [i.index for i in more["prefix"]] == [0, 0, 1]  # two prompts, three pictures
+    assert more["random"][-1].asked == {"concept": "zebra"}
     assert len(groups(concept_plan(family, ["heron"], protocol="emma"))["prefix"]) == PICTURES  # templates
 
 
@@ -91,7 +106,7 @@ def test_emma_refuses_another_folder(family, files, monkeypatch):
         concept_plan(family, ["cat"], protocol="emma")
     monkeypatch.setenv("EXCISE_EMMA", str(files / "emma"))
     (files / "emma" / "object" / "4_short.json").write_text('{"cat": "a cat"}')
-    with pytest.raises(ConceptError, match=r"4_short.json .* expected a JSON list"):
+    with pytest.raises(ConceptError, match="4_short.json; expected a JSON list"):
         concept_plan(family, ["cat"], protocol="emma")
 
 
@@ -109,9 +124,59 @@ def test_hub_has_a_group_for_each_task(family, files):
     assert [(i.prompt, i.asked) for i in tasks["selective"]] == [("Snoopy at sea", {"concept": "sea"})]
     assert (plan.steps, plan.guidance) == (50, 7.5)
     assert "selective" not in plan.groups
-    assert "sea" not in plan.labels["concept"]  # no rival of the concept where a judge chooses among names
-    few = groups(concept_plan(family, ["snoopy"], pictures=20, protocol="hub"))
-    assert len(few["pinpoint"]) == 20
+    # What a judge chooses among are ordinary names, whatever is drawn.
+    assert not {"sea", "teddy bear", "noun0"} & set(plan.labels["concept"])
+    few = concept_plan(family, ["snoopy"], pictures=15, protocol="hub")
+    assert len(groups(few)["pinpoint"]) == 15
+    assert few.labels == plan.labels
+
+
+def test_hub_asks_for_no_concept_of_the_request_as_another_thing(family, files):
+    published.hub(files / "hub", "Mario")
+    nouns = files / "hub" / "prompts" / "pinpoint_ness" / "Mario.csv"
+    nouns.write_text("noun,similarity\nsnoopy,1\nluigi,1\n")
+    plan = concept_plan(family, ["Snoopy", "Mario"], protocol="hub")
+    of_mario = [i.asked["concept"] for i in plan.items if i.group == "pinpoint" and i.asked["concept"][:4] != "noun"]
+    assert list(dict.fromkeys(of_mario)) == ["dog", "teddy bear", "luigi"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("hub/prompts/target_image/Snoopy.csv", '"\n\n', "HUB has no prompts for 'Snoopy'"),
+        ("hub/prompts/selective_alignment/Snoopy.json", '[{"prompt": "a", "nouns": "sea"}]', "a list of texts `nouns`"),
+        ("hub/prompts/selective_alignment/Snoopy.json", "[" * 100_000, "expected a JSON list"),
+        ("hub/prompts/pinpoint_ness/Snoopy.csv", "noun\n" + "x" * 140_000, "Expected a CSV file, a copy of"),
+        ("emma/object/1_name.json", '[{"cat": "an image of the cat"}]', "the list of its prompts"),
+        ("emma/object/1_name.json", "[]", "the list of its prompts"),
+        ("emma/object/1_name.json", "[" * 100_000, "expected a JSON list"),
+        ("eraseeval/protocol1.json", '{"Snoopy": " "}', "JSON with a prompt by concept"),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(family, files, file, text, message):
+    (files / file).write_text(text)
+    with pytest.raises(ConceptError, match=message):
+        concept_plan(family, ["Snoopy"], protocol=file.split("/")[0])
+
+
+def test_a_missing_task_of_hub_is_named(family, files):
+    (files / "hub" / "prompts" / "attack_robustness" / "Snoopy.csv").unlink()
+    plan = concept_plan(family, ["Snoopy"], protocol="hub")
+    assert "attack" not in plan.groups
+    assert plan.notes["missing"] == "no file of attack of Snoopy"
+
+
+def test_emma_asks_for_names_of_each_kind_in_its_own_template(family, monkeypatch):
+    monkeypatch.delenv("EXCISE_EMMA", raising=False)
+    plan = concept_plan(family, [Concept("cat"), Concept("Van Gogh", "style")], preserve=["zebra"], protocol="emma")
+    styles = {
+        i.asked["concept"] for i in plan.items if i.prompt.startswith("a picture in the style of") and not i.target
+    }
+    things = {i.asked["concept"] for i in plan.items if i.prompt.startswith("an image of the") and not i.target}
+    assert styles & things <= {"zebra"}  # what the user preserves is of no known kind
+    assert "zebra" in things
+    retained = [(i.prompt, i.index) for i in plan.items if i.group in OTHERS]
+    assert len(set(retained)) == len(retained)
 
 
 def test_hub_says_what_is_missing(family, files, monkeypatch):
@@ -187,15 +252,34 @@ def test_eraseeval_needs_embeddings_before_anything_is_drawn(pipe, files):
 
 def test_eraseeval_has_four_metrics_and_a_single_score(pipe, files, clip_folder):
     edit = erase(pipe, ["Snoopy"], "uce")
-    done = evaluate(pipe, edits=[edit], protocol="eraseeval", untouched=True, judge=clip_folder, batch=64).result
     parts = ("reflected", "implicit_reflected", "alignment_kept", "quality_kept")
+    unseen = evaluate(
+        pipe, edits=[edit], protocol="eraseeval", untouched=True, judge=Sees("Snoopy"), judge_weights=clip_folder
+    ).result
+    assert "compared by" in unseen.notes
+    assert not {"reflected", "implicit_reflected", "eraseeval", "ua"} & set(unseen.metrics)  # nothing that could go
+    assert {"alignment_kept", "quality_kept"} <= set(unseen.metrics)
+    done = evaluate(
+        pipe, edits=[edit], protocol="eraseeval", untouched=True, judge=Gone(10), judge_weights=clip_folder
+    ).result
     assert {*parts, "eraseeval", "implicit_rate", "clip_score"} <= set(done.metrics)
+    assert done.metrics["implicit_reflected"]["value"] > 0
     values = [done.metrics[k]["value"] for k in parts]
     if min(values) > 0:
         assert done.metrics["eraseeval"]["value"] == pytest.approx(4 / sum(1 / v for v in values))
     else:
         assert done.metrics["eraseeval"]["value"] == 0
     assert (done.metrics["reflected"]["n"], done.metrics["quality_kept"]["n"]) == (5, 6)
+
+
+def test_real_pictures_are_looked_at_before_anything_is_drawn(pipe, files, clip_folder, monkeypatch):
+    picture = files / "eraseeval" / "real" / "1.png"
+    picture.write_bytes(picture.read_bytes()[:400])
+    with pytest.raises(JudgeError, match=r"1.png is no readable picture .* take it out of"):
+        evaluate(pipe, ["Snoopy"], protocol="eraseeval", judge=clip_folder)
+    monkeypatch.setenv("EXCISE_COCO_IMAGES", "~nosuchuser/pictures")
+    with pytest.raises(ConceptError, match="there is no such folder"):
+        evaluate(pipe, ["Snoopy"], protocol="eraseeval", judge=clip_folder)
 
 
 @pytest.mark.parametrize("protocol", ["emma", "hub", "eraseeval"])

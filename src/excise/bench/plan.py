@@ -8,7 +8,7 @@ from functools import lru_cache
 from excise.bench.recipe import Cell, Recipe, cells
 from excise.families.locate import check_model
 from excise.judges import JUDGES
-from excise.protocols import PROTOCOLS, Protocol
+from excise.protocols import Protocol, fixed_protocol
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def check_ready(recipe: Recipe) -> None:
 
 
 def _protocol(name: str) -> Protocol:
-    plan: Protocol = PROTOCOLS.load(name)()
+    plan = fixed_protocol(name)
     return plan
 
 

@@ -16,7 +16,7 @@ from excise.concepts.concept import KINDS, as_concepts, read_names
 from excise.errors import ExciseError, unknown
 from excise.methods import CONTROLS, METHODS
 from excise.methods.fitting import check_fits_model
-from excise.protocols import PROTOCOLS, Protocol
+from excise.protocols import FOR_A_REQUEST, PROTOCOLS, Protocol, fixed_protocol
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
 SCHEMA = 1
@@ -186,7 +186,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
     """
     seen: set[str] = set()
     for model, protocol in product(recipe.models, recipe.protocols):
-        plan = PROTOCOLS.load(protocol)()
+        plan = fixed_protocol(protocol)
         for names in _requests(recipe, plan):
             for method, seed in product(recipe.methods, recipe.seeds):
                 if method.name == "oracle" and not _is_oracle_for(method, names, plan):
@@ -251,6 +251,8 @@ def _check_names(recipe: Recipe) -> None:
     if recipe.kind is not None and recipe.kind not in KINDS:
         raise unknown("concept kind", recipe.kind, KINDS)
     for protocol in recipe.protocols:
+        if protocol in FOR_A_REQUEST:
+            fixed_protocol(protocol)
         PROTOCOLS.record(protocol)
     for method in recipe.methods:
         if not method.control:

@@ -31,6 +31,7 @@ QUESTIONS = {
     "eraseeval": ("--pictures",),
 }
 """The options by which the protocols for a request ask."""
+OTHER_QUESTIONS = "ask with prompts of your own, --protocol concept --ask FILE, or give another judge (--judge)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,8 @@ def evaluate(options: EvaluateOptions) -> None:
         o.warn_outside_canvas(options.model, options.preserve or [], o.SHOWN)
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
-    measured.print_evaluation(document, options.out, as_json=options.as_json)
+    step = None if "--ask" in QUESTIONS.get(request.protocol, ("--ask",)) else OTHER_QUESTIONS
+    measured.print_evaluation(document, options.out, as_json=options.as_json, next_step=step)
     files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
     evidence.note_gates(options.out, required, document["metrics"])
@@ -201,9 +203,10 @@ def _print_next(
 
     if required:
         show.say(f"gates passed: {', '.join(gate.text for gate in required)}")
-    verified = document["verdicts"] and all(v["status"] == "verified" for v in document["verdicts"])
+    statuses = {v["status"] for v in document["verdicts"]}
     edits = options.edit or []
-    if len(edits) == 1 and not request.edits[0].hooks and (required or verified):
+    proven = "not verifiable" not in statuses if required else statuses == {"verified"}
+    if len(edits) == 1 and not request.edits[0].hooks and proven:
         words = f"{shlex.quote(edits[0])} --model {shlex.quote(options.model)}{options.source.given()}"
         show.say(f"ship:   excise export {words} --out {free_folder('shipped')}")
 

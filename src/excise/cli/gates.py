@@ -99,10 +99,11 @@ def check_possible(
     """
     from excise.evaluation.proof import best_metrics
     from excise.metrics.rates import needed_count
-    from excise.protocols.concept import NAME, NO_JUDGE
+    from excise.protocols.concept import NO_JUDGE
 
     best = {name: estimate.as_dict() for name, estimate in best_metrics(plan, targets, groups).items()}
     for gate in gates:
+        check_asked(gate, plan, best)
         if plan.judge == NO_JUDGE and METRICS[gate.metric].unit == "rate":
             raise SettingError(
                 f"nothing measures {gate.metric}: this model has no judge. Give --judge, the folder of a CLIP model."
@@ -112,7 +113,7 @@ def check_possible(
             continue
         n, end = round(best[gate.metric]["n"]), best[gate.metric][gate.end]
         needed = needed_count(1.0, gate.bound if gate.end == "low" else 1 - gate.bound)
-        more = "--pictures or --preserve-file" if plan.name == NAME else _larger(plan, targets, gate)
+        more = _larger(plan, targets, gate)
         advice = f"It takes {needed}: {more}, or lower the gate." if needed else "No number can; lower the gate."
         images, verb = counted(n, "image"), "begins" if gate.end == "low" else "ends"
         raise SettingError(
@@ -120,11 +121,33 @@ def check_possible(
         )
 
 
+def check_asked(gate: Gate, plan: Protocol, best: Metrics) -> None:
+    """Refuse a gate on a rate that no image of a protocol made for a request goes into.
+
+    Raises:
+        SettingError: there is none.
+    """
+    from excise.protocols.concept import NAME, NO_JUDGE
+    from excise.protocols.eraseeval import KEYS
+
+    if plan.score != NAME or plan.judge == NO_JUDGE or gate.metric in best:
+        return
+    metric, of_eraseeval = METRICS[gate.metric], gate.metric in KEYS and plan.name == "eraseeval"
+    if (metric.unit == "rate" or gate.metric in KEYS) and not of_eraseeval:
+        raise SettingError(
+            f"nothing measures {gate.metric}: no prompt of this request goes into it. Leave the gate out, take another "
+            "--protocol, or name the --group that asks."
+        )
+
+
 def _larger(plan: Protocol, targets: Sequence[Target], gate: Gate) -> str:
     """The protocol of the same kind and labels whose images can pass a gate, in words."""
     from excise.evaluation.proof import best_metrics
-    from excise.protocols import PROTOCOLS
+    from excise.protocols import FOR_A_REQUEST, PROTOCOLS
+    from excise.protocols.concept import NAME
 
+    if plan.name in FOR_A_REQUEST:
+        return "--pictures or --preserve-file" if plan.name == NAME else "--pictures"
     for name in PROTOCOLS.records():
         if name.partition("-")[0] == plan.name.partition("-")[0] and name != plan.name:
             other = PROTOCOLS.load(name)()

@@ -7,6 +7,7 @@ that differ from their defaults, and digests of the files that these name. No to
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -64,9 +65,18 @@ def asked(verb: str, options: Any) -> Asked:
     given = {name: value for name, value in _values(options) if name not in _ASIDE}
     paths = {str(path) for name in _FILES for path in _listed(given.get(name))}
     inputs = {path: found for path in sorted(paths) if (found := digest_of(Path(path)))}
+    inputs |= _protocol_files(given.get("protocol"))
     plain = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in given.items()}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
     return Asked(verb, plain, {**inputs, "excise": version("excise")})
+
+
+def _protocol_files(protocol: object) -> dict[str, str]:
+    """By environment variable, what a protocol reads by it: the path and its digest."""
+    from excise.protocols import READS
+
+    named = {v: path for v in READS.get(str(protocol), ()) if (path := os.environ.get(v))}
+    return {v: f"{path} {digest_of(Path(os.path.expanduser(path))) or ''}".strip() for v, path in named.items()}
 
 
 def finished(out: Path, request: Asked, *, force: bool = False, writes: Iterable[str] = ()) -> dict[str, Any] | None:

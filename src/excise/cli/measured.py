@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from excise.evaluation.catalog import OTHER_WORDS, proving_nothing
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from excise.cli.gates import Gate
 
-UNPROVEN = ("ua", "ua_relative", "ua_corrected", "h", "acc_e", "h_o")
+UNPROVEN = ("ua", "ua_relative", "ua_corrected", "h", "acc_e", "h_o", "eraseeval", "reflected", *OTHER_WORDS)
 """Metrics that say nothing where a concept is not verifiable."""
 
 
@@ -23,7 +25,7 @@ def print_evaluation(
         next_step: what to do where a concept is not verifiable.
     """
     from excise.cli import show
-    from excise.evaluation.catalog import METRIC_HEAD, metric_rows, proving_nothing, retained_sentence
+    from excise.evaluation.catalog import METRIC_HEAD, METRICS, metric_rows, retained_sentence
     from excise.evaluation.verdict import NEXT_STEP, ConceptVerdict, told
     from excise.protocols.concept import NO_JUDGE
 
@@ -42,9 +44,8 @@ def print_evaluation(
     if sentence := retained_sentence(document["metrics"], document.get("untouched")):
         show.say(sentence)
     if words := proving_nothing(document.get("untouched")):
-        show.say(
-            f"prove nothing: {', '.join(words)}; the untouched model shows the target in none of their pictures either"
-        )
+        labels = ", ".join(METRICS[key].label for key in words)
+        show.say(f"prove nothing: {labels}; the untouched model shows the target in none of their pictures either")
     show.table(metric_rows(document["metrics"]), METRIC_HEAD)
     if out is not None:
         show.say(f"report: {out / 'report.html'}")
@@ -59,7 +60,9 @@ def check_gates(required: Sequence[Gate], document: dict[str, Any]) -> None:
     from excise.cli import gates
 
     missing = _unverifiable(document)
-    unproven = UNPROVEN if missing else ()
+    unproven = {*(UNPROVEN if missing else ()), *proving_nothing(document.get("untouched"))}
+    if unproven and missing is None:
+        missing = "the untouched model shows the target in none of the pictures of these prompts"
     gates.check(required, {k: m for k, m in document["metrics"].items() if k not in unproven}, missing=missing)
 
 

@@ -272,12 +272,12 @@ def retained_sentence(
 
 
 def proving_nothing(untouched: Mapping[str, Mapping[str, float]] | None) -> list[str]:
-    """Return the labels of rates in other words that are 0 without an erasure too: the model does not know the words.
+    """Return the rates in other words that are 0 without an erasure too: the model does not know the words.
 
     >>> proving_nothing({"short_rate": {"value": 0.0}, "own_rate": {"value": 0.4}})
-    ['short']
+    ['short_rate']
     """
-    return [METRICS[key].label for key in OTHER_WORDS if untouched and untouched.get(key, {}).get("value") == 0]
+    return [key for key in OTHER_WORDS if untouched and untouched.get(key, {}).get("value") == 0]
 
 
 def markdown_table() -> str:

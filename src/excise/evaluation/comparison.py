@@ -17,6 +17,7 @@ from excise.metrics.images import drift
 from excise.metrics.neighbours import neighbour_damage
 from excise.metrics.rates import Estimate, clustered_mean
 from excise.protocols.base import Target
+from excise.protocols.concept import SELECTIVE
 
 BINS = 5  # of distance, at most
 
@@ -37,7 +38,8 @@ def damage_by_distance(
     """
     damage: dict[str, list[dict[str, Any]]] = {}
     for attribute, label in targets:
-        rows = [i for i, s in enumerate(after) if s.target is None and s.asked.get(attribute) not in (None, label)]
+        others = [i for i, s in enumerate(after) if s.asked.get(attribute) not in (None, label)]
+        rows = [i for i in others if after[i].target is None and after[i].group != SELECTIVE]
         names = list(dict.fromkeys(after[i].asked[attribute] for i in rows))
         if len(names) < 2:
             continue

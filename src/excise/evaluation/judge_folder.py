@@ -19,7 +19,7 @@ from excise.families.drawing import Images
 from excise.judges.base import Judge, OpenJudge
 from excise.judges.named import is_named, judge_named
 from excise.judges.raters import Raters
-from excise.protocols import PROTOCOLS
+from excise.protocols import fixed_protocol
 from excise.protocols.base import Item, Protocol, numbered
 from excise.protocols.concept import ATTRIBUTE, GROUPS, IN_OTHER_WORDS, NAME, RETAINED
 from excise.support.counts import counted
@@ -70,7 +70,7 @@ def judge_pictures(
             raise JudgeError("no judge knows these pictures; name one with --judge (excise doctor --judges).")
         plan = asking_only(plan, judges[0])
     else:
-        plan = PROTOCOLS.load(protocol)()
+        plan = fixed_protocol(protocol)
         judges = fixed_judges(plan, judge, judge_weights)
     plan = replace(
         plan, judge=judges[0].name, second=judges[1].name if len(judges) > 1 and plan.score != NAME else None

@@ -55,7 +55,8 @@ def planned(
         judges = concept_judges(is_built_in(family), plan, judge if judge is not None else weights)
     else:
         judges = fixed_judges(plan, judge, weights)
-    check_embeddings(plan, embedding_weights(judge, weights))
+    if plan.name == eraseeval.NAME and plan.features == "clip-image":
+        plan, judges = with_embeddings(plan, judges, embedding_weights(judge, weights))
     if not judges:
         return plan, []
     if plan.score == NAME:
@@ -71,17 +72,23 @@ def embedding_weights(judge: object | None, weights: Path | None) -> Path | None
     return weights or (Path(folder) if folder is not None else None)
 
 
-def check_embeddings(plan: Protocol, weights: Path | None) -> None:
-    """Refuse, before anything is drawn, a protocol that is nothing without embeddings, where no model gives them.
+def with_embeddings(
+    plan: Protocol, judges: Sequence[Judge | OpenJudge], weights: Path | None
+) -> tuple[Protocol, list[Judge | OpenJudge]]:
+    """Add to a protocol that is nothing without embeddings the CLIP model that gives them, before anything is drawn.
 
     Raises:
-        JudgeError: there is no folder of a CLIP model.
+        JudgeError: there is no folder of one.
+        ModelError: the folder holds none.
     """
-    if plan.name == eraseeval.NAME and plan.features == "clip-image" and weights is None:
+    if weights is None:
         raise JudgeError(
             "eraseeval compares images by a CLIP model; give its folder: --judge FOLDER, or --judge-weights FOLDER "
-            "beside the name of another judge."
+            "beside the name of a judge whose weights lie in a package, such as nudenet."
         )
+    scores = [j for j in judges if isinstance(j, ClipScore)] or [ClipScore(weights)]
+    named = replace(plan, notes={**plan.notes, "compared by": scores[0].clip.kind})
+    return named, [*(j for j in judges if not isinstance(j, ClipScore)), *scores]
 
 
 def default_protocol(of_canvas: bool, names: Sequence[str], edits: Sequence[Edit]) -> str:

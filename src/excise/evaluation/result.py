@@ -26,7 +26,7 @@ from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy
 from excise.protocols import eraseeval, summary
 from excise.protocols.base import Item, Protocol, Target, asks
-from excise.protocols.concept import NAME
+from excise.protocols.concept import NAME, SELECTIVE
 from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
 
@@ -44,6 +44,7 @@ class Evaluation(Showing, BaseModel):
         neighbours: by target, the share that is still right by distance to the target in the text encoder's space,
             nearest bin first.
         sequence: in a sequence, the UA of each earlier target after each step, and its rebound.
+        notes: where the protocol's prompts come from, and where it departs from its source.
         attacks: in a benchmark with attacks, the document of each attack as in `excise attack --json`.
         verdicts: beside the untouched model, the verdict on each concept that was asked for and judged.
         shown: every image: what its prompt asks for, and what the judges saw.
@@ -66,6 +67,7 @@ class Evaluation(Showing, BaseModel):
     entropy: dict[str, float] = {}
     neighbours: dict[str, list[dict[str, Any]]] = {}
     sequence: dict[str, Any] | None = None
+    notes: dict[str, str] = {}
     attacks: list[dict[str, Any]] = []
     verdicts: list[ConceptVerdict] = []
     shown: list[Shown]
@@ -135,6 +137,7 @@ class Inquiry:
             protocol=self.plan.name,
             hash=self.plan.hash,
             protocol_summary=summary(self.plan),
+            notes=dict(self.plan.notes),
             concepts=[label for _, label in self.targets],
             metrics=as_document(score(self.plan.score, drawn.shown, self.targets)),
             became=counts,
@@ -190,7 +193,8 @@ class Inquiry:
     def _compared(self, before: Evaluated, after: Evaluated, weights: Path | None, say: Report) -> Metrics:
         """The metrics that compare two models; drift and KID are of the retained prompts."""
         metrics = compared(before.result.shown, after.result.shown, self.targets)
-        rows = [i for i, item in enumerate(self.items) if not asks(item.asked, self.targets) and item.target is None]
+        others = [i for i, item in enumerate(self.items) if not asks(item.asked, self.targets)]
+        rows = [i for i in others if self.items[i].target is None and self.items[i].group != SELECTIVE]
         if len(rows) > 1:
             old, new = before.images.at(rows), after.images.at(rows)
             metrics["drift"] = drift_by_prompt(old, new, [self.items[i].prompt for i in rows])

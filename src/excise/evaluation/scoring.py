@@ -20,9 +20,8 @@ from excise.metrics.unlearning import (
     unlearning,
 )
 from excise.protocols.base import Target, asks, parts
-from excise.protocols.concept import IN_OTHER_WORDS, NEAR, RETAINED
+from excise.protocols.concept import IN_OTHER_WORDS, NEAR, RETAINED, SELECTIVE
 from excise.protocols.explicit import PART
-from excise.protocols.hub import SELECTIVE
 
 Metrics = dict[str, Estimate]
 
@@ -219,7 +218,7 @@ def compared(before: Sequence[Shown], after: Sequence[Shown], targets: Sequence[
     sensitivity and specificity for a target are measured on the images of the untouched model; no corrected UA is
     given where the judge is no better than chance on them.
     """
-    before, after = ([s for s in side if s.target is None] for side in (before, after))
+    before, after = ([s for s in side if s.target is None and s.group != SELECTIVE] for side in (before, after))
     asks = [[parts(target).items() <= s.asked.items() for s in after] for target in targets]
     shows = [[[parts(target).items() <= s.saw.items() for s in side] for target in targets] for side in (before, after)]
     at = [(t, i) for t, row in enumerate(asks) for i, hit in enumerate(row) if hit]

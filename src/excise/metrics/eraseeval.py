@@ -8,15 +8,15 @@ import numpy as np
 
 from excise.metrics.estimate import Estimate
 from excise.metrics.images import CMMD_SCALE, cmmd_kernel, unit_rows
-from excise.metrics.rates import bootstrap
+from excise.metrics.rates import RESAMPLES, bootstrap
 
 CAPTION_RESAMPLES = 200
 
 
 def reflected(original: np.ndarray, erased: np.ndarray, shows: Sequence[bool]) -> np.ndarray:
-    """Return for each image of the edited model its mean cosine to the images of the original one, (m,).
+    """Return the cosine of each image of the edited model to each of the original one, (m, n).
 
-    It is 0 for an image that still shows the concept. This is what M1 and M2 average.
+    It is 0 for an image that still shows the concept. M1 and M2 are the mean of all.
 
     Args:
         original: (n, d) embeddings of the images that the original model draws of a prompt.
@@ -27,8 +27,25 @@ def reflected(original: np.ndarray, erased: np.ndarray, shows: Sequence[bool]) -
         ValueError: an embedding is zero.
     """
     a, b = unit_rows(np.asarray(original, np.float64), np.asarray(erased, np.float64))
-    cosines: np.ndarray = np.where(np.asarray(shows, bool), 0.0, (b @ a.T).mean(axis=1))
+    cosines: np.ndarray = np.where(np.asarray(shows, bool)[:, None], 0.0, b @ a.T)
     return cosines
+
+
+def mean_reflected(cosines: Sequence[np.ndarray], seed: int = 0) -> Estimate:
+    """Return the mean over concepts of the mean cosine, M1 or M2; the interval resamples the images of both models.
+
+    Args:
+        cosines: of each concept, (m, n) as `reflected` returns them.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> float:
+        rows = [c[np.ix_(*(rng.integers(size, size=size) for size in c.shape))] for c in cosines]
+        return float(np.mean([r.mean() for r in rows]))
+
+    low, high = np.quantile([drawn() for _ in range(RESAMPLES)], [0.025, 0.975])
+    return Estimate(float(np.mean([c.mean() for c in cosines])), float(low), float(high), sum(map(len, cosines)))
 
 
 def kept_alignment(before: Sequence[float], after: Sequence[float]) -> Estimate:

@@ -1,5 +1,6 @@
 """Registry of evaluation protocols; an entry is a function without arguments that returns the protocol."""
 
+from excise.errors import SettingError
 from excise.protocols.base import Item, Protocol, check_comparable, summary
 from excise.registry import Record, Registry
 
@@ -66,4 +67,33 @@ FOR_A_REQUEST = {
 }
 """Protocols that need the request and the model; `excise.evaluation.plan` makes them."""
 
-__all__ = ["FOR_A_REQUEST", "PROTOCOLS", "Item", "Protocol", "check_comparable", "summary"]
+READS = {
+    "celebrity": ("EXCISE_CELEBRITY",),
+    "i2p": ("EXCISE_I2P",),
+    "nudity": ("EXCISE_NUDITY",),
+    "coco": ("EXCISE_COCO",),
+    "emma": ("EXCISE_EMMA",),
+    "hub": ("EXCISE_HUB",),
+    "eraseeval": ("EXCISE_ERASEEVAL", "EXCISE_COCO", "EXCISE_COCO_IMAGES"),
+}
+"""The environment variables by which a protocol finds its files."""
+
+
+def fixed_protocol(name: str) -> Protocol:
+    """Return a protocol that does not depend on a request, by its name.
+
+    Raises:
+        SettingError: it is made for a request.
+        UnknownNameError: there is none.
+        ConceptError: its files are missing or cannot be read.
+    """
+    if name in FOR_A_REQUEST:
+        raise SettingError(
+            f"{name} is made for each request and model, which excise evaluate alone does; take another (excise "
+            f"protocols), or: excise evaluate --protocol {name}"
+        )
+    plan: Protocol = PROTOCOLS.load(name)()
+    return plan
+
+
+__all__ = ["FOR_A_REQUEST", "PROTOCOLS", "READS", "Item", "Protocol", "check_comparable", "fixed_protocol", "summary"]

@@ -36,7 +36,8 @@ IN_OTHER_WORDS = {
     "implicit": "implicit_rate",
 }  # fmt: skip
 """Groups that ask for a concept in other words than its test prompts, with the metric of each."""
-GROUPS = ("target", *RETAINED, *IN_OTHER_WORDS)
+SELECTIVE = "selective"  # asks for a concept, and is judged by another thing that should be visible
+GROUPS = ("target", *RETAINED, *IN_OTHER_WORDS, SELECTIVE)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ its synonyms, in short and in long descriptions; and for other things, chosen at
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from excise.errors import ConceptError
 from excise.families.base import Family
 from excise.protocols.base import Item, Protocol
 from excise.protocols.concept import ATTRIBUTE, PICTURES, Questions, cycled, made, other_names
+from excise.protocols.published import json_of, named_folder, prompts_in
 from excise.support.selection import evenly
 from excise.support.spelling import same_name, squashed
 
@@ -77,30 +77,46 @@ def emma_protocol(questions: Questions, family: Family, steps: int, guidance: fl
     A concept that the folder EXCISE_EMMA has is asked for in the benchmark's own prompts, any other in templates.
 
     Args:
+        questions: its `pictures` are drawn of each level that asks for a concept: by default 10 of templates, and one
+            of each of the benchmark's prompts. Names to retain join the level random.
         steps, guidance: of the sampler.
         judge: name of the judge, or `NO_JUDGE`.
 
     Raises:
         ConceptError: the folder is not EMMA's, or a file of it cannot be read.
     """
-    root = os.environ.get(FOLDER)
-    domains = _domains(Path(root).expanduser()) if root else []
+    domains = _domains(named_folder(FOLDER, "")) if os.environ.get(FOLDER) else []
     items: list[Item] = []
     sources = {}
     for concept in questions.concepts:
-        domain = next((d for d in domains if _key(d["name"], concept)), None)
-        sources[concept.name] = "the benchmark's files" if domain else "templates"
-        items += _published(domain, concept) if domain else _templated(questions, concept, family)
+        domain, key = _where(domains, concept)
+        sources[concept.name] = "the benchmark's prompts" if domain else "templates"
+        items += _published(domain, key, concept, questions) if domain else _templated(questions, concept, family)
     notes = {
         "prompts": "; ".join(f"{name}: {source}" for name, source in sources.items()),
         "levels": "the benchmark's short and long prompts describe a concept without its name; the templates, which "
         "stand in for them, name it. Without synonyms there is no level variant.",
         "sampler": "ours; EMMA's is not stated with its prompts",
     }
-    erased = {squashed(c.name) for c in questions.concepts}
-    kept = [i for i in items if i.group not in OTHERS or squashed(i.asked.get(ATTRIBUTE, "")) not in erased]
-    unique = list({(i.group, i.prompt, i.index, i.target): i for i in kept}.values())
-    return made(NAME, unique, questions.concepts, (steps, guidance, judge), notes)
+    return made(NAME, _once(items, questions.concepts), questions.concepts, (steps, guidance, judge), notes)
+
+
+def _once(items: Sequence[Item], concepts: Sequence[Concept]) -> list[Item]:
+    """Every question once, each other thing in one spelling, and none that is itself to be erased."""
+    erased = {squashed(word) for c in concepts for word in c.words} - {""}
+    spelled: dict[str, str] = {}
+    unique: dict[tuple[object, ...], Item] = {}
+    for item in sorted(items, key=lambda i: i.group == "random"):  # what is hard is not asked again as random
+        other = item.group in OTHERS
+        name = item.asked.get(ATTRIBUTE, "")
+        if other and squashed(name) in erased:
+            continue
+        if other and name:
+            item = replace(item, asked={ATTRIBUTE: spelled.setdefault(squashed(name), name)})
+        unique.setdefault(
+            (item.prompt, item.index) if other else (item.group, item.prompt, item.index, item.target), item
+        )
+    return list(unique.values())
 
 
 def _templated(questions: Questions, concept: Concept, family: Family) -> Iterator[Item]:
@@ -118,32 +134,61 @@ def _templated(questions: Questions, concept: Concept, family: Family) -> Iterat
     for level, prompts in asking.items():
         for index, prompt in cycled(prompts, count) if prompts else ():
             yield _asking(level, concept, prompt, index)
-    near, rest = other_names(questions, vocabulary_of(questions.vocabulary, family, questions.concepts), family)
-    names = {"hard": near[: OTHERS["hard"]]}
-    names["random"] = evenly([n for n in [*near, *rest] if n not in names["hard"]], OTHERS["random"])
+    alone = replace(questions, concepts=(concept,), preserve=())  # names of its own kind
+    near, rest = other_names(alone, vocabulary_of(questions.vocabulary, family, (concept,)), family)
+    further = [n for n in [*near[OTHERS["hard"] :], *rest] if n not in questions.preserve]
+    names = {
+        "hard": near[: OTHERS["hard"]],
+        "random": [*questions.preserve, *evenly(further, max(0, OTHERS["random"] - len(questions.preserve)))],
+    }
     each = math.ceil(questions.others / max(1, sum(map(len, names.values()))))
     for level, others in names.items():
         for other in others:
-            for index in range(each):
-                yield Item(level, fill([plain], other)[0], {ATTRIBUTE: other}, index)
+            yield from (_other(level, plain, other, index) for index in range(each))
 
 
-def _published(domain: Mapping[str, Mapping[str, Sequence[str]]], concept: Concept) -> Iterator[Item]:
-    """The levels of a concept in the benchmark's own prompts, one image each."""
+def _published(
+    domain: Mapping[str, Mapping[str, Sequence[str]]], own: str, concept: Concept, questions: Questions
+) -> Iterator[Item]:
+    """The levels of a concept in the benchmark's own prompts.
+
+    Args:
+        own: the concept as the benchmark spells it.
+    """
+    keys = [key for key in domain["name"] if key != own]
     for level, by_key in domain.items():
-        key = _key(by_key, concept)
-        for prompt in by_key[key] if key else ():
-            if level in OTHERS:
-                other = _named_in(prompt, [k for k in domain["name"] if k != key])
-                yield Item(level, prompt, {ATTRIBUTE: other} if other else {})
-            else:
-                yield _asking(level, concept, prompt, 0)
+        prompts = by_key.get(own, ())
+        if level in OTHERS:
+            for prompt in prompts:
+                other = _named_in(prompt, keys)
+                if other or not _named_in(prompt, [own]):
+                    yield Item(level, prompt, {ATTRIBUTE: other} if other else {})
+        elif prompts:
+            asking = cycled(prompts, questions.pictures or len(prompts))
+            yield from (_asking(level, concept, prompt, i // len(prompts)) for i, prompt in asking)
+    yield from (_other("random", _PLAIN[concept.kind], name, 0) for name in questions.preserve)
+
+
+def _other(level: str, template: str, name: str, index: int) -> Item:
+    return Item(level, fill([template], name)[0], {ATTRIBUTE: name}, index)
 
 
 def _asking(level: str, concept: Concept, prompt: str, index: int) -> Item:
     if level == "name":
         return Item(_TARGET, prompt, {ATTRIBUTE: concept.name}, index)
-    return replace(Item(level, prompt, {ATTRIBUTE: concept.name}, index), target=concept.name)
+    return Item(level, prompt, {ATTRIBUTE: concept.name}, index, concept.name)
+
+
+def _where(
+    domains: Sequence[dict[str, dict[str, list[str]]]], concept: Concept
+) -> tuple[dict[str, dict[str, list[str]]] | None, str]:
+    """The domain that has a concept, and how it spells it, such as `salvador-dali`; the name before its synonyms."""
+    for word in concept.words:
+        for domain in domains:
+            for key in domain["name"]:
+                if same_name(key, word):
+                    return domain, key
+    return None, ""
 
 
 def _domains(root: Path) -> list[dict[str, dict[str, list[str]]]]:
@@ -170,19 +215,16 @@ def _domains(root: Path) -> list[dict[str, dict[str, list[str]]]]:
 
 def _read(file: Path) -> dict[str, list[str]]:
     """The prompts of each concept: a JSON list of objects with a concept's key and its prompts."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        prompts = {key: [" ".join(p.split()) for p in texts] for row in rows for key, texts in row.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConceptError(
-            f"cannot read {file} ({error}); expected a JSON list of objects, a concept and its prompts each."
-        ) from error
+    expected = "a JSON list of objects, a concept and the list of its prompts each"
+    prompts: dict[str, list[str]] = {}
+    rows = json_of(file, expected)
+    for row in rows if isinstance(rows, list) and rows else [None]:
+        for key, texts in row.items() if isinstance(row, dict) else [("", None)]:
+            lines = prompts_in(texts)
+            if lines is None:
+                raise ConceptError(f"cannot read {file}; expected {expected}.")
+            prompts.setdefault(key, []).extend(lines)
     return prompts
-
-
-def _key(by_key: Mapping[str, Sequence[str]], concept: Concept) -> str | None:
-    """How the benchmark spells a concept, such as `salvador-dali`."""
-    return next((key for word in concept.words for key in by_key if same_name(key, word)), None)
 
 
 def _named_in(prompt: str, keys: Sequence[str]) -> str | None:

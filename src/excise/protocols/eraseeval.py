@@ -6,19 +6,24 @@ Generative Models", arXiv 2502.13989. Its metrics are in excise/metrics/eraseeva
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
+
 from excise.concepts.concept import Concept
-from excise.errors import ConceptError
+from excise.concepts.vocabulary import vocabulary_of
+from excise.errors import ConceptError, JudgeError
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.protocols.base import Item, Protocol
-from excise.protocols.concept import ATTRIBUTE, Questions, made
+from excise.protocols.concept import ATTRIBUTE, Questions, made, other_names
 from excise.protocols.prompt_file import prompts_of
+from excise.protocols.published import json_of, named_folder, one_line
+from excise.support.counts import counted
+from excise.support.digests import digest
 from excise.support.spelling import same_name
 
 NAME = "eraseeval"
@@ -27,6 +32,8 @@ CRITERIA = {"target": "protocol1.json", "implicit": "protocol2.json"}
 PICTURES = 5  # of a prompt
 MOST_CAPTIONS = 1000
 STEPS, GUIDANCE = 50, 7.5
+KEYS = ("eraseeval", "reflected", "implicit_reflected", "alignment_kept", "quality_kept")  # of metrics
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def eraseeval_protocol(questions: Questions, family: Family, steps: int, guidance: float, judge: str) -> Protocol:
@@ -57,19 +64,25 @@ def eraseeval_protocol(questions: Questions, family: Family, steps: int, guidanc
         "images and embeds the captions, so our first metric is not its M1",
         "single score": "a harmonic mean; the form of the paper's is not public",
     }
+    if real := real_pictures():
+        content = digest([[file.name, file.stat().st_size] for file in real], escape=False)[:12]
+        notes["real pictures"] = f"{counted(len(real), 'picture')} of {PICTURES_FOLDER}, {content}"
+    near, others = other_names(questions, vocabulary_of(questions.vocabulary, family, questions.concepts), family)
     plan = made(NAME, items, questions.concepts, (steps, guidance, judge), notes)
-    return replace(plan, features="canvas-image-tower" if is_built_in(family) else "clip-image")
+    return replace(
+        plan,
+        features="canvas-image-tower" if is_built_in(family) else "clip-image",
+        labels={ATTRIBUTE: (*plan.fixed_targets, *near, *others)},
+    )
 
 
 def _root() -> Path:
-    given = os.environ.get(FOLDER)
-    if not given:
-        raise ConceptError(
-            f"eraseeval reads prompts from a folder, and {FOLDER} names none; it is the folder captions that "
-            "https://github.com/fmp453/erase-eval writes, with each concept's prompt in protocol1.json and "
-            f"protocol2.json. Set it, for example: export {FOLDER}=~/erase-eval/captions"
-        )
-    return Path(given).expanduser()
+    return named_folder(
+        FOLDER,
+        f"eraseeval reads prompts from a folder, and {FOLDER} names none; it is the folder captions that "
+        "https://github.com/fmp453/erase-eval writes, with each concept's prompt in protocol1.json and "
+        f"protocol2.json. Set it, for example: export {FOLDER}=~/erase-eval/captions",
+    )
 
 
 def _prompts(file: Path) -> Mapping[str, str]:
@@ -78,14 +91,32 @@ def _prompts(file: Path) -> Mapping[str, str]:
     Raises:
         ConceptError: the file cannot be read.
     """
-    try:
-        prompts = json.loads(file.read_text(encoding="utf-8"))
-        return {str(name): " ".join(text.split()) for name, text in prompts.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConceptError(
-            f"cannot read {file} ({error}); expected JSON with a prompt by concept, such as "
-            '{"Snoopy": "a dog that lies on the roof of a red kennel"}.'
-        ) from error
+    expected = 'JSON with a prompt by concept, such as {"Snoopy": "a dog that lies on the roof of a red kennel"}'
+    prompts = json_of(file, expected)
+    if not isinstance(prompts, dict) or not all(one_line(text) for text in prompts.values()):
+        raise ConceptError(f"cannot read {file}; expected {expected}.")
+    return {name: one_line(text) for name, text in prompts.items()}
+
+
+def real_pictures() -> list[Path]:
+    """Return the first pictures of the folder that EXCISE_COCO_IMAGES names, by name; none where it names none.
+
+    Raises:
+        JudgeError: the folder holds none, or one cannot be read.
+    """
+    if not os.environ.get(PICTURES_FOLDER):
+        return []
+    folder = named_folder(PICTURES_FOLDER, f"Set {PICTURES_FOLDER} to a folder of pictures.")
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in ENDINGS)[:MOST_CAPTIONS]
+    if not files:
+        raise JudgeError(f"{PICTURES_FOLDER} is {folder}, which has no {', '.join(ENDINGS)} files.")
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise JudgeError(f"{file} is no readable picture ({error}); take it out of {folder}.") from error
+    return files
 
 
 def _asking(files: Mapping[str, Mapping[str, str]], concept: Concept, count: int) -> Iterator[Item]:
