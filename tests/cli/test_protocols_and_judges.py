@@ -214,10 +214,12 @@ def test_other_files_are_another_request(evaluate, clip_folder, monkeypatch):
     assert "finished run of another request" in out + said
 
 
-def test_a_protocol_for_a_request_is_no_protocol_of_a_folder_or_a_benchmark(excise, tmp_path):
+def test_a_protocol_for_a_request_is_no_protocol_of_a_folder_or_a_benchmark(excise, clip_folder, tmp_path):
     (tmp_path / "pictures").mkdir()
     pictures(1, 64)[0].save(tmp_path / "pictures" / "a-cat-seed7.png")
-    status, out, said = excise("judge", tmp_path / "pictures", "--protocol", "hub", "-c", "Snoopy", "--judge", "q16")
+    status, out, said = excise(
+        "judge", tmp_path / "pictures", "--protocol", "hub", "-c", "Snoopy", "--judge", clip_folder
+    )
     assert status == 2
     assert "excise evaluate --protocol hub" in out + said
     recipe = "schema: 1\nname: a\nmodels: [canvas-sd]\nprotocols: [emma]\nmethods: [uce]\nconcepts: [cat]\n"
