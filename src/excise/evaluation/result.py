@@ -198,6 +198,23 @@ class Asked:
         return metrics
 
 
+def beside_earlier(after: Evaluated, before: Evaluated) -> Evaluated:
+    """Add the verdicts on an evaluation beside an earlier one of the untouched model, by the pictures that both drew.
+
+    Args:
+        before: of the same protocol, for whichever targets, or a part of it.
+    """
+    old = {(s.prompt, s.seed): s for s in before.result.shown}
+    both = [s for s in after.result.shown if (s.prompt, s.seed) in old]
+    first = [old[s.prompt, s.seed] for s in both]
+    update = {
+        "metrics": {**after.result.metrics, **as_document(compared(first, both, after.targets))},
+        "untouched": measure(before.result, after.targets),
+        "verdicts": concept_verdicts(first, both, after.targets),
+    }
+    return replace(after, result=after.result.model_copy(update=update), before=before)
+
+
 def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, int | float]]:
     """Compute the metrics of a finished evaluation for other targets."""
     return as_document(score(result.protocol_summary["score"], result.shown, targets))
