@@ -202,11 +202,9 @@ def kept(evidence: Evidence) -> Answer:
             if drift
             else ""
         )
-        why = (
-            "No judge looked at other prompts."
-            if evidence.judge is None
-            else "No judged picture asks for another name."
-        )
+        why = evidence.why or "No judged picture asks for another name."
+        if evidence.judge is None:
+            why = "No judge looked at other prompts."
         return Answer(KEPT, "open", UNMEASURED, why + moved)
     key = min(keys, key=lambda k: metrics[k]["low"] / max(1e-9, _before(evidence, k)))
     share, before = metrics[key], evidence.untouched.get(key)
@@ -252,7 +250,7 @@ def sure(evidence: Evidence, first: Answer, second: Answer) -> Answer:
         return Answer(SURE, "open", "Pictures only", "No judge looked: only the pictures below can be compared.")
     if (first.state, second.state) == ("open", "open"):
         return Answer(SURE, "open", UNMEASURED, "Neither question was measured.", _judges(evidence))
-    held = f"no interval across its threshold, and two judges apart on at most {100 * MOST_DISAGREE:.0f} %"
+    held = f"each interval on one side of its threshold; two judges that differ on at most {100 * MOST_DISAGREE:.0f} %"
     figures = [*_judges(evidence), ("held to", held)]
     unsure = [a.question for a in (first, second) if a.word == NOT_SURE]
     apart = evidence.metrics.get("judges_disagree")

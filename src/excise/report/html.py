@@ -184,10 +184,19 @@ def write(page: Page, path: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("excise.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"data_uri": data_uri, "quantity": quantity, "interval": interval}
+    environment.filters |= {"data_uri": data_uri, "quantity": quantity, "interval": interval, "together": together}
     text = environment.get_template("run.html.j2").render(page=page)
     write_text(path, text)
     return path
+
+
+def together(text: str) -> str:
+    """Return a text whose numbers stay on a line with their per cent sign.
+
+    >>> together("50 %") == "50\\N{NO-BREAK SPACE}%"
+    True
+    """
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def data_uri(image: Image.Image) -> str:
