@@ -107,6 +107,22 @@ def test_an_evaluation_shows_its_numbers_and_its_pictures(pipe, monkeypatch):
     check_shown(evaluated, "tiny without cat", "UA", pictures=True)
     check_shown(evaluated.result, "tiny without cat", "UA")
     assert "untouched" in evaluated._repr_html_()
+    assert "verdict" in repr(evaluated)
+    assert f"cat: {evaluated.result.verdicts[0].sentence()}"[:60] in evaluated._repr_html_()
+    plan = {**evaluated.result.protocol_summary, "judge": "none"}
+    nobody = evaluated.result.model_copy(update={"protocol_summary": plan, "verdicts": []})
+    check_shown(nobody, "not verified: there is no judge")
+    evil = evaluated.result.model_copy(update={"model": "<script>x</script>", "concepts": ["<b>"]})
+    assert "&lt;script&gt;" in evil._repr_html_()
+
+
+def test_an_erasure_and_an_export_show_themselves(pipe, tmp_path):
+    from excise.erasing.erase import erasure
+
+    check_shown(erasure(pipe, ["cat"], "uce", vocabulary=None), "uce removes cat", "took")
+    exported = excise.export(excise.erase(pipe, ["cat"], "uce", vocabulary=None), pipe, tmp_path / "<b>", "kohya-lora")
+    check_shown(exported, "Export: kohya-lora", "ComfyUI", "README.md")
+    assert "&lt;b&gt;" in exported._repr_html_()
 
 
 def test_a_plain_function_judges_a_protocol(pipe, monkeypatch):

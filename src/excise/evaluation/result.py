@@ -14,7 +14,7 @@ from excise.evaluation.comparison import damage_by_distance, drift_by_prompt
 from excise.evaluation.proof import concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.evaluation.showing import evaluation_card, picture_rows
-from excise.evaluation.verdict import ConceptVerdict
+from excise.evaluation.verdict import ConceptVerdict, told
 from excise.evaluation.verdicts import parts_of
 from excise.families.base import Family
 from excise.families.drawing import Images
@@ -24,7 +24,7 @@ from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy
 from excise.protocols import summary
 from excise.protocols.base import Item, Protocol, Target, asks
-from excise.protocols.concept import NAME
+from excise.protocols.concept import NAME, NO_JUDGE
 from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
 
@@ -75,7 +75,10 @@ class Evaluation(Showing, BaseModel):
     def card(self) -> Card:
         """What the result shows of itself."""
         protocol = (self.protocol, self.hash)
-        return evaluation_card(protocol, self.model, self.concepts, self.metrics, self.untouched, self.seconds)
+        verdict = "; ".join(line for line, _ in told(self.verdicts))
+        if self.concepts and self.protocol_summary["judge"] == NO_JUDGE:
+            verdict = "not verified: there is no judge, only pictures"
+        return evaluation_card(protocol, self.model, self.concepts, self.metrics, self.untouched, self.seconds, verdict)
 
     def seen(self, *groups: str) -> Seen:
         """Return the requested and the seen labels of some groups, as the metrics take them."""

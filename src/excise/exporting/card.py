@@ -39,6 +39,7 @@ FIGURES = {
     "cra": "pictures of other prompts that are right in the other attribute",
     "acc_r": "pictures of names to keep that show them",
     "worst_back": "prompts on which the strongest attack recovers it",
+    "taught_back": "prompts on which an attack that shows the model pictures of it recovers it",
     "erased": "pictures of the worst concept that no longer show it, of those that did",
     "retained": "pictures of other names still right, of those right before",
 }
@@ -252,17 +253,14 @@ def _figures(checks: Sequence[Check]) -> str:
 
 
 def _undo(card: Card) -> str:
-    if card.is_added:
+    if card.is_lora:
         return (
             "It is an addition to the model: whoever does not load it, or loads it at strength 0, has the whole model. "
-            "Unload it (in diffusers: `pipe.unload_lora_weights()`) or load the base alone."
-            if card.is_lora
-            else "Draw without the file: the model itself is not changed. In Python, what `apply` returns has `remove()`."
+            "Unload it (in diffusers: `pipe.unload_lora_weights()`), or load the base alone."
         )
-    return (
-        "It changes this copy alone. Load the base model named above in its place; the concepts cannot be taken back out "
-        "of this copy without it."
-    )
+    if card.is_added:
+        return "Draw without the file: the model itself is not changed. In Python, what `apply` returns has `remove()`."
+    return "It changes this copy alone: whoever has the base model has the concepts. Load that one instead."
 
 
 def _limits(card: Card) -> str:
