@@ -15,8 +15,10 @@ import excise
 from excise.attacks import ATTACKS
 from excise.attacks.plan import load_attack
 from excise.attacks.suite import SuiteResult
+from excise.concepts.concept import as_concepts
 from excise.errors import ConceptError, JudgeError
 from excise.evaluation.evaluate import evaluate as run_protocol
+from excise.families import family_of
 from excise.judges.base import NamingJudge
 from excise.methods.base import Context, Made, Request
 from excise.policy.policy import read
@@ -117,9 +119,10 @@ def test_an_evaluation_shows_its_numbers_and_its_pictures(pipe, monkeypatch):
 
 
 def test_an_erasure_and_an_export_show_themselves(pipe, tmp_path):
-    from excise.erasing.erase import erasure
+    from excise.erasing.erase import Naming, make_edit
 
-    check_shown(erasure(pipe, ["cat"], "uce", vocabulary=None), "uce removes cat", "took")
+    erasure = make_edit(family_of(pipe), as_concepts(["cat"]), "uce", {}, Naming(vocabulary=None))
+    check_shown(erasure, "uce removes cat", "took")
     exported = excise.export(excise.erase(pipe, ["cat"], "uce", vocabulary=None), pipe, tmp_path / "<b>", "kohya-lora")
     check_shown(exported, "Export: kohya-lora", "ComfyUI", "README.md")
     assert "&lt;b&gt;" in exported._repr_html_()

@@ -14,6 +14,7 @@ from excise.report.answers import BACK, NOT_SURE, Evidence
 from excise.report.html import Answer
 from excise.support.counts import agreeing, counted
 
+ALONE = " without pictures of it"  # attacks that show the model such pictures teach it
 NOT_BACK, IS_BACK, UNTESTED = "Not in these attacks", "Yes", "Not tested"
 
 
@@ -35,7 +36,8 @@ def attacked(outcome: SuiteResult) -> Answer:
         text = "Every attack that ran shows the model pictures of the concept, and none tells what it kept."
         return Answer(BACK, "open", UNTESTED, text, advice="Compare with a model never trained on it (--oracle).")
     hits = sum(bool(r.model and r.model.any_of_n.value) for r in plain)
-    answer = _by_share(top.back, f"{hits} of {counted(len(plain), 'attack')} recovered it", top.attack)
+    alone = ALONE if len(plain) < len(ran) else ""
+    answer = _by_share(top.back, f"{hits} of {counted(len(plain), 'attack')}{alone} recovered it", top.attack)
     teaching = [bool(r.model and r.model.any_of_n.value) for r in ran if r.teaches]
     if not any(teaching):
         return answer
@@ -61,13 +63,11 @@ def attacked_before(checks: Sequence[Check], concept: str, command: str = "") ->
             if key == "worst_gap":
                 answer = _against_oracle(worst, "", 0)
             else:
-                answer = _by_share(worst, "An attack recovered it" if worst.value else "No attack recovered it", "")
-                shown = check.metrics.get("taught_back", {}).get("value", 0) > 0
-                answer = (
-                    _with_lessons(answer, "An attack that shows the model pictures of it does recover it")
-                    if shown
-                    else answer
+                answer = _by_share(
+                    worst, "An attack recovered it" if worst.value else f"No attack recovered it{ALONE}", ""
                 )
+                if check.metrics.get("taught_back", {}).get("value", 0) > 0:
+                    answer = _with_lessons(answer, "An attack that shows the model pictures of it does recover it")
             return replace(answer, figures=[*answer.figures, source])
     return untested(command)
 
