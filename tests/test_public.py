@@ -15,8 +15,10 @@ import excise
 from excise.attacks import ATTACKS
 from excise.attacks.plan import load_attack
 from excise.attacks.suite import SuiteResult
+from excise.concepts.concept import as_concepts
 from excise.errors import ConceptError, JudgeError
 from excise.evaluation.evaluate import evaluate as run_protocol
+from excise.families import family_of
 from excise.judges.base import NamingJudge
 from excise.methods.base import Context, Made, Request
 from excise.policy.policy import read
@@ -107,6 +109,23 @@ def test_an_evaluation_shows_its_numbers_and_its_pictures(pipe, monkeypatch):
     check_shown(evaluated, "tiny without cat", "UA", pictures=True)
     check_shown(evaluated.result, "tiny without cat", "UA")
     assert "untouched" in evaluated._repr_html_()
+    assert "verdict" in repr(evaluated)
+    assert f"cat: {evaluated.result.verdicts[0].sentence()}"[:60] in evaluated._repr_html_()
+    plan = {**evaluated.result.protocol_summary, "judge": "none"}
+    nobody = evaluated.result.model_copy(update={"protocol_summary": plan, "verdicts": []})
+    check_shown(nobody, "not verified: there is no judge")
+    evil = evaluated.result.model_copy(update={"model": "<script>x</script>", "concepts": ["<b>"]})
+    assert "&lt;script&gt;" in evil._repr_html_()
+
+
+def test_an_erasure_and_an_export_show_themselves(pipe, tmp_path):
+    from excise.erasing.erase import Naming, make_edit
+
+    erasure = make_edit(family_of(pipe), as_concepts(["cat"]), "uce", {}, Naming(vocabulary=None))
+    check_shown(erasure, "uce removes cat", "took")
+    exported = excise.export(excise.erase(pipe, ["cat"], "uce", vocabulary=None), pipe, tmp_path / "<b>", "kohya-lora")
+    check_shown(exported, "Export: kohya-lora", "ComfyUI", "README.md")
+    assert "&lt;b&gt;" in exported._repr_html_()
 
 
 def test_a_plain_function_judges_a_protocol(pipe, monkeypatch):

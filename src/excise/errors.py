@@ -62,6 +62,10 @@ class OutputError(ExciseError):
     """A file or folder that cannot be written."""
 
 
+class HubError(ExciseError):
+    """A model hub that cannot be reached, or does not let the caller write."""
+
+
 class GatesFailed(Exception):
     """A result did not reach its gates: the command ends with exit status 1, which nothing else has.
 

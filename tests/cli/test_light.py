@@ -58,6 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     maps = (TextMap(torch.ones(4, 2), torch.ones(2, 4), ("one", "two")),)
     modules = {"three": LowRank(torch.ones(3, 1), torch.ones(1, 4)), "four": Dense(torch.ones(5))}
     Edit(record, maps, modules).save(place / "run" / "edit.safetensors")
+    Edit(record, maps, modules).save(place / "shipped" / "lora.safetensors")
+    (place / "shipped" / "README.md").write_text("A card.")
     entry = {"time": "2026-01-01T00:00:00", "model": {"name": "m", "weights": "0" * 32}, "in_force": [], "edit": None}
     ledger.append(place, {**entry, "added": [], "removed": [], "verified": None, "groups": []})
     return place
@@ -77,6 +79,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("inspect", "{folder}/run"),
         ("inspect", "{folder}/run", "--json"),
         ("ledger", "{folder}"),
+        ("push", "--help"),
+        ("push", "{folder}/shipped", "--repo", "me/x", "--dry-run"),
     ],
     ids=" ".join,
 )
@@ -101,6 +105,8 @@ def test_what_only_shows_imports_nothing_heavy(command: tuple[str, ...], folder:
         (("export", "{folder}/run", "--for", "comfy", "--out", "new"), "comfyui"),
         (("export", "{folder}/run", "--format", "kohya", "--out", "new"), "kohya-lora"),
         (("export", "nowhere", "--out", "new"), "nowhere"),
+        (("push", "nowhere", "--repo", "me/x"), "nowhere"),
+        (("push", "{folder}/run", "--repo", "me"), "OWNER/NAME"),
         (("evaluate", "--model", "canvas-sd", "--judge", "clop", "--protocol", "concept"), "no judge clop; --judge"),
         (("attack", "-c", "cat", "--judge", "clop", "--out", "new"), "no judge clop; --judge"),
         (("erase", "-c", "cat", "--model", "canvas-sd", "--judge", "clop", "--out", "new"), "no judge clop; --judge"),

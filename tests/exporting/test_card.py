@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from checks import check
+from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from situations import UNET_FORMATS, encoder_edit, uce
 
 from excise import erase, export
@@ -30,6 +31,9 @@ def test_every_format_has_a_card(pipe, tmp_path, format):
     assert done.card == tmp_path / "README.md"
     text = done.card.read_text()
     content = front_matter(text)
+    card = ModelCard(text, ignore_metadata_errors=False)  # as the hub reads it
+    assert ModelCardData(**content).to_dict() == card.data.to_dict() == metadata_load(done.card)
+    assert (card.data.library_name, card.data.base_model) == ("diffusers", "org/name")
     lora = format.endswith("lora")
     assert content["base_model"] == "org/name"
     assert content["base_model_relation"] == ("adapter" if lora else "finetune")
@@ -46,6 +50,8 @@ def test_every_format_has_a_card(pipe, tmp_path, format):
         if part != "ComfyUI" or format in ("kohya-lora", "single-file"):
             assert part in text, part
     assert "dog" in text
+    assert "## How to undo it" in text
+    assert ("unload_lora_weights" in text) is lora
     assert export(edit, pipe, tmp_path, format).card == done.card  # ours is replaced
 
 
@@ -56,6 +62,9 @@ def test_a_card_tells_what_was_verified_and_what_failed(pipe, tmp_path):
     text = export(edit, pipe, tmp_path / "a", source=file).card.read_text()
     assert "cat: verified: 10 of 10 clean (at least 72 %)" in text
     assert "ua&gt;=0.7 passed: 1.000, 95 % interval 0.723 to 1.000, n = 10" in text
+    assert "(`ua`) | 100.0 % | 72.2 to 100.0 % | 10 |" in text  # the figure behind the verdict, with its interval
+    assert check().hash[:12] in text
+    assert check().judge in text
     assert "Not yet verified" not in text
     assert "gate failed" not in text
     verified.keep(file, check(gates=(verified.Gate(gate="ua>=0.9", metric="ua", passed=False),)))

@@ -21,7 +21,7 @@ from excise.methods.base import Context
 from excise.methods.trained import several
 from excise.methods.trained.base import Trained
 from excise.methods.trained.several import alone
-from excise.report.run_page import training_charts
+from excise.report.training_charts import training_charts
 from excise.training.probes import Probe
 from excise.training.problem import TrainingProblem
 

@@ -11,7 +11,19 @@ import pytest
 from PIL import Image
 
 from excise.report.curves import chart
-from excise.report.html import AttackRow, Block, BlockTable, Heat, MetricRow, Page, Pair, Section, data_uri, write
+from excise.report.html import (
+    Answer,
+    AttackRow,
+    Block,
+    BlockTable,
+    Heat,
+    MetricRow,
+    Page,
+    Pair,
+    Section,
+    data_uri,
+    write,
+)
 
 
 class Reader(HTMLParser):
@@ -86,6 +98,7 @@ def test_page_is_one_file_without_script_or_outside_links(text):
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
     assert text.count("data:image/webp;base64,") == 4
+    assert "default-src 'none'" in text
 
 
 def test_every_metric_has_its_values_in_their_columns_and_its_unit(text):
@@ -103,8 +116,9 @@ def test_images_and_maps_stand_under_their_headings(text):
         "cat",
         "Prompts that ask for the concept: same seed, before and after",
         "Prompts that ask for something else: these should not change",
-        "Every object in every style",
+        "Figures",
         "What the target prompts show now",
+        "Every object in every style",
         "Undo it, or ship it",
         "How these numbers were obtained",
     ]
@@ -114,6 +128,31 @@ def test_images_and_maps_stand_under_their_headings(text):
         ("both", "cat, plain: both"),
         ("neither", "cat, neon: neither"),
     ]
+
+
+def test_the_panel_of_a_single_section_stands_first_in_words_and_shapes(tmp_path):
+    """State is never told by colour alone: there is a word, and a shape of its own."""
+    states = ("good", "warn", "bad", "open")
+    panel = [
+        Answer(
+            f"Question {state}?", state, f"word {state}", "100 % of <it>", [("held to", "50 %")], [("a line", state)]
+        )
+        for state in states
+    ]
+    panel[3] = Answer("Question open?", "open", "word open", "text", advice="Advice.", command="excise attack")
+    one = page().sections[0]
+    one = Section(one.title, one.summary, panel, targets=one.targets)
+    text = write(Page("A page", "lead", [one]), tmp_path / "r.html").read_text()
+    headings = Reader(text).headings
+    assert headings[1:5] == [f"Question {state}?" for state in states]
+    assert headings[5].startswith("Prompts that ask")
+    assert "100\N{NO-BREAK SPACE}% of &lt;it&gt;" in text
+    shapes = dict(re.findall(r'<svg class="icon state (\w+)"[^>]*>(.*?)</svg>', text))
+    assert len(set(shapes.values())) == len(states)
+    assert all(f"<span>word {state}</span>" in text for state in states)
+    assert "<code>excise attack</code>" in text
+    two = write(Page("A page", "lead", [one, one]), tmp_path / "r.html").read_text()
+    assert Reader(two).headings[1:3] == ["cat", "Question good?"]  # each panel under the name of its section
 
 
 def test_bars_are_relative_to_the_longest(text):

@@ -32,5 +32,16 @@ def test_pictures_are_small_few_and_marked_by_their_verdict():
     text = as_html(Card("t", pictures=[("row", [red, green] * 20), ("empty", [])]))
     assert text.count("data:image/png;base64,") == PICTURES
     assert "empty" not in text
-    assert "#b3261e" in text
+    assert "solid #" in text
+    assert "dotted #" in text  # a verdict is not told by colour alone
+    assert text.count("<figcaption") == text.count(">● a cat") + text.count(">○ a cat")
     assert len(text) < 40_000
+
+
+def test_a_card_takes_the_colours_of_the_notebook():
+    """Words and backgrounds are those of the page, so that a dark notebook shows them on dark."""
+    picture = Picture(Image.new("RGB", (8, 8)), "a", True)
+    text = as_html(Card("t", [("a", "b")], ["c"], [["d"]], [("row", [picture])]))
+    styles = " ".join(part.split('"')[0] for part in text.split('style="')[1:])
+    assert "color" not in styles
+    assert "background" not in styles

@@ -198,6 +198,11 @@ def worst(results: Sequence[Result], has_oracle: bool) -> Worst:
     return Worst(None, max(not_teaching, key=lambda pair: pair[1].value)[0] if not_teaching else "", back)
 
 
+def taught(results: Sequence[Result]) -> Estimate | None:
+    """Return the largest any-of-N over attacks that show the model the target; None if none was made."""
+    return _largest([r.model.any_of_n for r in results if r.model is not None and r.teaches])
+
+
 def _largest(estimates: Sequence[Estimate]) -> Estimate | None:
     """Return the largest value with the largest of all upper ends, since any of the estimates may be the worst."""
     if not estimates:

@@ -118,6 +118,7 @@ def attack(options: AttackOptions) -> None:
     from excise.cli import show
     from excise.cli.evidence import keep_attack, note_gates
     from excise.cli.gates import check
+    from excise.edits.verified import checks_of
     from excise.families.built_in import names_built_in
     from excise.report.attack_page import document, write_page
     from excise.support.runs import edit_path, run_folder, write_run
@@ -137,7 +138,8 @@ def attack(options: AttackOptions) -> None:
         with show.stages() as say:
             attacked = run_suite(family, target, edits, suite, say)
         result = document(attacked)
-        write_page(attacked, options.model, options.concept, options.edit or [], options.suite, options.out)
+        checks = checks_of(edit_path(options.edit[0])) if len(options.edit or []) == 1 and options.edit else ()
+        write_page(attacked, options.model, options.concept, options.edit or [], options.suite, options.out, checks)
         told = _request(options, target, settings, prompts)
         write_run(options.out, "attack", {**told, **result, **request.entries()})
     _print(options, result)

@@ -132,14 +132,18 @@ def _measure(
     """Evaluate one edit; return the evaluation, its section of the report, and its part of the JSON document."""
     from excise.cli import show
     from excise.evaluation.evaluate import evaluate
-    from excise.report.run_page import commands, evaluation_section
+    from excise.evaluation.result import beside_earlier
+    from excise.report.attack_answers import untested
+    from excise.report.run_page import attack_command, commands, evaluation_section
     from excise.support.runs import EDIT_NAME, write_images
 
     path = edit.save(out / concept / EDIT_NAME)
     with show.progress(f"without {concept}") as advance:
         after = evaluate(family, [concept], protocol=PROTOCOL, edits=[edit], model_name=MODEL, progress=advance)
     write_images(out / concept, [f"{i:04d}" for i in range(len(after.images))], after.images)
-    section = evaluation_section(f"Without {concept}", before, after, edit, commands(MODEL, path, concept))
+    attack = untested(attack_command(MODEL, str(path), concept, f"{out / concept}-attacked"))
+    beside = beside_earlier(after, before)
+    section = evaluation_section(f"Without {concept}", before, beside, edit, commands(MODEL, path, concept), attack)
     return after, section, {"edit": str(path), "metrics": after.result.metrics, "became": after.result.became}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from excise.evaluation.result import Evaluated
     from excise.families.base import Family
     from excise.protocols import Protocol
+    from excise.report.html import Answer
 
 
 QUESTIONS = {
@@ -196,8 +198,6 @@ def _print_next(
     options: EvaluateOptions, request: _Request, document: dict[str, Any], required: Sequence[Gate]
 ) -> None:
     """Say which gates passed; where the concepts are verified, print the command that ships the edit."""
-    import shlex
-
     from excise.cli import show
     from excise.cli.making import free_folder
 
@@ -341,13 +341,34 @@ def _say_cost(options: EvaluateOptions, request: _Request, plan: Protocol | None
 
 def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: list[Edit], key: str | None) -> None:
     """Write the run folder: images, report, and last run.json, which marks the folder as complete."""
-    from excise.report.run_page import evaluation_section, write_page
+    from excise.report.run_page import commands, evaluation_section, write_page
     from excise.support.runs import write_images, write_run
 
     result = evaluated.result
     write_images(out, [f"{i:04d}" for i in range(len(evaluated.images))], evaluated.images)
     title = f"{result.model} without {', '.join(result.concepts)}" if result.concepts else result.model
-    section = evaluation_section("Results", evaluated.before, evaluated, edits[0] if edits else None, [])
+    ship = []
+    if len(edits) == 1 and result.concepts and not edits[0].hooks:
+        file = edit_path((options.edit or [""])[0])
+        ship = commands(options.model, file, result.concepts[0], options.source.given())
+    edit, attack = edits[0] if edits else None, _attacked(options, out, result.concepts)
+    section = evaluation_section("Results", evaluated.before, evaluated, edit, ship, attack)
     write_page(title, "Measured by excise evaluate.", [section], result, out / "report.html")
     entries = {"edits": options.edit or [], "request": key, **asked("evaluate", options).entries()}
     write_run(out, "evaluate", {**result.model_dump(mode="json"), **entries})
+
+
+def _attacked(options: EvaluateOptions, out: Path, concepts: Sequence[str]) -> Answer | None:
+    """What an earlier attack on the only edit found, or the command that would attack it."""
+    from excise.edits.verified import checks_of
+    from excise.families.built_in import names_built_in
+    from excise.report.attack_answers import attacked_before
+    from excise.report.run_page import attack_command
+
+    if len(options.edit or []) != 1 or not concepts:
+        return None
+    (file,) = options.edit or []
+    judge = "" if names_built_in(options.model) else f" --judge {shlex.quote(str(options.judge_folder or 'FOLDER'))}"
+    more = f"{judge}{options.source.given()}"
+    command = attack_command(options.model, file, concepts[0], f"{out}-attacked", more)
+    return attacked_before(checks_of(edit_path(file)), concepts[0], command)

@@ -65,10 +65,13 @@ def keep_attack(
         files: the edit files. request: as `run.json` holds it. metrics: of the worst attack, by key.
         other_base: whether another model than that of the edits was allowed.
     """
+    from excise.attacks.accounting import taught
     from excise.edits import verified
 
     if not files or not gates:
         return
+    lessons = taught(outcome.results)
+    more = {} if lessons is None or outcome.has_oracle else {"taught_back": lessons.as_dict()}
     check = verified.Check(
         **verified.now(),
         command="attack",
@@ -78,7 +81,7 @@ def keep_attack(
         judge=outcome.judge,
         concepts=(request["concept"],),
         gates=tuple(_gate(gate, metrics) for gate in gates),
-        metrics={name: _numbers(m) for name, m in metrics.items()},
+        metrics={name: _numbers(m) for name, m in {**metrics, **more}.items()},
         other_base=other_base,
     )
     _keep(files, check)

@@ -60,6 +60,11 @@ GROUPS: Mapping[str, Groups] = {
         WHERE: ("model", "allow_other_base", *MODEL),
         "Look: pictures and output": ("as_json",),
     },
+    "push": {
+        FIRST: ("repo", "dry_run", "yes"),
+        "How to upload it": ("private", "revision", "message", "include"),
+        "Look: pictures and output": ("as_json",),
+    },
     "evaluate": {
         FIRST: ("concept", "model", "edit", "require", "out"),
         "What to measure": ("protocol", "preserve", "preserve_file", "ask", "pictures", "group", "untouched"),

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from excise.support.counts import size_text
-from excise.support.runs import RUN_NAME
+from excise.support.runs import EDIT_NAME, RUN_NAME
 
 if TYPE_CHECKING:
     from excise.cli.keeping import Asked
     from excise.edits.edit import Edit
     from excise.families.base import Family
+    from excise.report.run_page import Steps
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def finish(
         probe_images: images that a trained method drew to choose blocks, for the report.
     """
     from excise.cli import show
-    from excise.support.runs import EDIT_NAME, write_run
+    from excise.support.runs import write_run
 
     _write_report(making, family, edit, probe_images)  # it may draw for long; an interrupted command begins again
     asked = making.request.entries() if making.request is not None else {}
@@ -127,13 +128,14 @@ def _write_report(making: Making, family: Family, edit: Edit, probe_images: Mapp
     from excise.support.runs import write_images
 
     request = (family, edit, making.model, making.out, making.preserve)
+    steps = _next_steps(making, edit.record.model_dump(mode="json"), making.out / EDIT_NAME)
     if not making.draws:
-        erase_page(*request, None, probe_images, making.load_options)
+        erase_page(*request, None, probe_images, steps)
         return
     with show.waiting(f"loading the rest of {making.model}, to draw a preview"):
         family.complete()
     with show.progress("drawing a preview") as advance:
-        pairs = erase_page(*request, advance, probe_images, making.load_options)
+        pairs = erase_page(*request, advance, probe_images, steps)
     names = [f"{i:02d}-{when}" for i in range(len(pairs)) for when in ("before", "after")]
     write_images(making.out, names, [image for p in pairs for image in (p.before, p.after)])
 
@@ -151,21 +153,50 @@ def _print_next(making: Making, record: Mapping[str, Any], path: Path) -> None:
     from excise.concepts.concept import Concept
     from excise.concepts.vocabulary import check_prompts
     from excise.families.built_in import names_built_in
-    from excise.protocols.canvas import canvas_mini
 
     show.say(f"report:   {making.out / 'report.html'}")
-    edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
-    start = f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
     name, kind = record["concepts"][0]["name"], record["concepts"][0]["kind"]
-    built_in, out = names_built_in(making.model), shlex.quote(str(free_folder(f"{making.out}-evaluation")))
-    if built_in and canvas_mini().knows(name):
-        show.say(f"verify:   excise evaluate {start} --concept {shlex.quote(name)} --out {out}")
+    start, built_in = _start(making, path), names_built_in(making.model)
+    verify = _verifying(making, record, path)
+    if _known_on_canvas(making, name):
+        show.say(f"verify:   {verify}")
         return
     prompt = check_prompts(Concept(name, kind), built_in)[0]
     pictures = shlex.quote(str(free_folder(f"{making.out}-pictures")))
     show.say(f"look:     excise generate {start} --prompt {shlex.quote(prompt)} --out {pictures}")
     judge = "" if built_in else "  # add --judge FOLDER, a CLIP model, for a verdict"
-    show.say(f"verify:   excise evaluate {start} --out {out}{judge}")
+    show.say(f"verify:   {verify}{judge}")
+
+
+def _start(making: Making, path: Path) -> str:
+    """The options that every command on the new edit begins with."""
+    edits = " ".join(f"--edit {shlex.quote(str(e))}" for e in [*making.earlier, path])
+    return f"--model {shlex.quote(making.model)}{making.load_options} {edits}"
+
+
+def _known_on_canvas(making: Making, name: str) -> bool:
+    from excise.families.built_in import names_built_in
+    from excise.protocols.canvas import canvas_mini
+
+    return names_built_in(making.model) and canvas_mini().knows(name)
+
+
+def _verifying(making: Making, record: Mapping[str, Any], path: Path) -> str:
+    """The command that measures the edit."""
+    name, out = record["concepts"][0]["name"], shlex.quote(str(free_folder(f"{making.out}-evaluation")))
+    concept = f" --concept {shlex.quote(name)}" if _known_on_canvas(making, name) else ""
+    return f"excise evaluate {_start(making, path)}{concept} --out {out}"
+
+
+def _next_steps(making: Making, record: Mapping[str, Any], path: Path) -> Steps:
+    """The commands that the report names for what it does not know yet."""
+    from excise.families.built_in import names_built_in
+    from excise.report.run_page import Steps, attack_command
+
+    name, out = record["concepts"][0]["name"], str(free_folder(f"{making.out}-attacked"))
+    judge = "" if names_built_in(making.model) else " --judge FOLDER"
+    attack = "" if making.earlier else attack_command(making.model, str(path), name, out, judge + making.load_options)
+    return Steps(making.load_options, _verifying(making, record, path), attack)
 
 
 def free_folder(folder: str) -> Path:

@@ -16,7 +16,7 @@ from excise.evaluation.eraseeval import eraseeval_metrics
 from excise.evaluation.proof import concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.evaluation.showing import evaluation_card, picture_rows
-from excise.evaluation.verdict import ConceptVerdict
+from excise.evaluation.verdict import ConceptVerdict, told
 from excise.evaluation.verdicts import parts_of
 from excise.families.base import Family
 from excise.families.drawing import Images
@@ -26,7 +26,7 @@ from excise.metrics.images import LEAST_FOR_KID, kid
 from excise.metrics.unlearning import Seen, replacement_entropy
 from excise.protocols import eraseeval, summary
 from excise.protocols.base import Item, Protocol, Target, asks
-from excise.protocols.concept import NAME, SELECTIVE
+from excise.protocols.concept import NAME, NO_JUDGE, SELECTIVE
 from excise.support.display import Card, Showing
 from excise.support.progress import Report, silent
 
@@ -79,7 +79,10 @@ class Evaluation(Showing, BaseModel):
     def card(self) -> Card:
         """What the result shows of itself."""
         protocol = (self.protocol, self.hash)
-        return evaluation_card(protocol, self.model, self.concepts, self.metrics, self.untouched, self.seconds)
+        verdict = "; ".join(line for line, _ in told(self.verdicts))
+        if self.concepts and self.protocol_summary["judge"] == NO_JUDGE:
+            verdict = "not verified: there is no judge, only pictures"
+        return evaluation_card(protocol, self.model, self.concepts, self.metrics, self.untouched, self.seconds, verdict)
 
     def seen(self, *groups: str) -> Seen:
         """Return the requested and the seen labels of some groups, as the metrics take them."""
@@ -206,6 +209,23 @@ class Inquiry:
             old_side, new_side = ((side.result.shown, side.images) for side in (before, after))
             metrics |= eraseeval_metrics(old_side, new_side, embed)
         return metrics
+
+
+def beside_earlier(after: Evaluated, before: Evaluated) -> Evaluated:
+    """Add the verdicts on an evaluation beside an earlier one of the untouched model, by the pictures that both drew.
+
+    Args:
+        before: of the same protocol, for whichever targets, or a part of it.
+    """
+    old = {(s.prompt, s.seed): s for s in before.result.shown}
+    both = [s for s in after.result.shown if (s.prompt, s.seed) in old]
+    first = [old[s.prompt, s.seed] for s in both]
+    update = {
+        "metrics": {**after.result.metrics, **as_document(compared(first, both, after.targets))},
+        "untouched": measure(before.result, after.targets),
+        "verdicts": concept_verdicts(first, both, after.targets),
+    }
+    return replace(after, result=after.result.model_copy(update=update), before=before)
 
 
 def measure(result: Evaluation, targets: Sequence[Target]) -> dict[str, dict[str, int | float]]:

@@ -21,8 +21,14 @@ def evaluation_card(
     metrics: Estimates,
     untouched: Estimates | None,
     seconds: Mapping[str, float],
+    verdict: str = "",
 ) -> Card:
-    """Describe an evaluation by its metrics with intervals; `protocol` is its name and hash."""
+    """Describe an evaluation by its metrics with intervals.
+
+    Args:
+        protocol: its name and hash.
+        verdict: on the concepts, in a sentence; empty where there is none.
+    """
     known = {key: METRICS[key] for key in METRICS if key in metrics}
     main = [m for m in known.values() if m.prominence >= Prominence.MAIN] or list(known.values())[:4]
     head = ("metric", "value", "95 % interval", "n", *(["untouched"] if untouched else []))
@@ -35,6 +41,7 @@ def evaluation_card(
         for key, metric in known.items()
     ]
     facts = [
+        ("verdict", verdict),
         ("measured", ", ".join(f"{m.label} {_value(metrics[m.key], m)}" for m in main)),
         ("at least", _ends(metrics, main)),
         ("protocol", f"{protocol[0]}, hash {protocol[1][:12]}"),

@@ -33,6 +33,7 @@ from excise.exporting.readers import (
     LORA,
     Reading,
     check_reader,
+    describe,
     formats_for,
     losses,
     program_of,
@@ -44,11 +45,13 @@ from excise.families.load import as_family
 from excise.families.networks import as_saved
 from excise.families.outline import is_outline
 from excise.families.whole import absent_parts
+from excise.support import display
 from excise.support.counts import counted
+from excise.support.display import as_html, as_text
 from excise.support.files import make_folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """A written export.
 
@@ -69,6 +72,26 @@ class Exported:
     readers: Mapping[str, Reading] = field(default_factory=dict)
     card: Path | None = None
     ungated: bool = False
+
+    def __repr__(self) -> str:
+        return as_text(self._shown())
+
+    def _repr_html_(self) -> str:
+        return as_html(self._shown())
+
+    def _shown(self) -> display.Card:
+        """What the export shows of itself; `card` is the name of its model card."""
+        readers = describe(self.readers)
+        facts = [
+            ("file", str(self.path)),
+            ("readers", " ".join(readers)),
+            ("error", f"{self.error:.1e} of the edit" if self.error else "an exact copy of the edit"),
+            ("model card", str(self.card) if self.card else "none: other files of its name are there"),
+            ("rank", str(self.rank) if self.rank else ""),
+            ("gates", "none: it acts on every prompt" if self.ungated else ""),
+        ]
+        rows = [(r.program, r.version, f"{r.taken} of {r.maps}") for r in self.readers.values()]
+        return display.Card(f"Export: {self.format}", facts, ("program", "version", "maps read"), rows)
 
 
 def export(

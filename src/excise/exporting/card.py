@@ -19,16 +19,31 @@ from excise.concepts.concept import NOTHING
 from excise.edits.record import EditRecord
 from excise.edits.verified import Check, sentences
 from excise.exporting.readers import LORA
-from excise.exporting.usage import usage
+from excise.exporting.usage import EDIT, usage
 from excise.families.base import Family
 from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.support.choices import written
+from excise.support.digests import file_digest
 from excise.support.files import write_text
 
 NAMES = ("README.md", "EXCISE.md")  # the second where the first is not ours
 OURS = "# This model card was written by excise export, which replaces only files with this line."
 MOST_NAMES = 40
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FIGURES = {
+    "ua": "pictures that ask for it and no longer show it",
+    "ua_relative": "of those in which the untouched model shows it",
+    "acc_e": "pictures that ask for it and still show it",
+    "ira": "pictures of other prompts that are right in its attribute",
+    "ira_relative": "pictures of other names still right, of those right before",
+    "cra": "pictures of other prompts that are right in the other attribute",
+    "acc_r": "pictures of names to keep that show them",
+    "worst_back": "prompts on which the strongest attack recovers it",
+    "taught_back": "prompts on which an attack that shows the model pictures of it recovers it",
+    "erased": "pictures of the worst concept that no longer show it, of those that did",
+    "retained": "pictures of other names still right, of those right before",
+}
+"""The figures of a check that a card gives, rates between 0 and 1, in words."""
 LICENCE = ("license", "license_name", "license_link")  # as model hubs spell them
 FAMILY_TAGS = {"sd": "stable-diffusion", "sdxl": "stable-diffusion-xl", "sana": "sana", "zimage": "z-image"}
 
@@ -64,8 +79,13 @@ class Card:
 
     @property
     def is_lora(self) -> bool:
-        """Whether the export is a LoRA rather than a whole model."""
+        """Whether the export is a LoRA."""
         return self.format in LORA
+
+    @property
+    def is_added(self) -> bool:
+        """Whether it is added to a model, rather than a whole one."""
+        return self.is_lora or self.format == EDIT
 
 
 def write_card(folder: Path, card: Card) -> Path | None:
@@ -90,11 +110,15 @@ def text(card: Card) -> str:
     base, names = base_name(card.record.base.model), [c.name for c in card.record.concepts]
     title = f"{base} without {', '.join(names[:MOST_NAMES]) or 'what its record does not name'}"
     kind = "a LoRA that removes" if card.is_lora else "the whole model with an edit merged in, which removes"
-    lead = f"This is {kind} the concepts below from **{_md(base)}**. It was written by `excise export`."
+    if card.format == EDIT:
+        kind = "an edit, a small file of changes that removes"
+    maker = "excise erase" if card.format == EDIT else "excise export"
+    lead = f"This is {kind} the concepts below from **{_md(base)}**. It was written by `{maker}`."
     sections = (
         ("What was removed", _removed(card)),
         ("From which model", _base(card)),
         ("How to load it", _usage(card, base)),
+        ("How to undo it", _undo(card)),
         ("What was verified", _verified(card)),
         ("What it does not do", _limits(card)),
     )
@@ -102,6 +126,11 @@ def text(card: Card) -> str:
     for file, concepts in card.others.items():
         lead += f" Beside it, `{file}` removes {_md(', '.join(concepts))}: see `excise inspect {file}`."
     return f"---\n{OURS}\n{_front_matter(card)}---\n\n# {_md(title)}\n\n{lead}\n\n{body}\n"
+
+
+def edit_card(edit: Path, record: EditRecord, checks: Sequence[Check]) -> str:
+    """Return the card of an edit file itself, as it is published; no model is loaded."""
+    return text(Card(record, checks, EDIT, edit.name, "", ("excise",), {}, file_digest(edit)))
 
 
 def licence_of(family: Family) -> dict[str, str]:
@@ -140,7 +169,7 @@ def _front_matter(card: Card) -> str:
     content: dict[str, Any] = {}
     if HUB_ID.fullmatch(base.model) and not Path(base.model).exists():
         content["base_model"] = base.model
-        content["base_model_relation"] = "adapter" if card.is_lora else "finetune"
+        content["base_model_relation"] = "adapter" if card.is_added else "finetune"
     content |= card.licence
     content |= {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
     tags = ["text-to-image", "concept-erasure", FAMILY_TAGS.get(base.family, base.family), f"method:{record.method}"]
@@ -176,7 +205,8 @@ def _base(card: Card) -> str:
         f"- fingerprint of its text encoder: `{base.text_encoder}`",
     ]
     if card.edit is not None:
-        lines.append(f"- exported from the edit file with the SHA-256 `{card.edit}`")
+        begin = "the edit file has" if card.format == EDIT else "exported from the edit file with"
+        lines.append(f"- {begin} the SHA-256 `{card.edit}`")
     if card.licence.get("license"):
         lines.append(f"- licence of the base: {_md(card.licence['license'])}; it holds for this file as well")
     else:
@@ -193,7 +223,7 @@ def _usage(card: Card, base: str) -> str:
     if card.absent:
         given = ", ".join(f"{name}=None" for name in card.absent)
         lost.append(f"This model was saved without {' and '.join(card.absent)}; add `{given}` to `from_pretrained`.")
-    scale = "Use it at strength 1: what was verified holds for that strength alone.\n\n" if card.is_lora else ""
+    scale = "Use it at strength 1: what was verified holds for that strength alone.\n\n" if card.is_added else ""
     return scale + "\n\n".join([*paragraphs, *lost])
 
 
@@ -206,18 +236,36 @@ def _verified(card: Card) -> str:
         )
     failed = any(not gate.passed for check in card.checks for gate in check.gates)
     first = "**At least one gate failed.**\n\n" if failed else ""
-    return first + "\n".join(f"- {_md(line)}" for line in lines)
+    return first + "\n".join(f"- {_md(line)}" for line in lines) + _figures(card.checks)
+
+
+def _figures(checks: Sequence[Check]) -> str:
+    """The figures behind the verdicts, each with its interval and number, as a table; empty where there are none."""
+    rows = []
+    for check in checks:
+        where = _md(f"{check.protocol} (hash {check.hash[:12]}), {check.judge}")
+        for key in (k for k in FIGURES if k in check.metrics):
+            m = check.metrics[key]
+            value, low, high = (f"{100 * m[end]:.1f}" for end in ("value", "low", "high"))
+            rows.append(f"| {FIGURES[key]} (`{key}`) | {value} % | {low} to {high} % | {m['n']:g} | {where} |")
+    head = "| figure | value | 95 % interval | n | protocol, judge |\n|---|---|---|---|---|\n"
+    return f"\n\n{head}" + "\n".join(rows) if rows else ""
+
+
+def _undo(card: Card) -> str:
+    if card.is_lora:
+        return (
+            "It is an addition to the model: whoever does not load it, or loads it at strength 0, has the whole model. "
+            "Unload it (in diffusers: `pipe.unload_lora_weights()`), or load the base alone."
+        )
+    if card.is_added:
+        return "Draw without the file: the model itself is not changed. In Python, what `apply` returns has `remove()`."
+    return "It changes this copy alone: whoever has the base model has the concepts. Load that one instead."
 
 
 def _limits(card: Card) -> str:
-    undo = (
-        "- It is an addition to the model: whoever does not load it, or loads it at strength 0, has the whole model."
-        if card.is_lora
-        else "- It changes this copy alone: whoever has the base model has the concepts."
-    )
     return "\n".join(
         [
-            undo,
             "- It was made for one model, known by the fingerprints above. On others nothing is known about it.",
             "- It is not proof against attacks: other words, learned tokens or fine-tuning may bring a concept back. "
             "`excise attack` measures how often.",

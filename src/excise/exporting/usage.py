@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from excise.exporting.layouts import TRANSFORMERS
 from excise.families.built_in import BUILT_IN
 
-LORA = "kohya-lora"
+LORA, EDIT = "kohya-lora", "edit"
 SINGLE, MERGED, DIFFUSERS, COMFY = "single-file", "merged", "diffusers-lora", "comfyui-lora"
 
 
@@ -82,8 +82,23 @@ def _comfyui_transformer_lora(file: str, base: str, _: str) -> str:
     )
 
 
+def _edit(file: str, base: str, _: str) -> str:
+    return (
+        f"**excise:** `excise generate --model {base} --edit {file} --prompt 'a photo' --out pictures`, and "
+        f"`excise export {file} --model {base} --for comfyui --out shipped` for other programs. In Python:\n\n"
+        + _code(
+            "import excise",
+            "",
+            f'pipe = excise.load("{base}")',
+            f'with excise.Edit.load("{file}").apply(pipe):  # behind the block the model is as it was',
+            '    images = pipe.sample(["a photo"], [0], steps=30, guidance=7.5, batch=1)',
+        )
+    )
+
+
 Text = Callable[[str, str, str], str]
 TEXTS: dict[tuple[str, str], Text] = {
+    ("excise", EDIT): _edit,
     ("comfyui", LORA): lambda file, base, _: (
         f"**ComfyUI:** put `{file}` into `models/loras`, load {_checkpoint(base)} with *Load Checkpoint*, and "
         "set a *Load LoRA* node behind it with `strength_model` 1 and `strength_clip` 1."
@@ -125,6 +140,7 @@ TEXTS: dict[tuple[str, str], Text] = {
 }
 
 TRANSFORMER_TEXTS: dict[tuple[str, str], Text] = {
+    ("excise", EDIT): _edit,
     **{("diffusers", format): _diffusers_lora for format in (COMFY, DIFFUSERS, LORA)},
     ("diffusers", MERGED): _diffusers_merged,
     **{("comfyui", format): _comfyui_transformer_lora for format in (COMFY, DIFFUSERS, LORA)},

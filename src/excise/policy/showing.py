@@ -44,5 +44,5 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
     share = verdict["erased"]
     if share is None:
         return "not verifiable"
-    clean = f"{round(share['value'] * share['n'])} of {round(share['n'])} clean (at least {share['low']:.0%})"
+    clean = f"{round(share['value'] * share['n'])} of {round(share['n'])} clean (at least {int(100 * share['low'])} %)"
     return f"{clean}, {'passed' if verdict['passed'] else 'failed'}"

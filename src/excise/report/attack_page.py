@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from excise.attacks.accounting import Result
 from excise.attacks.suite import SuiteResult
+from excise.edits.verified import Check
+from excise.report.answers import answers
+from excise.report.attack_answers import attacked, evidence_of
 from excise.report.html import AttackRow, Banner, Page, Section, write
 from excise.support.counts import counted
+from excise.support.runs import edit_path
 
 
 def document(outcome: SuiteResult) -> dict[str, Any]:
@@ -25,15 +30,26 @@ def document(outcome: SuiteResult) -> dict[str, Any]:
     }
 
 
-def write_page(outcome: SuiteResult, model: str, concept: str, edits: Sequence[str], suite: str, out: Path) -> Path:
+def write_page(
+    outcome: SuiteResult,
+    model: str,
+    concept: str,
+    edits: Sequence[str],
+    suite: str,
+    out: Path,
+    checks: Sequence[Check] = (),
+) -> Path:
     """Write the page of one suite to `out`/report.html.
 
     Args:
         edits: the edit files that were applied during the attacks.
+        checks: what was verified of the edit before.
     """
+    before = evidence_of(outcome, checks, concept)
     section = Section(
         title=concept,
         summary=f"{suite} suite on {model} {_with_edits(len(edits))}.",
+        answers=answers(before, attacked(outcome), measure=_measuring(model, concept, edits)),
         attacks=[_row(r, outcome) for r in outcome.results],
     )
     facts = [
@@ -43,7 +59,7 @@ def write_page(outcome: SuiteResult, model: str, concept: str, edits: Sequence[s
         ("recovered", "share of test prompts for which at least one image within the budget shows the target"),
         ("seeds", "different seeds for guiding images, searches and test images; no attack is guided by a test prompt"),
     ]
-    page = Page(f"Attacks on {concept}", lead(outcome), [section], facts, banners(outcome))
+    page = Page(f"Attacks on {concept}", lead(outcome), [section], facts, notes(outcome))
     return write(page, out / "report.html")
 
 
@@ -77,27 +93,18 @@ def lead(outcome: SuiteResult) -> str:
     )
 
 
-def banners(outcome: SuiteResult) -> list[Banner]:
-    """The worst case as a verdict, and what ends the edit without any attack."""
-    rows = outcome.results
-    recovered = [r for r in rows if r.model and r.model.any_of_n.value > 0 and (outcome.has_oracle or not r.teaches)]
-    above = [r for r in recovered if r.gap is None or r.gap.value > 0] if outcome.has_oracle else recovered
-    ran = [r for r in rows if r.model]
-    if not ran:
-        return [Banner("No attack could be run.")]
-    if above:
-        worst = max(above, key=lambda r: r.model.any_of_n.value if r.model else 0.0)
-        assert worst.model is not None
-        share = f"{100 * worst.model.any_of_n.value:.0f} % of {counted(len(worst.model.tests), 'prompt')}"
-        first = Banner(
-            f"{len(above)} of {counted(len(ran), 'attack')} recovered the concept: {worst.name} on {share}.", "bad"
-        )
-    else:
-        taught = any(r.model and r.teaches and r.model.any_of_n.value > 0 for r in rows)
-        rest = ", except some that show the model images of it." if taught else "."
-        first = Banner(f"No attack recovered the concept{rest}", "warn" if taught else "good")
-    undone = [r.why for r in rows if r.attack == "swap" and r.why.startswith("only the")]
-    return [first, *(Banner(f"{why[0].upper()}{why[1:]}", "warn") for why in undone[:1])]
+def notes(outcome: SuiteResult) -> list[Banner]:
+    """What ends the edit without any attack."""
+    undone = [r.why for r in outcome.results if r.attack == "swap" and r.why.startswith("only the")]
+    return [Banner(f"{why[0].upper()}{why[1:]}", "warn") for why in undone[:1]]
+
+
+def _measuring(model: str, concept: str, edits: Sequence[str]) -> str:
+    """The command that measures the edit which was attacked; empty where it was not a single one."""
+    if len(edits) != 1:
+        return ""
+    words = f"--model {shlex.quote(model)} --edit {shlex.quote(edits[0])} --concept {shlex.quote(concept)}"
+    return f"excise evaluate {words} --out {shlex.quote(str(edit_path(edits[0]).parent))}-evaluation"
 
 
 def _with_edits(count: int) -> str:

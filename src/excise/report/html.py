@@ -29,12 +29,39 @@ class Pair:
     note: str = ""
 
 
+State = Literal["good", "warn", "bad", "open"]
+"""How an answer stands to the threshold that it is held to: held, undecided or in part, missed, not measured."""
+
+
 @dataclass(frozen=True)
 class Banner:
-    """The verdict of a page; `state` is good, warn, bad or open (nothing was measured)."""
+    """The verdict of a page."""
 
     text: str
-    state: Literal["good", "warn", "bad", "open"] = "open"
+    state: State = "open"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the verdict panel.
+
+    Attributes:
+        question: such as "Is it gone?".
+        word: the answer in a word or two; never more than the measurement supports.
+        text: the answer in a sentence.
+        figures: (name, value): the interval, the number of pictures, the threshold.
+        lines: further sentences, each with its state, for example one a concept.
+        advice: a sentence on what would answer it better. command: the command that would; empty where there is none.
+    """
+
+    question: str
+    state: State
+    word: str
+    text: str
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[tuple[str, State]] = field(default_factory=list)
+    advice: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +140,7 @@ class Section:
     """The results for one erased concept, or for several that were erased together.
 
     Attributes:
+        answers: the verdict panel.
         targets, retained: image pairs of prompts that ask for a target, and of other prompts.
         table: a table in the place of metrics.
         became: how many images of target prompts show each label now.
@@ -121,6 +149,7 @@ class Section:
 
     title: str
     summary: str
+    answers: list[Answer] = field(default_factory=list)
     targets: list[Pair] = field(default_factory=list)
     retained: list[Pair] = field(default_factory=list)
     metrics: list[MetricRow] = field(default_factory=list)
@@ -136,7 +165,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page; `banners` are its verdicts, `facts` (name, value) pairs on how the numbers were obtained."""
+    """The whole page.
+
+    Attributes:
+        facts: (name, value) pairs on how the numbers were obtained.
+        banners: verdicts on the whole page, beside the panels of its sections.
+    """
 
     title: str
     lead: str
@@ -150,10 +184,19 @@ def write(page: Page, path: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("excise.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"data_uri": data_uri, "quantity": quantity, "interval": interval}
+    environment.filters |= {"data_uri": data_uri, "quantity": quantity, "interval": interval, "together": together}
     text = environment.get_template("run.html.j2").render(page=page)
     write_text(path, text)
     return path
+
+
+def together(text: str) -> str:
+    """Return a text whose numbers stay on a line with their per cent sign.
+
+    >>> together("50 %") == "50\\N{NO-BREAK SPACE}%"
+    True
+    """
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def data_uri(image: Image.Image) -> str:

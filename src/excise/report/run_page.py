@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
@@ -17,33 +17,25 @@ from excise.concepts.vocabulary import ORDINARY, ordinary_prompts
 from excise.edits.edit import Edit
 from excise.evaluation.catalog import METRICS, quantity
 from excise.evaluation.result import Evaluated, Evaluation, measure
-from excise.evaluation.verdict import NEXT_STEP, Status, told
+from excise.evaluation.verdict import PROVEN, told
 from excise.families.base import Family, Progress
 from excise.protocols.base import Target, asks
 from excise.protocols.concept import ATTRIBUTE, NO_JUDGE, RETAINED
-from excise.report.curves import Chart, chart
+from excise.report.answers import Evidence, answers
+from excise.report.attack_answers import untested
 from excise.report.grid import heat
-from excise.report.html import Banner, Block, BlockTable, MetricRow, Page, Pair, Section, write
+from excise.report.html import Answer, MetricRow, Page, Pair, Section, write
+from excise.report.training_charts import training_blocks, training_charts, without_losses
 from excise.support.counts import agreeing, counted
 from excise.support.runs import EDIT_NAME
 from excise.support.selection import evenly
 
 PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12
-BLOCK_IMAGES = 8
-RETAINED_GATE = 0.8  # from which a banner on other names is green; the default of policies
-BLOCK_TABLES = {
-    "localisation": (
-        "Where to train: each attention block trained alone for a few steps",
-        "A good block removes the target (erase) and leaves everything else as it was (retain). Among the blocks that "
-        "erase nearly as well as the best one, those that retain most were trained.",
-    ),
-    "by_block": (
-        "Where it acts: the edit restricted to one attention block at a time",
-        "How much of the target the edit of this block removes by itself (erase), and how much of everything else it "
-        "leaves as it was (retain). Nothing was selected with these numbers: the edit is the sum of all blocks.",
-    ),
-}
+RULES = (
+    "each is held to its threshold at the unfavourable end of its interval; an interval that the threshold lies in "
+    "gives 'Not sure', and 'Yes' on the first question takes that no picture is left over"
+)
 
 
 def _changes(paths: int) -> str:
@@ -57,6 +49,20 @@ def _changes(paths: int) -> str:
     return f"{counted(paths, 'weight matrix', 'weight matrices')} {agreeing(paths, 'changes', 'change')}"
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The commands that a page names for what it does not know.
+
+    Attributes:
+        load_options: how the model was loaded, as further options of every printed command.
+        measure, attack: the commands that would measure the edit, and attack it; empty where none is named.
+    """
+
+    load_options: str = ""
+    measure: str = ""
+    attack: str = ""
+
+
 def erase_page(
     family: Family,
     edit: Edit,
@@ -65,14 +71,14 @@ def erase_page(
     preserve: Sequence[str],
     advance: Progress | None,
     probe_images: Mapping[str, Any] | None = None,
-    load_options: str = "",
+    steps: Steps = Steps(),
 ) -> list[Pair]:
     """Write the report of `excise erase`, and return the image pairs on it.
 
     Args:
         advance: progress of drawing a few prompts before and after the edit; None draws none.
         probe_images: images that a trained method drew to choose blocks, by table and block.
-        load_options: how the model was loaded, as further options of the printed commands.
+        steps: the next commands.
     """
     target_prompts, retain_prompts = _preview_prompts(edit, preserve) if advance else ([], [])
     pairs = preview(family, edit, target_prompts + retain_prompts, advance) if advance else []
@@ -81,12 +87,13 @@ def erase_page(
     section = Section(
         title=", ".join(names),
         summary=f"Removed with {record.method} from {model}: {_changes(len(edit.paths))}{_joined(record.measured)}.",
+        answers=answers(Evidence(names), untested(steps.attack), measure=steps.measure),
         targets=pairs[: len(target_prompts)],
         retained=pairs[len(target_prompts) :],
         curves=training_charts(record.measured),
         blocks=training_blocks(record.measured, probe_images or {}),
-        record=_without_losses(record.model_dump(mode="json")),
-        commands=commands(model, out / EDIT_NAME, names[0], load_options),
+        record=without_losses(record.model_dump(mode="json")),
+        commands=commands(model, out / EDIT_NAME, names[0], steps.load_options),
     )
     lead = "The edit was written but not yet verified: no judge has looked at the images on this page."
     write(Page(f"Without {', '.join(names)}", lead, [section], _facts(record.versions)), out / "report.html")
@@ -97,80 +104,6 @@ def _joined(measured: Mapping[str, Any]) -> str:
     """How several targets of a method that is defined for one came together."""
     alone = measured.get("targets")
     return f"; the method is defined for one target, so the {len(alone)} were trained alone and joined" if alone else ""
-
-
-def training_charts(measured: Mapping[str, Any]) -> list[Chart]:
-    """Charts of a trained method's losses and calibration, and of the sweep over a closed form's strength."""
-    charts = []
-    losses, calibration = measured.get("losses") or [], measured.get("calibration") or []
-    if losses:
-        names = {"target": "L_T, the target", "distractors": "L_D, its distractors", "loss": "loss"}
-        present = [n for n in names if any(n in step for step in losses)]  # a skipped step has no loss
-        drawn = [n for n in present if len(present) == 1 or n != "loss"]  # the sum only where it is the only one
-        lines = {names[n]: [float(step.get(n, "nan")) for step in losses] for n in drawn}
-        charts.append(chart("Losses by step", [step["step"] for step in losses], lines))
-    if calibration:
-        parts = ("erase", "related", "unrelated", "instead", "score")
-        lines = {n: [float(point[n]) for point in calibration] for n in parts}
-        title = f"Calibration on prompts and seeds of no test, judged by {measured.get('judge')}"
-        charts.append(chart(title, [point["step"] for point in calibration], lines, 1.0, measured.get("step")))
-    if advice := measured.get("advice"):
-        charts.append(_strength(advice))
-    for name, own in (measured.get("targets") or {}).items():  # of a method that trains each target alone
-        charts += [replace(c, title=f"{name}, trained alone: {c.title}") for c in training_charts(own)]
-    return charts
-
-
-def _strength(advice: Mapping[str, Any]) -> Chart:
-    """Chart the sweep over a method's strength, from the strongest to the gentlest."""
-    points = advice["points"]
-    values = [p["value"] for p in points]
-    return chart(
-        f"Strength: what each {advice['setting']} erases and retains, judged by {advice['judge']}",
-        list(range(len(points))),
-        {n: [p[n] for p in points] for n in ("erased", "retained", "h")},
-        1.0,
-        values.index(advice["chosen"]),
-        [f"{v:g}" for v in values],
-    )
-
-
-def training_blocks(
-    measured: Mapping[str, Any], images: Mapping[str, Mapping[str, Sequence[Image.Image]]]
-) -> BlockTable | None:
-    """Return the table of attention blocks with example images, or None where the method measured no blocks.
-
-    Args:
-        measured: of the edit's record.
-        images: by table (a key of `BLOCK_TABLES`) and block.
-    """
-    table = next((name for name in BLOCK_TABLES if measured.get(name)), None)
-    if table is None:
-        return None
-    chosen, by_block = measured.get("blocks") or [], images.get(table, {})
-    rows = [
-        Block(
-            row["block"],
-            row["erase"],
-            row["retain"],
-            row["block"] in chosen,
-            evenly(by_block.get(row["block"], []), BLOCK_IMAGES),
-        )
-        for row in measured[table]
-    ]
-    return BlockTable(*BLOCK_TABLES[table], rows)
-
-
-def _without_losses(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without the loss of every step, which the page draws as a chart."""
-
-    def brief(measured: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {k: v for k, v in measured.items() if k != "losses"}
-        if "targets" in kept:
-            kept["targets"] = {name: brief(own) for name, own in kept["targets"].items()}
-        return kept
-
-    return {**record, "measured": brief(record["measured"])}
 
 
 def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progress | None) -> list[Pair]:
@@ -192,7 +125,12 @@ def preview(family: Family, edit: Edit, prompts: Sequence[str], advance: Progres
 
 
 def evaluation_section(
-    title: str, before: Evaluated | None, after: Evaluated, edit: Edit | None, commands_: list[tuple[str, str]]
+    title: str,
+    before: Evaluated | None,
+    after: Evaluated,
+    edit: Edit | None,
+    commands_: list[tuple[str, str]],
+    attacked: Answer | None = None,
 ) -> Section:
     """Return the section of one evaluation.
 
@@ -200,6 +138,7 @@ def evaluation_section(
         before: the untouched model on the same protocol, where it was evaluated.
         edit: the edit that was evaluated; its record and training charts are shown.
         commands_: (purpose, command line) pairs to print.
+        attacked: whether the concepts come back under attack; None where nobody tried.
     """
     result = after.result
     target_pairs, retained_pairs = _pairs(before, after, after.targets) if before else ([], [])
@@ -212,13 +151,14 @@ def evaluation_section(
     return Section(
         title=title,
         summary=summary(result),
+        answers=answers(Evidence.of(result), attacked or untested()) if result.concepts else [],
         targets=target_pairs,
         retained=retained_pairs,
         metrics=_metric_rows(before, after),
         heats=[h for title, side in sides if (h := heat(side.shown, title))],
         became=became,
         curves=training_charts(edit.record.measured) if edit else [],
-        record=_without_losses(edit.record.model_dump(mode="json")) if edit else {},
+        record=without_losses(edit.record.model_dump(mode="json")) if edit else {},
         commands=commands_,
     )
 
@@ -254,6 +194,8 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
         *_drawn(plan),
         ("judge", plan["judge"] + second),
         ("intervals", "95 %: Wilson score for rates, bootstrap for H, drift and CLIP score"),
+        *(("verdict", line) for line, _ in told(result.verdicts)),
+        ("answers", RULES),
     ]
     if result.protocol.startswith("canvas-"):
         limits = (
@@ -261,26 +203,10 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
             "scores on Stable Diffusion itself."
         )
         facts.append(("what this cannot tell", limits))
-    return write(Page(title, lead, sections, facts, banners(result)), path)
-
-
-def banners(result: Evaluation) -> list[Banner]:
-    """The verdicts on the concepts; without a judge, that nothing was verified."""
-    if result.protocol_summary["judge"] == NO_JUDGE:
-        return [
-            Banner("Not verified: there is no judge. Look at the images, or give --judge, the folder of a CLIP model.")
-        ]
-    states: dict[Status, Literal["good", "warn", "bad", "open"]] = {
-        "verified": "good", "not proven": "warn", "not removed": "bad", "not verifiable": "open"
-    }  # fmt: skip
-    verdicts = [Banner(line, states[status]) for line, status in told(result.verdicts)]
-    if any(v.status == "not verifiable" for v in result.verdicts):
-        verdicts.append(Banner(f"To verify what is not verifiable: {NEXT_STEP}.", "open"))
-    if still := result.metrics.get("ira_relative"):
-        count = f"{round(still['value'] * still['n'])} of {round(still['n'])}"
-        text = f"Other names: {count} still right (at least {int(100 * still['low'])} %)"
-        verdicts.append(Banner(text, "good" if still["low"] >= RETAINED_GATE else "warn"))
-    return verdicts
+    if len(sections) == 1:
+        judge = "judged by nobody" if plan["judge"] == NO_JUDGE else f"judged by {plan['judge']}"
+        lead += f" {counted(len(result.shown), 'picture')} of protocol {result.protocol}, {judge}."
+    return write(Page(title, lead, sections, facts), path)
 
 
 def commands(model: str, edit: Path, concept: str, load_options: str = "") -> list[tuple[str, str]]:
@@ -298,6 +224,16 @@ def commands(model: str, edit: Path, concept: str, load_options: str = "") -> li
         ("use it", f"excise generate --model {name} --edit {file} --prompt {prompt} --out with-edit"),
         ("ship it: a LoRA that other programs load", f"excise export {file}{load_options} --out shipped"),
     ]
+
+
+def attack_command(model: str, edit: str, concept: str, out: str, options: str = "") -> str:
+    """Return the command that attacks an edit for a concept, and keeps what it finds beside the edit.
+
+    Args:
+        options: further options, that of the judge and those of the model.
+    """
+    words = f"--model {shlex.quote(model)}{options} --edit {shlex.quote(edit)} --concept {shlex.quote(concept)}"
+    return f"excise attack {words} --require 'worst_back<={PROVEN:g}' --out {shlex.quote(out)}"
 
 
 def _preview_prompts(edit: Edit, preserve: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ SIDE = 160  # of a thumbnail, in pixels
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with what stands under it; `mark` is a verdict, None where there is none."""
+    """A picture with what stands under it; `mark` is whether a judge sees the concept, None where none looked."""
 
     image: Image.Image
     caption: str = ""
@@ -166,11 +166,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    colour = {None: "transparent", True: "#b3261e", False: "#2e7d32"}[picture.mark]
-    caption = _escape(_cut(picture.caption, 60))
+    # Sign and line differ as well as the colour; both colours stand out on light and on dark pages.
+    border = {None: "solid transparent", True: "solid #d9433a", False: "dotted #3c8f45"}[picture.mark]
+    sign = {None: "", True: "\N{BLACK CIRCLE} ", False: "\N{WHITE CIRCLE} "}[picture.mark]
+    caption = _escape(sign + _cut(picture.caption, 60))
     return (
         '<figure style="display: inline-block; margin: 4px; text-align: center; vertical-align: top">'
-        f'<img alt="{caption}" src="{thumbnail(picture.image)}" style="border: 2px solid {colour}">'
+        f'<img alt="{caption}" src="{thumbnail(picture.image)}" style="border: 2px {border}">'
         f'<figcaption style="font-size: 80%; max-width: {SIDE}px">{caption}</figcaption></figure>'
     )
 

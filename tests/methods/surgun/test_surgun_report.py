@@ -102,5 +102,5 @@ def test_the_report_shows_blocks_and_the_calibration(family, tmp_path):
     assert page.count("<tr") >= 1 + len(edit.record.measured["localisation"])
     assert "the step that was kept" in page
     drawn = set(re.findall(r"(?:fill|line)\d", page[page.index("<polyline") :]))
-    assert {"line0", "fill4"} <= drawn
+    assert {"line0", "line4"} <= drawn
     assert all(f".{name} {{" in page for name in drawn)  # every line has its colour
