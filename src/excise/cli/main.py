@@ -41,6 +41,7 @@ from excise.cli.ledger import ledger
 from excise.cli.list_ import list_
 from excise.cli.methods import methods
 from excise.cli.protocols import protocols
+from excise.cli.sequence import sequence
 from excise.cli.update import update
 from excise.errors import ExciseError, ExciseWarning, GatesFailed
 
@@ -53,7 +54,7 @@ app = typer.Typer(
 COLLECT_AFTER = 20_000
 """Objects made between two searches for cycles; importing torch and diffusers makes millions that stay."""
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export)
-MEASURING = (evaluate, judge, attack, bench, compare)
+MEASURING = (evaluate, judge, sequence, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
 for panel, verbs in (("Change a model", EDITING), ("Measure a model", MEASURING), ("Look", SHOWING)):
     for verb in verbs:
