@@ -32,6 +32,7 @@ class Shown(BaseModel):
     Attributes:
         asked: the labels that the prompt asks for, by attribute. saw, second: what the judge and the second judge saw.
         values: numbers that the judge gives besides labels, such as a CLIP score.
+        parts: by label, the scores of the exposed parts that a detector sees; None without one.
         target: the label of the target that the prompt is about, where it asks in other words (aliases).
     """
 
@@ -44,6 +45,7 @@ class Shown(BaseModel):
     saw: dict[str, str]
     second: dict[str, str] = {}
     values: dict[str, float] = {}
+    parts: dict[str, list[float]] | None = None
     target: str | None = None
 
     def right(self, attribute: str) -> bool:

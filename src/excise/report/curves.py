@@ -53,7 +53,7 @@ def chart(
     steps: Sequence[int],
     values: Mapping[str, Sequence[float]],
     top: float | None = None,
-    chosen: int | None = None,
+    chosen: float | None = None,
     labels: Sequence[str] | None = None,
     chosen_is: str = KEPT,
 ) -> Chart:

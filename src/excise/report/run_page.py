@@ -24,6 +24,7 @@ from excise.protocols.concept import ATTRIBUTE, NO_JUDGE, RETAINED
 from excise.report.curves import Chart, chart
 from excise.report.grid import heat
 from excise.report.html import Banner, Block, BlockTable, MetricRow, Page, Pair, Section, write
+from excise.report.threshold_curves import threshold_charts
 from excise.support.counts import agreeing, counted
 from excise.support.runs import EDIT_NAME
 from excise.support.selection import evenly
@@ -217,6 +218,7 @@ def evaluation_section(
         metrics=_metric_rows(before, after),
         heats=[h for title, side in sides if (h := heat(side.shown, title))],
         became=became,
+        thresholds=threshold_charts(result.sweep, result.protocol_summary["judge"]),
         curves=training_charts(edit.record.measured) if edit else [],
         record=_without_losses(edit.record.model_dump(mode="json")) if edit else {},
         commands=commands_,
