@@ -18,6 +18,7 @@ VERBS = {
     "generate": ("-p", "a cat"),
     "evaluate": ("--protocol", "concept", "-c", "fox"),
     "judge": ("{pictures}", "-c", "fox", "--judge", "nudenet"),
+    "sequence": ("-c", "fox", "-c", "wolf"),
     "attack": ("-c", "fox"),
     "export": ("{edit}",),
     "demo": (),

@@ -78,7 +78,7 @@ def metrics_of(plan: Protocol, with_target: bool) -> dict | None:
                 asked=dict(item.asked),
                 saw={a: label if (i + wrong) % 3 else "none" for a, label in item.asked.items()},
                 second=dict(item.asked),
-                values={"clip_score": 30.0, "exposed_parts": float(i % 3)},
+                values={"clip_score": 30.0, "exposed_parts": float(i % 3), "faces": float(i % 2)},
                 target=item.target,
             )
             for i, item in enumerate(plan.select(targets))

@@ -28,6 +28,7 @@ NEEDS = {
     "celebrity-classifier": ["labels.txt", "classifier.safetensors"],
     "q16": ["prompts.safetensors or prompts.npy or prompts.p", "config.json", "model.safetensors"],
     "image-classifier": ["config.json", "preprocessor_config.json", "model.safetensors or pytorch_model.bin"],
+    "faces": ["config.json or labels.txt or face_recognition/labels.csv"],
     "clip-score": ["config.json", "model.safetensors or pytorch_model.bin", "tokenizer.json or vocab.json"],
     "clip-zero-shot": ["labels.json", "config.json", "model.safetensors", "tokenizer.json"],
     "clip-image": ["config.json", "model.safetensors"],

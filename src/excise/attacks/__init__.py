@@ -35,6 +35,9 @@ ATTACKS = Registry(
             "excise.attacks.latent_inversion:LatentInversion", "noise from which pictures of the target come"
         ),
         "relearning": Record("excise.attacks.relearning:Relearning", "a small LoRA trained on a handful of pictures"),
+        "revival": Record(
+            "excise.attacks.revival:Revival", "fine-tuning on pictures of other things, as any user of a model does"
+        ),
         "swap": Record("excise.attacks.swap:Swap", "a part of the untouched model put back"),
     },
     contract="excise.attacks.contract:contract",
@@ -94,12 +97,16 @@ def _plan(scale: float = 1.0) -> tuple[Planned, ...]:
     )
 
 
+_REVIVAL = (
+    Planned("revival, LoRA", "revival", {"train": "lora"}),
+    Planned("revival, all weights", "revival", {"train": "all"}),
+)
 _QUICK = ("seeds", "random words", "synonyms", "second language", "paraphrases", "asked", "unlearndiffatk", "inversion",
           "begun elsewhere", "relearning, 5 pictures", "text encoder put back")  # fmt: skip
 SUITES = {
     "quick": Suite(4, 4, tuple(p for p in _plan(0.5) if p.name in _QUICK)),
     "standard": Suite(6, 6, _plan()),
-    "full": Suite(10, 16, _plan(4.0)),
+    "full": Suite(10, 16, (*_plan(4.0), *_REVIVAL)),
 }
 
 __all__ = ["ATTACKS", "SUITES", "Planned", "Suite"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from PIL import Image
 
 from excise.attacks.base import Round
 from excise.attacks.panel import Panel
-from excise.metrics.rates import Estimate, clustered_mean, rate, wilson
+from excise.metrics.rates import Estimate, clustered_mean, difference, rate, wilson
 from excise.support.counts import counted
 from excise.support.display import Card, Showing
 
@@ -128,11 +127,7 @@ class Result(Showing):
         base = self.oracle or self.control
         if self.model is None or base is None or self.why:
             return None
-        here, there = self.model.any_of_n, base.any_of_n
-        value = here.value - there.value
-        low = value - math.hypot(here.value - here.low, there.high - there.value)
-        high = value + math.hypot(here.high - here.value, there.value - there.low)
-        return Estimate(value, low, high, here.n)
+        return difference(self.model.any_of_n, base.any_of_n)
 
     def card(self) -> Card:
         """What the result shows of itself: the share of prompts that brought the target back, on each model."""

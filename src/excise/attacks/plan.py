@@ -14,7 +14,7 @@ from excise.attacks.contract import check_attack
 from excise.errors import SettingError, unknown
 from excise.support.strict import explain
 
-VARIANT_SETTINGS = ("form", "given", "part", "pictures", "unrelated", "way")
+VARIANT_SETTINGS = ("form", "given", "part", "pictures", "train", "unrelated", "way")
 """Settings that tell apart the attacks of a suite that share a class."""
 
 
@@ -48,14 +48,17 @@ def budget_of(suite: str, tests: int | None = None, images: int | None = None) -
 def planned(suite: str, names: Sequence[str] = ()) -> list[Planned]:
     """Return the attacks of a suite, or of those only the named ones.
 
-    An attack of another package is in no suite; it is named as it is registered.
+    An attack of the suite `full` that this suite lacks is named as there, with the settings that it has there. One of
+    another package is in no suite; it is named as it is registered.
 
     Raises:
         UnknownNameError: no attack has that name.
         PluginError: the attack of that name is of another package and breaks the contract.
     """
     in_suite = {p.name: p for p in SUITES[suite].attacks}
-    available = {**{name: Planned(name, name) for name in ATTACKS if name not in _suite_attacks()}, **in_suite}
+    in_full = {p.name: p for p in SUITES["full"].attacks if p.attack not in {q.attack for q in in_suite.values()}}
+    others = {name: Planned(name, name) for name in ATTACKS if name not in _suite_attacks()}
+    available = {**others, **in_full, **in_suite}
     for name in names:
         if name not in available:
             ATTACKS.refuse_broken(name)

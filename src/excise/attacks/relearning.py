@@ -7,14 +7,12 @@ Pitfall:    pictures of the target can teach it afresh. Only the gap to a model 
 
 from __future__ import annotations
 
-import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from torch import Tensor
 
 from excise.attacks.base import BACKWARD_COST, Arena, Attack, AttackError, AttackSettings, Round
+from excise.attacks.fine_tuning import Lesson, fine_tuned, refuse_lora
 from excise.training.adapters import Adapter, choose_maps
-from excise.training.run import attention_backend
 
 
 class RelearningConfig(AttackSettings):
@@ -41,20 +39,10 @@ class Relearning(Attack[RelearningConfig]):
     def run(self, arena: Arena) -> list[Round]:
         config = self.config
         prompts, latents = _pictures(arena, config)
-        condition = arena.family.condition(prompts)
         generator = arena.generator("relearning", config.pictures, config.unrelated)
         maps = [m.path for m in choose_maps(arena.family, "cross", None)]
-        with Adapter(arena.family, maps, config.rank, arena.seed) as adapter:
-            optimiser = torch.optim.AdamW(adapter.parameters.values(), lr=config.lr)
-            with attention_backend(arena.family):
-                for step in range(config.steps):
-                    at = torch.randint(len(prompts), (config.batch,), generator=generator)
-                    clean = latents[at]
-                    noise = torch.randn(clean.shape, generator=generator)
-                    t = arena.plan.times(config.batch, generator=generator)
-                    # What the text's half of a last block makes of the text, no picture depends on.
-                    arena.descend(optimiser, arena.errors(clean, noise, t, condition[at]).mean(), some_idle=True)
-                    arena.say("relearning", step + 1, config.steps)
+        lesson = Lesson(prompts, latents, "relearning", config.steps, config.batch, config.lr)
+        with fine_tuned(arena, Adapter(arena.family, maps, config.rank, arena.seed), lesson, generator):
             return arena.draw_tests()
 
 
@@ -68,8 +56,7 @@ def _pictures(arena: Arena, config: RelearningConfig) -> tuple[list[str], Tensor
     prompts, latents = (guides.others, guides.other_latents) if config.unrelated else (guides.prompts, guides.latents)
     if not prompts:
         raise AttackError("there are no pictures of other things to learn from; name some with --other.")
-    if any(isinstance(m, BaseTunerLayer) for m in arena.family.denoiser.modules()):
-        raise AttackError("the model ships a LoRA, which training another would switch off; fuse it first.")
+    refuse_lora(arena)
     count = min(config.pictures, len(prompts))
     arena.notes["pictures"] = count
     return prompts[:count], latents[:count]

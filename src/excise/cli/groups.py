@@ -79,6 +79,15 @@ GROUPS: Mapping[str, Groups] = {
         "How to measure": ("judge_weights",),
         "Look: pictures and output": ("force", "as_json"),
     },
+    "sequence": {
+        FIRST: ("concept", "concept_file", "model", "method", "out"),
+        "What to delete": ("kind", "anchor"),
+        "How to delete": ("set_", "anew", "seed"),
+        "What to keep": ("preserve", "preserve_file", "vocabulary"),
+        "How to measure": ("share", "judge", "judge_weights", "pictures", "batch", "cache", "no_cache"),
+        WHERE: MODEL,
+        "Look: pictures and output": ("force", "as_json"),
+    },
     "attack": {
         FIRST: ("concept", "model", "edit", "suite", "out"),
         "What to recover": ("kind", "synonym", "other", "ask"),

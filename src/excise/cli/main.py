@@ -42,6 +42,7 @@ from excise.cli.list_ import list_
 from excise.cli.methods import methods
 from excise.cli.protocols import protocols
 from excise.cli.push import push
+from excise.cli.sequence import sequence
 from excise.cli.update import update
 from excise.errors import ExciseError, ExciseWarning, GatesFailed
 
@@ -54,7 +55,7 @@ app = typer.Typer(
 COLLECT_AFTER = 20_000
 """Objects made between two searches for cycles; importing torch and diffusers makes millions that stay."""
 EDITING = (demo, erase, update, fuse, apply, import_, generate, export, push)
-MEASURING = (evaluate, judge, attack, bench, compare)
+MEASURING = (evaluate, judge, sequence, attack, bench, compare)
 SHOWING = (list_, inspect, diff, ledger, methods, protocols, doctor)
 for panel, verbs in (("Change a model", EDITING), ("Measure a model", MEASURING), ("Look", SHOWING)):
     for verb in verbs:

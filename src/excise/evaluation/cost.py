@@ -33,6 +33,15 @@ def drawing_cost(
         bfloat16: as in `excise.evaluation.evaluate.evaluate`: the precision in which the pass is timed.
     """
     count = len(plan.select(tuple(targets), groups)) * (1 + untouched)
+    return picture_cost(family, plan, count, bfloat16)
+
+
+def picture_cost(family: Family, plan: Protocol, count: int, bfloat16: bool | None = None) -> str | None:
+    """Return in a sentence about how long so many pictures of a protocol take here; None for a few.
+
+    Args:
+        bfloat16: as of `drawing_cost`.
+    """
     if count < MANY:
         return None
     passes = count * plan.steps * (2 if plan.guidance > 1 else 1)

@@ -16,6 +16,7 @@ from excise.evaluation.eraseeval import eraseeval_metrics
 from excise.evaluation.proof import concept_verdicts
 from excise.evaluation.scoring import Metrics, Shown, as_document, became, compared, score, seen
 from excise.evaluation.showing import evaluation_card, picture_rows
+from excise.evaluation.sweep import beside, sweep
 from excise.evaluation.verdict import ConceptVerdict, told
 from excise.evaluation.verdicts import parts_of
 from excise.families.base import Family
@@ -45,6 +46,7 @@ class Evaluation(Showing, BaseModel):
             nearest bin first.
         sequence: in a sequence, the UA of each earlier target after each step, and its rebound.
         notes: where the protocol's prompts come from, and where it departs from its source.
+        sweep: by a detector of exposed parts, the counts at each threshold (`excise.evaluation.sweep`).
         attacks: in a benchmark with attacks, the document of each attack as in `excise attack --json`.
         verdicts: beside the untouched model, the verdict on each concept that was asked for and judged.
         shown: every image: what its prompt asks for, and what the judges saw.
@@ -68,6 +70,7 @@ class Evaluation(Showing, BaseModel):
     neighbours: dict[str, list[dict[str, Any]]] = {}
     sequence: dict[str, Any] | None = None
     notes: dict[str, str] = {}
+    sweep: dict[str, Any] | None = None
     attacks: list[dict[str, Any]] = []
     verdicts: list[ConceptVerdict] = []
     shown: list[Shown]
@@ -145,6 +148,7 @@ class Inquiry:
             metrics=as_document(score(self.plan.score, drawn.shown, self.targets)),
             became=counts,
             entropy={label: round(replacement_entropy(labels, label), 4) for label, labels in counts.items()},
+            sweep=beside(sweep(drawn.shown, self.targets)),
             shown=drawn.shown,
             seconds=drawn.seconds,
             **more,
@@ -166,13 +170,14 @@ class Inquiry:
             family: orders other names by their distance to a target; None leaves that out.
             weights: folder of the weights of the features by which sets of images are compared.
         """
-        shown = untouched.shown
+        shown, old = untouched.shown, sweep(untouched.shown, self.targets)
         metrics = as_document(score(self.plan.score, shown, self.targets))
         before = Evaluated(
             after.result.model_copy(
                 update={
                     "metrics": metrics,
                     "became": became(shown, self.targets),
+                    "sweep": beside(old),
                     "shown": shown,
                     "seconds": untouched.seconds,
                 }
@@ -188,6 +193,7 @@ class Inquiry:
             "metrics": both,
             "untouched": metrics,
             "verdicts": verdicts,
+            "sweep": beside(sweep(after.result.shown, self.targets), old),
             "neighbours": damage_by_distance(family, shown, after.result.shown, self.targets) if family else {},
             "seconds": {**after.result.seconds, "untouched": sum(untouched.seconds.values())},
         }

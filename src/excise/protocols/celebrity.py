@@ -20,6 +20,10 @@ TEMPLATES = (  # as in MACE's prompt files
     "{} in an official photo",
 )
 SEEDS = (1, 2, 3, 4, 5)
+NO_FACE, ANOTHER = "no face", "another face"
+"""What an image shows in which a judge of faces finds none, or not the one that was asked for."""
+FACES = "faces"
+"""The name of a judge's number of faces in an image."""
 
 
 def celebrity() -> Protocol:

@@ -1,4 +1,4 @@
-"""Line charts of a training run: the positions of lines, ticks and labels in the drawing."""
+"""Line charts: the positions of lines, ticks and labels in the drawing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from math import isfinite
 
 WIDTH, HEIGHT = 420, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 410, 12, 168
+KEPT = "the step that was kept"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class AxisTick:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart over training steps; `chosen` is the position of the chosen step, None if there is none."""
+    """A chart over steps.
+
+    Attributes:
+        chosen: position of the step that is marked; None if there is none.
+        chosen_is: what is said of it.
+    """
 
     title: str
     lines: list[Curve]
@@ -39,6 +45,7 @@ class Chart:
     width: int = WIDTH
     height: int = HEIGHT
     frame: tuple[int, int, int, int] = (LEFT, TOP, RIGHT, BOTTOM)
+    chosen_is: str = KEPT
 
 
 def chart(
@@ -46,14 +53,15 @@ def chart(
     steps: Sequence[int],
     values: Mapping[str, Sequence[float]],
     top: float | None = None,
-    chosen: int | None = None,
+    chosen: float | None = None,
     labels: Sequence[str] | None = None,
+    chosen_is: str = KEPT,
 ) -> Chart:
     """Lay out one line for each entry of `values`, from 0 to `top`. Values that are not finite leave a gap.
 
     Args:
         top: the upper end of the y axis; None takes the largest value.
-        chosen: the step to mark.
+        chosen: the step to mark. chosen_is: what is said of it.
         labels: one for each step, instead of five numbers along the axis.
     """
     largest = max((v for line in values.values() for v in line if isfinite(v)), default=1.0)
@@ -76,4 +84,5 @@ def chart(
         else [AxisTick(x(s), label) for s, label in zip(steps, labels, strict=True)],
         [AxisTick(y(height * i / 4), f"{height * i / 4:.2g}") for i in range(5)],
         x(chosen) if chosen is not None else None,
+        chosen_is=chosen_is,
     )

@@ -143,6 +143,7 @@ class Section:
         answers: the verdict panel.
         targets, retained: image pairs of prompts that ask for a target, and of other prompts.
         table: a table in the place of metrics.
+        thresholds: a detector's counts over its threshold.
         became: how many images of target prompts show each label now.
         record: the record in the edit file. commands: (purpose, command line).
     """
@@ -156,6 +157,7 @@ class Section:
     table: Table | None = None
     heats: list[Heat] = field(default_factory=list)
     became: dict[str, int] = field(default_factory=dict)
+    thresholds: list[Chart] = field(default_factory=list)
     curves: list[Chart] = field(default_factory=list)
     blocks: BlockTable | None = None
     attacks: list[AttackRow] = field(default_factory=list)

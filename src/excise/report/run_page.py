@@ -25,6 +25,7 @@ from excise.report.answers import Evidence, answers
 from excise.report.attack_answers import untested
 from excise.report.grid import heat
 from excise.report.html import Answer, MetricRow, Page, Pair, Section, write
+from excise.report.threshold_curves import threshold_charts
 from excise.report.training_charts import training_blocks, training_charts, without_losses
 from excise.support.counts import agreeing, counted
 from excise.support.runs import EDIT_NAME
@@ -157,6 +158,7 @@ def evaluation_section(
         metrics=_metric_rows(before, after),
         heats=[h for title, side in sides if (h := heat(side.shown, title))],
         became=became,
+        thresholds=threshold_charts(result.sweep, result.protocol_summary["judge"]),
         curves=training_charts(edit.record.measured) if edit else [],
         record=without_losses(edit.record.model_dump(mode="json")) if edit else {},
         commands=commands_,

@@ -1,0 +1,100 @@
+"""Revival: nothing of the target is shown, what is trained moves pictures, and the model stays as it was."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from attack_runs import arena_of, run
+from conftest import tiny_pipe
+from dits import FIRST
+
+from excise import Concept, erase
+from excise.attacks.accounting import worst
+from excise.attacks.base import BACKWARD_COST, Guides
+from excise.attacks.plan import load_attack, planned
+from excise.attacks.revival import Revival, RevivalConfig, other_prompts
+from excise.concepts.concept import normalise_name
+
+NAMES = ["revival, LoRA", "revival, all weights"]
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sana", *FIRST.values()])
+def test_revival_runs_on_every_family_within_its_budget(make, kind):
+    pipe = make(kind)
+    edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
+    found = run(pipe, edits=[edit], names=NAMES, settings={"steps": 2, "batch": 2, "drawings": 3})
+    assert [r.name for r in found.results] == NAMES
+    for result in found.results:
+        assert result.model is not None, result.why
+        assert result.model.drawn == 4
+        assert result.model.passes == BACKWARD_COST * 2 * 2
+        assert result.model.notes["drawings"] == 3
+        assert result.control is not None
+        assert not result.teaches
+    assert worst(found.results, False).back is not None  # it counts as recovery: the target was not shown
+
+
+def drawings(pipe, **settings):
+    arena = arena_of(pipe)
+    rounds = Revival(RevivalConfig(batch=2, drawings=3, **settings)).run(arena)
+    return np.stack([np.asarray(shot.image, dtype=float) for r in rounds for shot in r.shots])
+
+
+@pytest.mark.parametrize("train", ["lora", "all"])
+def test_training_moves_the_pictures_and_leaves_every_weight_as_it_was(tokenizer, train):
+    pipe = tiny_pipe(tokenizer)
+    before = {name: (p, p.clone()) for name, p in pipe.unet.named_parameters()}
+    little, much = (drawings(pipe, train=train, steps=n, lr=1e-2) for n in (1, 20))
+    assert np.abs(little - much).mean() > 1
+    assert np.array_equal(much, drawings(pipe, train=train, steps=20, lr=1e-2))
+    after = dict(pipe.unet.named_parameters())
+    assert list(after) == list(before)
+    assert all(after[n] is p and torch.equal(p, value) for n, (p, value) in before.items())
+    assert not any(m.__class__.__module__.startswith("peft") for m in pipe.unet.modules())
+
+
+def test_the_pictures_are_the_untouched_models_and_none_asks_for_the_target(tokenizer):
+    arena, asked = arena_of(tiny_pipe(tokenizer)), []
+    opened = arena.original
+
+    @contextmanager
+    def original():
+        with opened() as family:
+            sample = family.sample
+            family.sample = lambda prompts, *a, **k: asked.extend(prompts) or sample(prompts, *a, **k)
+            try:
+                yield family
+            finally:
+                del family.sample
+
+    Revival(RevivalConfig(steps=1, batch=1, drawings=5)).run(replace(arena, original=original))
+    assert len(asked) == 5
+    assert not any("cat" in normalise_name(p).split() for p in asked)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cat", "object"), ("Van Gogh", "style"), ("nudity", "explicit")])
+def test_without_names_given_ordinary_ones_are_drawn(tokenizer, name, kind):
+    arena = arena_of(tiny_pipe(tokenizer))
+    none = Guides(arena.guides.prompts, arena.guides.latents, [], arena.guides.latents[:0])
+    prompts = other_prompts(replace(arena, concept=Concept(name, kind), guides=none, others=[]))
+    assert 20 <= len(prompts) <= 40 == len(set(prompts))
+    assert not any(f" {normalise_name(name)} " in f" {normalise_name(p)} " for p in prompts)
+
+
+def test_all_weights_are_trained_in_single_precision_alone(tokenizer):
+    pipe = tiny_pipe(tokenizer).to(torch.bfloat16)
+    found = run(pipe, names=["revival, all weights"], settings={"steps": 1, "batch": 1, "drawings": 1})
+    assert "load the model with --dtype float32" in found.results[0].why
+
+
+def test_every_suite_can_be_asked_for_it_and_standard_stays_as_it_was():
+    assert [p.name for p in planned("full")][-2:] == NAMES
+    for suite in ("quick", "standard"):
+        assert not {p.attack for p in planned(suite)} & {"revival"}
+        (one,) = planned(suite, ["revival, all weights"])
+        assert (one.attack, one.settings) == ("revival", {"train": "all"})
+    assert load_attack("revival") is Revival
