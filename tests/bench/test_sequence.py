@@ -146,7 +146,10 @@ def test_the_command_prints_writes_and_answers_from_what_is_there(excise, few_st
     assert status == 0, err
     document = json.loads(out)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert run["result"] == document
+    assert {key: run[key] for key in document} == document
+    status, listing, _ = excise("list", tmp_path, "--json")
+    row = next(r for r in json.loads(listing) if r["path"] == "run")
+    assert (row["run"], row["concepts"], row["method"]) == ("sequence", ["fox", "wolf"], "uce")
     assert document["concepts"] == ["fox", "wolf"]
     assert [s["edit"] for s in document["steps"]] == ["edits/01-fox.safetensors", "edits/02-wolf.safetensors"]
     page = (tmp_path / "run" / "report.html").read_text()

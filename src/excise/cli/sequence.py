@@ -104,7 +104,7 @@ def sequence(options: SequenceOptions) -> None:
     run = finished(options.out, request, force=options.force)
     if run is not None:
         names = SequenceResult.model_fields
-        result = SequenceResult.model_validate({k: v for k, v in run["result"].items() if k in names})
+        result = SequenceResult.model_validate({k: v for k, v in run.items() if k in names})
     else:
         result = _run(options, request, concepts, preserve)
     _print(options, result)
@@ -164,7 +164,7 @@ def _run(options: SequenceOptions, request: Asked, concepts: list[Concept], pres
         write_sequence_page(result, options.out / "report.html")
         for made_on_the_way in (STATES, "training"):
             shutil.rmtree(options.out / made_on_the_way, ignore_errors=True)
-        write_run(options.out, "sequence", {"result": result.model_dump(mode="json"), **request.entries()})
+        write_run(options.out, "sequence", {**result.model_dump(mode="json"), **request.entries()})
     return result
 
 
