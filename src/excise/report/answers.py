@@ -83,7 +83,7 @@ def read_verdict(concept: str, sentence: str) -> ConceptVerdict | None:
     """Return a verdict from its sentence, as a check keeps it; None where it is another sentence.
 
     >>> read_verdict("cat", "verified: 10 of 10 clean (at least 72 %)").clean["n"]
-    10
+    10.0
     """
     if match := _CLEAN.match(sentence):
         status, hits, n = match[1], int(match[2]), int(match[3])
