@@ -178,7 +178,7 @@ def evaluate(options: EvaluateOptions) -> None:
         finished(options.out, asked("evaluate", options), force=options.force)
     cache = o.image_cache(options.cache, options.no_cache)
     key = options.cache_key(request)
-    document = result_cache.find(cache, key, options.out)
+    document = None if options.force else result_cache.find(cache, key, options.out)
     if document is None:
         o.warn_outside_canvas(options.model, request.concepts, o.SHOWN)
         o.warn_outside_canvas(options.model, options.preserve or [], o.SHOWN)

@@ -182,7 +182,7 @@ def _drawn(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [("sampler and seeds", "of the program that drew the pictures")]
     return [
         ("sampler", f"{counted(plan['steps'], 'step')}, {plan['sampler']} scheduler, guidance {plan['guidance']}"),
-        ("seeds", "one for each prompt, from SHA-256 of protocol, prompt and index"),
+        ("seeds", "one for each image: the protocol's, or else from SHA-256 of protocol, prompt and index"),
     ]
 
 
@@ -198,6 +198,7 @@ def write_page(title: str, lead: str, sections: list[Section], result: Evaluatio
         ("intervals", "95 %: Wilson score for rates, bootstrap for H, drift and CLIP score"),
         *(("verdict", line) for line, _ in told(result.verdicts)),
         ("answers", RULES),
+        *((f"{what}, by the protocol", note) for what, note in result.notes.items()),
     ]
     if result.protocol.startswith("canvas-"):
         limits = (
