@@ -2,7 +2,7 @@
 
     python -m benchmarks.summary benchmarks/results/canvas-surgun.jsonl --first surgun
 
-    python -m benchmarks.summary benchmarks/results/canvas-trained.jsonl --costs
+    python -m benchmarks.summary benchmarks/results/canvas-trained.jsonl --costs --concept dog
 
     python -m benchmarks.summary benchmarks/results/canvas-names.jsonl --draw docs/images/names.png
 
@@ -189,10 +189,11 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks")
     parser.add_argument("--first", help="method to test against the others")
     parser.add_argument("--by-target", action="store_true", help="print a row for each target as well")
+    parser.add_argument("--concept", help="leave out the lines of other targets")
     parser.add_argument("--costs", action="store_true", help="also minutes and megabytes of an edit")
     parser.add_argument("--draw", type=Path, help="file for the plot of H_o over the number of names")
     options = parser.parse_args()
-    lines = read(options.results)
+    lines = [x for x in read(options.results) if options.concept is None or x["concepts"] == [options.concept]]
     of_names = [line for line in lines if "acc_e" in line["metrics"]]
     if of_names:
         print(by_number(of_names), names_table(of_names), sep="\n\n")
