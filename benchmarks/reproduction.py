@@ -164,7 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, table in tables().items():
             print(f"{name}\n\n{table}\n")
         return
-    lines = [json.loads(line) for path in options.results for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [json.loads(line) for path in options.results for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot read result lines: {error}; expected the results.jsonl of a finished benchmark")
     rows = checked_rows(lines)
     print(markdown(CHECKED_HEAD, rows) if rows else "None of these lines measures a figure that is published.")
 

@@ -178,3 +178,30 @@ def test_lines_of_another_benchmark_measure_nothing_published(tmp_path, capsys):
     (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
     reproduction.main([str(tmp_path / "results.jsonl")])
     assert "None of these lines" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("methods: [{name: uce, settings: {ridge: minus}}]", "ridge"),
+        ("methods: [{name: uce, settings: {bogus: 1}}]", "uce has no setting 'bogus'"),
+        ("methods: [uce]\nattack: {only: [no such attack]}", "no such attack"),
+    ],
+)
+def test_a_dry_run_refuses_settings_that_the_run_would_refuse(excise, tmp_path, lines, message):
+    head = "schema: 1\nname: a\nmodels: [canvas-sd]\nprotocols: [canvas-mini]\nconcepts: [cat]\n"
+    (tmp_path / "a.yaml").write_text(head + lines + "\n")
+    status, out, said = excise("bench", tmp_path / "a.yaml", "--out", tmp_path / "runs", "--dry-run")
+    assert status == 2
+    assert message in out + said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_counts_what_the_untouched_model_draws_for_all_cells(excise, tmp_path):
+    head = "schema: 1\nname: a\nmodels: [canvas-sd]\nprotocols: [canvas-mini]\nmethods: [uce]\n"
+    counts = []
+    for concepts in ("cat", "dog", "cat, dog"):
+        (tmp_path / "a.yaml").write_text(f"{head}concepts: [{concepts}]\n")
+        plan = json.loads(excise("bench", tmp_path / "a.yaml", "--out", tmp_path / "runs", "--dry-run", "--json")[1])
+        counts.append(plan["untouched"])
+    assert max(counts[:2]) < counts[2] < sum(counts[:2])  # the grid is drawn once, the aliases of each are its own

@@ -55,12 +55,12 @@ def test_edits_that_steer_the_drawing_are_measured_in_single_precision(family, u
 def test_a_remembered_result_is_of_the_same_precision(excise, model, tmp_path, units, monkeypatch):
     keys = []
     monkeypatch.setattr(result_cache, "find", lambda cache, key, out: keys.append(key))
-    options = ["--no-cache", "--force", "--out", tmp_path / "o"]
-    command = ["evaluate", "--model", model, "--protocol", "small-world", *options]
+    command = ["evaluate", "--model", model, "--protocol", "small-world", "--no-cache"]
     for choice in ([], ["--bfloat16"], ["--no-bfloat16"]):
-        status, _, err = excise(*command, *choice)
+        out = tmp_path / "".join(["o", *choice])
+        status, _, err = excise(*command, "--out", out, *choice)
         assert status == 0, err
-        done = json.loads((tmp_path / "o" / "run.json").read_text())
+        done = json.loads((out / "run.json").read_text())
         assert done["bfloat16"] == (units if not choice else choice == ["--bfloat16"])
     assert (keys[0] == keys[1]) == units
     assert len(set(keys)) == (2 if units else 3)

@@ -393,8 +393,6 @@ def test_stock_diffusers_and_evaluate_draw_the_same_evidence(canvas_family, tmp_
         images.append(made.images[0])
         rows.append({"prompt": item.prompt, "seed": plan.seed(item)})
     monkeypatch.undo()
-    monkeypatch.setattr(
-        "excise.evaluation.judge_folder.PROTOCOLS", type("P", (), {"load": lambda self, n: lambda: plan})()
-    )
+    monkeypatch.setattr("excise.evaluation.judge_folder.fixed_protocol", lambda name: plan)
     judged = judge_pictures(read_folder(save(tmp_path / "p", images, rows)), ["cat"], protocol="few")
     assert document(judged) == document(drawn)

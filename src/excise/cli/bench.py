@@ -47,11 +47,11 @@ def bench(
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     content = read(recipe)
+    if not force:
+        _check_place(content, out)
     if dry_run:
         _print_plan(content, as_json=as_json)
         return
-    if not force:
-        _check_place(content, out)
 
     from excise.bench.plan import check_ready
     from excise.cli import results, show
@@ -80,14 +80,14 @@ def bench(
 
 def _print_plan(recipe: Recipe, *, as_json: bool) -> None:
     """Print the cells and their pictures; refuse what cannot be run here."""
-    from excise.bench.plan import check_ready, planned
+    from excise.bench.plan import check_ready, planned, untouched_pictures
     from excise.cli import show
     from excise.support.counts import counted
 
     cells = planned(recipe)
     check_ready(recipe)
     total = sum(p.pictures for p in cells)
-    untouched = sum({(p.cell.model, p.cell.protocol): p.pictures for p in cells}.values())
+    untouched = untouched_pictures(cells)
     if as_json:
         rows = [
             {
@@ -105,8 +105,8 @@ def _print_plan(recipe: Recipe, *, as_json: bool) -> None:
     table = [(p.cell.model, p.cell.protocol, p.cell.title, f"{p.pictures:,}") for p in cells]
     show.table(table, ("model", "protocol", "cell", "pictures"))
     show.say(
-        f"{counted(len(cells), 'cell')}, {counted(total, 'picture')}, and {untouched:,} of the untouched model; "
-        "nothing is missing, and nothing was written."
+        f"{counted(len(cells), 'cell')}, {counted(total, 'picture')}, and {untouched:,} of the untouched model"
+        f"{', without those of attacks' if recipe.attack else ''}; nothing is missing, and nothing was written."
     )
 
 
