@@ -12,7 +12,7 @@ from conftest import WAYS
 from dits import FIRST
 from entry_points import Entry
 from plugins import NUDGE, nudge_record
-from situations import image, pixel_judge
+from situations import every_second, image
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
@@ -97,7 +97,7 @@ def made(pipe, method: str, concepts=("cat",), **more) -> Edit:
     loop = {} if method in WITHOUT_LOOP else SHORT.get(record.shape, {})
     short = {**loop, **SETTINGS.get(method, {})}
     if method in JUDGED:
-        short["context"] = Context(judge=pixel_judge)
+        short["context"] = Context(judge=every_second)
     return erase(pipe, list(concepts), method=method, **{"seed": SEED, **few_names, **short, **more})
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from situations import pixel_judge
+from situations import every_second
 from torch.testing import assert_close
 
 from excise import Concept, Edit, erase
@@ -48,7 +48,7 @@ def test_these_are_the_methods_of_one_target():
 @pytest.mark.parametrize("method", FOR_ONE)
 def test_each_is_trained_alone_and_the_record_and_the_progress_say_so(make, method):
     told = []
-    looks = pixel_judge if method == "slug" else None  # which takes its time
+    looks = every_second if method == "slug" else None  # which takes its time
     context = Context(judge=looks, say=lambda what, done, total: told.append(what))
     edit = made(make("sd"), method, ["cat", "car"], context=context)
     assert list(edit.record.measured["targets"]) == ["cat", "car"]
@@ -71,7 +71,7 @@ def test_a_target_that_the_judge_never_sees_is_refused_before_any_training(make)
 def test_targets_that_come_back_when_joined_are_told(make, monkeypatch):
     monkeypatch.setattr(several, "ENOUGH", 2.0)  # nothing is gone enough
     with pytest.warns(ExciseWarning, match="once the targets' changes are joined; erase them one after another"):
-        edit = made(make("sd"), "mace-full", ["cat", "car"], context=Context(judge=pixel_judge))
+        edit = made(make("sd"), "mace-full", ["cat", "car"], context=Context(judge=every_second))
     assert set(edit.record.measured["joined"]) == {"erase", "related", "unrelated", "instead"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from situations import pixel_judge
+from situations import every_second
 from torch import Tensor
 
 from excise import Edit, erase
@@ -184,7 +184,7 @@ def test_the_target_is_denoised_worse(pipe, method):
 
 
 def test_slug_changes_one_layer_by_a_step_along_its_gradient(pipe):
-    sees = Context(judge=pixel_judge)
+    sees = Context(judge=every_second)
     edit = erase(pipe, ["cat"], "slug", context=sees, pictures=2, steps=1, vocabulary=None, preserve=["dog"])
     evidence = edit.record.measured
     assert edit.paths == [evidence["layer"]]

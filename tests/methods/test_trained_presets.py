@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from situations import pixel_judge
+from situations import every_second
 
 from excise import erase
 from excise.families import family_of
@@ -32,7 +32,7 @@ def test_every_preset_trains_a_narrow_model(make, method, preset):
     short = {name: value for name, value in FEW.items() if name in config.model_fields}
     for unread in UNREAD.get(method, ()):
         short.pop(unread)
-    context = Context(judge=pixel_judge if method == "slug" else None)
+    context = Context(judge=every_second if method == "slug" else None)
     request = {"anchor": "car", "preserve": ["dog", "tree"], "vocabulary": None, "preset": preset}
     edit = erase(pipe, ["cat"], method, context=context, **request, **short, **FURTHER.get(method, {}))
     family = family_of(pipe)
