@@ -14,7 +14,7 @@ from situations import UNET_FORMATS, encoder_edit, uce
 from excise import erase, export
 from excise.concepts.concept import Concept
 from excise.edits import verified
-from excise.edits.record import Base, EditRecord
+from excise.edits.record import Base, EditRecord, Target
 from excise.exporting.card import OURS, Card, licence_of, text
 from excise.exporting.usage import EDIT
 from excise.families import family_of
@@ -188,8 +188,9 @@ def test_a_base_is_named_as_strangers_may_read_it(model, name):
         base=Base(model=model, family="sd", weights="0", weights_bfloat16="0", text_encoder="0"),
         method="uce",
         settings={"folder": "/home/me/pictures"},
-        concepts=(),
+        concepts=(Target(name="/r/cats", kind="object", anchor=""),),
     )
-    content = edit_card_text(record, ())
+    content = edit_card_text(record, (check(judge="clip of /home/me/clip", protocol="/home/me/prompts.csv"),))
+    assert "| /r/cats |" in content  # a name, which no card changes
     assert ("base_model" in front_matter(content)) is (model == "org/name")
     assert "/home/me" not in content

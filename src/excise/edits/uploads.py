@@ -32,6 +32,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".html")
 WEIGHTS, RECORDS = (".safetensors",), (".json", ".md")
 TOKENIZERS = (".txt", ".model")  # vocabularies beside a tokenizer's configuration
 KEPT_BACK = (STATES, "images", "training", "attacks")  # folders of a run
+NEVER = (".git", ".cache")  # folders that the hub refuses as well
 MOST = 10_000_000  # bytes of a JSON file that is looked through
 _FOLDERS = "tells of folders of this machine"
 
@@ -187,8 +188,8 @@ def _reason(path: Path, name: str, include: Sequence[str]) -> str:
         return "a pickle or another file that may hold code"
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
         return "a link out of its folder"
-    if ".git" in (part.lower() for part in parts):
-        return "of git itself"
+    if any(part.lower() in NEVER for part in parts):
+        return "of git or a cache"
     hidden = any(part.startswith(".") for part in parts) or path.resolve().name.startswith(".")
     if hidden and not _matches(name, [pattern for pattern in include if pattern.startswith(".")]):
         return "hidden"

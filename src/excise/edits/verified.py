@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from excise.errors import ExciseWarning, OutputError
-from excise.families.model_names import base_name
+from excise.families.model_names import base_name, without_folders
 from excise.support.counts import counted
 from excise.support.digests import file_digest
 from excise.support.files import write_json
@@ -129,8 +129,9 @@ def sentences(checks: Sequence[Check]) -> list[str]:
 
 
 def public(check: Check) -> Check:
-    """Return a check as strangers may read it: of a model that is a path, the last part."""
-    return check.model_copy(update={"model": base_name(check.model)})
+    """Return a check as strangers may read it: of paths in its model, protocol and judge, the last part."""
+    protocol, judge = without_folders(check.protocol), without_folders(check.judge)
+    return check.model_copy(update={"model": base_name(check.model), "protocol": protocol, "judge": judge})
 
 
 def as_json(checks: Sequence[Check]) -> list[dict[str, Any]]:

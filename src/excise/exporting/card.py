@@ -180,7 +180,7 @@ def _removed(card: Card) -> str:
         rows.append("| " + " | ".join(map(_md, cells)) + " |")
     made = [f"Method: `{_code(record.method)}`, seed {record.seed}, excise {_md(record.excise)}."]
     if record.settings:
-        settings = (_code(f"{name} = {written(value)}") for name, value in record.settings.items())
+        settings = (_code(f"{name} = {without_folders(written(value))}") for name, value in record.settings.items())
         made.append("Settings: " + ", ".join(f"`{setting}`" for setting in settings) + ".")
     if record.stack:
         parts = "; ".join(f"`{_code(p.method)}` for {', '.join(_md(c.name) for c in p.concepts)}" for p in record.stack)
@@ -188,7 +188,7 @@ def _removed(card: Card) -> str:
     kept = [_md(name) for name in record.preserve[:MOST_NAMES]]
     more = f" and {len(record.preserve) - MOST_NAMES} more" if len(record.preserve) > MOST_NAMES else ""
     names = ", ".join(kept) + more if kept else "none given"
-    made.append(f"Names to keep: {names}; vocabulary: {_md(record.vocabulary or 'none')}.")
+    made.append(f"Names to keep: {names}; vocabulary: {_md(without_folders(record.vocabulary or 'none'))}.")
     return "\n".join(rows) + "\n\n" + "\n".join(f"- {line}" for line in made)
 
 
@@ -273,8 +273,8 @@ def _limits(card: Card) -> str:
 
 
 def _code(value: str) -> str:
-    """A text for a code span: one line, without what ends the span, and without folders of this machine."""
-    return " ".join(without_folders(value).split()).replace("`", "'") or "-"
+    """A text for a code span: one line, without what ends the span."""
+    return " ".join(value.split()).replace("`", "'") or "-"
 
 
 def _word(value: str) -> str:
@@ -283,6 +283,6 @@ def _word(value: str) -> str:
 
 
 def _md(value: str) -> str:
-    """Escape a text for Markdown, tables and HTML included; of an absolute path stays the last part."""
-    flat = " ".join(html.escape(without_folders(value), quote=False).split())
+    """Escape a text for Markdown, tables and HTML included."""
+    flat = " ".join(html.escape(value, quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat)

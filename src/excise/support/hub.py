@@ -120,6 +120,10 @@ def push(upload: Upload, place: Place, api: HfApi | None = None) -> str:
     api = api or HfApi()
     owner = place.repo.partition("/")[0]
     with _told(place):
+        operations = [
+            CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+            for name, content in upload.files.items()
+        ]
         _check_owner(api.whoami(), owner)
         api.create_repo(place.repo, private=place.private, repo_type="model", exist_ok=True)
         if place.private and api.repo_info(place.repo, repo_type="model").private is False:
@@ -129,10 +133,6 @@ def push(upload: Upload, place: Place, api: HfApi | None = None) -> str:
             )
         if place.revision is not None:
             api.create_branch(place.repo, branch=place.revision, repo_type="model", exist_ok=True)
-        operations = [
-            CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
-            for name, content in upload.files.items()
-        ]
         commit = api.create_commit(
             place.repo, operations, commit_message=place.message, revision=place.revision, repo_type="model"
         )
