@@ -7,14 +7,20 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
+from checks import check
 from huggingface_hub import ModelCard, constants
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors.torch import save_file
 from situations import uce
 
-from excise import erase, export
+from excise import erase, export, load
 from excise.edits import verified
+from excise.edits.uploads import folder_upload
 from excise.errors import EditFileError
-from excise.support.hub import Place, folder_upload
+from excise.exporting.card import OURS
+from excise.support.digests import file_digest
+from excise.support.hub import Place
 
 
 class Hub:
@@ -24,6 +30,7 @@ class Hub:
         self.asked: list[tuple] = []
         self.files: dict[str, bytes] = {}
         self.refuses: Exception | None = None
+        self.public: set[str] = set()
 
     def whoami(self):
         return {"name": "me", "orgs": [{"name": "The-Lab"}]}
@@ -33,6 +40,9 @@ class Hub:
         assert more["exist_ok"]
         if self.refuses:
             raise self.refuses
+
+    def repo_info(self, repo, **more):
+        return SimpleNamespace(private=repo not in self.public)
 
     def create_branch(self, repo, branch, **more):
         self.asked.append(("branch", repo, branch))
@@ -137,15 +147,29 @@ def test_an_edit_goes_up_with_a_card_of_its_own(excise, pipe, tmp_path, hub):
     assert "excise generate --model org/name --edit edit.safetensors" in card.text
     assert "Not yet verified" in card.text
     assert not (file.parent / "README.md").exists()
+    for other in ("# My program\n", "---\n- [\n---\nbroken\n", f"---\n{OURS}\ntags: []\n---\nof another file\n"):
+        (file.parent / "README.md").write_text(other)
+        excise("push", file, "--repo", "me/x", "--yes")
+        assert "excise generate" in hub.files["README.md"].decode(), other
     (file.parent / "README.md").write_text("---\nlicense: mit\n---\nmine\n")
     excise("push", file, "--repo", "me/x", "--yes")
     assert hub.files["README.md"].decode().endswith("mine\n")
 
 
-@pytest.mark.parametrize(("model", "goes"), [("org/name", True), ("/home/someone/models/sd", False)])
+@pytest.mark.parametrize(
+    ("model", "goes"),
+    [
+        ("org/name", True),
+        ("canvas-sd", True),
+        ("/home/someone/models/sd", False),
+        ("models/of/mine", False),
+        ("../sd", False),
+        ("sd/model.safetensors", False),
+        ("sd", False),
+        (r"C:\models\sd", False),
+    ],
+)
 def test_what_was_verified_goes_up_unless_it_tells_of_folders_here(excise, pipe, tmp_path, hub, model, goes):
-    from checks import check
-
     file = uce(pipe).save(tmp_path / "edit.safetensors")
     verified.keep(file, check().model_copy(update={"model": model}))
     _, _, err = excise("push", file, "--repo", "me/x", "--yes")
@@ -157,7 +181,9 @@ def test_what_was_verified_goes_up_unless_it_tells_of_folders_here(excise, pipe,
 def test_a_record_that_names_a_folder_here_is_told_of(excise, pipe, model, tmp_path, hub):
     file = erase(pipe, ["cat"], "uce", vocabulary=None, model_name=str(model)).save(tmp_path / "e" / "edit.safetensors")
     _, _, err = excise("push", file, "--repo", "me/x", "--dry-run")
-    assert f"mind: the record in edit.safetensors names its base as '{model}'" in err
+    assert f"mind: edit.safetensors names '{model}', " in err
+    _, out, _ = excise("push", file, "--repo", "me/x", "--yes", "--json")
+    assert json.loads(out)["local"] == {"edit.safetensors": [str(model)]}
 
 
 def test_one_file_of_several_goes_up_with_its_own_card(excise, pipe, tmp_path, hub):
@@ -188,7 +214,7 @@ def test_a_link_out_of_the_folder_is_not_followed(shipped, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "repo", ["x", "me/", "/x", "me/x/y", "me/a b", "me/a..b", "me/a--b", "me/x.", "me/" + "x" * 99]
+    "repo", ["x", "me/", "/x", "me/x/y", "me/a b", "me/a..b", "me/a--b", "me/x.", "me/x.git", "me/" + "x" * 99]
 )
 def test_what_names_no_repository_is_refused_before_anything(excise, hub, repo):
     status, _, err = excise("push", "nowhere", "--repo", repo, "--yes")
@@ -218,6 +244,9 @@ class Unreachable(Exception):
         (refusal(500), "the hub refused (500)"),
         (Unreachable("no route"), "cannot be reached (no route)"),
         (ConnectionError("down"), "cannot be reached (down)"),
+        (HFValidationError("no such name"), "the hub's client refused (no such name)"),
+        (ValueError("hf_secret is no token"), "the hub's client refused (... is no token)"),
+        (Unreachable("Illegal header value b'Bearer hf_secret'"), "Bearer ...'"),
     ],
 )
 def test_every_refusal_is_a_sentence(excise, shipped, hub, error, said):
@@ -245,3 +274,137 @@ def test_without_a_login_offline_or_for_another_owner_nothing_is_sent(excise, sh
 def test_a_defect_is_no_refusal(excise, shipped, hub):
     hub.refuses = KeyError("x")
     assert excise("push", shipped, "--repo", "me/x", "--yes")[0] not in (0, 1, 2)
+
+
+def test_only_the_checks_of_this_edit_go_up(excise, pipe, tmp_path, hub):
+    other = erase(pipe, ["tree"], "uce", vocabulary=None).save(tmp_path / "edit.safetensors")
+    verified.keep(other, check(model="/home/someone/else"))
+    file = uce(pipe).save(other)
+    excise("push", file, "--repo", "me/x", "--yes")
+    assert "verified.json" not in hub.files
+    verified.keep(file, check(model="org/name"))
+    assert excise("push", file, "--repo", "me/x", "--yes", "--include", "*.json")[0] == 0
+    content = json.loads(hub.files["verified.json"])
+    assert list(content["edits"]) == [file_digest(file)]
+    assert b"someone" not in b"".join(hub.files.values())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"judge": "clip of /home/someone/clip"},
+        {"protocol": "~/prompts/mine.csv"},
+        {"concepts": ("/home/someone/cat",)},
+        {"verdicts": {"cat": r"seen in C:\Users\someone"}},
+        {"gates": (verified.Gate(gate="ua>=0.7", metric="/home/someone/ua", passed=True),)},
+    ],
+)
+def test_a_folder_in_any_field_of_a_check_keeps_the_checks_here(excise, pipe, tmp_path, hub, more):
+    file = uce(pipe).save(tmp_path / "edit.safetensors")
+    verified.keep(file, check(model="org/name", **more))
+    _, _, err = excise("push", file, "--repo", "me/x", "--yes", "--include", "*.json")
+    assert "verified.json" not in hub.files
+    assert "stays here: verified.json (tells of folders" in err
+
+
+@pytest.mark.parametrize("format", ["kohya-lora", "diffusers-lora", "single-file", "merged"])
+def test_no_folder_of_this_machine_goes_up(excise, model, tmp_path, hub, format):
+    family = load(model, device="cpu")
+    edit = erase(family, ["cat"], "uce", vocabulary=None, model_name="org/name")
+    file = edit.save(tmp_path / "run" / "edit.safetensors")
+    for name in (str(model), str(tmp_path / "gone"), "/home/someone/sd"):
+        verified.keep(file, check(model=name, other_base=True))
+    export(edit, family, tmp_path / "out", format, source=file)
+    status, out, err = excise("push", tmp_path / "out", "--repo", "me/x", "--yes", "--json")
+    assert (status, json.loads(out)["local"]) == (0, {}), err
+    assert [n for n, content in hub.files.items() if str(tmp_path).encode() in content or b"/home/" in content] == []
+    assert b'"gone"' in b"".join(hub.files.values()).replace(b"\\", b"")
+    load(tmp_path / "out", device="cpu") if format == "merged" else None
+
+
+def test_folders_in_older_exports_are_told_of(excise, shipped, hub):
+    older = {"_name_or_path": "/home/someone/sd", "vision": {"_name_or_path": "org/name"}}
+    (shipped / "model_index.json").write_text(json.dumps(older))
+    checks = [check(model="/srv/models/sd").model_dump(mode="json")]
+    (shipped / "excise_export.json").write_text(json.dumps({"edit": "0", "verified": checks}))
+    _, _, err = excise("push", shipped, "--repo", "me/x", "--dry-run")
+    assert "mind: model_index.json names '/home/someone/sd'" in err
+    assert "mind: excise_export.json names '/srv/models/sd'" in err
+    _, out, _ = excise("push", shipped, "--repo", "me/x", "--yes", "--json")
+    assert json.loads(out)["local"]["excise_export.json"] == ["/srv/models/sd"]
+
+
+def test_weights_of_others_go_up_with_their_own_card_and_are_looked_through(excise, tmp_path, hub):
+    save_file({"a": torch.zeros(1)}, tmp_path / "theirs.safetensors", {"ss_output_dir": "/home/someone/training"})
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nTheirs.\n")
+    for path in (tmp_path, tmp_path / "theirs.safetensors"):
+        hub.files.clear()
+        status, out, err = excise("push", path, "--repo", "me/x", "--dry-run")
+        assert (status, "names '/home/someone/training'" in err) == (0, True), err
+        status, out, err = excise("push", path, "--repo", "me/x", "--yes", "--json")
+        assert status == 0, err
+        assert json.loads(out)["local"] == {"theirs.safetensors": ["/home/someone/training"]}
+        assert sorted(hub.files) == ["README.md", "theirs.safetensors"]
+
+
+def test_the_card_of_an_export_goes_before_a_readme(excise, pipe, tmp_path, hub):
+    (tmp_path / "README.md").write_text("# My program\n")
+    own = export(uce(pipe), pipe, tmp_path, "kohya-lora").card
+    assert own.name == "EXCISE.md"
+    for path in (tmp_path / LORA, tmp_path):
+        hub.files.clear()
+        assert excise("push", path, "--repo", "me/x", "--yes")[0] == 0
+        assert sorted(hub.files) == ["README.md", LORA]
+        assert hub.files["README.md"] == own.read_bytes()
+    own.unlink()
+    status, _, err = excise("push", tmp_path / LORA, "--repo", "me/x", "--yes")
+    assert (status, "no model card" in err) == (2, True)
+
+
+def test_hidden_files_go_up_only_by_a_pattern_that_begins_with_a_dot(excise, shipped, hub):
+    for name in (".env", ".git/config", "notes/.env", ".cache/x.json", "sub/.git/config"):
+        (shipped / name).parent.mkdir(exist_ok=True, parents=True)
+        (shipped / name).write_text("TOKEN=secret")
+    for path in (shipped, shipped / LORA):
+        hub.files.clear()
+        status, _, err = excise("push", path, "--repo", "me/x", "--yes", "--include", "*", "--include", "*.json")
+        assert status == 0, err
+        assert "notes.csv" in hub.files
+        assert [name for name in hub.files if "/." in f"/{name}"] == []
+    words = ("--include", ".git/*", "--include", ".*", "--include", "sub/.git/config")
+    status, _, err = excise("push", shipped, "--repo", "me/x", "--yes", *words)
+    assert status == 0, err
+    assert {".env", ".hidden.json"} <= set(hub.files)
+    assert [name for name in hub.files if ".git" in name or ".cache" in name] == []
+
+
+def test_a_private_upload_to_a_public_repository_is_refused(excise, shipped, hub):
+    hub.public.add("me/x")
+    status, _, err = excise("push", shipped, "--repo", "me/x", "--private", "--revision", "v1", "--yes")
+    assert (status, "is public" in err, hub.files) == (2, True, {})
+    assert [step[0] for step in hub.asked] == ["create"]
+    assert excise("push", shipped, "--repo", "me/x", "--yes")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--message", ""),
+        ("--message", "  "),
+        *[
+            ("--revision", r)
+            for r in ("", " ", "a b", "a..b", "a~1", "-a", "a/", "/a", "a.lock", "a\tb", "a@{1", "a:b")
+        ],
+    ],
+)
+def test_a_message_or_branch_that_no_hub_takes_is_refused_at_the_beginning(excise, hub, words):
+    status, _, err = excise("push", "nowhere", "--repo", "me/x", "--yes", *words)
+    assert (status, words[0] in err, hub.asked) == (2, True, [])
+
+
+@pytest.mark.parametrize("token", ["hf_sécret", "hf_secret 2", "hf_sec\u200bret"])
+def test_a_token_that_cannot_be_sent_is_refused_and_never_shown(excise, shipped, hub, monkeypatch, token):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    status, out, err = excise("push", shipped, "--repo", "me/x", "--yes")
+    assert (status, "the token" in err, hub.asked, out) == (2, True, [], "")
+    assert "hf_" not in err + out

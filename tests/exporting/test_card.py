@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,11 @@ from situations import UNET_FORMATS, encoder_edit, uce
 from excise import erase, export
 from excise.concepts.concept import Concept
 from excise.edits import verified
-from excise.exporting.card import OURS, licence_of
+from excise.edits.record import Base, EditRecord, Target
+from excise.exporting.card import OURS, Card, licence_of, text
+from excise.exporting.usage import EDIT
 from excise.families import family_of
+from excise.families.model_names import base_name, is_local
 
 
 def front_matter(text: str) -> dict:
@@ -128,3 +132,65 @@ def test_a_card_names_the_other_exports_of_its_folder(pipe, tmp_path):
     assert "`pytorch_lora_weights.safetensors` removes tree" in cat.card.read_text()
     assert (tree.card.name, cat.card.name) == ("README.md", "excise_cat_kohya_lora.md")
     assert tree.card.read_text() == before  # each file keeps its card
+
+
+def test_a_received_record_cannot_write_into_its_card():
+    odd = "x`\n\n# Free money <img src=a> | [b](c) `"
+    base = Base(model="/m/`$(rm -rf x)`", family=odd, weights=odd, weights_bfloat16="0", text_encoder=odd, revision=odd)
+    record = EditRecord(excise=odd, base=base, method=odd, settings={odd: odd}, concepts=(), vocabulary=odd)
+    record = record.model_copy(update={"stack": (record,), "preserve": (odd,)})
+    for kind in (EDIT, "kohya-lora"):
+        card = text(Card(record, (), kind, f"{odd}.safetensors", "P", ("excise", "webui"), {}, odd, {odd: (odd,)}))
+        body = card.split("---\n", 2)[2]
+        headings = [line for line in body.splitlines() if line.startswith("#")]
+        assert (len(headings), [line for line in headings if "Free" in line]) == (7, headings[:0])
+        outside = re.sub(r"```.*?```|(?<!\\)`[^`\n]*`", "", body, flags=re.DOTALL)
+        assert "<img" not in outside
+        assert not re.search(r"(?<!\\)\[b", outside)
+        assert "`" not in outside.replace("\\`", "")
+        assert "$(" not in body.partition("## How to load it")[2].partition("## How to undo")[0]
+
+
+def test_figures_say_under_which_conditions_they_were_taken():
+    base = Base(model="org/name", family="sd", weights="0", weights_bfloat16="0", text_encoder="0")
+    record = EditRecord(excise="1", base=base, method="uce", concepts=())
+    checks = [check(), check(beside=("0" * 64, "1" * 64)), check(model="/home/someone/other", other_base=True)]
+    rows = [line for line in edit_card_text(record, checks).splitlines() if "(`ua`)" in line]
+    assert "with" not in rows[0]
+    assert "with 2 more edits applied" in rows[1]
+    assert "on other, which may be another model than the edit was made for" in rows[2]
+    assert "someone" not in edit_card_text(record, checks)
+
+
+def edit_card_text(record, checks) -> str:
+    return text(Card(record, checks, EDIT, "edit.safetensors", "", ("excise",)))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("org/name", "org/name"),
+        ("canvas-sd", "canvas-sd"),
+        ("/home/me/sd", "sd"),
+        ("models/of/mine/", "mine"),
+        ("../sd", "sd"),
+        ("models/sd.safetensors", "sd.safetensors"),
+        (r"C:\models\sd", "sd"),
+        ("~/sd", "sd"),
+        ("sd", "sd"),
+    ],
+)
+def test_a_base_is_named_as_strangers_may_read_it(model, name):
+    assert base_name(model) == name
+    assert is_local(model) is (model not in ("org/name", "canvas-sd"))
+    record = EditRecord(
+        excise="1",
+        base=Base(model=model, family="sd", weights="0", weights_bfloat16="0", text_encoder="0"),
+        method="uce",
+        settings={"folder": "/home/me/pictures"},
+        concepts=(Target(name="/r/cats", kind="object", anchor=""),),
+    )
+    content = edit_card_text(record, (check(judge="clip of /home/me/clip", protocol="/home/me/prompts.csv"),))
+    assert "| /r/cats |" in content  # a name, which no card changes
+    assert ("base_model" in front_matter(content)) is (model == "org/name")
+    assert "/home/me" not in content

@@ -32,7 +32,7 @@ class PushOptions:
         Optional[list[str]],
         typer.Option(
             help="A pattern of further files to upload, such as 'images/*'; pictures, pages and cached states stay "
-            "here otherwise, and pickles always. Repeatable."
+            "here otherwise, hidden files unless the pattern begins with a dot, and pickles always. Repeatable."
         ),
     ] = None
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload without asking.")] = False
@@ -50,14 +50,16 @@ def push(options: PushOptions) -> None:
     """
     from excise.cli import show
     from excise.errors import SettingError
-    from excise.support.hub import Place
+    from excise.support.hub import Place, check_token
     from excise.support.hub import push as publish
 
     place = Place(options.repo, options.revision, options.private, options.message)
     place.check()
-    upload = planned(options.path, options.include or ())
     if options.as_json and not (options.yes or options.dry_run):
         raise SettingError("--json asks nothing; add --yes to upload, or --dry-run to look.")
+    if not options.dry_run:
+        check_token()
+    upload = planned(options.path, options.include or ())
     if not options.as_json:
         _show(upload, place)
     if options.dry_run:
@@ -84,8 +86,9 @@ def planned(path: Path, include: tuple[str, ...] | list[str] = ()) -> Upload:
         EditFileError: there is nothing to upload, or no card.
     """
     from excise.edits.exports import located
+    from excise.edits.uploads import CARDS, file_upload, folder_upload, is_card
     from excise.errors import EditFileError
-    from excise.support.hub import CARD, file_upload, folder_upload
+    from excise.support.hub import CARD
     from excise.support.runs import edit_path
 
     if path.is_dir() and not edit_path(path).is_file():
@@ -93,23 +96,28 @@ def planned(path: Path, include: tuple[str, ...] | list[str] = ()) -> Upload:
     (file,) = located(edit_path(path))
     if (card := _edit_card(file)) is not None:
         return file_upload(file, card, include)
-    names = (f"{file.stem}.md", CARD, "EXCISE.md")
-    beside = next((file.parent / name for name in names if (file.parent / name).is_file()), None)
+    names = (f"{file.stem}.md", *reversed(CARDS))
+    beside = next((file.parent / name for name in names if is_card(file.parent / name, file)), None)
     if beside is None:
         raise EditFileError(
-            f"{file} has no model card beside it ({' or '.join(names)}); push what excise export wrote, or write one."
+            f"{file} has no model card beside it ({', '.join(names[:-1])} or {CARD}, which begins with a front "
+            "matter); push what excise export wrote, or write one."
         )
     return file_upload(file, beside, include)
 
 
 def _edit_card(file: Path) -> Path | bytes | None:
-    """The card of an edit file: the README.md beside it, else one that is written now; None of other files."""
+    """The card of an edit file: a README.md of its owner's beside it, else one written now; None of exports.
+
+    A README.md of ours is that of an export of the edit.
+    """
     from excise.edits.exports import read_export
+    from excise.edits.uploads import is_card, is_ours
     from excise.support.hub import CARD
 
     if read_export(file) is not None:
         return None
-    if (file.parent / CARD).is_file():
+    if is_card(file.parent / CARD) and not is_ours(file.parent / CARD):
         return file.parent / CARD
 
     from excise.edits.edit import Edit
@@ -122,6 +130,7 @@ def _edit_card(file: Path) -> Path | bytes | None:
 def _show(upload: Upload, place: Place) -> None:
     """Print what would be uploaded, what stays, and where it goes."""
     from excise.cli import show
+    from excise.edits.uploads import names_told
     from excise.support.counts import counted, size_text
 
     sizes = upload.sizes
@@ -131,33 +140,16 @@ def _show(upload: Upload, place: Place) -> None:
     notes = {name: "written now from the record" for name, file in upload.files.items() if isinstance(file, bytes)}
     show.table([(name, size_text(size), notes.get(name, "")) for name, size in sizes.items()], ("file", "size", ""))
     show.say(f"{counted(len(sizes), 'file')}, {size_text(sum(sizes.values()))}")
-    for name, base in _local_bases(upload).items():
-        show.say(f"mind: the record in {name} names its base as '{base}', a path of this machine, and goes up with it")
+    for name, told in names_told(upload).items():
+        for local in told:
+            show.say(f"mind: {name} names '{local}', which is of this machine alone and goes up with it")
     for name, reason in upload.left.items():
         show.say(f"stays here: {name} ({reason})")
 
 
-def _local_bases(upload: Upload) -> dict[str, str]:
-    """By file, the base that its record names by a path of this machine."""
-    from excise.edits.exports import exported_record
-    from excise.edits.outline import outline
-    from excise.edits.provenance import MARK
-    from excise.support.hub import is_local
-
-    bases = {}
-    for name, file in upload.files.items():
-        if isinstance(file, bytes) or not (name == MARK or file.suffix == ".safetensors"):
-            continue
-        record = exported_record(file.parent if name == MARK else file)
-        if record is None and name != MARK and "/" not in name:
-            sketch = outline(file)
-            record = sketch.record if sketch else None
-        if record is not None and is_local(record.base.model):
-            bases[name] = record.base.model
-    return bases
-
-
 def _document(upload: Upload, place: Place, address: str | None) -> dict[str, Any]:
+    from excise.edits.uploads import names_told
+
     return {
         "repo": place.repo,
         "revision": place.revision,
@@ -165,5 +157,6 @@ def _document(upload: Upload, place: Place, address: str | None) -> dict[str, An
         "message": place.message,
         "files": upload.sizes,
         "left": dict(upload.left),
+        "local": names_told(upload),
         "uploaded": address,
     }

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from excise.errors import ExciseWarning, OutputError
+from excise.families.model_names import base_name, without_folders
 from excise.support.counts import counted
 from excise.support.digests import file_digest
 from excise.support.files import write_json
@@ -127,21 +128,31 @@ def sentences(checks: Sequence[Check]) -> list[str]:
     return [line for i, line in enumerate(lines) if line.partition(" [")[0] not in unseen or i in last]
 
 
+def public(check: Check) -> Check:
+    """Return a check as strangers may read it: of paths in its model, protocol and judge, the last part."""
+    protocol, judge = without_folders(check.protocol), without_folders(check.judge)
+    return check.model_copy(update={"model": base_name(check.model), "protocol": protocol, "judge": judge})
+
+
 def as_json(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """Return checks as JSON."""
     return [check.model_dump(mode="json") for check in checks]
 
 
 def _lines(check: Check) -> list[str]:
-    where = f"{check.protocol} (hash {check.hash[:12]}), judged by {check.judge}, {check.time[:10]}"
-    if check.beside:
-        where += f", with {counted(len(check.beside), 'more edit')} applied"
-    if check.other_base:
-        where += f", on {check.model}, which may be another model than the edit was made for"
+    where = f"{check.protocol} (hash {check.hash[:12]}), judged by {check.judge}, {check.time[:10]}{conditions(check)}"
     lines = [f"{name}: {verdict} [{where}]" for name, verdict in check.verdicts.items()]
     for gate in check.gates:
         lines.append(f"gate {gate.gate} {'passed' if gate.passed else 'FAILED'}: {_measured(check, gate)} [{where}]")
     return lines
+
+
+def conditions(check: Check) -> str:
+    """Return what else was in force, each part behind a comma; empty where it was the edit alone on its own base."""
+    said = f", with {counted(len(check.beside), 'more edit')} applied" if check.beside else ""
+    if check.other_base:
+        said += f", on {check.model}, which may be another model than the edit was made for"
+    return said
 
 
 def _measured(check: Check, gate: Gate) -> str:

@@ -37,6 +37,7 @@ from excise.errors import ConceptError, ExciseWarning
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
 from excise.families.load import as_family
+from excise.families.model_names import UNNAMED
 from excise.families.usual import usual_for
 from excise.methods import load_method
 from excise.methods.base import Context, Made, Request
@@ -170,7 +171,7 @@ def make_edit(
     if not is_built_in(family):
         warn_of_pieces(request.concepts, family.tokenizers)
     # Before the method runs, because it refuses weights that cannot be read.
-    name = origin.model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline")
+    name = origin.model_name or str(family.pipe.config.get("_name_or_path") or UNNAMED)
     base = base_of(family, name, origin.revision)
     # Autocast is off, so that a caller who draws in half precision does not get an edit from half-precise text states.
     # Its cache is off too: it keeps cast weights until the outermost context ends, and training changes the weights.

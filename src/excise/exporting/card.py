@@ -17,19 +17,18 @@ import yaml
 
 from excise.concepts.concept import NOTHING
 from excise.edits.record import EditRecord
-from excise.edits.verified import Check, sentences
+from excise.edits.uploads import CARDS, OURS
+from excise.edits.verified import Check, conditions, public, sentences
 from excise.exporting.readers import LORA
 from excise.exporting.usage import EDIT, usage
 from excise.families.base import Family
 from excise.families.built_in import BUILT_IN, WEIGHTS
+from excise.families.model_names import base_name, is_hub_id, without_folders
 from excise.support.choices import written
 from excise.support.digests import file_digest
 from excise.support.files import write_text
 
-NAMES = ("README.md", "EXCISE.md")  # the second where the first is not ours
-OURS = "# This model card was written by excise export, which replaces only files with this line."
 MOST_NAMES = 40
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FIGURES = {
     "ua": "pictures that ask for it and no longer show it",
     "ua_relative": "of those in which the untouched model shows it",
@@ -98,7 +97,7 @@ def write_card(folder: Path, card: Card) -> Path | None:
         OutputError: it cannot be written.
     """
     apart = any(sorted(names) != sorted(c.name for c in card.record.concepts) for names in card.others.values())
-    names = (f"{Path(card.file).stem}.md",) if apart else NAMES
+    names = (f"{Path(card.file).stem}.md",) if apart else CARDS
     path = next((folder / name for name in names if _is_free(folder / name)), None)
     if path is not None:
         write_text(path, text(card))
@@ -124,7 +123,8 @@ def text(card: Card) -> str:
     )
     body = "\n\n".join(f"## {heading}\n\n{content}" for heading, content in sections)
     for file, concepts in card.others.items():
-        lead += f" Beside it, `{file}` removes {_md(', '.join(concepts))}: see `excise inspect {file}`."
+        name = _code(file)
+        lead += f" Beside it, `{name}` removes {_md(', '.join(concepts))}: see `excise inspect {name}`."
     return f"---\n{OURS}\n{_front_matter(card)}---\n\n# {_md(title)}\n\n{lead}\n\n{body}\n"
 
 
@@ -149,11 +149,6 @@ def licence_of(family: Family) -> dict[str, str]:
     return {key: str(content[key]) for key in LICENCE if content.get(key)}
 
 
-def base_name(model: str) -> str:
-    """Return the name of a base as strangers may read it: a hub id as it is, of a path its last part."""
-    return model if HUB_ID.fullmatch(model) and not Path(model).exists() else Path(model).name or model
-
-
 def _is_free(path: Path) -> bool:
     """Whether nothing stands at a path, or a card of ours."""
     if not path.exists():
@@ -167,7 +162,7 @@ def _is_free(path: Path) -> bool:
 def _front_matter(card: Card) -> str:
     record, base = card.record, card.record.base
     content: dict[str, Any] = {}
-    if HUB_ID.fullmatch(base.model) and not Path(base.model).exists():
+    if is_hub_id(base.model):
         content["base_model"] = base.model
         content["base_model_relation"] = "adapter" if card.is_added else "finetune"
     content |= card.licence
@@ -183,16 +178,17 @@ def _removed(card: Card) -> str:
     for c in record.concepts:
         cells = (c.name, c.kind, c.anchor or NOTHING, ", ".join(c.synonyms) or "-")
         rows.append("| " + " | ".join(map(_md, cells)) + " |")
-    made = [f"Method: `{record.method}`, seed {record.seed}, excise {record.excise}."]
+    made = [f"Method: `{_code(record.method)}`, seed {record.seed}, excise {_md(record.excise)}."]
     if record.settings:
-        made.append("Settings: " + ", ".join(f"`{k} = {_code(written(v))}`" for k, v in record.settings.items()) + ".")
+        settings = (_code(f"{name} = {without_folders(written(value))}") for name, value in record.settings.items())
+        made.append("Settings: " + ", ".join(f"`{setting}`" for setting in settings) + ".")
     if record.stack:
-        parts = "; ".join(f"`{p.method}` for {', '.join(_md(c.name) for c in p.concepts)}" for p in record.stack)
+        parts = "; ".join(f"`{_code(p.method)}` for {', '.join(_md(c.name) for c in p.concepts)}" for p in record.stack)
         made.append(f"It joins {len(record.stack)} edits: {parts}.")
     kept = [_md(name) for name in record.preserve[:MOST_NAMES]]
     more = f" and {len(record.preserve) - MOST_NAMES} more" if len(record.preserve) > MOST_NAMES else ""
     names = ", ".join(kept) + more if kept else "none given"
-    made.append(f"Names to keep: {names}; vocabulary: {record.vocabulary or 'none'}.")
+    made.append(f"Names to keep: {names}; vocabulary: {_md(without_folders(record.vocabulary or 'none'))}.")
     return "\n".join(rows) + "\n\n" + "\n".join(f"- {line}" for line in made)
 
 
@@ -201,12 +197,12 @@ def _base(card: Card) -> str:
     lines = [
         f"- name: {_md(base_name(base.model))}" + (f", revision {_md(base.revision)}" if base.revision else ""),
         f"- family: {_md(base.family)}",
-        f"- fingerprint of its weights that read text (SHA-256, half precision): `{base.weights}`",
-        f"- fingerprint of its text encoder: `{base.text_encoder}`",
+        f"- fingerprint of its weights that read text (SHA-256, half precision): `{_code(base.weights)}`",
+        f"- fingerprint of its text encoder: `{_code(base.text_encoder)}`",
     ]
     if card.edit is not None:
         begin = "the edit file has" if card.format == EDIT else "exported from the edit file with"
-        lines.append(f"- {begin} the SHA-256 `{card.edit}`")
+        lines.append(f"- {begin} the SHA-256 `{_code(card.edit)}`")
     if card.licence.get("license"):
         lines.append(f"- licence of the base: {_md(card.licence['license'])}; it holds for this file as well")
     else:
@@ -215,8 +211,8 @@ def _base(card: Card) -> str:
 
 
 def _usage(card: Card, base: str) -> str:
-    base = re.sub(r"[\"'`\\\s]", "_", f"PATH/TO/{base}" if card.record.base.model in BUILT_IN else base)
-    paragraphs = usage(card.format, card.programs, card.file, base, card.pipeline, card.record.base.family)
+    base = _word(f"PATH/TO/{base}" if card.record.base.model in BUILT_IN else base)
+    paragraphs = usage(card.format, card.programs, _word(card.file), base, card.pipeline, card.record.base.family)
     lost = [f"**Not all of it arrives everywhere:** {_md(sentence)}." for sentence in card.losses]
     if not paragraphs:
         return "\n\n".join(["No program is known here that reads all of it.", *lost])
@@ -228,27 +224,28 @@ def _usage(card: Card, base: str) -> str:
 
 
 def _verified(card: Card) -> str:
-    lines = sentences(card.checks)
+    checks = [public(check) for check in card.checks]
+    lines = sentences(checks)
     if not lines:
         return (
             "**Not yet verified.** No check of this edit is on record. `excise evaluate --edit EDIT --concept NAME` "
             "makes one, and exports made after it say what was found."
         )
-    failed = any(not gate.passed for check in card.checks for gate in check.gates)
+    failed = any(not gate.passed for check in checks for gate in check.gates)
     first = "**At least one gate failed.**\n\n" if failed else ""
-    return first + "\n".join(f"- {_md(line)}" for line in lines) + _figures(card.checks)
+    return first + "\n".join(f"- {_md(line)}" for line in lines) + _figures(checks)
 
 
 def _figures(checks: Sequence[Check]) -> str:
     """The figures behind the verdicts, each with its interval and number, as a table; empty where there are none."""
     rows = []
     for check in checks:
-        where = _md(f"{check.protocol} (hash {check.hash[:12]}), {check.judge}")
+        where = _md(f"{check.protocol} (hash {check.hash[:12]}), {check.judge}{conditions(check)}")
         for key in (k for k in FIGURES if k in check.metrics):
             m = check.metrics[key]
             value, low, high = (f"{100 * m[end]:.1f}" for end in ("value", "low", "high"))
             rows.append(f"| {FIGURES[key]} (`{key}`) | {value} % | {low} to {high} % | {m['n']:g} | {where} |")
-    head = "| figure | value | 95 % interval | n | protocol, judge |\n|---|---|---|---|---|\n"
+    head = "| figure | value | 95 % interval | n | protocol, judge, what else was applied |\n|---|---|---|---|---|\n"
     return f"\n\n{head}" + "\n".join(rows) if rows else ""
 
 
@@ -276,7 +273,13 @@ def _limits(card: Card) -> str:
 
 
 def _code(value: str) -> str:
-    return value.replace("`", "'")
+    """A text for a code span: one line, without what ends the span."""
+    return " ".join(value.split()).replace("`", "'") or "-"
+
+
+def _word(value: str) -> str:
+    """A name for a command or a line of code: whatever a shell or Python would read as more is a '_'."""
+    return re.sub(r"[^\w./@+-]", "_", value)
 
 
 def _md(value: str) -> str:

@@ -24,6 +24,8 @@ from excise.families.load import quiet
 from excise.families.networks import as_saved
 from excise.support.files import write_json, write_text
 
+ORIGINS = ("_name_or_path", "name_or_path")  # as diffusers and transformers store it
+
 
 def write(
     edit: Edit, family: Family, weights: Mapping[str, Tensor], folder: Path, evidence: Evidence
@@ -72,7 +74,7 @@ def write(
 
 
 def _make_readable(folder: Path, pipe: Any) -> None:
-    """Add the names and files that transformers 4, older diffusers and other programs need."""
+    """Add the names and files that transformers 4, older diffusers and other programs need; drop folders from here."""
     for name, part in pipe.components.items():
         if any(kind.__name__ == "CLIPTextModel" for kind in type(part).__mro__):
             _rename(folder / name, lambda n: n if n.startswith("text_model.") else f"text_model.{n}")
@@ -81,6 +83,21 @@ def _make_readable(folder: Path, pipe: Any) -> None:
     index = folder / "model_index.json"
     text = index.read_text(encoding="utf-8")
     index.write_text(text.replace('"CLIPImageProcessorPil"', '"CLIPImageProcessor"'), encoding="utf-8")
+    for config in sorted(folder.rglob("*.json")):
+        _forget_origin(config)
+
+
+def _forget_origin(file: Path) -> None:
+    """Remove from a configuration where a part was loaded from, a folder of this machine; loading sets it anew."""
+    text = file.read_text(encoding="utf-8")
+    if any(f'"{key}"' in text for key in ORIGINS):
+        write_json(file, _without_origin(json.loads(text)))
+
+
+def _without_origin(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_origin(value) for key, value in content.items() if key not in ORIGINS}
+    return [_without_origin(value) for value in content] if isinstance(content, list) else content
 
 
 def _rename(folder: Path, name_of: Callable[[str], str]) -> None:

@@ -26,6 +26,7 @@ from excise.edits.record import VERSIONED, EditRecord, Target
 from excise.errors import ConceptError, ExciseWarning, WrongBaseError
 from excise.families.base import Family
 from excise.families.load import as_family
+from excise.families.model_names import UNNAMED
 from excise.importing.adapters import is_adapter, read_adapter
 from excise.importing.base_model import told_family
 from excise.importing.files import read
@@ -89,7 +90,7 @@ def import_edit(
             ExciseWarning,
             stacklevel=2,
         )
-    base = base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or "unnamed pipeline"))
+    base = base_of(family, model_name or str(family.pipe.config.get("_name_or_path") or UNNAMED))
     if ours is not None and same_base(ours.base, base):
         measured = {**ours.measured, "imported": path.name}
         return Edit(ours.model_copy(update={"measured": measured}), (), change.modules)

@@ -1,35 +1,27 @@
-"""Publish files on the Hugging Face Hub: what goes up and what stays, and the errors of the hub as sentences.
+"""Publish files on the Hugging Face Hub: where they go, and the errors of the hub as sentences.
 
-Only what a stranger needs goes up: weights in safetensors, cards, JSON and what a tokenizer reads. Pickles never do;
-pictures, cached text states and the record of the run, which tells of folders of this machine, stay unless they are
-asked for. One commit holds all files, so that a repository never has a part of them. No torch here.
+One commit holds all files, so that a repository never has a part of them. No torch here.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from excise.errors import EditFileError, HubError, SettingError
-from excise.support.runs import EDIT_NAME, RUN_NAME, STATES
+from excise.errors import HubError, SettingError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CARD, VERIFIED = "README.md", "verified.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".msgpack", ".h5")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".html")
-WEIGHTS, RECORDS = (".safetensors",), (".json", ".md")
-TOKENIZERS = (".txt", ".model")  # vocabularies beside a tokenizer's configuration
-LONGEST = 96  # characters of a repository's name
+CARD = "README.md"
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<![.-])", re.ASCII)
-KEPT_BACK = (STATES, "images", "training", "attacks")  # folders of a run
+_NO_BRANCH = re.compile(
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|^[-/.]|[/.]$|^@?$"
+)  # as git refuses them
 NO_LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 
 
@@ -59,7 +51,7 @@ class Place:
 
     Attributes:
         repo: "owner/name". revision: a branch, made where it is not there; None is the main one.
-        private: whether a new repository is private. An existing one stays as it is.
+        private: whether a new repository is private. An existing one has to be; it is not changed.
         message: of the commit.
     """
 
@@ -69,111 +61,47 @@ class Place:
     message: str = "Upload with excise"
 
     def check(self) -> None:
-        """Refuse what is no name of a repository.
+        """Refuse what is no name of a repository or a branch, and a commit without a message.
 
         Raises:
-            SettingError: it is none.
+            SettingError: it is so.
         """
-        owner_name = _REPO.fullmatch(self.repo) and ".." not in self.repo and "--" not in self.repo
-        if not owner_name or len(self.repo) > LONGEST:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not listed
+
+        try:
+            validate_repo_id(self.repo)
+            is_repo = bool(_REPO.fullmatch(self.repo))
+        except HFValidationError:
+            is_repo = False
+        if not is_repo:
             raise SettingError(
-                f"'{self.repo}' names no repository; expected OWNER/NAME of letters, digits, '-', '_' and '.', such as "
-                "--repo me/sd-without-cat."
+                f"'{self.repo}' names no repository; expected OWNER/NAME of letters, digits, '-', '_' and '.', at most "
+                "96 of them and without '.git' at its end, such as --repo me/sd-without-cat."
             )
+        if self.revision is not None and _NO_BRANCH.search(self.revision):
+            raise SettingError(
+                f"--revision '{self.revision}' names no branch; expected a name without spaces, such as --revision v1, "
+                "or leave it out for the main branch."
+            )
+        if not self.message.strip():
+            raise SettingError("--message is empty; give the commit a message, or leave it out.")
 
 
-def folder_upload(folder: Path, include: Sequence[str] = ()) -> Upload:
-    """Return what is published of a folder.
-
-    Args:
-        include: patterns of paths in the folder, such as "images/*", that go up as well. Pickles never do.
+def check_token() -> None:
+    """Refuse a token that cannot be sent; whether there is one, and whether the hub takes it, is not asked here.
 
     Raises:
-        EditFileError: it has no card, or nothing in it is a model.
+        HubError: it holds characters that no token has. The message does not show it.
     """
-    files: dict[str, Path | bytes] = {}
-    left: dict[str, str] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        reason = _reason(path, name, include)
-        if reason:
-            left[name] = reason
-        else:
-            files[name] = path
-    if CARD not in files:
-        raise EditFileError(
-            f"{folder} has no {CARD}, which tells strangers what a model is; push a folder that excise export wrote "
-            "(of several programs, each folder by itself), or write one."
+    from huggingface_hub import get_token
+
+    token = get_token() or ""
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise HubError(
+            "the token of the hub holds characters that no token has (expected letters, digits and '_'); copy it "
+            f"again, then {NO_LOGIN}."
         )
-    if not any(name.endswith(WEIGHTS) for name in files):
-        raise EditFileError(
-            f"{folder} holds no safetensors file; push a folder that excise export wrote, or an edit file."
-        )
-    return Upload(folder, files, left)
-
-
-def file_upload(file: Path, card: Path | bytes, include: Sequence[str] = ()) -> Upload:
-    """Return what is published of one file: itself, its card as README.md, and what was verified of it.
-
-    Args:
-        include: patterns of further files beside it.
-    """
-    files: dict[str, Path | bytes] = {CARD: card, file.name: file}
-    left: dict[str, str] = {}
-    verified = file.parent / VERIFIED
-    if verified.is_file() and file.name == EDIT_NAME:
-        if _names_a_folder(verified):
-            left[VERIFIED] = "tells of folders of this machine; what it verified stands in the card"
-        else:
-            files[VERIFIED] = verified
-    if include:
-        for path in sorted(p for p in file.parent.rglob("*") if p.is_file()):
-            name = path.relative_to(file.parent).as_posix()
-            if name not in (*files, CARD) and _matches(name, include):
-                reason = _reason(path, name, include)
-                left |= {name: reason} if reason else {}
-                files |= {} if reason else {name: path}
-    return Upload(file, files, left)
-
-
-def _names_a_folder(verified: Path) -> bool:
-    """Whether a file of checks names a model by its folder, or cannot be read."""
-    try:
-        checks = [c for own in json.loads(verified.read_text(encoding="utf-8"))["edits"].values() for c in own]
-        return any(is_local(str(check["model"])) for check in checks)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True
-
-
-def is_local(model: str) -> bool:
-    """Whether the name of a model is a path of this machine."""
-    return Path(model).is_absolute() or (("/" in model or "\\" in model) and Path(model).exists())
-
-
-def _reason(path: Path, name: str, include: Sequence[str]) -> str:
-    """Why a file stays; empty where it goes up."""
-    suffix, parts = path.suffix.lower(), name.split("/")
-    if suffix in PICKLES:
-        return "a pickle or another file that may hold code"
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        return "a link out of its folder"
-    if _matches(name, include):
-        return ""
-    if any(part.startswith(".") for part in parts):
-        return "hidden"
-    if any(part in KEPT_BACK for part in parts[:-1]):
-        return f"in the folder {next(p for p in parts if p in KEPT_BACK)} of a run"
-    if suffix in PICTURES:
-        return "a picture, or a page with pictures"
-    if name == RUN_NAME:
-        return "tells of folders of this machine"
-    if suffix in (*WEIGHTS, *RECORDS) or (suffix in TOKENIZERS and "tokenizer" in parts[0]):
-        return ""
-    return "neither weights nor a record"
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def push(upload: Upload, place: Place, api: HfApi | None = None) -> str:
@@ -188,17 +116,23 @@ def push(upload: Upload, place: Place, api: HfApi | None = None) -> str:
         raise HubError("HF_HUB_OFFLINE is set, so nothing is sent; unset it, or look with --dry-run.")
     if not get_token():
         raise HubError(f"nobody is logged in to the hub; {NO_LOGIN}.")
+    check_token()
     api = api or HfApi()
     owner = place.repo.partition("/")[0]
     with _told(place):
-        _check_owner(api.whoami(), owner)
-        api.create_repo(place.repo, private=place.private, repo_type="model", exist_ok=True)
-        if place.revision is not None:
-            api.create_branch(place.repo, branch=place.revision, repo_type="model", exist_ok=True)
         operations = [
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in upload.files.items()
         ]
+        _check_owner(api.whoami(), owner)
+        api.create_repo(place.repo, private=place.private, repo_type="model", exist_ok=True)
+        if place.private and api.repo_info(place.repo, repo_type="model").private is False:
+            raise HubError(
+                f"{place.repo} is there already and is public, so that nothing in it would be private; choose another "
+                "--repo, make it private in its settings on the hub, or leave out --private."
+            )
+        if place.revision is not None:
+            api.create_branch(place.repo, branch=place.revision, repo_type="model", exist_ok=True)
         commit = api.create_commit(
             place.repo, operations, commit_message=place.message, revision=place.revision, repo_type="model"
         )
@@ -230,6 +164,8 @@ def _told(place: Place) -> Iterator[None]:
 
     try:
         yield
+    except HubError:
+        raise
     except LocalTokenNotFoundError as error:
         raise HubError(f"nobody is logged in to the hub; {NO_LOGIN}.") from error
     except OfflineModeIsEnabled as error:
@@ -238,12 +174,25 @@ def _told(place: Place) -> Iterator[None]:
         raise HubError(_refusal(error, place)) from error
     except Exception as error:
         transport = type(error).__module__.partition(".")[0].startswith(("httpx", "requests"))
+        said = _said(error)
+        if isinstance(error, ValueError) and not transport:  # as huggingface_hub refuses names, before it sends them
+            raise HubError(f"the hub's client refused ({said}); nothing was published.") from None
         if not transport and not isinstance(error, (ConnectionError, TimeoutError)):
             raise
         raise HubError(
-            f"the hub cannot be reached ({error or type(error).__name__}); nothing was published. Try again when there "
-            "is a network, or look with --dry-run."
-        ) from error
+            f"the hub cannot be reached ({said}); nothing was published. Try again when there is a network, or look "
+            "with --dry-run."
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without the token, which some clients repeat."""
+    from huggingface_hub import get_token
+
+    if isinstance(error, UnicodeError):  # it names characters of what was sent
+        return type(error).__name__
+    said, token = str(error) or type(error).__name__, get_token()
+    return said.replace(token, "...") if token else said
 
 
 def _refusal(error: Any, place: Place) -> str:
@@ -256,4 +205,4 @@ def _refusal(error: Any, place: Place) -> str:
         404: f"the hub has no {place.repo} that this token may see; check --repo.",
         409: f"{place.repo} was changed at the same moment; run it again.",
     }
-    return said.get(status or 0, f"the hub refused ({error}); nothing was published.")
+    return said.get(status or 0, f"the hub refused ({_said(error)}); nothing was published.")
