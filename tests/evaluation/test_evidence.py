@@ -14,6 +14,9 @@ from excise.attacks.suite import SuiteResult
 from excise.cli.evidence import keep_attack, keep_evaluation, keep_policy
 from excise.cli.gates import parse_all
 from excise.edits import verified
+from excise.edits.edit import Edit
+from excise.exporting.card import edit_card
+from excise.support.runs import write_run
 
 CLEAN = {"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}
 
@@ -61,14 +64,41 @@ def test_the_gates_of_an_attack_are_kept_beside_the_edit(pipe, tmp_path):
     request = {"model": "tiny", "suite": "quick", "concept": "cat"}
     back = outcome.worst.back
     assert back is not None
-    keep_attack([file], request, outcome, [], {"worst_back": back.as_dict()})
-    assert verified.checks_of(Path(file)) == ()
+    keep_attack([], request, outcome, [], {"worst_back": back.as_dict()})
     gates = parse_all(["worst_back<=0.3,worst_back<=1,worst_gap<=0.3"], ["worst_back", "worst_gap"])
     keep_attack([file], request, outcome, gates, {"worst_back": back.as_dict()})
     (check,) = verified.checks_of(Path(file))
     assert (check.command, check.protocol, check.concepts) == ("attack", "attacks of the suite 'quick'", ("cat",))
     assert [gate.passed for gate in check.gates] == [False, True, False]
     assert "gate worst_back<=0.3 FAILED: 1.000" in " ".join(verified.sentences([check]))
+
+
+def test_an_attack_without_a_gate_is_kept_and_verifies_nothing(pipe, tmp_path, excise):
+    file = saved(pipe, tmp_path / "edit.safetensors")
+    hits = Outcome(["a cat"], [[True]], None, [["a cat"]], 2, 40, 3.0, 0.0)
+    outcome = SuiteResult([Result("seeds", "seeds", {}, "black box", False, 1, hits, hits)], {}, False, "clip", "e")
+    request, back = {"model": "tiny", "suite": "quick", "concept": "cat"}, outcome.worst.back
+    assert back is not None
+    keep_attack([file], request, outcome, [], {})
+    assert verified.checks_of(Path(file)) == ()  # no attack could be run
+    keep_attack([file], request, outcome, [], {"worst_back": back.as_dict()})
+    (check,) = verified.checks_of(Path(file))
+    assert (check.command, check.gates, check.metrics["worst_back"]["value"], check.passed) == (
+        "attack",
+        (),
+        1.0,
+        False,
+    )
+    (line,) = verified.sentences([check])
+    assert line.startswith("cat was attacked: worst_back 1.000, 95 % interval ")
+    card = edit_card(Path(file), Edit.load(file).record, [check])
+    assert "**Not yet verified.**" in card
+    assert "cat was attacked" in card
+    write_run(tmp_path, "erase", {"model": "tiny", "concepts": ["cat"]})
+    assert "not yet verified" in excise("list", tmp_path)[1]
+    keep_evaluation([file], document(), [])
+    assert "not yet verified" not in excise("list", tmp_path)[1]
+    assert "Not yet verified" not in edit_card(Path(file), Edit.load(file).record, verified.checks_of(Path(file)))
 
 
 @pytest.mark.parametrize(("seen", "status"), [("cat", "verified"), ("car", "not verifiable")])

@@ -69,9 +69,12 @@ class Evidence:
         )
 
     @classmethod
-    def from_checks(cls, checks: Sequence[Check], concept: str) -> Evidence:
-        """Return what the last check beside an edit that looked at a concept found; empty without one."""
-        for check in reversed(checks):
+    def from_checks(cls, checks: Sequence[Check], concept: str, model: str) -> Evidence:
+        """Return what the last check beside an edit that looked at a concept found; empty without one.
+
+        Checks with other edits applied too, on another model, or on one that the edit was not made for, do not count.
+        """
+        for check in reversed([c for c in checks if c.tells_of(model)]):
             verdict = read_verdict(concept, check.verdicts[concept]) if concept in check.verdicts else None
             if verdict is not None:
                 source = f"excise {check.command} of {check.time[:10]}, protocol {check.protocol}, {check.hash[:12]}"
@@ -156,9 +159,7 @@ def _by_verdicts(evidence: Evidence) -> Answer:
 
 def _together(graded: Sequence[tuple[State, str]]) -> tuple[State, str]:
     """State and word of several concepts: those of the worst; where some could not be measured, that it is a part."""
-    worst = sorted(
-        {*graded} - {("good", YES)}, key=lambda pair: (NO, NOT_SURE, MOSTLY, UNMEASURABLE).index(pair[1])
-    )
+    worst = sorted({*graded} - {("good", YES)}, key=lambda pair: (NO, NOT_SURE, MOSTLY, UNMEASURABLE).index(pair[1]))
     if worst and worst[0][0] == "open" and len({*graded}) > 1:
         return "warn", PARTLY
     return worst[0] if worst else ("good", YES)
@@ -215,8 +216,8 @@ def _beside_untouched(evidence: Evidence, keys: Sequence[str], near: list[tuple[
     unseen = [key for key in keys if key in untouched and untouched[key]["value"] == 0]
     lines: list[tuple[str, State]] = [
         (
-            f"{METRICS[key].label}: the untouched model shows none in {counted(round(untouched[key]['n']), 'picture')}, "
-            "so nothing shows whether it is kept.",
+            f"{METRICS[key].label}: the untouched model shows none in "
+            f"{counted(round(untouched[key]['n']), 'picture')}, so nothing shows whether it is kept.",
             "open",
         )
         for key in unseen
@@ -330,7 +331,13 @@ def _judges(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _figures(
-    share: Mapping[str, float], verb: str, bound: float, *, of: str = "", least: float | None = None, every: bool = False
+    share: Mapping[str, float],
+    verb: str,
+    bound: float,
+    *,
+    of: str = "",
+    least: float | None = None,
+    every: bool = False,
 ) -> list[tuple[str, str]]:
     """A share with its interval, its pictures and its threshold.
 
