@@ -11,8 +11,11 @@ from situations import uce
 
 from excise.attacks.accounting import Outcome, Result
 from excise.attacks.suite import SuiteResult
+from excise.cli.evaluate import EvaluateOptions
+from excise.cli.evaluate import _attacked as attacked_by
 from excise.cli.evidence import keep_attack, keep_evaluation, keep_policy
 from excise.cli.gates import parse_all
+from excise.cli.options import Source
 from excise.edits import verified
 from excise.edits.edit import Edit
 from excise.exporting.card import edit_card
@@ -99,6 +102,25 @@ def test_an_attack_without_a_gate_is_kept_and_verifies_nothing(pipe, tmp_path, e
     keep_evaluation([file], document(), [])
     assert "not yet verified" not in excise("list", tmp_path)[1]
     assert "Not yet verified" not in edit_card(Path(file), Edit.load(file).record, verified.checks_of(Path(file)))
+
+
+def test_the_page_of_an_evaluation_looks_for_attacks_on_every_concept_and_on_the_edits_together(pipe, tmp_path):
+    files = [saved(pipe, tmp_path / "a" / "edit.safetensors"), saved(pipe, tmp_path / "b" / "edit.safetensors", 0.5)]
+    hits = Outcome(["a cat"], [[True]], None, [["a cat"]], 2, 40, 3.0, 0.0)
+    outcome = SuiteResult([Result("seeds", "seeds", {}, "black box", False, 1, hits, hits)], {}, False, "clip", "e")
+    back = {"worst_back": hits.any_of_n.as_dict()}
+
+    def answer(*edits):
+        options = EvaluateOptions(model="tiny", edit=list(edits), source=Source())
+        return attacked_by(options, tmp_path / "out", ["dog", "cat"])
+
+    keep_attack(files[:1], {"model": "tiny", "suite": "quick", "concept": "cat"}, outcome, [], back)
+    assert (answer(files[0]).state, "No attack on dog" in answer(files[0]).text) == ("bad", True)
+    assert "--concept dog" in answer(files[0]).command
+    assert (answer(*files).state, answer(*files).command) == ("open", "")
+    keep_attack(files, {"model": "tiny", "suite": "quick", "concept": "dog"}, outcome, [], back)
+    assert (answer(*files).state, "No attack on cat" in answer(*files).text) == ("bad", True)
+    assert "No attack on dog" in answer(files[0]).text  # that of both edits says nothing of one
 
 
 @pytest.mark.parametrize(("seen", "status"), [("cat", "verified"), ("car", "not verifiable")])
