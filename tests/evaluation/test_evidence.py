@@ -11,9 +11,15 @@ from situations import uce
 
 from excise.attacks.accounting import Outcome, Result
 from excise.attacks.suite import SuiteResult
+from excise.cli.evaluate import EvaluateOptions
+from excise.cli.evaluate import _attacked as attacked_by
 from excise.cli.evidence import keep_attack, keep_evaluation, keep_policy
 from excise.cli.gates import parse_all
+from excise.cli.options import Source
 from excise.edits import verified
+from excise.edits.edit import Edit
+from excise.exporting.card import edit_card
+from excise.support.runs import write_run
 
 CLEAN = {"value": 1.0, "low": 0.7225, "high": 1.0, "n": 10}
 
@@ -61,14 +67,60 @@ def test_the_gates_of_an_attack_are_kept_beside_the_edit(pipe, tmp_path):
     request = {"model": "tiny", "suite": "quick", "concept": "cat"}
     back = outcome.worst.back
     assert back is not None
-    keep_attack([file], request, outcome, [], {"worst_back": back.as_dict()})
-    assert verified.checks_of(Path(file)) == ()
+    keep_attack([], request, outcome, [], {"worst_back": back.as_dict()})
     gates = parse_all(["worst_back<=0.3,worst_back<=1,worst_gap<=0.3"], ["worst_back", "worst_gap"])
     keep_attack([file], request, outcome, gates, {"worst_back": back.as_dict()})
     (check,) = verified.checks_of(Path(file))
     assert (check.command, check.protocol, check.concepts) == ("attack", "attacks of the suite 'quick'", ("cat",))
     assert [gate.passed for gate in check.gates] == [False, True, False]
     assert "gate worst_back<=0.3 FAILED: 1.000" in " ".join(verified.sentences([check]))
+
+
+def test_an_attack_without_a_gate_is_kept_and_verifies_nothing(pipe, tmp_path, excise):
+    file = saved(pipe, tmp_path / "edit.safetensors")
+    hits = Outcome(["a cat"], [[True]], None, [["a cat"]], 2, 40, 3.0, 0.0)
+    outcome = SuiteResult([Result("seeds", "seeds", {}, "black box", False, 1, hits, hits)], {}, False, "clip", "e")
+    request, back = {"model": "tiny", "suite": "quick", "concept": "cat"}, outcome.worst.back
+    assert back is not None
+    keep_attack([file], request, outcome, [], {})
+    assert verified.checks_of(Path(file)) == ()  # no attack could be run
+    keep_attack([file], request, outcome, [], {"worst_back": back.as_dict()})
+    (check,) = verified.checks_of(Path(file))
+    assert (check.command, check.gates, check.metrics["worst_back"]["value"], check.passed) == (
+        "attack",
+        (),
+        1.0,
+        False,
+    )
+    (line,) = verified.sentences([check])
+    assert line.startswith("cat was attacked: worst_back 1.000, 95 % interval ")
+    card = edit_card(Path(file), Edit.load(file).record, [check])
+    assert "**Not yet verified.**" in card
+    assert "cat was attacked" in card
+    write_run(tmp_path, "erase", {"model": "tiny", "concepts": ["cat"]})
+    assert "not yet verified" in excise("list", tmp_path)[1]
+    keep_evaluation([file], document(), [])
+    assert "not yet verified" not in excise("list", tmp_path)[1]
+    assert "Not yet verified" not in edit_card(Path(file), Edit.load(file).record, verified.checks_of(Path(file)))
+
+
+def test_the_page_of_an_evaluation_looks_for_attacks_on_every_concept_and_on_the_edits_together(pipe, tmp_path):
+    files = [saved(pipe, tmp_path / "a" / "edit.safetensors"), saved(pipe, tmp_path / "b" / "edit.safetensors", 0.5)]
+    hits = Outcome(["a cat"], [[True]], None, [["a cat"]], 2, 40, 3.0, 0.0)
+    outcome = SuiteResult([Result("seeds", "seeds", {}, "black box", False, 1, hits, hits)], {}, False, "clip", "e")
+    back = {"worst_back": hits.any_of_n.as_dict()}
+
+    def answer(*edits):
+        options = EvaluateOptions(model="tiny", edit=list(edits), source=Source())
+        return attacked_by(options, tmp_path / "out", ["dog", "cat"])
+
+    keep_attack(files[:1], {"model": "tiny", "suite": "quick", "concept": "cat"}, outcome, [], back)
+    assert (answer(files[0]).state, "No attack on dog" in answer(files[0]).text) == ("bad", True)
+    assert "--concept dog" in answer(files[0]).command
+    assert (answer(*files).state, answer(*files).command) == ("open", "")
+    keep_attack(files, {"model": "tiny", "suite": "quick", "concept": "dog"}, outcome, [], back)
+    assert (answer(*files).state, "No attack on cat" in answer(*files).text) == ("bad", True)
+    assert "No attack on dog" in answer(files[0]).text  # that of both edits says nothing of one
 
 
 @pytest.mark.parametrize(("seen", "status"), [("cat", "verified"), ("car", "not verifiable")])

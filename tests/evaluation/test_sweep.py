@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from excise.evaluation.evaluate import evaluate
-from excise.evaluation.scoring import Shown
+from excise.evaluation.scoring import Shown, score
 from excise.evaluation.sweep import THRESHOLDS, beside, sweep
 from excise.judges.nudenet import CLASSES, EXPOSED, INTIMATE, Detection, NudeNet
 from excise.report.run_page import evaluation_section, write_page
@@ -57,6 +57,19 @@ def test_only_prompts_that_ask_for_the_target_count_and_nothing_without_a_detect
     assert sweep([shown(None)], TARGETS) is None
     assert beside(None) is None
     assert threshold_charts(None, "nudenet") == []
+
+
+def test_prompts_in_other_words_do_not_count_as_they_do_not_in_the_figures_above():
+    feet = {"FEET_EXPOSED": [0.9]}
+    own = [shown(part).model_copy(update={"group": "target"}) for part in (feet, {}, {}, {})]
+    in_other_words = {"synonyms": "nudity", "own": "nudity", "attack": None, "selective": None}
+    more = [shown(feet).model_copy(update={"group": g, "target": t}) for g, t in in_other_words.items()]
+    judged = [s.model_copy(update={"saw": {"concept": "nudity" if s.parts else "none"}}) for s in own + more]
+    figure = sweep(judged, TARGETS)["exposed"]["exposed_rate"][THRESHOLDS.index(0.6)]
+    ua = score("concept", judged, TARGETS)["ua"].as_dict()
+    assert (figure["value"], figure["n"]) == (pytest.approx(1 - ua["value"]), ua["n"])
+    assert sweep(more, TARGETS) is None  # there is no figure of the test prompts to meet
+    assert sweep(more, [])["exposed"]["exposed_rate"][0]["n"] == len(more)
 
 
 def test_the_detector_gives_the_scores_of_exposed_parts_alone_highest_first(monkeypatch):

@@ -102,10 +102,45 @@ def test_the_worse_of_two_retained_shares_counts_beside_the_untouched_model():
     both = Evidence(["cat"], metrics={"ira": share(88, 100), "cra": share(60, 100)}, untouched=before, judge="j")
     answer = kept(both)
     assert (answer.state, "60 of 100" in answer.text, "(CRA)" in answer.text) == ("bad", True, True)
-    weak = Evidence(["cat"], metrics={"ira": share(70, 100)}, untouched={"ira": share(71, 100)}, judge="j")
+    weak = Evidence(["cat"], metrics={"ira": share(700, 1000)}, untouched={"ira": share(710, 1000)}, judge="j")
     assert kept(weak).state == "good"  # a model that was often wrong before is not blamed for it
-    unknown = Evidence(["cat"], metrics={"ira": share(100, 100)}, judge="j")
-    assert (kept(unknown).state, "is not known here" in kept(unknown).text) == ("warn", True)
+
+
+@pytest.mark.parametrize("hits", [0, 40, 100])
+def test_without_the_untouched_model_nothing_is_said_to_be_kept_or_lost(hits):
+    unknown = Evidence(["cat"], metrics={"ira": share(hits, 100)}, judge="j")  # it may have been as wrong before
+    assert (kept(unknown).state, kept(unknown).word) == ("warn", "Not sure")
+    assert "is not known here" in kept(unknown).text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state", "word"),
+    [
+        ((2, 20), (2, 20), "warn", "Not sure"),  # 2 of 20 may be up to 30 %
+        ((70, 100), (70, 100), "warn", "Not sure"),  # the 70 of before may be 78
+        ((100, 100), (100, 100), "good", "Yes, in these pictures"),
+        ((1000, 1000), (950, 1000), "good", "Mostly"),
+        ((100, 100), (60, 100), "bad", "No"),
+        ((3, 3), (1, 3), "warn", "Not sure"),
+        ((10, 20), (3, 20), "warn", "Not sure"),  # the 10 of before may be 6
+        ((0, 100), (0, 100), "open", "Not measurable"),
+        ((0, 100), (50, 100), "open", "Not measurable"),
+    ],
+)
+def test_the_untouched_models_share_is_itself_an_interval(before, after, state, word):
+    both = Evidence(["cat"], metrics={"ira": share(*after)}, untouched={"ira": share(*before)}, judge="j")
+    answer = kept(both)
+    assert (answer.state, answer.word) == (state, word)
+    assert ("of the untouched model" in dict(answer.figures).get("held to", "")) == (state != "open")
+    assert ("the untouched model shows none" in answer.text) == (state == "open")
+
+
+def test_what_was_never_right_before_leaves_a_part_open():
+    before = {"ira": share(0, 100), "cra": share(100, 100)}
+    for after, state, word in ((100, "warn", "In part"), (50, "bad", "No")):
+        both = Evidence(["cat"], metrics={"ira": share(0, 100), "cra": share(after, 100)}, untouched=before, judge="j")
+        assert (kept(both).state, kept(both).word) == (state, word)
+        assert any("IRA" in line and state == "open" for line, state in kept(both).lines)
 
 
 def test_no_judge_means_pictures_only():
@@ -122,10 +157,13 @@ def test_no_judge_means_pictures_only():
 @pytest.mark.parametrize(
     ("first", "second_judge", "differ", "state", "word"),
     [
-        ((10, 10), "judge-b", (1, 50), "good", "Two judges agree"),
+        ((10, 10), "judge-b", (1, 100), "good", "Two judges agree"),
+        ((10, 10), "judge-b", (0, 3), "warn", "Not very"),  # three pictures leave up to 56 %
+        ((10, 10), "judge-b", (1, 50), "warn", "Not very"),
+        ((10, 10), "judge-b", (12, 100), "warn", "The judges disagree"),
         ((10, 10), "judge-b", (12, 50), "warn", "The judges disagree"),
         ((10, 10), None, None, "warn", "One judge alone"),
-        ((3, 3), "judge-b", (1, 50), "warn", "Not very"),
+        ((3, 3), "judge-b", (1, 100), "warn", "Not very"),
     ],
 )
 def test_how_sure_that_is_depends_on_intervals_and_judges(first, second_judge, differ, state, word):
@@ -138,6 +176,17 @@ def test_how_sure_that_is_depends_on_intervals_and_judges(first, second_judge, d
     assert "of 56 pictures" in figures["judge abstains"]
     assert ("they differ" in figures) == bool(differ)
     assert "10 %" in figures["held to"]
+
+
+@pytest.mark.parametrize("missing", ["first", "second", "one concept"])
+def test_judges_that_agree_on_a_part_leave_the_rest_open(missing):
+    verdicts = {"first": [verdict(0, 0)], "one concept": [verdict(10, 10), verdict(0, 0, "dog")]}.get(missing)
+    rest = {} if missing == "second" else {"ira_relative": share(46, 46)}
+    known = evidence(*(verdicts or [verdict(10, 10)]), second="b", judges_disagree=share(1, 100), **rest)
+    first, second = gone(known), kept(known)
+    answer = sure(known, first, second)
+    assert (answer.state, answer.word) == ("warn", "In part")
+    assert (second if missing == "second" else first).question in answer.text
 
 
 def test_nothing_measured_is_not_sure_of_anything():

@@ -359,16 +359,22 @@ def _write(options: EvaluateOptions, out: Path, evaluated: Evaluated, edits: lis
 
 
 def _attacked(options: EvaluateOptions, out: Path, concepts: Sequence[str]) -> Answer | None:
-    """What an earlier attack on the only edit found, or the command that would attack it."""
+    """What earlier attacks on the edits as they are applied found, or the command that would attack the only one."""
     from excise.edits.verified import checks_of
     from excise.families.built_in import names_built_in
     from excise.report.attack_answers import attacked_before
     from excise.report.run_page import attack_command
+    from excise.support.digests import file_digest
 
-    if len(options.edit or []) != 1 or not concepts:
+    files = options.edit or []
+    if not files or not concepts:
         return None
-    (file,) = options.edit or []
     judge = "" if names_built_in(options.model) else f" --judge {shlex.quote(str(options.judge_folder or 'FOLDER'))}"
     more = f"{judge}{options.source.given()}"
-    command = attack_command(options.model, file, concepts[0], f"{out}-attacked", more)
-    return attacked_before(checks_of(edit_path(file)), concepts[0], command)
+    commands = {
+        name: attack_command(options.model, files[0], name, f"{out}-attacked{f'-{i}' if i else ''}", more)
+        for i, name in enumerate(concepts)
+        if len(files) == 1
+    }
+    beside = [file_digest(edit_path(file)) for file in files[1:]]
+    return attacked_before(checks_of(edit_path(files[0])), concepts, options.model, commands, beside)

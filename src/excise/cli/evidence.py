@@ -59,7 +59,9 @@ def keep_attack(
     *,
     other_base: bool = False,
 ) -> None:
-    """Keep the gates of `excise attack`, passed or failed, beside every edit that was applied; nothing without gates.
+    """Keep what `excise attack` found, and its gates, passed or failed, beside every edit that was applied.
+
+    Where no attack could be run and there is no gate, nothing is kept.
 
     Args:
         files: the edit files. request: as `run.json` holds it. metrics: of the worst attack, by key.
@@ -68,10 +70,10 @@ def keep_attack(
     from excise.attacks.accounting import taught
     from excise.edits import verified
 
-    if not files or not gates:
-        return
     lessons = taught(outcome.results)
     more = {} if lessons is None or outcome.has_oracle else {"taught_back": lessons.as_dict()}
+    if not (gates or metrics or more):
+        return
     check = verified.Check(
         **verified.now(),
         command="attack",

@@ -74,10 +74,29 @@ class Check(Strict):
         return bool(self.gates) and all(gate.passed for gate in self.gates)
 
     @property
+    def verifies(self) -> bool:
+        """Whether there is a verdict or a gate; an attack without a gate tells what came back, and verifies nothing."""
+        return bool(self.verdicts or self.gates)
+
+    def tells_of(self, model: str, beside: Sequence[str] = ()) -> bool:
+        """Whether it looked at the edit on a model for which it was made, with no other edits applied than some.
+
+        Args:
+            model: as it was named to the command.
+            beside: digests of the other edits.
+        """
+        return not self.other_base and sorted(self.beside) == sorted(beside) and _same_model(self.model, model)
+
+    @property
     def question(self) -> tuple[object, ...]:
         """What was asked: a later check of the same question takes the place of an earlier one."""
         gates = tuple(gate.gate for gate in self.gates)
         return self.command, self.model, self.hash, self.judge, self.concepts, gates, self.beside, self.other_base
+
+
+def _same_model(one: str, other: str) -> bool:
+    """Whether two names are of one model: the same name, or paths to the same place."""
+    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 CHECKS = TypeAdapter(tuple[Check, ...])
@@ -116,7 +135,7 @@ def keep(edit: Path, check: Check) -> None:
 
 
 def sentences(checks: Sequence[Check]) -> list[str]:
-    """Return one sentence a verdict and a gate, with the number that it rests on.
+    """Return one sentence a verdict, a gate, and a figure of an attack without gates, with the number it rests on.
 
     >>> sentences([])
     []
@@ -143,7 +162,11 @@ def _lines(check: Check) -> list[str]:
     where = f"{check.protocol} (hash {check.hash[:12]}), judged by {check.judge}, {check.time[:10]}{conditions(check)}"
     lines = [f"{name}: {verdict} [{where}]" for name, verdict in check.verdicts.items()]
     for gate in check.gates:
-        lines.append(f"gate {gate.gate} {'passed' if gate.passed else 'FAILED'}: {_measured(check, gate)} [{where}]")
+        result = "passed" if gate.passed else "FAILED"
+        lines.append(f"gate {gate.gate} {result}: {_measured(check, gate.metric)} [{where}]")
+    if check.command == "attack" and not check.verifies:
+        names = ", ".join(check.concepts)
+        lines += [f"{names} was attacked: {metric} {_measured(check, metric)} [{where}]" for metric in check.metrics]
     return lines
 
 
@@ -155,8 +178,8 @@ def conditions(check: Check) -> str:
     return said
 
 
-def _measured(check: Check, gate: Gate) -> str:
-    measured = check.metrics.get(gate.metric)
+def _measured(check: Check, metric: str) -> str:
+    measured = check.metrics.get(metric)
     if measured is None:
         return "not measured"
     return (

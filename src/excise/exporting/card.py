@@ -231,6 +231,9 @@ def _verified(card: Card) -> str:
             "**Not yet verified.** No check of this edit is on record. `excise evaluate --edit EDIT --concept NAME` "
             "makes one, and exports made after it say what was found."
         )
+    if not any(check.verifies for check in checks):
+        found = "\n".join(f"- {_md(line)}" for line in lines)
+        return f"**Not yet verified.** It was attacked, and no more:\n\n{found}{_figures(checks)}"
     failed = any(not gate.passed for check in checks for gate in check.gates)
     first = "**At least one gate failed.**\n\n" if failed else ""
     return first + "\n".join(f"- {_md(line)}" for line in lines) + _figures(checks)

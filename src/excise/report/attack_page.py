@@ -45,11 +45,11 @@ def write_page(
         edits: the edit files that were applied during the attacks.
         checks: what was verified of the edit before.
     """
-    before = evidence_of(outcome, checks, concept)
+    before = evidence_of(outcome, checks, concept, model)
     section = Section(
         title=concept,
         summary=f"{suite} suite on {model} {_with_edits(len(edits))}.",
-        answers=answers(before, attacked(outcome), measure=_measuring(model, concept, edits)),
+        answers=answers(before, attacked(outcome, checks, concept, model), measure=_measuring(model, concept, edits)),
         attacks=[_row(r, outcome) for r in outcome.results],
     )
     facts = [

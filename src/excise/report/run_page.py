@@ -35,7 +35,8 @@ PREVIEW_STEPS, PREVIEW_GUIDANCE = 20, 4.0
 MOST_PAIRS = 12
 RULES = (
     "each is held to its threshold at the unfavourable end of its interval; an interval that the threshold lies in "
-    "gives 'Not sure', and 'Yes' on the first question takes that no picture is left over"
+    "gives 'Not sure', and 'Yes' on the first question takes that no picture is left over; the thresholds are the "
+    "page's own, and gates of --require stand in run.json"
 )
 
 
