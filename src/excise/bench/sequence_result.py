@@ -219,7 +219,7 @@ def _of_retention(result: SequenceResult) -> tuple[str, bool | None]:
 def _of_rebound(result: SequenceResult) -> list[tuple[str, bool | None]]:
     """What came back, in sentences; after the last deletion nothing is drawn again, so its concept has none."""
     sentences: list[tuple[str, bool | None]] = []
-    stayed, unseen, open_ = [], [], []
+    stayed, unseen, open_ = list[str](), list[str](), list[str]()
     for step in result.steps[:-1]:
         name, f = step.concept, result.rebound[step.concept]
         if f["low"] > 0 or (f["value"] > 0 and is_gone(step)):

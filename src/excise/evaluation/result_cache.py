@@ -16,7 +16,7 @@ from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.support.digests import short_digest
 from excise.support.files import write_text
 
-VERSION = 3  # 2: with the verdicts of every protocol; 3: with the counts at every threshold
+VERSION = 4  # 2: with the verdicts of every protocol; 3: the counts at every threshold; 4: any face counts
 
 
 def request_key(model: str, files: Sequence[str], protocol_hash: str, options: Mapping[str, Any]) -> str | None:

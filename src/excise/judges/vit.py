@@ -41,7 +41,7 @@ def unlearncanvas_vit(weights: Path | None = None) -> Classifier:
     Raises:
         ModelError: a file is missing or belongs to another architecture.
     """
-    heads, tensors = {}, {}
+    heads, tensors = {}, dict[str, Tensor]()
     for (attribute, labels), path in zip(LABELS.items(), find_files(NAME, weights, list(FILES.values())), strict=True):
         state = read_state(path)
         check_head(
