@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from excise.bench import sequence_result as results
+from excise.bench.sequence_folder import EDITS, STEPS, TRAINING, clear, remove_others
 from excise.concepts.concept import Concept
 from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit, applied
 from excise.erasing.erase import Naming, Origin, make_edit
-from excise.errors import ConceptError, EditFileError, ExciseError, JudgeError, OutputError
+from excise.errors import ConceptError, EditFileError, ExciseError, JudgeError
 from excise.evaluation.comparison import drift_by_prompt
 from excise.evaluation.evaluate import evaluate
 from excise.evaluation.plan import concept_plan, planned
@@ -43,11 +43,9 @@ from excise.protocols.concept import ATTRIBUTE, OTHERS, RETAINED
 from excise.support.digests import file_digest, short_digest
 from excise.support.files import make_folder, write_json
 from excise.support.progress import Report, silent
-from excise.support.runs import RUN_NAME, STATES
 from excise.support.slugs import slug
 
 log = logging.getLogger(__name__)
-EDITS, STEPS, TRAINING, PAGE = "edits", "steps", "training", "report.html"
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def delete_in_sequence(
             "--judges), or the folder of a CLIP model."
         )
     if fresh:
-        _clear(out)
+        clear(out)
     names = list(plan.fixed_targets)
     run = _Run(family, request, plan, judges[0], out, drawing, _about(family, judges[0], drawing), say)
     first = run.edit(1, ())
@@ -163,7 +161,7 @@ def delete_in_sequence(
         steps.append(run.step(k, [*(m.edit for m in below), made.edit], untouched, made.known))
         below = [*below, made] if request.stacked else []
         say("deletions", k, len(names))
-    _remove_others(out, steps)
+    remove_others(out, steps)
     return _result(request, plan, untouched.result.shown, steps)
 
 
@@ -174,31 +172,6 @@ def _about(family: Family, judge: object, drawing: Drawing) -> list[object]:
     """
     judged_by = [str(getattr(judge, "name", "")), key_of(judge)]
     return [version("excise"), model_key(family), *judged_by, family.device.type, drawing.bfloat16]
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left, first what tells that it is finished.
-
-    Raises:
-        OutputError: something cannot be removed.
-    """
-    try:
-        for file in (RUN_NAME, PAGE):
-            (out / file).unlink(missing_ok=True)
-        for folder in (EDITS, STEPS, TRAINING, STATES):
-            if (out / folder).exists():
-                shutil.rmtree(out / folder)
-    except OSError as error:
-        raise OutputError(f"cannot remove the earlier run in {out}: {error}. Choose another --out.") from error
-
-
-def _remove_others(out: Path, steps: Sequence[results.Step]) -> None:
-    """Remove edits and steps that an interrupted run of another request left."""
-    own = {out / s.edit for s in steps} | {out / STEPS / f"{s.step:02d}.json" for s in steps}
-    left = [*(out / EDITS).glob("[0-9]*.safetensors"), *(out / STEPS).glob("[0-9]*.json")]
-    for path in left:
-        if path not in own:
-            path.unlink(missing_ok=True)
 
 
 def _result(

@@ -149,7 +149,8 @@ def _run(
     """
     import shutil
 
-    from excise.bench.sequence import PAGE, TRAINING, Drawing, delete_in_sequence, pictures_of, plan_of
+    from excise.bench.sequence import Drawing, delete_in_sequence, pictures_of, plan_of
+    from excise.bench.sequence_folder import PAGE, TRAINING
     from excise.cli import show
     from excise.evaluation.cost import picture_cost
     from excise.report.sequence_page import write_sequence_page
