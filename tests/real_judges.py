@@ -101,6 +101,26 @@ def residual(outputs, deep=True, stem=8, widths=(16, 32, 48, 64), depths=(1, 2, 
     return state | {"fc.weight": torch.randn(outputs, before) / 4, "fc.bias": torch.randn(outputs)}
 
 
+def giphy_folder(folder, names, width=5, shift=0.0):
+    """A tiny network in the layout of GIPHY's archive, with the state dict that it stands for."""
+    torch.manual_seed(0)
+    state = {k: v + shift if shift else v for k, v in residual(width).items()}
+    places = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+
+    def theirs(name):
+        head, _, rest = name.partition(".")
+        return f"model.fc1.{rest}" if head == "fc" else f"model.stem.{places[head]}.{rest}"
+
+    last = {"model.fc2.weight": torch.randn(len(names), width), "model.fc2.bias": torch.randn(len(names))}
+    centers = {"center_loss_criterion.centers": torch.zeros(len(names), width)}
+    (folder / "face_recognition").mkdir(parents=True)
+    states = {"model_state": {**{theirs(k): v for k, v in state.items()}, **last, **centers}, "epoch": 3}
+    torch.save(states, folder / "face_recognition" / "best_model_states.pkl")
+    rows = [f"{name.replace(' ', '_')}_[m.0{i}],{i}" for i, name in enumerate(names)]
+    (folder / "face_recognition" / "labels.csv").write_text("\n".join(["Labels,Index", *rows[::-1]]) + "\n")
+    return state, last
+
+
 def residual_forward(state, x):
     def normed(x, conv, bn, stride=1):
         weight = state[f"{conv}.weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from dits import FIRST
 
 from excise import Concept, erase
 from excise.attacks.accounting import worst
-from excise.attacks.base import BACKWARD_COST, Guides
+from excise.attacks.base import BACKWARD_COST, AttackError, Guides
+from excise.attacks.panel import shown_to_any
 from excise.attacks.plan import load_attack, planned
 from excise.attacks.revival import Revival, RevivalConfig, other_prompts
 from excise.concepts.concept import normalise_name
@@ -22,11 +24,16 @@ from excise.concepts.concept import normalise_name
 NAMES = ["revival, LoRA", "revival, all weights"]
 
 
+def sees_some(images, names):
+    """An arbitrary judge that says the same of the same picture, yes of every fourth."""
+    return [hashlib.sha256(np.asarray(i).tobytes()).digest()[0] % 4 == 0 for i in images]
+
+
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "sana", *FIRST.values()])
 def test_revival_runs_on_every_family_within_its_budget(make, kind):
     pipe = make(kind)
     edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
-    found = run(pipe, edits=[edit], names=NAMES, settings={"steps": 2, "batch": 2, "drawings": 3})
+    found = run(pipe, edits=[edit], names=NAMES, settings={"steps": 2, "batch": 2, "drawings": 3}, judge=sees_some)
     assert [r.name for r in found.results] == NAMES
     for result in found.results:
         assert result.model is not None, result.why
@@ -76,6 +83,59 @@ def test_the_pictures_are_the_untouched_models_and_none_asks_for_the_target(toke
     assert not any("cat" in normalise_name(p).split() for p in asked)
 
 
+def learnt_from(pipe, monkeypatch, shows_target, count=5):
+    """What the pictures were, what was learnt from, and the notes."""
+    arena, drawn, learnt = arena_of(pipe, shows_target=shows_target), [], []
+    family = arena.family
+    sample, latents = family.sample, family.latents
+    monkeypatch.setattr(family, "sample", lambda *a, **k: (images := sample(*a, **k), drawn.extend(images))[0])
+    monkeypatch.setattr(family, "latents", lambda images: (learnt.extend(images), latents(images))[1])
+    Revival(RevivalConfig(steps=1, batch=1, drawings=count)).run(arena)
+    return drawn, learnt, arena.notes
+
+
+def test_a_picture_that_shows_the_target_is_not_learnt_from_but_replaced(tokenizer, monkeypatch):
+    asked = []
+
+    def every_other(images):
+        verdicts = [(len(asked) + i) % 2 == 0 for i in range(len(images))]
+        asked.extend(images)
+        return verdicts
+
+    drawn, learnt, notes = learnt_from(tiny_pipe(tokenizer), monkeypatch, every_other)
+    assert asked == drawn  # every one is judged
+    assert learnt == drawn[1::2][:5]
+    assert (notes["drawings"], notes["left out"]) == (len(learnt), len(drawn) - len(learnt))
+    assert len({i.tobytes() for i in drawn}) == len(drawn)
+    with pytest.raises(AttackError, match=r"all 15 pictures of other things show 'cat', as it is judged"):
+        learnt_from(tiny_pipe(tokenizer), monkeypatch, lambda images: [True] * len(images))
+
+
+def test_a_suite_lets_every_judge_look_at_what_is_learnt_from(tokenizer):
+    asked = []
+
+    def judge(images, names):
+        asked.append((len(images), {*names}))
+        return sees_some(images, names)
+
+    settings = {"steps": 1, "batch": 1, "drawings": 7}
+    found = run(tiny_pipe(tokenizer), names=["revival, LoRA"], settings=settings, judge=judge)
+    assert found.results[0].model.notes["drawings"] > 0
+    assert (7, {"cat"}) in asked
+
+    class Only:
+        name = "only"
+
+        def __init__(self, *seen):
+            self.seen = seen
+
+        def sees(self, images, names):
+            return [i in self.seen for i in images]
+
+    assert shown_to_any([Only(1), Only(3)], "cat", [1, 2, 3]) == [True, False, True]
+    assert shown_to_any([Only(1)], "cat", []) == []
+
+
 @pytest.mark.parametrize(("name", "kind"), [("cat", "object"), ("Van Gogh", "style"), ("nudity", "explicit")])
 def test_without_names_given_ordinary_ones_are_drawn(tokenizer, name, kind):
     arena = arena_of(tiny_pipe(tokenizer))
@@ -87,7 +147,7 @@ def test_without_names_given_ordinary_ones_are_drawn(tokenizer, name, kind):
 
 def test_all_weights_are_trained_in_single_precision_alone(tokenizer):
     pipe = tiny_pipe(tokenizer).to(torch.bfloat16)
-    found = run(pipe, names=["revival, all weights"], settings={"steps": 1, "batch": 1, "drawings": 1})
+    found = run(pipe, names=["revival, all weights"], settings={"steps": 1, "batch": 1, "drawings": 1}, judge=sees_some)
     assert "load the model with --dtype float32" in found.results[0].why
 
 

@@ -261,12 +261,24 @@ def test_a_key_of_before_advice_and_attacks_existed_is_what_it_was():
     )  # fmt: skip
     old = cell.model_dump(mode="json")
     del old["method"]["advise"], old["oracle"]["advise"]
-    for later in ("attack", "kind", "judge", "judge_weights"):
+    for later in ("attack", "kind", "judge", "judge_weights", "judge_files"):
         del old[later]
     text = json.dumps(old, sort_keys=True, ensure_ascii=False)
     assert cell.key == hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     assert cell.model_copy(update={"method": MethodEntry(name="uce", advise=True)}).key != cell.key
     assert cell.model_copy(update={"attack": AttackEntry()}).key != cell.key
+
+
+def test_other_weights_in_the_same_folder_make_another_cell(tmp_path):
+    (tmp_path / "weights").mkdir()
+    weights = tmp_path / "weights" / "classifier.safetensors"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + "judge_weights: weights\n")
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        keys.append(next(cells(read(recipe))).key)
+    assert keys[0] == keys[2] != keys[1]
 
 
 @pytest.mark.parametrize(

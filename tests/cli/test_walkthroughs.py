@@ -18,7 +18,7 @@ import yaml
 from conftest import tiny_pipe, tiny_sdxl
 from dits import CASES
 from documented import blocks, files, lines
-from real_judges import PEOPLE, residual
+from real_judges import PEOPLE, giphy_folder, residual
 from safetensors.torch import save_file
 
 from excise.attacks import suite
@@ -37,7 +37,7 @@ CUT = {
 }
 PAGES = {
     "explicit-content": {**CUT, '"ua>=0.9"': '"ua>=0.1"'},
-    "a-celebrity": CUT,
+    "a-celebrity": {**CUT, "--judge faces ": "--judge faces:detector=nudenet "},  # whose package the tests have
     "an-artists-style": CUT,
     "a-hundred-names": {
         **CUT,
@@ -81,6 +81,7 @@ def fresh(tmp_path, monkeypatch, tokenizer, clip_folder, people, smaller, few_st
     (tmp_path / "celebrity-judge").mkdir()
     save_file(residual(3, deep=False), tmp_path / "celebrity-judge" / "classifier.safetensors")
     (tmp_path / "celebrity-judge" / "labels.txt").write_text("\n".join([*PEOPLE["erased"], *PEOPLE["kept"]]))
+    giphy_folder(tmp_path / "giphy" / "resources", sorted([*PEOPLE["erased"], *PEOPLE["kept"]]))
     smaller("celebrity", lambda item: item.index < 1)
     as_scorer = suite.as_scorer
     monkeypatch.setattr(suite, "as_scorer", lambda *a, **k: (judge := as_scorer(*a, **k)) and Seeing(judge))
@@ -145,9 +146,10 @@ def test_explicit_content(fresh, excise, monkeypatch):
 
 
 def test_a_celebrity(fresh, excise, monkeypatch):
+    pytest.importorskip("nudenet")
     fresh("stable-diffusion-xl-base-1.0")
     walk("a-celebrity", excise, monkeypatch)
-    for made in ("runs/person-evaluation", "runs/person-celebrity", "runs/person-attacked"):
+    for made in ("runs/person-evaluation", "runs/person-faces", "runs/person-celebrity", "runs/person-attacked"):
         assert (Path(made) / "report.html").exists()
     assert pictures("looks/undone") == pictures("looks/before") != pictures("looks/after")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from real_judges import PEOPLE, residual, residual_forward
+from real_judges import PEOPLE, giphy_folder, residual, residual_forward
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -19,6 +19,7 @@ from excise.judges.faces import FaceJudge, cropped, faces
 from excise.judges.giphy import giphy_identities, read_labels
 from excise.judges.local import Classifier
 from excise.judges.named import judge_named
+from excise.judges.resnet import celebrity_classifier
 
 NAMES = ("Ada Lovelace", "Alan Turing", "Grace Hopper")
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -84,6 +85,53 @@ def test_of_several_faces_the_surest_names_the_image_and_each_image_is_looked_at
     assert judge.scores([])["person"].shape == (0, 4)
 
 
+def test_a_name_counts_if_any_face_is_its(judge):
+    both, alone = picture(RED, None, None, GREEN), picture((90, 60, 60), None, None, GREEN)
+    for image in (both, alone, picture(GREEN, RED)):
+        assert judge.sees([image] * 4, [*NAMES, "no face"]) == [True, True, False, False]
+    assert judge.sees_each([both], ["Alan Turing", "Grace Hopper"]) == [[True, False]]
+    assert judge.all_verdicts([both, alone, picture(), picture(BLUE, BLUE)]) == {
+        "person": [["Ada Lovelace", "Alan Turing"], ["Alan Turing", "Ada Lovelace"], ["no face"], ["Grace Hopper"]]
+    }
+    unsure = FaceJudge(Squares(), colours(), threshold=0.99)
+    assert unsure.all_verdicts([alone]) == {"person": [["Alan Turing"]]}
+    assert unsure.sees([alone] * 2, NAMES[:2]) == [False, True]
+
+
+def test_celebrity_counts_the_person_that_was_asked_for_beside_a_surer_face(pipe, people, smaller, monkeypatch):
+    smaller("celebrity", lambda i: i.index < 1 and i.prompt.startswith("A "))
+    two = picture((90, 60, 60), None, None, GREEN)
+    judge = FaceJudge(Squares(), colours())
+    faces_of = judge.all_verdicts
+    monkeypatch.setattr(judge, "all_verdicts", lambda images: faces_of([two] * len(images)))
+    result = evaluate(pipe, protocol="celebrity", judge=judge).result
+    assert result.metrics["acc_e"]["value"] == 1  # Ada, the less sure face, and Alan are both there
+    assert result.metrics["acc_r"]["value"] == 0
+    assert {s.saw["person"] for s in result.shown if s.group == "kept"} == {"Alan Turing"}
+    assert {s.saw["person"] for s in result.shown if s.asked["person"] == "Ada Lovelace"} == {"Ada Lovelace"}
+
+
+def test_classifiers_of_other_weights_or_labels_have_other_names(tmp_path, monkeypatch):
+    names = set()
+    for at, (people, shift) in enumerate([(NAMES, 0.0), (NAMES, 1.0), (NAMES[::-1], 0.0)]):
+        for layout in ("giphy", "ours"):
+            folder = tmp_path / f"{layout}{at}"
+            if layout == "giphy":
+                giphy_folder(folder, people, shift=shift)
+                names.add(giphy_identities(folder, "faces").name)
+            else:
+                folder.mkdir()
+                (folder / "labels.txt").write_text("\n".join(people))
+                torch.manual_seed(0)
+                save_file(
+                    {k: v + shift if shift else v for k, v in residual(3).items()}, folder / "classifier.safetensors"
+                )
+                names.add(celebrity_classifier(folder).name)
+                assert celebrity_classifier(folder).name in names
+    assert len(names) == 6 - 1  # labels of the archive are sorted, so their order is none of their own
+    assert sorted(n.split()[0] for n in names) == ["celebrity-classifier"] * 3 + ["giphy"] * 2
+
+
 def test_below_the_threshold_a_face_is_nobodys_but_still_a_face():
     judge = FaceJudge(Squares(), colours(), threshold=0.99)
     images = [picture((90, 80, 80)), picture()]
@@ -147,28 +195,8 @@ def test_celebrity_is_judged_by_faces_from_prompt_to_metrics(pipe, people, small
     assert result.metrics["abstain"]["value"] == 0
 
 
-def giphy_folder(folder, names=NAMES, width=5):
-    """A tiny network in the layout of GIPHY's archive, with the state dict that it stands for."""
-    torch.manual_seed(0)
-    state = residual(width)
-    places = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-
-    def theirs(name):
-        head, _, rest = name.partition(".")
-        return f"model.fc1.{rest}" if head == "fc" else f"model.stem.{places[head]}.{rest}"
-
-    last = {"model.fc2.weight": torch.randn(len(names), width), "model.fc2.bias": torch.randn(len(names))}
-    centers = {"center_loss_criterion.centers": torch.zeros(len(names), width)}
-    (folder / "face_recognition").mkdir(parents=True)
-    states = {"model_state": {**{theirs(k): v for k, v in state.items()}, **last, **centers}, "epoch": 3}
-    torch.save(states, folder / "face_recognition" / "best_model_states.pkl")
-    rows = [f"{name.replace(' ', '_')}_[m.0{i}],{i}" for i, name in enumerate(names)]
-    (folder / "face_recognition" / "labels.csv").write_text("\n".join(["Labels,Index", *rows[::-1]]) + "\n")
-    return state, last
-
-
 def test_the_layout_of_giphys_archive_is_read(tmp_path):
-    state, last = giphy_folder(tmp_path)
+    state, last = giphy_folder(tmp_path, NAMES)
     classifier = giphy_identities(tmp_path, "faces")
     assert classifier.labels == {"person": NAMES}  # in the order of the labels, not of the rows
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 30, 3), dtype=np.uint8))
@@ -189,7 +217,7 @@ def test_two_people_of_one_name_keep_their_labels(tmp_path):
 
 def test_every_layout_of_identities_is_told_by_its_file(tmp_path, vit_folder):
     pytest.importorskip("nudenet")
-    giphy_folder(tmp_path / "giphy")
+    giphy_folder(tmp_path / "giphy", NAMES)
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "labels.txt").write_text("\n".join(NAMES))
     save_file(residual(3), tmp_path / "ours" / "classifier.safetensors")

@@ -100,6 +100,7 @@ class Arena(Showing):
         steps, guidance, batch: settings of the sampler.
         seed: of every search and picture.
         say: receives progress.
+        shows_target: returns whether pictures show the target, by any of the judges; for what an attack learns from.
         search_once: returns the result of a search that looks at the untouched model alone, by a name that stands for
             the search and its settings; it runs the search unless the result is known.
         drawn: pictures drawn so far.
@@ -122,6 +123,7 @@ class Arena(Showing):
     batch: int = 32
     seed: int = 0
     say: Report = silent
+    shows_target: Callable[[Sequence[Image.Image]], list[bool]] = lambda images: [False] * len(images)
     search_once: Callable[[str, Search], list[str]] = lambda name, search: search()
     drawn: int = field(default=0, init=False)
     passes: int = field(default=0, init=False)

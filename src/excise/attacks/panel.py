@@ -76,6 +76,13 @@ def calibrated(target: str, judges: Sequence[OpenJudge], draw: Callable[[], Sequ
     return Panel(target, judges, round(float(threshold.clip(*THRESHOLD_RANGE)), 2))
 
 
+def shown_to_any(judges: Sequence[OpenJudge], target: str, images: Sequence[Image.Image]) -> list[bool]:
+    """Return whether each picture shows the target by any of the judges."""
+    different = {id(judge): judge for judge in judges}.values()
+    seen = [judge.sees(images, [target] * len(images)) for judge in different]
+    return [any(row) for row in zip(*seen, strict=True)]
+
+
 def mean_likelihood(judges: Sequence[OpenJudge], images: Sequence[Image.Image], target: str) -> np.ndarray:
     """Return (B,) the likelihood that each picture shows the target, the mean over graded judges."""
     likelihoods: np.ndarray = np.mean(

@@ -2,8 +2,9 @@
 
 Paper:      resurgence of erased concepts by fine-tuning on unrelated pictures: arXiv 2410.08074
 Provenance: written from the paper's idea; official code not used. Steps, rates and the choice of pictures are ours
-Pitfall:    this takes no ill will: whoever adapts a model to a style or a product does it. Nothing of the target is
-            shown, so that, unlike relearning, what comes back was there.
+Pitfall:    this takes no ill will: whoever adapts a model to a style or a product does it. No prompt asks for the
+            target, and a picture in which any judge sees it is not learnt from, so that, unlike relearning, what comes
+            back was there, as far as the judges see.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ from excise.training.pictures import picture_seed
 
 RATES = {"lora": 1e-3, "all": 1e-5}  # learning rates, by what is trained
 MOST_NAMES = 40
+TRIES = 3  # pictures drawn for each that is wanted
 
 
 class RevivalConfig(AttackSettings):
@@ -77,21 +80,42 @@ def other_prompts(arena: Arena) -> list[str]:
 
 
 def _pictures(arena: Arena, count: int) -> tuple[list[str], Tensor]:
-    """Let the untouched model draw other things; return the prompts and the latents (n, c, h, w)."""
+    """Let the untouched model draw other things, without the target; return the prompts and the latents (n, c, h, w).
+
+    In the place of a picture that shows the target another is drawn, at most `TRIES` times.
+
+    Raises:
+        AttackError: every picture shows the target, as it is judged.
+    """
     known = other_prompts(arena)
-    prompts = [known[i % len(known)] for i in range(count)]
-    seeds = [picture_seed("revival", arena.seed, i) for i in range(count)]
+    accepted: list[tuple[str, Image.Image]] = []
+    drawn = 0
 
     def say(done: float, total: int) -> None:
         arena.say("drawing other things", done, total)
 
     with arena.original() as family:
-        images = family.sample(
-            prompts, seeds, steps=arena.steps, guidance=arena.guidance, batch=arena.batch, progress=say
-        )
-        latents = family.latents(images)
-    arena.notes["drawings"], arena.notes["prompts"] = count, len(known)
-    return prompts, latents
+        for _ in range(TRIES):
+            at = range(drawn, drawn + count - len(accepted))
+            prompts = [known[i % len(known)] for i in at]
+            seeds = [picture_seed("revival", arena.seed, i) for i in at]
+            images = family.sample(
+                prompts, seeds, steps=arena.steps, guidance=arena.guidance, batch=arena.batch, progress=say
+            )
+            drawn += len(images)
+            shown = arena.shows_target(images)
+            accepted += [(p, i) for p, i, bad in zip(prompts, images, shown, strict=True) if not bad]
+            if len(accepted) == count:
+                break
+        if not accepted:
+            raise AttackError(
+                f"all {drawn} pictures of other things show '{arena.concept.name}', as it is judged, so there is "
+                "nothing to learn from that leaves it out; name other things with --other."
+            )
+        latents = family.latents([image for _, image in accepted])
+    arena.notes["drawings"], arena.notes["prompts"] = len(accepted), len(known)
+    arena.notes["left out"] = drawn - len(accepted)
+    return [prompt for prompt, _ in accepted], latents
 
 
 def _lora(arena: Arena, config: RevivalConfig) -> Weights:

@@ -19,7 +19,7 @@ from excise.attacks.accounting import Result, Worst, worst
 from excise.attacks.base import Arena
 from excise.attacks.material import Wordings, draw_calibration, draw_guides, wordings
 from excise.attacks.original import Open, networks, swaps, untouched
-from excise.attacks.panel import Panel, calibrated
+from excise.attacks.panel import Panel, calibrated, shown_to_any
 from excise.attacks.plan import Budget, budget_of, check_settings, configured, planned
 from excise.attacks.runner import JudgedShot, Runner, Side
 from excise.attacks.showing import suite_card
@@ -170,6 +170,7 @@ def attack(
         calibration = partial(draw_calibration, original, prompts, sampling, options.seed)
         panel = calibrated(target.name, judges, calibration)
         arena = Arena(family, original, target, evenly(prompts.tests, budget.tests), guides, seed=options.seed)
+        arena = replace(arena, shows_target=partial(shown_to_any, [*judges, guide_judge], target.name))
         arena = _with_material(arena, prompts, budget, sampling)
         key = _key(arena, prompts, _environment(original, panel, precision))
         runner = Runner(arena, _sides(models, plan), panel, options.folder, key, say)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from excise.errors import ExciseError, unknown
 from excise.methods import CONTROLS, METHODS
 from excise.methods.fitting import check_fits_model
 from excise.protocols import FOR_A_REQUEST, PROTOCOLS, Protocol, fixed_protocol
+from excise.support.digests import file_digest, short_digest
 from excise.support.strict import Strict, explain, parse_yaml, read_text
 
 SCHEMA = 1
@@ -108,7 +110,13 @@ class Recipe(Strict):
     attack: AttackEntry | None = None
 
 
-OPTIONAL_IN_KEY = ("attack", "kind", "judge", "judge_weights")  # left out of the key if unset, so old results are found
+OPTIONAL_IN_KEY = (
+    "attack",
+    "kind",
+    "judge",
+    "judge_weights",
+    "judge_files",
+)  # left out of the key if unset, so old results are found
 
 
 class Cell(Strict):
@@ -116,6 +124,7 @@ class Cell(Strict):
 
     Attributes:
         oracle: the recipe's oracle for these concepts, to compute distances to it.
+        judge_files: a digest of the files in `judge_weights`: other weights in the same folder make another cell.
     """
 
     model: str
@@ -133,6 +142,7 @@ class Cell(Strict):
     kind: str | None = None
     judge: str | None = None
     judge_weights: str | None = None
+    judge_files: str | None = None
 
     @property
     def key(self) -> str:
@@ -238,7 +248,22 @@ def _cell(
         kind=recipe.kind,
         judge=str(recipe.judge) if recipe.judge else None,
         judge_weights=str(recipe.judge_weights) if recipe.judge_weights else None,
+        judge_files=_digest_of_files(recipe.judge_weights) if recipe.judge_weights else None,
     )
+
+
+def _digest_of_files(folder: Path) -> str:
+    """A digest of the names and contents of all files in a folder."""
+    files = [(p, p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    return short_digest(
+        [(p.relative_to(folder).as_posix(), _digest(p, status.st_size, status.st_mtime_ns)) for p, status in files]
+    )
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, time: int) -> str:
+    """The digest of a file of a size and time, so that a recipe of many cells reads it once."""
+    return file_digest(path)
 
 
 def _is_oracle_for(oracle: MethodEntry, names: Sequence[str], plan: Protocol) -> bool:

@@ -11,18 +11,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from excise.bench import sequence_result as results
+from excise.bench.sequence_folder import EDITS, STEPS, TRAINING, clear, remove_others
 from excise.concepts.concept import Concept
 from excise.concepts.vocabulary import guess_kind, naming_vocabulary
 from excise.edits.bases import check_base
 from excise.edits.edit import Edit, applied
 from excise.erasing.erase import Naming, Origin, make_edit
-from excise.errors import ConceptError, ExciseError, JudgeError
+from excise.errors import ConceptError, EditFileError, ExciseError, JudgeError
 from excise.evaluation.comparison import drift_by_prompt
 from excise.evaluation.evaluate import evaluate
 from excise.evaluation.plan import concept_plan, planned
@@ -30,20 +32,20 @@ from excise.evaluation.result import Evaluated
 from excise.evaluation.scoring import Shown
 from excise.families.base import Family
 from excise.families.built_in import is_built_in
-from excise.families.drawing import BATCH
+from excise.families.drawing import BATCH, model_key
 from excise.families.half_drawing import gains
+from excise.judges.base import key_of
 from excise.methods.base import Context
 from excise.metrics.rates import Estimate
 from excise.protocols import summary
 from excise.protocols.base import Protocol
 from excise.protocols.concept import ATTRIBUTE, OTHERS, RETAINED
-from excise.support.digests import short_digest
+from excise.support.digests import file_digest, short_digest
 from excise.support.files import make_folder, write_json
 from excise.support.progress import Report, silent
 from excise.support.slugs import slug
 
 log = logging.getLogger(__name__)
-EDITS, STEPS = "edits", "steps"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def plan_of(family: Family, request: Deletions) -> Protocol:
         vocabulary=request.naming.vocabulary,
         judged=is_built_in(family) or request.judge is not None or request.weights is not None,
     )
-    groups = ("target", *RETAINED)
+    groups = tuple(g for g in plan.groups if g in ("target", *RETAINED))
     return replace(plan, items=tuple(i for i in plan.items if i.group in groups), groups=groups, target_groups=groups)
 
 
@@ -130,12 +132,13 @@ def delete_in_sequence(
         family: the untouched model.
         out: folder of the edits and of the steps, which a later call goes on from.
         plan: what `plan_of` returns.
-        fresh: make every step again.
+        fresh: make every step again; what an earlier run left in `out` is removed before the first.
         say: receives progress.
 
     Raises:
         ConceptError: fewer than two concepts.
         JudgeError: there is no judge, or it does not know a concept.
+        OutputError: what an earlier run left cannot be removed.
     """
     plan, judges = planned(plan or plan_of(family, request), family, [], (), request.judge, request.weights)
     if not judges:
@@ -143,20 +146,32 @@ def delete_in_sequence(
             "without a judge nobody sees what is gone and what is kept; give --judge: the name of one (excise doctor "
             "--judges), or the folder of a CLIP model."
         )
+    if fresh:
+        clear(out)
     names = list(plan.fixed_targets)
-    run = _Run(family, request, plan, judges[0], out, drawing, fresh, say)
+    run = _Run(family, request, plan, judges[0], out, drawing, _about(family, judges[0], drawing), say)
     first = run.edit(1, ())
     if drawing.bfloat16 is None:  # one answer for all steps, so that what an edit leaves alone does not differ
         run = replace(run, drawing=replace(drawing, bfloat16=not first.edit.hooks and gains(family)))
     untouched = run.drawn((), names, "drawing the untouched model")
     steps: list[results.Step] = []
-    edits: list[Edit] = []
+    below: list[_Made] = []
     for k in range(1, len(names) + 1):
-        made = first if k == 1 else run.edit(k, edits)
-        edits = [*edits, made.edit] if request.stacked else [made.edit]
-        steps.append(run.step(k, edits, untouched, made.known))
+        made = first if k == 1 else run.edit(k, below)
+        steps.append(run.step(k, [*(m.edit for m in below), made.edit], untouched, made.known))
+        below = [*below, made] if request.stacked else []
         say("deletions", k, len(names))
+    remove_others(out, steps)
     return _result(request, plan, untouched.result.shown, steps)
+
+
+def _about(family: Family, judge: object, drawing: Drawing) -> list[object]:
+    """What every step depends on besides the request: the version of excise, the whole model, the judge, the precision.
+
+    A model that no key identifies (hooks of its own, offloaded weights) makes every step again.
+    """
+    judged_by = [str(getattr(judge, "name", "")), key_of(judge)]
+    return [version("excise"), model_key(family), *judged_by, family.device.type, drawing.bfloat16]
 
 
 def _result(
@@ -196,6 +211,7 @@ class _Run:
 
     Attributes:
         judge: loaded once, for all steps.
+        about: what every step depends on besides the request.
     """
 
     family: Family
@@ -204,24 +220,25 @@ class _Run:
     judge: object
     out: Path
     drawing: Drawing
-    fresh: bool
+    about: Sequence[object]
     say: Report
 
-    def edit(self, k: int, below: Sequence[Edit]) -> _Made:
+    def edit(self, k: int, below: Sequence[_Made]) -> _Made:
         """Make the edit of a step, or load the one that an interrupted run made.
 
         Args:
-            below: the edits of the steps before.
+            below: the edits of the steps before, on which it lies.
         """
-        known = self._known(k)
+        key = self._key(k, [str(made.known["digest"]) for made in below])
+        known = self._known(k, key)
         edit = self._saved(known)
         if edit is not None:
             return _Made(edit, known)
-        edit, seconds = self._made(k, below)
+        edit, seconds = self._made(k, [made.edit for made in below])
         file = f"{EDITS}/{'-'.join(filter(None, [f'{k:02d}', slug(self.plan.fixed_targets[k - 1])]))}.safetensors"
         make_folder(self.out / EDITS)
         edit.save(self.out / file)
-        known = {"key": self._key(k), "edit": file, "seconds": seconds}
+        known = {"key": key, "edit": file, "digest": file_digest(self.out / file), "seconds": seconds}
         self._keep(k, known)
         return _Made(edit, known)
 
@@ -257,9 +274,9 @@ class _Run:
         """Make the edit of a step; also return the seconds that it took."""
         request, began = self.request, time.perf_counter()
         concepts = list(request.concepts[k - 1 : k]) if request.stacked else list(request.concepts[:k])
-        folder = self.out / "training" / f"{k:02d}"
+        folder = self.out / TRAINING / f"{k:02d}"
         context = Context(request.judge, folder, states=self.drawing.states, say=partial(self._said, k))
-        with applied(self.family, below if request.stacked else ()):
+        with applied(self.family, below):
             erasure = make_edit(
                 self.family,
                 concepts,
@@ -283,6 +300,8 @@ class _Run:
         before = [untouched.result.shown[i] for i in rows]
         shown = after.result.shown
         gone, retained = results.against(before, shown)
+        own = [i for i, s in enumerate(shown) if s.group == "target" and s.asked.get(ATTRIBUTE) == names[-1]]
+        own_gone, _ = results.against([before[i] for i in own], [shown[i] for i in own])
         others = [j for j, s in enumerate(shown) if s.group in RETAINED]
         drift = drift_by_prompt(
             untouched.images.at([rows[j] for j in others]),
@@ -295,6 +314,7 @@ class _Run:
             edit=known["edit"],
             shows={name: share.as_dict() for name, share in results.shares(shown, names).items()},
             gone=_figure(gone),
+            own=_figure(own_gone),
             retained=_figure(retained),
             right=_figure(results.right_share(shown)),
             drift=drift.as_dict(),
@@ -303,21 +323,26 @@ class _Run:
 
     # what is kept of a step
 
-    def _key(self, k: int) -> str:
-        """A digest of all that a step depends on besides the model, which its edit names."""
+    def _key(self, k: int, below: Sequence[str]) -> str:
+        """A digest of all that a step depends on.
+
+        Args:
+            below: the digests of the edits on which it lies.
+        """
         r = self.request
         concepts = [[c.name, c.kind, c.anchor, list(c.synonyms)] for c in r.concepts[:k]]
         naming = [list(r.naming.preserve), r.naming.vocabulary, r.naming.kind, r.naming.anchor]
-        return short_digest([self.plan.hash, concepts, r.method, dict(r.settings), naming, r.seed, r.stacked])
+        asked = [self.plan.hash, concepts, r.method, dict(r.settings), naming, r.seed, r.stacked]
+        return short_digest([*asked, list(self.about), list(below)])
 
-    def _known(self, k: int) -> dict[str, Any]:
+    def _known(self, k: int, key: str) -> dict[str, Any]:
         """What an interrupted run kept of a step; empty if nothing, or (with a warning) if it is damaged."""
         path = self._path(k)
-        if self.fresh or not path.exists():
+        if not path.exists():
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["key"] != self._key(k):
+            if content["key"] != key or not {"edit", "digest", "seconds"} <= content.keys():
                 return {}
             if "result" in content:
                 results.Step.model_validate(content["result"])
@@ -330,8 +355,11 @@ class _Run:
         """The edit of a step that is known; None if there is none of this model."""
         if not known:
             return None
+        path = self.out / EDITS / Path(known["edit"]).name
         try:
-            edit = Edit.load(self.out / EDITS / Path(known["edit"]).name)
+            if file_digest(path) != known["digest"]:
+                raise EditFileError(f"{path.name} is not the file that this step wrote")
+            edit = Edit.load(path)
             check_base(edit, self.family)
         except (OSError, ExciseError) as error:
             log.warning("the saved edit %s cannot be used (%s); it is made again.", known["edit"], error)

@@ -11,13 +11,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from excise.concepts.concept import listed
 from excise.evaluation.scoring import Shown
 from excise.metrics.correction import relative_ua
 from excise.metrics.rates import Estimate, difference, rate
 from excise.protocols.concept import ATTRIBUTE, RETAINED
 from excise.support.counts import counted
 
-SCHEMA = 1
+SCHEMA = 2  # 2: with what is gone of a concept after its own deletion
+GONE = 0.5  # share of a concept's pictures that has to be clean, by the whole interval; as the gate of policies
+STAYED = 0.1  # rise of a concept's share up to which, by the whole interval, it counts as not come back
 Figure = dict[str, float]
 """An estimate as JSON holds it: value, low, high (95 %) and n."""
 
@@ -31,6 +34,7 @@ class Step(BaseModel):
         shows: by concept deleted so far, the share of pictures of its prompts that show it.
         gone: of the pictures in which the untouched model shows a concept deleted so far, the share that no longer
             does; None where there are none.
+        own: the same of the concept that was deleted in this step alone.
         retained: of the pictures of other names that are right by the untouched model, the share that still is; None
             where there are none, or where the judge knows none of the names.
         right: the share of pictures of other names that are right.
@@ -45,6 +49,7 @@ class Step(BaseModel):
     edit: str
     shows: dict[str, Figure]
     gone: Figure | None
+    own: Figure | None
     retained: Figure | None
     right: Figure | None
     drift: Figure
@@ -152,7 +157,37 @@ def estimate(figure: Mapping[str, float]) -> Estimate:
 
 def verdicts(result: SequenceResult) -> list[tuple[str, bool | None]]:
     """Return the result in sentences, each with whether it is good; None where it is open."""
-    return [_of_retention(result), *_of_rebound(result), *_of_unknown(result)]
+    return [*_of_gone(result), _of_retention(result), *_of_rebound(result), *_of_unknown(result)]
+
+
+def is_gone(step: Step) -> bool | None:
+    """Return whether at least half of a concept's pictures are clean after its own deletion; None where it is open."""
+    if step.own is None:
+        return None
+    return True if step.own["low"] >= GONE else False if step.own["high"] < GONE else None
+
+
+def _of_gone(result: SequenceResult) -> list[tuple[str, bool | None]]:
+    """What is gone after each own deletion, in a sentence for each answer that there is."""
+    answers = {
+        True: ("Gone from at least half of its pictures after its own deletion", "at least {low:.0f} %"),
+        False: ("Not gone, less than half of its pictures are clean after its own deletion", "at most {high:.0f} %"),
+        None: (
+            "Open whether at least half of its pictures are clean after its own deletion",
+            "{low:.0f} to {high:.0f} %",
+        ),
+    }
+    sentences = []
+    for good, (head, span) in answers.items():
+        of = [(s.concept, s.own) for s in result.steps if s.own is not None and is_gone(s) is good]
+        texts = [
+            f"{name} ({100 * f['value']:.0f} % of {counted(round(f['n']), 'picture')}, "
+            f"{span.format(low=100 * f['low'], high=100 * f['high'])})"
+            for name, f in of
+        ]
+        if texts:
+            sentences.append((f"{head}: {', '.join(texts)}.", good))
+    return sentences
 
 
 def _of_retention(result: SequenceResult) -> tuple[str, bool | None]:
@@ -182,18 +217,29 @@ def _of_retention(result: SequenceResult) -> tuple[str, bool | None]:
 
 
 def _of_rebound(result: SequenceResult) -> list[tuple[str, bool | None]]:
-    """What came back, in sentences."""
-    returned = {name: figure for name, figure in result.rebound.items() if figure["value"] > 0}
-    if not returned:
-        return [("Nothing came back: no concept is drawn more often at the end than after its own deletion.", True)]
-    return [
-        (
-            f"{name} came back in part: {100 * f['value']:+.0f} points since its own deletion "
-            f"({100 * f['low']:+.0f} to {100 * f['high']:+.0f}).",
-            False if f["low"] > 0 else None,
-        )
-        for name, f in returned.items()
-    ]
+    """What came back, in sentences; after the last deletion nothing is drawn again, so its concept has none."""
+    sentences: list[tuple[str, bool | None]] = []
+    stayed, unseen, open_ = list[str](), list[str](), list[str]()
+    for step in result.steps[:-1]:
+        name, f = step.concept, result.rebound[step.concept]
+        if f["low"] > 0 or (f["value"] > 0 and is_gone(step)):
+            text = f"{name} came back in part: {100 * f['value']:+.0f} points since its own deletion"
+            span = f" ({100 * f['low']:+.0f} to {100 * f['high']:+.0f})."
+            sentences.append((text + span, False if f["low"] > 0 else None))
+        elif is_gone(step):
+            (stayed if f["high"] <= STAYED else unseen).append(f"{name} (up to {100 * f['high']:+.0f} points)")
+        elif step.own is not None:
+            open_.append(name)
+    if stayed:
+        everything = not (sentences or unseen or open_)
+        head = "Nothing came back" if everything else "Did not come back"
+        sentences.append((f"{head}: {', '.join(stayed)}.", True))
+    if unseen:
+        sentences.append((f"Not seen to come back: {', '.join(unseen)}.", None))
+    if open_:
+        was = "it is" if len(open_) == 1 else "they are"
+        sentences.append((f"Whether {listed(open_)} came back is open: {was} not known to have been gone.", None))
+    return sentences
 
 
 def _of_unknown(result: SequenceResult) -> list[tuple[str, bool | None]]:

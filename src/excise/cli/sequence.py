@@ -96,17 +96,17 @@ def sequence(options: SequenceOptions) -> None:
 
     Example: excise sequence --model canvas-sd --concept cat --concept neon --concept car --out runs/sequence
     """
-    from excise.bench.sequence_result import SequenceResult
+    from excise.bench.sequence_result import SCHEMA, SequenceResult
 
     concepts, preserve = options.concepts(), o.names_to_preserve(options.preserve, options.preserve_file)
     request = asked("sequence", options)
     _check(options, concepts, preserve)
     run = finished(options.out, request, force=options.force)
-    if run is not None:
+    if run is not None and run.get("schema_version") == SCHEMA:
         names = SequenceResult.model_fields
         result = SequenceResult.model_validate({k: v for k, v in run.items() if k in names})
     else:
-        result = _run(options, request, concepts, preserve)
+        result = _run(options, request, concepts, preserve, fresh=options.force or run is not None)
     _print(options, result)
 
 
@@ -139,11 +139,18 @@ def _check(options: SequenceOptions, concepts: list[Concept], preserve: list[str
         warn_of_names(concepts, options.kind)
 
 
-def _run(options: SequenceOptions, request: Asked, concepts: list[Concept], preserve: list[str]) -> SequenceResult:
-    """Delete, look, and write the run folder; run.json last, which marks it as complete."""
+def _run(
+    options: SequenceOptions, request: Asked, concepts: list[Concept], preserve: list[str], *, fresh: bool
+) -> SequenceResult:
+    """Delete, look, and write the run folder; run.json last, which marks it as complete.
+
+    Args:
+        fresh: remove what an earlier run left, and make every step again.
+    """
     import shutil
 
     from excise.bench.sequence import Drawing, delete_in_sequence, pictures_of, plan_of
+    from excise.bench.sequence_folder import PAGE, TRAINING
     from excise.cli import show
     from excise.evaluation.cost import picture_cost
     from excise.report.sequence_page import write_sequence_page
@@ -158,11 +165,9 @@ def _run(options: SequenceOptions, request: Asked, concepts: list[Concept], pres
         cache = o.image_cache(options.cache, options.no_cache)
         drawing = Drawing(options.batch, cache=cache, states=options.out / STATES)
         with show.stages() as say:
-            result = delete_in_sequence(
-                family, wanted, options.out, plan=plan, drawing=drawing, fresh=options.force, say=say
-            )
-        write_sequence_page(result, options.out / "report.html")
-        for made_on_the_way in (STATES, "training"):
+            result = delete_in_sequence(family, wanted, options.out, plan=plan, drawing=drawing, fresh=fresh, say=say)
+        write_sequence_page(result, options.out / PAGE)
+        for made_on_the_way in (STATES, TRAINING):
             shutil.rmtree(options.out / made_on_the_way, ignore_errors=True)
         write_run(options.out, "sequence", {**result.model_dump(mode="json"), **request.entries()})
     return result

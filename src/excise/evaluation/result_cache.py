@@ -16,7 +16,7 @@ from excise.families.built_in import BUILT_IN, WEIGHTS
 from excise.support.digests import short_digest
 from excise.support.files import write_text
 
-VERSION = 4  # 2: with the verdicts of every protocol; 3: with the counts at every threshold; 4: of test prompts alone
+VERSION = 5  # 2: verdicts of every protocol; 3: counts at every threshold; 4: of test prompts alone; 5: any face counts
 
 
 def request_key(model: str, files: Sequence[str], protocol_hash: str, options: Mapping[str, Any]) -> str | None:

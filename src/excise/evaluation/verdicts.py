@@ -8,7 +8,7 @@ from PIL import Image
 
 from excise.evaluation.scoring import Shown
 from excise.families.drawing import Images
-from excise.judges.base import CHUNK, Detecting, Judge, Measuring, OpenJudge
+from excise.judges.base import CHUNK, Detecting, Judge, Measuring, MultiLabelJudge, OpenJudge
 from excise.metrics.unlearning import NONE
 from excise.protocols.base import Item
 from excise.protocols.concept import ATTRIBUTE
@@ -65,10 +65,24 @@ def _judged(
 
 
 def verdicts_of(judge: Judge | OpenJudge, items: Sequence[Item], images: Sequence[Image.Image]) -> dict[str, list[str]]:
-    """By attribute, what a judge sees in each image; an open judge is asked for the name that the prompt asks for."""
+    """By attribute, what a judge sees in each image.
+
+    An open judge is asked for the name that the prompt asks for; of several labels that an image shows the one that the
+    prompt asks for counts, where it is among them, else the surest.
+    """
     if isinstance(judge, OpenJudge) and any(ATTRIBUTE in item.asked for item in items):
         asking = [i for i, item in enumerate(items) if ATTRIBUTE in item.asked]
         names = [items[i].asked[ATTRIBUTE] for i in asking]
         shows = dict(zip(asking, judge.sees([images[i] for i in asking], names), strict=True))
         return {ATTRIBUTE: [item.asked[ATTRIBUTE] if shows.get(i) else NONE for i, item in enumerate(items)]}
+    if isinstance(judge, MultiLabelJudge):
+        rows = judge.all_verdicts(images)
+        return {
+            a: [_of_several(i.asked.get(a), labels) for i, labels in zip(items, rows[a], strict=True)] for a in rows
+        }
     return judge.verdicts(images) if isinstance(judge, Judge) else {}
+
+
+def _of_several(asked: str | None, labels: Sequence[str]) -> str:
+    """The label that is asked for where an image shows it among others, else the surest."""
+    return asked if asked in labels and asked is not None else next(iter(labels), NONE)

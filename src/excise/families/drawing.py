@@ -12,7 +12,7 @@ import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -174,16 +174,17 @@ def own_ways(family: Family) -> bool:
     return any(hooked(p) or any(w.is_meta for w in p.parameters()) for p in parts)
 
 
-def weights_key(network: nn.Module) -> str:
-    """A digest of a network's weights."""
+def weights_key(network: nn.Module | Mapping[str, torch.Tensor]) -> str:
+    """A digest of the weights of a network, or of a checkpoint."""
     digest = hashlib.blake2b(digest_size=16)
     _read_weights(digest, network)
     return digest.hexdigest()
 
 
-def _read_weights(digest: Any, network: nn.Module) -> None:
+def _read_weights(digest: Any, network: nn.Module | Mapping[str, torch.Tensor]) -> None:
     """Add names, shapes, types and bytes of all weights to a digest."""
-    for key, tensor in sorted(network.state_dict().items()):
+    state = network.state_dict() if isinstance(network, nn.Module) else network
+    for key, tensor in sorted(state.items()):
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(raw_bytes(tensor.detach().cpu()))
 

@@ -105,6 +105,24 @@ class ManyNamesJudge(OpenJudge, Protocol):
         ...
 
 
+@runtime_checkable
+class MultiLabelJudge(Judge, Protocol):
+    """A closed judge to which one image may show several labels of an attribute, such as the people in it.
+
+    Where a prompt asks for a label, the image shows it if any of these is that label; else `verdicts` counts.
+    """
+
+    def all_verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[list[str]]]:
+        """Return, by attribute, the labels that each image shows, the surest first; none where the judge abstains."""
+        ...
+
+
+def key_of(judge: object) -> str:
+    """Return the digest of its weights that a judge, or the judge that it asks, has; empty without one."""
+    keys = (getattr(j, "key", None) for j in (judge, getattr(judge, "judge", None)))
+    return next((str(key) for key in keys if key is not None), "")
+
+
 def sees_each(judge: OpenJudge, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
     """Return whether each image shows each name, one row an image; each is judged once where the judge can."""
     if isinstance(judge, ManyNamesJudge):

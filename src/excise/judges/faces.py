@@ -29,7 +29,8 @@ from excise.judges.giphy import giphy_identities
 from excise.judges.local import Classifier, find_files, import_optional
 from excise.judges.nudenet import FLOOR, NudeNet
 from excise.judges.resnet import celebrity_classifier, check_people
-from excise.judges.scored import ScoredJudge
+from excise.judges.scored import ScoredJudge, check_knows
+from excise.metrics.unlearning import NONE
 from excise.protocols.celebrity import FACES, NO_FACE
 
 NAME = "faces"
@@ -113,7 +114,10 @@ DETECTORS: dict[str, tuple[Callable[[float], FaceDetector], float]] = {
 class FaceJudge(ScoredJudge):
     """A judge of people: the names of a classifier that looks at faces alone, and `no face`.
 
-    Of several faces in an image each is named, and the surest name is that of the image.
+    Of several faces in an image each is named: an image shows every name that is the likeliest of any of its faces
+    (and reaches the threshold), so that a person counts as seen beside a face that is surer of another name. A face has
+    one name alone. Where one label is wanted of an image (`verdicts`), it is the surest of these; where a prompt asks
+    for a person, evaluations take that person if any face is theirs.
 
     Args:
         detector: finds faces.
@@ -125,23 +129,48 @@ class FaceJudge(ScoredJudge):
         self.detector, self.identities, self.threshold = detector, identities, threshold
         ((self._head, names),) = identities.labels.items()
         self.labels = {ATTRIBUTE: (*names, NO_FACE)}
-        self.name = f"{NAME} {detector.name}, {identities.name} >= {threshold!r}"
+        self.name = f"{NAME} {detector.name}, any face by {identities.name} >= {threshold!r}"
         self._known: dict[bytes, list[Box]] = {}
 
     def scores(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return (n, names + 1) the highest probability of each name over the faces; 1 for `no face` without any."""
         scores = torch.zeros(len(images), len(self.labels[ATTRIBUTE]))
-        crops, rows = [], []
-        for i, image in enumerate(images):
-            boxes = self.faces(image)
-            scores[i, -1] = float(not boxes)
-            crops += [cropped(image, box) for box in boxes]
-            rows += [i] * len(boxes)
-        if crops:
-            likely = self.identities.scores(crops)[self._head]
-            for row, face in zip(rows, likely, strict=True):
-                scores[row, :-1] = scores[row, :-1].maximum(face)
+        for row, likely in zip(scores, self._likely(images), strict=True):
+            row[-1] = float(not len(likely))
+            for face in likely:
+                row[:-1] = row[:-1].maximum(face)
         return {ATTRIBUTE: scores}
+
+    def all_verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[list[str]]]:
+        """Return the names of the faces in each image, the surest first, or `no face` alone."""
+        return {ATTRIBUTE: [self._named(likely) if len(likely) else [NO_FACE] for likely in self._likely(images)]}
+
+    def verdicts(self, images: Sequence[Image.Image]) -> dict[str, list[str]]:
+        """Return the surest name of each image's faces, or `no face`; `NONE` where no face reaches the threshold."""
+        return {a: [shown[0] if shown else NONE for shown in rows] for a, rows in self.all_verdicts(images).items()}
+
+    def sees_each(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[list[bool]]:
+        """Return whether any face of each image has each name, one row an image; `no face` where there is none.
+
+        Raises:
+            JudgeError: the judge does not know a name.
+        """
+        check_knows(self, names)
+        return [[name in shown for name in names] for shown in self.all_verdicts(images)[ATTRIBUTE]]
+
+    def _likely(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """For each image, the probabilities (faces, names) of its faces."""
+        boxes = [self.faces(image) for image in images]
+        crops = [cropped(image, box) for image, there in zip(images, boxes, strict=True) for box in there]
+        likely = self.identities.scores(crops)[self._head] if crops else torch.zeros(0, len(self.labels[ATTRIBUTE]) - 1)
+        return list(likely.split([len(there) for there in boxes]))
+
+    def _named(self, likely: Tensor) -> list[str]:
+        """The likeliest names of faces (faces, names) that reach the threshold, the surest first."""
+        tops = (likely == likely.amax(dim=1, keepdim=True)) & (likely >= self.threshold)  # a NaN is neither
+        sure = torch.where(tops, likely, -torch.ones(())).amax(dim=0).tolist()
+        there = sorted((i for i, seen in enumerate(tops.any(dim=0).tolist()) if seen), key=lambda i: -sure[i])
+        return [self.labels[ATTRIBUTE][i] for i in there]
 
     def values(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, list[float]]:
         """Return the number of faces in each image."""

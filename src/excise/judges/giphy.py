@@ -16,7 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from excise.errors import ModelError
-from excise.judges.local import Classifier, check_head, device, find_files, read_state, resized_square, tensor_named
+from excise.judges.local import (
+    Classifier,
+    check_head,
+    device,
+    find_files,
+    read_state,
+    resized_square,
+    tensor_named,
+    told_apart,
+)
 from excise.judges.resnet import network
 from excise.support.strict import read_text
 
@@ -46,7 +55,9 @@ def giphy_identities(folder: Path, who: str) -> Classifier:
     def logits(x: Tensor) -> Tensor:
         return functional.linear(embedding(x), weight, bias)
 
-    return Classifier(NAME, {"person": (logits, names)}, resized_square(SIDE, (0, 0, 0), (1, 1, 1)))
+    return Classifier(
+        told_apart(NAME, state, names), {"person": (logits, names)}, resized_square(SIDE, (0, 0, 0), (1, 1, 1))
+    )
 
 
 def read_labels(path: Path) -> list[str]:

@@ -89,7 +89,7 @@ def imagenet_resnet50(weights: Path | None = None) -> ImageNetJudge:
         ModelError: the file is missing or belongs to another architecture.
     """
     (path,) = find_files(RESNET, weights, ["resnet50.safetensors|resnet50-*.pth|resnet50.pth"])
-    return ImageNetJudge(RESNET, checked_network(path, LABELS, RESNET), SHORTER, IMAGENET)
+    return ImageNetJudge(*checked_network(path, LABELS, RESNET), SHORTER, IMAGENET)
 
 
 def imagenet_lite0(weights: Path | None = None) -> ImageNetJudge:

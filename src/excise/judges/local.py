@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from excise.errors import ModelError
+from excise.families.drawing import weights_key
 from excise.families.load import pick_device, quiet
 from excise.judges.base import chunks
 from excise.judges.scored import ScoredJudge
+from excise.support.digests import short_digest
 
 BATCH = 32  # images through a network at once
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of the channels
@@ -245,6 +247,11 @@ def load_classifier(architecture: Any, config: Any, state: Mapping[str, Tensor],
         )
     model.eval().requires_grad_(False).to(device())
     return lambda x: model(x).logits
+
+
+def told_apart(name: str, state: Mapping[str, Tensor], labels: Sequence[str]) -> str:
+    """Return the name of a judge with a short digest of its weights and labels, so that another has another name."""
+    return f"{name} {short_digest([weights_key(state), list(labels)], size=4)}"
 
 
 def check_head(outputs: int, labels: Sequence[str], path: Path, who: str) -> None:

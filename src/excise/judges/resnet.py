@@ -24,6 +24,7 @@ from excise.judges.local import (
     load_classifier,
     read_state,
     tensor_named,
+    told_apart,
 )
 from excise.protocols import celebrity
 
@@ -49,8 +50,8 @@ def celebrity_classifier(weights: Path | None = None) -> Classifier:
     listed, path = find_files(PEOPLE, weights, ["labels.txt", "classifier.safetensors"])
     labels = read_names(listed, prompts=False)
     check_people(labels, listed)
-    network = checked_network(path, labels, PEOPLE)
-    return Classifier(PEOPLE, {"person": (network, labels)}, central_crop(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
+    name, network = checked_network(path, labels, PEOPLE)
+    return Classifier(name, {"person": (network, labels)}, central_crop(SHORTER, SIDE, *IMAGENET), ABSTAIN_BELOW)
 
 
 def network(state: dict[str, Tensor], path: Path) -> Network:
@@ -122,15 +123,15 @@ def _rows(config: Any) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
             before = width
 
 
-def checked_network(path: Path, labels: Sequence[str], who: str) -> Network:
-    """Build the ResNet of a file, which tells as many labels apart as are given.
+def checked_network(path: Path, labels: Sequence[str], who: str) -> tuple[str, Network]:
+    """Build the ResNet of a file, which tells as many labels apart as are given; also name the judge that it makes.
 
     Raises:
         ModelError: it tells others apart, or belongs to another architecture.
     """
     state = read_state(path)
     check_head(len(tensor_named(state, "fc.weight", path, LAYOUT)), labels, path, who)
-    return network(state, path)
+    return told_apart(who, state, labels), network(state, path)
 
 
 def check_people(labels: Sequence[str], listed: Path) -> None:

@@ -19,6 +19,7 @@ from excise.judges.local import (
     read_state,
     resized_square,
     tensor_named,
+    told_apart,
 )
 from excise.protocols.unlearncanvas import OBJECTS, STYLE_HEAD
 
@@ -40,14 +41,16 @@ def unlearncanvas_vit(weights: Path | None = None) -> Classifier:
     Raises:
         ModelError: a file is missing or belongs to another architecture.
     """
-    heads = {}
+    heads, tensors = {}, dict[str, Tensor]()
     for (attribute, labels), path in zip(LABELS.items(), find_files(NAME, weights, list(FILES.values())), strict=True):
         state = read_state(path)
         check_head(
             len(tensor_named(state, "head.weight", path, LAYOUT)), labels, path, f"the {attribute} head of {NAME}"
         )
         heads[attribute] = (network(state, path), labels)
-    return Classifier(NAME, heads, resized_square(SIDE, (0.5,) * 3, (0.5,) * 3))
+        tensors |= {f"{attribute} {key}": tensor for key, tensor in state.items()}
+    name = told_apart(NAME, tensors, [label for labels in LABELS.values() for label in labels])
+    return Classifier(name, heads, resized_square(SIDE, (0.5,) * 3, (0.5,) * 3))
 
 
 def network(state: dict[str, Tensor], path: Path) -> Network:

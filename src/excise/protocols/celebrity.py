@@ -51,7 +51,8 @@ def celebrity() -> Protocol:
         notes={
             "paper": "MACE, arXiv 2403.06135; SPEED, arXiv 2503.07392",
             "names": "the lists are the user's own",
-            "judge": "the user's own classifier; the papers use the GIPHY detector and count images with a face only",
+            "judge": "the one named here, with weights of the user's own; the papers use the GIPHY detector and count "
+            "images with a face only",
         },
     )
 

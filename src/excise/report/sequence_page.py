@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from excise.bench.sequence_result import Figure, SequenceResult, verdicts
+from excise.bench.sequence_result import GONE, STAYED, Figure, SequenceResult, verdicts
 from excise.evaluation.catalog import interval, quantity
 from excise.report.curves import Chart, chart
 from excise.report.html import Banner
@@ -126,6 +126,10 @@ def _facts(result: SequenceResult) -> list[tuple[str, str]]:
         ("judge", plan["judge"]),
         ("gone", "of the pictures in which the untouched model shows a concept, the share that no longer does"),
         (
+            "gone after its own deletion",
+            f"the whole 95 % interval of that share lies at {100 * GONE:g} % or above; not gone: below",
+        ),
+        (
             "left",
             "of the pictures of other names that are right by the untouched model, the share that still is",
         ),
@@ -133,6 +137,10 @@ def _facts(result: SequenceResult) -> list[tuple[str, str]]:
         (
             "rebound",
             "a concept's share after the last step less that after its own deletion (Newcombe's interval)",
+        ),
+        (
+            "not come back",
+            f"it was gone, and the whole interval of its rebound lies at {100 * STAYED:g} points or below",
         ),
         ("intervals", "95 %, Wilson score"),
     ]
