@@ -27,7 +27,7 @@ def judged(
     for rows in parts_of(len(items)):
         say("judging", rows.start, len(items))
         part = slice(rows.start, rows.stop)
-        shown += _judged(items[part], requests[part], images.at(rows), judges)
+        shown += _judged(items[part], requests[part], images[part], judges)  # opened once for all that is asked of them
     say("judging", len(items), len(items))
     return shown
 
@@ -38,7 +38,10 @@ def parts_of(count: int) -> list[range]:
 
 
 def _judged(
-    items: Sequence[Item], requests: Sequence[tuple[str, int]], images: Images, judges: Sequence[Judge | OpenJudge]
+    items: Sequence[Item],
+    requests: Sequence[tuple[str, int]],
+    images: Sequence[Image.Image],
+    judges: Sequence[Judge | OpenJudge],
 ) -> list[Shown]:
     """Judge a part of the images; the verdict on an image depends on that image alone."""
     verdicts = [verdicts_of(judge, items, images) for judge in judges] if any(i.asked for i in items) else []
