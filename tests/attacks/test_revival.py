@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from attack_runs import arena_of, run
-from conftest import tiny_pipe
-from dits import FIRST
+from conftest import WAYS, tiny_pipe
 
 from excise import Concept, erase
 from excise.attacks.accounting import worst
@@ -29,8 +28,8 @@ def sees_some(images, names):
     return [hashlib.sha256(np.asarray(i).tobytes()).digest()[0] % 4 == 0 for i in images]
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "sana", *FIRST.values()])
-def test_revival_runs_on_every_family_within_its_budget(make, kind):
+@pytest.mark.parametrize("kind", WAYS)  # relearning, whose training it is, runs on every family
+def test_revival_runs_however_text_reaches_a_picture_within_its_budget(make, kind):
     pipe = make(kind)
     edit = erase(pipe, ["cat"], "uce", preserve=["dog"])
     found = run(pipe, edits=[edit], names=NAMES, settings={"steps": 2, "batch": 2, "drawings": 3}, judge=sees_some)
