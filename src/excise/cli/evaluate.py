@@ -33,7 +33,6 @@ QUESTIONS = {
     "eraseeval": ("--pictures",),
 }
 """The options by which the protocols for a request ask."""
-OTHER_QUESTIONS = "ask with prompts of your own, --protocol concept --ask FILE, or give another judge (--judge)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +183,7 @@ def evaluate(options: EvaluateOptions) -> None:
         o.warn_outside_canvas(options.model, options.preserve or [], o.SHOWN)
         document = _run(options, request, required, cache, key)
         result_cache.keep(cache, key, document)
-    step = None if "--ask" in QUESTIONS.get(request.protocol, ("--ask",)) else OTHER_QUESTIONS
-    measured.print_evaluation(document, options.out, as_json=options.as_json, next_step=step)
+    measured.print_evaluation(document, options.out, as_json=options.as_json)
     files = [str(edit_path(edit)) for edit in options.edit or []]
     evidence.keep_evaluation(files, document, required, other_base=options.allow_other_base)
     evidence.note_gates(options.out, required, document["metrics"])
