@@ -11,7 +11,10 @@ from excise.metrics.estimate import Estimate
 from excise.support.counts import counted
 
 Status = Literal["verified", "not proven", "not removed", "not verifiable"]
-NEXT_STEP = "ask for it in other words (--protocol concept --ask FILE, one prompt a line), or give another judge (--judge FOLDER)"
+NEXT_STEP = (
+    "ask for it in other words (--protocol concept --ask FILE, one prompt a line), or give another judge "
+    "(--judge FOLDER)"
+)
 """What to do where a concept is not verifiable."""
 MOST = 12  # concepts that are each told of in a line
 PROVEN = 0.5
