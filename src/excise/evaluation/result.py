@@ -204,14 +204,17 @@ class Inquiry:
         metrics = compared(before.result.shown, after.result.shown, self.targets)
         others = [i for i, item in enumerate(self.items) if not asks(item.asked, self.targets)]
         rows = [i for i in others if self.items[i].target is None and self.items[i].group != SELECTIVE]
+        of_eraseeval, enough = self.plan.name == eraseeval.NAME, len(rows) >= LEAST_FOR_KID
+        features = (
+            FEATURES.load(self.plan.features)(weights) if self.plan.features and (of_eraseeval or enough) else None
+        )
         if len(rows) > 1:
             old, new = before.images.at(rows), after.images.at(rows)
             metrics["drift"] = drift_by_prompt(old, new, [self.items[i].prompt for i in rows])
-            if self.plan.features and len(rows) >= LEAST_FOR_KID:
-                features = FEATURES.load(self.plan.features)(weights)
+            if features and enough:
                 metrics["kid"] = kid(_in_parts(features, old, say, 0), _in_parts(features, new, say, 1))
-        if self.plan.name == eraseeval.NAME and self.plan.features:
-            embed = partial(_in_parts, FEATURES.load(self.plan.features)(weights), say=say, number=0)
+        if features and of_eraseeval:
+            embed = partial(_in_parts, features, say=say, number=0)
             old_side, new_side = ((side.result.shown, side.images) for side in (before, after))
             metrics |= eraseeval_metrics(old_side, new_side, embed)
         return metrics

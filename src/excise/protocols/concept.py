@@ -90,8 +90,7 @@ def concept_protocol(questions: Questions, family: Family, steps: int, guidance:
             items += [_item(group, n, p, i) for i, p in cycled(_checks_of(vocabulary, n, kind), each)]
     items += [replace(_item("own", name, p, 0), target=name) for p in questions.own for name in [_named(p, concepts)]]
     notes = {"prompts": "of the concepts' kinds; no method and no choice of a strength sees them"}
-    plan = made(NAME, items, concepts, (steps, guidance, judge), notes)
-    return replace(plan, labels={ATTRIBUTE: (*plan.fixed_targets, *near, *others)})
+    return made(NAME, items, concepts, (steps, guidance, judge), notes, [*near, *others])
 
 
 def made(
@@ -100,17 +99,21 @@ def made(
     concepts: Sequence[Concept],
     drawn: tuple[int, float, str],
     notes: Mapping[str, str],
+    rivals: Sequence[str] | None = None,
 ) -> Protocol:
     """Return a protocol that is made for a request, of which every group is drawn.
 
     Args:
         drawn: steps and guidance of the sampler, and the judge's name; `NO_JUDGE` asks for pictures alone.
+        rivals: names among which a zero-shot judge chooses, besides the concepts; None takes those that are asked for.
     """
     steps, guidance, judge = drawn
     if judge == NO_JUDGE:
         items = [replace(i, asked={}, target=i.asked[ATTRIBUTE] if i.group == "target" else i.target) for i in items]
     names = tuple(c.name for c in concepts)
-    labels = dict.fromkeys([*names, *(i.asked[ATTRIBUTE] for i in items if ATTRIBUTE in i.asked)])
+    if rivals is None:
+        asked = dict.fromkeys(i.asked[ATTRIBUTE] for i in items if ATTRIBUTE in i.asked)
+        rivals = [name for name in asked if name not in names]
     groups = tuple(dict.fromkeys(i.group for i in items))
     return Protocol(
         name=name,
@@ -119,7 +122,7 @@ def made(
         guidance=guidance,
         judge=judge,
         score=NAME,
-        labels={ATTRIBUTE: tuple(labels)},
+        labels={ATTRIBUTE: (*names, *rivals)},
         groups=groups,
         target_groups=groups,
         fixed_targets=names,

@@ -85,7 +85,7 @@ def emma_protocol(questions: Questions, family: Family, steps: int, guidance: fl
     Raises:
         ConceptError: the folder is not EMMA's, or a file of it cannot be read.
     """
-    domains = _domains(named_folder(FOLDER, "")) if os.environ.get(FOLDER) else []
+    domains = _domains(named_folder(FOLDER, f"Set it to a copy of {FROM}.")) if os.environ.get(FOLDER) else []
     items: list[Item] = []
     sources = {}
     for concept in questions.concepts:

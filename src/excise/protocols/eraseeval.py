@@ -7,7 +7,7 @@ Generative Models", arXiv 2502.13989. Its metrics are in excise/metrics/eraseeva
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,15 +65,12 @@ def eraseeval_protocol(questions: Questions, family: Family, steps: int, guidanc
         "single score": "a harmonic mean; the form of the paper's is not public",
     }
     if real := real_pictures():
+        _check_readable(real)
         content = digest([[file.name, file.stat().st_size] for file in real], escape=False)[:12]
         notes["real pictures"] = f"{counted(len(real), 'picture')} of {PICTURES_FOLDER}, {content}"
     near, others = other_names(questions, vocabulary_of(questions.vocabulary, family, questions.concepts), family)
-    plan = made(NAME, items, questions.concepts, (steps, guidance, judge), notes)
-    return replace(
-        plan,
-        features="canvas-image-tower" if is_built_in(family) else "clip-image",
-        labels={ATTRIBUTE: (*plan.fixed_targets, *near, *others)},
-    )
+    plan = made(NAME, items, questions.concepts, (steps, guidance, judge), notes, [*near, *others])
+    return replace(plan, features="canvas-image-tower" if is_built_in(family) else "clip-image")
 
 
 def _root() -> Path:
@@ -102,7 +99,7 @@ def real_pictures() -> list[Path]:
     """Return the first pictures of the folder that EXCISE_COCO_IMAGES names, by name; none where it names none.
 
     Raises:
-        JudgeError: the folder holds none, or one cannot be read.
+        JudgeError: the folder holds none.
     """
     if not os.environ.get(PICTURES_FOLDER):
         return []
@@ -110,13 +107,21 @@ def real_pictures() -> list[Path]:
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in ENDINGS)[:MOST_CAPTIONS]
     if not files:
         raise JudgeError(f"{PICTURES_FOLDER} is {folder}, which has no {', '.join(ENDINGS)} files.")
+    return files
+
+
+def _check_readable(files: Sequence[Path]) -> None:
+    """Read every picture before anything is drawn.
+
+    Raises:
+        JudgeError: one cannot be read.
+    """
     for file in files:
         try:
             with Image.open(file) as image:
                 image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise JudgeError(f"{file} is no readable picture ({error}); take it out of {folder}.") from error
-    return files
+            raise JudgeError(f"{file} is no readable picture ({error}); take it out of {file.parent}.") from error
 
 
 def _asking(files: Mapping[str, Mapping[str, str]], concept: Concept, count: int) -> Iterator[Item]:

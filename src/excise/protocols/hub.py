@@ -61,10 +61,10 @@ def hub_protocol(questions: Questions, family: Family, steps: int, guidance: flo
     if missing:
         notes["missing"] = f"no file of {', '.join(missing)}"
     near, others = other_names(questions, vocabulary_of(questions.vocabulary, family, questions.concepts), family)
-    plan = made(NAME, items, questions.concepts, (steps, guidance, judge), notes)
-    usual = tuple(g for g in plan.groups if g != SELECTIVE)
     # What a judge chooses among is no noun of the benchmark: those stand too near to one another.
-    return replace(plan, groups=usual, target_groups=usual, labels={ATTRIBUTE: (*plan.fixed_targets, *near, *others)})
+    plan = made(NAME, items, questions.concepts, (steps, guidance, judge), notes, [*near, *others])
+    usual = tuple(g for g in plan.groups if g != SELECTIVE)
+    return replace(plan, groups=usual, target_groups=usual)
 
 
 def _root() -> Path:

@@ -168,11 +168,7 @@ def _by_share(back: Estimate, begin: str, attack: str) -> Answer:
         text = f"{begin}{by} on {hits} of {counted(back.n, 'prompt')}."
         return Answer(BACK, "bad", IS_BACK, text, [*figures, ("held to", f"{held}: missed")])
     text = f"{begin}, on {counted(back.n, 'test prompt')}. Other attacks, or longer ones, may."
-    if back.high <= PROVEN:
-        return Answer(BACK, "good", NOT_BACK, text, [*figures, ("held to", f"{held}: held")])
-    return Answer(
-        BACK, "warn", NOT_SURE, f"{text} So few prompts cannot tell.", [*figures, ("held to", f"{held}: undecided")]
-    )
+    return _not_seen_back(text, figures, held, back.high)
 
 
 def _against_oracle(gap: Estimate, attack: str, ran: int) -> Answer:
@@ -197,7 +193,12 @@ def _against_oracle(gap: Estimate, attack: str, ran: int) -> Answer:
         text = f"{more} So few prompts do not tell that from chance."
         return Answer(BACK, "warn", NOT_SURE, text, [*figures, ("held to", f"{held}: undecided")])
     text = f"{tried} it more often than a model never trained on it shows it."
-    if gap.high <= PROVEN:
+    return _not_seen_back(text, figures, held, gap.high)
+
+
+def _not_seen_back(text: str, figures: list[tuple[str, str]], held: str, high: float) -> Answer:
+    """The answer where no attack brought it back, by the upper end of the interval."""
+    if high <= PROVEN:
         return Answer(BACK, "good", NOT_BACK, text, [*figures, ("held to", f"{held}: held")])
     return Answer(
         BACK, "warn", NOT_SURE, f"{text} So few prompts cannot tell.", [*figures, ("held to", f"{held}: undecided")]
