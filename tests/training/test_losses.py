@@ -58,3 +58,25 @@ def test_the_erase_part_does_not_depend_on_the_size_of_the_other(scale):
     plain, scaled = gradient([3.0, -4.0], [1.0, 2.0]), gradient([3.0, -4.0], [1.0, 2.0], scale)
     g_p = torch.tensor([1.0, 2.0])
     assert_close(plain - g_p, scaled - scale * g_p, rtol=1e-4, atol=1e-4 * max(1.0, scale))
+
+
+@pytest.mark.parametrize("how", ["project", "restricted"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_way_back_through_a_model_is_gone_once_a_loss(how, sign):
+    weight, passes = torch.ones(3, requires_grad=True), []
+    prediction = 2 * weight
+    prediction.register_hook(lambda _: passes.append(1))
+    erase, preserve = prediction.square().sum(), sign * prediction.sum()
+    total = combined(how, erase, preserve, [weight])
+    total.backward()
+    assert len(passes) == 2
+    assert weight.grad is not None
+
+
+def test_gradients_are_scaled_with_the_loss_as_a_scaler_of_half_precision_does():
+    one = torch.ones(2, requires_grad=True)
+    total = combined("restricted", torch.tensor([3.0, -4.0]) @ one, torch.tensor([0.0, 2.0]) @ one, [one])
+    (512 * total).backward()
+    assert_close(one.grad, 512 * torch.tensor([3.96, 0.72]))
+    # -1 and 2 are the losses: -1 + 8 / 4 * 2 + 2 + 8 / 25 * -1
+    assert_close(total.detach(), torch.tensor(-1 + 4 + 2 - 0.32))

@@ -45,7 +45,7 @@ def combined(how: Combiner, erase: Tensor, preserve: Tensor, parameters: Iterabl
 
     "project" is one-sided gradient surgery (DoCo, arXiv 2405.15304), and the step nearest to g_e of those that do not
     raise L_p; "restricted" is two-sided (RGD, arXiv 2412.07808). The gradients are taken here, over all parameters
-    together; what multiplies the losses is constant in the result, whose gradient the formula is.
+    together, and are those of what is returned: going back from it does not go through the model once more.
 
     Args:
         erase, preserve: the losses L_e and L_p, one number each.
@@ -54,19 +54,18 @@ def combined(how: Combiner, erase: Tensor, preserve: Tensor, parameters: Iterabl
     if how == "sum":
         return erase + preserve
     trained = list(parameters)
+    g_e = torch.autograd.grad(erase, trained, retain_graph=True, allow_unused=True, materialize_grads=True)
+    g_p = torch.autograd.grad(preserve, trained, allow_unused=True, materialize_grads=True)
+    against = min(0.0, _dot(g_e, g_p))
+    of_erase = 1 - against / _dot(g_e, g_e) if against and how == "restricted" else 1.0
+    of_preserve = 1 - against / _dot(g_p, g_p) if against else 1.0
+    value = (of_erase * erase + of_preserve * preserve).detach()
+    linear = sum((p * (of_erase * e + of_preserve * k)).sum() for p, e, k in zip(trained, g_e, g_p, strict=True))
+    return value + linear - linear.detach()  # type: ignore[union-attr]
 
-    def gradient(loss: Tensor) -> list[Tensor | None]:
-        return list(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
 
-    def square(of: list[Tensor | None]) -> float:
-        return sum(float(g.square().sum()) for g in of if g is not None)
-
-    g_e, g_p = gradient(erase), gradient(preserve)
-    dot = sum(float((e * p).sum()) for e, p in zip(g_e, g_p, strict=True) if e is not None and p is not None)
-    if dot >= 0:
-        return erase + preserve
-    relieved = erase - dot / square(g_p) * preserve
-    return relieved + preserve - (dot / square(g_e) * erase if how == "restricted" else 0)
+def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    return sum(float((a * b).sum()) for a, b in zip(one, other, strict=True))
 
 
 def squares(prediction: Tensor, target: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class DoCo(Stepped[DoCoConfig]):
     def step(self, problem: TrainingProblem, config: DoCoConfig, weights: Weights, source: Source) -> Step:
         correction = Correction(weights, source, config, problem.seed)
         for i in range(config.warmup):
-            correction.tell_apart(source.batch(torch.Generator().manual_seed(problem.seed * 1_000_003 + i)))
+            correction.look(source.batch(torch.Generator().manual_seed(problem.seed * 1_000_003 + i)))
         return correction
 
 
@@ -62,16 +62,24 @@ class Correction:
 
     def __call__(self, generator: torch.Generator) -> Losses:
         batch, config = self._source.batch(generator), self._config
-        judged = self.tell_apart(batch)
-        logits = self._judge(clean(batch, batch.student(batch.concept)))
+        target = clean(batch, batch.student(batch.concept))
+        judged = self.tell_apart(batch, target.detach())
+        logits = self._judge(target)
         erase = bce(logits, torch.zeros_like(logits))
         return {**with_retention(batch, erase, config), "judge": judged}
 
-    def tell_apart(self, batch: Batch) -> Tensor:
-        """One step of the discriminator; its loss."""
+    @torch.no_grad()
+    def look(self, batch: Batch) -> Tensor:
+        """One step of the discriminator alone; its loss."""
+        return self.tell_apart(batch, clean(batch, batch.student(batch.concept)))
+
+    def tell_apart(self, batch: Batch, target: Tensor) -> Tensor:
+        """One step of the discriminator; its loss.
+
+        Args:
+            target: (B, c, h, w) clean latents by the model in training under the target's prompts, without gradients.
+        """
         anchor = clean(batch, batch.teacher(batch.anchor))
-        with torch.no_grad():
-            target = clean(batch, batch.student(batch.concept))
         self._optimiser.zero_grad(set_to_none=True)
         with torch.enable_grad():
             of_anchor, of_target = self._judge(anchor), self._judge(target)

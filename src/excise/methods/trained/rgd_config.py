@@ -14,7 +14,7 @@ class RGDConfig(DistilledConfig):
     """Settings of RGD."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": CANVAS_LORA,
+        "canvas": {**CANVAS_LORA, "bound": 0.25, "pictures": 64},
         "official": {"weights": "full", "lr": 1e-5, "steps": 100, "batch": 8, "pictures": 800},
     }
 
