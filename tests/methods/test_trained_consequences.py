@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,11 +26,14 @@ from excise.methods.trained.advunlearn import attack, led_by
 from excise.methods.trained.advunlearn_config import AdvUnlearnConfig
 from excise.methods.trained.base import Stepped
 from excise.methods.trained.material import Material, source_of
+from excise.methods.trained.slug import Layer, searched
+from excise.methods.trained.slug_config import SLUGConfig
 from excise.methods.trained.trce import TRCE
 from excise.methods.trained.trce_config import TRCEConfig
 from excise.training.adapters import FullWeights
 from excise.training.attention import captured, reading_layers
 from excise.training.losses import attention_norm
+from excise.training.probes import Rates
 from excise.training.problem import TrainingProblem, TrainingResult
 
 SMALL: dict[str, Any] = {"steps": 40, "lr": 3e-3, "batch": 4, "vocabulary": None, "preserve": ["dog", "tree"]}
@@ -194,6 +198,27 @@ def test_slug_changes_one_layer_by_a_step_along_its_gradient(pipe):
     importance, alignment = ([c[name] for c in evidence["candidates"]] for name in ("importance", "alignment"))
     assert importance == sorted(importance, reverse=True)
     assert alignment == sorted(alignment, reverse=True)
+
+
+@pytest.mark.parametrize(("margin", "share"), [(1.0, 0.25), (1.2, 0.3), (3.0, 0.5)])
+def test_slugs_step_is_the_shortest_that_erases_times_a_margin(pipe, margin, share):
+    """A judge that sees the target until the layer is a fifth of its length away; steps in eighths, 0.5 at most."""
+    family = family_of(pipe)
+    path = family.maps("cross")[0].path
+    before = family.parameter(path).detach().clone()
+    length = float(before.norm())
+
+    def rates(far: float) -> Rates:
+        return Rates(float(far > 0.2), 1 - far, 1.0)
+
+    preview = SimpleNamespace(
+        family=family, draw=lambda: float((family.parameter(path) - before).norm()) / length, rates=rates
+    )
+    layer = Layer(path, torch.randn_like(before), torch.ones_like(before), length)
+    chosen, seen = searched(layer, preview, SLUGConfig(bisections=2, margin=margin, longest=0.5))  # type: ignore[arg-type]
+    assert chosen == pytest.approx(share)
+    assert seen.related == pytest.approx(1 - share, abs=1e-4)
+    assert torch.equal(family.parameter(path), before)
 
 
 def test_selective_amnesia_moves_what_matters_for_the_rest_less(pipe):

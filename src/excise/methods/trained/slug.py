@@ -9,7 +9,7 @@ of what is kept, and W_l the weights of layer l, the layers of which none is bet
     importance |g_f| / |W_l| (large)        alignment |cos(g_f, g_r)| (small)
 
 are candidates; each is moved to W_l - s |W_l| g_f / |g_f|, with s found by bisection between a step at which the judge
-still sees the target and one at which it does not. The candidate that scores best is the edit, of one layer.
+still sees the target and one at which it does not, times a margin. The candidate that scores best is the edit.
 """
 
 from __future__ import annotations
@@ -159,7 +159,10 @@ def front(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def searched(layer: Layer, preview: Preview, config: SLUGConfig) -> tuple[float, Rates]:
-    """The shortest step found that erases, or the longest tried where none does, and what the judge sees then."""
+    """A step that erases, or the longest tried where none does, and what the judge sees then.
+
+    It is the shortest found, lengthened by `margin` where the longest allows.
+    """
 
     def rated(share: float) -> Rates:
         with temporarily_applied(preview.family, {layer.path: layer.step(share)}):
@@ -176,4 +179,5 @@ def searched(layer: Layer, preview: Preview, config: SLUGConfig) -> tuple[float,
             high, best = middle, (middle, rates)
         else:
             low = middle
-    return best
+    further = min(config.margin * high, config.longest)
+    return best if further == high else (further, rated(further))

@@ -13,7 +13,7 @@ from excise.training.config import CANVAS_FUSION, FusedConfig
 class SLUGConfig(FusedConfig):
     """Settings of SLUG."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"canvas": {**CANVAS_FUSION, "batch": 16}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"canvas": {**CANVAS_FUSION, "batch": 16, "margin": 1.25}}
 
     steps: int = Field(8, ge=1, description="Batches whose gradients are summed.")
     batch: int = Field(4, ge=1, description="Noised pictures in a pass.")
@@ -28,6 +28,9 @@ class SLUGConfig(FusedConfig):
     candidates: int = Field(3, ge=1, description="Layers of the front for which a step is searched.")
     longest: float = Field(0.5, gt=0, description="Longest step, in lengths of the layer's weight.")
     bisections: int = Field(6, ge=1, description="Steps of the search.")
+    margin: float = Field(
+        1.0, ge=1, description="The step beside the shortest one found that erases; 1 for that one (paper)."
+    )
 
     @classmethod
     def made_of(cls) -> str:
