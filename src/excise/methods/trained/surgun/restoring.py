@@ -65,6 +65,29 @@ def adversary(family: Family, concept: Concept, slots: Slots, seed: int, number:
     return Adversary(arena, words, LEARNING, arena.generator("adversary"))
 
 
+def bystanders(family: Family, concept: Concept, slots: Slots, seed: int, count: int) -> Condition:
+    """Prompts of the target with a word that nobody taught in its name's place, each a mixture of two drawn at random.
+
+    What a model makes of them is to stay: an edit against learnt words reaches beyond the target wherever no prompt to
+    keep stands for a name, and names that are kept are only those that someone thought of.
+
+    Args:
+        count: how many, each of a slot's prompt and of two words drawn at random.
+    """
+    arena, words = _arena(family, concept, slots, picture_seed("bystanders", seed))
+    generator = arena.generator("bystanders")
+    at = torch.randint(len(slots.prompts), (count,), generator=generator)
+    first, second = torch.randint(len(words.words), (2, count), generator=generator)
+    share = torch.rand(count, 1, generator=generator)
+    mixed = {}
+    for name, rows in words.rows.items():
+        part = share.to(rows)
+        mixed[name] = (part * rows[first] + (1 - part) * rows[second])[:, None]
+    with torch.no_grad():
+        condition = read_as(arena, words, mixed, [slots.prompts[i] for i in at.tolist()])
+    return condition.to(torch.device("cpu"), torch.float32)
+
+
 def _arena(family: Family, concept: Concept, slots: Slots, seed: int) -> tuple[Arena, Lexicon]:
     """An attack arena with the training pictures as guides and a seed that no later attack has; and the lexicon."""
     empty = torch.zeros(0, *family.latent_shape)

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from excise.concepts.concept import Concept
 from excise.edits.apply import temporarily_applied
 from excise.edits.deltas import added_up
 from excise.errors import ExciseWarning
 from excise.families.conditions import join
 from excise.families.text_space import nearest_first
-from excise.methods.trained.surgun.competition import Competition
+from excise.methods.trained.surgun.competition import Competition, Retained
 from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.objective import Job, retain_prompts, retained_of
-from excise.methods.trained.surgun.restoring import Restoring, adversary, restoring
+from excise.methods.trained.surgun.restoring import Restoring, adversary, bystanders, restoring
 from excise.training.adapters import Adapter, choose_maps
 from excise.training.pictures import picture_seed
 from excise.training.problem import TrainingProblem, TrainingResult
@@ -28,6 +30,7 @@ from excise.training.run import chosen_point, training_mode
 
 MIN_RETAIN_WEIGHT = 100.0  # of the retain loss in a further training
 RETAINED_PICTURES = 96  # for that loss, half of them of the prompts nearest to a target
+BYSTANDERS = 96  # for that loss, further pictures, under words that nobody taught
 STEP_FACTOR = 2  # a further training has this many times the steps
 PUSH_DIVISOR = 3.0  # divides `push` where a further training retained too little
 PREVIEWS = 4  # pictures judged of each condition that regains a target
@@ -46,8 +49,23 @@ def closer(job: Job) -> Job:
         lambda done, total: problem.say("drawing what is kept", done, total),
     )
     retained = retained_of(problem, prompts, problem.family.latents(images))
-    competitions = [replace(c, retained=retained) for c in job.competitions]
+    competitions = [
+        replace(k, retained=_with_bystanders(problem, c, k, retained))
+        for c, k in zip(problem.concepts, job.competitions, strict=True)
+    ]
     return replace(job, competitions=competitions, preview=preview.closer(job.config.judged) if preview else None)
+
+
+def _with_bystanders(
+    problem: TrainingProblem, concept: Concept, competition: Competition, retained: Retained
+) -> Retained:
+    """What is retained, and before it the target's prompts with words that nobody taught, with pictures of these."""
+    assert retained.pictures is not None
+    condition = bystanders(problem.family, concept, competition.slots, problem.seed, BYSTANDERS)
+    seeds = [picture_seed(problem.seed, "bystanders", i) for i in range(BYSTANDERS)]
+    images = problem.sampling.render(problem.family, condition, seeds)
+    pictures = torch.cat([problem.family.latents(images), retained.pictures])
+    return Retained(join([condition, retained.condition]), pictures)
 
 
 def harden(job: Job, first: TrainingResult) -> TrainingResult:
