@@ -27,7 +27,7 @@ from excise.methods.trained.surgun import restoring
 from excise.methods.trained.surgun.competition import Competition
 from excise.methods.trained.surgun.config import SurgUnConfig
 from excise.methods.trained.surgun.objective import Job
-from excise.methods.trained.surgun.robust import RETAINED_PICTURES, closer
+from excise.methods.trained.surgun.robust import BYSTANDERS, RETAINED_PICTURES, closer
 
 
 @pytest.fixture
@@ -35,23 +35,28 @@ def family(tokenizer):
     return family_of(tiny_pipe(tokenizer))
 
 
-def test_a_hardening_holds_pictures_of_what_is_nearest_to_a_target_and_of_the_rest(family):
+def test_a_hardening_holds_pictures_of_what_is_nearest_to_a_target_and_of_the_rest_and_under_words_of_nobody(family):
     retain = [f"{a} {b}" for a in ("dog", "sea", "hat", "car", "sun", "owl", "ship") for b in "abcdefghijklmnopqrst"]
-    drawn = []
+    drawn, rendered = [], []
 
     def draw(family, prompts, seeds, say):
         drawn.extend(prompts)
         return [Image.new("RGB", (64, 64))] * len(prompts)
+
+    def render(family, condition, seeds):
+        rendered.append((condition, seeds))
+        return [Image.new("RGB", (64, 64), "white")] * len(seeds)
 
     problem = SimpleNamespace(
         family=family,
         concepts=[Concept("cat", synonyms=("kitten",))],
         retain=retain,
         seed=0,
-        sampling=SimpleNamespace(draw=draw),
+        sampling=SimpleNamespace(draw=draw, render=render),
         say=lambda *_: None,
     )
-    job = Job(problem, SurgUnConfig(), [Competition(None, family, noising(family.pipe.scheduler), 2)], None)
+    slots = SimpleNamespace(prompts=["a cat", "the cat in neon"], target=torch.zeros(2, *family.latent_shape))
+    job = Job(problem, SurgUnConfig(), [Competition(slots, family, noising(family.pipe.scheduler), 2)], None)
     (competition,) = closer(job).competitions
     states = torch.nn.functional.normalize(pooled(family, ["cat", "kitten", *retain]), dim=-1)
     nearness = dict(zip(retain, (states[2:] @ states[:2].T).amax(1).tolist(), strict=True))
@@ -59,10 +64,50 @@ def test_a_hardening_holds_pictures_of_what_is_nearest_to_a_target_and_of_the_re
     assert len(set(drawn)) == RETAINED_PICTURES
     assert near == sorted(retain, key=nearness.__getitem__, reverse=True)[: len(near)]
     assert rest != sorted(rest, key=nearness.__getitem__, reverse=True)
-    assert len(competition.retained.condition) == len(retain) + 1
-    assert len(competition.retained.pictures) == RETAINED_PICTURES
+    retained = competition.retained
+    assert len(retained.condition) == BYSTANDERS + len(retain) + 1
+    assert len(retained.pictures) == BYSTANDERS + RETAINED_PICTURES
     for name, states in family.condition([near[0]]).inputs.items():
-        assert_close(competition.retained.condition.inputs[name][0], states[0])
+        assert_close(retained.condition.inputs[name][BYSTANDERS], states[0])
+    ((condition, seeds),) = rendered
+    assert len(set(seeds)) == len(condition) == BYSTANDERS
+    for name, states in condition.inputs.items():
+        assert torch.equal(retained.condition.inputs[name][:BYSTANDERS], states)
+    white, black = (family.latents([Image.new("RGB", (64, 64), c)]) for c in ("white", "black"))
+    assert_close(retained.pictures[:BYSTANDERS], white.expand(BYSTANDERS, -1, -1, -1))
+    assert_close(retained.pictures[BYSTANDERS:], black.expand(RETAINED_PICTURES, -1, -1, -1))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_words_that_nobody_taught_are_mixtures_of_two_in_the_place_of_the_targets_name(any_pipe, monkeypatch, share):
+    family, prompts = family_of(any_pipe), ["a cat", "the kitty on grass"]
+    concept = Concept("cat", synonyms=("kitty",))
+    slots = SimpleNamespace(prompts=prompts, target=torch.zeros(2, *family.latent_shape))
+    read, asked = restoring.read_as, {}
+
+    def spied(arena, words, vectors, texts):
+        asked.update(words=words, vectors=vectors, texts=texts)
+        return read(arena, words, vectors, texts)
+
+    monkeypatch.setattr(restoring, "read_as", spied)
+    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.full(size, share))
+    made = restoring.bystanders(family, concept, slots, 0, 6)
+    words, name = asked["words"], next(iter(asked["vectors"]))
+    assert not {"cat", "kitty"} & set(words.words)
+    apart, nearest = torch.cdist(asked["vectors"][name][:, 0].float(), words.rows[name].float()).min(dim=1)
+    if share < 1:
+        assert bool((apart > 1e-3).all())  # no word that there is
+        return
+    for i, text in enumerate(asked["texts"]):
+        word = words.words[int(nearest[i])]
+        plain = family.condition([text.replace("cat", word).replace("kitty", word)])
+        for key, states in plain.inputs.items():
+            length = states.shape[1] if states.dim() > 1 else 1
+            assert_close(made.inputs[key][i][:length], states[0][:length], rtol=1e-3, atol=1e-4)
+    assert set(asked["texts"]) == set(prompts)
+    again, other = (restoring.bystanders(family, concept, slots, seed, 6) for seed in (0, 1))
+    assert all(torch.equal(t, again.inputs[n]) for n, t in made.inputs.items())
+    assert not all(torch.equal(t, other.inputs[n]) for n, t in made.inputs.items())
 
 
 @pytest.fixture
