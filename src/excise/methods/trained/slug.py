@@ -9,7 +9,8 @@ of what is kept, and W_l the weights of layer l, the layers of which none is bet
     importance |g_f| / |W_l| (large)        alignment |cos(g_f, g_r)| (small)
 
 are candidates; each is moved to W_l - s |W_l| g_f / |g_f|, with s found by bisection between a step at which the judge
-still sees the target and one at which it does not, times a margin. The candidate that scores best is the edit.
+still sees the target and one at which it does not, times a margin where that costs nothing that is kept. The candidate
+that scores best is the edit.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def front(layers: Sequence[Layer]) -> list[Layer]:
 def searched(layer: Layer, preview: Preview, config: SLUGConfig) -> tuple[float, Rates]:
     """A step that erases, or the longest tried where none does, and what the judge sees then.
 
-    It is the shortest found, lengthened by `margin` where the longest allows.
+    It is the shortest found, lengthened by `margin` where the longest allows and no more of what is kept is lost.
     """
 
     def rated(share: float) -> Rates:
@@ -180,4 +181,7 @@ def searched(layer: Layer, preview: Preview, config: SLUGConfig) -> tuple[float,
         else:
             low = middle
     further = min(config.margin * high, config.longest)
-    return best if further == high else (further, rated(further))
+    if further == high:
+        return best
+    rates = rated(further)
+    return (further, rates) if rates.retain >= best[1].retain else best

@@ -29,7 +29,10 @@ class SLUGConfig(FusedConfig):
     longest: float = Field(0.5, gt=0, description="Longest step, in lengths of the layer's weight.")
     bisections: int = Field(6, ge=1, description="Steps of the search.")
     margin: float = Field(
-        1.0, ge=1, description="The step beside the shortest one found that erases; 1 for that one (paper)."
+        1.0,
+        ge=1,
+        description="Times the shortest step found that erases, taken where the probes of what is kept lose nothing "
+        "by it; 1 for that one (paper).",
     )
 
     @classmethod
