@@ -33,7 +33,7 @@ from excise.methods.trained.trce_config import TRCEConfig
 from excise.training.adapters import FullWeights
 from excise.training.attention import captured, reading_layers
 from excise.training.losses import attention_norm
-from excise.training.probes import Rates
+from excise.training.probes import Probe, Rates
 from excise.training.problem import TrainingProblem, TrainingResult
 
 SMALL: dict[str, Any] = {"steps": 40, "lr": 3e-3, "batch": 4, "vocabulary": None, "preserve": ["dog", "tree"]}
@@ -201,12 +201,12 @@ def test_slug_changes_one_layer_by_a_step_along_its_gradient(pipe):
 
 
 @pytest.mark.parametrize(
-    ("margin", "kept", "share"), [(1.0, 1.0, 0.25), (1.2, 1.0, 0.3), (3.0, 1.0, 0.5), (1.2, 0.28, 0.25)]
+    ("margin", "lost", "share"), [(1.0, 0, 0.25), (1.2, 0, 0.3), (3.0, 0, 0.5), (1.2, 1, 0.3), (1.2, 2, 0.25)]
 )
-def test_slugs_step_is_the_shortest_that_erases_times_a_margin_that_costs_nothing(pipe, margin, kept, share):
+def test_slugs_step_is_the_shortest_that_erases_times_a_margin_that_costs_one_picture(pipe, margin, lost, share):
     """A judge that sees the target until the layer is a fifth of its length away; steps in eighths, 0.5 at most.
 
-    What is kept is lost beyond `kept`.
+    Of four pictures of what is near, some are lost beyond it.
     """
     family = family_of(pipe)
     path = family.maps("cross")[0].path
@@ -214,15 +214,16 @@ def test_slugs_step_is_the_shortest_that_erases_times_a_margin_that_costs_nothin
     length = float(before.norm())
 
     def rates(far: float) -> Rates:
-        return Rates(float(far > 0.2), float(far <= kept), 1.0)
+        return Rates(float(far > 0.2), 1 - lost / 4 if far > 0.28 else 1.0, 1.0)
 
+    probes = [*[Probe("", "", "related")] * 4, *[Probe("", "", "unrelated")] * 9]
     preview = SimpleNamespace(
-        family=family, draw=lambda: float((family.parameter(path) - before).norm()) / length, rates=rates
+        probes=probes, family=family, draw=lambda: float((family.parameter(path) - before).norm()) / length, rates=rates
     )
     layer = Layer(path, torch.randn_like(before), torch.ones_like(before), length)
     chosen, seen = searched(layer, preview, SLUGConfig(bisections=2, margin=margin, longest=0.5))  # type: ignore[arg-type]
     assert chosen == pytest.approx(share)
-    assert seen == Rates(1.0, 1.0, 1.0)
+    assert seen == Rates(1.0, 1 - lost / 4 if share > 0.28 else 1.0, 1.0)
     assert torch.equal(family.parameter(path), before)
 
 

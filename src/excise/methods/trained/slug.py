@@ -9,12 +9,13 @@ of what is kept, and W_l the weights of layer l, the layers of which none is bet
     importance |g_f| / |W_l| (large)        alignment |cos(g_f, g_r)| (small)
 
 are candidates; each is moved to W_l - s |W_l| g_f / |g_f|, with s found by bisection between a step at which the judge
-still sees the target and one at which it does not, times a margin where that costs nothing that is kept. The candidate
-that scores best is the edit.
+still sees the target and one at which it does not, times a margin where that costs one picture of what is kept at most.
+The candidate that scores best is the edit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from excise.methods.trained.base import Trained
 from excise.methods.trained.material import check_settings, check_single, drawn, source_of
 from excise.methods.trained.slug_config import SLUGConfig
 from excise.training.adapters import FullWeights
+from excise.training.calibration import ROUNDING
 from excise.training.config import DistilledConfig
 from excise.training.losses import mse
 from excise.training.probes import Preview, Rates
@@ -162,7 +164,8 @@ def front(layers: Sequence[Layer]) -> list[Layer]:
 def searched(layer: Layer, preview: Preview, config: SLUGConfig) -> tuple[float, Rates]:
     """A step that erases, or the longest tried where none does, and what the judge sees then.
 
-    It is the shortest found, lengthened by `margin` where the longest allows and no more of what is kept is lost.
+    It is the shortest found, lengthened by `margin` where the longest allows and of the probes of what is kept no more
+    than one is lost by it.
     """
 
     def rated(share: float) -> Rates:
@@ -184,4 +187,6 @@ def searched(layer: Layer, preview: Preview, config: SLUGConfig) -> tuple[float,
     if further == high:
         return best
     rates = rated(further)
-    return (further, rates) if rates.retain >= best[1].retain else best
+    counts = Counter(p.role for p in preview.probes if p.role in ("related", "unrelated"))
+    one_picture = 0.5 / min(counts.values(), default=1) + ROUNDING
+    return (further, rates) if rates.retain >= best[1].retain - one_picture else best

@@ -31,8 +31,8 @@ class SLUGConfig(FusedConfig):
     margin: float = Field(
         1.0,
         ge=1,
-        description="Times the shortest step found that erases, taken where the probes of what is kept lose nothing "
-        "by it; 1 for that one (paper).",
+        description="Times the shortest step found that erases, taken where it costs no more than one of the probes "
+        "of what is kept; 1 for that one (paper).",
     )
 
     @classmethod
