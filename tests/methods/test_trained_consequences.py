@@ -346,6 +346,14 @@ def test_attention_is_trained_with_checkpointing_too(pipe, method):
         torch.testing.assert_close(edits[1].delta(path, weight), edits[0].delta(path, weight), rtol=1e-3, atol=1e-5)
 
 
+def test_words_are_learnt_with_checkpointing_too(pipe):
+    more = {**SMALL, "steps": 2, "sampler_steps": 3, "warmup_steps": 0, "attack_steps": 2}
+    plain, again = (erase(pipe, ["cat"], "advunlearn", **more, checkpointing=on) for on in (False, True))
+    for path in plain.paths:
+        weight = family_of(pipe).parameter(path).detach()
+        torch.testing.assert_close(again.delta(path, weight), plain.delta(path, weight), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("erase_loss", "warned"), [(0.0, True), (0.1, False)])
 def test_a_second_stage_that_finds_nothing_to_do_says_so(monkeypatch, recwarn, erase_loss, warned):
     losses = [{"step": 1, "loss": 0.5, "erase": 0.0, "retain": 0.5}, {"step": 2, "loss": 0.5, "erase": erase_loss}]
