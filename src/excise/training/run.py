@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from excise.edits.deltas import Delta
+from excise.edits.edit import Edit, applied_edits
 from excise.families.base import Family
 from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.support.digests import digest
@@ -163,4 +165,12 @@ def _request(problem: TrainingProblem, config: TrainedConfig, trained: Weights) 
     requested = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
     judge = problem.scorer.name if problem.scorer else None
     encoders = [text_encoder_print(problem.family)] if trained.text_encoders else []
-    return digest([requested, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *encoders])
+    below = [_told_apart(edit, strength) for edit, strength in applied_edits(problem.family)]
+    further = [*encoders, *([below] if below else [])]
+    return digest([requested, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *further])
+
+
+def _told_apart(edit: Edit, strength: float) -> list[Any]:
+    """What tells an edit that is in force from others: all that it changes, and how much."""
+    hooks = [hook.digest(strength) for hook in edit.hooks]
+    return [edit.paths, fingerprint(edit.tensors(), torch.float32), hooks, strength]
