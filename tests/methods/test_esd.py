@@ -271,6 +271,7 @@ def test_recomputing_in_the_text_encoder_changes_memory_alone(any_pipe):
     assert again == pytest.approx(plain, rel=1e-5)
     assert len(calls) - once > once
     assert not any(getattr(m, "gradient_checkpointing", False) or m.training for m in encoder.modules())
+    assert not encoder.get_input_embeddings()._forward_hooks  # nothing is left that asks for gradients
 
 
 def test_settings_that_came_later_are_recorded_only_where_they_are_used(make):

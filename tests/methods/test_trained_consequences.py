@@ -328,6 +328,14 @@ def test_on_top_of_a_closed_form_the_concept_itself_is_negated(pipe, monkeypatch
         ("esd", {"sparsity": 1.0, "ema": 0.9}, "never empties a block"),
         ("selective-amnesia", {"retain_on": "latents"}, "does not tell what matters"),
         ("slug", {"retain_on": "latents"}, "retain_on was latents"),
+        ("slug", {"retain_weight": 3.0}, "does not read 'retain_weight'"),
+        ("slug", {"sampler_steps": 3}, "does not read 'sampler_steps'"),
+        ("slug", {"guidance": 1.0}, "does not read 'guidance'"),
+        ("slug", {"tracker": "tensorboard"}, "does not read 'tracker'|no tracker"),
+        ("slug", {"by": "student"}, "by was student"),
+        ("receler", {"by": "mean"}, "by=mean needs a running mean of the weights, and this method keeps none"),
+        ("spm", {"weights": "full"}, "the gate opens adapters"),
+        ("realera", {"near": 2.0, "far": 1.0}, "near was 2 and far 1"),
         ("esd", {"target": "guidance", "train": "text_encoder", "anchor": "car"}, "use train=denoiser"),
     ],
 )
@@ -345,6 +353,14 @@ def test_attention_is_trained_with_checkpointing_too(pipe, method):
     for path in edits[0].paths:
         weight = family_of(pipe).parameter(path).detach()
         torch.testing.assert_close(edits[1].delta(path, weight), edits[0].delta(path, weight), rtol=1e-3, atol=1e-5)
+
+
+def test_words_are_learnt_with_checkpointing_too(pipe):
+    more = {**SMALL, "steps": 2, "sampler_steps": 3, "warmup_steps": 0, "attack_steps": 2}
+    plain, again = (erase(pipe, ["cat"], "advunlearn", **more, checkpointing=on) for on in (False, True))
+    for path in plain.paths:
+        weight = family_of(pipe).parameter(path).detach()
+        torch.testing.assert_close(again.delta(path, weight), plain.delta(path, weight), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("erase_loss", "warned"), [(0.0, True), (0.1, False)])

@@ -19,7 +19,7 @@ FEW: dict[str, Any] = {
     **{"unrelated": 1},
 }
 """What makes a training short, as far as a method has it."""
-UNREAD = {"slug": ("mask_passes",), "receler": ("mask_passes",)}
+UNREAD = {"slug": ("mask_passes", "sampler_steps"), "receler": ("mask_passes",)}
 FURTHER: dict[str, dict[str, Any]] = {"rgd": {"bound": 100.0}, "few-shot": {"bound": 0.0}}
 TRAINED = sorted(name for name, record in METHODS.records().items() if record.shape == "trained")
 PRESETS = [(name, preset) for name in TRAINED if name != "surgun" for preset in settings_of(name).presets]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from situations import stopping_at
@@ -53,3 +56,18 @@ def test_an_interrupted_training_goes_on_with_both(make, tmp_path):
     resumed = erase(make("sd"), ["cat"], "esd", context=Context(folder=tmp_path), **settings)
     whole = erase(make("sd"), ["cat"], "esd", **settings)
     assert all(torch.equal(d.dw, whole.modules[path].dw) for path, d in resumed.modules.items())
+
+
+def test_a_mean_begins_before_the_first_step_without_assertions_too():
+    program = """
+import torch
+from types import SimpleNamespace
+from excise.training.averaging import Average
+weight = torch.zeros(2)
+average = Average(SimpleNamespace(parameters={"w": weight}), 0.5)
+average.begin()
+weight.add_(1)
+print(average.state()["w"].tolist())
+"""
+    done = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[0.0, 0.0]"

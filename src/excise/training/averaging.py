@@ -32,7 +32,7 @@ class Average:
 
     def begin(self) -> None:
         """Start from the weights as they are, where there is no mean yet."""
-        assert self.mean
+        _ = self.mean
 
     @torch.no_grad()
     def update(self) -> None:

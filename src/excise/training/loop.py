@@ -212,9 +212,9 @@ class Trainer:
         path = self.folder / "state.pt" if self.folder is not None else None
         if path is None or not path.exists():
             return Run(), 0
-        state: Any = torch.load(path, weights_only=True)
+        state = _checkpoint(path)
         extra = state.get(EXTRA_STATE, [])
-        if state["plan"] != self._identity(accelerator) or len(extra) != len(self.extra_state):
+        if state.get("plan") != self._identity(accelerator) or len(extra) != len(self.extra_state):
             return Run(), 0
         run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
         self.weights.load(run.states[state["step"]])
@@ -243,6 +243,24 @@ class Trainer:
         }
         write_atomically(self.folder / "state.pt", lambda p: torch.save(state, p))
         write_text(self.folder / "losses.jsonl", "".join(json.dumps(line) + "\n" for line in run.losses))
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """What `Trainer` saved; nothing, with a warning, where the file cannot be read."""
+    try:
+        state: Any = torch.load(path, weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # what torch raises depends on where a file is damaged
+        state = None
+    if isinstance(state, dict):
+        return state
+    warnings.warn(
+        f"{path} is no checkpoint that can be read, so training begins anew and replaces it.",
+        ExciseWarning,
+        stacklevel=4,
+    )
+    return {}
 
 
 def _average(accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], total: dict[str, float]) -> None:

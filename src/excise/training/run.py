@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from excise.edits.deltas import Delta
+from excise.edits.edit import Edit, applied_edits
 from excise.families.base import Family
 from excise.families.fingerprints import fingerprint, text_encoder_print
 from excise.support.digests import digest
@@ -134,6 +136,7 @@ def _checkpointed(encoder: Any) -> Iterator[None]:
     Layers of transformers recompute only in training mode; it is set on them alone, not on the dropout inside them.
     """
     encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    encoder.disable_input_require_grads()  # a hook on the tokens' embeddings, which would stay behind and needs not be
     resting = [m for m in encoder.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
     for layer in resting:
         layer.training = True
@@ -162,4 +165,12 @@ def _request(problem: TrainingProblem, config: TrainedConfig, trained: Weights) 
     requested = [concepts, list(problem.retain), list(problem.preserve), dict(problem.candidates)]
     judge = problem.scorer.name if problem.scorer else None
     encoders = [text_encoder_print(problem.family)] if trained.text_encoders else []
-    return digest([requested, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *encoders])
+    below = [_told_apart(edit, strength) for edit, strength in applied_edits(problem.family)]
+    further = [*encoders, *([below] if below else [])]
+    return digest([requested, config.model_dump(mode="json", exclude={"tracker"}), weights, judge, *further])
+
+
+def _told_apart(edit: Edit, strength: float) -> list[Any]:
+    """What tells an edit that is in force from others: all that it changes, and how much."""
+    hooks = [hook.digest(strength) for hook in edit.hooks]
+    return [edit.paths, fingerprint(edit.tensors(), torch.float32), hooks, strength]

@@ -10,9 +10,10 @@ root of a block's number of entries (tens to hundreds); with the published progr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from excise.families.base import Family
 from excise.families.roles import encoder_maps
@@ -36,6 +37,15 @@ class SparseAdapter(Adapter):
         self._groups: dict[str, list[str]] = {}
         for path in self.paths:
             self._groups.setdefault(blocks.get(path, path), []).append(path)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Set the trained values, by the names of `parameters`; blocks that are zero in them stay so."""
+        super().load(state)
+        self._silent = {
+            block
+            for block, paths in self._groups.items()
+            if not any(bool(state[f"{path}.{part}"].any()) for path in paths for part in ("a", "b"))
+        }
 
     @torch.no_grad()
     def settle(self, rate: float) -> None:

@@ -74,6 +74,11 @@ def check_settings(config: DistilledConfig, unread: Sequence[str] = ()) -> None:
         )
     if config.sparsity and config.weights != "lora":
         raise SettingError("sparsity empties blocks of a LoRA; use --set weights=lora, or --set sparsity=0.")
+    if config.by == "mean" and "ema" in unread:
+        raise SettingError(
+            "by=mean needs a running mean of the weights, and this method keeps none; use --set by=student, teacher or "
+            "images."
+        )
     if config.by == "mean" and not config.ema:
         raise SettingError("by=mean needs a running mean of the weights; give its decay (--set ema=0.998).")
     if config.earliest >= config.latest:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from excise.errors import SettingError
 from excise.families.base import Family
 from excise.families.conditions import Condition
 from excise.methods.closed_form.uce import UCE
@@ -36,6 +37,14 @@ class RealEra(Stepped[RealEraConfig]):
 
     def closed_form(self, config: RealEraConfig) -> ClosedFormStage:
         return UCE(), UCEConfig(retain_scale=config.retain_scale, ridge=config.ridge)
+
+    def check(self, problem: TrainingProblem, config: RealEraConfig) -> None:
+        super().check(problem, config)
+        if config.near > config.far:
+            raise SettingError(
+                f"the neighbourhood ends at `near` and beyond begins at `far`, and near was {config.near:g} and far "
+                f"{config.far:g}; use a `near` of at most `far`."
+            )
 
     def targets(self, family: Family, config: RealEraConfig) -> list[str]:
         return [m.path for m in family.maps(config.modules)]

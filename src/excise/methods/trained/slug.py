@@ -39,6 +39,7 @@ from excise.training.sources import Source
 
 UNREAD = (
     *("weights", "rank", "lr", "lr_scheduler", "save_every", "accumulate", "precision", "calibrate", "keep", "tie"),
+    *("sampler_steps", "guidance", "reuse", "tracker", "retain_weight"),
     *("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema", "combine"),
 )
 ENOUGH = 0.95  # of the target's pictures gone, at which a step is long enough
@@ -84,6 +85,11 @@ class SLUG(Trained[SLUGConfig]):
             TrainingError: a gradient is not finite.
         """
         check_settings(config, UNREAD)
+        if config.by != "images":
+            raise SettingError(
+                f"slug takes its gradients on pictures, whose noise is known, and by was {config.by}; use --set "
+                "by=images."
+            )
         if config.retain_on == "latents":
             raise SettingError(
                 "slug tells layers apart by pictures of what is kept, and retain_on was latents; use --set "

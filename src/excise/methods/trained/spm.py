@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from excise.edits.deltas import LowRank
+from excise.errors import SettingError
 from excise.families.base import Family
 from excise.families.capabilities import CLIP_TEXT
 from excise.families.conditions import Condition
@@ -47,6 +48,13 @@ class SPM(Stepped[SPMConfig]):
 
     Config = SPMConfig
     for_one = True
+
+    def check(self, problem: TrainingProblem, config: SPMConfig) -> None:
+        super().check(problem, config)
+        if config.weights == "full" and config.gate and CLIP_TEXT in problem.family.provides:
+            raise SettingError(
+                "the gate opens adapters, and weights=full trains none; use --set gate=false, or --set weights=lora."
+            )
 
     def targets(self, family: Family, config: SPMConfig) -> list[str]:
         return block_linears(family)
