@@ -1,7 +1,8 @@
-"""Presets: which one applies where the user names none."""
+"""Settings: which preset applies where the user names none, and the numbers that none takes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import pytest
 
 from excise.errors import SettingError
 from excise.families.built_in import presets_of
+from excise.methods import METHODS, settings_of
 from excise.support.settings import Settings, Usual, configure
 
 
@@ -43,3 +45,26 @@ def test_a_built_in_model_without_a_preset_has_the_defaults():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(SettingError, match="no preset 'canvas-fulx'; it has: canvas, canvas-flux, style"):
         configure(Own, "own", {"preset": "canvas-fulx"}, "style", Usual(("canvas-flux", "canvas")))
+
+
+NUMBERS = [
+    (method, name)
+    for method in METHODS.records()
+    for name, field in settings_of(method).model_fields.items()
+    if "float" in str(field.annotation)
+]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e31])
+def test_no_setting_takes_a_number_that_nothing_can_be_reckoned_with(value):
+    assert len(NUMBERS) > 100
+    for method, name in NUMBERS:
+        if name in settings_of(method).unbounded and value == value:
+            continue
+        with pytest.raises(SettingError, match=re.escape(f"setting '{name}' was {value!r}; input should be ")):
+            configure(settings_of(method), method, {name: value}, "object")
+
+
+def test_a_limit_may_be_none():
+    assert configure(settings_of("surgun"), "surgun", {"cap": float("inf")}, "object").cap == float("inf")
+    assert configure(settings_of("rgd"), "rgd", {"bound": float("inf")}, "object").bound == float("inf")

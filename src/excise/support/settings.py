@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -12,12 +13,16 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_serializer,
 )
+from pydantic_core import PydanticCustomError
 
 from excise.errors import SettingError
 
 OFFICIAL = "official"
+LARGEST = 1e30  # number that a setting takes; single precision ends at 3e38, and settings are multiplied
 OMIT_DEFAULT: dict[str, Any] = {"omit_default": True}
 """`json_schema_extra` of a setting that is written down only where it is not the default.
 
@@ -38,6 +43,8 @@ class Settings(BaseModel):
     published program."""
     sweep: ClassVar[tuple[str, tuple[float, ...]] | None] = None
     """The setting that trades erasing against retaining, with values to try, harshest first; None if there is none."""
+    unbounded: ClassVar[frozenset[str]] = frozenset()
+    """Numbers that may be infinite, as a limit that is none."""
 
     @classmethod
     def behind(cls, preset: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +52,17 @@ class Settings(BaseModel):
         return {}
 
     anchor: str = Field("", description="Anchor of concepts that name none; empty for the empty prompt.")
+
+    @field_validator("*")
+    @classmethod
+    def _reckoned_with(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers that single precision cannot reckon with: what comes of them is not finite."""
+        numbers = [v for v in (value if isinstance(value, tuple) else [value]) if isinstance(v, float)]
+        if any(math.isnan(v) or (abs(v) > LARGEST and info.field_name not in cls.unbounded) for v in numbers):
+            raise PydanticCustomError(
+                "reckoned_with", "Input should be a number of at most {most}", {"most": f"{LARGEST:g}"}
+            )
+        return value
 
     @model_serializer(mode="wrap")
     def _without_marked_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

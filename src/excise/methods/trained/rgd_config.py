@@ -13,6 +13,7 @@ from excise.training.config import CANVAS_LORA, DistilledConfig
 class RGDConfig(DistilledConfig):
     """Settings of RGD."""
 
+    unbounded: ClassVar[frozenset[str]] = frozenset({"bound"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_LORA, "bound": 0.25, "pictures": 64},
         "official": {"weights": "full", "lr": 1e-5, "steps": 100, "batch": 8, "pictures": 800},

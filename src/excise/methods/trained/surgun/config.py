@@ -25,6 +25,7 @@ class SurgUnConfig(TrainedConfig):
     """Settings of SurgUn."""
 
     steadier: ClassVar[str] = f"{TrainedConfig.steadier} or choose a bounded contrast (--set contrast=ratio)"
+    unbounded: ClassVar[frozenset[str]] = frozenset({"cap"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": _CANVAS,
         "canvas-flux": {**_CANVAS, "steps": 160},  # its styles go later than its objects
