@@ -15,7 +15,9 @@ class RGDConfig(DistilledConfig):
 
     unbounded: ClassVar[frozenset[str]] = frozenset({"bound"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "bound": 0.25, "pictures": 64},
+        "canvas": {**CANVAS_LORA, "pictures": 64},
+        "canvas-sd": {**CANVAS_LORA, "pictures": 64, "bound": 0.25},
+        "canvas-sdxl": {**CANVAS_LORA, "pictures": 64, "bound": 0.25},
         "official": {"weights": "full", "lr": 1e-5, "steps": 100, "batch": 8, "pictures": 800},
     }
 
