@@ -9,12 +9,15 @@ from pydantic import Field
 
 from excise.training.config import CANVAS_LORA, DistilledConfig
 
+_CANVAS = {**CANVAS_LORA, "rank": 1, "sampler_steps": 12, "anchoring_weight": 10.0}
+
 
 class SPMConfig(DistilledConfig):
     """Settings of SPM."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "rank": 1, "sampler_steps": 12, "anchoring_weight": 10.0},
+        "canvas": _CANVAS,
+        "canvas-sana": {**_CANVAS, "lr": 3e-3, "steps": 120, "anchoring_weight": 1.0, "retain_weight": 3.0},
         "official": {"steps": 3000, "batch": 1, "anchoring_weight": 1000.0},
     }
 
