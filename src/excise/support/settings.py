@@ -60,7 +60,7 @@ class Settings(BaseModel):
         numbers = [v for v in (value if isinstance(value, tuple) else [value]) if isinstance(v, float)]
         if any(math.isnan(v) or (abs(v) > LARGEST and info.field_name not in cls.unbounded) for v in numbers):
             raise PydanticCustomError(
-                "reckoned_with", "Input should be a number of at most {most}", {"most": f"{LARGEST:g}"}
+                "reckoned_with", "Input should be a number between -{most} and {most}", {"most": f"{LARGEST:g}"}
             )
         return value
 

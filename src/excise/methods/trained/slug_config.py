@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.settings import OMIT_DEFAULT
 from excise.training.config import CANVAS_FUSION, FusedConfig
 
 
@@ -33,6 +34,7 @@ class SLUGConfig(FusedConfig):
         ge=1,
         description="Times the shortest step found that erases, taken where it costs no more than one of the probes "
         "of what is kept; 1 for that one (paper).",
+        json_schema_extra=OMIT_DEFAULT,
     )
 
     @classmethod
