@@ -15,6 +15,7 @@ class ConceptAblationConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": CANVAS_LORA,
+        "canvas-sdxl": {**CANVAS_LORA, "retain_weight": 1.0},  # without it, neighbours go before the target does
         "official": {"weights": "full", "lr": 8e-6, "steps": 200, "batch": 4, "pictures": 200},
         "memorised": {"weights": "full", "modules": "attention", "lr": 2e-6, "steps": 400, "batch": 4},
     }
