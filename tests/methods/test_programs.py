@@ -22,10 +22,10 @@ PHOTOS_OF_FOUR = 4
 
 PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
     ("ace", "published", "object"): (
-        "120L020904/ACE, the recipe of its README; lambda_pl 0.8 is a weight of 0.8 / (1 - 0.8)",
+        "120L020904/ACE, shell-scripts/lora-train-ace-test.sh; lambda_pl 0.8 is a weight of 0.8 / (1 - 0.8)",
         {
             **{"rank": 4, "lr": 1e-3, "steps": 1500, "sampler_steps": 30, "eta": 3.0, "eta_prior": 3.0},
-            **{"uncond_share": 0.99, "retain_weight": pytest.approx(0.8 / (1 - 0.8))},
+            **{"uncond_share": 0.99, "retain_weight": pytest.approx(0.8 / (1 - 0.8)), **ADAM, **LAST},
         },
     ),
     ("advunlearn", "official", "object"): (
@@ -45,14 +45,14 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
         {"attack": "fast"},
     ),
     ("ant", "multi", "person"): (
-        "lileyang1210/ANT, its path for several concepts; 4 of 50 steps are early",
+        "lileyang1210/ANT, Multiple/examples/config.yaml and prompts.yaml; 4 of 50 steps are early",
         {
             **{"weights": "lora", "rank": 64, "steps": 10, "lr": 5e-4, "guidance": 7.5, "boundary": 4 / 50},
-            **{"uncond_weight": 2.5, "early_weight": 0.5},
+            **{"uncond_weight": 2.5, "early_weight": 0.5, "batch": 2, **ADAMW, **LAST},
         },
     ),
     ("ant", "default", "person"): (
-        "lileyang1210/ANT, its path for a single concept; 7 of 50 steps are early",
+        "lileyang1210/ANT, Single/configs/ant_train.yaml; 7 of 50 steps are early",
         {
             **{"weights": "full", "mask": "saliency", "mask_share": 0.5, "mask_within": "map", "steps": 250},
             **{"lr": 5e-4, "guidance": 3.0, "boundary": 7 / 50, "early_weight": 1.0, "uncond_weight": 0.5},
@@ -82,7 +82,7 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
         },
     ),
     ("doco", "official", "object"): (
-        "yongliang-wu/DoCo, README: base rate 6e-6 times a batch of 8; for 1,000 of 2,000 steps the discriminator alone",
+        "yongliang-wu/DoCo, README: base rate 6e-6 times a batch of 8, and a judge alone for 1,000 of 2,000 steps",
         {
             **{"weights": "full", "modules": "cross_kv", "lr": pytest.approx(6e-6 * 8), "batch": 8, "judge_lr": 1e-4},
             **{"warmup": 1000, "steps": 2000 - 1000, "pictures": 1000, "combine": "project", **ADAMW, **LAST},
@@ -134,11 +134,11 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
         {"rank": 1, "lr": 1e-4, "steps": 50, "pictures": 8, "earliest": 0.6, "latest": 0.8},
     ),
     ("mace-full", "explicit", "explicit"): (
-        "Shilin-LU/MACE, configs/explicit: every timestep alike",
+        "Shilin-LU/MACE, configs/explicit_content: every timestep alike",
         {"rank": 1, "lr": 1e-5, "steps": 120, "pictures": 8, "earliest": 0.0, "latest": 1.0},
     ),
     ("receler", "default", "object"): (
-        "jasper0314-huang/Receler, defaults of its arguments",
+        "jasper0314-huang/Receler, train_receler.py, defaults of its arguments",
         {
             **{"rank": 128, "lr": 3e-4, "steps": 500, "eta": 1.0, "local_weight": 0.1, "threshold": 0.1, "tokens": 16},
             **{"adversary_steps": 50, "adversary_lr": 0.1, "guidance": 3.0, "by": "student"},
@@ -153,8 +153,8 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
         },
     ),
     ("salun", "official", "object"): (
-        "OPTML-Group/Unlearn-Saliency, SD/train-scripts/random_label.py: five epochs, here of as many pictures as for nudity; "
-        "generate_mask.py: all of them, at (1 + 7.5) f(c) - 7.5 f(0)",
+        "OPTML-Group/Unlearn-Saliency, SD/train-scripts/random_label.py: five epochs, here of as many pictures as for "
+        "nudity; generate_mask.py: all of them, at (1 + 7.5) f(c) - 7.5 f(0)",
         {
             **{"weights": "full", "train": "all", "lr": 1e-5, "batch": 8, "steps": 5 * 800 // 8, "retain_weight": 0.1},
             **{"mask_share": 0.5, "mask_within": "all", "mask_passes": 800 // 8, "mask_guidance": 1 + 7.5},
@@ -170,7 +170,7 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
     ),
     ("sculpting-memory", "official", "object"): (
         "coulsonlee/Sculpting-Memory-ICCV-2025, configs_sp0.5_scale0.25_mask100.yaml and multi_dst_train.py: ten "
-        "epochs of 100 pictures, two at a time, of which the first 50 batches choose the mask; Adam, one cycle of cosines",
+        "epochs of 100 pictures, two at a time, of which the first 50 batches choose the mask; Adam, one cycle",
         {
             **{"lr": 3e-6, "batch": 2, "pictures": 100, "steps": 10 * 100 // 2 - 50, "mask_passes": 50},
             **{"mask_share": 0.5, "mask_within": "map", "refresh": 100, "turnover": 0.2, "retain_weight": 0.25},
@@ -241,7 +241,7 @@ def test_the_page_of_a_method_tells_its_official_preset(method):
 @pytest.mark.parametrize("method", ["concept-ablation", "forget-me-not"])
 def test_every_linear_map_of_the_denoiser_can_be_trained(method, tokenizer):
     family = family_of(tiny_pipe(tokenizer))
-    loaded = METHODS.load(method)
+    loaded = METHODS.load(method)()
     paths = loaded.targets(family, loaded.Config(modules="all"))
     reading = loaded.targets(family, loaded.Config(modules="cross"))
     assert sorted(paths) == sorted([*reading, *other_linears(family)])
