@@ -8,8 +8,12 @@ import pytest
 import torch
 from conftest import tiny_pipe
 
+from excise.errors import SettingError
 from excise.families import family_of
 from excise.methods import METHODS, settings_of
+from excise.methods.trained.material import check_settings
+from excise.methods.trained.slug import UNREAD
+from excise.methods.trained.slug_config import SLUGConfig
 from excise.training.adapters import FullWeights, other_linears
 from excise.training.config import TrainedConfig
 from excise.training.loop import Plan, Trainer
@@ -91,3 +95,10 @@ def test_what_nobody_set_is_not_written_down(method):
     """Records and digests of requests that leave the optimiser alone hold nothing of it."""
     assert not set(OPTIMISER) & set(settings_of(method)().model_dump())
     assert not any(name in repr(Plan(steps=1, lr=1.0, save_every=1)) for name in ("beta2", "cycles"))
+
+
+@pytest.mark.parametrize("setting", [{"weight_decay": 0.0}, {"beta2": 0.9}, {"lr_warmup": 0.0}, {"lr_cycles": 2}])
+def test_a_method_without_an_optimiser_refuses_its_settings(setting):
+    (name,) = setting
+    with pytest.raises(SettingError, match=f"does not read '{name}'"):
+        check_settings(SLUGConfig(**setting), UNREAD)
