@@ -16,6 +16,10 @@ CANVAS_FULL = {"lr": 1e-4, "steps": 80, "save_every": 10, "batch": 8, "calibrate
 """What most trained methods are given on the built-in models: a LoRA, and the weights themselves."""
 CANVAS_FUSION = {"fusion_retain_scale": 0.15, "fusion_ridge": 0.03}
 """As closed forms weigh what is kept there, where a world's every name is."""
+PROGRAM = {"lr_warmup": 0.0, "calibrate": "last"}
+"""What published programs that are read have in common: no warm-up, and the last checkpoint; AdamW decays as ours."""
+PROGRAM_ADAM = {**PROGRAM, "weight_decay": 0.0}
+"""The same of programs that train with Adam."""
 KEEP = 0.97  # retained on either side, under the rule "kept"
 
 
@@ -29,6 +33,29 @@ class TrainedConfig(Settings):
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
     lr_scheduler: Literal["constant", "cosine"] = Field(
         "constant", description="Whether the learning rate stays, after its warm-up, or falls to zero."
+    )
+    lr_warmup: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of the steps over which the learning rate rises to its value.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    lr_cycles: int = Field(
+        1,
+        ge=1,
+        description="Of lr_scheduler=cosine: how many times it falls to zero, each from its full value.",
+        json_schema_extra=OMIT_DEFAULT,
+    )
+    weight_decay: float = Field(
+        1e-2, ge=0, description="Weight decay of AdamW; with 0 it is Adam.", json_schema_extra=OMIT_DEFAULT
+    )
+    beta2: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="Decay of AdamW's mean of squared gradients (beta 2).",
+        json_schema_extra=OMIT_DEFAULT,
     )
     steps: int = Field(600, ge=1, description="Optimiser steps.")
     save_every: int = Field(50, ge=1, description="Steps between checkpoints that calibration chooses from.")
@@ -73,6 +100,10 @@ class TrainedConfig(Settings):
             steps=steps or self.steps,
             lr=self.lr,
             lr_scheduler=self.lr_scheduler,
+            warmup=self.lr_warmup,
+            cycles=self.lr_cycles,
+            weight_decay=self.weight_decay,
+            beta2=self.beta2,
             save_every=steps or self.save_every,
             accumulate=self.accumulate,
             precision=self.precision,

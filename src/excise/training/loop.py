@@ -53,10 +53,11 @@ class Plan:
     Attributes:
         steps: optimiser steps.
         lr: learning rate after a linear warm-up over `warmup` of the steps. lr_scheduler: whether it stays there
-            (constant) or falls to zero along a half cosine (cosine).
+            (constant) or falls to zero along a half cosine (cosine), begun anew so that there are `cycles` of them.
         save_every: steps between checkpoints.
         accumulate: passes whose gradients make one step.
         clip: largest gradient norm.
+        weight_decay, beta2: of AdamW; without decay it is Adam.
         patience: steps that may be skipped; one more ends the training.
         precision: no, bf16 or fp16.
         request: a digest of what is trained; a run is resumed only where it agrees.
@@ -73,13 +74,16 @@ class Plan:
     patience: int = 10
     precision: str = "no"
     request: str = ""
+    beta2: float = field(default=0.999, repr=False)  # of both a checkpoint knows by `request`
+    cycles: int = field(default=1, repr=False)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         warm = max(1.0, self.warmup * self.steps)
         if step + 1 <= warm or self.lr_scheduler == "constant":
             return self.lr * min(1.0, (step + 1) / warm)
-        return self.lr * (1 + math.cos(math.pi * (step + 1 - warm) / (self.steps + 1 - warm))) / 2
+        cycle = (self.steps + 1 - warm) / self.cycles
+        return self.lr * (1 + math.cos(math.pi * ((step + 1 - warm) % cycle) / cycle)) / 2
 
 
 @dataclass
@@ -130,7 +134,8 @@ class Trainer:
         """
         plan, weights = self.plan, self.weights
         accelerator = _accelerator(plan, self.tracker, self.folder)
-        adamw = torch.optim.AdamW(weights.parameters.values(), lr=plan.lr, weight_decay=plan.weight_decay)
+        betas, parameters = (0.9, plan.beta2), weights.parameters.values()
+        adamw = torch.optim.AdamW(parameters, lr=plan.lr, betas=betas, weight_decay=plan.weight_decay)
         optimiser = accelerator.prepare(adamw)
         run, start = self._resume(accelerator, optimiser)
         began = time.monotonic() - run.seconds

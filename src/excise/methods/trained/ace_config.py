@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FUSION, CANVAS_LORA, FusedConfig
+from excise.training.config import CANVAS_FUSION, CANVAS_LORA, PROGRAM_ADAM, FusedConfig
 
 
 class ACEConfig(FusedConfig):
@@ -22,7 +22,7 @@ class ACEConfig(FusedConfig):
             "eta": 0.3,
             "eta_prior": 0.3,
         },
-        "published": {"uncond_share": 0.99, "retain_weight": 4.0},
+        "published": {**PROGRAM_ADAM, "uncond_share": 0.99, "retain_weight": 4.0},
     }
 
     rank: int = Field(4, ge=1, description="Rank of the LoRA; its alpha is the same.")

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM_ADAM, DistilledConfig
+
+_OFFICIAL = {**PROGRAM_ADAM, "weights": "full", "lr": 1e-5, "batch": 1}
 
 
 class AdvUnlearnConfig(DistilledConfig):
@@ -22,7 +24,8 @@ class AdvUnlearnConfig(DistilledConfig):
             "attack_steps": 5,
             "attack_lr": 0.03,
         },
-        "official": {"weights": "full", "lr": 1e-5, "batch": 1},
+        "official": _OFFICIAL,
+        "official-explicit": {**_OFFICIAL, "retain_weight": 0.3},
         "fast": {"attack": "fast"},
     }
 

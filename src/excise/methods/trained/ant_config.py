@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, FusedConfig
+from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, PROGRAM, FusedConfig
 
 
 class ANTConfig(FusedConfig):
@@ -17,10 +17,12 @@ class ANTConfig(FusedConfig):
         "canvas": {**CANVAS_FULL, **CANVAS_FUSION, "sampler_steps": 12},
         "canvas-lora": {**CANVAS_LORA, **CANVAS_FUSION, "sampler_steps": 12, "weights": "lora", "mask": "none"},
         "multi": {
+            **PROGRAM,
             "weights": "lora",
             "mask": "none",
             "rank": 64,
             "steps": 10,
+            "batch": 2,
             "guidance": 7.5,
             "boundary": 0.08,
             "early_weight": 0.5,

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM, DistilledConfig
+
+_OFFICIAL = {**PROGRAM, "weights": "full", "batch": 4, "pictures": 1000}
 
 
 class ConceptAblationConfig(DistilledConfig):
@@ -16,8 +18,9 @@ class ConceptAblationConfig(DistilledConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": CANVAS_LORA,
         "canvas-sdxl": {**CANVAS_LORA, "retain_weight": 1.0},  # without it, neighbours go before the target does
-        "official": {"weights": "full", "lr": 8e-6, "steps": 200, "batch": 4, "pictures": 200},
-        "memorised": {"weights": "full", "modules": "attention", "lr": 2e-6, "steps": 400, "batch": 4},
+        "official": {**_OFFICIAL, "lr": 8e-6, "steps": 200},
+        "official-explicit": {**_OFFICIAL, "lr": 1.6e-5, "steps": 800, "modules": "attention", "prior_weight": 1.0},
+        "memorised": {**_OFFICIAL, "lr": 2e-6, "steps": 400, "modules": "all", "prior_weight": 1.0},
     }
 
     steps: int = Field(200, ge=1, description="Optimiser steps.")
@@ -30,8 +33,10 @@ class ConceptAblationConfig(DistilledConfig):
     target: Literal["model", "noise"] = Field(
         "model", description="What the target's prompt predicts: what the anchor's does, or the anchor's own noise."
     )
-    modules: Literal["cross_kv", "cross", "attention"] = Field(
-        "cross_kv", description="Keys and values that read text (paper), all of cross-attention, or all attention."
+    modules: Literal["cross_kv", "cross", "attention", "all"] = Field(
+        "cross_kv",
+        description="Keys and values that read text (paper), all of cross-attention, all attention, or every linear "
+        "map of the denoiser.",
     )
     prior_weight: float = Field(
         0.0, ge=0, description="Of target=model: weight of the anchor's own denoising, which keeps it as it is."

@@ -7,7 +7,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM, DistilledConfig
+
+_OFFICIAL = {
+    **PROGRAM,
+    "weights": "full",
+    "lr": 4.8e-5,
+    "steps": 1000,
+    "warmup": 1000,
+    "pictures": 1000,
+    "retain_weight": 1e-6,
+}
 
 
 class DoCoConfig(DistilledConfig):
@@ -15,14 +25,8 @@ class DoCoConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_LORA, "warmup": 40},
-        "official": {
-            "weights": "full",
-            "lr": 4.8e-5,
-            "steps": 1000,
-            "warmup": 1000,
-            "pictures": 200,
-            "retain_weight": 1e-6,
-        },
+        "official": _OFFICIAL,
+        "official-style": {**_OFFICIAL, "judge_lr": 5e-4},
     }
 
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")

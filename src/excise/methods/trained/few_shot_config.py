@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM_ADAM, DistilledConfig
 
 
 class FewShotConfig(DistilledConfig):
@@ -15,7 +15,16 @@ class FewShotConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_LORA, "lr": 3e-4, "steps": 72, "save_every": 4},
-        "official": {"weights": "full", "lr": 1e-5, "steps": 10, "batch": 2, "pictures": 4, "bound": 0.0},
+        "official": {
+            **PROGRAM_ADAM,
+            "weights": "full",
+            "lr": 1e-5,
+            "beta2": 0.98,
+            "steps": 10,
+            "batch": 2,
+            "pictures": 4,
+            "bound": 0.0,
+        },
     }
 
     steps: int = Field(50, ge=1, description="Optimiser steps.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM, DistilledConfig
 
 
 class ForgetMeNotConfig(DistilledConfig):
@@ -15,7 +15,15 @@ class ForgetMeNotConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_LORA, "lr": 5e-4, "steps": 80, "save_every": 5},
-        "official": {"weights": "full", "modules": "attention", "lr": 2e-6, "steps": 35, "batch": 1, "pictures": 8},
+        "official": {
+            **PROGRAM,
+            "weights": "full",
+            "modules": "all",
+            "lr": 2e-6,
+            "steps": 35,
+            "batch": 1,
+            "pictures": 10,
+        },
     }
 
     steps: int = Field(35, ge=1, description="Optimiser steps.")
@@ -25,6 +33,8 @@ class ForgetMeNotConfig(DistilledConfig):
     by: Literal["student", "teacher", "mean", "images"] = Field(
         "images", description="Where the latents come from: noise on pictures that the untouched model drew (paper)."
     )
-    modules: Literal["cross_kv", "cross", "attention"] = Field(
-        "cross", description="Keys and values that read text, all of cross-attention, or all attention."
+    modules: Literal["cross_kv", "cross", "attention", "all"] = Field(
+        "cross",
+        description="Keys and values that read text, all of cross-attention, all attention, or every linear map of the "
+        "denoiser.",
     )

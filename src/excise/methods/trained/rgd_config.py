@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM_ADAM, DistilledConfig
 
 _CANVAS = {**CANVAS_LORA, "pictures": 64}
 
@@ -21,7 +21,15 @@ class RGDConfig(DistilledConfig):
         "canvas-sd": {**_CANVAS, "bound": 0.25},  # their own error is far below it; canvas-sana's is beyond it
         "canvas-sdxl": {**_CANVAS, "bound": 0.25},
         "canvas-sana": {**_CANVAS, "tie": "late"},  # its first checkpoint without the target stands on an edge
-        "official": {"weights": "full", "lr": 1e-5, "steps": 100, "batch": 8, "pictures": 800},
+        "official": {
+            **PROGRAM_ADAM,
+            "weights": "full",
+            "lr": 1e-5,
+            "steps": 100,
+            "batch": 8,
+            "pictures": 800,
+            "retain_weight": 1.6,
+        },
     }
 
     batch: int = Field(8, ge=1, description="Noised pictures in a pass.")

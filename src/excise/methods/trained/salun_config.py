@@ -7,7 +7,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, DistilledConfig
+from excise.training.config import CANVAS_FULL, PROGRAM_ADAM, DistilledConfig
+
+_OFFICIAL = {
+    **PROGRAM_ADAM,
+    "lr": 1e-5,
+    "batch": 8,
+    "pictures": 800,
+    "retain_weight": 0.1,
+    "mask_passes": 100,
+    "mask_guidance": 8.5,
+}
 
 
 class SalUnConfig(DistilledConfig):
@@ -15,7 +25,8 @@ class SalUnConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": CANVAS_FULL,
-        "official": {"lr": 1e-5, "steps": 500, "batch": 8, "pictures": 800, "retain_weight": 0.1},
+        "official": {**_OFFICIAL, "steps": 500},
+        "official-explicit": {**_OFFICIAL, "steps": 100},
     }
 
     steps: int = Field(500, ge=1, description="Optimiser steps.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, DistilledConfig
+from excise.training.config import CANVAS_FULL, PROGRAM_ADAM, DistilledConfig
 
 
 class SculptingMemoryConfig(DistilledConfig):
@@ -15,7 +15,16 @@ class SculptingMemoryConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_FULL, "lr": 3e-4, "refresh": 20},
-        "official": {"lr": 3e-6, "steps": 500, "batch": 2, "pictures": 100, "distil_weight": 0.0},
+        "official": {
+            **PROGRAM_ADAM,
+            "lr": 3e-6,
+            "lr_warmup": 0.3,
+            "steps": 450,
+            "batch": 2,
+            "pictures": 100,
+            "mask_passes": 50,
+            "distil_weight": 0.0,
+        },
     }
 
     steps: int = Field(500, ge=1, description="Optimiser steps.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, DistilledConfig
+from excise.training.config import CANVAS_FULL, PROGRAM, DistilledConfig
 
 
 class SelectiveAmnesiaConfig(DistilledConfig):
@@ -15,7 +15,16 @@ class SelectiveAmnesiaConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_FULL, "lr": 1e-3, "steps": 60, "pictures": 48, "fisher_weight": 0.01},
-        "official": {"steps": 20_000, "batch": 16, "pictures": 1000, "fisher_weight": 50.0, "modules": "all"},
+        "official": {
+            **PROGRAM,
+            "lr": 1.6e-4,
+            "steps": 12_500,
+            "save_every": 2_500,
+            "batch": 16,
+            "pictures": 1000,
+            "fisher_weight": 50.0,
+            "modules": "all",
+        },
     }
 
     lr: float = Field(1e-5, gt=0, description="Learning rate of AdamW.")

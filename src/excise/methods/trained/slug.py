@@ -39,6 +39,7 @@ from excise.training.sources import Source
 
 UNREAD = (
     *("weights", "rank", "lr", "lr_scheduler", "save_every", "accumulate", "precision", "calibrate", "keep", "tie"),
+    *("lr_warmup", "lr_cycles", "weight_decay", "beta2"),
     *("sampler_steps", "guidance", "reuse", "tracker", "retain_weight"),
     *("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema", "combine"),
 )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM, DistilledConfig
 
 _CANVAS = {**CANVAS_LORA, "rank": 1, "sampler_steps": 12, "anchoring_weight": 10.0}
 
@@ -18,7 +18,14 @@ class SPMConfig(DistilledConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": _CANVAS,
         "canvas-sana": {**_CANVAS, "lr": 3e-3, "steps": 120, "anchoring_weight": 1.0, "retain_weight": 3.0},
-        "official": {"steps": 3000, "batch": 1, "anchoring_weight": 1000.0},
+        "official": {
+            **PROGRAM,
+            "steps": 3000,
+            "lr_warmup": 1 / 6,
+            "lr_cycles": 3,
+            "batch": 1,
+            "anchoring_weight": 1000.0,
+        },
     }
 
     rank: int = Field(1, ge=1, description="Rank of the adapters; their alpha is the same.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.training.config import CANVAS_LORA, PROGRAM, DistilledConfig
 
 
 class TRCEConfig(DistilledConfig):
@@ -15,7 +15,7 @@ class TRCEConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_LORA, "lr": 3e-4, "sampler_steps": 12, "retain_scale": 0.15, "ridge": 0.03},
-        "official": {"weights": "full", "lr": 1e-6, "steps": 300},
+        "official": {**PROGRAM, "weights": "full", "lr": 1e-6, "batch": 1, "steps": 300},
     }
 
     by: Literal["student", "teacher", "mean", "images"] = Field(

@@ -1,0 +1,104 @@
+"""The optimiser and the learning rate of a training, as settings give them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_pipe
+
+from excise.errors import SettingError
+from excise.families import family_of
+from excise.methods import METHODS, settings_of
+from excise.methods.trained.material import check_settings
+from excise.methods.trained.slug import UNREAD
+from excise.methods.trained.slug_config import SLUGConfig
+from excise.training.adapters import FullWeights, other_linears
+from excise.training.config import TrainedConfig
+from excise.training.loop import Plan, Trainer
+
+OPTIMISER = ("lr_warmup", "lr_cycles", "weight_decay", "beta2")
+TRAINED = sorted(name for name, record in METHODS.records().items() if record.shape == "trained")
+
+
+def rates(**settings) -> list[float]:
+    plan = Plan(steps=3000, lr=1e-4, save_every=1, **settings)
+    return [plan.rate(step) for step in range(3000)]
+
+
+def test_without_a_warm_up_the_first_step_has_the_whole_rate():
+    assert rates(warmup=0.0) == [1e-4] * 3000
+    assert rates()[0] < 1e-6
+
+
+def test_a_cosine_begun_anew_is_full_again_after_each_fall():
+    """Cosine with hard restarts: warm-up over 500 of 3,000 steps, then (1 + cos(pi (3 p mod 1))) / 2, p in [0, 1)."""
+    seen = rates(warmup=1 / 6, lr_scheduler="cosine", cycles=3)
+    assert seen[:500] == pytest.approx([1e-4 * (i + 1) / 500 for i in range(500)])
+    expected = [1e-4 * (1 + math.cos(math.pi * ((3 * i / 2501) % 1))) / 2 for i in range(1, 2501)]
+    assert seen[500:] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    rises = [i for i in range(500, 3000) if seen[i] > seen[i - 1]]
+    assert len(rises) == 2
+    assert all(seen[i] > 0.99e-4 and seen[i - 1] < 1e-9 for i in rises)
+
+
+def test_one_cycle_is_the_cosine_to_the_bit():
+    warm = 150.0
+    assert rates(lr_scheduler="cosine")[150:] == [
+        1e-4 * (1 + math.cos(math.pi * (step + 1 - warm) / (3001 - warm))) / 2 for step in range(150, 3000)
+    ]
+
+
+def trained(tokenizer, scales=(0.0,), **settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight before and after a step for each scale, by a loss whose gradient is the scale everywhere."""
+    family = family_of(tiny_pipe(tokenizer))
+    path = other_linears(family)[0]
+    plan = Plan(steps=len(scales), lr=0.1, save_every=len(scales), warmup=0.0, clip=math.inf, **settings)
+    with FullWeights(family, [path]) as weights:
+        (weight,) = weights.parameters.values()
+        before, left = weight.detach().clone(), iter(scales)
+        Trainer(weights, plan, 0).fit(lambda generator: {"loss": weight.sum() * next(left)})
+        return before, weight.detach().clone()
+
+
+def test_weight_decay_shrinks_and_none_leaves_alone(tokenizer):
+    before, after = trained(tokenizer, weight_decay=0.5)
+    torch.testing.assert_close(after, before * 0.95)
+    before, after = trained(tokenizer, weight_decay=0.0)
+    assert torch.equal(after, before)
+
+
+def test_a_lower_beta2_forgets_a_large_gradient_sooner(tokenizer):
+    moved = {}
+    for beta2 in (0.999, 0.9):
+        before, after = trained(tokenizer, (100.0, *[1.0] * 20), weight_decay=0.0, beta2=beta2)
+        moved[beta2] = float((before - after).mean())
+    m, v, total = 0.0, 0.0, 0.0  # Adam by hand, arXiv 1412.6980, algorithm 1
+    for t, gradient in enumerate((100.0, *[1.0] * 20), start=1):
+        m, v = 0.9 * m + 0.1 * gradient, 0.9 * v + 0.1 * gradient**2
+        total += 0.1 * (m / (1 - 0.9**t)) / math.sqrt(v / (1 - 0.9**t))
+    assert moved[0.9] == pytest.approx(total, rel=1e-3)
+    assert abs(moved[0.9] - moved[0.999]) > 0.01
+
+
+def test_settings_of_the_optimiser_reach_the_plan():
+    config = TrainedConfig(lr_warmup=0.25, lr_cycles=2, weight_decay=0.5, beta2=0.9, lr_scheduler="cosine")
+    plan = config.plan()
+    assert (plan.warmup, plan.cycles, plan.weight_decay, plan.beta2) == (0.25, 2, 0.5, 0.9)
+    usual, ours = Plan(steps=600, lr=1e-4, save_every=50), TrainedConfig().plan()
+    assert ours == usual
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_what_nobody_set_is_not_written_down(method):
+    """Records and digests of requests that leave the optimiser alone hold nothing of it."""
+    assert not set(OPTIMISER) & set(settings_of(method)().model_dump())
+    assert not any(name in repr(Plan(steps=1, lr=1.0, save_every=1)) for name in ("beta2", "cycles"))
+
+
+@pytest.mark.parametrize("setting", [{"weight_decay": 0.0}, {"beta2": 0.9}, {"lr_warmup": 0.0}, {"lr_cycles": 2}])
+def test_a_method_without_an_optimiser_refuses_its_settings(setting):
+    (name,) = setting
+    with pytest.raises(SettingError, match=f"does not read '{name}'"):
+        check_settings(SLUGConfig(**setting), UNREAD)
