@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from excise.methods.trained.slug import UNREAD
 from excise.methods.trained.slug_config import SLUGConfig
 from excise.training.adapters import FullWeights, other_linears
 from excise.training.config import TrainedConfig
-from excise.training.loop import Plan, Trainer
+from excise.training.loop import Plan, Run, Trainer
 
 OPTIMISER = ("lr_warmup", "lr_cycles", "weight_decay", "beta2")
 TRAINED = sorted(name for name, record in METHODS.records().items() if record.shape == "trained")
@@ -82,6 +83,40 @@ def test_a_lower_beta2_forgets_a_large_gradient_sooner(tokenizer):
     assert abs(moved[0.9] - moved[0.999]) > 0.01
 
 
+def test_where_the_last_checkpoint_is_chosen_no_other_is_held(tokenizer, tmp_path):
+    """Of a whole denoiser each checkpoint takes gigabytes, in memory and in what a run resumes from."""
+    family = family_of(tiny_pipe(tokenizer))
+    path = other_linears(family)[0]
+
+    def fitted(folder: Path, config: TrainedConfig, stop: int = 7) -> tuple[Run, torch.Tensor]:
+        with FullWeights(family, [path]) as weights:
+            (weight,) = weights.parameters.values()
+            done = 0
+
+            def step(generator: torch.Generator) -> dict[str, torch.Tensor]:
+                nonlocal done
+                if done == stop:
+                    raise KeyboardInterrupt
+                done += 1
+                return {"loss": (weight**2).sum()}
+
+            try:
+                run = Trainer(weights, config.plan(), 0, folder=folder).fit(step)
+            except KeyboardInterrupt:
+                run = Run()
+            return run, weight.detach().clone()
+
+    last = TrainedConfig(steps=7, save_every=3, calibrate="last")
+    run, weight = fitted(tmp_path / "whole", last)
+    saved = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
+    assert [*run.states] == [*saved["states"]] == [7]
+    fitted(tmp_path / "broken", last, stop=5)
+    resumed, again = fitted(tmp_path / "broken", last)
+    assert [*resumed.states] == [7]
+    assert torch.equal(again, weight)
+    assert [*fitted(tmp_path / "all", TrainedConfig(steps=7, save_every=3))[0].states] == [3, 6, 7]
+
+
 def test_settings_of_the_optimiser_reach_the_plan():
     config = TrainedConfig(lr_warmup=0.25, lr_cycles=2, weight_decay=0.5, beta2=0.9, lr_scheduler="cosine")
     plan = config.plan()
@@ -94,7 +129,7 @@ def test_settings_of_the_optimiser_reach_the_plan():
 def test_what_nobody_set_is_not_written_down(method):
     """Records and digests of requests that leave the optimiser alone hold nothing of it."""
     assert not set(OPTIMISER) & set(settings_of(method)().model_dump())
-    assert not any(name in repr(Plan(steps=1, lr=1.0, save_every=1)) for name in ("beta2", "cycles"))
+    assert not any(name in repr(Plan(steps=1, lr=1.0, save_every=1)) for name in ("beta2", "cycles", "newest"))
 
 
 @pytest.mark.parametrize("setting", [{"weight_decay": 0.0}, {"beta2": 0.9}, {"lr_warmup": 0.0}, {"lr_cycles": 2}])

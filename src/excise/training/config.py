@@ -75,7 +75,8 @@ class TrainedConfig(Settings):
     calibrate: Literal["hmean", "constrained", "kept", "last"] = Field(
         "hmean",
         description="How the checkpoint is chosen, where a judge looks: by the harmonic mean of erase and retain, by "
-        "retain among those that erase enough, the latest of those that retain `keep`, or the last one.",
+        "retain among those that erase enough, the latest of those that retain `keep`, or the last one, which is then "
+        "the only one held and judged.",
     )
     keep: float = Field(
         KEEP,
@@ -104,6 +105,7 @@ class TrainedConfig(Settings):
             cycles=self.lr_cycles,
             weight_decay=self.weight_decay,
             beta2=self.beta2,
+            newest=self.calibrate == "last",
             save_every=steps or self.save_every,
             accumulate=self.accumulate,
             precision=self.precision,

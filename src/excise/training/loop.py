@@ -61,6 +61,7 @@ class Plan:
         patience: steps that may be skipped; one more ends the training.
         precision: no, bf16 or fp16.
         request: a digest of what is trained; a run is resumed only where it agrees.
+        newest: hold the newest checkpoint alone; of whole denoisers each takes gigabytes.
     """
 
     steps: int
@@ -74,8 +75,9 @@ class Plan:
     patience: int = 10
     precision: str = "no"
     request: str = ""
-    beta2: float = field(default=0.999, repr=False)  # of both a checkpoint knows by `request`
+    beta2: float = field(default=0.999, repr=False)  # of these a checkpoint knows by `request`
     cycles: int = field(default=1, repr=False)
+    newest: bool = field(default=False, repr=False)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -150,7 +152,8 @@ class Trainer:
                 break
             run.seconds = time.monotonic() - began
             if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-                run.states[step + 1] = (self.average or weights).state()
+                before = {} if plan.newest else run.states
+                run.states = {**before, step + 1: (self.average or weights).state()}
                 if accelerator.is_main_process:
                     self._save(accelerator, optimiser, run, step + 1)
             accelerator.log(losses or {}, step=step + 1)
