@@ -14,7 +14,7 @@ class SculptingMemoryConfig(DistilledConfig):
     """Settings of Sculpting Memory."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_FULL, "lr": 3e-4, "refresh": 20},
+        "canvas": {**CANVAS_FULL, "lr": 5e-4, "refresh": 20},
         "official": {
             **PROGRAM_ADAM,
             "lr": 3e-6,
