@@ -32,12 +32,15 @@ class EraseAnythingConfig(DistilledConfig):
     }
 
     lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
-    sampler_steps: int = Field(28, ge=2, description="Steps of the sampler that denoises the latents.")
+    sampler_steps: int = Field(
+        28, ge=2, description="Steps of the sampler that denoises the latents.", json_schema_extra=READ_ALWAYS
+    )
     guidance: float = Field(
         1.0,
         ge=0,
         description="Guidance of latents and pictures that the model draws; 1 where it is built in (FLUX.1-dev), about "
         "4 where it is not (Stable Diffusion 3).",
+        json_schema_extra=READ_ALWAYS,
     )
     balance: Literal["alternate", "implicit"] = Field(
         "alternate",
