@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_pipe
+from given import those_read
 
 import excise
 from excise import erase
@@ -79,9 +80,7 @@ def test_what_steadies_a_training_can_be_set(make, few_steps, monkeypatch, metho
 
     predict = PipelineFamily.predict
     monkeypatch.setattr(PipelineFamily, "predict", lambda *given: predict(*given) * float("nan"))
-    fields = METHODS.load(method).Config.model_fields
-    few = {name: value for name, value in FEW.items() if name in fields}
-    request = {"preserve": ["dog"], "steps": 20, **SMALL.get(method, few)}
+    request = {"preserve": ["dog"], "steps": 20, **SMALL.get(method, those_read(method, FEW))}
     with pytest.raises(TrainingError, match="not finite") as error:
         erase(make(MODELS.get(method, "sd")), ["cat"], method, **request)
     names = re.findall(r"--set (\w+)=", str(error.value))
@@ -99,7 +98,7 @@ SMALL = {
     "few-shot": {"pictures": 2, "bound": 0.0},
     "eraseanything": {"sampler_steps": 2, "pictures": 1, "attention_weight": 0.0, "contrast_weight": 0.0},
     "esd": {"sampler_steps": 2},
-    "surgun": {"pictures": 4, "distractors": "car,tree", "count": 2, "blocks": "all"},
+    "surgun": {"pictures": 4, "distractors": "car,tree", "blocks": "all"},
     "zerase": {"sampler_steps": 2},
 }
 

@@ -18,6 +18,7 @@ from excise import Concept, Edit, advise, erase, fuse, update
 from excise.concepts.concept import TEMPLATES, as_concepts, fill
 from excise.concepts.concept_file import read_concepts
 from excise.erasing.advise import Point, between, knee
+from excise.erasing.erase import Naming, decide
 from excise.errors import ConceptError, ExciseWarning, IllConditionedError, SettingError, WrongBaseError
 from excise.families import family_of
 from excise.families.text_cache import encode_known
@@ -28,6 +29,7 @@ from excise.methods.closed_form.text_problem import encode
 from excise.methods.closed_form.uce import UCE
 from excise.methods.closed_form.uce_config import UCEConfig
 from excise.registry import Record
+from excise.support.settings import Usual
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,26 @@ def test_an_edit_whose_record_does_not_tell_what_was_given_is_updated_by_the_pre
     scratch = erase(mixed_pipe, [MIXED[3], MIXED[2]], "uce", vocabulary=None, preserve=["sun"], erase_scale=0.5)
     assert now.record.concepts == scratch.record.concepts
     assert all(torch.equal(t, scratch.tensors()[k]) for k, t in now.tensors().items())
+
+
+def test_a_setting_of_a_record_that_nothing_reads_does_not_keep_an_edit_from_being_updated(mixed_pipe):
+    """Earlier versions took such settings, and whoever updates the edit cannot take them out of it."""
+    start = erase(mixed_pipe, [MIXED[0], MIXED[3]], "rece", vocabulary=None, preserve=["sun"], rounds=0)
+    given = start.record.given.model_copy(update={"settings": {"rounds": 0, "hold": 0.5}})
+    now = update(mixed_pipe, replace(start, record=start.record.model_copy(update={"given": given})), drop=["cat"])
+    scratch = erase(mixed_pipe, [MIXED[3]], "rece", vocabulary=None, preserve=["sun"], rounds=0)
+    assert now.record == scratch.record
+    assert all(torch.equal(t, scratch.tensors()[k]) for k, t in now.tensors().items())
+
+
+def test_a_setting_must_be_read_by_the_kind_whose_settings_are_used():
+    """ScaPre's program scores rows for objects, and not for explicit content, of which the anchor alone is taken."""
+    mixed, given = [Concept("cat"), Concept("nudity", "explicit")], {"preset": "official", "temperature": 0.5}
+    with pytest.warns(ExciseWarning, match="kind explicit have other settings of scapre than object"):
+        _, config = decide(mixed, "scapre", given, Naming(vocabulary=None), Usual())
+    assert config.temperature == 0.5
+    with pytest.raises(SettingError, match="'temperature' is read with relevance=mask, and relevance is 'none'"):
+        decide(mixed[::-1], "scapre", given, Naming(vocabulary=None), Usual())
 
 
 @pytest.mark.parametrize("method", ["uce", "scapre", "cure"])

@@ -331,6 +331,12 @@ def test_an_interrupted_training_keeps_its_turn(make, tmp_path):
     assert all(torch.equal(t, resumed.tensors()[name]) for name, t in whole.tensors().items())
 
 
+def test_noised_pictures_are_refused(pipe):
+    """Its latents are denoised; those of by=images would be passed over."""
+    with pytest.raises(SettingError, match="by was images"):
+        erase(pipe, ["cat"], "eraseanything", by="images", **SMALL, **KEEP)
+
+
 def test_names_that_do_not_fit_are_left_out_and_none_at_all_is_refused(pipe):
     family = family_of(pipe)
     problem = TrainingProblem(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 from entry_points import Entry
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from excise.errors import PluginError
 from excise.methods import METHODS, load_method
@@ -17,6 +17,7 @@ from excise.methods.closed_form.config import MethodConfig
 from excise.methods.contract import checked
 from excise.methods.trained.base import Trained
 from excise.registry import Record
+from excise.support.reading import read_with
 from excise.support.settings import Settings
 from excise.training.config import TrainedConfig
 
@@ -109,6 +110,10 @@ class UnknownPreset(MethodConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"style": {"anchr": "art"}}
 
 
+class UnknownCondition(MethodConfig):
+    strength: float = Field(1.0, description="How much.", json_schema_extra=read_with(mood="gentle"))
+
+
 class SweepsUnknown(Good):
     Config = UnknownSweep
 
@@ -119,6 +124,10 @@ class SweepsNothing(Good):
 
 class PresetOfUnknown(Good):
     Config = UnknownPreset
+
+
+class ReadsWithUnknown(Good):
+    Config = UnknownCondition
 
 
 class NeedsArguments(Good):
@@ -149,6 +158,7 @@ BROKEN = [
     (SweepsUnknown, "sweeps the unknown setting 'scale'; it has: anchor, params"),
     (SweepsNothing, r"has the sweep \('robust', \(\)\); expected the name of a setting and its values"),
     (PresetOfUnknown, "has the preset 'style' with the unknown setting 'anchr'; it has: anchor, params"),
+    (ReadsWithUnknown, "reads 'strength' with the unknown setting 'mood'; it has: anchor, params"),
     (NeedsArguments, r"cannot be created without arguments \(.*size.*\)"),
 ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from given import those_read
 from situations import every_second
 
 from excise import erase
@@ -18,8 +19,7 @@ FEW: dict[str, Any] = {
     **{"adversary_steps": 1, "attack_steps": 1, "warmup_steps": 1, "warmup": 1, "candidates": 1, "bisections": 1},
     **{"unrelated": 1},
 }
-"""What makes a training short, as far as a method has it."""
-UNREAD = {"slug": ("mask_passes", "sampler_steps"), "receler": ("mask_passes",)}
+"""What makes a training short, as far as a method reads it."""
 FURTHER: dict[str, dict[str, Any]] = {"rgd": {"bound": 100.0}, "few-shot": {"bound": 0.0}}
 TRAINED = sorted(name for name, record in METHODS.records().items() if record.shape == "trained")
 PRESETS = [(name, preset) for name in TRAINED if name != "surgun" for preset in settings_of(name).presets]
@@ -28,10 +28,7 @@ PRESETS = [(name, preset) for name in TRAINED if name != "surgun" for preset in 
 @pytest.mark.parametrize(("method", "preset"), PRESETS)
 def test_every_preset_trains_a_narrow_model(make, method, preset):
     pipe = make("flux-dev" if method == "eraseanything" else "zimage" if method == "zerase" else "sd")
-    config = settings_of(method)
-    short = {name: value for name, value in FEW.items() if name in config.model_fields}
-    for unread in UNREAD.get(method, ()):
-        short.pop(unread)
+    short = those_read(method, FEW, preset=preset)
     context = Context(judge=every_second if method == "slug" else None)
     request = {"anchor": "car", "preserve": ["dog", "tree"], "vocabulary": None, "preset": preset}
     edit = erase(pipe, ["cat"], method, context=context, **request, **short, **FURTHER.get(method, {}))

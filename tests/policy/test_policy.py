@@ -10,14 +10,16 @@ import pytest
 import torch
 from conftest import tiny_pipe
 
-from excise import Edit, erase, evaluate, stack
+from excise import Concept, Edit, erase, evaluate, stack
 from excise.errors import ConceptError, ExciseError, ExciseWarning, SettingError, UnknownNameError
 from excise.families import family_of
+from excise.families.usual import usual_of
 from excise.policy import ledger
 from excise.policy.apply import apply_policy
-from excise.policy.groups import grouped
+from excise.policy.groups import Group, check_groups, grouped
 from excise.policy.ledger import LedgerError
-from excise.policy.policy import PolicyError, read
+from excise.policy.policy import MethodChoice, PolicyError, read
+from excise.support.settings import Usual
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 POLICY = """
@@ -385,3 +387,11 @@ def test_apply_and_ledger_from_the_command_line(excise, written, tmp_path):
     status, _, error = excise("apply", written, "--out", out)
     assert status == 2
     assert "truncated" in error
+
+
+def test_settings_are_checked_beside_those_that_the_model_makes_usual():
+    """Receler's preset for built-in models is the one that reads `keep`."""
+    group = Group(MethodChoice(name="receler", settings={"keep": 0.9}), (Concept("cat"),))
+    check_groups([group], usual_of("canvas-sd"))
+    with pytest.raises(SettingError, match="receler: setting 'keep' is read with calibrate=kept, and calibrate is"):
+        check_groups([group], Usual())

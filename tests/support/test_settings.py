@@ -66,5 +66,6 @@ def test_no_setting_takes_a_number_that_nothing_can_be_reckoned_with(value):
 
 
 def test_a_limit_may_be_none():
-    assert configure(settings_of("surgun"), "surgun", {"cap": float("inf")}, "object").cap == float("inf")
+    capped = {"contrast": "ga", "cap": float("inf")}
+    assert configure(settings_of("surgun"), "surgun", capped, "object").cap == float("inf")
     assert configure(settings_of("rgd"), "rgd", {"bound": float("inf")}, "object").bound == float("inf")

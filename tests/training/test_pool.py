@@ -85,7 +85,10 @@ def test_an_interrupted_training_goes_on_with_its_latents(make, tmp_path, reuse)
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [("concept-ablation", "reuse is about latents that are denoised"), ("receler", "does not read 'reuse'")],
+    [
+        ("concept-ablation", "'reuse' is read with by=student, teacher or mean, and by is 'images'"),
+        ("receler", "does not read 'reuse'"),
+    ],
 )
 def test_what_denoises_nothing_or_reads_it_not_refuses_it(make, method, message):
     with pytest.raises(SettingError, match=message):

@@ -12,7 +12,9 @@ from excise.families import family_of
 from excise.methods.base import Context
 from excise.training.sparsity import SparseAdapter
 
-SMALL = {"steps": 4, "save_every": 2, "batch": 2, "sampler_steps": 3, "vocabulary": None, "preserve": ["dog"]}
+FEW = {"steps": 4, "save_every": 2, "batch": 2, "vocabulary": None, "preserve": ["dog"]}
+SMALL = {**FEW, "sampler_steps": 3}
+BELOW = [("receler", {"sampler_steps": 3, "adversary_steps": 1}), ("few-shot", {"pictures": 2})]
 
 
 def same(one: Edit, other: Edit) -> bool:
@@ -20,11 +22,11 @@ def same(one: Edit, other: Edit) -> bool:
     return one.tensors().keys() == tensors.keys() and all(torch.equal(t, tensors[n]) for n, t in one.tensors().items())
 
 
-@pytest.mark.parametrize(("method", "more"), [("receler", {"adversary_steps": 1}), ("few-shot", {"pictures": 2})])
+@pytest.mark.parametrize(("method", "more"), BELOW)
 def test_a_checkpoint_serves_on_top_of_the_same_edits_alone(make, tmp_path, method, more):
     """Those too that act while the model draws, or are in the text encoder, or have another strength."""
     pipe = make("sd")
-    below = erase(pipe, ["house"], method, lr=0.05, **{**SMALL, **more})
+    below = erase(pipe, ["house"], method, lr=0.05, **{**FEW, **more})
 
     def esd(folder=None, **context) -> Edit:
         return erase(pipe, ["cat"], "esd", context=Context(folder=folder, **context), lr=1e-2, **SMALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -37,7 +38,7 @@ def methods(
     show.table([(k, str(v)) for k, v in facts.items()], ("", name))
     print()
     show.table(
-        [(s["name"], written(s["default"]), s["values"], s["description"]) for s in settings],
+        [(s["name"], written(s["default"]), s["values"], _described(s)) for s in settings],
         ("setting", "default", "values", ""),
     )
     if presets:
@@ -106,7 +107,7 @@ def _blocks(name: str) -> dict[str, str]:
 
 
 def _settings(config: type[Settings]) -> list[dict[str, Any]]:
-    """Name, default, allowed values and description of every setting."""
+    """Name, default, allowed values and description of every setting, and when it is read."""
     from excise.support.choices import choices
 
     return [
@@ -115,6 +116,17 @@ def _settings(config: type[Settings]) -> list[dict[str, Any]]:
             "default": field.default,
             "values": choices(field.annotation, field.metadata),
             "description": field.description or "",
+            "read": config.when_read(name),
         }
         for name, field in config.model_fields.items()
     ]
+
+
+def _described(setting: Mapping[str, Any]) -> str:
+    """The description of a setting, and when it is read if that is not always.
+
+    >>> _described({"description": "Strength of negation.", "read": "with target=negate"})
+    'Strength of negation. Read with target=negate.'
+    """
+    when = setting["read"]
+    return setting["description"] + ("" if when == "always" else f" Read {when}.".replace("Read never", "Never read"))

@@ -45,7 +45,7 @@ from excise.methods.closed_form.base import program_prompts
 from excise.methods.closed_form.config import MethodConfig
 from excise.methods.fitting import check_fits
 from excise.support.display import Card, Showing, charts, seconds_text
-from excise.support.settings import Settings, Usual, configure
+from excise.support.settings import Settings, Usual, configure, merge_settings
 
 
 @dataclass(frozen=True, repr=False)
@@ -280,7 +280,7 @@ def _anchors_by_kind(
     usual: Usual,
 ) -> dict[str, str]:
     """The anchor of each kind's own preset. Warns where another setting differs, because one edit has one of each."""
-    by_kind = {c.kind: configure(config_class, method, settings, c.kind, usual) for c in concepts}
+    by_kind = {c.kind: merge_settings(config_class, method, settings, c.kind, usual) for c in concepts}
     other = [kind for kind, c in by_kind.items() if c.model_copy(update={"anchor": config.anchor}) != config]
     if other:
         warnings.warn(

@@ -21,7 +21,7 @@ from excise.families.usual import usual_for
 from excise.methods import METHODS, load_method
 from excise.methods.base import Context
 from excise.support.progress import Report, silent
-from excise.support.settings import configure
+from excise.support.settings import configure, idle_settings
 
 
 def update(
@@ -75,11 +75,14 @@ def make_update(
         replace(c, anchor=given.anchors.get(c.name)) if c.name in before else guess_kind(c, kind, names_from)
         for c in updated_concepts(record, add, drop)
     ]
+    # A version that took settings which nothing reads may have written some down.
+    config, usual = load_method(record.method).Config, usual_for(family)
+    idle = idle_settings(config, record.method, given.settings, concepts[0].kind, usual)
     return make_edit(
         family,
         concepts,
         record.method,
-        given.settings,
+        {name: value for name, value in given.settings.items() if name not in idle},
         Naming(record.preserve, record.vocabulary, kind=concepts[0].kind),  # no kind is left to be guessed
         Origin(record.base.model, record.base.revision),
         record.seed,

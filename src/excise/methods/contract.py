@@ -93,7 +93,7 @@ def _takes(function: Callable[..., Any], arguments: Sequence[str]) -> bool:
 
 
 def _check_settings(where: str, loaded: type[Method[Settings]]) -> None:
-    """Refuse a `Config` of another class, and presets or a sweep of settings that it does not have."""
+    """Refuse a `Config` of another class, and presets, a sweep or conditions of settings that it does not have."""
     config = getattr(loaded, "Config", None)
     base = loaded.config_base
     if not (inspect.isclass(config) and issubclass(config, base)):
@@ -106,6 +106,10 @@ def _check_settings(where: str, loaded: type[Method[Settings]]) -> None:
         for key in values:
             if key not in config.model_fields:
                 raise PluginError(f"{where} has the preset '{preset}' with the unknown setting '{key}'; {has}.")
+    for name in config.model_fields:
+        for other in (other for way in config.read_beside(name) for other in way):
+            if other not in config.model_fields:
+                raise PluginError(f"{where} reads '{name}' with the unknown setting '{other}'; {has}.")
     sweep = config.sweep
     if sweep is None:
         return

@@ -18,6 +18,7 @@ from excise.evaluation.cost import drawing_cost
 from excise.evaluation.plan import asking_only, concept_plan
 from excise.families.base import Family
 from excise.families.built_in import is_built_in, names_built_in
+from excise.families.usual import usual_for, usual_of
 from excise.judges.base import OpenJudge
 from excise.methods.base import Context
 from excise.metrics.rates import needed_count, wilson
@@ -100,7 +101,7 @@ def apply_policy(
         return AppliedPolicy(False, 0, len(last["groups"]), last)
     policy = _with_enough_pictures(_with_kinds(policy, naming_vocabulary(policy.vocabulary, family)))
     groups = grouped(policy)
-    check_groups(groups)
+    check_groups(groups, usual_for(family))
     given = policy.judge if judge is None else judge
     plan = _plan(family, policy) if groups else None
     # Loaded before the work begins: its folder may be wrong.
@@ -138,7 +139,7 @@ def preview(policy: Policy, last: Mapping[str, Any] | None) -> dict[str, Any]:
     naming = naming_vocabulary_for(policy.vocabulary, names_built_in(policy.model))
     policy = _with_enough_pictures(_with_kinds(policy, naming))
     groups = grouped(policy)
-    check_groups(groups)
+    check_groups(groups, usual_of(policy.model))
     before = {c["name"] for c in last["in_force"]} if last else set()
     names = [request.name for request in policy.concepts]
     return {

@@ -11,7 +11,7 @@ from excise.edits.record import Base
 from excise.methods import METHODS, load_method
 from excise.policy.policy import MethodChoice, Policy, PolicyError
 from excise.support.digests import digest
-from excise.support.settings import configure
+from excise.support.settings import Usual, configure
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,19 @@ def grouped(policy: Policy) -> list[Group]:
     return list(groups.values())
 
 
-def check_groups(groups: Sequence[Group]) -> None:
+def check_groups(groups: Sequence[Group], usual: Usual) -> None:
     """Refuse wrong settings and anchors of every group, so that the last one does not fail after an hour of work.
 
+    Args:
+        usual: what the model of the policy makes usual.
+
     Raises:
-        SettingError: a method has no such setting, or its value is wrong.
+        SettingError: a method has no such setting, or its value is wrong or not read.
         PolicyError: the anchor of a concept is itself removed by the policy.
     """
     for group in groups:
         config = load_method(group.method.name).Config
-        configure(config, group.method.name, group.method.settings, group.concepts[0].kind)
+        configure(config, group.method.name, group.method.settings, group.concepts[0].kind, usual)
     removed = {normalise_name(word) for group in groups for concept in group.concepts for word in concept.words}
     for group in groups:
         for concept in group.concepts:

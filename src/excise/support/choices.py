@@ -32,9 +32,9 @@ def choices(annotation: Any, bounds: Sequence[Any] = ()) -> str:
         else:
             nouns.append(_noun(part))
     limits = _limits(bounds)
-    texts = [_either(values)] if values else []
+    texts = [either(values)] if values else []
     texts += [f"{noun} {limits}".strip() for noun in nouns]
-    return _either(texts) + (", or null" if empty else "")
+    return either(texts) + (", or null" if empty else "")
 
 
 def written(value: Any) -> str:
@@ -79,5 +79,10 @@ def _limits(bounds: Sequence[Any]) -> str:
     return " ".join(words)
 
 
-def _either(texts: Sequence[str]) -> str:
+def either(texts: Sequence[str]) -> str:
+    """Return texts, at least one, as alternatives.
+
+    >>> either(["k", "v", "kv"])
+    'k, v or kv'
+    """
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"

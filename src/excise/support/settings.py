@@ -17,16 +17,19 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from excise.errors import SettingError
+from excise.support.reading import Way, declared, unmet, ways_in_words, why_idle
 
 OFFICIAL = "official"
 LARGEST = 1e30  # number that a setting takes; single precision ends at 3e38, and settings are multiplied
 OMIT_DEFAULT: dict[str, Any] = {"omit_default": True}
 """`json_schema_extra` of a setting that is written down only where it is not the default.
 
-A setting that a method gains later is marked so: records of requests that do not use it stay the same to the byte.
+A setting that a method gains later is marked so: records of requests that do not use it stay the same to the byte. The
+mark may stand beside others: `OMIT_DEFAULT | read_with(by="images")`.
 """
 
 
@@ -45,6 +48,8 @@ class Settings(BaseModel):
     """The setting that trades erasing against retaining, with values to try, harshest first; None if there is none."""
     unbounded: ClassVar[frozenset[str]] = frozenset()
     """Numbers that may be infinite, as a limit that is none."""
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Settings of a base class that the method has no use for."""
 
     @classmethod
     def behind(cls, preset: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +76,33 @@ class Settings(BaseModel):
         return {
             name: value
             for name, value in write(self).items()
-            if not (fields[name].json_schema_extra == OMIT_DEFAULT and getattr(self, name) == fields[name].default)
+            if not (_omits_default(fields[name]) and getattr(self, name) == fields[name].default)
         }
+
+    @classmethod
+    def read_beside(cls, name: str) -> tuple[Way, ...]:
+        """Return the ways in which a setting is read (`read_with`), by its nearest declaration; none for always."""
+        for base in cls.__mro__:
+            if issubclass(base, Settings) and name in base.model_fields:
+                ways = declared(base.model_fields[name].json_schema_extra)
+                if ways is not None:
+                    return ways
+        return ()
+
+    @classmethod
+    def when_read(cls, name: str) -> str:
+        """Return when a setting is read: "always", "never", or "with" values of others."""
+        ways = cls.read_beside(name)
+        return "never" if name in cls.unread else f"with {ways_in_words(ways)}" if ways else "always"
+
+    def reads(self, name: str) -> bool:
+        """Whether a setting is read, as the others are."""
+        return name not in self.unread and not unmet(self.read_beside(name), self)
+
+
+def _omits_default(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and OMIT_DEFAULT.items() <= extra.items()
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -100,12 +130,57 @@ def configure(
     concept kind, with what the model changes of that. "official", the recipe of the method's published program, means
     "official-<kind>" where the method has that.
 
+    A setting that the user gave must be one that the method reads beside the others. One whose value changes nothing is
+    taken all the same, so that settings may be given in full, as a record has them; and so are all values of presets
+    and defaults, of which another setting may make some idle.
+
     Args:
         config: the settings class of the method.
         method: its name, for messages.
         settings: what the user set, by field, with an optional "preset".
         kind: of the concepts ("object", "style", ...).
         usual: what the model makes usual.
+
+    Raises:
+        SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range, a value that
+            would not be read.
+    """
+    made = merge_settings(config, method, settings, kind, usual)
+    for sentence in idle_settings(config, method, settings, kind, usual).values():
+        raise SettingError(sentence)
+    return made
+
+
+def idle_settings(
+    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, usual: Usual = Usual()
+) -> dict[str, str]:
+    """Return the given settings that `configure` refuses, with a sentence on each; it takes the same arguments.
+
+    They are those that are not read, with another value than the preset's or the default.
+
+    Raises:
+        SettingError: as `merge_settings`.
+    """
+    made = merge_settings(config, method, settings, kind, usual)
+    without = {name: value for name, value in settings.items() if name == "preset"}
+    plain = merge_settings(config, method, without, kind, usual)
+    told = {}
+    for name in config.model_fields:
+        value = getattr(made, name)
+        if name not in settings or made.reads(name) or value == getattr(plain, name):
+            continue
+        if name in config.unread:
+            why = f"this method does not read '{name}', which was {value!r}; leave {name} out"
+        else:
+            why = why_idle(name, config.read_beside(name), made)
+        told[name] = f"{method}: {why}. See: excise methods {method}"
+    return told
+
+
+def merge_settings(
+    config: type[SettingsT], method: str, settings: Mapping[str, Any], kind: str, usual: Usual = Usual()
+) -> SettingsT:
+    """Return what `configure` does, idle settings or not.
 
     Raises:
         SettingError: an unknown key (the nearest is named), an unknown preset, a wrong type or range.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.reading import POSITIVE, read_with
 from excise.support.settings import OMIT_DEFAULT, Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,17 @@ PROGRAM = {"lr_warmup": 0.0, "calibrate": "last"}
 PROGRAM_ADAM = {**PROGRAM, "weight_decay": 0.0}
 """The same of programs that train with Adam."""
 KEEP = 0.97  # retained on either side, under the rule "kept"
+
+DENOISED = read_with(by=("student", "teacher", "mean"))
+SHOWN = read_with(by="images")
+RETAINING = read_with(retain_weight=POSITIVE)
+MASKED = read_with(mask=("saliency", "dynamic"))
+"""When shared settings are read: where latents are denoised, pictures noised, anything retained, or entries chosen."""
+OF_DENOISING = frozenset({"sampler_steps", "guidance", "reuse"})
+"""Settings that a method has no use for whose loss asks for noised pictures."""
+OF_OPTIMISER = frozenset({"lr", "lr_scheduler", "lr_warmup", "lr_cycles", "weight_decay", "beta2"})
+"""Settings that a method has no use for that takes no steps down a gradient."""
+OF_MASKS = frozenset({"mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh"})
 
 
 class TrainedConfig(Settings):
@@ -44,8 +56,8 @@ class TrainedConfig(Settings):
     lr_cycles: int = Field(
         1,
         ge=1,
-        description="Of lr_scheduler=cosine: how many times it falls to zero, each from its full value.",
-        json_schema_extra=OMIT_DEFAULT,
+        description="How many times it falls to zero, each from its full value.",
+        json_schema_extra=OMIT_DEFAULT | read_with(lr_scheduler="cosine"),
     )
     weight_decay: float = Field(
         1e-2, ge=0, description="Weight decay of AdamW; with 0 it is Adam.", json_schema_extra=OMIT_DEFAULT
@@ -82,15 +94,18 @@ class TrainedConfig(Settings):
         KEEP,
         gt=0,
         le=1,
-        description="Of calibrate=kept, and of SurgUn's robust: least share of the pictures of what is kept, near to "
-        "the target and far from it, that must stay right.",
+        description="Least share of the pictures of what is kept, near to the target and far from it, that must stay "
+        "right.",
+        json_schema_extra=read_with(calibrate="kept"),
     )
 
     tie: Literal["middle", "early", "late", "clear"] = Field(
         "middle",
         description="Of checkpoints that tie: the middle one, and first of those whose target pictures show something "
         "by name; or the earliest; or the latest; or (clear) of all within one picture of the best the one whose "
-        "target pictures show something by name most often.",
+        "target pictures show something by name most often, and the latest where calibrate=constrained has any that "
+        "erase enough.",
+        json_schema_extra=read_with(calibrate=("hmean", "constrained")),
     )
 
     def plan(self, steps: int | None = None) -> Plan:
@@ -115,6 +130,9 @@ class TrainedConfig(Settings):
 class DistilledConfig(TrainedConfig):
     """Settings of every method that is a loss on predictions: latents, what is trained, what protects the rest."""
 
+    rank: int = Field(
+        8, ge=1, description="Rank of the LoRA; its alpha is the same.", json_schema_extra=read_with(weights="lora")
+    )
     steps: int = Field(200, ge=1, description="Optimiser steps.")
     batch: int = Field(1, ge=1, description="Latents in a pass.")
     weights: Literal["lora", "full"] = Field("lora", description="Train a LoRA, or the weights themselves.")
@@ -124,8 +142,12 @@ class DistilledConfig(TrainedConfig):
         description="Where the latents come from: denoised by the model in training, by the untouched one, by the "
         "running mean (ema), or noise on pictures that the untouched model drew.",
     )
-    sampler_steps: int = Field(50, ge=2, description="Steps of the sampler that denoises them.")
-    guidance: float = Field(3.0, ge=0, description="Guidance of the sampler that denoises them.")
+    sampler_steps: int = Field(
+        50, ge=2, description="Steps of the sampler that denoises them.", json_schema_extra=DENOISED
+    )
+    guidance: float = Field(
+        3.0, ge=0, description="Guidance of the sampler that denoises them.", json_schema_extra=DENOISED
+    )
     earliest: float = Field(
         0.0,
         ge=0,
@@ -145,16 +167,17 @@ class DistilledConfig(TrainedConfig):
         ge=1,
         description="Passes that stand at latents of one whole way from noise to picture, before the next is denoised; "
         "1 denoises for each pass, to where it stands.",
-        json_schema_extra=OMIT_DEFAULT,
+        json_schema_extra=OMIT_DEFAULT | DENOISED,
     )
     pictures: int = Field(
         16,
         ge=1,
         description="How many pictures are drawn of each target (by=images), and of what is kept (retain_on).",
-        json_schema_extra=OMIT_DEFAULT,
+        json_schema_extra=OMIT_DEFAULT
+        | read_with({"by": "images"}, {"retain_weight": POSITIVE, "retain_on": ("pictures", "anchor")}),
     )
     shown: Literal["target", "anchor"] = Field(
-        "target", description="Of by=images: what the pictures show.", json_schema_extra=OMIT_DEFAULT
+        "target", description="What the pictures of each target show.", json_schema_extra=OMIT_DEFAULT | SHOWN
     )
 
     retain_weight: float = Field(
@@ -167,13 +190,13 @@ class DistilledConfig(TrainedConfig):
         "latents",
         description="Where: at the target's latents, against the untouched model; or on pictures of what is kept, or "
         "of the anchor, against their own noise.",
-        json_schema_extra=OMIT_DEFAULT,
+        json_schema_extra=OMIT_DEFAULT | RETAINING,
     )
     combine: Literal["sum", "project", "restricted"] = Field(
         "sum",
         description="How the gradients of erasing and retaining meet: added; the first freed of its part against the "
         "second; or either of its part against the other.",
-        json_schema_extra=OMIT_DEFAULT,
+        json_schema_extra=OMIT_DEFAULT | RETAINING,
     )
 
     mask: Literal["none", "saliency", "dynamic"] = Field(
@@ -183,31 +206,34 @@ class DistilledConfig(TrainedConfig):
         json_schema_extra=OMIT_DEFAULT,
     )
     mask_share: float = Field(
-        0.5, gt=0, le=1, description="Of mask: the share of entries that are trained.", json_schema_extra=OMIT_DEFAULT
+        0.5, gt=0, le=1, description="The share of entries that are trained.", json_schema_extra=OMIT_DEFAULT | MASKED
     )
     mask_within: Literal["all", "map"] = Field(
         "all",
-        description="Of mask: the largest of all maps together, or of each map.",
-        json_schema_extra=OMIT_DEFAULT,
+        description="The entries of largest gradient of all maps together, or of each map.",
+        json_schema_extra=OMIT_DEFAULT | MASKED,
     )
     mask_passes: int = Field(
-        10, ge=1, description="Of mask: batches that it is chosen by.", json_schema_extra=OMIT_DEFAULT
+        10, ge=1, description="Batches that the mask is chosen by.", json_schema_extra=OMIT_DEFAULT | MASKED
     )
     turnover: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="Of mask=dynamic: share exchanged at first, which falls to none at the end.",
-        json_schema_extra=OMIT_DEFAULT,
+        description="Share of the entries exchanged at first, which falls to none at the end.",
+        json_schema_extra=OMIT_DEFAULT | read_with(mask="dynamic"),
     )
     refresh: int = Field(
-        100, ge=1, description="Of mask=dynamic: steps between exchanges.", json_schema_extra=OMIT_DEFAULT
+        100,
+        ge=1,
+        description="Steps between exchanges.",
+        json_schema_extra=OMIT_DEFAULT | read_with(mask="dynamic", turnover=POSITIVE),
     )
     sparsity: float = Field(
         0.0,
         ge=0,
-        description="Of weights=lora: weight of the group lasso, by which whole blocks end at zero (GS-LoRA).",
-        json_schema_extra=OMIT_DEFAULT,
+        description="Weight of the group lasso, by which whole blocks end at zero (GS-LoRA).",
+        json_schema_extra=OMIT_DEFAULT | read_with(weights="lora"),
     )
     ema: float = Field(
         0.0,

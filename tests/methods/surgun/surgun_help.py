@@ -37,6 +37,6 @@ SMALL = {
     "batch": 2,
     "pictures": 4,
     "count": 2,
-    "judged": 2,
     "vocabulary": None,
 }
+HARDENED = {**SMALL, "judged": 2}  # with robust

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import tiny_pipe
 from PIL import Image
-from surgun_help import SMALL
+from surgun_help import HARDENED, SMALL
 from torch.testing import assert_close
 
 from excise import erase
@@ -124,7 +124,8 @@ def test_hardening_adds_a_wider_training_to_the_first(tokenizer, tmp_path, knobs
 
     def made(robust, folder=None):
         context = Context(folder=folder)
-        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=robust, context=context, **knobs, **SMALL)
+        small = HARDENED if robust else SMALL
+        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=robust, context=context, **knobs, **small)
 
     plain, one, again = made(0), made(1, tmp_path), made(1)
     (found,) = one.record.measured["hardening"]
@@ -160,7 +161,7 @@ def test_hardening_ends_where_nothing_brings_the_target_back(any_pipe, monkeypat
         return 0.5 if len(looked) == 1 else 0.0
 
     monkeypatch.setattr("excise.methods.trained.surgun.robust.regained_rate", shown)
-    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=5, share=0.5, context=Context(judge), **SMALL)
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=5, share=0.5, context=Context(judge), **HARDENED)
     rounds = edit.record.measured["hardening"]
     assert [r["restored"]["cat"] for r in rounds] == [0.5, 0.0]
     assert ["step" in r for r in rounds] == [True, False]
@@ -191,7 +192,7 @@ def test_a_hardening_that_keeps_too_little_is_left_out_and_the_next_is_pushed_le
             share=0.5,
             widen=1.0,
             context=context,
-            **SMALL,
+            **(HARDENED if robust else SMALL),
         )
 
     plain = made(0)
@@ -219,7 +220,7 @@ def test_what_was_found_is_drawn_and_judged(any_pipe):
         assert set(names) <= {"cat", "dog", *CANDIDATES["object"]}
         return [True] * len(names)
 
-    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, context=Context(judge), **SMALL)
+    edit = erase(any_pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, context=Context(judge), **HARDENED)
     assert edit.record.measured["hardening"][0]["restored"] == {"cat": 1.0}
 
 
@@ -233,7 +234,7 @@ def test_an_interrupted_hardening_goes_on_with_its_adversary(tokenizer, tmp_path
             raise KeyboardInterrupt
 
     def made(context):
-        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, context=context, **SMALL)
+        return erase(pipe, ["cat"], "surgun", preserve=["dog"], robust=1, share=0.5, context=context, **HARDENED)
 
     with pytest.raises(KeyboardInterrupt):
         made(Context(folder=tmp_path, say=stop))
@@ -320,4 +321,4 @@ def test_prompts_of_a_hardening_are_the_targets_own_found_ones_and_those_of_the_
 
 def test_hardening_needs_something_to_keep(tokenizer):
     with pytest.raises(SettingError, match="robust need"):
-        erase(tiny_pipe(tokenizer), ["cat"], "surgun", robust=1, confine=False, blocks="all", **SMALL)
+        erase(tiny_pipe(tokenizer), ["cat"], "surgun", robust=1, confine=False, blocks="all", **HARDENED)

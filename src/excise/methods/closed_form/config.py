@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from excise.support.reading import read_with
 from excise.support.settings import OMIT_DEFAULT, Settings
 
 Tokens = Literal["last", "subject", "from_last", "all_but_start", "all"]
@@ -43,7 +44,7 @@ class MethodConfig(Settings):
         gt=0,
         description="Weight of the pooled prompt's targets against what is retained and the size of the change; lower "
         "is gentler.",
-        json_schema_extra=OMIT_DEFAULT,
+        json_schema_extra=OMIT_DEFAULT | read_with(pooled=True),
     )
     prompts: Literal["templates", "name", "mace"] = Field(
         "templates",

@@ -8,6 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.methods.closed_form.config import MethodConfig
+from excise.support.reading import POSITIVE, read_with
+
+_SCORED = read_with(relevance=("mask", "ratio"))
+_ENTROPY = ({"form": "small"}, {"form": "scale", "mu": None}, {"form": "scale", "spherical": True})
+_BY_ENTROPY = read_with(*_ENTROPY)
+_GATED = read_with({"form": "scale", "gate": True}, {"form": "small", "project": True})
 
 _OFFICIAL = {"tokens": "from_last", "retain_tokens": "all_but_start", "prompts": "name"}
 # What measures best on the built-in models (docs/methods/scapre.md).
@@ -46,29 +52,87 @@ class ScaPreConfig(MethodConfig):
         "paper), the row's squared cosine with the concept, or the same for all.",
     )
     elsewhere: Literal["zero", "own"] = Field(
-        "zero", description="Output for a concept of rows with little relevance to it: zero, or their own."
+        "zero",
+        description="Output for a concept of rows with little relevance to it: zero, or their own.",
+        json_schema_extra=read_with(form=("scale", "small"), relevance=("mask", "ratio", "cosine")),
     )
-    temperature: float = Field(0.7, gt=0, description="Temperature of the soft mask; smaller is sharper.")
-    power: float = Field(5.0, ge=0, description="Power of the soft mask; larger selects fewer rows.")
-    noise: float = Field(0.01, ge=0, description="Standard deviation of the noise on concepts when rows are scored.")
-    copies: int = Field(5, ge=1, description="Noisy copies of each concept when rows are scored.")
+    temperature: float = Field(
+        0.7,
+        gt=0,
+        description="Temperature of the soft mask; smaller is sharper.",
+        json_schema_extra=read_with(relevance="mask"),
+    )
+    power: float = Field(
+        5.0,
+        ge=0,
+        description="Power of the soft mask, or of the cosine; larger selects fewer rows.",
+        json_schema_extra=read_with(relevance=("mask", "cosine")),
+    )
+    noise: float = Field(
+        0.01,
+        ge=0,
+        description="Standard deviation of the noise on concepts when rows are scored, or their entropy is measured.",
+        json_schema_extra=read_with({"relevance": ("mask", "ratio")}, *_ENTROPY),
+    )
+    copies: int = Field(
+        5, ge=1, description="Noisy copies of each concept when rows are scored.", json_schema_extra=_SCORED
+    )
     mu: float | None = Field(
-        None, ge=0, description="Further pull towards the original weights; null takes the mean entropy of each map."
+        None,
+        ge=0,
+        description="Further pull towards the original weights; null takes the mean entropy of each map.",
+        json_schema_extra=read_with(form="scale"),
     )
-    entropy_copies: int = Field(20, ge=1, description="Noisy copies of each concept when entropy is measured.")
-    bins: int = Field(20, ge=2, description="Bins of the entropy.")
+    entropy_copies: int = Field(
+        20, ge=1, description="Noisy copies of each concept when entropy is measured.", json_schema_extra=_BY_ENTROPY
+    )
+    bins: int = Field(20, ge=2, description="Bins of the entropy.", json_schema_extra=_BY_ENTROPY)
     gate: bool = Field(
-        False, description="Spectral gate (the paper's trace regulariser): damp changes along weak directions of C."
+        False,
+        description="Spectral gate (the paper's trace regulariser): damp changes along weak directions of C.",
+        json_schema_extra=read_with(form=("scale", "paper")),
     )
-    gate_temperature: float = Field(1.0, gt=0, description="Softness of the gate.")
-    gate_power: float = Field(1.0, ge=0, description="Power of the gate.")
-    geometry: int = Field(1, ge=0, description="Steps of the geometry alignment; 0 for none.")
-    geometry_weight: float = Field(1.0, ge=0, description="How far `paper` goes back along the Bures geodesic (beta).")
+    gate_temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Softness of the gate, and of the spectral projector of `project`.",
+        json_schema_extra=_GATED,
+    )
+    gate_power: float = Field(
+        1.0, ge=0, description="Power of the gate, and of that projector.", json_schema_extra=_GATED
+    )
+    geometry: int = Field(
+        1,
+        ge=0,
+        description="Steps of the geometry alignment, of which form=paper makes one; 0 for none.",
+        json_schema_extra=read_with(form=("scale", "paper")),
+    )
+    geometry_weight: float = Field(
+        1.0,
+        ge=0,
+        description="How far back along the Bures geodesic (beta).",
+        json_schema_extra=read_with(form="paper", geometry=POSITIVE),
+    )
     spherical: bool = Field(
-        False, description="`scale`: interpolate each row with its original on the sphere, by its entropy."
+        False,
+        description="Interpolate each row with its original on the sphere, by its entropy.",
+        json_schema_extra=read_with(form="scale"),
     )
     project: bool = Field(
-        False, description="`small`: also subtract the part of the concepts outside of the spectral projector."
+        False,
+        description="Also subtract the part of the concepts outside of the spectral projector.",
+        json_schema_extra=read_with(form="small"),
     )
-    residual: float | None = Field(None, ge=0, description="Weight of `project`; null takes erase_scale.")
-    least: float = Field(0.8, ge=0, le=1, description="`small`: smallest share of its change that a row keeps.")
+    residual: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of `project`; null takes erase_scale.",
+        json_schema_extra=read_with(form="small", project=True),
+    )
+    least: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Smallest share of its change that a row keeps.",
+        json_schema_extra=read_with(form="small"),
+    )

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.methods.closed_form.config import MethodConfig
+from excise.support.reading import POSITIVE, read_with
+
+_AUGMENTED = read_with(augment=("random", "directed"))
 
 # Values only, last subject token: what the paper's experiments edit.
 _PAPER = {"params": "v", "tokens": "last", "retain_tokens": "last"}
@@ -54,16 +57,24 @@ class SPEEDConfig(MethodConfig):
         "states", description="Divisor of the targets' moments: number of states, or of prompts."
     )
     invariant_slack: float = Field(
-        0.0, ge=0, description="Softness of the invariant equality constraints (lambda); 0 makes them exact."
+        0.0,
+        ge=0,
+        description="Softness of the invariant equality constraints (lambda); 0 makes them exact.",
+        json_schema_extra=read_with(invariants=POSITIVE),
     )
     filter: bool = Field(True, description="Influence-based prior filtering (IPF).")
     augment: Literal["none", "random", "directed"] = Field(
         "directed", description="Prior augmentation: none, isotropic noise, or directed (DPA)."
     )
-    draws: int = Field(10, ge=1, description="Augmented copies of each retained state.")
+    draws: int = Field(10, ge=1, description="Augmented copies of each retained state.", json_schema_extra=_AUGMENTED)
     invariants: int = Field(
         4,
         ge=0,
         description="States held fixed: the start token and k-means centroids of the empty prompt; 0 for none.",
     )
-    chunk: int = Field(128, ge=1, description="Rows over which the mean influence of augmented states is taken.")
+    chunk: int = Field(
+        128,
+        ge=1,
+        description="Rows over which the mean influence of augmented states is taken.",
+        json_schema_extra=_AUGMENTED,
+    )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.reading import POSITIVE, read_with
 from excise.support.settings import Settings
 
 
@@ -47,12 +48,24 @@ class SLDConfig(Settings):
         "canvas": {"level": "max", "warmup": 0},
     }
 
-    level: Literal["weak", "medium", "strong", "max"] = Field("medium", description="Published set of numbers.")
+    level: Literal["weak", "medium", "strong", "max"] = Field(
+        "medium",
+        description="Published set of numbers.",
+        json_schema_extra=read_with(*({number: None} for number in asdict(LEVELS["weak"]))),
+    )
     scale: float | None = Field(None, ge=0, description="Weight of the difference of prompt and concept (s_S).")
     warmup: int | None = Field(None, ge=0, description="Steps at the beginning that are guided as usual.")
     threshold: float | None = Field(None, description="Elements that differ by as much are left alone (lambda).")
     momentum_scale: float | None = Field(None, ge=0, lt=1, description="Weight of the momentum in the term (s_m).")
-    momentum_decay: float | None = Field(None, ge=0, lt=1, description="Share of the old momentum (beta_m).")
+    momentum_decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the old momentum (beta_m).",
+        json_schema_extra=read_with(
+            {"momentum_scale": POSITIVE}, {"momentum_scale": None, "level": ("medium", "strong", "max")}
+        ),
+    )
     prompt: str = Field("", description="The prompt to guide away from; by default the names, joined by commas.")
 
     @property

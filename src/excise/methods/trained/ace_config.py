@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FUSION, CANVAS_LORA, PROGRAM_ADAM, FusedConfig
+from excise.training.config import CANVAS_FUSION, CANVAS_LORA, PROGRAM_ADAM, RETAINING, FusedConfig
 
 
 class ACEConfig(FusedConfig):
@@ -33,7 +33,12 @@ class ACEConfig(FusedConfig):
         "all", description="Train every linear map inside the attention blocks, or all of cross-attention."
     )
     eta: float = Field(3.0, ge=0, description="How far both halves of guidance move along the concept (eta).")
-    eta_prior: float = Field(3.0, ge=0, description="How far the unconditional half moves off what is kept (eta_s).")
+    eta_prior: float = Field(
+        3.0,
+        ge=0,
+        description="How far the unconditional half moves off what is kept (eta_s).",
+        json_schema_extra=RETAINING,
+    )
     uncond_share: float = Field(0.8, ge=0, le=1, description="Share of the unconditional half in the loss (lambda_0).")
     retain_weight: float = Field(
         1.0, ge=0, description="Weight of staying near the untouched model on prompts to keep."

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.reading import read_with
 from excise.training.config import CANVAS_LORA, PROGRAM_ADAM, DistilledConfig
 
 _OFFICIAL = {**PROGRAM_ADAM, "weights": "full", "lr": 1e-5, "batch": 1}
@@ -43,6 +44,13 @@ class AdvUnlearnConfig(DistilledConfig):
         "adam", description="Several steps of Adam, or a single one along the sign of the gradient."
     )
     words: int = Field(1, ge=1, description="Words that the attack learns (k).")
-    attack_steps: int = Field(30, ge=1, description="Of attack=adam: its steps.")
-    attack_lr: float = Field(1e-3, gt=0, description="Of attack=adam: its learning rate.")
-    fast_step: float = Field(0.5, gt=0, description="Of attack=fast: length of its step, in lengths of a word.")
+    attack_steps: int = Field(30, ge=1, description="Steps of the attack.", json_schema_extra=read_with(attack="adam"))
+    attack_lr: float = Field(
+        1e-3, gt=0, description="Learning rate of the attack.", json_schema_extra=read_with(attack="adam")
+    )
+    fast_step: float = Field(
+        0.5,
+        gt=0,
+        description="Length of the attack's step, in lengths of a word.",
+        json_schema_extra=read_with(attack="fast"),
+    )

@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.reading import POSITIVE, read_with
 from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, PROGRAM, FusedConfig
 
 
 class ANTConfig(FusedConfig):
     """Settings of ANT."""
 
+    unread: ClassVar[frozenset[str]] = frozenset({"shown"})  # by=images is refused
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_FULL, **CANVAS_FUSION, "sampler_steps": 12},
         "canvas-lora": {**CANVAS_LORA, **CANVAS_FUSION, "sampler_steps": 12, "weights": "lora", "mask": "none"},
@@ -41,5 +43,10 @@ class ANTConfig(FusedConfig):
     boundary: float = Field(
         0.14, ge=0, le=1, description="Share of the sampler's steps that count as early (7 of 50), and keep their way."
     )
-    early_weight: float = Field(1.0, ge=0, description="Weight of the concept's own direction in early steps (a1).")
+    early_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the concept's own direction in early steps (a1).",
+        json_schema_extra=read_with(boundary=POSITIVE),
+    )
     uncond_weight: float = Field(0.5, ge=0, description="Weight of keeping the unconditional prediction (a2).")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.reading import read_with
 from excise.training.config import CANVAS_LORA, PROGRAM, DistilledConfig
 
 _OFFICIAL = {**PROGRAM, "weights": "full", "batch": 4, "pictures": 1000}
@@ -29,7 +30,7 @@ class ConceptAblationConfig(DistilledConfig):
     by: Literal["student", "teacher", "mean", "images"] = Field(
         "images", description="Where the latents come from: noise on pictures that the untouched model drew (paper)."
     )
-    shown: Literal["target", "anchor"] = Field("anchor", description="Of by=images: what the pictures show.")
+    shown: Literal["target", "anchor"] = Field("anchor", description="What the pictures show.")
     target: Literal["model", "noise"] = Field(
         "model", description="What the target's prompt predicts: what the anchor's does, or the anchor's own noise."
     )
@@ -39,5 +40,8 @@ class ConceptAblationConfig(DistilledConfig):
         "map of the denoiser.",
     )
     prior_weight: float = Field(
-        0.0, ge=0, description="Of target=model: weight of the anchor's own denoising, which keeps it as it is."
+        0.0,
+        ge=0,
+        description="Weight of the anchor's own denoising, which keeps it as it is.",
+        json_schema_extra=read_with(target="model"),
     )

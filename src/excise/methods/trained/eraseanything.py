@@ -36,7 +36,7 @@ from excise.errors import ConceptError, SettingError
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.eraseanything_config import EraseAnythingConfig
-from excise.methods.trained.material import check_settings, prompts_about, trajectories
+from excise.methods.trained.material import prompts_about, trajectories
 from excise.support.selection import evenly
 from excise.training.adapters import Adapter, FullWeights, Weights
 from excise.training.attention import captured_joint
@@ -59,6 +59,14 @@ class EraseAnything(Distilled[EraseAnythingConfig]):
     def targets(self, family: Family, config: EraseAnythingConfig) -> list[str]:
         return [m.path for m in family.maps("joint") if m.part in ("add_q", "add_k")]
 
+    def check(self, problem: TrainingProblem, config: EraseAnythingConfig) -> None:
+        super().check(problem, config)
+        if config.by == "images":
+            raise SettingError(
+                "eraseanything stands at latents that are denoised, and by was images; use --set by=student or "
+                "by=teacher."
+            )
+
     def loss(self, batch: Batch, config: EraseAnythingConfig) -> Tensor:
         """L_e."""
         with captured_joint(batch.weights.family, layers(batch.weights.family)) as capture:
@@ -75,7 +83,6 @@ class EraseAnything(Distilled[EraseAnythingConfig]):
             SettingError: as `check`, or there are no names to contrast a target with.
         """
         self.check(problem, config)
-        check_settings(config, ["reuse"])
         paths = self.targets(problem.family, config)
         weights: Weights = FullWeights(problem.family, paths)
         if config.weights == "lora":

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from excise.support.reading import read_with
 from excise.support.settings import OMIT_DEFAULT
 from excise.training.config import DistilledConfig
 
@@ -28,11 +29,13 @@ class ESDConfig(DistilledConfig):
     )
     encoder_maps: Literal["mlp", "all"] = Field(
         "mlp",
-        description="Of train=text_encoder: train its MLPs, or all of its linear maps.",
-        json_schema_extra=OMIT_DEFAULT,
+        description="Train the MLPs of the text encoders, or all of their linear maps.",
+        json_schema_extra=OMIT_DEFAULT | read_with(train="text_encoder"),
     )
     variant: Literal["x", "strict", "u"] = Field(
-        "x", description="Train all of cross-attention (x), its keys and values (strict), or all other linear maps (u)."
+        "x",
+        description="Train all of cross-attention (x), its keys and values (strict), or all other linear maps (u).",
+        json_schema_extra=read_with(train="denoiser"),
     )
     target: Literal["negate", "neutral", "self", "anchor", "guidance"] = Field(
         "negate",
@@ -42,21 +45,34 @@ class ESDConfig(DistilledConfig):
     uncond_weight: float = Field(
         1.0,
         ge=0,
-        description="Of target=guidance: weight of staying near the untouched model without a prompt.",
-        json_schema_extra=OMIT_DEFAULT,
+        description="Weight of staying near the untouched model without a prompt.",
+        json_schema_extra=OMIT_DEFAULT | read_with(target="guidance"),
     )
     base: Literal["empty", "concept"] = Field(
-        "empty", description="Where negation starts: the empty prompt (paper), or the concept (later program)."
+        "empty",
+        description="Where negation starts: the empty prompt (paper), or the concept (later program).",
+        json_schema_extra=read_with(target="negate"),
     )
-    eta: float = Field(1.0, ge=0, description="Strength of negation; with base=concept one more for the same effect.")
+    eta: float = Field(
+        1.0,
+        ge=0,
+        description="Strength of negation; with base=concept one more for the same effect.",
+        json_schema_extra=read_with(target="negate"),
+    )
     first: Literal["none", "uce"] = Field(
         "none",
         description="Train on top of a closed form, which becomes part of the edit (TRACE).",
         json_schema_extra=OMIT_DEFAULT,
     )
     retain_scale: float = Field(
-        1.0, ge=0, description="Of first=uce: weight of retained states.", json_schema_extra=OMIT_DEFAULT
+        1.0,
+        ge=0,
+        description="Weight of retained states in the closed form.",
+        json_schema_extra=OMIT_DEFAULT | read_with(first="uce"),
     )
     ridge: float = Field(
-        0.5, gt=0, description="Of first=uce: pull towards the original weights.", json_schema_extra=OMIT_DEFAULT
+        0.5,
+        gt=0,
+        description="Pull towards the original weights in the closed form.",
+        json_schema_extra=OMIT_DEFAULT | read_with(first="uce"),
     )

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, PROGRAM_ADAM, DistilledConfig
+from excise.training.config import CANVAS_LORA, OF_DENOISING, PROGRAM_ADAM, DistilledConfig
 
 
 class FewShotConfig(DistilledConfig):
     """Settings of few-shot erasing."""
 
+    unread: ClassVar[frozenset[str]] = OF_DENOISING
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_LORA, "lr": 3e-4, "steps": 72, "save_every": 4},
         "official": {

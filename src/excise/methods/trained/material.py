@@ -43,28 +43,12 @@ class Material:
 NOTHING_DRAWN = Material()
 
 
-def check_settings(config: DistilledConfig, unread: Sequence[str] = ()) -> None:
-    """Refuse settings that exclude one another.
-
-    Args:
-        unread: shared settings that the method has no use for; only their defaults are taken.
+def check_settings(config: DistilledConfig) -> None:
+    """Refuse settings that exclude one another; those that nothing reads are refused before (`configure`).
 
     Raises:
         SettingError: they do; the message names both.
     """
-    for name in unread:
-        value, default = getattr(config, name), type(config).model_fields[name].default
-        if value != default:
-            raise SettingError(f"this method does not read '{name}', which was {value!r}; leave --set {name}=... out.")
-    fields = type(config).model_fields
-    for name in ("combine", "retain_on"):
-        if not config.retain_weight and getattr(config, name) != fields[name].default:
-            raise SettingError(
-                f"{name}={getattr(config, name)} is about what is retained, and nothing is; give --set "
-                f"retain_weight=..., or leave --set {name}=... out."
-            )
-    if config.reuse > 1 and config.by == "images":
-        raise SettingError("reuse is about latents that are denoised, and by=images denoises none; leave it at 1.")
     if config.sparsity and config.ema:
         raise SettingError("a running mean of a LoRA never empties a block; use --set ema=0 with sparsity.")
     if config.mask != "none" and config.weights != "full":
@@ -72,9 +56,7 @@ def check_settings(config: DistilledConfig, unread: Sequence[str] = ()) -> None:
             f"mask={config.mask} chooses entries of the weights themselves, and a LoRA has none of them; use --set "
             "weights=full, or --set mask=none."
         )
-    if config.sparsity and config.weights != "lora":
-        raise SettingError("sparsity empties blocks of a LoRA; use --set weights=lora, or --set sparsity=0.")
-    if config.by == "mean" and "ema" in unread:
+    if config.by == "mean" and "ema" in config.unread:
         raise SettingError(
             "by=mean needs a running mean of the weights, and this method keeps none; use --set by=student, teacher or "
             "images."

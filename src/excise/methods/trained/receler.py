@@ -40,8 +40,6 @@ from excise.training.run import preview_of, train
 from excise.training.sources import Source
 
 STATES = "encoder_hidden_states"
-OF_WEIGHTS = ("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema")
-UNREAD = ("weights", *OF_WEIGHTS, "retain_weight", "retain_on", "combine", "reuse")
 DECAY = 0.1  # of the adversary's weights (program)
 
 
@@ -58,7 +56,7 @@ class Receler(Trained[RecelerConfig]):
             SettingError: settings that exclude one another.
             ModelError: the family has no plain cross-attention.
         """
-        check_settings(config, UNREAD)
+        check_settings(config)
         layers = reading_layers(problem.family)
         weights = Bottlenecks(problem.family, layers, config.rank, problem.seed)
         material = drawn(problem, config)

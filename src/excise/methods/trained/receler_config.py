@@ -7,12 +7,16 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, DistilledConfig
+from excise.support.reading import POSITIVE, read_with
+from excise.training.config import CANVAS_LORA, OF_MASKS, DistilledConfig
 
 
 class RecelerConfig(DistilledConfig):
     """Settings of Receler."""
 
+    unread: ClassVar[frozenset[str]] = OF_MASKS | {
+        *("weights", "sparsity", "ema", "retain_weight", "retain_on", "combine", "reuse")
+    }
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {
             **CANVAS_LORA,
@@ -39,7 +43,12 @@ class RecelerConfig(DistilledConfig):
     )
     tokens: int = Field(16, ge=1, description="States behind the concept's words that the adversary learns.")
     adversary_steps: int = Field(50, ge=0, description="Steps of the adversary for one of the erasers.")
-    adversary_lr: float = Field(0.1, gt=0, description="Learning rate of the adversary.")
+    adversary_lr: float = Field(
+        0.1,
+        gt=0,
+        description="Learning rate of the adversary.",
+        json_schema_extra=read_with(adversary_steps=POSITIVE),
+    )
 
     @classmethod
     def made_of(cls) -> str:

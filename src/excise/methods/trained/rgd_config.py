@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_LORA, PROGRAM_ADAM, DistilledConfig
+from excise.training.config import CANVAS_LORA, OF_DENOISING, PROGRAM_ADAM, DistilledConfig
 
 _CANVAS = {**CANVAS_LORA, "pictures": 64}
 
@@ -15,6 +15,7 @@ _CANVAS = {**CANVAS_LORA, "pictures": 64}
 class RGDConfig(DistilledConfig):
     """Settings of RGD."""
 
+    unread: ClassVar[frozenset[str]] = OF_DENOISING
     unbounded: ClassVar[frozenset[str]] = frozenset({"bound"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": _CANVAS,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, PROGRAM_ADAM, DistilledConfig
+from excise.training.config import CANVAS_FULL, MASKED, PROGRAM_ADAM, DistilledConfig
 
 _OFFICIAL = {
     **PROGRAM_ADAM,
@@ -44,4 +44,6 @@ class SalUnConfig(DistilledConfig):
     train: Literal["all", "cross"] = Field(
         "all", description="Choose entries of every linear map of the denoiser, or of cross-attention alone."
     )
-    mask_guidance: float = Field(7.5, ge=0, description="Guidance of the prediction that the mask is chosen by (s).")
+    mask_guidance: float = Field(
+        7.5, ge=0, description="Guidance of the prediction that the mask is chosen by (s).", json_schema_extra=MASKED
+    )

@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from excise.training.config import CANVAS_FULL, PROGRAM, DistilledConfig
+from excise.support.reading import POSITIVE, read_with
+from excise.training.config import CANVAS_FULL, OF_DENOISING, PROGRAM, DistilledConfig
 
 
 class SelectiveAmnesiaConfig(DistilledConfig):
     """Settings of Selective Amnesia."""
 
+    unread: ClassVar[frozenset[str]] = OF_DENOISING
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_FULL, "lr": 1e-3, "steps": 60, "pictures": 48, "fisher_weight": 0.01},
         "official": {
@@ -41,4 +43,9 @@ class SelectiveAmnesiaConfig(DistilledConfig):
         "all", description="Train every linear map of the denoiser, or all of cross-attention."
     )
     fisher_weight: float = Field(50.0, ge=0, description="Weight of holding what matters for the replay (lambda).")
-    fisher_passes: int = Field(20, ge=1, description="Batches by which it is told what matters.")
+    fisher_passes: int = Field(
+        20,
+        ge=1,
+        description="Batches by which it is told what matters.",
+        json_schema_extra=read_with(fisher_weight=POSITIVE),
+    )

@@ -37,12 +37,6 @@ from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, training_mode
 from excise.training.sources import Source
 
-UNREAD = (
-    *("weights", "rank", "lr", "lr_scheduler", "save_every", "accumulate", "precision", "calibrate", "keep", "tie"),
-    *("lr_warmup", "lr_cycles", "weight_decay", "beta2"),
-    *("sampler_steps", "guidance", "reuse", "tracker", "retain_weight"),
-    *("mask", "mask_share", "mask_within", "mask_passes", "turnover", "refresh", "sparsity", "ema", "combine"),
-)
 ENOUGH = 0.95  # of the target's pictures gone, at which a step is long enough
 
 
@@ -85,7 +79,7 @@ class SLUG(Trained[SLUGConfig]):
             SettingError: there is no judge, or no layer has a gradient.
             TrainingError: a gradient is not finite.
         """
-        check_settings(config, UNREAD)
+        check_settings(config)
         if config.by != "images":
             raise SettingError(
                 f"slug takes its gradients on pictures, whose noise is known, and by was {config.by}; use --set "

@@ -8,12 +8,21 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.support.settings import OMIT_DEFAULT
-from excise.training.config import CANVAS_FUSION, FusedConfig
+from excise.training.config import CANVAS_FUSION, OF_DENOISING, OF_MASKS, OF_OPTIMISER, FusedConfig
 
 
 class SLUGConfig(FusedConfig):
     """Settings of SLUG."""
 
+    unread: ClassVar[frozenset[str]] = (
+        OF_DENOISING
+        | OF_MASKS
+        | OF_OPTIMISER
+        | {
+            *("weights", "rank", "save_every", "accumulate", "precision", "tracker"),
+            *("calibrate", "keep", "tie", "retain_weight", "combine", "sparsity", "ema"),
+        }
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"canvas": {**CANVAS_FUSION, "batch": 16, "margin": 1.25}}
 
     steps: int = Field(8, ge=1, description="Batches whose gradients are summed.")
