@@ -51,11 +51,12 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
             **{"uncond_weight": 2.5, "early_weight": 0.5, "batch": 2, **ADAMW, **LAST},
         },
     ),
-    ("ant", "default", "person"): (
-        "lileyang1210/ANT, Single/configs/ant_train.yaml; 7 of 50 steps are early",
+    ("ant", "official", "object"): (
+        "lileyang1210/ANT, Single/configs/ant_train.yaml",
         {
             **{"weights": "full", "mask": "saliency", "mask_share": 0.5, "mask_within": "map", "steps": 250},
             **{"lr": 5e-4, "guidance": 3.0, "boundary": 7 / 50, "early_weight": 1.0, "uncond_weight": 0.5},
+            **{**ADAM, **LAST},
         },
     ),
     ("concept-ablation", "official", "style"): (
@@ -100,6 +101,24 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
             **{"unrelated": 3, "lr_scheduler": "constant", "beta2": 0.999, **LAST},
         },
     ),
+    ("esd", "official", "style"): (
+        "rohitgandikota/erasing, train-scripts/train-esd.py, defaults of its arguments; train_method xattn for styles",
+        {
+            **{"weights": "full", "variant": "x", "lr": 1e-5, "steps": 1000, "batch": 1, "eta": 1.0, "base": "empty"},
+            **{"by": "student", "sampler_steps": 50, "guidance": 3.0, "target": "negate", **ADAM, **LAST},
+        },
+    ),
+    ("esd", "official", "explicit"): (
+        "rohitgandikota/erasing, train-scripts/train-esd.py; train_method noxattn for explicit content",
+        {"weights": "full", "variant": "u", "lr": 1e-5, "steps": 1000, "eta": 1.0, **ADAM, **LAST},
+    ),
+    ("esd", "later", "object"): (
+        "rohitgandikota/erasing, esd_sd.py, defaults of its arguments; the latents are the untouched model's",
+        {
+            **{"weights": "full", "variant": "x", "lr": 5e-5, "steps": 200, "batch": 1, "eta": 2.0, "base": "concept"},
+            **{"by": "teacher", "sampler_steps": 50, "guidance": 3.0, "target": "negate", **ADAM, **LAST},
+        },
+    ),
     ("esd", "sdd", "object"): (
         "fmp453/erase-eval, its port of SDD",
         {
@@ -137,11 +156,11 @@ PROGRAMS: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {
         "Shilin-LU/MACE, configs/explicit_content: every timestep alike",
         {"rank": 1, "lr": 1e-5, "steps": 120, "pictures": 8, "earliest": 0.0, "latest": 1.0},
     ),
-    ("receler", "default", "object"): (
+    ("receler", "official", "object"): (
         "jasper0314-huang/Receler, train_receler.py, defaults of its arguments",
         {
             **{"rank": 128, "lr": 3e-4, "steps": 500, "eta": 1.0, "local_weight": 0.1, "threshold": 0.1, "tokens": 16},
-            **{"adversary_steps": 50, "adversary_lr": 0.1, "guidance": 3.0, "by": "student"},
+            **{"adversary_steps": 50, "adversary_lr": 0.1, "guidance": 3.0, "by": "student", **ADAM, **LAST},
         },
     ),
     ("rgd", "official", "explicit"): (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.support.reading import POSITIVE, read_with
-from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, PROGRAM, FusedConfig
+from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, PROGRAM, PROGRAM_ADAM, FusedConfig
 
 
 class ANTConfig(FusedConfig):
@@ -18,6 +18,7 @@ class ANTConfig(FusedConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {**CANVAS_FULL, **CANVAS_FUSION, "sampler_steps": 12},
         "canvas-lora": {**CANVAS_LORA, **CANVAS_FUSION, "sampler_steps": 12, "weights": "lora", "mask": "none"},
+        "official": PROGRAM_ADAM,
         "multi": {
             **PROGRAM,
             "weights": "lora",

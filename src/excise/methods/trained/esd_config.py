@@ -9,7 +9,9 @@ from pydantic import Field
 
 from excise.support.reading import read_with
 from excise.support.settings import OMIT_DEFAULT
-from excise.training.config import DistilledConfig
+from excise.training.config import PROGRAM_ADAM, DistilledConfig
+
+_OFFICIAL = {**PROGRAM_ADAM, "weights": "full", "lr": 1e-5, "steps": 1000}
 
 
 class ESDConfig(DistilledConfig):
@@ -17,6 +19,9 @@ class ESDConfig(DistilledConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "canvas": {"lr": 1e-3, "steps": 120, "save_every": 20, "batch": 8, "rank": 8, "sampler_steps": 12},
+        "official": _OFFICIAL,
+        "official-explicit": {**_OFFICIAL, "variant": "u"},
+        "later": {**_OFFICIAL, "base": "concept", "eta": 2.0, "by": "teacher", "lr": 5e-5, "steps": 200},
         "sdd": {"target": "self", "weights": "full", "by": "mean", "ema": 0.998, "lr": 1e-5, "steps": 1300},
         "trace": {"first": "uce", "earliest": 0.5, "retain_weight": 1.0},
         "all-but-one": {"target": "guidance", "weights": "full", "lr": 1e-5, "steps": 1000},

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from excise.support.reading import POSITIVE, read_with
-from excise.training.config import CANVAS_LORA, OF_MASKS, DistilledConfig
+from excise.training.config import CANVAS_LORA, OF_MASKS, PROGRAM_ADAM, DistilledConfig
 
 
 class RecelerConfig(DistilledConfig):
@@ -28,6 +28,7 @@ class RecelerConfig(DistilledConfig):
             "calibrate": "kept",
             "keep": 0.92,
         },
+        "official": PROGRAM_ADAM,
     }
 
     rank: int = Field(128, ge=1, description="Columns of the erasers.")
