@@ -4,6 +4,8 @@
 
     python -m benchmarks.summary benchmarks/results/canvas-trained.jsonl --costs --concept dog
 
+    python -m benchmarks.summary benchmarks/results/canvas-trained.jsonl --complete --concept dog --concept car
+
     python -m benchmarks.summary benchmarks/results/canvas-names.jsonl --draw docs/images/names.png
 
 Printed as Markdown, rates in per cent. `rel.` is a rate divided by that of the untouched model on the same prompts,
@@ -43,6 +45,13 @@ TESTED = ("h", "ua", "ira", "cra", "alias_rate", "synonym_rate", "spanish_rate",
 def read(paths: Sequence[Path]) -> list[Line]:
     """Return the lines of finished benchmarks."""
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def complete(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines of methods that have one of every target of their model."""
+    targets = {(line["model"], tuple(line["concepts"])) for line in lines}
+    have = {(line["method"], line["model"], tuple(line["concepts"])) for line in lines}
+    return [x for x in lines if all((x["method"], *t) in have for t in targets if t[0] == x["model"])]
 
 
 def value(line: Line, name: str) -> float:
@@ -189,11 +198,13 @@ def main() -> None:
     parser.add_argument("results", nargs="+", type=Path, help="results.jsonl of finished benchmarks")
     parser.add_argument("--first", help="method to test against the others")
     parser.add_argument("--by-target", action="store_true", help="print a row for each target as well")
-    parser.add_argument("--concept", help="leave out the lines of other targets")
+    parser.add_argument("--concept", action="append", help="leave out the lines of other targets; repeatable")
+    parser.add_argument("--complete", action="store_true", help="leave out methods that lack one of the targets")
     parser.add_argument("--costs", action="store_true", help="also minutes and megabytes of an edit")
     parser.add_argument("--draw", type=Path, help="file for the plot of H_o over the number of names")
     options = parser.parse_args()
-    lines = [x for x in read(options.results) if options.concept is None or x["concepts"] == [options.concept]]
+    lines = [x for x in read(options.results) if not options.concept or x["concepts"] in [[c] for c in options.concept]]
+    lines = complete(lines) if options.complete else lines
     of_names = [line for line in lines if "acc_e" in line["metrics"]]
     if of_names:
         print(by_number(of_names), names_table(of_names), sep="\n\n")
