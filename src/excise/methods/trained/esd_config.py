@@ -11,6 +11,8 @@ from excise.support.reading import read_with
 from excise.support.settings import OMIT_DEFAULT
 from excise.training.config import DistilledConfig
 
+_PROMPTED = ("negate", "neutral", "self", "anchor")  # targets that have a prompt, which an encoder reads
+
 
 class ESDConfig(DistilledConfig):
     """Settings of ESD."""
@@ -30,7 +32,7 @@ class ESDConfig(DistilledConfig):
     encoder_maps: Literal["mlp", "all"] = Field(
         "mlp",
         description="Train the MLPs of the text encoders, or all of their linear maps.",
-        json_schema_extra=OMIT_DEFAULT | read_with(train="text_encoder"),
+        json_schema_extra=OMIT_DEFAULT | read_with(train="text_encoder", target=_PROMPTED),
     )
     variant: Literal["x", "strict", "u"] = Field(
         "x",
@@ -46,7 +48,7 @@ class ESDConfig(DistilledConfig):
         1.0,
         ge=0,
         description="Weight of staying near the untouched model without a prompt.",
-        json_schema_extra=OMIT_DEFAULT | read_with(target="guidance"),
+        json_schema_extra=OMIT_DEFAULT | read_with(target="guidance", train="denoiser"),
     )
     base: Literal["empty", "concept"] = Field(
         "empty",
