@@ -325,7 +325,7 @@ def test_on_top_of_a_closed_form_the_concept_itself_is_negated(pipe, monkeypatch
         ("slug", {"lr": 1e-3}, "does not read 'lr'"),
         ("ace", {"retain_weight": 0.0, "combine": "project"}, "'combine' is read with retain_weight above 0"),
         ("salun", {"retain_weight": 0.0, "retain_on": "anchor"}, "'retain_on' is read with retain_weight above 0"),
-        ("esd", {"sparsity": 1.0, "ema": 0.9}, "never empties a block"),
+        ("esd", {"sparsity": 1.0, "ema": 0.9}, "'sparsity' is read with .* ema is 0.9"),
         ("selective-amnesia", {"retain_on": "latents"}, "does not tell what matters"),
         ("slug", {"retain_on": "latents"}, "retain_on was latents"),
         ("slug", {"retain_weight": 3.0}, "does not read 'retain_weight'"),

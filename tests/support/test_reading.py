@@ -21,7 +21,7 @@ CONDITIONAL = [
     if settings_of(method).read_beside(name) and name not in settings_of(method).unread
 ]
 UNREAD = [(method, name) for method in METHODS.records() for name in sorted(settings_of(method).unread)]
-ALWAYS_MET = {("receler", "rank"), ("slug", "retain_on")} | {("selective-amnesia", n) for n in ("retain_on", "combine")}
+ALWAYS_MET = {("selective-amnesia", n) for n in ("retain_on", "combine")}
 """Settings that are read with others which the method allows no other value of."""
 KINDS = ("object", "style", "explicit")
 
@@ -119,8 +119,8 @@ def test_every_preset_is_taken_in_full(method):
         (
             "scapre",
             {"form": "scale", "mu": 0.5, "bins": 5},
-            "scapre: setting 'bins' is read with form=small, or with form=scale and mu=null, or with form=scale and "
-            "spherical=true, and form is 'scale', mu is 0.5 and spherical is false; leave bins out, or set form=small. "
+            "scapre: setting 'bins' is read with form=scale and mu=null, or with form=scale and spherical=true, or "
+            "with form=small, and form is 'scale', mu is 0.5 and spherical is false; leave bins out, or set mu=null. "
             "See: excise methods scapre",
         ),
     ],
@@ -129,6 +129,24 @@ def test_the_sentence_says_what_was_seen_what_is_expected_and_what_to_do(method,
     with pytest.raises(SettingError) as error:
         configure(settings_of(method), method, given, "object")
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(("method", "name"), CONDITIONAL)
+def test_no_condition_is_about_what_the_method_never_reads(method, name):
+    config = settings_of(method)
+    assert not config.unread & {other for way in config.read_beside(name) for other in way}
+
+
+def test_conditions_about_what_is_never_read_are_decided_by_its_default():
+    assert settings_of("receler").when_read("rank") == settings_of("slug").when_read("retain_on") == "always"
+    assert settings_of("receler").when_read("pictures") == "with by=images"
+
+
+def test_a_hardening_falls_in_cycles_too():
+    """Its learning rate falls along a cosine, whatever that of the first training does."""
+    assert configure(settings_of("surgun"), "surgun", {"robust": 2, "lr_cycles": 3}, "object").lr_cycles == 3
+    with pytest.raises(SettingError, match="'lr_cycles' is read with"):
+        configure(settings_of("surgun"), "surgun", {"lr_cycles": 3}, "object")
 
 
 def test_values_of_presets_are_never_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,17 @@ def test_where_the_last_checkpoint_is_chosen_no_other_is_held(tokenizer, tmp_pat
     assert [*resumed.states] == [7]
     assert torch.equal(again, weight)
     assert [*fitted(tmp_path / "all", TrainedConfig(steps=7, save_every=3))[0].states] == [3, 6, 7]
+
+
+def test_checkpoints_of_a_version_that_held_all_are_let_go(tokenizer, tmp_path):
+    """So that what is judged and written down does not tell a resumed run from another."""
+    family = family_of(tiny_pipe(tokenizer))
+    config = TrainedConfig(steps=6, save_every=2, calibrate="last")
+    for plan in (replace(config.plan(), newest=False), config.plan()):
+        with FullWeights(family, other_linears(family)[:1]) as weights:
+            (weight,) = weights.parameters.values()
+            run = Trainer(weights, plan, 0, folder=tmp_path).fit(lambda _, w=weight: {"loss": (w**2).sum()})
+    assert [*run.states] == [6]
 
 
 def test_settings_of_the_optimiser_reach_the_plan():

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from excise.bench.recipe import Cell, Recipe, cells
+from excise.bench.recipe import Cell, Recipe, cells, requests
+from excise.concepts.concept import Concept
+from excise.concepts.vocabulary import kind_in
 from excise.families.locate import check_model
 from excise.families.usual import usual_of
 from excise.judges import JUDGES
@@ -58,9 +60,9 @@ def check_ready(recipe: Recipe) -> None:
     """
     for model in recipe.models:
         check_model(model)
+        usual = usual_of(model)
         for method in recipe.methods:
-            if not method.control:
-                kind, usual = recipe.kind or "object", usual_of(model)
+            for kind in _kinds(recipe, bool(usual.presets)) if not method.control else ():
                 configure(settings_of(method.name), method.name, method.settings, kind, usual)
     if recipe.attack is not None:
         from excise.attacks.suite import SuiteOptions
@@ -72,6 +74,16 @@ def check_ready(recipe: Recipe) -> None:
         plan = fixed_protocol(name)
         for judge in filter(None, (plan.judge, plan.second)):
             JUDGES.load(judge)(recipe.judge_weights)
+
+
+def _kinds(recipe: Recipe, built_in: bool) -> list[str]:
+    """The kinds whose presets the edits have: that of the first name of each; in a sequence every name is a first."""
+    names: list[str] = []
+    for plan in map(fixed_protocol, recipe.protocols):
+        for entry in requests(recipe, plan):
+            names += entry if plan.score == "sequence" else entry[:1]
+    given = recipe.kind or "object"
+    return [*dict.fromkeys(kind_in(Concept(n, given), recipe.kind, recipe.vocabulary, built_in) for n in names)]
 
 
 def _requests(cell: Cell, plan: Protocol) -> frozenset[tuple[str, int]]:

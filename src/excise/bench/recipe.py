@@ -197,7 +197,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
     seen: set[str] = set()
     for model, protocol in product(recipe.models, recipe.protocols):
         plan = fixed_protocol(protocol)
-        for names in _requests(recipe, plan):
+        for names in requests(recipe, plan):
             for method, seed in product(recipe.methods, recipe.seeds):
                 if method.name == "oracle" and not _is_oracle_for(method, names, plan):
                     continue
@@ -212,13 +212,13 @@ def as_control(name: str) -> str:
     return name if name in CONTROLS else ""
 
 
-def _requests(recipe: Recipe, plan: Protocol) -> list[tuple[str, ...]]:
-    """The concept sets to erase: the protocol's fixed targets, or those of the recipe."""
-    requests = [plan.fixed_targets] if plan.fixed_targets else [_names(entry) for entry in recipe.concepts]
-    for names in requests:
+def requests(recipe: Recipe, plan: Protocol) -> list[tuple[str, ...]]:
+    """Return the concept sets to erase: the protocol's fixed targets, or those of the recipe."""
+    every = [plan.fixed_targets] if plan.fixed_targets else [_names(entry) for entry in recipe.concepts]
+    for names in every:
         for name in names:
             plan.target_of(name)
-    return requests
+    return every
 
 
 def _names(entry: str | tuple[str, ...] | NamesFile) -> tuple[str, ...]:

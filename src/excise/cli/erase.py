@@ -218,6 +218,7 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
     """The plan of the request; the warnings that the work itself gives are left to it."""
     import warnings
 
+    from excise.concepts.vocabulary import kind_in
     from excise.errors import ExciseWarning, PluginWarning
     from excise.families.usual import usual_of
     from excise.methods import settings_of
@@ -225,7 +226,8 @@ def _planned(options: EraseOptions, concepts: list[Concept], preserve: list[str]
 
     if settings:  # refused before torch is imported
         usual = usual_of(options.model)
-        configure(settings_of(options.method), options.method, settings, concepts[0].kind, usual)
+        kind = kind_in(concepts[0], options.kind, options.vocabulary, bool(usual.presets))
+        configure(settings_of(options.method), options.method, settings, kind, usual)
 
     from excise.erasing.erase import Naming
 

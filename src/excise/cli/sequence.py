@@ -114,6 +114,7 @@ def _check(options: SequenceOptions, concepts: list[Concept], preserve: list[str
     """Refuse what names and files alone show to be wrong; torch is not imported."""
     from excise.concepts.concept import check_preserve
     from excise.concepts.known_names import warn_of_names
+    from excise.concepts.vocabulary import kind_in
     from excise.errors import ConceptError
     from excise.families.built_in import names_built_in
     from excise.families.usual import usual_of
@@ -130,7 +131,9 @@ def _check(options: SequenceOptions, concepts: list[Concept], preserve: list[str
     o.check_judge(options.judge)
     o.check_weights(options.judge_weights)
     if settings := o.parse_settings(options.set_ or []):
-        configure(settings_of(options.method), options.method, settings, concepts[0].kind, usual_of(options.model))
+        usual = usual_of(options.model)
+        for kind in {kind_in(c, options.kind, options.vocabulary, bool(usual.presets)) for c in concepts}:
+            configure(settings_of(options.method), options.method, settings, kind, usual)
     if names_built_in(options.model):
         o.check_no_slips(options.model, [c.name for c in concepts])
         o.warn_outside_canvas(options.model, [c.name for c in concepts])

@@ -199,6 +199,15 @@ def guess_kind(concept: Concept, kind: str | None, vocabulary: str | None) -> Co
     return Concept(concept.name, _source(vocabulary).kind_of(concept.name) or concept.kind)
 
 
+def kind_in(concept: Concept, kind: str | None, vocabulary: str | None, built_in: bool) -> str:
+    """Return the kind that a concept of a request has in the end (`guess_kind`), by the vocabulary that was asked for.
+
+    Args:
+        built_in: whether the model is one of the built-in ones.
+    """
+    return guess_kind(concept, kind, naming_vocabulary_for(vocabulary, built_in)).kind
+
+
 def _source(name: str | None) -> VocabularySource:
     """The source of a vocabulary.
 

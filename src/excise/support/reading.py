@@ -41,6 +41,23 @@ def declared(extra: Any) -> tuple[Way, ...] | None:
     return ways
 
 
+def open_ways(ways: Sequence[Way], fixed: Mapping[str, Any]) -> tuple[Way, ...]:
+    """Return the ways that remain where some settings have one value only, without these; none for always.
+
+    Args:
+        fixed: these settings, and their values.
+
+    >>> open_ways(read_with({"weights": "lora", "by": "images"}, {"weights": "full"})[READ_WITH], {"weights": "lora"})
+    ({'by': ('images',)},)
+    """
+    left = [
+        {name: values for name, values in way.items() if name not in fixed}
+        for way in ways
+        if all(any(_is(fixed[name], v) for v in values) for name, values in way.items() if name in fixed)
+    ]
+    return tuple(left) if all(left) else ()
+
+
 def unmet(ways: Sequence[Way], settings: object) -> Way:
     """Return what is missing for a setting to be read, by the way that lacks least; nothing where it is read."""
     missing = [

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from excise.errors import SettingError
-from excise.support.reading import Way, declared, unmet, ways_in_words, why_idle
+from excise.support.reading import Way, declared, open_ways, unmet, ways_in_words, why_idle
 
 OFFICIAL = "official"
 LARGEST = 1e30  # number that a setting takes; single precision ends at 3e38, and settings are multiplied
@@ -81,12 +81,16 @@ class Settings(BaseModel):
 
     @classmethod
     def read_beside(cls, name: str) -> tuple[Way, ...]:
-        """Return the ways in which a setting is read (`read_with`), by its nearest declaration; none for always."""
+        """Return the ways in which a setting is read (`read_with`), by its nearest declaration; none for always.
+
+        Those settings of other methods that this one never reads have their defaults.
+        """
+        fixed = {other: cls.model_fields[other].default for other in cls.unread & cls.model_fields.keys()}
         for base in cls.__mro__:
             if issubclass(base, Settings) and name in base.model_fields:
                 ways = declared(base.model_fields[name].json_schema_extra)
                 if ways is not None:
-                    return ways
+                    return open_ways(ways, fixed)
         return ()
 
     @classmethod

@@ -26,8 +26,9 @@ KEEP = 0.97  # retained on either side, under the rule "kept"
 DENOISED = read_with(by=("student", "teacher", "mean"))
 SHOWN = read_with(by="images")
 RETAINING = read_with(retain_weight=POSITIVE)
-MASKED = read_with(mask=("saliency", "dynamic"))
+MASKED = read_with(weights="full", mask=("saliency", "dynamic"))
 """When shared settings are read: where latents are denoised, pictures noised, anything retained, or entries chosen."""
+_OF_LORA = read_with(weights="lora", mask="none")
 OF_DENOISING = frozenset({"sampler_steps", "guidance", "reuse"})
 """Settings that a method has no use for whose loss asks for noised pictures."""
 OF_OPTIMISER = frozenset({"lr", "lr_scheduler", "lr_warmup", "lr_cycles", "weight_decay", "beta2"})
@@ -130,9 +131,7 @@ class TrainedConfig(Settings):
 class DistilledConfig(TrainedConfig):
     """Settings of every method that is a loss on predictions: latents, what is trained, what protects the rest."""
 
-    rank: int = Field(
-        8, ge=1, description="Rank of the LoRA; its alpha is the same.", json_schema_extra=read_with(weights="lora")
-    )
+    rank: int = Field(8, ge=1, description="Rank of the LoRA; its alpha is the same.", json_schema_extra=_OF_LORA)
     steps: int = Field(200, ge=1, description="Optimiser steps.")
     batch: int = Field(1, ge=1, description="Latents in a pass.")
     weights: Literal["lora", "full"] = Field("lora", description="Train a LoRA, or the weights themselves.")
@@ -221,19 +220,20 @@ class DistilledConfig(TrainedConfig):
         ge=0,
         le=1,
         description="Share of the entries exchanged at first, which falls to none at the end.",
-        json_schema_extra=OMIT_DEFAULT | read_with(mask="dynamic"),
+        json_schema_extra=OMIT_DEFAULT | read_with(weights="full", mask="dynamic"),
     )
     refresh: int = Field(
         100,
         ge=1,
         description="Steps between exchanges.",
-        json_schema_extra=OMIT_DEFAULT | read_with(mask="dynamic", turnover=POSITIVE),
+        json_schema_extra=OMIT_DEFAULT | read_with(weights="full", mask="dynamic", turnover=POSITIVE),
     )
     sparsity: float = Field(
         0.0,
         ge=0,
         description="Weight of the group lasso, by which whole blocks end at zero (GS-LoRA).",
-        json_schema_extra=OMIT_DEFAULT | read_with(weights="lora"),
+        json_schema_extra=OMIT_DEFAULT
+        | read_with(weights="lora", mask="none", ema=0, by=("student", "teacher", "images")),
     )
     ema: float = Field(
         0.0,

@@ -224,14 +224,16 @@ class Trainer:
         extra = state.get(EXTRA_STATE, [])
         if state.get("plan") != self._identity(accelerator) or len(extra) != len(self.extra_state):
             return Run(), 0
-        run = Run(state["states"], state["losses"], state["skipped"], state["seconds"])
-        self.weights.load(run.states[state["step"]])
+        step, states = int(state["step"]), state["states"]
+        held = {step: states[step]} if self.plan.newest else states
+        run = Run(held, state["losses"], state["skipped"], state["seconds"])
+        self.weights.load(run.states[step])
         for one, saved in zip(self.extra_state, extra, strict=True):
             one.load_state_dict(saved)
         optimiser.load_state_dict(state["optimiser"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
-        return run, int(state["step"])
+        return run, step
 
     def _save(self, accelerator: Accelerator, optimiser: Any, run: Run, step: int) -> None:
         """Write a checkpoint, atomically."""

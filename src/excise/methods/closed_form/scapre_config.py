@@ -11,7 +11,7 @@ from excise.methods.closed_form.config import MethodConfig
 from excise.support.reading import POSITIVE, read_with
 
 _SCORED = read_with(relevance=("mask", "ratio"))
-_ENTROPY = ({"form": "small"}, {"form": "scale", "mu": None}, {"form": "scale", "spherical": True})
+_ENTROPY = ({"form": "scale", "mu": None}, {"form": "scale", "spherical": True}, {"form": "small"})
 _BY_ENTROPY = read_with(*_ENTROPY)
 _GATED = read_with({"form": "scale", "gate": True}, {"form": "small", "project": True})
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.support.reading import POSITIVE, read_with
+from excise.support.settings import OMIT_DEFAULT
 from excise.training.config import CANVAS_FULL, CANVAS_FUSION, CANVAS_LORA, PROGRAM, PROGRAM_ADAM, FusedConfig
 
 
@@ -38,6 +39,12 @@ class ANTConfig(FusedConfig):
     weights: Literal["lora", "full"] = Field("full", description="The weights themselves (single concepts), or a LoRA.")
     mask: Literal["none", "saliency", "dynamic"] = Field("saliency", description="Which entries are trained.")
     mask_within: Literal["all", "map"] = Field("map", description="The largest of all maps together, or of each map.")
+    pictures: int = Field(
+        16,
+        ge=1,
+        description="How many pictures are drawn of what is kept (retain_on).",
+        json_schema_extra=OMIT_DEFAULT | read_with(retain_weight=POSITIVE, retain_on=("pictures", "anchor")),
+    )
     modules: Literal["all", "cross"] = Field(
         "all", description="Train every linear map of the denoiser, or all of cross-attention."
     )

@@ -13,6 +13,8 @@ from excise.training.config import PROGRAM_ADAM, DistilledConfig
 
 _OFFICIAL = {**PROGRAM_ADAM, "weights": "full", "lr": 1e-5, "steps": 1000}
 
+_PROMPTED = ("negate", "neutral", "self", "anchor")  # targets that have a prompt, which an encoder reads
+
 
 class ESDConfig(DistilledConfig):
     """Settings of ESD."""
@@ -35,7 +37,7 @@ class ESDConfig(DistilledConfig):
     encoder_maps: Literal["mlp", "all"] = Field(
         "mlp",
         description="Train the MLPs of the text encoders, or all of their linear maps.",
-        json_schema_extra=OMIT_DEFAULT | read_with(train="text_encoder"),
+        json_schema_extra=OMIT_DEFAULT | read_with(train="text_encoder", target=_PROMPTED),
     )
     variant: Literal["x", "strict", "u"] = Field(
         "x",
@@ -51,7 +53,7 @@ class ESDConfig(DistilledConfig):
         1.0,
         ge=0,
         description="Weight of staying near the untouched model without a prompt.",
-        json_schema_extra=OMIT_DEFAULT | read_with(target="guidance"),
+        json_schema_extra=OMIT_DEFAULT | read_with(target="guidance", train="denoiser"),
     )
     base: Literal["empty", "concept"] = Field(
         "empty",

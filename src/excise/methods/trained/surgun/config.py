@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from excise.support.reading import POSITIVE, read_with
+from excise.support.settings import OMIT_DEFAULT
 from excise.training.config import KEEP, TrainedConfig
 
 _BY_BLOCKS = read_with(confine=False)
@@ -46,6 +47,12 @@ class SurgUnConfig(TrainedConfig):
         json_schema_extra=read_with({"calibrate": "kept"}, {"robust": POSITIVE, "calibrate": ("hmean", "constrained")}),
     )
 
+    lr_cycles: int = Field(
+        1,
+        ge=1,
+        description="How many times the learning rate falls to zero, each from its full value.",
+        json_schema_extra=OMIT_DEFAULT | read_with({"lr_scheduler": "cosine"}, {"robust": POSITIVE}),
+    )
     modules: Literal["cross_kv", "cross", "self", "attention"] = Field(
         "attention",
         description="Which maps to train: keys and values that read text, all of cross-attention, all of "
