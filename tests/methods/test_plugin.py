@@ -93,6 +93,7 @@ def test_it_is_documented(excise):
         "default": 0.1,
         "values": "a number above 0",
         "description": "Pull towards the original weights; larger is gentler.",
+        "read": "always",
     }
     status, out, _ = excise("methods", "nudge")
     assert status == 0

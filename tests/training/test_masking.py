@@ -72,7 +72,7 @@ def test_entries_outside_the_mask_are_bit_equal(make, settings):
 
 def test_a_mask_is_for_the_weights_themselves(make):
     with pytest.raises(SettingError, match="mask=saliency chooses entries of the weights themselves"):
-        erase(make("sd"), ["cat"], "salun", **SMALL, weights="lora")
+        erase(make("sd"), ["cat"], "salun", weights="lora")
 
 
 def test_a_mask_that_leaves_nothing_is_refused(make):
