@@ -59,6 +59,13 @@ def other_linears(family: Family) -> list[str]:
     return [p for p, m in family.denoiser.named_modules() if isinstance(m, nn.Linear) and p not in reading]
 
 
+def linears(family: Family, role: str) -> list[str]:
+    """The maps of a role, or with "all" every linear map of the denoiser, those of cross-attention first."""
+    if role == "all":
+        return [*linears(family, "cross"), *other_linears(family)]
+    return [m.path for m in family.maps(role)]
+
+
 def block_linears(family: Family) -> list[str]:
     """Every linear map inside the blocks of the denoiser that hold attention: attention and feed-forward maps."""
     inner = tuple(f"{m.block}." for m in family.attention_maps())

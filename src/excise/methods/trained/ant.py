@@ -21,7 +21,7 @@ from excise.errors import SettingError
 from excise.families.base import Family
 from excise.methods.trained.ant_config import ANTConfig
 from excise.methods.trained.base import Distilled
-from excise.training.adapters import other_linears
+from excise.training.adapters import linears
 from excise.training.blocks import Batch
 from excise.training.losses import mse, push_away
 from excise.training.problem import TrainingProblem
@@ -42,8 +42,7 @@ class ANT(Distilled[ANTConfig]):
             )
 
     def targets(self, family: Family, config: ANTConfig) -> list[str]:
-        reading = [m.path for m in family.maps("cross")]
-        return [*reading, *other_linears(family)] if config.modules == "all" else reading
+        return linears(family, config.modules)
 
     def loss(self, batch: Batch, config: ANTConfig) -> Tensor:
         empty, concept = batch.teachers(batch.empty, batch.concept)

@@ -20,7 +20,7 @@ from torch import Tensor
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.concept_ablation_config import ConceptAblationConfig
-from excise.training.adapters import other_linears
+from excise.training.adapters import linears
 from excise.training.blocks import Batch
 from excise.training.losses import mse
 
@@ -31,9 +31,7 @@ class ConceptAblation(Distilled[ConceptAblationConfig]):
     Config = ConceptAblationConfig
 
     def targets(self, family: Family, config: ConceptAblationConfig) -> list[str]:
-        if config.modules == "all":
-            return [*(m.path for m in family.maps("cross")), *other_linears(family)]
-        return [m.path for m in family.maps(config.modules)]
+        return linears(family, config.modules)
 
     def loss(self, batch: Batch, config: ConceptAblationConfig) -> Tensor:
         if config.target == "noise":

@@ -19,7 +19,7 @@ from torch import Tensor
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.forget_me_not_config import ForgetMeNotConfig
-from excise.training.adapters import other_linears
+from excise.training.adapters import linears
 from excise.training.attention import captured, reading_layers
 from excise.training.blocks import Batch
 from excise.training.losses import attention_norm
@@ -32,9 +32,7 @@ class ForgetMeNot(Distilled[ForgetMeNotConfig]):
     located = True
 
     def targets(self, family: Family, config: ForgetMeNotConfig) -> list[str]:
-        if config.modules == "all":
-            return [*(m.path for m in family.maps("cross")), *other_linears(family)]
-        return [m.path for m in family.maps(config.modules)]
+        return linears(family, config.modules)
 
     def loss(self, batch: Batch, config: ForgetMeNotConfig) -> Tensor:
         family = batch.weights.family

@@ -18,7 +18,7 @@ from torch import Tensor
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.rgd_config import RGDConfig
-from excise.training.adapters import other_linears
+from excise.training.adapters import linears
 from excise.training.blocks import Batch
 from excise.training.losses import bounded_ascent, squares
 
@@ -29,8 +29,7 @@ class RGD(Distilled[RGDConfig]):
     Config = RGDConfig
 
     def targets(self, family: Family, config: RGDConfig) -> list[str]:
-        reading = [m.path for m in family.maps("cross")]
-        return [*reading, *other_linears(family)] if config.modules == "all" else reading
+        return linears(family, config.modules)
 
     def loss(self, batch: Batch, config: RGDConfig) -> Tensor:
         return bounded_ascent(squares(batch.student(batch.concept), batch.truth()), config.bound)

@@ -19,7 +19,7 @@ from torch import Tensor
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.salun_config import SalUnConfig
-from excise.training.adapters import other_linears
+from excise.training.adapters import linears
 from excise.training.blocks import Batch
 from excise.training.losses import mse
 
@@ -30,8 +30,7 @@ class SalUn(Distilled[SalUnConfig]):
     Config = SalUnConfig
 
     def targets(self, family: Family, config: SalUnConfig) -> list[str]:
-        chosen = [m.path for m in family.maps("cross")]
-        return chosen if config.train == "cross" else [*chosen, *other_linears(family)]
+        return linears(family, config.train)
 
     def loss(self, batch: Batch, config: SalUnConfig) -> Tensor:
         return mse(batch.student(batch.concept), batch.student(batch.anchor).detach())

@@ -22,7 +22,7 @@ from excise.errors import SettingError
 from excise.families.base import Family
 from excise.methods.trained.base import Distilled
 from excise.methods.trained.selective_amnesia_config import SelectiveAmnesiaConfig
-from excise.training.adapters import Weights, other_linears
+from excise.training.adapters import Weights, linears
 from excise.training.blocks import Batch
 from excise.training.loop import Losses, Step
 from excise.training.losses import mse
@@ -36,8 +36,7 @@ class SelectiveAmnesia(Distilled[SelectiveAmnesiaConfig]):
     Config = SelectiveAmnesiaConfig
 
     def targets(self, family: Family, config: SelectiveAmnesiaConfig) -> list[str]:
-        reading = [m.path for m in family.maps("cross")]
-        return [*reading, *other_linears(family)] if config.modules == "all" else reading
+        return linears(family, config.modules)
 
     def check(self, problem: TrainingProblem, config: SelectiveAmnesiaConfig) -> None:
         super().check(problem, config)
