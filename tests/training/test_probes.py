@@ -129,3 +129,22 @@ def test_what_nobody_sees_is_said(family):
     scorer = Half(lambda name, i: name != "dog")
     with pytest.raises(ConceptError, match="half never sees 'dog'"):
         Preview(family, [*probes, Probe("c", "dog", "target")], scorer, Sampling(2, 1.0), 0)
+
+
+def test_prompts_that_the_model_does_not_draw_give_way_to_further_seeds_of_those_that_it_draws(family):
+    probes = [Probe(p, "cat", "target") for p in ("a cat", "cat, odd", "cat, odder")]
+    probes += [Probe("a dog", "dog", "related"), Probe("dog, odd", "dog", "related")]
+    answers = iter([[True, False, False, True, False], [True, False]])  # of two further cats one
+    scorer = SimpleNamespace(name="scripted", sees=lambda images, names: next(answers))
+    preview = Preview(family, probes, scorer, Sampling(2, 1.0), 0, telling=True)
+    assert [p.prompt for p in preview.probes] == ["a cat", "a cat", "cat, odder", "a dog", "dog, odd"]
+    assert preview.right == [True, True, False, True, False]
+    assert len({image.tobytes() for image in preview.before[:2]}) == 2
+    assert [image.tobytes() for image in preview.draw()] == [image.tobytes() for image in preview.before]
+
+
+def test_probes_that_all_are_right_stay_as_they_are(family):
+    probes = [Probe("a cat", "cat", "target"), Probe("a dog", "dog", "related")]
+    plain, telling = (Preview(family, probes, Half(), Sampling(2, 1.0), 0, telling=on) for on in (False, True))
+    assert telling.probes == plain.probes
+    assert [i.tobytes() for i in telling.before] == [i.tobytes() for i in plain.before]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress, cycle
 from math import ceil
 from statistics import harmonic_mean
 from typing import Literal
@@ -75,6 +76,8 @@ class Preview:
         pooled: count all targets' pictures together, where there are too few of each to tell the least gone.
         close: of what is kept judge partners too, and let pictures that became right make up for others that no
             longer are, so that on average no harm is seen where there is none; for many pictures.
+        telling: in place of target probes that the untouched model does not draw, which would tell nothing, further
+            seeds of those that it draws.
 
     Raises:
         ConceptError: the scorer never sees a target in the untouched model's pictures (pooled: none of them).
@@ -90,11 +93,15 @@ class Preview:
         others: Sequence[str] = (),
         pooled: bool = False,
         close: bool = False,
+        telling: bool = False,
     ) -> None:
         self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
-        self.others, self.pooled, self.close = list(others), pooled, close
+        self.others, self.pooled, self.close, self.telling = list(others), pooled, close, telling
+        self.seeds = [picture_seed(seed, "probe", i) for i in range(len(self.probes))]
         self.before = self.draw()
         self.right = self._sees(self.before)
+        if telling:
+            self._tell_more()
         rows = list(zip(self.right, self.probes, strict=True))
         for name in self._targets():
             if not any(right for right, p in rows if p.role == "target" and name in (None, p.name)):
@@ -120,7 +127,17 @@ class Preview:
         for role in ("related", "unrelated"):
             own = [p for p in self.probes if p.role == role]
             probes += (ceil(pictures / max(1, len(own))) - 1) * own
-        return Preview(self.family, probes, self.scorer, self.sampling, self.seed, self.others, self.pooled, close=True)
+        return Preview(
+            self.family,
+            probes,
+            self.scorer,
+            self.sampling,
+            self.seed,
+            self.others,
+            self.pooled,
+            close=True,
+            telling=self.telling,
+        )
 
     def _targets(self) -> list[str | None]:
         """The targets that are rated one by one; None stands for all of them together."""
@@ -128,12 +145,23 @@ class Preview:
 
     def draw(self, progress: Progress | None = None) -> list[Image.Image]:
         """Draw one picture for each probe."""
-        return self.sampling.draw(
-            self.family,
-            [p.prompt for p in self.probes],
-            [picture_seed(self.seed, "probe", i) for i in range(len(self.probes))],
-            progress,
-        )
+        return self.sampling.draw(self.family, [p.prompt for p in self.probes], self.seeds, progress)
+
+    def _tell_more(self) -> None:
+        """Put further seeds of target probes that were right in the places of those that were not."""
+        targets = [i for i, p in enumerate(self.probes) if p.role == "target"]
+        turns = {
+            name: cycle([self.probes[i] for i in own])
+            for name in {self.probes[i].name for i in targets}
+            if (own := [i for i in targets if self.right[i] and self.probes[i].name == name])
+        }
+        places = [i for i in targets if not self.right[i] and self.probes[i].name in turns]
+        probes = [next(turns[self.probes[i].name]) for i in places]
+        seeds = [picture_seed(self.seed, "further probe", i) for i in places]
+        images = self.sampling.draw(self.family, [p.prompt for p in probes], seeds) if places else []
+        seen = self.scorer.sees(images, [p.name for p in probes]) if places else []
+        for i, probe, seed, image in compress(zip(places, probes, seeds, images, strict=True), seen):
+            self.probes[i], self.seeds[i], self.before[i], self.right[i] = probe, seed, image, True
 
     def rates(self, images: Sequence[Image.Image]) -> Rates:
         """Rate pictures that `draw` returned, by the scorer."""

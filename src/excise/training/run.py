@@ -36,7 +36,7 @@ def preview_of(problem: TrainingProblem, others: Sequence[str] = ()) -> Preview 
     probes = [p for c in problem.concepts for p in problem.probes.get(c.name, ())]
     if problem.scorer is None or not probes:
         return None
-    return Preview(problem.family, probes, problem.scorer, problem.sampling, problem.seed, others)
+    return Preview(problem.family, probes, problem.scorer, problem.sampling, problem.seed, others, telling=True)
 
 
 def train(
