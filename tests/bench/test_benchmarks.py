@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from benchmarks import attacks, closed_form, growth, names_order, summary
+from benchmarks import attacks, closed_form, growth, names_order, pictures, summary
 
 
 @pytest.mark.parametrize("method", closed_form.BENCHES)
@@ -108,3 +110,31 @@ def test_differences_of_changes_are_relative(pipe):
     assert names_order.difference(twice, once) == pytest.approx(1.0)
     with edit.apply(pipe):  # what is in force already is no part of what an edit changes
         assert names_order.difference(names_order.changes(family, [edit]), once) == 0
+
+
+def test_methods_are_compared_picture_by_picture():
+    def cell(title: str, *shown: tuple[str, str, str, str]) -> Any:
+        pictures_of = [
+            SimpleNamespace(
+                group=group,
+                prompt=f"a {name} in {style}",
+                seed=7,
+                asked={"object": name, "style": style} if group == "grid" else {"object": "cat"},
+                target="cat" if group == "aliases" else None,
+                saw={"object": saw, "style": saw_style},
+            )
+            for (group, name, style), (saw, saw_style) in zip(asked, shown, strict=True)
+        ]
+        for s in pictures_of:
+            s.right = lambda attribute, s=s: s.saw[attribute] == s.asked[attribute]
+        request = SimpleNamespace(method=SimpleNamespace(title=title), model="m", concepts=("cat",), seed=0)
+        return SimpleNamespace(cell=request, result=SimpleNamespace(shown=pictures_of))
+
+    asked = [("grid", "cat", "sepia"), ("aliases", "kitty", "plain"), ("grid", "dog", "neon"), ("grid", "car", "dots")]
+    mine = cell("mine", ("none", "neon"), ("tree", "plain"), ("dog", "neon"), ("none", "dots"))
+    other = cell("other", ("cat", "sepia"), ("cat", "plain"), ("none", "neon"), ("car", "neon"))
+    [row] = pictures.compare([mine, other], "mine")
+    assert [row[role] for role in pictures.ROLES] == [[1, 0], [1, 0], [1, 1], [1, 0]]
+    assert (row["pictures"], row["only first"], row["only other"]) == (6, 4, 1)
+    assert row["p"] == pytest.approx(2 * 6 / 32)  # of five fair coins four or more on one side
+    assert "| other | 1 | 6 | 1 : 0 | 1 : 0 | 1 : 1 | 1 : 0 | 4 : 1 | 0.38 |" in pictures.table([row])
