@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ from excise.errors import ExciseWarning, ModelError
 from excise.families import family_of
 from excise.importing.import_edit import import_edit
 from excise.methods.trained.material import Material, source_of, weights_of
-from excise.methods.trained.spm import SPM, anchoring_loss, erase_loss, random_states
+from excise.methods.trained.spm import SPM, anchoring_loss, erase_loss, random_states, shut
 from excise.methods.trained.spm_config import SPMConfig
 from excise.methods.trained.spm_gate import PAD, PromptGate, gate_of
+from excise.training.pictures import Sampling
+from excise.training.probes import Probe
 from excise.training.problem import TrainingProblem
 
 SMALL = {"steps": 3, "lr": 0.05, "batch": 2, "sampler_steps": 3, "vocabulary": None, "preserve": ["dog", "tree"]}
@@ -156,3 +160,16 @@ def test_a_model_without_clip_has_plain_adapters(make):
     edit = erase(make("sana"), ["cat"], "spm", **SMALL)
     assert not edit.hooks
     assert {d.a.shape[0] for d in edit.modules.values()} == {1}
+
+
+def test_checkpoints_are_judged_behind_the_gate(make):
+    family = family_of(make("sd"))
+    retain = ["a photo of a dog", "a dog", "a tree"]
+    problem = TrainingProblem(family, [Concept("cat")], {"object": ["{}"]}, retain=retain)
+    prompts = [*retain, "a cat", "a photo of a cat in the snow"]
+    assert shut(problem, prompts) == [True, True, True, False, False]
+    probes = [Probe(p, "cat" if "cat" in p else "dog", "target" if "cat" in p else "related") for p in prompts]
+    scorer = SimpleNamespace(name="any", sees=lambda images, names: [True] * len(images))
+    seen = replace(problem, probes={"cat": probes}, scorer=scorer, sampling=Sampling(2, 1.0))
+    for config, left in ((SPMConfig(), [True, True, True, False, False]), (SPMConfig(gate=False), [False] * 5)):
+        assert SPM().preview(seen, config).left == left

@@ -148,3 +148,13 @@ def test_probes_that_all_are_right_stay_as_they_are(family):
     plain, telling = (Preview(family, probes, Half(), Sampling(2, 1.0), 0, telling=on) for on in (False, True))
     assert telling.probes == plain.probes
     assert [i.tobytes() for i in telling.before] == [i.tobytes() for i in plain.before]
+
+
+def test_what_an_edit_never_touches_is_not_drawn_again(family):
+    probes = [Probe("a cat", "cat", "target"), Probe("a dog", "dog", "related"), Probe("a car", "car", "unrelated")]
+    preview = Preview(family, probes, Half(), Sampling(2, 1.0), 0)
+    preview.leave([False, True, False])
+    asked: list[str] = []
+    preview.sampling = SimpleNamespace(draw=lambda family, prompts, seeds, progress: asked.extend(prompts) or [0, 1])
+    assert preview.draw() == [0, preview.before[1], 1]
+    assert asked == ["a cat", "a car"]

@@ -97,6 +97,7 @@ class Preview:
     ) -> None:
         self.family, self.probes, self.scorer, self.sampling, self.seed = family, list(probes), scorer, sampling, seed
         self.others, self.pooled, self.close, self.telling = list(others), pooled, close, telling
+        self.left = [False] * len(self.probes)
         self.seeds = [picture_seed(seed, "probe", i) for i in range(len(self.probes))]
         self.before = self.draw()
         self.right = self._sees(self.before)
@@ -143,9 +144,16 @@ class Preview:
         """The targets that are rated one by one; None stands for all of them together."""
         return [None] if self.pooled else list(dict.fromkeys(p.name for p in self.probes if p.role == "target"))
 
+    def leave(self, untouched: Sequence[bool]) -> None:
+        """Take the pictures of some probes as they were: what is trained will never act on their prompts."""
+        self.left = list(untouched)
+
     def draw(self, progress: Progress | None = None) -> list[Image.Image]:
-        """Draw one picture for each probe."""
-        return self.sampling.draw(self.family, [p.prompt for p in self.probes], self.seeds, progress)
+        """One picture for each probe, drawn where the model as it is now acts on it."""
+        acted = [i for i, left in enumerate(self.left) if not left]
+        prompts, seeds = [self.probes[i].prompt for i in acted], [self.seeds[i] for i in acted]
+        drawn = dict(zip(acted, self.sampling.draw(self.family, prompts, seeds, progress), strict=True))
+        return [drawn[i] if i in drawn else self.before[i] for i in range(len(self.probes))]
 
     def _tell_more(self) -> None:
         """Put further seeds of target probes that were right in the places of those that were not."""

@@ -39,6 +39,7 @@ from excise.training.config import DistilledConfig, TrainedConfig
 from excise.training.loop import Losses, Step, check_available
 from excise.training.losses import combined, mse
 from excise.training.masking import Masked, saliency
+from excise.training.probes import Preview
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.run import preview_of, train
 from excise.training.sources import Pool, Source, Trajectories
@@ -143,6 +144,10 @@ class Stepped(Trained[DistilledT]):
         """The loss whose gradient tells which entries a mask leaves to training: the target's own denoising."""
         return -mse(batch.student(batch.concept), batch.truth())
 
+    def preview(self, problem: TrainingProblem, config: DistilledT) -> Preview | None:
+        """The probes by which the checkpoint is chosen; None without a judge."""
+        return preview_of(problem)
+
     def check(self, problem: TrainingProblem, config: DistilledT) -> None:
         """Refuse settings before anything is drawn.
 
@@ -167,7 +172,7 @@ class Stepped(Trained[DistilledT]):
         average = Average(weights, config.ema) if config.ema else None
         pool = Pool(config.reuse) if config.reuse > 1 else None
         with problem.original():
-            preview, material = preview_of(problem), drawn(problem, config)
+            preview, material = self.preview(problem, config), drawn(problem, config)
 
         def step_of(attached: Weights) -> Step:
             kept = kept_of(problem, config, attached, material, self.keeps_nothing)

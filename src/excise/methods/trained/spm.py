@@ -31,11 +31,12 @@ from excise.families.conditions import Condition
 from excise.families.subjects import padded_ids
 from excise.methods.trained.base import Stepped, with_retention
 from excise.methods.trained.spm_config import SPMConfig
-from excise.methods.trained.spm_gate import PAD, PromptGate, shares_of
+from excise.methods.trained.spm_gate import PAD, PromptGate, gate_of, shares_of
 from excise.training.adapters import Weights, block_linears
 from excise.training.blocks import Batch
 from excise.training.loop import Losses, Step
 from excise.training.losses import mse, push_away
+from excise.training.probes import Preview
 from excise.training.problem import TrainingProblem, TrainingResult
 from excise.training.sources import Source
 
@@ -51,7 +52,7 @@ class SPM(Stepped[SPMConfig]):
 
     def check(self, problem: TrainingProblem, config: SPMConfig) -> None:
         super().check(problem, config)
-        if config.weights == "full" and config.gate and CLIP_TEXT in problem.family.provides:
+        if config.weights == "full" and gated(problem, config):
             raise SettingError(
                 "the gate opens adapters, and weights=full trains none; use --set gate=false, or --set weights=lora."
             )
@@ -62,10 +63,17 @@ class SPM(Stepped[SPMConfig]):
     def train(self, problem: TrainingProblem, config: SPMConfig) -> TrainingResult:
         """Train the adapters, and put the gate before them where the text encoder is a CLIP."""
         trained = super().train(problem, config)
-        if not config.gate or CLIP_TEXT not in problem.family.provides:
+        if not gated(problem, config):
             return trained
         factors = {path: delta for path, delta in trained.modules.items() if isinstance(delta, LowRank)}
         return replace(trained, modules={}, hooks=(gate(problem, factors),))
+
+    def preview(self, problem: TrainingProblem, config: SPMConfig) -> Preview | None:
+        """As of others; prompts for which the gate is shut are not drawn again, for nothing becomes of them."""
+        preview = super().preview(problem, config)
+        if preview is not None and gated(problem, config):
+            preview.leave(shut(problem, [p.prompt for p in preview.probes]))
+        return preview
 
     def step(self, problem: TrainingProblem, config: SPMConfig, weights: Weights, source: Source) -> Step:
         def step(generator: torch.Generator) -> Losses:
@@ -78,33 +86,43 @@ class SPM(Stepped[SPMConfig]):
         return step
 
 
-@torch.no_grad()
+def gated(problem: TrainingProblem, config: SPMConfig) -> bool:
+    """Whether the edit has a gate: it reads a CLIP text encoder."""
+    return config.gate and CLIP_TEXT in problem.family.provides
+
+
 def gate(problem: TrainingProblem, factors: Mapping[str, LowRank]) -> PromptGate:
     """The gate of the concepts' names, shut for every prompt that is to be retained and speaks of none of them."""
-    family = problem.family
-    name, encoder = next(iter(family.text_encoders.items()))
-    tokenizer = family.tokenizers[name]
-
-    def ids_of(texts: Sequence[str]) -> Tensor:
-        return padded_ids(tokenizer, texts, family.max_tokens)
-
-    def pooled(texts: Sequence[str]) -> Tensor:
-        ids = ids_of(texts)
-        output = encoder(ids.to(next(encoder.parameters()).device))
-        state: Tensor = output.pooler_output if "pooler_output" in output else output.text_embeds
-        return F.normalize(state.float(), dim=-1).cpu()
-
+    tokenizer = problem.family.tokenizers[next(iter(problem.family.text_encoders))]
     words = [word for c in problem.concepts for word in c.words]
     rows = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
     tokens = torch.full((len(rows), max(map(len, rows))), PAD)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row).float()
-    states = pooled(words)
+    _, states = read(problem.family, words)
     named = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in words), re.IGNORECASE)
-    far = [p for p in (*problem.retain, "") if not named.search(p)]
-    floor = min(float((pooled(far) @ states.mT).max()), HIGHEST)
-    overlap = min(float(shares_of(ids_of(far), tokens).max()), HIGHEST)
+    ids, far = read(problem.family, [p for p in (*problem.retain, "") if not named.search(p)])
+    floor = min(float((far @ states.mT).max()), HIGHEST)
+    overlap = min(float(shares_of(ids, tokens).max()), HIGHEST)
     return PromptGate(factors=factors, states=states, tokens=tokens, floor=floor, overlap=overlap)
+
+
+def shut(problem: TrainingProblem, prompts: Sequence[str]) -> list[bool]:
+    """Of each prompt whether the gate is shut for it."""
+    ids, pooled = read(problem.family, prompts)
+    hook = gate(problem, {})
+    opened = gate_of(pooled, ids, hook.states, hook.tokens, hook.floor, hook.overlap)
+    return [value == 0 for value in opened.tolist()]
+
+
+@torch.no_grad()
+def read(family: Family, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What a gate reads of prompts: token numbers (B, L), and pooled states (B, d) of length one."""
+    name, encoder = next(iter(family.text_encoders.items()))
+    ids = padded_ids(family.tokenizers[name], texts, family.max_tokens)
+    output = encoder(ids.to(next(encoder.parameters()).device))
+    state: Tensor = output.pooler_output if "pooler_output" in output else output.text_embeds
+    return ids, F.normalize(state.float(), dim=-1).cpu()
 
 
 def erase_loss(batch: Batch, eta: float) -> Tensor:

@@ -38,8 +38,7 @@ class SPMConfig(DistilledConfig):
     sampler_steps: int = Field(30, ge=2, description="Steps of the sampler that denoises the latents.")
     calibrate: Literal["hmean", "constrained", "kept", "last"] = Field(
         "constrained",
-        description="How the checkpoint is chosen, where a judge looks: with every adapter open, so that it "
-        "counts whether the target is gone; the gate keeps the rest.",
+        description="How the checkpoint is chosen, where a judge looks at what the gate lets through.",
     )
     gate: bool = Field(
         True,
