@@ -122,18 +122,18 @@ def tests(lines: Sequence[Line], first: str, against: Sequence[str]) -> str:
 
 
 def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
-    """Return a table with a row a target: UA / IRA / CRA and the alias rate of each method."""
-    rows = []
-    of = {(line["method"], tuple(line["concepts"])): line for line in lines}
-    for concepts in dict.fromkeys(tuple(line["concepts"]) for line in lines):
-        cells = []
-        for method in methods:
-            line = of.get((method, concepts))
-            rates = [f"{100 * value(line, n):.1f}" for n in ("ua", "ira", "cra")] if line else []
-            alias = value(line, "alias_rate") if line else float("nan")
-            cells.append(" / ".join(rates) + (f" ({100 * alias:.0f})" if alias == alias else ""))
-        rows.append([", ".join(concepts), *cells])
-    return markdown(["target", *methods], rows)
+    """Return a table of targets by methods: UA / IRA / CRA and the alias rate. There is a row for each of the more."""
+    of = {(line["method"], ", ".join(line["concepts"])): _rates(line) for line in lines}
+    targets = list(dict.fromkeys(", ".join(line["concepts"]) for line in lines))
+    if len(methods) > len(targets):
+        return markdown(["method", *targets], [[m, *(of.get((m, t), "") for t in targets)] for m in methods])
+    return markdown(["target", *methods], [[t, *(of.get((m, t), "") for m in methods)] for t in targets])
+
+
+def _rates(line: Line) -> str:
+    rates = " / ".join(f"{100 * value(line, n):.1f}" for n in ("ua", "ira", "cra"))
+    alias = value(line, "alias_rate")
+    return rates + (f" ({100 * alias:.0f})" if alias == alias else "")
 
 
 def names_table(lines: Sequence[Line]) -> str:

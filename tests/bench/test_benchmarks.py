@@ -138,3 +138,18 @@ def test_methods_are_compared_picture_by_picture():
     assert (row["pictures"], row["only first"], row["only other"]) == (6, 4, 1)
     assert row["p"] == pytest.approx(2 * 6 / 32)  # of five fair coins four or more on one side
     assert "| other | 1 | 6 | 1 : 0 | 1 : 0 | 1 : 1 | 1 : 0 | 4 : 1 | 0.38 |" in pictures.table([row])
+
+
+def test_targets_by_methods_have_a_row_for_each_of_the_more():
+    def line(method: str, target: str, aliases: float | None) -> dict[str, Any]:
+        rates = {"ua": 1.0, "ira": 0.9, "cra": 0.95} | ({} if aliases is None else {"alias_rate": aliases})
+        return {"method": method, "concepts": [target], "metrics": {n: {"value": v} for n, v in rates.items()}}
+
+    lines = [line("uce", "cat", 0.25), line("esd", "cat", None), line("esd", "sepia", 0.0)]
+    shown = summary.by_target(lines, ["uce", "esd", "speed"]).splitlines()
+    assert shown[0] == "| method | cat | sepia |"
+    assert shown[2:4] == [
+        "| uce | 100.0 / 90.0 / 95.0 (25) |  |",
+        "| esd | 100.0 / 90.0 / 95.0 | 100.0 / 90.0 / 95.0 (0) |",
+    ]
+    assert summary.by_target(lines, ["uce", "esd"]).splitlines()[0] == "| target | uce | esd |"
