@@ -356,6 +356,7 @@ def test_attention_is_trained_with_checkpointing_too(pipe, method):
         torch.testing.assert_close(edits[1].delta(path, weight), edits[0].delta(path, weight), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error:.*checkpointing.*deprecated")
 def test_words_are_learnt_with_checkpointing_too(pipe):
     more = {**SMALL, "steps": 2, "sampler_steps": 3, "warmup_steps": 0, "attack_steps": 2}
     plain, again = (erase(pipe, ["cat"], "advunlearn", **more, checkpointing=on) for on in (False, True))

@@ -135,7 +135,8 @@ def _checkpointed(encoder: Any) -> Iterator[None]:
 
     Layers of transformers recompute only in training mode; it is set on them alone, not on the dropout inside them.
     """
-    encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    kind = "activation" if hasattr(encoder, "activation_checkpointing_enable") else "gradient"  # as it is called now
+    getattr(encoder, f"{kind}_checkpointing_enable")({"use_reentrant": False})
     encoder.disable_input_require_grads()  # a hook on the tokens' embeddings, which would stay behind and needs not be
     resting = [m for m in encoder.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
     for layer in resting:
@@ -145,7 +146,7 @@ def _checkpointed(encoder: Any) -> Iterator[None]:
     finally:
         for layer in resting:
             layer.training = False
-        encoder.gradient_checkpointing_disable()
+        getattr(encoder, f"{kind}_checkpointing_disable")()
 
 
 def attention_backend(family: Family) -> AbstractContextManager[Any]:
