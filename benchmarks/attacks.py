@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.summary import Line, read, value
+from benchmarks.summary import Line, grid, read, value
 from excise.bench.tables import markdown
 
-UNTOUCHED = "identity"
+UNTOUCHED, ORACLE = "identity", "oracle"
 
 
 def methods_of(lines: Sequence[Line]) -> list[str]:
@@ -74,15 +74,14 @@ def _ranked(largest: Sequence[tuple[float, str]]) -> list[str]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Return a table with a row an attack: "any of n" on the oracle and on each method."""
-    methods = methods_of(lines)
-    by_method = {m: attacks_on(lines, m) for m in methods}
-    rows = []
-    for attack in dict.fromkeys(a for records in by_method.values() for a in records):
+    """Return a table of attacks by methods: "any of n" on the oracle and on each method."""
+    by_method = {m: attacks_on(lines, m) for m in methods_of(lines) if m != ORACLE}
+    attacks = list(dict.fromkeys(a for records in by_method.values() for a in records))
+    cells = {(a, m): _mean([r["any_of_n"] for r in by_method[m].get(a, [])]) for a in attacks for m in by_method}
+    for attack in attacks:
         base = by_method.get(UNTOUCHED, {}).get(attack) or next(r[attack] for r in by_method.values() if attack in r)
-        oracle = _mean([a["oracle"] for a in base if a["oracle"] is not None])
-        rows.append([attack, oracle, *(_mean([a["any_of_n"] for a in by_method[m].get(attack, [])]) for m in methods)])
-    return markdown(["attack", "oracle", *methods], rows)
+        cells[attack, ORACLE] = _mean([a["oracle"] for a in base if a["oracle"] is not None])
+    return grid(cells, {"attack": attacks, "method": [ORACLE, *by_method]})
 
 
 def spent(lines: Sequence[Line]) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,21 @@ def tests(lines: Sequence[Line], first: str, against: Sequence[str]) -> str:
 
 
 def by_target(lines: Sequence[Line], methods: Sequence[str]) -> str:
-    """Return a table of targets by methods: UA / IRA / CRA and the alias rate. There is a row for each of the more."""
-    of = {(line["method"], ", ".join(line["concepts"])): _rates(line) for line in lines}
-    targets = list(dict.fromkeys(", ".join(line["concepts"]) for line in lines))
-    if len(methods) > len(targets):
-        return markdown(["method", *targets], [[m, *(of.get((m, t), "") for t in targets)] for m in methods])
-    return markdown(["target", *methods], [[t, *(of.get((m, t), "") for m in methods)] for t in targets])
+    """Return a table of targets by methods: UA / IRA / CRA and the alias rate."""
+    of = {(", ".join(line["concepts"]), line["method"]): _rates(line) for line in lines}
+    return grid(of, {"target": list(dict.fromkeys(target for target, _ in of)), "method": methods})
+
+
+def grid(cells: Mapping[tuple[str, str], str], sides: Mapping[str, Sequence[str]]) -> str:
+    """Return a table of two sides, with a row for each of the more.
+
+    Args:
+        cells: by what they are of, on the first side and on the second. sides: these, by what they are called.
+    """
+    (down, rows), (across, columns) = sides.items()
+    if len(columns) > len(rows):
+        return grid({(b, a): cell for (a, b), cell in cells.items()}, {across: columns, down: rows})
+    return markdown([down, *columns], [[a, *(cells.get((a, b), "") for b in columns)] for a in rows])
 
 
 def _rates(line: Line) -> str:
