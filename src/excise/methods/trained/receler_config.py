@@ -25,8 +25,6 @@ class RecelerConfig(DistilledConfig):
             "adversary_steps": 3,
             "steps": 60,
             "save_every": 5,
-            "calibrate": "kept",
-            "keep": 0.92,
         },
         "official": PROGRAM_ADAM,
     }
