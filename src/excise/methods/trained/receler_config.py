@@ -25,6 +25,8 @@ class RecelerConfig(DistilledConfig):
             "adversary_steps": 3,
             "steps": 60,
             "save_every": 5,
+            "calibrate": "kept",
+            "keep": 0.92,
         },
         "official": PROGRAM_ADAM,
     }
