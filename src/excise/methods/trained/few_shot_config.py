@@ -15,7 +15,7 @@ class FewShotConfig(DistilledConfig):
 
     unread: ClassVar[frozenset[str]] = OF_DENOISING
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "canvas": {**CANVAS_LORA, "lr": 3e-4, "steps": 96, "save_every": 4},  # at 72 a style may be whole
+        "canvas": {**CANVAS_LORA, "lr": 3e-4, "steps": 120, "save_every": 6, "retain_weight": 1.0},
         "official": {
             **PROGRAM_ADAM,
             "weights": "full",
