@@ -82,7 +82,7 @@ def test_the_retain_loss_holds_kept_prompts_and_starts_at_zero(tokenizer):
 def test_what_is_also_erased_or_was_is_no_probe_of_what_is_kept(any_pipe, monkeypatch):
     """With "canvas" as vocabulary: neighbours of a target that are targets themselves, or gone already."""
     seen: list[Probe] = []
-    monkeypatch.setattr("excise.training.run.Preview", lambda family, probes, *_: seen.extend(probes))
+    monkeypatch.setattr("excise.training.run.Preview", lambda family, probes, *_, **named: seen.extend(probes))
     context = Context(lambda images, names: [True] * len(names))
 
     def probes(names: list[str]) -> list[Probe]:
