@@ -21,6 +21,7 @@ from excise.bench.read import read_runs
 from excise.bench.run import CellResult
 from excise.bench.tables import markdown
 from excise.metrics.paired import mcnemar
+from excise.report.bench_concepts import targets
 
 ROLES = ("erased", "other words", "kept, own kind", "kept, other kind")
 Answers = dict[tuple[str, str, int], bool]
@@ -33,9 +34,8 @@ def answers(cell: CellResult) -> Answers:
     Raises:
         ValueError: the cell erases several concepts, or one that its prompts do not name.
     """
-    [target] = cell.cell.concepts
+    [(own, target)] = targets(cell.result)
     right: Answers = {}
-    own = next(a for s in cell.result.shown for a, label in s.asked.items() if label == target)
     for s in cell.result.shown:
         if s.target == target or s.asked.get(own) == target:
             role = ROLES[0] if s.group == "grid" else ROLES[1]

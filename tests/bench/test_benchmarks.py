@@ -128,7 +128,7 @@ def test_methods_are_compared_picture_by_picture():
         for s in pictures_of:
             s.right = lambda attribute, s=s: s.saw[attribute] == s.asked[attribute]
         request = SimpleNamespace(method=SimpleNamespace(title=title), model="m", concepts=("cat",), seed=0)
-        return SimpleNamespace(cell=request, result=SimpleNamespace(shown=pictures_of))
+        return SimpleNamespace(cell=request, result=SimpleNamespace(shown=pictures_of, concepts=["cat"]))
 
     asked = [("grid", "cat", "sepia"), ("aliases", "kitty", "plain"), ("grid", "dog", "neon"), ("grid", "car", "dots")]
     mine = cell("mine", ("none", "neon"), ("tree", "plain"), ("dog", "neon"), ("none", "dots"))

@@ -164,10 +164,12 @@ class Preview:
             if (own := [i for i in targets if self.right[i] and self.probes[i].name == name])
         }
         places = [i for i in targets if not self.right[i] and self.probes[i].name in turns]
+        if not places:
+            return
         probes = [next(turns[self.probes[i].name]) for i in places]
         seeds = [picture_seed(self.seed, "further probe", i) for i in places]
-        images = self.sampling.draw(self.family, [p.prompt for p in probes], seeds) if places else []
-        seen = self.scorer.sees(images, [p.name for p in probes]) if places else []
+        images = self.sampling.draw(self.family, [p.prompt for p in probes], seeds)
+        seen = self.scorer.sees(images, [p.name for p in probes])
         for i, probe, seed, image in compress(zip(places, probes, seeds, images, strict=True), seen):
             self.probes[i], self.seeds[i], self.before[i], self.right[i] = probe, seed, image, True
 

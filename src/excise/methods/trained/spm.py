@@ -31,7 +31,7 @@ from excise.families.conditions import Condition
 from excise.families.subjects import padded_ids
 from excise.methods.trained.base import Stepped, with_retention
 from excise.methods.trained.spm_config import SPMConfig
-from excise.methods.trained.spm_gate import PAD, PromptGate, gate_of, shares_of
+from excise.methods.trained.spm_gate import PAD, PromptGate, shares_of
 from excise.training.adapters import Weights, block_linears
 from excise.training.blocks import Batch
 from excise.training.loop import Losses, Step
@@ -110,9 +110,7 @@ def gate(problem: TrainingProblem, factors: Mapping[str, LowRank]) -> PromptGate
 def shut(problem: TrainingProblem, prompts: Sequence[str]) -> list[bool]:
     """Of each prompt whether the gate is shut for it."""
     ids, pooled = read(problem.family, prompts)
-    hook = gate(problem, {})
-    opened = gate_of(pooled, ids, hook.states, hook.tokens, hook.floor, hook.overlap)
-    return [value == 0 for value in opened.tolist()]
+    return [value == 0 for value in gate(problem, {}).gates(pooled, ids).tolist()]
 
 
 @torch.no_grad()

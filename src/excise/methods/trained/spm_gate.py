@@ -97,6 +97,11 @@ class PromptGate(Hook):
                 )
             attaching.after(layer, partial(gate.add, factor, strength))
 
+    def gates(self, pooled: Tensor, ids: Tensor) -> Tensor:
+        """(B,) gamma of prompts, by their pooled states (B, d) and token numbers (B, L)."""
+        states, tokens = self.states.to(pooled.device), self.tokens.to(pooled.device)
+        return gate_of(pooled, ids.to(pooled.device), states, tokens, self.floor, self.overlap)
+
     def opened(self) -> Mapping[str, LowRank]:
         """The adapters."""
         return self.factors
@@ -138,9 +143,7 @@ class _Gate:
         if ids is None:
             return
         pooled = output.pooler_output if "pooler_output" in output else output.text_embeds
-        where = pooled.device
-        known = (self._hook.states.to(where), self._hook.tokens.to(where), self._hook.floor, self._hook.overlap)
-        self._keep(output, gate_of(pooled, ids.to(where), *known))
+        self._keep(output, self._hook.gates(pooled, ids))
 
     def remember_words(self, encoder: Any, args: Any, kwargs: Any, output: Any) -> None:
         """A hook on a further text encoder, which may read another prompt: its gate by the name's tokens alone."""
