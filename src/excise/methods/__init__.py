@@ -122,7 +122,7 @@ METHODS = Registry(
             shape="trained",
             config="excise.methods.trained.few_shot_config:FewShotConfig",
             needs=frozenset({c.TEXT_ENCODER}),
-            cost="a few pictures and a few steps; a minute on a CPU for built-in models",
+            cost="a few pictures and a few steps; minutes on a CPU for built-in models",
             licence="written from the paper; official code is MIT and not used",
         ),
         "forget-me-not": Record(
